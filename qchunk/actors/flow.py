@@ -1,0 +1,67 @@
+"""The flow-matching actor: a velocity field v(s, x, t) over chunks, t = 0 noise, t = 1 data (2507.07969, section 3)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qchunk import nets
+from qchunk.config import FlowConfig
+from qchunk.types import Array, Chunk, Kernel, Key, Module, Spec, Vars
+
+
+def flow(c: FlowConfig, name: str = "actor") -> Kernel:
+    """An ODE Kernel: x_{k+1} = x_k + v(s, x_k, k/K) / K.
+
+    Loss: z ~ N(0, I), t ~ U[0, 1), x_t = (1 - t) z + t a; regress v(s, x_t, t) on a - z, per step of the chunk.
+    The time enters raw, as one number; observation, chunk and time are joined in this order.
+    """
+
+    def net(horizon: int, action: int) -> nets.MLP:
+        return nets.MLP(c.hidden, (horizon, action), c.layer_norm)
+
+    def init(key: Key, spec: Spec):
+        return nets.init(net(spec.horizon, spec.action), key, spec.obs, spec.horizon * spec.action, 1)
+
+    def apply(params, obs, x: Array, t: Array) -> Array:
+        return nets.apply(net(*nets.output_shape(params)), params, nets.flatten_obs(obs), nets.flatten_chunk(x), t)
+
+    levels = np.linspace([0.0, 1.0], [1.0, 0.0], c.steps + 1, dtype=np.float32)  # [K+1, 2] (alpha, sigma) = (t, 1-t)
+
+    def velocity(vars: Vars, obs, x: Array, k) -> Array:
+        return apply(vars.params[name], obs, x, jnp.asarray(levels)[k, :1])
+
+    def denoise(vars: Vars, obs, x: Array, k) -> Array:
+        return x + jnp.asarray(levels)[k, 1] * velocity(vars, obs, x, k)
+
+    def step(vars: Vars, obs, x: Array, k) -> tuple[Array, float]:
+        return x + velocity(vars, obs, x, k) / c.steps, 0.0
+
+    def gain(k) -> Array:
+        # v = (x + (1-t) score) / t. At t = 0 the score of pure noise does not depend on the data: nothing to gain.
+        t, rest = jnp.asarray(levels)[k]
+        return jnp.where(t > 0, rest / jnp.where(t > 0, t, 1.0), 0.0) / c.steps
+
+    def draw(key: Key, chunk: Chunk) -> tuple[Array, Array]:
+        noise_key, time_key = jax.random.split(key)
+        lead = chunk.action.shape[:-2]
+        return jax.random.normal(noise_key, chunk.action.shape), jax.random.uniform(time_key, (*lead, 1))
+
+    def loss(vars: Vars, noise: tuple[Array, Array], chunk: Chunk) -> Array:
+        z, t = noise  # [*B, H, A], [*B, 1]
+        along = t[..., None]
+        x = (1 - along) * z + along * chunk.action
+        error = apply(vars.params[name], chunk.obs, x, t) - (chunk.action - z)
+        return jnp.mean(jnp.square(error) * chunk.mask[..., None], axis=(-2, -1))
+
+    return Kernel(
+        modules=(Module(name, init, apply),),
+        levels=levels,
+        shape=lambda vars: nets.output_shape(vars.params[name]),
+        denoise=denoise,
+        step=step,
+        gain=gain,
+        draw=draw,
+        loss=loss,
+    )

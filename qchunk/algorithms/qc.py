@@ -1,0 +1,38 @@
+"""Q-chunking (2507.07969): a flow prior by behaviour cloning, and best of N of its chunks by a chunk critic.
+
+Configurations of the same parts: ``--chunk.horizon 1`` is the paper's BFN (one-step actions); ``--chunk.horizon 1
+--chunk.backup 5`` its BFN-n (one action, uncorrected 5-step return).
+"""
+
+from __future__ import annotations
+
+from qchunk.actors.flow import flow
+from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig, config
+from qchunk.critics.chunk_q import chunk_q
+from qchunk.improve import best_of_n
+from qchunk.learner import learner
+from qchunk.losses.bc import bc
+from qchunk.losses.td import td
+from qchunk.sampling import sample
+from qchunk.types import Algorithm
+
+
+@config
+class QC:
+    """Q-chunking."""
+
+    chunk: ChunkConfig = ChunkConfig()
+    actor: FlowConfig = FlowConfig()
+    critic: CriticConfig = CriticConfig()
+    optim: OptimConfig = OptimConfig()
+    n: int = 32
+    """N, candidates per decision; also in the target."""
+    slice_rows: int = 0
+    """Candidates evaluated at once (bounds memory); 0 chooses by backend."""
+
+
+def qc(c: QC) -> Algorithm:
+    """The same best-of-N operator acts, is evaluated, and chooses the target's next chunk."""
+    pi, q = flow(c.actor), chunk_q(c.critic)
+    act = best_of_n(sample(pi), q.score, c.n, c.slice_rows)
+    return learner([pi, q], act, [bc(pi), td(q, act)], c.optim)

@@ -1,0 +1,103 @@
+"""Frozen configuration dataclasses.
+
+A field of type ``float`` is traced (it may be a tracer and be vmapped); a field that is itself a configuration is
+descended into; every other field is static. ``@config`` registers the class as a pytree accordingly, so that a whole
+configuration is an argument of a jitted function and two that differ in floats alone share one program.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal, dataclass_transform, get_type_hints
+
+import jax
+
+from qchunk.errors import UserError
+
+
+@dataclass_transform(frozen_default=True)
+def config(cls: type) -> Any:
+    """Makes a frozen dataclass whose floats are traced and whose other fields are static."""
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    hints = get_type_hints(cls)
+    traced = [n for n, t in hints.items() if t is float or dataclasses.is_dataclass(t)]
+    return jax.tree_util.register_dataclass(cls, traced, [n for n in hints if n not in traced])
+
+
+@config
+class ChunkConfig:
+    """How windows are cut from data. The only home of gamma besides ``data/chunks.py``, which uses it."""
+
+    horizon: int = 5
+    """H, actions per chunk."""
+    backup: tuple[int, ...] = ()
+    """J backup points in environment steps, ascending; empty means the horizon itself."""
+    gamma: float = 0.99
+    """Discount per environment step, in [0, 1]."""
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """The backup points n_1 < ... < n_J, in environment steps."""
+        return self.backup or (self.horizon,)
+
+
+@config
+class FlowConfig:
+    """A flow-matching actor (2507.07969, appendix: 4 layers of 512, 10 Euler steps)."""
+
+    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    """Widths of the hidden layers."""
+    layer_norm: bool = False
+    """LayerNorm after each activation."""
+    steps: int = 10
+    """K, Euler steps from noise to data."""
+
+
+@config
+class CriticConfig:
+    """An ensemble of chunk critics."""
+
+    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    """Widths of the hidden layers."""
+    layer_norm: bool = True
+    """LayerNorm after each activation."""
+    members: int = 2
+    """Critics in the ensemble."""
+    aggregate: Literal["mean", "min"] = "mean"
+    """How the ensemble's opinions become one."""
+    tau: float = 0.005
+    """Polyak rate of the target copy, in (0, 1]."""
+
+
+@config
+class OptimConfig:
+    """Adam with optax's defaults for the moments."""
+
+    lr: float = 3e-4
+    """Learning rate."""
+
+
+def validate(c: Any, where: str = "") -> None:
+    """Refuses impossible values, before anything is traced.
+
+    Raises:
+        UserError: names the field and what it may be.
+    """
+    for field in dataclasses.fields(c):
+        value, name = getattr(c, field.name), f"{where}{field.name}"
+        if dataclasses.is_dataclass(value):
+            validate(value, f"{name}.")
+        elif isinstance(value, float) and not value == value:
+            raise UserError(f"--{name} is not a number", "give a finite value")
+        elif isinstance(value, tuple) and any(isinstance(v, int) and v < 1 for v in value):
+            raise UserError(f"--{name} {value} holds a number below 1", "give positive whole numbers")
+        elif type(value) is int and value < 1 and field.name not in ("seed", "slice_rows", "checkpoint_every"):
+            raise UserError(f"--{name} {value} is below 1", "give a positive whole number")
+    ranges = {"gamma": (0.0, 1.0), "tau": (0.0, 1.0)}
+    for name, (low, high) in ranges.items():
+        if isinstance(value := getattr(c, name, None), float) and not low <= value <= high:
+            raise UserError(f"--{where}{name} {value} is outside [{low:g}, {high:g}]", "give a value inside")
+    if isinstance(lr := getattr(c, "lr", None), float) and not lr > 0:
+        raise UserError(f"--{where}lr {lr} is not positive", "give a positive learning rate such as 3e-4")
+    if isinstance(c, ChunkConfig) and list(c.backup) != sorted(set(c.backup)):
+        raise UserError(f"--{where}backup {c.backup} is not ascending", "give each backup point once, smallest first")

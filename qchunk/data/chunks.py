@@ -1,0 +1,99 @@
+"""From rows of experience to chunks. The only home of gamma, of masks and of episode ends.
+
+Rows stand in time order, episode after episode. An episode of L transitions takes L + 1 rows: the last one holds
+the final observation only. Row i's action leads from row i's observation to row i + 1's.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qchunk.config import ChunkConfig
+from qchunk.errors import UserError
+from qchunk.types import Array, Chunk, Key
+
+
+class Dataset(NamedTuple):
+    """Experience on the device, float32. R rows, M transitions, O and A as in types.py."""
+
+    obs: Array  # [R, O]
+    action: Array  # [R, A] in [-1, 1]
+    reward: Array  # [R]
+    terminal: Array  # [R] 1 where the step reached a success or failure: no bootstrap; data may go on after it
+    left: Array  # [R] int32, transitions from this row to its episode's end; 0 on a final observation
+    starts: Array  # [M] int32, the rows that a window may start at
+
+
+def left_of(end: np.ndarray) -> np.ndarray:
+    """Transitions left at each row, from the flag [R] on rows that hold a final observation."""
+    rows = np.arange(len(end))
+    finals = rows[end.astype(bool)]
+    return (finals[np.searchsorted(finals, rows)] - rows).astype(np.int32)
+
+
+def dataset(obs, action, reward, terminal, end) -> Dataset:
+    """Puts rows (see the module's docstring; ``end`` [R] flags final observations) on the device."""
+    left = left_of(np.asarray(end))
+    as_float = [jnp.asarray(np.asarray(x), jnp.float32) for x in (obs, action, reward, terminal)]
+    return Dataset(*as_float, jnp.asarray(left), jnp.asarray(np.flatnonzero(left > 0).astype(np.int32)))
+
+
+def windows(data: Dataset, start: Array, c: ChunkConfig) -> Chunk:
+    """The chunks that start at the rows ``start`` [B].
+
+    With n = backup point j, e = episode end, and the episode's own successes masked as m (1 before, 0 from one on):
+
+    - reward_j = sum_{k<n} gamma^k r_{t+k} prod_{i<k} m_{t+i}: rewards after a success inside the window do not count
+      (the published code adds them);
+    - discount_j = gamma^n, or 0 if a success lies inside the window: an exact target, whatever the later actions;
+    - weight_j = 1 if the window is whole or holds a success; 0 where a time-out cuts it;
+    - next_obs_j is the true observation n steps on, or the episode's final one;
+    - action is padded with the last action after an episode's end, where mask is 0.
+    """
+    points = np.asarray(c.points)
+    horizon, length = c.horizon, max(c.horizon, int(points[-1]))
+    left = data.left[start][:, None]  # [B, 1]
+    k = jnp.arange(length)[None]
+    inside = k < left  # [B, L]
+    rows = start[:, None] + jnp.minimum(k, left - 1)
+    going = jnp.cumprod(1.0 - data.terminal[rows] * inside, axis=-1)  # [B, L] 1 while no success up to and at step k
+    before = jnp.concatenate([jnp.ones_like(going[:, :1]), going[:, :-1]], axis=-1)
+    discounted = jnp.cumsum(c.gamma**k * data.reward[rows] * before * inside, axis=-1)
+    n = jnp.asarray(points)[None]  # [1, J]
+    alive = going[:, points - 1]
+    return Chunk(
+        obs=data.obs[start],
+        action=data.action[rows[:, :horizon]],
+        mask=inside[:, :horizon].astype(jnp.float32),
+        reward=discounted[:, points - 1],
+        discount=c.gamma**n * alive,
+        next_obs=data.obs[start[:, None] + jnp.minimum(n, left)],
+        weight=jnp.maximum((n <= left).astype(jnp.float32), 1.0 - alive),
+        last=(left[:, 0] <= length).astype(jnp.float32),
+        extras={},
+    )
+
+
+def draw(key: Key, data: Dataset, c: ChunkConfig, batch: int) -> Chunk:
+    """``batch`` windows, whose starts are uniform over all transitions."""
+    index = jax.random.randint(key, (batch,), 0, data.starts.shape[0])
+    return windows(data, data.starts[index], c)
+
+
+def check_fits(data: Dataset, c: ChunkConfig) -> None:
+    """Refuses a chunk that is longer than every episode.
+
+    Raises:
+        UserError: names both lengths.
+    """
+    longest, needed = int(data.left.max()), max(c.horizon, c.points[-1])
+    if longest < needed:
+        which = "--chunk.horizon" if c.horizon == needed else "--chunk.backup"
+        raise UserError(
+            f"{which} {needed} is longer than every episode of the data (the longest has {longest} steps)",
+            f"give {which} {longest} or less",
+        )

@@ -1,0 +1,148 @@
+"""Our own data format: one npz of plain arrays, with a fingerprint. Nothing is ever unpickled.
+
+Arrays: ``obs`` [R, O] float32, ``action`` [R, A] float32 in [-1, 1], ``reward`` [R] float32, ``terminal`` [R] bool,
+``end`` [R] bool (rows that hold an episode's final observation), and ``about``, a JSON text with ``format``, ``env``
+(the data's name: an environment, or a scene whose tasks share it), ``version`` and how it was collected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qchunk import files
+from qchunk.data.chunks import Dataset, dataset
+from qchunk.errors import UserError
+
+FORMAT, VERSION = "qchunk-data", 1
+ARRAYS = ("obs", "action", "reward", "terminal", "end")
+
+
+class Rows(NamedTuple):
+    """Experience on the host; see ``data/chunks.py`` for the order of rows."""
+
+    obs: np.ndarray  # [R, O]
+    action: np.ndarray  # [R, A]
+    reward: np.ndarray  # [R]
+    terminal: np.ndarray  # [R] bool
+    end: np.ndarray  # [R] bool
+
+
+def fingerprint(rows: Rows) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of all arrays, with their shapes."""
+    h = hashlib.sha256()
+    for name, x in zip(ARRAYS, rows, strict=True):
+        h.update(f"{name}{x.shape}{x.dtype}".encode())
+        h.update(np.ascontiguousarray(x))
+    return h.hexdigest()[:16]
+
+
+def save(path: Path, rows: Rows, about: dict[str, Any]) -> str:
+    """Writes a data set, whole or not at all, and returns its fingerprint.
+
+    Raises:
+        UserError: the file exists, or the disk is full.
+    """
+    path = Path(path)
+    if path.exists():
+        raise UserError(f"{path} exists already", "pass --out with a new file")
+    mark = fingerprint(rows)
+    text = json.dumps({"format": FORMAT, "version": VERSION, "fingerprint": mark, **about})
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, about=np.asarray(text), **dict(zip(ARRAYS, rows, strict=True)))
+    files.atomic_write(path, buffer.getvalue())
+    return mark
+
+
+def load(path: Path) -> tuple[Rows, dict[str, Any]]:
+    """Reads and checks a data set.
+
+    Raises:
+        UserError: missing, truncated, foreign, or with values that training cannot use; the line names the fix.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no data set at {path}", "make one: qchunk collect ENV --out DATA")
+    try:
+        with np.load(path, allow_pickle=False) as z:
+            missing = [n for n in (*ARRAYS, "about") if n not in z]
+            if missing:
+                raise UserError(f"{path} is no qchunk data set: it lacks {', '.join(missing)}", "collect it anew")
+            about = json.loads(str(z["about"]))
+            rows = Rows(*(z[n] for n in ARRAYS))
+    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError) as e:
+        raise UserError(f"{path} is empty, truncated or no npz file", "collect it anew: qchunk collect") from e
+    if about.get("format") != FORMAT or about.get("version") != VERSION:
+        got = f"{about.get('format')} version {about.get('version')}"
+        raise UserError(f"{path} is of format {got}, expected {FORMAT} version {VERSION}", "collect it anew")
+    check(rows, str(path))
+    if fingerprint(rows) != about["fingerprint"]:
+        raise UserError(f"{path} does not match its fingerprint {about['fingerprint']}", "collect it anew")
+    return rows, about
+
+
+def check(rows: Rows, where: str) -> None:
+    """Refuses rows that training cannot use.
+
+    Raises:
+        UserError: names the array, the row and the fix.
+    """
+    shapes = {n: x.shape for n, x in zip(ARRAYS, rows, strict=True)}
+    if any(len(s) != d or s[0] != len(rows.obs) for s, d in zip(shapes.values(), (2, 2, 1, 1, 1), strict=True)):
+        raise UserError(f"{where}: shapes {shapes} do not fit", "expected obs [R, O], action [R, A], and [R] for the rest")
+    if len(rows.obs) == 0 or not (~rows.end).any():
+        raise UserError(f"{where} holds no transition", "collect more steps")
+    for name in ("obs", "action", "reward"):
+        bad = ~np.isfinite(getattr(rows, name)).reshape(len(rows.obs), -1).all(axis=1)
+        if bad.any():
+            raise UserError(
+                f"{where}: {name} holds NaN or infinite values ({int(bad.sum())} rows, the first is {int(bad.argmax())})",
+                "remove those episodes or collect anew",
+            )
+    if (high := float(np.abs(rows.action).max())) > 1.0 + 1e-6:
+        raise UserError(f"{where}: actions reach {high:.3g}, outside [-1, 1]", "rescale them to [-1, 1]")
+    if not rows.end[-1]:
+        what = "no episode end" if not rows.end.any() else "no episode end on its last row"
+        raise UserError(f"{where}: {what}", "set end on each row that holds an episode's final observation")
+
+
+def to_device(rows: Rows) -> Dataset:
+    """The rows as a Dataset. Actions are clipped to +-(1 - 1e-5), as the papers do, so that tanh can reach them."""
+    edge = 1.0 - 1e-5
+    return dataset(rows.obs, np.clip(rows.action, -edge, edge), rows.reward, rows.terminal, rows.end)
+
+
+def for_env(path: Path, env: Any, name: str) -> tuple[Dataset, dict[str, Any]]:
+    """The data set at ``path``, rewards and terminals as ``env`` (of that ``name``) would give them.
+
+    Raises:
+        UserError: data of another environment, or of other sizes.
+    """
+    rows, about = load(path)
+    wanted = getattr(env, "data_name", name)
+    if about.get("env") != wanted:
+        fix = f"collect data for it: qchunk collect {wanted} --out DATA"
+        raise UserError(f"{path} holds data of {about.get('env')}, but --env {name} needs data of {wanted}", fix)
+    got, expected = (rows.obs.shape[1], rows.action.shape[1]), (env.observation_size, env.action_size)
+    if got != expected:
+        raise UserError(
+            f"{path} holds observations and actions of sizes {got}, but {name} has {expected}", "collect it anew"
+        )
+    if hasattr(env, "relabel"):
+        rows = relabelled(rows, env)
+    return to_device(rows), about
+
+
+def relabelled(rows: Rows, env: Any) -> Rows:
+    """The rows with reward and terminal of the environment's task; final-observation rows get 0."""
+    following = np.concatenate([rows.obs[1:], rows.obs[-1:]])
+    reward, terminal = (np.asarray(x) for x in env.relabel(rows.obs, rows.action, following))
+    inside = ~rows.end
+    return rows._replace(reward=np.where(inside, reward, 0.0).astype(np.float32), terminal=(terminal > 0) & inside)

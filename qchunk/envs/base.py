@@ -1,0 +1,120 @@
+"""brax's environment interface, our three wrappers, and scripted behaviour.
+
+An environment is a brax ``Env``: ``reset(key) -> State`` and ``step(State, action) -> State``, for ONE environment.
+``wrap`` stands the three wrappers on it: episode limit (terminal and truncation kept apart), vmap, auto-reset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+@contextlib.contextmanager
+def quiet():
+    """Keeps brax's notices (warp is missing, brax is in maintenance) from users, who can do nothing about them."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+with quiet():
+    from brax.envs.base import Env, State, Wrapper
+
+__all__ = ["AutoReset", "Behaviour", "Env", "EpisodeLimit", "State", "Vmap", "Wrapper", "quiet", "where", "wrap"]
+
+
+class Behaviour(NamedTuple):
+    """A scripted way to act in ONE environment; vmapped by whoever collects."""
+
+    init: Callable  # (key, State) -> carry, at an episode's start
+    act: Callable  # (key, State, carry) -> (action [A], carry)
+
+
+def where(condition: jax.Array, yes: Any, no: Any) -> Any:
+    """Leaf by leaf ``yes`` where ``condition`` [E] holds, else ``no``; works for typed keys too."""
+
+    def pick(a, b):
+        return jnp.where(condition.reshape(condition.shape + (1,) * (jnp.ndim(a) - condition.ndim)), a, b)
+
+    return jax.tree.map(pick, yes, no)
+
+
+class EpisodeLimit(Wrapper):
+    """Ends an episode after ``limit`` steps.
+
+    Adds to ``info``: ``steps`` (int32, steps done), ``terminal`` (1.0 where the environment itself ended: no bootstrap)
+    and ``truncation`` (1.0 where only the limit ended it: bootstrap from the final observation). ``done`` is either.
+    """
+
+    def __init__(self, env: Env, limit: int):
+        super().__init__(env)
+        self.limit = limit
+
+    def reset(self, rng: jax.Array) -> State:
+        state = self.env.reset(rng)
+        zero = jnp.zeros((), jnp.float32)
+        info = {**state.info, "key": rng, "steps": jnp.zeros((), jnp.int32), "terminal": zero, "truncation": zero}
+        return state.replace(info=info, reward=zero, done=zero)
+
+    def step(self, state: State, action: jax.Array) -> State:
+        steps, key = state.info["steps"] + 1, state.info["key"]
+        state = self.env.step(state, action)
+        terminal = jnp.asarray(state.done, jnp.float32)
+        truncation = jnp.where(steps >= self.limit, 1.0 - terminal, 0.0)
+        info = {**state.info, "key": key, "steps": steps, "terminal": terminal, "truncation": truncation}
+        reward = jnp.asarray(state.reward, jnp.float32)
+        return state.replace(info=info, reward=reward, done=jnp.maximum(terminal, truncation))
+
+
+class Vmap(Wrapper):
+    """E environments at once: ``reset(keys [E])``, ``step(state, action [E, A])``."""
+
+    def reset(self, rng: jax.Array) -> State:
+        return jax.vmap(self.env.reset)(rng)
+
+    def step(self, state: State, action: jax.Array) -> State:
+        return jax.vmap(self.env.step)(state, action)
+
+
+class AutoReset(Wrapper):
+    """Starts finished environments of a batch anew, each from a FRESH start state.
+
+    After ``step``, ``reward``, ``done``, ``metrics`` and ``info["terminal" | "truncation"]`` describe the step just
+    taken and ``info["final_obs"]`` its true next observation, while ``obs`` may already be a new episode's first one.
+    """
+
+    def reset(self, rng: jax.Array) -> State:
+        state = self.env.reset(rng)
+        return state.replace(info={**state.info, "final_obs": state.obs})
+
+    def step(self, state: State, action: jax.Array) -> State:
+        info = {k: v for k, v in state.info.items() if k != "final_obs"}
+        state = self.env.step(state.replace(info=info), action)
+        fresh = self.reset_done(state)
+        kept = {k: state.info[k] for k in ("terminal", "truncation")}
+        info = {**fresh.info, **kept, "final_obs": state.obs}
+        return fresh.replace(reward=state.reward, done=state.done, metrics=state.metrics, info=info)
+
+    def reset_done(self, state: State) -> State:
+        """A state of the wrapped environment in which every environment with ``done`` has been reset.
+
+        Nothing is computed while no environment of the batch is done: resets are dear in articulated environments.
+        """
+
+        def reset(state: State) -> State:
+            keys = jax.vmap(lambda k: jax.random.split(k)[0])(state.info["key"])
+            return where(state.done > 0, self.env.reset(keys), state)
+
+        return jax.lax.cond(jnp.any(state.done > 0), reset, lambda s: s, state)
+
+
+def wrap(env: Env, limit: int | None = None) -> AutoReset:
+    """The three wrappers. ``limit`` is in environment steps, by default the environment's own."""
+    return AutoReset(Vmap(EpisodeLimit(env, limit or env.episode_length)))

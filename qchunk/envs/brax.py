@@ -1,0 +1,29 @@
+"""The stock Brax environments behind our interface. They reward every step and have no notion of success."""
+
+from __future__ import annotations
+
+from qchunk.envs.base import Env, State, Wrapper, quiet
+
+EPISODE_LENGTH = 1000  # brax's own default, in environment steps
+
+
+class Stock(Wrapper):
+    """A stock environment with the two attributes that ours have besides brax's interface."""
+
+    def __init__(self, env: Env, name: str):
+        super().__init__(env)
+        self.data_name = name
+        self.episode_length = EPISODE_LENGTH
+
+    def reset(self, rng) -> State:
+        with quiet():
+            return self.env.reset(rng)
+
+
+def make(name: str) -> Stock:
+    """``halfcheetah`` or ``halfcheetah@spring``; without a backend, brax's default."""
+    base, _, backend = name.partition("@")
+    with quiet():
+        from brax import envs
+
+        return Stock(envs.get_environment(base, **({"backend": backend} if backend else {})), f"brax/{name}")

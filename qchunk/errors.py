@@ -1,0 +1,27 @@
+"""The user's mistakes. One class: the line that says what is wrong, and the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. The command line prints it as one line and exits with code 2.
+
+    Args:
+        problem: what is wrong, with the value that was given.
+        fix: what to do about it, as an order ("pass --out with a new folder").
+    """
+
+    def __init__(self, problem: str, fix: str):
+        super().__init__(f"{problem.rstrip('.')}. {fix.rstrip('.')}.")
+        self.problem, self.fix = problem, fix
+
+
+def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> UserError:
+    """The error for a name that is in no table: it offers the nearest names that are."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    offer = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known[:8])}"
+    return UserError(f"unknown {kind} {name!r}", f"{offer.rstrip('.')}{'; ' + where if where else ''}")

@@ -1,0 +1,38 @@
+"""Temporal-difference learning of a chunk critic."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from qchunk.losses.common import weighted_mean
+from qchunk.types import Array, Chunk, Critic, Metrics, Policy, Term, Vars, slow_view
+
+
+def td(critic: Critic, policy: Policy) -> Term:
+    """Regression on y = R + gamma^n m agg_i Qslow_i(s', a'), a' ~ policy(s') (2507.07969, eq. 8).
+
+    The policy is the one that acts: for Q-chunking it picks a' with the ONLINE critics, and the slow copies value it.
+    Windows that a time-out cuts have weight 0 and are left out of the mean (the published code counts them in it).
+    Needs one backup point: ``chunk.reward`` [B, 1].
+    """
+
+    def draw(key, chunk: Chunk):
+        del chunk
+        return key
+
+    def fn(vars: Vars, key, chunk: Chunk) -> tuple[Array, Metrics]:
+        chex.assert_axis_dimension(chunk.reward, -1, 1, exception_type=ValueError)
+        fixed = jax.lax.stop_gradient(vars)
+        next_obs = jax.tree.map(lambda o: o[..., 0, :], chunk.next_obs)
+        next_action = policy.plan(fixed, policy.draw(fixed, key, next_obs), next_obs, None).action
+        next_value = critic.aggregate(critic.values(slow_view(fixed), next_obs, next_action))
+        target = chunk.reward[..., 0] + chunk.discount[..., 0] * next_value  # [*B]
+        q = critic.values(vars, chunk.obs, chunk.action)  # [members, *B]
+        weight = chunk.weight[..., 0]
+        loss = weighted_mean(weight, jnp.square(q - target))
+        metrics = {"td_loss": loss, "q": weighted_mean(weight, q), "target": weighted_mean(weight, target)}
+        return loss, metrics
+
+    return Term(tuple(m.name for m in critic.modules), draw, fn)

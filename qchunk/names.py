@@ -1,0 +1,88 @@
+"""The tables of names. No jax here: ``qchunk list`` must answer at once. A test checks that the tables are true."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from qchunk.errors import UserError, unknown
+
+
+class Entry(NamedTuple):
+    """Where a thing is built, and one line about it."""
+
+    target: str  # "module:function"
+    text: str
+
+
+ALGORITHMS = {
+    "bc": Entry("qchunk.algorithms.bc:bc", "flow behaviour cloning of action chunks (flow matching)"),
+    "qc": Entry("qchunk.algorithms.qc:qc", "Q-chunking: best of N flow chunks by a chunk critic (2507.07969)"),
+}
+
+BRAX = (
+    "ant",
+    "halfcheetah",
+    "hopper",
+    "humanoid",
+    "humanoidstandup",
+    "inverted_double_pendulum",
+    "inverted_pendulum",
+    "pusher",
+    "reacher",
+    "walker2d",
+)
+BRAX_BACKENDS = ("generalized", "positional", "spring", "mjx")
+TABLETOP = {"cube-single": 1, "cube-double": 2}
+PROBES = ("constant", "delayed", "two-step", "flag")
+
+ENVS = {
+    **{
+        f"tabletop/{scene}-task{t}": f"kinematic manipulation, {n} cube{'s' * (n > 1)}, sparse reward, task {t} of 5"
+        for scene, n in TABLETOP.items()
+        for t in range(1, 6)
+    },
+    **{f"brax/{name}": f"Brax {name}; brax/{name}@spring picks the backend" for name in BRAX},
+}
+SUITES = {
+    "cube-single": "QC against BC on the five cube-single tasks (experiments/cube_single.py)",
+    "cube-double": "QC, h = 1, n-step and BC on cube-double task 1 (experiments/cube_double.py)",
+    "reacher": "QC against BC on brax/reacher@spring from random data (experiments/reacher.py)",
+}
+
+
+def algorithm(name: str) -> str:
+    """The target ("module:function" or "file.py:function") of an algorithm given by name or by target.
+
+    Raises:
+        UserError: for a name that is in no table; offers the nearest ones.
+    """
+    if name in ALGORITHMS:
+        return ALGORITHMS[name].target
+    if ":" in name:
+        return name
+    raise unknown("algorithm", name, ALGORITHMS, "or give a function of yours as my_file.py:my_function")
+
+
+def check_env(name: str, scene_too: bool = False) -> str:
+    """The same name if some environment has it; ``scene_too`` admits a scene without a task (for collecting).
+
+    Raises:
+        UserError: for an unknown environment, backend or task; offers the nearest ones.
+    """
+    scenes = [f"tabletop/{s}" for s in TABLETOP] if scene_too else []
+    base, _, backend = name.partition("@")
+    if base == "brax/swimmer":
+        why = "brax/swimmer does not work on any backend with these versions of brax and mujoco"
+        raise UserError(why, "take another environment: qchunk list envs")
+    if backend and base.startswith("brax/") and backend not in BRAX_BACKENDS:
+        raise unknown("backend", backend, BRAX_BACKENDS)
+    if base in ENVS and (not backend or base.startswith("brax/")):
+        return name
+    if name in scenes or (name.startswith("probe/") and name[6:] in PROBES):
+        return name
+    if name in [f"tabletop/{s}" for s in TABLETOP]:
+        raise UserError(f"{name} names a scene without its task", f"add one, such as {name}-task1")
+    if (m := re.fullmatch(r"tabletop/(.+)-task(\d+)", name)) and m[1] in TABLETOP:
+        raise UserError(f"unknown task {m[2]} of tabletop/{m[1]}", "its tasks are task1 to task5")
+    raise unknown("environment", name, [*ENVS, *scenes], "qchunk list envs shows all")

@@ -1,0 +1,70 @@
+"""Playing chunks: an outer loop over decisions, an inner scan over environment steps; the actor runs once per chunk."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from qchunk.envs.base import AutoReset, State, where
+from qchunk.execute import Scheme, restart
+from qchunk.types import Array, Vars
+
+
+class Steps(NamedTuple):
+    """What happened, step by step; leading axes [n, E]. Where ``alive`` is 0 nothing did: the episode had ended."""
+
+    obs: Array  # [n, E, O]
+    action: Array  # [n, E, A]
+    reward: Array  # [n, E]
+    terminal: Array  # [n, E]
+    truncation: Array  # [n, E]
+    next_obs: Array  # [n, E, O] the true one
+    success: Array | None  # [n, E], None where the environment has no notion of it
+    alive: Array  # [n, E]
+
+
+def play_chunk(env: Any, scheme: Scheme, vars: Vars, state: State, plan: Any) -> tuple[State, Steps]:
+    """Executes one decision in E environments (``env`` as within AutoReset). One that ends rests until the next."""
+
+    def step(state: State, i: Array) -> tuple[State, Steps]:
+        alive = state.done == 0
+        action = jnp.clip(scheme.act(vars, i, state, plan), -1.0, 1.0)
+        after = env.step(state, action)
+        success = after.metrics.get("success")
+        ended = (after.info["terminal"], after.info["truncation"])
+        out = Steps(state.obs, action, after.reward, *ended, after.obs, success, alive.astype(jnp.float32))
+        return where(alive, after, state), out
+
+    return jax.lax.scan(step, state, jnp.arange(scheme.steps))
+
+
+def rollout(
+    env: AutoReset, scheme: Scheme, vars: Vars, key, decisions: int, start: tuple[State, Any] | None = None, envs: int = 1
+) -> tuple[tuple[State, Any], Steps]:
+    """Plays ``decisions`` chunks in E environments, starting ended ones anew between chunks.
+
+    Args:
+        start: the (state, carry) that an earlier call returned; None resets ``envs`` environments.
+
+    Returns:
+        (state, carry) to go on from, and Steps [decisions * steps, E, ...].
+    """
+    reset_key, carry_key, key = jax.random.split(key, 3)
+    if start is None:
+        state = env.env.reset(jax.random.split(reset_key, envs))
+        start = state, scheme.init(vars, carry_key, state)
+
+    def decision(loop: tuple[State, Any], key) -> tuple[tuple[State, Any], Steps]:
+        state, carry = loop
+        restart_key, decide_key = jax.random.split(key)
+        fresh = state.done > 0
+        state = env.reset_done(state)
+        carry = restart(scheme, vars, restart_key, state, fresh, carry)
+        carry, plan = scheme.decide(vars, decide_key, state, carry)
+        state, steps = play_chunk(env.env, scheme, vars, state, plan)
+        return (state, carry), steps
+
+    loop, steps = jax.lax.scan(decision, start, jax.random.split(key, decisions))
+    return loop, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), steps)

@@ -1,0 +1,48 @@
+"""Running a Kernel: from noise to chunks. The only denoising loop."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qchunk.types import Array, Kernel, Plan, Policy, Vars
+
+
+def decode(kernel: Kernel, vars: Vars, obs, noise: Array, steps: Array | None = None) -> Array:
+    """Denoises ``noise`` [*B, H, A] along all K steps, without clipping: [*B, H, A].
+
+    Args:
+        steps: noise of every step [*B, K, H, A] for a Kernel with std > 0; None runs the mean path.
+    """
+
+    def body(x: Array, k: Array) -> tuple[Array, None]:
+        mean, std = kernel.step(vars, obs, x, k)
+        return (mean if steps is None else mean + std * steps[..., k, :, :]), None
+
+    return jax.lax.scan(body, noise, jnp.arange(len(kernel.levels) - 1))[0]
+
+
+def emit_step(vars: Vars, plan: Plan, i, obs) -> Array:
+    """Action i of a plan: [*B, A]."""
+    del vars, obs
+    return jax.lax.dynamic_index_in_dim(plan.action, i, axis=-2, keepdims=False)
+
+
+def sample(kernel: Kernel) -> Policy:
+    """One sample of the actor, clipped to [-1, 1] at the end only. Kernels whose std is not 0 get fresh noise a step."""
+
+    def draw(vars: Vars, key, obs) -> Array:
+        lead = jax.tree.leaves(obs)[0].shape[:-1]
+        return jax.random.normal(key, (*lead, *kernel.shape(vars)))
+
+    def plan(vars: Vars, noise: Array, obs, old: Plan | None = None) -> Plan:
+        del old
+        return Plan(jnp.clip(decode(kernel, vars, obs, noise), -1.0, 1.0))
+
+    return Policy(draw, plan, emit_step)
+
+
+def count_steps(kernel: Kernel) -> int:
+    """K, the number of denoising steps."""
+    return int(np.shape(kernel.levels)[0]) - 1

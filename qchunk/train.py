@@ -1,0 +1,194 @@
+"""The drivers. They know only Algorithm: a method is a function ``build(config) -> Algorithm``.
+
+A driver is a generator of events; whoever runs it decides what to print, log and save. Every random draw is a
+function of (seed, number of the update), so that a run restored at any update goes on to the same bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qchunk.config import config, validate
+from qchunk.data import chunks
+from qchunk.data.chunks import Dataset
+from qchunk.envs.base import Env, wrap
+from qchunk.evaluate import episodes, summary
+from qchunk.execute import parse
+from qchunk.types import Algorithm, Learner, Spec, view
+
+Build = Callable[[Any], Algorithm]
+
+
+@config
+class Settings:
+    """What a driver needs besides the algorithm's own configuration."""
+
+    seed: int = 0
+    """The first seed."""
+    seeds: int = 1
+    """S, seeds trained in one program: seed, seed + 1, ..."""
+    offline_steps: int = 1_000_000
+    """Updates."""
+    batch: int = 256
+    """B, windows per update."""
+    log_every: int = 500
+    """Updates between two lines of training figures."""
+    eval_every: int = 0
+    """Updates between two evaluations; 0 makes ten of them."""
+    episodes: int = 50
+    """Episodes per evaluation and seed."""
+    execute: str = "open-loop"
+    """Execution in evaluation: open-loop or receding:STEPS."""
+    checkpoint_every: int = 0
+    """Updates between two checkpoints; 0 saves at each evaluation."""
+
+
+class Event(NamedTuple):
+    """What a driver reports. ``values`` are numpy arrays [S], or [1] where they are of the program; ``learner`` is that of all seeds, for saving."""
+
+    kind: str  # "compile", "train", "eval" or "checkpoint"
+    step: int
+    values: dict[str, np.ndarray]
+    learner: Learner
+
+
+def seed_keys(s: Settings) -> jax.Array:
+    """One key per seed [S]: seed i alone or among others draws the same."""
+    return jnp.stack([jax.random.key(s.seed + i) for i in range(s.seeds)])
+
+
+def over_seeds(fn: Callable, *batched: Any) -> Any:
+    """``fn`` for each seed, whose values lead the leaves of ``batched``, in one program.
+
+    On a CPU one seed after the other: batched products of small matrices were measured slower there than their loop.
+    Elsewhere vmapped.
+    """
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda args: fn(*args), batched)
+    return jax.vmap(fn)(*batched)
+
+
+def init(build: Build, c: Any, given: dict, spec: Spec, s: Settings) -> Learner:
+    """The learners of all seeds, stacked; ``step`` is shared."""
+    made = jax.jit(lambda c, keys: over_seeds(lambda k: build(c).init(k, spec, given), keys))(c, seed_keys(s))
+    return made._replace(step=made.step[0])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def updates(build: Build, batch: int, state: Learner, c: Any, given: dict, data: Dataset, keys: jax.Array, count):
+    """``count`` updates of every seed in one dispatch: (learner, means of the metrics [S])."""
+    step = state.step
+
+    def one_seed(state: Learner, key: jax.Array):
+        algorithm = build(c)
+
+        def one_update(state: Learner):
+            draw_key, prepare_key, update_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
+            chunk = chunks.draw(draw_key, data, c.chunk, batch)
+            state, chunk = algorithm.prepare(state, given, prepare_key, chunk)
+            return algorithm.update(state, given, update_key, chunk)
+
+        def body(i, loop):
+            state, metrics = one_update(loop[0])
+            return state, jax.tree.map(jnp.add, loop[1], metrics)
+
+        state = state._replace(step=step)
+        none_yet = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_update, state)[1])
+        state, total = jax.lax.fori_loop(0, count, body, (state, none_yet))
+        return state._replace(step=jnp.zeros((), jnp.int32)), jax.tree.map(lambda x: x / count, total)
+
+    batched = state._replace(step=jnp.zeros(keys.shape, jnp.int32))
+    state, metrics = over_seeds(one_seed, batched, keys)
+    return state._replace(step=step + count), metrics
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def evaluation(build: Build, env: Env, execute: str, count: int, state: Learner, c: Any, given: dict, keys: jax.Array):
+    """``count`` episodes of every seed's acting policy: means [S]."""
+
+    def one_seed(state: Learner, key: jax.Array):
+        policy = build(c).act
+        scheme = parse(execute, c.chunk.horizon)(policy)
+        return summary(episodes(wrap(env), scheme, view(state, given), key, count))
+
+    return over_seeds(one_seed, state._replace(step=jnp.zeros(keys.shape, jnp.int32)), keys)
+
+
+def evaluate(build: Build, env: Env, s: Settings, state: Learner, c: Any, given: dict) -> dict[str, np.ndarray]:
+    """Figures of an evaluation [S]. Every method and every evaluation of a seed sees the same start states."""
+    keys = jax.vmap(lambda k: jax.random.fold_in(k, np.uint32(0xE7A1)))(seed_keys(s))
+    values = evaluation(build, env, s.execute, s.episodes, state, c, given, keys)
+    return {k: np.asarray(v) for k, v in values.items()}
+
+
+def due(step: int, every: int, last: int) -> bool:
+    """Whether something that happens every so often, and at the end, happens at ``step``."""
+    return step == last or (every > 0 and step % every == 0)
+
+
+def offline(
+    build: Build,
+    c: Any,
+    given: dict,
+    *,
+    env: Env,
+    data: Dataset,
+    settings: Settings,
+    learner: Learner | None = None,
+) -> Iterator[Event]:
+    """Trains on a fixed data set; evaluates in ``env``.
+
+    Args:
+        build: config -> Algorithm; the config has a field ``chunk`` (ChunkConfig).
+        given: frozen modules of an earlier stage.
+        learner: where to go on from; it is donated.
+
+    Yields:
+        "compile" (seconds), then "train", "eval" and "checkpoint" events, in this order where they coincide. A yielded learner must be read before
+        the generator goes on: its memory is then reused.
+
+    Raises:
+        UserError: impossible settings, or chunks longer than every episode.
+    """
+    s = resolve(settings)
+    validate(c)
+    parse(s.execute, c.chunk.horizon)
+    chunks.check_fits(data, c.chunk)
+    spec = Spec(env.observation_size, env.action_size, c.chunk.horizon)
+    state = init(build, c, given, spec, s) if learner is None else learner
+    keys = seed_keys(s)
+    step = int(state.step)
+    began = time.perf_counter()
+    state, _ = updates(build, s.batch, state, c, given, data, keys, 0)  # compiles, and updates nothing
+    jax.block_until_ready(state)
+    yield Event("compile", step, {"compile_seconds": np.asarray([time.perf_counter() - began])}, state)
+    while step < s.offline_steps:
+        stops = (s.log_every, s.eval_every, s.checkpoint_every)
+        goal = min(s.offline_steps, *(every * (step // every + 1) for every in stops))
+        began = time.perf_counter()
+        state, metrics = updates(build, s.batch, state, c, given, data, keys, goal - step)
+        values = {k: np.asarray(v) for k, v in metrics.items()}
+        values["updates_per_second"] = np.asarray([(goal - step) * s.seeds / (time.perf_counter() - began)])
+        step = goal
+        yield Event("train", step, values, state)
+        if due(step, s.eval_every, s.offline_steps):
+            yield Event("eval", step, evaluate(build, env, s, state, c, given), state)
+        if due(step, s.checkpoint_every, s.offline_steps):
+            yield Event("checkpoint", step, {}, state)
+
+
+def resolve(s: Settings) -> Settings:
+    """The settings with every 0 that means "choose" replaced."""
+    eval_every = s.eval_every or max(1, math.ceil(s.offline_steps / 10))
+    out = dataclasses.replace(s, eval_every=eval_every, checkpoint_every=s.checkpoint_every or eval_every)
+    validate(out)
+    return out

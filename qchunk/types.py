@@ -1,0 +1,157 @@
+"""The types that every part of qchunk meets at. Nothing else lives here.
+
+Letters, in every signature, comment and shape check:
+B batch, H chunk length, J backup points, A action size, O observation size, N candidates, K denoising (or flow)
+steps, E parallel environments, T decisions of a rollout, S seeds. ``*B`` stands for any number of leading axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+Array = jax.Array
+Key = jax.Array  # a typed key: jax.random.key(0)
+PyTree = Any
+Metrics = dict[str, Array]
+
+
+class Spec(NamedTuple):
+    """The sizes that networks are built for."""
+
+    obs: int  # O
+    action: int  # A
+    horizon: int  # H
+
+
+class Chunk(NamedTuple):
+    """What every loss eats. Leading axes *B are (B,), (T, E) for a rollout, or (B, U) for U consecutive chunks."""
+
+    obs: PyTree  # [*B, O]
+    action: Array  # [*B, H, A]  data go on after a success; padding (the last action) only after an episode's end
+    mask: Array  # [*B, H]     1 inside the episode
+    reward: Array  # [*B, J]     discounted return up to backup point j, stopped at a success
+    discount: Array  # [*B, J]     gamma^n (1 - terminal)
+    next_obs: PyTree  # [*B, J, O]  the true observation there, never an auto-reset one
+    weight: Array  # [*B, J]     0 where a time-out cuts the backup; losses are sum(w * l) / sum(w)
+    last: Array  # [*B]        1 where an episode ends inside the chunk: cuts traces even where discount > 0
+    extras: dict  # denoising path, log-probs, values, advantages, source, latents
+
+
+class Learner(NamedTuple):
+    """Everything that training changes. ``step`` is shared by vmapped seeds: ``Learner(0, 0, 0, 0, None)``."""
+
+    params: dict  # trained modules by name; a temperature is a module too
+    slow: dict  # Polyak, EMA and periodic copies
+    stats: dict  # normalisers, reward scale
+    opt: optax.OptState  # ONE transformation: optax.partition by module
+    step: Array  # [] int32, updates done
+
+
+class Vars(NamedTuple):
+    """What acting and losses may READ."""
+
+    params: dict
+    slow: dict
+    stats: dict
+    given: dict  # frozen modules of an earlier stage: in no optimiser, never donated
+
+
+class Slow(NamedTuple):
+    """How a slow copy follows its module: ``slow + rate * (params - slow)``, once per update.
+
+    ``lagged`` copies read the parameters from before the gradient step (the Q-chunking papers), others those after it.
+    """
+
+    rate: Any  # float, or a tracer; in (0, 1]
+    lagged: bool = True
+    every: int = 1  # the copy moves in updates that are multiples of it
+
+
+class Module(NamedTuple):
+    """A named set of parameters."""
+
+    name: str
+    init: Callable  # (key, Spec) -> params
+    apply: Callable  # (params, ...) -> output
+    slow: Slow | None = None
+
+
+class Kernel(NamedTuple):
+    """ONE denoising step: everything that an iterative actor has to define.
+
+    k counts steps: k = 0 is the first, noisiest one; ``levels[0]`` is noise and ``levels[K]`` is data, whatever
+    index a paper uses. Leading axes of ``obs`` and ``x`` broadcast.
+    """
+
+    modules: tuple[Module, ...]
+    levels: Any  # [K+1, 2] (alpha, sigma) with x = alpha * a + sigma * eps; another grid is another Kernel
+    shape: Callable  # vars -> (H, A), read off the parameters
+    denoise: Callable  # (vars, obs, x, k) -> estimate of the clean chunk [*B, H, A]
+    step: Callable  # (vars, obs, x, k) -> (mean [*B, H, A], std); std = 0 for an ODE
+    gain: Callable  # k -> d mean / d score, which is all that guidance needs
+    draw: Callable  # (key, Chunk) -> noise
+    loss: Callable  # (vars, noise, Chunk) -> [*B], mean over (H, A) of masked errors, zeros counted
+
+
+class Plan(NamedTuple):
+    """A chunk that an actor decided on."""
+
+    action: Array  # [*B, H, A] in [-1, 1]
+    carry: PyTree = ()
+    extras: dict = {}  # noqa: RUF012  (never written to)
+
+
+class Policy(NamedTuple):
+    """A way of choosing chunks; every wrapper maps Policy -> Policy.
+
+    Drawing is apart from planning, as it is in Kernel and Term, so that noise can be shared, sliced and injected.
+    Every leaf of the noise leads with the axes of ``obs``.
+    """
+
+    draw: Callable  # (vars, key, obs [*B, O]) -> noise
+    plan: Callable  # (vars, noise, obs, old plan or None) -> Plan
+    emit: Callable  # (vars, plan, i, obs) -> [*B, A]
+
+
+class Critic(NamedTuple):
+    """An ensemble that values chunks given as [*B, H, A]. Leading axes of obs and action broadcast."""
+
+    modules: tuple[Module, ...]
+    values: Callable  # (vars, obs, action, t=1.0) -> [members, *B]
+    aggregate: Callable  # [members, *B] -> [*B]
+    score: Callable  # (vars, obs, action, t=1.0) -> [*B], the aggregated opinion
+
+
+class Term(NamedTuple):
+    """One summand of an objective."""
+
+    wrt: tuple[str, ...]  # names of the modules it trains; it sees every other one behind stop_gradient
+    draw: Callable  # (key, Chunk) -> noise
+    fn: Callable  # (vars, noise, Chunk) -> (scalar, Metrics)
+    every: int = 1  # active in updates whose number is a multiple of it ...
+    start: int = 0  # ... and at least this
+
+
+class Algorithm(NamedTuple):
+    """The whole public contract of a method."""
+
+    init: Callable  # (key, Spec, given) -> Learner
+    act: Policy  # evaluation
+    explore: Policy  # collecting
+    prepare: Callable  # (learner, given, key, Chunk) -> (learner, Chunk)
+    update: Callable  # (learner, given, key, Chunk) -> (learner, Metrics): ONE step
+    stop: Callable  # metrics -> bool: the driver masks what is left of an epoch
+
+
+def view(learner: Learner, given: dict) -> Vars:
+    """What a policy or a loss may read of a learner and of an earlier stage's frozen modules."""
+    return Vars(learner.params, learner.slow, learner.stats, given)
+
+
+def slow_view(vars: Vars) -> Vars:
+    """The same variables with every slow copy in the place of its module."""
+    return vars._replace(params={**vars.params, **vars.slow})
