@@ -1,8 +1,9 @@
 """Checkpoints: ``folder/<step>/`` holds the arrays (orbax) and a manifest that proves them whole.
 
-A checkpoint is written under a temporary name, flushed to the disk and renamed, so that a process killed at any
-moment leaves the old set of checkpoints or the new one. The manifest names every file with its size and sha256, and
-every leaf of the tree with its kind, shape and dtype; Python scalars stand in the manifest itself. Nothing is pickled.
+A checkpoint is written under a temporary name, flushed to the disk and renamed: a process killed at any
+moment leaves the old set of checkpoints or the new one. The manifest names every file with its size and
+sha256, and every leaf of the tree with its kind, shape and dtype; Python scalars stand in the manifest
+itself. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ def save(folder: Path, step: int, tree: Any, about: dict, keep: int = 2) -> Path
 
     Args:
         folder: the run's folder of checkpoints, made if missing. One process writes to it at a time.
-        step: not negative. A checkpoint of this step is replaced; later ones, which a run that was resumed from an
-            earlier step has left behind, are removed.
+        step: not negative. A checkpoint of this step is replaced; later ones, left behind by a run that was
+            resumed from an earlier step, are removed.
         tree: leaves are arrays (JAX, numpy), typed keys, or Python's bool, int, float and str.
         about: anything JSON can hold (tuples come back as lists): algorithm, environment, versions.
         keep: how many checkpoints stay, the new one included; at least 1.
@@ -49,7 +50,7 @@ def save(folder: Path, step: int, tree: Any, about: dict, keep: int = 2) -> Path
         The checkpoint's folder.
 
     Raises:
-        UserError: the disk is full or refuses. The earlier checkpoints are intact, the partial one is removed.
+        UserError: the disk is full or refuses. Earlier checkpoints are intact, the partial one is removed.
         TypeError: a leaf is of no kind named above, or ``about`` is not JSON.
     """
     if step < 0 or keep < 1:
@@ -98,12 +99,12 @@ def _encode(tree: Any) -> tuple[list[dict], dict[str, np.ndarray]]:
 
 
 def _describe(leaf: Any, path: tuple[Any, ...]) -> dict[str, Any]:
-    """What has to agree between a saved leaf and the one it is restored into: kind, and dtype and shape if it has."""
+    """What has to agree between a saved leaf and the one it is restored into: kind, dtype, shape."""
     if type(leaf) in (bool, int, float, str):
         return {"kind": type(leaf).__name__}
     if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
         raise TypeError(
-            f"cannot save {jax.tree_util.keystr(path)}, a {type(leaf).__name__}: it is no array, key or scalar"
+            f"cannot save {jax.tree_util.keystr(path)}, a {type(leaf).__name__}: no array, key or scalar"
         )
     shape = list(leaf.shape)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -157,7 +158,7 @@ def _publish(temp: Path, folder: Path, step: int) -> None:
 
 
 def _prune(folder: Path, step: int, keep: int) -> None:
-    """Removes what the new checkpoint makes superfluous: older and abandoned checkpoints, left-over temporaries."""
+    """Removes what the new checkpoint replaces: older and abandoned ones, left-over temporaries."""
     found = _found(folder)
     kept = {found[n] for n in sorted(n for n in found if n <= step)[-keep:]}
     for path in sorted(folder.iterdir()):
@@ -206,16 +207,16 @@ def restore(folder: Path, like: Any, step: int | None = None) -> tuple[Any, dict
     Args:
         folder: the run's folder of checkpoints.
         like: a tree with the structure, shapes and dtypes that are expected; leaves are arrays, typed keys,
-            ``jax.ShapeDtypeStruct`` (of arrays or keys) or Python scalars. Where a leaf is a numpy array the result is
-            one too; a committed JAX array, or one over several devices, gives its sharding to the result.
+            ``jax.ShapeDtypeStruct`` (of arrays or keys) or Python scalars. Where a leaf is a numpy array the
+            result is one too; a committed JAX array, or a struct with a sharding, hands it to the result.
         step: which checkpoint; the newest by default.
 
     Returns:
         The tree, and the ``about`` that was saved with it.
 
     Raises:
-        UserError: no checkpoint there; or it is damaged, not qchunk's, of another format version, or of another tree
-            than ``like``. The line names the newest good one, which is never taken silently in place of the newest.
+        UserError: no checkpoint there; or it is damaged, not qchunk's, of another format version, or of
+            another tree than ``like``. The line names the newest good one, which is never taken silently instead.
     """
     folder = Path(folder)
     path = _pick(folder, step)
@@ -331,7 +332,7 @@ def _compare(path: Path, saved: list[dict], like: Any) -> None:
         if w == h:
             continue
         raise UserError(
-            f"checkpoint {path} holds another tree than this configuration: expected {_show(w)}, got {_show(h)}",
+            f"checkpoint {path} is of another configuration: expected {_show(w)}, got {_show(h)}",
             "Use the algorithm, the configuration and the version of qchunk that the run was started with",
         )
 

@@ -28,7 +28,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until the disk holds a file's contents, or a folder's entries (a rename in it). Raises OSError."""
+    """Waits until the disk holds a file's contents, or a folder's entries. Raises OSError."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -55,7 +55,7 @@ def atomic_write(path: Path, data: bytes | str) -> None:
 
 
 def append(path: Path, line: bytes) -> None:
-    """Appends a whole line, with its newline, or nothing; a torn line that a kill has left at the end goes first.
+    """Appends a whole line, with its newline, or nothing; a torn line at the end (a kill left it) goes first.
 
     Raises:
         UserError: the disk refuses (full, read-only, ...); the lines before are still there.
@@ -93,8 +93,8 @@ def _end_of_lines(fd: int, block: int = 4096) -> int:
 def acquire(path: Path) -> int:
     """Locks a file, made if missing, and writes this process's name into it; returns the descriptor to close.
 
-    The kernel frees the lock when the process ends, however it ends. A child made by fork shares it, one made by
-    spawn does not.
+    The kernel frees the lock when the process ends, however it ends. A child made by fork shares it,
+    one made by spawn does not.
 
     Raises:
         BlockingIOError: another holds it; ``strerror`` is its name, "PID on HOST".
@@ -140,7 +140,7 @@ def remove_busy(path: Path, patience: float = 3.0) -> None:
 
 
 def oserror_in(err: BaseException) -> OSError | None:
-    """The operating system's error that is, caused or is spelt out inside ``err``; None where there is none."""
+    """The operating system's error that is, caused or is spelt out inside ``err``; None if there is none."""
     seen: set[int] = set()
     todo: list[BaseException | None] = [err]
     while todo:

@@ -1,4 +1,4 @@
-"""The folder of a run: configuration, lock, metrics, summary. No jax in here: listings and reports read it too. ::
+"""The folder of a run: configuration, lock, metrics, summary. No jax in here: reports read it too. ::
 
 config.json      the resolved configuration, versions, git commit, platform
 metrics.jsonl    one JSON object a line
@@ -32,7 +32,7 @@ _PACKAGES = ("qchunk", "jax", "jaxlib", "flax", "optax", "brax", "mujoco", "nump
 
 
 class Sink(Protocol):
-    """Another place that wants the metrics: ``tensorboard``, ``wandb``, or anything with these two methods."""
+    """Another place that wants the metrics: anything with these two methods."""
 
     def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None: ...
     def close(self) -> None: ...
@@ -43,7 +43,7 @@ class Run:
 
     Attributes:
         path: the folder.
-        about: what config.json holds: ``config``, ``versions``, ``git_commit``, ``platform``, ``created``, ...
+        about: what config.json holds: ``config``, ``versions``, ``git_commit``, ``platform``, ...
         sinks: where else ``log`` sends its values.
     """
 
@@ -68,7 +68,7 @@ class Run:
         Args:
             kind: "train", "eval" or another word.
             step: the step that the values belong to.
-            values: name -> number, or list (or array) with one number per seed; NaN and infinities become null.
+            values: name -> number, or list (or array) with one number per seed; NaN and inf become null.
 
         Raises:
             UserError: the disk is full or refuses; the lines before this one are intact.
@@ -81,7 +81,7 @@ class Run:
             sink.log(kind, int(step), values)
 
     def rewind(self, step: int) -> None:
-        """Drops the metrics of steps after ``step`` and a torn last line, in one step: what a resumed run does first.
+        """Drops the metrics of steps after ``step`` and a torn last line; a resumed run does this first.
 
         Raises:
             UserError: a line in the middle is damaged, or the disk refuses; the file is as before.
@@ -131,8 +131,8 @@ def create(out: Path, config: Mapping[str, Any]) -> Run:
 
     Args:
         out: the folder; it must not exist. Missing parents are made.
-        config: the resolved configuration, with ``algorithm`` and ``env`` by name. Paths, dataclasses, tuples and
-            numpy numbers become what JSON has for them; infinities are kept (as Python's json writes them).
+        config: the resolved configuration, with ``algorithm`` and ``env`` by name. Paths, dataclasses,
+            tuples and numpy numbers become what JSON has for them; infinities stay, as Python's json writes them.
 
     Raises:
         UserError: the folder exists, or the disk is full or refuses; nothing is left behind.
@@ -191,7 +191,7 @@ def open_run(path: Path) -> Run:
 
 
 def read_config(path: Path) -> dict:
-    """What config.json of a run holds, without locking it. Raises UserError where ``path`` is no run of qchunk."""
+    """What config.json of a run holds; takes no lock. Raises UserError where ``path`` is no run."""
     path, fix = Path(path), "Pass the folder that `qchunk train --out` made"
     try:
         about = json.loads((path / CONFIG).read_bytes())
@@ -299,7 +299,7 @@ def versions() -> dict[str, str]:
 
 
 def _git_commit(folder: Path) -> str | None:
-    """The commit of the checkout that this code lies in, with "-dirty" where files differ; None outside of one."""
+    """The commit of the checkout that this code lies in, "-dirty" where files differ; None outside of one."""
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(folder), *args]

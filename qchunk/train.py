@@ -123,9 +123,11 @@ def evaluation(build: Build, env: Env, execute: str, count: int, state: Learner,
     return over_seeds(one_seed, state._replace(step=jnp.zeros(keys.shape, jnp.int32)), keys)
 
 
-def evaluate(build: Build, env: Env, s: Settings, state: Learner, c: Any, given: dict) -> dict[str, np.ndarray]:
-    """Figures of an evaluation [S]. Every method and every evaluation of a seed sees the same start states."""
-    keys = jax.vmap(lambda k: jax.random.fold_in(k, np.uint32(0xE7A1)))(seed_keys(s))
+def evaluate(
+    build: Build, env: Env, s: Settings, state: Learner, c: Any, given: dict, base: int = 2**31
+) -> dict[str, np.ndarray]:
+    """Figures of an evaluation [S]. Every method and every evaluation of a seed sees the same start states (``base``)."""
+    keys = jax.vmap(lambda k: jax.random.fold_in(k, base))(seed_keys(s))
     values = evaluation(build, env, s.execute, s.episodes, state, c, given, keys)
     return {k: np.asarray(v) for k, v in values.items()}
 
@@ -160,8 +162,7 @@ def offline(
         UserError: impossible settings, or chunks longer than every episode.
     """
     s = resolve(settings)
-    validate(c)
-    parse(s.execute, c.chunk.horizon)
+    check(c, s)
     chunks.check_fits(data, c.chunk)
     spec = Spec(env.observation_size, env.action_size, c.chunk.horizon)
     state = init(build, c, given, spec, s) if learner is None else learner
@@ -186,9 +187,18 @@ def offline(
             yield Event("checkpoint", step, {}, state)
 
 
+def check(c: Any, s: Settings) -> None:
+    """Refuses a configuration and settings that cannot run, before anything is compiled or written.
+
+    Raises:
+        UserError: names the field and the fix.
+    """
+    validate(c)
+    validate(s)
+    parse(s.execute, c.chunk.horizon)
+
+
 def resolve(s: Settings) -> Settings:
     """The settings with every 0 that means "choose" replaced."""
     eval_every = s.eval_every or max(1, math.ceil(s.offline_steps / 10))
-    out = dataclasses.replace(s, eval_every=eval_every, checkpoint_every=s.checkpoint_every or eval_every)
-    validate(out)
-    return out
+    return dataclasses.replace(s, eval_every=eval_every, checkpoint_every=s.checkpoint_every or eval_every)

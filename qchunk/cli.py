@@ -1,0 +1,82 @@
+"""The command line. ``--help`` and ``list`` answer without importing jax; a user's mistake is one line and exit code 2."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import NoReturn
+
+from qchunk import names
+from qchunk.errors import UserError, unknown
+
+COMMANDS = {
+    "list": ("[algorithms|envs|suites]", "every name, one line each", "qchunk.cli:list_names"),
+    "collect": ("ENV --out DATA", "scripted or learned behaviour -> data set with episode ends", "qchunk.commands:collect"),
+    "train": ("ALGO --env ENV --data DATA", "train; --resume RUN goes on exactly where it was", "qchunk.commands:train"),
+    "eval": ("RUN --episodes 100", "evaluate a run's newest checkpoint", "qchunk.commands:evaluate"),
+    "report": ("RUN... --out DIR", "table (markdown, csv), curves (png), one html page", "qchunk.commands:report"),
+    "bench": ("[NAME...]", "the figures of benchmarks/, each a ratio measured in one process", "qchunk.commands:bench"),
+}
+
+
+def usage() -> str:
+    """What ``qchunk --help`` prints."""
+    rows = [f"  qchunk {name:8} {args:28} {text}" for name, (args, text, _) in COMMANDS.items()]
+    return "\n".join(
+        ["qchunk: reinforcement learning with policies that generate chunks of actions.", "", *rows, ""]
+        + ["Every command has --help. `qchunk train ALGO --help` shows that algorithm's fields."]
+    )
+
+
+def list_names(argv: list[str]) -> None:
+    """Prints the tables of names."""
+    tables = {
+        "algorithms": {n: e.text for n, e in names.ALGORITHMS.items()},
+        "envs": names.ENVS,
+        "suites": names.SUITES,
+    }
+    if "--help" in argv or "-h" in argv:
+        print(f"usage: qchunk list [{'|'.join(tables)}]")
+        return
+    for wanted in argv:
+        if wanted not in tables:
+            raise unknown("table", wanted, tables)
+    for title in argv or tables:
+        print(f"{title}:")
+        for name, text in tables[title].items():
+            print(f"  {name:32} {text}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs one command and exits: 0, 2 after a user's mistake, 130 after Ctrl-C."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(usage())
+            return
+        if argv[0] == "--version":
+            from importlib.metadata import version
+
+            print(f"qchunk {version('qchunk')}")
+            return
+        if argv[0] not in COMMANDS:
+            raise unknown("command", argv[0], COMMANDS, "qchunk --help shows all")
+        module, _, function = COMMANDS[argv[0]][2].partition(":")
+        getattr(importlib.import_module(module), function)(argv[1:])
+    except UserError as e:
+        _leave(f"error: {e}", 2)
+    except KeyboardInterrupt:
+        _leave("stopped", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: that is no mistake
+        sys.exit(0)
+
+
+def _leave(line: str, code: int) -> NoReturn:
+    print(" ".join(line.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

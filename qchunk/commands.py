@@ -1,0 +1,328 @@
+"""What the commands do. Each parses its flags, calls the library, and prints figures to stdout."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from qchunk import checkpoint, envs, flags, names, runs
+from qchunk import collect as collecting
+from qchunk import train as training
+from qchunk.data import formats
+from qchunk.data.chunks import Dataset
+from qchunk.errors import UserError, unknown
+from qchunk.execute import parse, receding
+from qchunk.progress import Bar
+from qchunk.types import Learner, Spec, view
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainFlags:
+    """Where a run reads and writes."""
+
+    env: str
+    """Environment to evaluate in: qchunk list envs."""
+    data: Path
+    """Data set to train on: qchunk collect."""
+    out: Path | None = None
+    """Run folder to make; by default runs/ENV/ALGO-seedSEED."""
+    label: str = ""
+    """Name in tables and plots; by default the algorithm's."""
+    log_to: tuple[str, ...] = ()
+    """Also log to: tensorboard, wandb (optional extras)."""
+    json: bool = False
+    """Print the final figures as JSON to stdout."""
+    quiet: bool = False
+    """No progress bar and no closing lines."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ResumeFlags:
+    """Going on with a run."""
+
+    resume: Path
+    """The run folder."""
+    step: int | None = None
+    """The checkpoint to go on from; by default the newest."""
+    log_to: tuple[str, ...] = ()
+    """Also log to: tensorboard, wandb (optional extras)."""
+    json: bool = False
+    """Print the final figures as JSON to stdout."""
+    quiet: bool = False
+    """No progress bar and no closing lines."""
+
+
+def train(argv: list[str]) -> None:
+    """``qchunk train ALGO --env ENV --data DATA [any field]`` and ``qchunk train --resume RUN``."""
+    if any(a.split("=")[0] == "--resume" for a in argv):
+        (f,) = flags.parse("train", argv, ResumeFlags)
+        return resume(f)
+    if not argv or argv[0].startswith("-"):
+        if {"-h", "--help"} & set(argv):
+            print("usage: qchunk train ALGO --env ENV --data DATA [fields]; qchunk train ALGO --help shows the fields")
+            print(f"algorithms: {', '.join(names.ALGORITHMS)}, or yours as my_file.py:my_function")
+            return None
+        raise UserError("train needs an algorithm first", "qchunk train ALGO --env ENV --data DATA; see qchunk list")
+    build, config_class = flags.builder(argv[0])
+    f, c, settings = flags.parse(f"train {argv[0]}", argv[1:], TrainFlags, config_class, training.Settings)
+    run_offline(argv[0], f, c, settings, build)
+    return None
+
+
+def run_offline(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Any = None) -> Path:
+    """Trains in a new run folder and returns it; also what experiments call."""
+    build = build or flags.builder(algorithm)[0]
+    names.check_env(f.env)
+    settings = training.resolve(settings)
+    training.check(c, settings)
+    env = envs.make(f.env)
+    data, about = formats.for_env(f.data, env, f.env)
+    out = f.out or Path("runs") / f.env / f"{f.label or Path(algorithm).stem.replace(':', '-')}-seed{settings.seed}"
+    kept = {
+        "algorithm": algorithm,
+        "label": f.label or algorithm,
+        "env": f.env,
+        "driver": "offline",
+        "seed": settings.seed,
+        "seeds": settings.seeds,
+        "device": str(jax.devices()[0].device_kind),
+        "data": {"path": str(Path(f.data).resolve()), "fingerprint": about["fingerprint"]},
+        "config": dataclasses.asdict(c),
+        "settings": dataclasses.asdict(settings),
+    }
+    with runs.create(out, kept) as run:
+        run.sinks += runs.sinks_by_name(f.log_to, out)
+        _drive(run, build, c, settings, env, data, None, f)
+    return out
+
+
+def resume(f: ResumeFlags) -> None:
+    """Goes on from a checkpoint to the same bits as a run that was never stopped."""
+    with runs.open_run(f.resume) as run:
+        run.sinks += runs.sinks_by_name(f.log_to, f.resume)
+        kept = run.config
+        build, c, settings, env = _rebuild(kept)
+        data, about = formats.for_env(Path(kept["data"]["path"]), env, kept["env"])
+        if about["fingerprint"] != kept["data"]["fingerprint"]:
+            fix = f"put the data set with fingerprint {kept['data']['fingerprint']} back"
+            raise UserError(f"{kept['data']['path']} has changed since the run began", fix)
+        learner, step = _restore(f.resume, build, c, settings, env, f.step)
+        run.rewind(step)
+        _drive(run, build, c, settings, env, data, learner, f)
+
+
+def _rebuild(kept: dict) -> tuple[Any, Any, Any, Any]:
+    build, config_class = flags.builder(kept["algorithm"])
+    c = flags.from_dict(config_class, kept["config"])
+    return build, c, flags.from_dict(training.Settings, kept["settings"]), envs.make(kept["env"])
+
+
+def _restore(folder: Path, build, c, settings, env, step: int | None) -> tuple[Learner | None, int]:
+    """The learner of a checkpoint and its step; None and 0 where the run never saved one."""
+    where = folder / "checkpoints"
+    if step is None and not checkpoint.steps(where):
+        return None, 0
+    spec = Spec(env.observation_size, env.action_size, c.chunk.horizon)
+    like = jax.eval_shape(lambda: training.init(build, c, {}, spec, settings))
+    tree, about = checkpoint.restore(where, {"learner": like}, step)
+    return jax.tree.map(jax.numpy.asarray, tree["learner"]), int(about["step"])
+
+
+def _drive(run: runs.Run, build, c, settings, env, data: Dataset, learner: Learner | None, f: Any) -> None:
+    """Consumes a driver's events: logs, saves, shows."""
+    began = 0 if learner is None else int(learner.step)
+    final: dict[str, Any] = {}
+    about = {"algorithm": run.config["algorithm"], "env": run.config["env"]}
+    events = training.offline(build, c, {}, env=env, data=data, settings=settings, learner=learner)
+    with Bar(settings.offline_steps, began, f.quiet, f"{run.config['label']} on {run.config['env']}") as bar:
+        for event in events:
+            bar.show(event)
+            if event.kind == "checkpoint":
+                checkpoint.save(run.checkpoints, event.step, {"learner": event.learner}, {**about, "step": event.step})
+            else:
+                run.log(event.kind, event.step, event.values)
+                final.update({k: v for k, v in event.values.items() if event.kind != "train" or k == "updates_per_second"})
+    if not final.keys() & {"success", "return"}:
+        raise UserError(f"{run.path} is finished: all {settings.offline_steps} updates are done", "qchunk eval it")
+    run.finish(final)
+    _print_figures({k: runs.figure(v) for k, v in final.items()}, f, f"run folder: {run.path}")
+
+
+def _print_figures(figures: dict[str, dict], f: Any, closing: str) -> None:
+    if f.json:
+        print(json.dumps(figures))
+    elif not f.quiet:
+        for name, figure in figures.items():
+            per_seed = ", ".join(f"{x:.4g}" for x in figure["per_seed"])
+            print(f"{name:20} {figure['mean']:10.4g}" + (f"   per seed: {per_seed}" if "," in per_seed else ""))
+        print(closing)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalFlags:
+    """Evaluation of a run."""
+
+    episodes: int = 100
+    """Episodes per seed."""
+    execute: str = ""
+    """open-loop or receding:STEPS; by default as the run was evaluated."""
+    seed: int = 1000
+    """Seed of the start states; training evaluates on others."""
+    step: int | None = None
+    """The checkpoint; by default the newest."""
+    json: bool = False
+    """Print the figures as JSON to stdout."""
+    quiet: bool = False
+    """Print nothing but --json."""
+
+
+def evaluate(argv: list[str]) -> None:
+    """``qchunk eval RUN --episodes 100``."""
+    folder, rest = _positional("eval", argv, "a run folder")
+    (f,) = flags.parse("eval", rest, EvalFlags)
+    if f.episodes < 1:
+        raise UserError(f"--episodes {f.episodes} is below 1", "give a positive whole number")
+    build, c, settings, env = _rebuild(runs.read_config(Path(folder))["config"])
+    parse(f.execute or settings.execute, c.chunk.horizon)
+    learner, step = _restore(Path(folder), build, c, settings, env, f.step)
+    if learner is None:
+        raise UserError(f"{folder} has no checkpoint yet", f"go on with qchunk train --resume {folder}")
+    shown = dataclasses.replace(settings, episodes=f.episodes, execute=f.execute or settings.execute)
+    values = training.evaluate(build, env, shown, learner, c, {}, base=f.seed)
+    _print_figures({k: runs.figure(v) for k, v in values.items()}, f, f"checkpoint: step {step} of {folder}")
+
+
+@dataclasses.dataclass(frozen=True)
+class CollectFlags:
+    """A data set to make."""
+
+    out: Path
+    """File to write (.npz); it must not exist."""
+    policy: str = ""
+    """A scripted behaviour (play, noisy, random), or a run folder; by default the environment's first."""
+    steps: int = 200_000
+    """Transitions, at least."""
+    envs: int = 200
+    """E, environments in parallel."""
+    episode_length: int = 1000
+    """Environment steps after which an episode is cut; at most this."""
+    seed: int = 0
+    """Seed of everything drawn."""
+    json: bool = False
+    """Print what was collected as JSON to stdout."""
+    quiet: bool = False
+    """No progress bar and no closing line."""
+
+
+def collect(argv: list[str]) -> None:
+    """``qchunk collect ENV --out DATA [--policy play|noisy|random|RUN]``."""
+    name, rest = _positional("collect", argv, "an environment")
+    (f,) = flags.parse("collect", rest, CollectFlags)
+    collect_to(name, f)
+
+
+def collect_to(name: str, f: CollectFlags) -> None:
+    """Collects a data set into a new file; also what experiments call."""
+    names.check_env(name, scene_too=True)
+    out = f.out if f.out.suffix == ".npz" else f.out.with_name(f.out.name + ".npz")
+    if out.exists():
+        raise UserError(f"{out} exists already", "pass --out with a new file")
+    if min(f.steps, f.envs, f.episode_length) < 1:
+        raise UserError("--steps, --envs and --episode-length must be positive", "give positive whole numbers")
+    env = envs.make(name)
+    if (Path(f.policy) / runs.CONFIG).is_file():
+        scheme, vars = _learned(Path(f.policy), name)
+    else:
+        env = getattr(env, "scene", env)  # a scripted data set serves every task of a scene
+        scheme, vars = collecting.scheme_of(env, f.policy or None), collecting.NO_VARS
+    count = max(1, min(f.envs, -(-f.steps // f.episode_length)))
+    with Bar(f.steps, 0, f.quiet, f"collecting {name}") as bar:
+        rows = collecting.collect(
+            env,
+            scheme,
+            vars,
+            jax.random.key(f.seed),
+            steps=f.steps,
+            envs=count,
+            episode_length=f.episode_length,
+            progress=bar.move,
+        )
+    wanted = getattr(env, "data_name", name)
+    about = {"env": wanted, "policy": f.policy or "default", "seed": f.seed, "versions": runs.versions()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    mark = formats.save(out, rows, about)
+    found = {"path": str(out), "transitions": int((~rows.end).sum()), "episodes": int(rows.end.sum()), "fingerprint": mark}
+    if f.json:
+        print(json.dumps(found))
+    elif not f.quiet:
+        print(f"{found['transitions']} transitions in {found['episodes']} episodes of {wanted} -> {out} ({mark})")
+
+
+def _learned(folder: Path, name: str) -> tuple[Any, Any]:
+    """Scheme and variables of a run's first seed, collecting with its exploring policy."""
+    kept = runs.read_config(folder)["config"]
+    build, c, settings, env = _rebuild(kept)
+    if kept["env"] != name:
+        raise UserError(f"the run {folder} is of {kept['env']}", f"collect {kept['env']}, or take a run of {name}")
+    learner, _ = _restore(folder, build, c, settings, env, None)
+    if learner is None:
+        raise UserError(f"{folder} has no checkpoint yet", f"go on with qchunk train --resume {folder}")
+    first = jax.tree.map(lambda x: x[0], learner._replace(step=learner.step[None]))
+    return receding(build(c).explore, c.chunk.horizon), view(first, {})
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportFlags:
+    """A report to write."""
+
+    out: Path = Path("report")
+    """Folder for table.md, table.csv, curves.png and report.html."""
+
+
+def report(argv: list[str]) -> None:
+    """``qchunk report RUN... --out DIR``."""
+    from qchunk import report as reporting
+
+    folders = []
+    for arg in argv:
+        if arg.startswith("-"):
+            break
+        folders.append(arg)
+    (f,) = flags.parse("report", argv[len(folders) :], ReportFlags)
+    if not folders:
+        raise UserError("report needs at least one run folder", "qchunk report RUN... --out DIR")
+    reporting.write_report([Path(p) for p in folders], f.out)
+    print((f.out / "table.md").read_text())
+    print(f"report: {f.out / 'report.html'}")
+
+
+def bench(argv: list[str]) -> None:
+    """``qchunk bench [NAME...]``: runs the files of benchmarks/, which lie in the repository, not in the wheel."""
+    import runpy
+
+    folder = Path(__file__).resolve().parent.parent / "benchmarks"
+    found = {p.stem: p for p in sorted(folder.glob("*.py")) if not p.stem.startswith("_")}
+    if {"-h", "--help"} & set(argv):
+        print(f"usage: qchunk bench [{'|'.join(found) or 'NAME'}] ...")
+        return
+    if not found:
+        raise UserError("qchunk bench needs the repository: this install has no benchmarks/", "clone it and run make bench")
+    for name in argv:
+        if name not in found:
+            raise unknown("benchmark", name, found)
+    for name in argv or found:
+        sys.argv = [str(found[name])]
+        runpy.run_path(str(found[name]), run_name="__main__")
+
+
+def _positional(command: str, argv: list[str], what: str) -> tuple[str, list[str]]:
+    if {"-h", "--help"} & set(argv):
+        return "", ["--help"]
+    if not argv or argv[0].startswith("-"):
+        raise UserError(f"{command} needs {what} first", f"qchunk {command} --help shows how")
+    return argv[0], argv[1:]

@@ -1,0 +1,119 @@
+"""Command-line flags from dataclasses (tyro), with mistakes told in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import io
+import re
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from qchunk import names
+from qchunk.errors import UserError, unknown
+
+
+def parse(command: str, argv: list[str], *parts: type, text: str = "") -> list[Any]:
+    """One instance of every dataclass of ``parts``, whose fields are flags side by side.
+
+    Raises:
+        UserError: an unknown flag (the nearest ones are offered) or a value of the wrong type.
+    """
+    import tyro
+
+    fields = [(f"part{i}", Annotated[cls, tyro.conf.arg(name="")]) for i, cls in enumerate(parts)]
+    whole = dataclasses.make_dataclass("Flags", fields, frozen=True)
+    whole.__doc__ = text
+    if "--help" in argv or "-h" in argv:
+        tyro.cli(whole, prog=f"qchunk {command}", args=["--help"], description=text)
+    known = [f"--{n}" for cls in parts for n in flag_names(cls)]
+    for arg in argv:
+        name = arg.split("=")[0].replace("_", "-")
+        if arg.startswith("--") and name not in known and name.replace("--no-", "--", 1) not in known:
+            raise unknown("flag", arg, known, f"qchunk {command} --help shows all")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            parsed = tyro.cli(whole, prog=f"qchunk {command}", args=argv)
+    except SystemExit as e:
+        told = " ".join(re.sub(r"[^\x20-\x7e]|[-=]{5,}", " ", re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())).split())
+        told = told.split("For full helptext")[0].removeprefix("Parsing error").strip()
+        raise UserError(told or "wrong flags", f"qchunk {command} --help shows every flag") from e
+    return [getattr(parsed, name) for name, _ in fields]
+
+
+def flag_names(cls: type, prefix: str = "") -> list[str]:
+    """Every flag of a dataclass, without dashes in front, nested ones joined by dots."""
+    found = []
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            found += flag_names(typing.cast(type, hint), f"{prefix}{name}.")
+        else:
+            found.append(f"{prefix}{name}".replace("_", "-"))
+    return found
+
+
+def builder(name: str) -> tuple[Callable, type]:
+    """The function ``build(config) -> Algorithm`` of an algorithm's name or target, and its config's class.
+
+    A target is ``module:function`` or ``path/to/file.py:function``; the class is the annotation of its argument.
+
+    Raises:
+        UserError: no such algorithm, file or function, or an argument without a config's class.
+    """
+    target = names.algorithm(name)
+    place, _, function = target.rpartition(":")
+    module = _load_file(Path(place)) if place.endswith(".py") else _import(place, target)
+    build = getattr(module, function, None)
+    if build is None:
+        raise unknown(f"function of {place}", function, [n for n in vars(module) if not n.startswith("_")])
+    hints = [h for n, h in typing.get_type_hints(build).items() if n != "return"]
+    if len(hints) != 1 or not dataclasses.is_dataclass(hints[0]):
+        fix = f"write def {function}(c: Config) -> Algorithm, with Config made by qchunk.config.config"
+        raise UserError(f"{target} does not take one configuration", fix)
+    if "chunk" not in typing.get_type_hints(hints[0]):
+        raise UserError(f"{hints[0].__name__} has no field chunk", "add chunk: ChunkConfig = ChunkConfig()")
+    return build, typing.cast(type, hints[0])
+
+
+def _import(place: str, target: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as e:
+        fix = "give module:function or file.py:function"
+        raise UserError(f"cannot import the algorithm {target!r}: {e}", fix) from e
+
+
+def _load_file(path: Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise UserError(f"there is no file {path}", "give file.py:function with the path of an existing file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """A configuration from what JSON kept of it.
+
+    Raises:
+        UserError: a field that this version does not know, or lacks.
+    """
+    hints = typing.get_type_hints(cls)
+    if set(values) != set(hints):
+        odd = sorted(set(values) ^ set(hints))
+        raise UserError(f"the run's {cls.__name__} differs from this version's in {', '.join(odd)}", "train it anew")
+
+    def field(hint: Any, value: Any) -> Any:
+        if dataclasses.is_dataclass(hint):
+            return from_dict(typing.cast(type, hint), value)
+        if hint is float:
+            return float(value)
+        return tuple(value) if isinstance(value, list) else value
+
+    return cls(**{n: field(hints[n], v) for n, v in values.items()})
