@@ -216,7 +216,7 @@ def restore(folder: Path, like: Any, step: int | None = None) -> tuple[Any, dict
 
     Raises:
         UserError: no checkpoint there; or it is damaged, not qchunk's, of another format version, or of
-            another tree than ``like``. The line names the newest good one, which is never taken silently instead.
+            another tree than ``like``. The line names the newest good one, never taken silently instead.
     """
     folder = Path(folder)
     path = _pick(folder, step)

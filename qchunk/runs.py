@@ -132,7 +132,7 @@ def create(out: Path, config: Mapping[str, Any]) -> Run:
     Args:
         out: the folder; it must not exist. Missing parents are made.
         config: the resolved configuration, with ``algorithm`` and ``env`` by name. Paths, dataclasses,
-            tuples and numpy numbers become what JSON has for them; infinities stay, as Python's json writes them.
+            tuples and numpy numbers become what JSON has for them; infinities stay (Python's json).
 
     Raises:
         UserError: the folder exists, or the disk is full or refuses; nothing is left behind.

@@ -280,9 +280,7 @@ def test_death_before_every_rename_flush_and_removal(tmp_path, monkeypatch, agai
             except Dead:
                 alive = False
         newest = whole(folder)
-        assert newest == new + 1 or (
-            newest == 20 and checkpoint.restore(folder, tree(), step=10)[0].n == 10
-        )
+        assert newest == new + 1 or (newest == 20 and checkpoint.restore(folder, tree(), step=10)[0].n == 10)
         for kept in checkpoint.steps(folder):
             checkpoint.restore(folder, tree(), kept)
         deaths += not alive
