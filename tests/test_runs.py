@@ -210,6 +210,7 @@ def test_a_torn_last_line(tmp_path, torn):
     assert values(path) == [("train", 1, {"x": 1})]
     with runs.open_run(tmp_path / "run") as run:  # even without a rewind
         run.log("train", 2, {"x": 2})
+        assert path.read_bytes().endswith(b"}\n")
         assert values(path) == [("train", 1, {"x": 1}), ("train", 2, {"x": 2})]
 
 
