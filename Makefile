@@ -1,0 +1,52 @@
+# Every target makes .venv in this folder if it is missing. PYTHON picks another interpreter (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help install demo test lint bench docs wheel clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+.venv/base: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) -e .
+	@touch $@
+
+.venv/test: .venv/base
+	$(PIP) -e '.[test]'
+	@touch $@
+
+.venv/lint: .venv/base
+	$(PIP) -e '.[lint]'
+	@touch $@
+
+install: .venv/base  ## make .venv and install qchunk in it
+
+demo: .venv/base  ## collect data, train BC and Q-chunking with 2 seeds, table and curves (under 10 minutes on 2 cores)
+	$(BIN)/python experiments/demo.py
+
+test: .venv/test  ## the tests, on 2 processes
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/lint  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/base  ## the figures of benchmarks/
+	$(BIN)/qchunk bench
+
+docs: .venv/base  ## the tabletop page, its facts and pictures
+	$(BIN)/python experiments/tabletop_facts.py
+
+wheel: .venv/base  ## build the wheel and try it in an empty environment
+	rm -rf dist build
+	$(BIN)/python -m pip wheel --quiet --no-deps -w dist .
+	rm -rf .venv/empty && $(PYTHON) -m venv .venv/empty
+	.venv/empty/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd / && $(CURDIR)/.venv/empty/bin/qchunk --help && $(CURDIR)/.venv/empty/bin/qchunk list
+	rm -rf .venv/empty
+
+clean:  ## remove .venv and what was built
+	rm -rf .venv build dist *.egg-info

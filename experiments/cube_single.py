@@ -1,0 +1,23 @@
+"""Q-chunking against behaviour cloning on the five tasks of tabletop/cube-single, 4 seeds, 200k play transitions."""
+
+from _suite import Data, Run, main, small_bc, small_qc
+
+from qchunk.train import Settings
+
+DATA = Data("tabletop/cube-single", 200_000)
+UPDATES = 12_000
+
+
+def suite() -> list[Run]:
+    """Ten runs of 4 seeds."""
+    settings = Settings(seeds=4, offline_steps=UPDATES, eval_every=2000, episodes=100)
+    made = []
+    for task in range(1, 6):
+        env = f"tabletop/cube-single-task{task}"
+        made.append(Run("bc", env, DATA, small_bc(), settings, "bc"))
+        made.append(Run("qc", env, DATA, small_qc(), settings, "qc"))
+    return made
+
+
+if __name__ == "__main__":
+    main("cube_single", suite())

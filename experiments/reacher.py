@@ -1,0 +1,21 @@
+"""Q-chunking against behaviour cloning on brax/reacher@spring, from 200k transitions of uniformly random actions."""
+
+from _suite import Data, Run, main, small_bc, small_qc
+
+from qchunk.train import Settings
+
+ENV = "brax/reacher@spring"
+DATA = Data(ENV, 200_000, "random", episode_length=200)
+
+
+def suite() -> list[Run]:
+    """Two runs of 4 seeds."""
+    settings = Settings(seeds=4, offline_steps=4_000, eval_every=1000, episodes=32)
+    return [
+        Run("bc", ENV, DATA, small_bc(), settings, "bc"),
+        Run("qc", ENV, DATA, small_qc(), settings, "qc"),
+    ]
+
+
+if __name__ == "__main__":
+    main("reacher", suite())

@@ -1,0 +1,86 @@
+"""Figures over seeds: intervals, paired differences, and the statistics of Agarwal et al. (2021), "Deep RL at the Edge of
+the Statistical Precipice". numpy and scipy only; every resampling has a generator of its own and is reproducible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+
+class Estimate(NamedTuple):
+    """A figure and its confidence interval; ``low`` and ``high`` are NaN where one value allows none."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def interval(values: np.ndarray | list[float], level: float = 0.95, bounds: tuple[float, float] | None = None) -> Estimate:
+    """The mean of independent values [S] and Student's t interval.
+
+    With the four or five seeds that this field can afford, a percentile bootstrap covers far less than it promises (four
+    values have 35 distinct resamples); the t interval covers what it promises for anything near normal.
+
+    Args:
+        bounds: what the mean can be at all, such as (0, 1) for a share; the interval is cut there.
+    """
+    x = np.asarray(values, float)
+    mean = float(x.mean())
+    if len(x) < 2:
+        return Estimate(mean, np.nan, np.nan)
+    half = float(stats.t.ppf(0.5 + level / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    low, high = bounds or (-np.inf, np.inf)
+    return Estimate(mean, max(low, mean - half), min(high, mean + half))
+
+
+def paired_difference(a: np.ndarray | list[float], b: np.ndarray | list[float], level: float = 0.95) -> Estimate:
+    """Mean of a - b over seeds that were paired (same data, same start states), with its t interval.
+
+    Raises:
+        ValueError: the two have different numbers of seeds.
+    """
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if a.shape != b.shape:
+        raise ValueError(f"paired values need equal shapes, got {a.shape} and {b.shape}")
+    return interval(a - b, level)
+
+
+def excludes_zero(e: Estimate) -> bool:
+    """Whether the interval says "better" or "worse"."""
+    return bool(e.low > 0 or e.high < 0)
+
+
+def interquartile_mean(scores: np.ndarray) -> float:
+    """Mean of the middle half of all scores (Agarwal et al., section 4.3)."""
+    return float(stats.trim_mean(np.asarray(scores, float).ravel(), 0.25))
+
+
+def stratified_bootstrap(
+    scores: np.ndarray,
+    statistic: Callable[[np.ndarray], float] = interquartile_mean,
+    level: float = 0.95,
+    resamples: int = 5000,
+    seed: int = 0,
+) -> Estimate:
+    """A statistic of scores [S, tasks] and its percentile interval, seeds resampled within each task (section 4.1)."""
+    x = np.asarray(scores, float)
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(0, len(x), (resamples, *x.shape))
+    found = [statistic(np.take_along_axis(x, d, axis=0)) for d in draws]
+    low, high = np.quantile(found, [0.5 - level / 2, 0.5 + level / 2])
+    return Estimate(float(statistic(x)), float(low), float(high))
+
+
+def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Share of all scores above each threshold (section 4.2)."""
+    return np.mean(np.asarray(scores, float).ravel()[:, None] > np.asarray(thresholds, float), axis=0)
+
+
+def probability_of_improvement(a: np.ndarray, b: np.ndarray) -> float:
+    """P(A > B) of scores [S, tasks], ties counting half, averaged over tasks (section 4.3)."""
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    wins = (a[:, None] > b[None]) + 0.5 * (a[:, None] == b[None])
+    return float(np.mean(wins))
