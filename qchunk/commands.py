@@ -79,9 +79,9 @@ def run_offline(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Any
     build = build or flags.builder(algorithm)[0]
     names.check_env(f.env)
     settings = training.resolve(settings)
-    training.check(c, settings)
     env = envs.make(f.env)
     data, about = formats.for_env(f.data, env, f.env)
+    training.check(c, settings, data)
     out = f.out or Path("runs") / f.env / f"{f.label or Path(algorithm).stem.replace(':', '-')}-seed{settings.seed}"
     kept = {
         "algorithm": algorithm,

@@ -63,7 +63,7 @@ class Event(NamedTuple):
 
 def seed_keys(s: Settings) -> jax.Array:
     """One key per seed [S]: seed i alone or among others draws the same."""
-    return jnp.stack([jax.random.key(s.seed + i) for i in range(s.seeds)])
+    return jax.vmap(jax.random.key)(s.seed + np.arange(s.seeds))
 
 
 def over_seeds(fn: Callable, *batched: Any) -> Any:
@@ -162,8 +162,7 @@ def offline(
         UserError: impossible settings, or chunks longer than every episode.
     """
     s = resolve(settings)
-    check(c, s)
-    chunks.check_fits(data, c.chunk)
+    check(c, s, data)
     spec = Spec(env.observation_size, env.action_size, c.chunk.horizon)
     state = init(build, c, given, spec, s) if learner is None else learner
     keys = seed_keys(s)
@@ -187,8 +186,8 @@ def offline(
             yield Event("checkpoint", step, {}, state)
 
 
-def check(c: Any, s: Settings) -> None:
-    """Refuses a configuration and settings that cannot run, before anything is compiled or written.
+def check(c: Any, s: Settings, data: Dataset) -> None:
+    """Refuses a configuration, settings and data that cannot run, before anything is compiled or written.
 
     Raises:
         UserError: names the field and the fix.
@@ -196,6 +195,7 @@ def check(c: Any, s: Settings) -> None:
     validate(c)
     validate(s)
     parse(s.execute, c.chunk.horizon)
+    chunks.check_fits(data, c.chunk)
 
 
 def resolve(s: Settings) -> Settings:

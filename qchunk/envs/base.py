@@ -41,6 +41,8 @@ def where(condition: jax.Array, yes: Any, no: Any) -> Any:
     """Leaf by leaf ``yes`` where ``condition`` [E] holds, else ``no``; works for typed keys too."""
 
     def pick(a, b):
+        if a is b:  # such as a key that a step hands on: a select would count as a use of it
+            return a
         return jnp.where(condition.reshape(condition.shape + (1,) * (jnp.ndim(a) - condition.ndim)), a, b)
 
     return jax.tree.map(pick, yes, no)
@@ -49,8 +51,9 @@ def where(condition: jax.Array, yes: Any, no: Any) -> Any:
 class EpisodeLimit(Wrapper):
     """Ends an episode after ``limit`` steps.
 
-    Adds to ``info``: ``steps`` (int32, steps done), ``terminal`` (1.0 where the environment itself ended: no bootstrap)
-    and ``truncation`` (1.0 where only the limit ended it: bootstrap from the final observation). ``done`` is either.
+    Adds to ``info``: ``key`` (for the next reset), ``steps`` (int32, steps done), ``terminal`` (1.0 where the environment
+    itself ended: no bootstrap) and ``truncation`` (1.0 where only the limit ended it: bootstrap from the final
+    observation). ``done`` is either.
     """
 
     def __init__(self, env: Env, limit: int):
@@ -58,9 +61,10 @@ class EpisodeLimit(Wrapper):
         self.limit = limit
 
     def reset(self, rng: jax.Array) -> State:
-        state = self.env.reset(rng)
+        reset_key, key = jax.random.split(rng)
+        state = self.env.reset(reset_key)
         zero = jnp.zeros((), jnp.float32)
-        info = {**state.info, "key": rng, "steps": jnp.zeros((), jnp.int32), "terminal": zero, "truncation": zero}
+        info = {**state.info, "key": key, "steps": jnp.zeros((), jnp.int32), "terminal": zero, "truncation": zero}
         return state.replace(info=info, reward=zero, done=zero)
 
     def step(self, state: State, action: jax.Array) -> State:
@@ -95,8 +99,7 @@ class AutoReset(Wrapper):
         return state.replace(info={**state.info, "final_obs": state.obs})
 
     def step(self, state: State, action: jax.Array) -> State:
-        info = {k: v for k, v in state.info.items() if k != "final_obs"}
-        state = self.env.step(state.replace(info=info), action)
+        state = self.env.step(_without(state, "final_obs"), action)
         fresh = self.reset_done(state)
         kept = {k: state.info[k] for k in ("terminal", "truncation")}
         info = {**fresh.info, **kept, "final_obs": state.obs}
@@ -108,11 +111,19 @@ class AutoReset(Wrapper):
         Nothing is computed while no environment of the batch is done: resets are dear in articulated environments.
         """
 
-        def reset(state: State) -> State:
-            keys = jax.vmap(lambda k: jax.random.split(k)[0])(state.info["key"])
-            return where(state.done > 0, self.env.reset(keys), state)
+        done = state.done > 0
+        key = jax.vmap(jax.random.fold_in)(state.info["key"], state.info["steps"])  # everybody's, outside the select
 
-        return jax.lax.cond(jnp.any(state.done > 0), reset, lambda s: s, state)
+        def reset(state: State) -> State:
+            fresh = self.env.reset(jax.vmap(lambda k: jax.random.fold_in(k, 2**31))(key))
+            return where(done, _without(fresh, "key"), state)
+
+        state = jax.lax.cond(jnp.any(done), reset, lambda s: s, _without(state, "key"))
+        return state.replace(info={**state.info, "key": key})
+
+
+def _without(state: State, name: str) -> State:
+    return state.replace(info={k: v for k, v in state.info.items() if k != name})
 
 
 def wrap(env: Env, limit: int | None = None) -> AutoReset:

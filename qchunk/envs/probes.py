@@ -56,7 +56,7 @@ class Probe(Env):
     def reset(self, rng) -> State:
         zero = jnp.zeros(())
         state = {"t": zero, "memory": zero}
-        return State(state, self._obs(state), zero, zero, {"success": zero}, {"key": rng})
+        return State(state, self._obs(state), zero, zero, {"success": zero})
 
     def step(self, state: State, action: jax.Array) -> State:
         t, memory = state.pipeline_state["t"], state.pipeline_state["memory"]

@@ -66,7 +66,7 @@ class Tabletop(Env):
             cubes = jnp.asarray(start).at[:, :2].add(noise)
         zero = jnp.zeros(())
         world = World(arm, yaws[0], zero, cubes, yaws[1:], jnp.zeros(n))
-        return State(world, observe(world), zero, zero, {"success": zero}, {"key": rng})
+        return State(world, observe(world), zero, zero, {"success": zero})
 
     def step(self, state: State, action: Array) -> State:
         world = advance(state.pipeline_state, action)

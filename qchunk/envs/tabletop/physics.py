@@ -17,7 +17,7 @@ from qchunk.types import Array
 
 MOVE, TURN = 0.05, 0.3  # metres and radians per unit of action
 CLOSED = 0.5  # an opening from here on grips
-REACH_XY, REACH_Z, REACH_YAW = 0.02, 0.02, 0.3  # how far off a cube may be when the gripper closes around it
+REACH_XY, REACH_Z, REACH_YAW = 0.025, 0.03, 0.35  # how far off a cube may be when the gripper closes around it
 FALL = 0.05  # metres per step
 LOW, HIGH = (np.asarray(w, np.float32) for w in WORKSPACE)
 
@@ -52,8 +52,10 @@ def advance(w: World, action: Array) -> World:
     gripper = gripper.at[2].add(lift)
     moved = moved.at[:, 2].add(held * lift)
     grasped = grips & (w.closing < CLOSED) & (jnp.sum(held) == 0)
-    held = held + grasped * graspable(gripper, yaw, moved, w.turned)
-    turned = w.turned + w.held * held * TURN * action[3]
+    caught = grasped * graspable(gripper, yaw, moved, w.turned)
+    aligned = w.turned + fold(yaw - w.turned, np.pi / 2)  # the jaws turn a cube to their own yaw, modulo 90 degrees
+    turned = jnp.where(caught > 0, aligned, w.turned + held * TURN * action[3])
+    held = held + caught
     return World(gripper, yaw, closing, settle(moved, held), turned, held)
 
 
