@@ -30,5 +30,8 @@ def tell(name: str, **figures: Any) -> None:
     if "--json" in sys.argv:
         print(json.dumps({"benchmark": name, **figures}), flush=True)
     else:
-        print(f"{name:48} " + "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items()))
+        print(
+            f"{name:48} "
+            + "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items())
+        )
         sys.stdout.flush()

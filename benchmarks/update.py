@@ -149,9 +149,7 @@ def act(name: str, c: QC, state) -> None:
 
     x, y = jnp.ones((c.n, actor[0].shape[0])), jnp.ones((c.n, critic[0].shape[1]))
     key = jax.random.key(5)
-    t = medians(
-        200, floor=lambda: products(actor, critic, x, y), act=lambda: decide(vars, key, obs)
-    )
+    t = medians(200, floor=lambda: products(actor, critic, x, y), act=lambda: decide(vars, key, obs))
     tell(f"act {name}", ms=t["act"] * 1e3, floor_ms=t["floor"] * 1e3, ratio=t["act"] / t["floor"])
     assert flow(c.actor).shape(vars) == (SPEC.horizon, SPEC.action) and chunk_q(c.critic).modules
 

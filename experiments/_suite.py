@@ -72,7 +72,9 @@ def run_suite(name: str, suite: Sequence[Run], root: Path) -> list[dict[str, str
         if out.exists():
             commands.resume(commands.ResumeFlags(out, quiet=not sys.stderr.isatty()))
         else:
-            where = commands.TrainFlags(run.env, collected(run.data, root), out, run.label, quiet=not sys.stderr.isatty())
+            where = commands.TrainFlags(
+                run.env, collected(run.data, root), out, run.label, quiet=not sys.stderr.isatty()
+            )
             commands.run_offline(run.algorithm, where, run.config, run.settings)
     rows = report.write_report(folders, root / "report")
     print(report.markdown(rows))

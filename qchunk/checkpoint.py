@@ -103,17 +103,13 @@ def _describe(leaf: Any, path: tuple[Any, ...]) -> dict[str, Any]:
     if type(leaf) in (bool, int, float, str):
         return {"kind": type(leaf).__name__}
     if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
-        raise TypeError(
-            f"cannot save {jax.tree_util.keystr(path)}, a {type(leaf).__name__}: no array, key or scalar"
-        )
+        raise TypeError(f"cannot save {jax.tree_util.keystr(path)}, a {type(leaf).__name__}: no array, key or scalar")
     shape = list(leaf.shape)
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return {"kind": "key", "dtype": str(leaf.dtype), "shape": shape}
     dtype = np.dtype(leaf.dtype)
     if dtype.kind in "OUSMm" or dtype.names or not dtype.isnative:
-        raise TypeError(
-            f"cannot save {jax.tree_util.keystr(path)}, an array of {dtype.str}: only native numbers"
-        )
+        raise TypeError(f"cannot save {jax.tree_util.keystr(path)}, an array of {dtype.str}: only native numbers")
     return {"kind": "array", "dtype": dtype.name, "shape": shape}
 
 

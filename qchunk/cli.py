@@ -12,8 +12,16 @@ from qchunk.errors import UserError, unknown
 
 COMMANDS = {
     "list": ("[algorithms|envs|suites]", "every name, one line each", "qchunk.cli:list_names"),
-    "collect": ("ENV --out DATA", "scripted or learned behaviour -> data set with episode ends", "qchunk.commands:collect"),
-    "train": ("ALGO --env ENV --data DATA", "train; --resume RUN goes on exactly where it was", "qchunk.commands:train"),
+    "collect": (
+        "ENV --out DATA",
+        "scripted or learned behaviour -> data set with episode ends",
+        "qchunk.commands:collect",
+    ),
+    "train": (
+        "ALGO --env ENV --data DATA",
+        "train; --resume RUN goes on exactly where it was",
+        "qchunk.commands:train",
+    ),
     "eval": ("RUN --episodes 100", "evaluate a run's newest checkpoint", "qchunk.commands:evaluate"),
     "report": ("RUN... --out DIR", "table (markdown, csv), curves (png), one html page", "qchunk.commands:report"),
     "bench": ("[NAME...]", "the figures of benchmarks/, each a ratio measured in one process", "qchunk.commands:bench"),
@@ -24,8 +32,13 @@ def usage() -> str:
     """What ``qchunk --help`` prints."""
     rows = [f"  qchunk {name:8} {args:28} {text}" for name, (args, text, _) in COMMANDS.items()]
     return "\n".join(
-        ["qchunk: reinforcement learning with policies that generate chunks of actions.", "", *rows, ""]
-        + ["Every command has --help. `qchunk train ALGO --help` shows that algorithm's fields."]
+        [
+            "qchunk: reinforcement learning with policies that generate chunks of actions.",
+            "",
+            *rows,
+            "",
+            "Every command has --help. `qchunk train ALGO --help` shows that algorithm's fields.",
+        ]
     )
 
 

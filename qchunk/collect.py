@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -86,7 +87,7 @@ def to_rows(steps: Steps) -> Rows:
         one = [np.asarray(x[keep, e]) for x in (steps.obs, steps.action, steps.reward, steps.terminal, steps.next_obs)]
         ends = np.flatnonzero((steps.terminal[keep, e] > 0) | (steps.truncation[keep, e] > 0))
         bounds = [0, *(ends + 1)] if len(ends) and ends[-1] == len(keep) - 1 else [0, *(ends + 1), len(keep)]
-        parts += [_episode(*(x[a:b] for x in one)) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b > a]
+        parts += [_episode(*(x[a:b] for x in one)) for a, b in itertools.pairwise(bounds) if b > a]
     return Rows(*(np.concatenate(x) for x in zip(*parts, strict=True)))
 
 

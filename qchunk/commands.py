@@ -146,7 +146,9 @@ def _drive(run: runs.Run, build, c, settings, env, data: Dataset, learner: Learn
                 checkpoint.save(run.checkpoints, event.step, {"learner": event.learner}, {**about, "step": event.step})
             else:
                 run.log(event.kind, event.step, event.values)
-                final.update({k: v for k, v in event.values.items() if event.kind != "train" or k == "updates_per_second"})
+                final.update(
+                    {k: v for k, v in event.values.items() if event.kind != "train" or k == "updates_per_second"}
+                )
     if not final.keys() & {"success", "return"}:
         raise UserError(f"{run.path} is finished: all {settings.offline_steps} updates are done", "qchunk eval it")
     run.finish(final)
@@ -256,7 +258,12 @@ def collect_to(name: str, f: CollectFlags) -> None:
     about = {"env": wanted, "policy": f.policy or "default", "seed": f.seed, "versions": runs.versions()}
     out.parent.mkdir(parents=True, exist_ok=True)
     mark = formats.save(out, rows, about)
-    found = {"path": str(out), "transitions": int((~rows.end).sum()), "episodes": int(rows.end.sum()), "fingerprint": mark}
+    found = {
+        "path": str(out),
+        "transitions": int((~rows.end).sum()),
+        "episodes": int(rows.end.sum()),
+        "fingerprint": mark,
+    }
     if f.json:
         print(json.dumps(found))
     elif not f.quiet:
@@ -311,7 +318,9 @@ def bench(argv: list[str]) -> None:
         print(f"usage: qchunk bench [{'|'.join(found) or 'NAME'}] ...")
         return
     if not found:
-        raise UserError("qchunk bench needs the repository: this install has no benchmarks/", "clone it and run make bench")
+        raise UserError(
+            "qchunk bench needs the repository: this install has no benchmarks/", "clone it and run make bench"
+        )
     for name in argv:
         if name not in found:
             raise unknown("benchmark", name, found)

@@ -8,6 +8,7 @@ configuration is an argument of a jitted function and two that differ in floats 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Literal, dataclass_transform, get_type_hints
 
 import jax
@@ -87,8 +88,8 @@ def validate(c: Any, where: str = "") -> None:
         value, name = getattr(c, field.name), f"{where}{field.name}"
         if dataclasses.is_dataclass(value):
             validate(value, f"{name}.")
-        elif isinstance(value, float) and not value == value:
-            raise UserError(f"--{name} is not a number", "give a finite value")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{name} is not finite", "give a finite value")
         elif isinstance(value, tuple) and any(isinstance(v, int) and v < 1 for v in value):
             raise UserError(f"--{name} {value} holds a number below 1", "give positive whole numbers")
         elif type(value) is int and value < 1 and field.name not in ("seed", "slice_rows", "checkpoint_every"):

@@ -170,9 +170,5 @@ def explain_oserror(err: OSError, path: Path) -> UserError:
             "Free some space there, then go on with --resume; what was saved before is intact",
         )
     denied = err.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-    fix = (
-        "Make the folder writable, or pass --out with another"
-        if denied
-        else "Mend that, or pass --out with another"
-    )
+    fix = "Make the folder writable, or pass --out with another" if denied else "Mend that, or pass --out with another"
     return UserError(f"cannot write {path}: {reason}", fix)

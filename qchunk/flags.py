@@ -39,7 +39,7 @@ def parse(command: str, argv: list[str], *parts: type, text: str = "") -> list[A
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            parsed = tyro.cli(whole, prog=f"qchunk {command}", args=argv)
+            parsed: Any = tyro.cli(whole, prog=f"qchunk {command}", args=argv)
     except SystemExit as e:
         told = " ".join(re.sub(r"[^\x20-\x7e]|[-=]{5,}", " ", re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())).split())
         told = told.split("For full helptext")[0].removeprefix("Parsing error").strip()
@@ -72,12 +72,12 @@ def builder(name: str) -> tuple[Callable, type]:
     build = getattr(module, function, None)
     if build is None:
         raise unknown(f"function of {place}", function, [n for n in vars(module) if not n.startswith("_")])
-    hints = [h for n, h in typing.get_type_hints(build).items() if n != "return"]
+    hints: list[Any] = [h for n, h in typing.get_type_hints(build).items() if n != "return"]
     if len(hints) != 1 or not dataclasses.is_dataclass(hints[0]):
         fix = f"write def {function}(c: Config) -> Algorithm, with Config made by qchunk.config.config"
         raise UserError(f"{target} does not take one configuration", fix)
     if "chunk" not in typing.get_type_hints(hints[0]):
-        raise UserError(f"{hints[0].__name__} has no field chunk", "add chunk: ChunkConfig = ChunkConfig()")
+        raise UserError(f"the configuration of {target} has no field chunk", "add chunk: ChunkConfig = ChunkConfig()")
     return build, typing.cast(type, hints[0])
 
 

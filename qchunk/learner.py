@@ -73,7 +73,7 @@ def move_slow(slow: dict, modules: Sequence[Module], before: dict, after: dict, 
 def transformation(modules: Sequence[Module], optim: OptimConfig | dict[str, OptimConfig]):
     """One Adam per module, behind one interface. ``optim`` may give some modules their own by name ("" is the rest)."""
     by_name = optim if isinstance(optim, dict) else {"": optim}
-    per_module = {m.name: optax.adam(by_name.get(m.name, by_name.get("")).lr) for m in modules}
+    per_module = {m.name: optax.adam((by_name[m.name] if m.name in by_name else by_name[""]).lr) for m in modules}
     return optax.partition(per_module, lambda params: {n: jax.tree.map(lambda _: n, p) for n, p in params.items()})
 
 
@@ -131,13 +131,17 @@ def learner(
         updates, opt = tx.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         if any(a is not True for a in active):
-            by_module = {m.name: _any([a for t, a in zip(terms, active, strict=True) if m.name in t.wrt]) for m in modules}
+            by_module = {
+                m.name: _any([a for t, a in zip(terms, active, strict=True) if m.name in t.wrt]) for m in modules
+            }
             params = hold(by_module, params, state.params)
             opt = _hold_opt(by_module, opt, state.opt)
         slow = move_slow(state.slow, modules, state.params, params, state.step)
         return Learner(params, slow, state.stats, opt, state.step + 1), {"loss": loss, **metrics}
 
-    return Algorithm(init, act, explore or act, prepare or (lambda s, g, k, c: (s, c)), update, stop or (lambda m: False))
+    return Algorithm(
+        init, act, explore or act, prepare or (lambda s, g, k, c: (s, c)), update, stop or (lambda m: False)
+    )
 
 
 def _any(flags: list[Array | bool]) -> Array | bool:

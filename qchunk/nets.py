@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -85,7 +86,7 @@ def init(net: nn.Module, key: Key, *sizes: int) -> PyTree:
     return net.init(key, *(jnp.zeros((size,)) for size in sizes))["params"]
 
 
-def apply(net: nn.Module, params: PyTree, *parts: Array) -> Array:
+def apply(net: nn.Module, params: PyTree, *parts: Array) -> Any:
     """Runs a network."""
     return net.apply({"params": params}, *parts)
 

@@ -17,7 +17,17 @@ from qchunk import files, runs
 from qchunk.errors import UserError
 from qchunk.stats import Estimate, excludes_zero, interval, paired_difference
 
-COLUMNS = ("environment", "method", "seeds", "updates", "figure", "mean", "95 % interval", "difference to baseline", "note")
+COLUMNS = (
+    "environment",
+    "method",
+    "seeds",
+    "updates",
+    "figure",
+    "mean",
+    "95 % interval",
+    "difference to baseline",
+    "note",
+)
 BASELINE = "bc"  # differences are to it, or to the first run where it is absent
 
 

@@ -41,7 +41,13 @@ def play_chunk(env: Any, scheme: Scheme, vars: Vars, state: State, plan: Any) ->
 
 
 def rollout(
-    env: AutoReset, scheme: Scheme, vars: Vars, key, decisions: int, start: tuple[State, Any] | None = None, envs: int = 1
+    env: AutoReset,
+    scheme: Scheme,
+    vars: Vars,
+    key,
+    decisions: int,
+    start: tuple[State, Any] | None = None,
+    envs: int = 1,
 ) -> tuple[tuple[State, Any], Steps]:
     """Plays ``decisions`` chunks in E environments, starting ended ones anew between chunks.
 

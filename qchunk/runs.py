@@ -220,9 +220,7 @@ def read_metrics(path: Path) -> list[dict]:
     try:
         data = path.read_bytes()
     except OSError as err:
-        raise UserError(
-            f"cannot read the metrics {path}: {err.strerror}", "Check the path of the run"
-        ) from err
+        raise UserError(f"cannot read the metrics {path}: {err.strerror}", "Check the path of the run") from err
     lines, found = data.split(b"\n"), []
     for i, line in enumerate(lines[:-1], 1):  # what follows the last newline is empty, or torn
         try:
@@ -336,9 +334,7 @@ def sinks_by_name(names: Iterable[str], folder: Path) -> list[Sink]:
         except ImportError as err:
             for sink in sinks:
                 sink.close()
-            raise UserError(
-                f"the sink {name!r} is not installed", f'Run: pip install "qchunk[{name}]"'
-            ) from err
+            raise UserError(f"the sink {name!r} is not installed", f'Run: pip install "qchunk[{name}]"') from err
     return sinks
 
 
@@ -367,9 +363,7 @@ class _Wandb:
 
         # the same for every process that goes on with this run, wherever the folder has moved
         identity = hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()[:16]
-        self._run = wandb.init(
-            project="qchunk", name=folder.name, dir=str(folder), id=identity, resume="allow"
-        )
+        self._run = wandb.init(project="qchunk", name=folder.name, dir=str(folder), id=identity, resume="allow")
         # W&B refuses steps that go back, as they do after a rewind: the step is a value like any other
         self._run.define_metric("*", step_metric="step")
 

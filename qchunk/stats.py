@@ -18,7 +18,9 @@ class Estimate(NamedTuple):
     high: float
 
 
-def interval(values: np.ndarray | list[float], level: float = 0.95, bounds: tuple[float, float] | None = None) -> Estimate:
+def interval(
+    values: np.ndarray | list[float], level: float = 0.95, bounds: tuple[float, float] | None = None
+) -> Estimate:
     """The mean of independent values [S] and Student's t interval.
 
     With the four or five seeds that this field can afford, a percentile bootstrap covers far less than it promises (four

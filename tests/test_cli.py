@@ -42,7 +42,9 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "qc"
-    cli.main(["train", "qc", "--env", ENV, "--data", str(data), "--out", str(out), "--quiet", "--seeds", "2", *SMALL, *STEPS])
+    cli.main(
+        ["train", "qc", "--env", ENV, "--data", str(data), "--out", str(out), "--quiet", "--seeds", "2", *SMALL, *STEPS]
+    )
     return out
 
 
@@ -90,7 +92,21 @@ def last_checkpoint(folder: Path) -> dict[str, bytes]:
 def test_resume_after_kill_is_bitwise_equal(trained, data, tmp_path):
     """SIGKILL as soon as the first checkpoint appears (in or after its save), then resume: the same bits at the end."""
     out = tmp_path / "killed"
-    argv = ["train", "qc", "--env", ENV, "--data", str(data), "--out", str(out), "--quiet", "--seeds", "2", *SMALL, *STEPS]
+    argv = [
+        "train",
+        "qc",
+        "--env",
+        ENV,
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--quiet",
+        "--seeds",
+        "2",
+        *SMALL,
+        *STEPS,
+    ]
     environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
     process = subprocess.Popen([sys.executable, "-m", "qchunk.cli", *argv], env=environment)
     deadline = time.monotonic() + 120
@@ -113,7 +129,9 @@ def test_resume_refuses_a_damaged_checkpoint(trained, tmp_path, capsys):
     broken = tmp_path / "broken"
     shutil.copytree(trained, broken)
     newest = broken / "checkpoints" / "60"
-    big = max((p for p in newest.rglob("*") if p.is_file() and p.name != "manifest.json"), key=lambda p: p.stat().st_size)
+    big = max(
+        (p for p in newest.rglob("*") if p.is_file() and p.name != "manifest.json"), key=lambda p: p.stat().st_size
+    )
     big.write_bytes(big.read_bytes()[:-1])
     code, _, err = run(capsys, "train", "--resume", broken, "--quiet")
     assert code == 2 and "60" in err and "--step 40" in err and err.count("\n") == 1
@@ -209,7 +227,9 @@ def test_an_existing_run_folder_is_kept(trained, data, capsys):
 def test_changed_data_is_refused(trained, data, tmp_path, capsys):
     copy, other = tmp_path / "copy", tmp_path / "other.npz"
     shutil.copytree(trained, copy)
-    cli.main(["collect", ENV, "--out", str(other), "--steps", "300", "--episode-length", "10", "--seed", "5", "--quiet"])
+    cli.main(
+        ["collect", ENV, "--out", str(other), "--steps", "300", "--episode-length", "10", "--seed", "5", "--quiet"]
+    )
     about = json.loads((copy / "config.json").read_text())
     about["config"]["data"]["path"] = str(other)
     (copy / "config.json").write_text(json.dumps(about))
@@ -224,6 +244,8 @@ def test_light_commands_import_no_jax():
         "assert time.perf_counter() - t < 0.5"
     )
     for argv in (["--help"], ["list"], ["list", "envs"]):
-        done = subprocess.run([sys.executable, "-c", script, *argv], capture_output=True, text=True, cwd=Path(cli.__file__).parents[1])
+        done = subprocess.run(
+            [sys.executable, "-c", script, *argv], capture_output=True, text=True, cwd=Path(cli.__file__).parents[1]
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip()

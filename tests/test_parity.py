@@ -187,7 +187,9 @@ def test_without_chunks(case, batch):
     algorithm, (clone, critic) = assemble(g, f"draws0_{case}", unmasked=case.startswith("nstep"))
     vars, chunk = read_vars(g, "params0", 1), chunk_of(g, batch, 1)
     key = jax.random.key(0)
-    np.testing.assert_allclose(clone.fn(vars, clone.draw(key, chunk), chunk)[0], g[f"out0_{case}/bc_flow_loss"], **CLOSE)
+    np.testing.assert_allclose(
+        clone.fn(vars, clone.draw(key, chunk), chunk)[0], g[f"out0_{case}/bc_flow_loss"], **CLOSE
+    )
     np.testing.assert_allclose(critic.fn(vars, key, chunk)[0], g[f"out0_{case}/critic_loss"], **CLOSE)
     _, metrics = algorithm.update(begin(algorithm, vars, 1), {}, key, chunk)
     np.testing.assert_allclose(metrics["loss"], g[f"out0_{case}/total_loss"], **CLOSE)
@@ -206,7 +208,9 @@ def test_gradient():
         return total
 
     grads = jax.grad(objective)(vars.params)
-    expected = read_vars({**g, **{k.replace("grads/critic", "grads/target_critic"): v for k, v in g.items()}}, "grads", 4)
+    expected = read_vars(
+        {**g, **{k.replace("grads/critic", "grads/target_critic"): v for k, v in g.items()}}, "grads", 4
+    )
     for ours, theirs in zip(jax.tree.leaves(grads), jax.tree.leaves(expected.params), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * max(1.0, float(jnp.abs(theirs).max())))
 
@@ -230,7 +234,9 @@ def test_windows():
     np.testing.assert_allclose(w.mask, g["out/valid"])
     plain = ~crosses
     np.testing.assert_allclose(w.discount[plain, 0], 0.9**4 * g["out/masks"][plain, -1], rtol=1e-6)
-    np.testing.assert_allclose(w.reward[plain | success, 0], g["derived/return_stop_at_success"][plain | success], **CLOSE)
+    np.testing.assert_allclose(
+        w.reward[plain | success, 0], g["derived/return_stop_at_success"][plain | success], **CLOSE
+    )
     untouched = plain & (g["flag/reward_after_success"] == 0)
     assert untouched.sum() >= 5
     np.testing.assert_allclose(w.reward[untouched, 0], g["out/rewards"][untouched, -1], **CLOSE)

@@ -25,9 +25,7 @@ ROOT = str(Path(runs.__file__).parents[1])
 def child(code: str, *args: object) -> subprocess.Popen:
     code = "import sys; sys.path.insert(0, sys.argv[1])\nfrom qchunk import runs\n" + code
     command = [sys.executable, "-c", code, ROOT, *map(str, args)]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
 
 
 # ------------------------------------------------------------------------------------------- the folder
@@ -41,9 +39,7 @@ def test_create_and_open(tmp_path):
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["run"]
     about = json.loads((out / "config.json").read_text())
     assert about["format"] == "qchunk" and about["config"] == CONFIG and "git_commit" in about
-    assert about["versions"]["numpy"] == np.__version__ and about["python"] == ".".join(
-        map(str, sys.version_info[:3])
-    )
+    assert about["versions"]["numpy"] == np.__version__ and about["python"] == ".".join(map(str, sys.version_info[:3]))
     with runs.open_run(out) as run:
         assert run.about == about == runs.read_config(out)
 
@@ -198,9 +194,7 @@ def test_what_is_logged_survives_a_kill(tmp_path):
     assert steps in (seen, [*seen, len(seen)])
 
 
-@pytest.mark.parametrize(
-    "torn", ['{"kind": "train", "st', "\x00" * 5000, '{"kind": "train", "step": 3, "values": {}}']
-)
+@pytest.mark.parametrize("torn", ['{"kind": "train", "st', "\x00" * 5000, '{"kind": "train", "step": 3, "values": {}}'])
 def test_a_torn_last_line(tmp_path, torn):
     with runs.create(tmp_path / "run", CONFIG) as run:
         run.log("train", 1, {"x": 1})
@@ -312,9 +306,7 @@ def test_dev_full(tmp_path):
 
 def test_summary(tmp_path):
     with runs.create(tmp_path / "run", CONFIG) as run:
-        run.finish(
-            {"success": runs.figure([0.5, 1.0]), "return": np.array([1.0, np.nan]), "updates_per_second": 9}
-        )
+        run.finish({"success": runs.figure([0.5, 1.0]), "return": np.array([1.0, np.nan]), "updates_per_second": 9})
         got = strict((run.path / "summary.json").read_text())
         assert got == {
             "success": {"mean": 0.75, "per_seed": [0.5, 1.0]},

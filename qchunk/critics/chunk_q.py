@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
 from qchunk import nets
 from qchunk.config import CriticConfig
 from qchunk.types import Array, Critic, Key, Module, Slow, Spec, Vars
 
-AGGREGATES = {"mean": jnp.mean, "min": jnp.min}
+AGGREGATES: dict[str, Callable[..., Array]] = {"mean": jnp.mean, "min": jnp.min}
 
 
 def chunk_q(c: CriticConfig, name: str = "critic") -> Critic:

@@ -38,8 +38,8 @@ def left_of(end: np.ndarray) -> np.ndarray:
 def dataset(obs, action, reward, terminal, end) -> Dataset:
     """Puts rows (see the module's docstring; ``end`` [R] flags final observations) on the device."""
     left = left_of(np.asarray(end))
-    as_float = [jnp.asarray(np.asarray(x), jnp.float32) for x in (obs, action, reward, terminal)]
-    return Dataset(*as_float, jnp.asarray(left), jnp.asarray(np.flatnonzero(left > 0).astype(np.int32)))
+    o, a, r, t = (jnp.asarray(np.asarray(x), jnp.float32) for x in (obs, action, reward, terminal))
+    return Dataset(o, a, r, t, jnp.asarray(left), jnp.asarray(np.flatnonzero(left > 0).astype(np.int32)))
 
 
 def windows(data: Dataset, start: Array, c: ChunkConfig) -> Chunk:

@@ -96,7 +96,9 @@ def check(rows: Rows, where: str) -> None:
     """
     shapes = {n: x.shape for n, x in zip(ARRAYS, rows, strict=True)}
     if any(len(s) != d or s[0] != len(rows.obs) for s, d in zip(shapes.values(), (2, 2, 1, 1, 1), strict=True)):
-        raise UserError(f"{where}: shapes {shapes} do not fit", "expected obs [R, O], action [R, A], and [R] for the rest")
+        raise UserError(
+            f"{where}: shapes {shapes} do not fit", "expected obs [R, O], action [R, A], and [R] for the rest"
+        )
     if len(rows.obs) == 0 or not (~rows.end).any():
         raise UserError(f"{where} holds no transition", "collect more steps")
     for name in ("obs", "action", "reward"):

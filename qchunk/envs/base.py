@@ -19,7 +19,11 @@ import jax.numpy as jnp
 @contextlib.contextmanager
 def quiet():
     """Keeps brax's notices (warp is missing, brax is in maintenance) from users, who can do nothing about them."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
         yield
 

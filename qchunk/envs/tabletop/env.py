@@ -72,9 +72,7 @@ class Tabletop(Env):
         world = advance(state.pipeline_state, action)
         obs = observe(world)
         reward, terminal = self.relabel(state.obs, action, obs)
-        return state.replace(
-            pipeline_state=world, obs=obs, reward=reward, done=terminal, metrics={"success": terminal}
-        )
+        return state.replace(pipeline_state=world, obs=obs, reward=reward, done=terminal, metrics={"success": terminal})
 
     def relabel(self, obs: Array, action: Array, next_obs: Array) -> tuple[Array, Array]:
         """Reward and terminal [...] of transitions, from what they reached: next_obs [..., O]."""
