@@ -29,8 +29,9 @@ CUBES_AT, PER_CUBE = 7, 5  # where cubes begin in an observation, and how many n
 class Tabletop(Env):
     """One scene with a task (1 to 5), or bare (None): no goal, reward 0, never done, cubes anywhere; for collecting.
 
-    Observation [7 + 5 n], positions centred and times 10: gripper xyz, cos and sin of its yaw, closing (times 3), whether
-    it holds something; per cube xyz, cos and sin of its yaw. Action [5] in [-1, 1]: 5 cm per step in x, y, z, 0.3 rad of
+    Observation [7 + 5 n], positions centred and times 10: gripper xyz, cos and sin of 4 times its yaw, closing (times 3),
+    whether it holds something; per cube xyz, cos and sin of 4 times its yaw relative to the gripper's (everything is alike
+    every 90 degrees). Action [5] in [-1, 1]: 5 cm per step in x, y, z, 0.3 rad of
     yaw, closing. Reward after the action: minus the number of cubes farther than 4 cm from their goals. Done (terminal) at
     success, when none is.
     """
@@ -99,8 +100,9 @@ class Tabletop(Env):
 def observe(w: World) -> Array:
     """The observation of a world: [7 + 5 n]."""
     centre = np.asarray(CENTRE, np.float32)
-    own = [jnp.cos(w.yaw), jnp.sin(w.yaw), w.closing * GRIPPER_SCALE, jnp.sum(w.held)]
-    cubes = [(w.cubes - centre) * SCALE, jnp.cos(w.turned)[:, None], jnp.sin(w.turned)[:, None]]
+    own = [jnp.cos(4 * w.yaw), jnp.sin(4 * w.yaw), w.closing * GRIPPER_SCALE, jnp.sum(w.held)]
+    turned = 4 * (w.turned - w.yaw)
+    cubes = [(w.cubes - centre) * SCALE, jnp.cos(turned)[:, None], jnp.sin(turned)[:, None]]
     return jnp.concatenate([(w.gripper - centre) * SCALE, jnp.stack(own), jnp.concatenate(cubes, axis=1).ravel()])
 
 

@@ -46,30 +46,22 @@ class Carry(NamedTuple):
     stack: Array  # [] this episode's probability to stack
 
 
-# One errand of the play data in ten reaches for its cube this far off (uniform) and may miss it. In OGBench's simulation
-# grasps slip by themselves; a kinematic model has to ask for it, or no data would show a closed, empty gripper.
-FUMBLE = 0.1
-FUMBLE_BY = np.asarray([0.04, 0.04, 0.0, np.pi / 4], np.float32)  # metres and radians
-
-
 def nearest(angle: Array, to: Array, period: float) -> Array:
     """The angle equivalent to ``angle`` modulo ``period`` that is nearest to ``to``."""
     return to + fold(angle - to, period)
 
 
-def draw_plan(key: Key, w: World, target: Target, fumble: float) -> tuple[Array, Array]:
-    """Keyframes [11, 5] and times [11] that carry a cube to its target; ``fumble`` is the probability to reach off."""
-    keys = jax.random.split(key, 7)
-    off = jax.random.uniform(keys[5], (4,), minval=-FUMBLE_BY, maxval=FUMBLE_BY)
-    off = off * (jax.random.uniform(keys[6]) < fumble)
+def draw_plan(key: Key, w: World, target: Target) -> tuple[Array, Array]:
+    """Keyframes [11, 5] and times [11] that carry a cube to its target."""
+    keys = jax.random.split(key, 5)
     rise = jax.random.uniform(keys[0], (2,), minval=0.1, maxval=0.2)
     away = jax.random.uniform(keys[1], (3,), minval=np.asarray(ARM_START[0]), maxval=np.asarray(ARM_START[1]))
     away_yaw = jax.random.uniform(keys[2], (), minval=-np.pi, maxval=np.pi)
     wander = jax.random.uniform(keys[3], (3,), minval=np.asarray([-0.1, -0.1, 0.0]), maxval=np.asarray([0.1, 0.1, 0.2]))
     jitter = jax.random.uniform(keys[4], (11,), minval=-1.6, maxval=1.6) * (np.arange(11) > 0)
     up = jnp.asarray([0.0, 0.0, 1.0])
-    cube = w.cubes[target.cube] + off[:3]
-    pick_yaw = nearest(w.turned[target.cube], w.yaw, np.pi / 2) + off[3]
+    cube = w.cubes[target.cube]
+    pick_yaw = nearest(w.turned[target.cube], w.yaw, np.pi / 2)
     place_yaw = nearest(target.yaw, pick_yaw, np.pi / 2)
     above, over = cube + up * rise[0], target.place + up * rise[1]
     midway = ((above + over) / 2).at[2].set(w.gripper[2]) + wander
@@ -87,14 +79,12 @@ def read_plan(carry: Carry) -> Array:
     return jax.vmap(jnp.interp, in_axes=(None, None, 1))(t, carry.times, carry.frames)
 
 
-def plan_oracle(
-    choose: Callable[[Key, World, Array], Target], stack: tuple[float, float], fumble: float = 0.0
-) -> Behaviour:
+def plan_oracle(choose: Callable[[Key, World, Array], Target], stack: tuple[float, float]) -> Behaviour:
     """Follows plan after plan; ``choose`` (key, world, stack probability) gives each one's target."""
 
     def begin(key: Key, w: World, stacking: Array, noise: Array) -> Carry:
         target_key, plan_key = jax.random.split(key)
-        frames, times = draw_plan(plan_key, w, choose(target_key, w, stacking), fumble)
+        frames, times = draw_plan(plan_key, w, choose(target_key, w, stacking))
         return Carry(frames, times, jnp.zeros(()), noise, stacking)
 
     def init(key: Key, state: State) -> Carry:
@@ -140,7 +130,7 @@ def random_target(key: Key, w: World, stacking: Array) -> Target:
 
 def play(env: Any) -> Behaviour:
     """Play data: random errands without end, no task label."""
-    return plan_oracle(random_target, env.parts.stack, FUMBLE)
+    return plan_oracle(random_target, env.parts.stack)
 
 
 def commanded(env: Any) -> Behaviour:

@@ -1,0 +1,187 @@
+"""Chunk windows against a slow loop, and the data format's refusals."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qchunk import envs
+from qchunk.config import ChunkConfig
+from qchunk.data import chunks, formats
+from qchunk.errors import UserError
+
+O, A = 2, 1
+
+
+def make_rows(lengths, terminals, rng):
+    """Episodes of these lengths; ``terminals`` flags successes, transition by transition, anywhere in them."""
+    parts, at = [], 0
+    for length in lengths:
+        end = np.zeros(length + 1, bool)
+        end[-1] = True
+        terminal = np.append(terminals[at : at + length], False)
+        reward = rng.normal(size=length + 1).astype(np.float32)
+        obs = rng.normal(size=(length + 1, O)).astype(np.float32)
+        action = rng.uniform(-1, 1, (length + 1, A)).astype(np.float32)
+        parts.append((obs, action, reward, terminal, end))
+        at += length
+    return formats.Rows(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+
+
+def slow_window(rows, i, c):
+    """One window, step by step, as the docstring of ``windows`` says."""
+    last = i
+    while not rows.end[last]:
+        last += 1
+    left = last - i
+    action = [rows.action[i + min(k, left - 1)] for k in range(c.horizon)]
+    mask = [float(k < left) for k in range(c.horizon)]
+    reward, discount, weight, next_obs = [], [], [], []
+    for n in c.points:
+        total, alive = 0.0, True
+        for k in range(min(n, left)):
+            if alive:
+                total += c.gamma**k * float(rows.reward[i + k])
+            if rows.terminal[i + k]:
+                alive = False
+        reward.append(total)
+        discount.append(c.gamma**n if alive else 0.0)
+        weight.append(1.0 if n <= left or not alive else 0.0)
+        next_obs.append(rows.obs[i + min(n, left)])
+    ends = float(left <= max(c.horizon, c.points[-1]))
+    return action, mask, reward, discount, weight, next_obs, ends
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    density=st.sampled_from([0.0, 0.1, 0.5]),
+    horizon=st.integers(1, 5),
+    backup=st.sampled_from([(), (1,), (3,), (1, 2, 6), (7,)]),
+    seed=st.integers(0, 1000),
+)
+def test_windows_equal_a_slow_loop(lengths, density, horizon, backup, seed):
+    rng = np.random.default_rng(seed)
+    rows = make_rows(lengths, rng.uniform(size=sum(lengths)) < density, rng)
+    c = ChunkConfig(horizon, backup, 0.9)
+    data = chunks.dataset(*rows)
+    assert data.starts.shape == (sum(lengths),)
+    w = chunks.windows(data, data.starts, c)
+    slow = [np.asarray(x, np.float32) for x in zip(*(slow_window(rows, int(i), c) for i in data.starts), strict=True)]
+    for ours, theirs in zip((w.action, w.mask, w.reward, w.discount, w.weight, w.next_obs, w.last), slow, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(w.obs, rows.obs[np.asarray(data.starts)])
+
+
+def test_starts_are_uniform_over_transitions():
+    rng = np.random.default_rng(0)
+    rows = make_rows([1, 9, 2], np.zeros(12, bool), rng)
+    data = chunks.dataset(*rows)
+    drawn = chunks.draw(jax.random.key(0), data, ChunkConfig(2), 24_000)
+    counts = [int((drawn.obs == rows.obs[int(i)]).all(axis=1).sum()) for i in data.starts]
+    assert sum(counts) == 24_000 and min(counts) > 1800 and max(counts) < 2200
+
+
+def test_a_chunk_longer_than_every_episode():
+    data = chunks.dataset(*make_rows([3, 4], np.zeros(7, bool), np.random.default_rng(0)))
+    chunks.check_fits(data, ChunkConfig(4))
+    with pytest.raises(UserError, match="backup 5 is longer"):
+        chunks.check_fits(data, ChunkConfig(1, (5,)))
+
+
+@pytest.fixture
+def rows():
+    return make_rows([4, 3], np.asarray([0, 0, 0, 1, 0, 0, 0], bool), np.random.default_rng(1))
+
+
+def test_round_trip(rows, tmp_path):
+    mark = formats.save(tmp_path / "d.npz", rows, {"env": "probe/flag"})
+    again, about = formats.load(tmp_path / "d.npz")
+    for a, b in zip(rows, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert about["fingerprint"] == mark == formats.fingerprint(again)
+    other = rows._replace(reward=rows.reward + np.float32(1e-6))
+    assert formats.fingerprint(other) != mark
+    with pytest.raises(UserError, match="exists"):
+        formats.save(tmp_path / "d.npz", rows, {"env": "probe/flag"})
+
+
+def poke(x, value):
+    x = x.copy()
+    x.flat[1] = value
+    return x
+
+
+BAD = [
+    (lambda r: r._replace(obs=poke(r.obs, np.nan)), "obs holds NaN or infinite"),
+    (lambda r: r._replace(reward=poke(r.reward, np.inf)), "reward holds NaN or infinite"),
+    (lambda r: r._replace(action=poke(r.action, 1.5)), "outside"),
+    (lambda r: r._replace(end=np.zeros_like(r.end)), "no episode end"),
+    (lambda r: r._replace(end=poke(r.end, True) & (np.arange(len(r.end)) < 3)), "on its last row"),
+    (lambda r: r._replace(reward=r.reward[:-1]), "do not fit"),
+    (lambda r: formats.Rows(*(x[:0] for x in r)), "no transition"),
+]
+
+
+@pytest.mark.parametrize("case", range(len(BAD)))
+def test_bad_rows_are_refused(case, rows, tmp_path):
+    spoil, line = BAD[case]
+    formats.save(tmp_path / "d.npz", spoil(rows), {"env": "probe/flag"})
+    with pytest.raises(UserError, match=line):
+        formats.load(tmp_path / "d.npz")
+
+
+def test_bad_files_are_refused(rows, tmp_path):
+    good = tmp_path / "good.npz"
+    formats.save(good, rows, {"env": "probe/flag"})
+    data = good.read_bytes()
+    for name, content in {"empty": b"", "torn": data[: len(data) // 2], "text": b"no npz"}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=r"truncated"):
+            formats.load(tmp_path / name)
+    np.savez(tmp_path / "foreign.npz", observations=np.zeros(3))
+    with pytest.raises(UserError, match="lacks obs"):
+        formats.load(tmp_path / "foreign.npz")
+    about = json.dumps({"format": formats.FORMAT, "version": formats.VERSION, "fingerprint": "0", "env": "probe/flag"})
+    arrays = dict(zip(formats.ARRAYS, rows, strict=True))
+    np.savez(tmp_path / "changed.npz", about=about, **arrays)
+    with pytest.raises(UserError, match="fingerprint"):
+        formats.load(tmp_path / "changed.npz")
+    np.savez(tmp_path / "old.npz", about=json.dumps({"format": formats.FORMAT, "version": 0}), **arrays)
+    with pytest.raises(UserError, match="version 0"):
+        formats.load(tmp_path / "old.npz")
+    np.savez(
+        tmp_path / "pickled.npz", about=about, **{**arrays, "obs": np.asarray([{}], dtype=object)}, allow_pickle=True
+    )
+    with pytest.raises(UserError):
+        formats.load(tmp_path / "pickled.npz")
+
+
+def test_data_of_another_environment(rows, tmp_path):
+    formats.save(tmp_path / "d.npz", rows, {"env": "probe/flag"})
+    data, _ = formats.for_env(tmp_path / "d.npz", envs.make("probe/flag"), "probe/flag")
+    assert float(jnp.max(jnp.abs(data.action))) < 1.0
+    with pytest.raises(UserError, match="holds data of probe/flag"):
+        formats.for_env(tmp_path / "d.npz", envs.make("probe/constant"), "probe/constant")
+    formats.save(tmp_path / "w.npz", rows._replace(obs=rows.obs[:, :1]), {"env": "probe/flag"})
+    with pytest.raises(UserError, match=r"sizes \(1, 1\)"):
+        formats.for_env(tmp_path / "w.npz", envs.make("probe/flag"), "probe/flag")
+
+
+def test_one_data_set_serves_every_task_of_a_scene():
+    """Relabelled reward and terminal are those of the task, from what each transition reached."""
+    task = envs.make("tabletop/cube-single-task1")
+    obs = np.zeros((3, task.observation_size), np.float32)
+    goal = (np.asarray(task.goal[0]) - np.asarray([0.425, 0.0, 0.0])) * 10
+    obs[1, 7:10] = goal
+    end = np.asarray([False, False, True])
+    rows = formats.Rows(obs, np.zeros((3, 5), np.float32), np.zeros(3, np.float32), np.zeros(3, bool), end)
+    again = formats.relabelled(rows, task)
+    np.testing.assert_array_equal(again.reward, [0.0, -1.0, 0.0])
+    np.testing.assert_array_equal(again.terminal, [True, False, False])
