@@ -1,18 +1,18 @@
 """Q-chunking, its one-step and n-step configurations, and behaviour cloning on tabletop/cube-double-task1, 4 seeds,
-equal updates, 200k play transitions."""
+equal updates, 1M play transitions."""
 
 from _suite import Data, Run, main, small_bc, small_qc
 
 from qchunk.train import Settings
 
 ENV = "tabletop/cube-double-task1"
-DATA = Data("tabletop/cube-double", 200_000)
-UPDATES = 12_000
+DATA = Data("tabletop/cube-double", 1_000_000)
+UPDATES = 6_000
 
 
 def suite() -> list[Run]:
     """Four runs of 4 seeds; the two without chunks choose among as many candidates as qc does."""
-    settings = Settings(seeds=4, offline_steps=UPDATES, eval_every=2000, episodes=100)
+    settings = Settings(seeds=4, offline_steps=UPDATES, eval_every=1000, episodes=100)
     return [
         Run("bc", ENV, DATA, small_bc(), settings, "bc"),
         Run("qc", ENV, DATA, small_qc(), settings, "qc"),

@@ -5,12 +5,12 @@ from _suite import Data, Run, main, small_bc, small_qc
 from qchunk.train import Settings
 
 DATA = Data("tabletop/cube-single", 200_000)
-UPDATES = 12_000
+UPDATES = 6_000
 
 
 def suite() -> list[Run]:
     """Ten runs of 4 seeds."""
-    settings = Settings(seeds=4, offline_steps=UPDATES, eval_every=2000, episodes=100)
+    settings = Settings(seeds=4, offline_steps=UPDATES, eval_every=1000, episodes=100)
     made = []
     for task in range(1, 6):
         env = f"tabletop/cube-single-task{task}"

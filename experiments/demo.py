@@ -12,7 +12,7 @@ ENV, DATA = "tabletop/cube-single-task1", Data("tabletop/cube-single", 200_000)
 
 def suite() -> list[Run]:
     """Two runs of 2 seeds."""
-    settings = Settings(seeds=2, offline_steps=10_000, eval_every=1000, episodes=50)
+    settings = Settings(seeds=2, offline_steps=6_000, eval_every=500, episodes=50)
     return [
         Run("bc", ENV, DATA, small_bc(), settings, "bc"),
         Run("qc", ENV, DATA, small_qc(), settings, "qc"),

@@ -1,0 +1,183 @@
+"""The composition of modules and terms, hand-worked."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qchunk.actors.flow import flow
+from qchunk.config import CriticConfig, FlowConfig, OptimConfig
+from qchunk.critics.chunk_q import chunk_q
+from qchunk.improve import best_of_n
+from qchunk.learner import frozen, learner
+from qchunk.losses.bc import bc
+from qchunk.losses.common import weighted_mean
+from qchunk.losses.td import td
+from qchunk.sampling import sample
+from qchunk.types import Chunk, Critic, Module, Plan, Policy, Slow, Spec, Term, Vars
+
+KEY, SPEC = jax.random.key(0), Spec(3, 2, 4)
+NOTHING = Policy(lambda v, k, o: (), lambda v, z, o, old: Plan(jnp.zeros((4, 2))), lambda v, p, i, o: p.action[i])
+
+
+def scalar(name, value, slow=None):
+    return Module(name, lambda key, spec: {"x": jnp.asarray(value)}, lambda p: p["x"], slow)
+
+
+def term(wrt, fn, **when):
+    return Term(wrt, lambda key, chunk: (), lambda v, z, c: (fn(v), {}), **when)
+
+
+def chunk_of(batch=6):
+    k = jax.random.split(jax.random.key(7), 3)
+    return Chunk(
+        jax.random.normal(k[0], (batch, 3)),
+        jax.random.uniform(k[1], (batch, 4, 2), minval=-1),
+        jnp.ones((batch, 4)),
+        jnp.arange(batch, dtype=jnp.float32)[:, None],
+        jnp.full((batch, 1), 0.5),
+        jax.random.normal(k[2], (batch, 1, 3)),
+        jnp.ones((batch, 1)),
+        jnp.zeros(batch),
+        {},
+    )
+
+
+def steps(algorithm, count, given=None):
+    state, given = algorithm.init(KEY, SPEC, given or {}), given or {}
+    states = [state]
+    for i in range(count):
+        states.append(jax.jit(algorithm.update)(states[-1], given, jax.random.key(i), chunk_of())[0])
+    return states
+
+
+def test_a_term_trains_only_what_it_names():
+    """The product a * b with wrt = a: b has a gradient of its own value, and must not get it."""
+    a, b = scalar("a", 2.0), scalar("b", 3.0)
+    product = term(("a",), lambda v: v.params["a"]["x"] * v.params["b"]["x"])
+    idle = term(("b",), lambda v: 0.0 * v.params["b"]["x"])
+    after = steps(learner([a, b], NOTHING, [product, idle], OptimConfig(0.1)), 1)[1]
+    np.testing.assert_allclose(after.params["a"]["x"], 2.0 - 0.1, rtol=1e-5)  # Adam's first step is the learning rate
+    np.testing.assert_allclose(after.params["b"]["x"], 3.0)
+
+
+def test_every_and_start_gate_a_module_wholly():
+    a, b = scalar("a", 1.0), scalar("b", 1.0)
+    one = term(("a",), lambda v: v.params["a"]["x"] ** 2)
+    late = term(("b",), lambda v: v.params["b"]["x"] ** 2, every=2, start=3)
+    states = steps(learner([a, b], NOTHING, [one, late], OptimConfig(0.1)), 6)
+    b_values = [float(s.params["b"]["x"]) for s in states]
+    assert b_values[0] == b_values[1] == b_values[2] == b_values[3] == b_values[4] == 1.0  # updates 0 to 3
+    assert b_values[5] == pytest.approx(0.9)  # update 4, Adam's first step: its moments had not moved either
+    assert b_values[6] == b_values[5]
+    a_values = [float(s.params["a"]["x"]) for s in states]
+    assert all(x > y for x, y in zip(a_values[:-1], a_values[1:], strict=True))
+
+
+def test_slow_copies_lag_or_follow():
+    lag, lead = scalar("lag", 1.0, Slow(0.5)), scalar("lead", 1.0, Slow(0.5, lagged=False))
+    rare = scalar("rare", 1.0, Slow(1.0, lagged=False, every=2))
+    modules = [lag, lead, rare]
+    down = term(("lag", "lead", "rare"), lambda v: sum(v.params[n]["x"] for n in v.params))
+    states = steps(learner(modules, NOTHING, [down], OptimConfig(0.1)), 2)
+    x = [float(s.params["lag"]["x"]) for s in states]
+    np.testing.assert_allclose(x, [1.0, 0.9, 0.8], rtol=1e-4)
+    np.testing.assert_allclose([float(s.slow["lag"]["x"]) for s in states], [1.0, 1.0, 0.95], rtol=1e-4)
+    np.testing.assert_allclose([float(s.slow["lead"]["x"]) for s in states], [1.0, 0.95, 0.875], rtol=1e-4)
+    np.testing.assert_allclose([float(s.slow["rare"]["x"]) for s in states], [1.0, 0.9, 0.9], rtol=1e-4)
+
+
+def test_learning_rates_by_name_and_joint_clipping():
+    a, b = scalar("a", 0.0), scalar("b", 0.0)
+    both = term(("a", "b"), lambda v: v.params["a"]["x"] + v.params["b"]["x"])
+    after = steps(learner([a, b], NOTHING, [both], {"": OptimConfig(0.1), "b": OptimConfig(0.2)}), 1)[1]
+    np.testing.assert_allclose([after.params["a"]["x"], after.params["b"]["x"]], [-0.1, -0.2], rtol=1e-4)
+    state = steps(learner([a, b], NOTHING, [both], OptimConfig(0.1), clip=1e-3), 1)[1]
+    first_moments = [float(m) for m in jax.tree.leaves(state.opt) if jnp.ndim(m) == 0 and 0 < float(m) < 1e-3]
+    assert any(m == pytest.approx(0.1 * 1e-3 / np.sqrt(2), rel=1e-3) for m in first_moments)
+
+
+def test_two_modules_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="share a name"):
+        learner([scalar("a", 1.0), scalar("a", 2.0)], NOTHING, [], OptimConfig())
+
+
+def test_a_frozen_prior_is_read_and_never_touched():
+    actor = FlowConfig((16,), steps=2)
+    pi, q = frozen(flow(actor)), chunk_q(CriticConfig((16,)))
+    act = best_of_n(sample(pi), q.score, 3)
+    algorithm = learner([q], act, [td(q, act)], OptimConfig())
+    given = {"actor": flow(actor).modules[0].init(KEY, SPEC)}
+    before = [np.asarray(x).tobytes() for x in jax.tree.leaves(given)]
+    states = steps(algorithm, 2, given)
+    assert set(states[-1].params) == {"critic"} and "actor" not in str(jax.tree.structure(states[-1].opt))
+    assert [np.asarray(x).tobytes() for x in jax.tree.leaves(given)] == before
+    vars, obs = Vars(states[-1].params, {}, {}, given), chunk_of().obs
+    plan = act.plan(vars, act.draw(vars, KEY, obs), obs, None)
+    other = vars._replace(given=jax.tree.map(lambda x: x * 0.5, given))
+    assert not np.allclose(plan.action, act.plan(other, act.draw(other, KEY, obs), obs, None).action)
+
+
+def test_weighted_mean():
+    value = jnp.asarray([[1.0, 2.0], [3.0, 100.0]])
+    assert float(weighted_mean(jnp.asarray([1.0, 0.0]), value)) == 2.0
+    assert float(weighted_mean(jnp.zeros(2), value)) == 0.0
+
+
+@pytest.mark.parametrize("slice_rows", [0, 1, 6, 9, 100])
+def test_best_of_n_takes_the_best_whatever_the_slices(slice_rows):
+    pi = flow(FlowConfig((16,), steps=2))
+    vars = Vars({"actor": pi.modules[0].init(KEY, SPEC)}, {}, {}, {})
+    likes = lambda vars, obs, action: jnp.sum(action, (-1, -2)) + jnp.sum(obs, -1)  # noqa: E731
+    policy, obs = best_of_n(sample(pi), likes, 3, slice_rows), chunk_of(7).obs
+    noise = policy.draw(vars, KEY, obs)
+    each = [sample(pi).plan(vars, noise[:, i], obs, None).action for i in range(3)]
+    scores = jnp.stack([jnp.sum(a, (-1, -2)) for a in each])
+    best = jnp.stack(each)[jnp.argmax(scores, 0), jnp.arange(7)]
+    np.testing.assert_allclose(policy.plan(vars, noise, obs, None).action, best, atol=1e-6)
+
+
+def constant_critic(value):
+    """Two members that differ by 2 around ``value``, which is a parameter."""
+    module = Module("critic", lambda k, s: {"x": jnp.asarray(value)}, lambda p: p["x"], Slow(0.1))
+
+    def values(vars, obs, action, t=1.0):
+        flat = jnp.zeros(action.shape[:-2])
+        return jnp.stack([vars.params["critic"]["x"] - 1 + flat, vars.params["critic"]["x"] + 1 + flat])
+
+    mean = lambda q: jnp.mean(q, 0)  # noqa: E731
+    return Critic((module,), values, mean, lambda v, o, a, t=1.0: mean(values(v, o, a)))
+
+
+def test_td_hand_worked():
+    q = constant_critic(5.0)
+    policy = NOTHING._replace(plan=lambda v, z, obs, old: Plan(jnp.zeros((len(obs), 4, 2))))
+    vars = Vars({"critic": {"x": jnp.asarray(5.0)}}, {"critic": {"x": jnp.asarray(7.0)}}, {}, {})
+    chunk = chunk_of(3)._replace(
+        reward=jnp.asarray([[1.0], [2.0], [3.0]]),
+        discount=jnp.asarray([[0.5], [0.0], [0.5]]),
+        weight=jnp.asarray([[1.0], [1.0], [0.0]]),
+    )
+    # targets: 1 + 0.5 * 7 (the slow copy's), 2, and a row that does not count; members are 4 and 6
+    loss, metrics = td(q, policy).fn(vars, KEY, chunk)
+    rows = [np.mean([(4 - 4.5) ** 2, (6 - 4.5) ** 2]), np.mean([(4 - 2.0) ** 2, (6 - 2.0) ** 2])]
+    assert float(loss) == pytest.approx(np.mean(rows))
+    assert float(metrics["target"]) == pytest.approx((4.5 + 2.0) / 2) and float(metrics["q"]) == pytest.approx(5.0)
+    grads = jax.grad(lambda p: td(q, policy).fn(vars._replace(params=p), KEY, chunk)[0])(vars.params)
+    expected = np.mean([2 * (4 - 4.5), 2 * (6 - 4.5), 2 * (4 - 2), 2 * (6 - 2)])  # no gradient through the target
+    assert float(grads["critic"]["x"]) == pytest.approx(expected)
+
+
+def test_bc_counts_only_steps_inside_the_episode():
+    """Garbage behind the mask changes nothing, and a half-masked batch has the mean of its unmasked half."""
+    pi = flow(FlowConfig((16,), steps=2))
+    vars, chunk = Vars({"actor": pi.modules[0].init(KEY, SPEC)}, {}, {}, {}), chunk_of(4)
+    zero_head = jax.tree.map(jnp.zeros_like, vars.params)
+    vars = vars._replace(params=zero_head)  # v = 0: the error is a - z itself
+    z, t = pi.draw(KEY, chunk)
+    mask = jnp.asarray([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]], jnp.float32)
+    loss, _ = bc(pi).fn(vars, (z, t), chunk._replace(mask=mask))
+    error = np.mean(np.square(np.asarray(chunk.action - z)), axis=-1)
+    assert float(loss) == pytest.approx(float((error * np.asarray(mask)).sum() / mask.sum()), rel=1e-5)
