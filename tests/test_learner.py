@@ -18,16 +18,20 @@ from qchunk.losses.td import td
 from qchunk.sampling import sample
 from qchunk.types import Chunk, Critic, Module, Plan, Policy, Slow, Spec, Term, Vars
 
-KEY, SPEC = jax.random.key(0), Spec(3, 2, 4)
+SPEC = Spec(3, 2, 4)
+
+
+def key():
+    return jax.random.key(0)
 NOTHING = Policy(lambda v, k, o: (), lambda v, z, o, old: Plan(jnp.zeros((4, 2))), lambda v, p, i, o: p.action[i])
 
 
 def scalar(name, value, slow=None):
-    return Module(name, lambda key, spec: {"x": jnp.asarray(value)}, lambda p: p["x"], slow)
+    return Module(name, lambda k, spec: {"x": jnp.asarray(value)}, lambda p: p["x"], slow)
 
 
 def term(wrt, fn, **when):
-    return Term(wrt, lambda key, chunk: (), lambda v, z, c: (fn(v), {}), **when)
+    return Term(wrt, lambda k, chunk: (), lambda v, z, c: (fn(v), {}), **when)
 
 
 def chunk_of(batch=6):
@@ -46,7 +50,7 @@ def chunk_of(batch=6):
 
 
 def steps(algorithm, count, given=None):
-    state, given = algorithm.init(KEY, SPEC, given or {}), given or {}
+    state, given = algorithm.init(key(), SPEC, given or {}), given or {}
     states = [state]
     for i in range(count):
         states.append(jax.jit(algorithm.update)(states[-1], given, jax.random.key(i), chunk_of())[0])
@@ -109,15 +113,15 @@ def test_a_frozen_prior_is_read_and_never_touched():
     pi, q = frozen(flow(actor)), chunk_q(CriticConfig((16,)))
     act = best_of_n(sample(pi), q.score, 3)
     algorithm = learner([q], act, [td(q, act)], OptimConfig())
-    given = {"actor": flow(actor).modules[0].init(KEY, SPEC)}
+    given = {"actor": flow(actor).modules[0].init(key(), SPEC)}
     before = [np.asarray(x).tobytes() for x in jax.tree.leaves(given)]
     states = steps(algorithm, 2, given)
     assert set(states[-1].params) == {"critic"} and "actor" not in str(jax.tree.structure(states[-1].opt))
     assert [np.asarray(x).tobytes() for x in jax.tree.leaves(given)] == before
     vars, obs = Vars(states[-1].params, {}, {}, given), chunk_of().obs
-    plan = act.plan(vars, act.draw(vars, KEY, obs), obs, None)
+    plan = act.plan(vars, act.draw(vars, key(), obs), obs, None)
     other = vars._replace(given=jax.tree.map(lambda x: x * 0.5, given))
-    assert not np.allclose(plan.action, act.plan(other, act.draw(other, KEY, obs), obs, None).action)
+    assert not np.allclose(plan.action, act.plan(other, act.draw(other, key(), obs), obs, None).action)
 
 
 def test_weighted_mean():
@@ -129,10 +133,10 @@ def test_weighted_mean():
 @pytest.mark.parametrize("slice_rows", [0, 1, 6, 9, 100])
 def test_best_of_n_takes_the_best_whatever_the_slices(slice_rows):
     pi = flow(FlowConfig((16,), steps=2))
-    vars = Vars({"actor": pi.modules[0].init(KEY, SPEC)}, {}, {}, {})
+    vars = Vars({"actor": pi.modules[0].init(key(), SPEC)}, {}, {}, {})
     likes = lambda vars, obs, action: jnp.sum(action, (-1, -2)) + jnp.sum(obs, -1)  # noqa: E731
     policy, obs = best_of_n(sample(pi), likes, 3, slice_rows), chunk_of(7).obs
-    noise = policy.draw(vars, KEY, obs)
+    noise = policy.draw(vars, key(), obs)
     each = [sample(pi).plan(vars, noise[:, i], obs, None).action for i in range(3)]
     scores = jnp.stack([jnp.sum(a, (-1, -2)) for a in each])
     best = jnp.stack(each)[jnp.argmax(scores, 0), jnp.arange(7)]
@@ -161,11 +165,11 @@ def test_td_hand_worked():
         weight=jnp.asarray([[1.0], [1.0], [0.0]]),
     )
     # targets: 1 + 0.5 * 7 (the slow copy's), 2, and a row that does not count; members are 4 and 6
-    loss, metrics = td(q, policy).fn(vars, KEY, chunk)
+    loss, metrics = td(q, policy).fn(vars, key(), chunk)
     rows = [np.mean([(4 - 4.5) ** 2, (6 - 4.5) ** 2]), np.mean([(4 - 2.0) ** 2, (6 - 2.0) ** 2])]
     assert float(loss) == pytest.approx(np.mean(rows))
     assert float(metrics["target"]) == pytest.approx((4.5 + 2.0) / 2) and float(metrics["q"]) == pytest.approx(5.0)
-    grads = jax.grad(lambda p: td(q, policy).fn(vars._replace(params=p), KEY, chunk)[0])(vars.params)
+    grads = jax.grad(lambda p: td(q, policy).fn(vars._replace(params=p), key(), chunk)[0])(vars.params)
     expected = np.mean([2 * (4 - 4.5), 2 * (6 - 4.5), 2 * (4 - 2), 2 * (6 - 2)])  # no gradient through the target
     assert float(grads["critic"]["x"]) == pytest.approx(expected)
 
@@ -173,10 +177,10 @@ def test_td_hand_worked():
 def test_bc_counts_only_steps_inside_the_episode():
     """Garbage behind the mask changes nothing, and a half-masked batch has the mean of its unmasked half."""
     pi = flow(FlowConfig((16,), steps=2))
-    vars, chunk = Vars({"actor": pi.modules[0].init(KEY, SPEC)}, {}, {}, {}), chunk_of(4)
+    vars, chunk = Vars({"actor": pi.modules[0].init(key(), SPEC)}, {}, {}, {}), chunk_of(4)
     zero_head = jax.tree.map(jnp.zeros_like, vars.params)
     vars = vars._replace(params=zero_head)  # v = 0: the error is a - z itself
-    z, t = pi.draw(KEY, chunk)
+    z, t = pi.draw(key(), chunk)
     mask = jnp.asarray([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]], jnp.float32)
     loss, _ = bc(pi).fn(vars, (z, t), chunk._replace(mask=mask))
     error = np.mean(np.square(np.asarray(chunk.action - z)), axis=-1)

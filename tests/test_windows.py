@@ -58,7 +58,7 @@ def slow_window(rows, i, c):
     return action, mask, reward, discount, weight, next_obs, ends
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6),
     density=st.sampled_from([0.0, 0.1, 0.5]),

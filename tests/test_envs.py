@@ -1,0 +1,135 @@
+"""The wrappers, the adapters and the tables of environments."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import qchunk
+from qchunk import envs, flags, names
+from qchunk.envs.base import AutoReset, EpisodeLimit, Vmap, wrap
+from qchunk.errors import UserError
+
+ACTION = jnp.ones((1,))
+
+
+def play(env, state, count, action=ACTION):
+    states, step = [], jax.jit(env.step)
+    for _ in range(count):
+        state = step(state, action)
+        states.append(state)
+    return states
+
+
+def test_a_time_out_is_no_terminal():
+    """probe/constant never ends by itself; probe/delayed ends at its fifth step, which is also a limit of 5."""
+    limited = EpisodeLimit(envs.make("probe/constant"), 3)
+    s = play(limited, limited.reset(jax.random.key(0)), 3)
+    assert [float(x.done) for x in s] == [0, 0, 1]
+    assert [float(x.info["truncation"]) for x in s] == [0, 0, 1] and float(s[-1].info["terminal"]) == 0
+    both = EpisodeLimit(envs.make("probe/delayed"), 5)
+    last = play(both, both.reset(jax.random.key(0)), 5)[-1]
+    assert (float(last.done), float(last.info["terminal"]), float(last.info["truncation"])) == (1, 1, 0)
+
+
+def test_auto_reset_is_fresh_and_keeps_the_final_observation():
+    env = wrap(envs.make("tabletop/cube-single-task1"), 2)
+    first = jax.jit(env.reset)(jax.random.split(jax.random.key(0), 3))
+    one, two, three, four = play(env, first, 4, jnp.zeros((3, 5)))
+    assert float(one.done.max()) == 0.0 and float(two.done.min()) == 1.0
+    np.testing.assert_array_equal(two.info["truncation"], 1.0)
+    assert not np.allclose(two.obs, two.info["final_obs"])
+    np.testing.assert_allclose(two.info["final_obs"], one.obs, atol=1e-6)  # a zero action moves nothing
+    np.testing.assert_array_equal(two.info["steps"], 0)
+    assert not np.allclose(two.obs, first.obs), "a new episode must not start where the first one did"
+    assert not np.allclose(four.obs, two.obs) and float(three.done.max()) == 0.0
+    assert np.unique(np.asarray(two.obs), axis=0).shape[0] == 3
+
+
+def test_only_finished_environments_are_reset():
+    env = wrap(envs.make("probe/constant"), 4)
+    state = env.env.reset(jax.random.split(jax.random.key(1), 3))
+    done = jnp.asarray([1.0, 0.0, 0.0])
+    state = play(env.env, state, 2, jnp.ones((3, 1)))[-1].replace(done=done)
+    after = jax.jit(env.reset_done)(state)
+    np.testing.assert_array_equal(after.info["steps"], [0, 2, 2])
+    np.testing.assert_allclose(after.obs[1:], state.obs[1:])
+    np.testing.assert_allclose(after.obs[0], 0.0)
+    keys = jax.random.key_data(after.info["key"])
+    assert np.unique(np.asarray(keys), axis=0).shape[0] == 3
+
+
+def test_wrappers_of_any_brax_environment():
+    """A stock environment: shapes, finite values, a time-out at the limit."""
+    env = envs.make("brax/reacher@spring")
+    assert env.data_name == "brax/reacher@spring" and env.action_size == 2
+    wrapped = wrap(env, 3)
+    assert isinstance(wrapped, AutoReset) and isinstance(wrapped.env, Vmap)
+    state = jax.jit(wrapped.reset)(jax.random.split(jax.random.key(0), 2))
+    last = play(wrapped, state, 3, jnp.zeros((2, 2)))[-1]
+    assert last.obs.shape == (2, env.observation_size) and np.isfinite(last.obs).all()
+    np.testing.assert_array_equal(last.info["truncation"], 1.0)
+
+
+def test_names_are_true():
+    for name in names.ALGORITHMS:
+        build, config_class = flags.builder(name)
+        assert callable(build) and hasattr(config_class(), "chunk")
+    for name in names.ENVS:
+        assert names.check_env(name) == name
+    from brax import envs as stock
+
+    assert set(names.BRAX) == set(stock._envs) - {"swimmer", "fast"}
+    from qchunk.envs.probes import PROBES
+    from qchunk.envs.tabletop.tasks import SCENES
+
+    assert set(names.PROBES) == set(PROBES)
+    assert {n: s.cubes for n, s in SCENES.items()} == names.TABLETOP
+    root = Path(qchunk.__file__).parents[1]
+    for suite, text in names.SUITES.items():
+        file = text.split("(")[1].rstrip(")")
+        assert (root / file).exists(), suite
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("brax/swimmer", "does not work"),
+        ("brax/swimmer@mjx", "does not work"),
+        ("brax/halfchetah", "brax/halfcheetah"),
+        ("brax/ant@sprin", "spring"),
+        ("tabletop/cube-single@spring", "unknown"),
+        ("tabletop/cube-single-task6", "task1 to task5"),
+        ("probe/flags", "unknown"),
+    ],
+)
+def test_wrong_names(name, fix):
+    with pytest.raises(UserError, match=fix):
+        envs.make(name)
+
+
+def test_users_see_no_notices_of_brax():
+    script = (
+        "import jax; from qchunk import envs; e = envs.make('brax/inverted_pendulum@generalized');"
+        "jax.eval_shape(e.reset, jax.random.key(0))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(qchunk.__file__).parents[1])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "action", "returns", "length"),
+    [("constant", 1.0, 10.0, 10), ("delayed", 0.3, 1.0, 5), ("two-step", -0.5, 1.0, 2), ("flag", -0.1, -1.0, 1)],
+)
+def test_probes_are_exact(name, action, returns, length):
+    env = envs.make(f"probe/{name}")
+    limited = EpisodeLimit(env, env.episode_length)
+    s = play(limited, limited.reset(jax.random.key(0)), length, jnp.asarray([action]))
+    assert sum(float(x.reward) for x in s) == returns
+    assert [float(x.done) for x in s] == [0.0] * (length - 1) + [1.0]

@@ -1,0 +1,125 @@
+"""Playing chunks: the actor runs once per decision, and episodes end where they end."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qchunk import collect, envs
+from qchunk.envs.base import wrap
+from qchunk.errors import UserError
+from qchunk.evaluate import episodes, summary
+from qchunk.execute import parse, receding
+from qchunk.rollout import rollout
+from qchunk.sampling import emit_step
+from qchunk.types import Plan, Policy
+
+NO_VARS = collect.NO_VARS
+CALLS = []
+
+
+def ramp(horizon, action_size=1):
+    """Plans 0.1, 0.2, ... in every environment, and notes that it was called."""
+
+    def plan(vars, noise, obs, old):
+        jax.debug.callback(lambda: CALLS.append(1))
+        steps = jnp.arange(1, horizon + 1) / 10
+        return Plan(jnp.broadcast_to(steps[:, None], (*obs.shape[:-1], horizon, action_size)))
+
+    return Policy(lambda vars, key, obs: (), plan, emit_step)
+
+
+@pytest.mark.parametrize(("name", "calls", "played"), [("open-loop", 2, [1, 2, 3, 4, 1, 2, 3, 4]), ("receding:3", 3, [1, 2, 3] * 3)])
+def test_the_actor_runs_once_per_decision(name, calls, played):
+    env = wrap(envs.make("probe/constant"), 100)
+    scheme = parse(name, 4)(ramp(4))
+    CALLS.clear()
+    _, steps = jax.jit(lambda k: rollout(env, scheme, NO_VARS, k, calls, None, 5))(jax.random.key(0))
+    jax.effects_barrier()
+    assert len(CALLS) == calls
+    np.testing.assert_allclose(steps.action[:, 2, 0] * 10, played, rtol=1e-5)
+    assert steps.alive.min() == 1.0
+
+
+def test_an_environment_that_ends_inside_a_chunk_rests():
+    env = wrap(envs.make("probe/two-step"))  # episodes of 2 steps, chunks of 3
+    scheme = parse("open-loop", 3)(ramp(3))
+    _, s = jax.jit(lambda k: rollout(env, scheme, NO_VARS, k, 2, None, 4))(jax.random.key(0))
+    np.testing.assert_array_equal(s.alive[:, 0], [1, 1, 0, 1, 1, 0])
+    np.testing.assert_array_equal(s.terminal[:, 1] * s.alive[:, 1], [0, 1, 0, 0, 1, 0])
+    np.testing.assert_allclose(s.obs[3, 0], [0.0, 0.0])  # started anew, at the decision
+    np.testing.assert_allclose(s.next_obs[1, 0], [0.2, 1.0], rtol=1e-6)
+    rows = collect.to_rows(jax.tree.map(np.asarray, s))
+    assert rows.end.sum() == 8 and len(rows.obs) == 8 * 3
+    np.testing.assert_array_equal(rows.terminal[:3], [False, True, False])
+    np.testing.assert_allclose(rows.obs[2], [0.2, 1.0], rtol=1e-6)
+
+
+def test_a_rollout_goes_on_where_it_stopped():
+    env = wrap(envs.make("tabletop/cube-single-task1"), 7)
+    scheme = parse("open-loop", 4)(ramp(4, 5))
+    run = jax.jit(lambda k, start, n: rollout(env, scheme, NO_VARS, k, n, start, 3), static_argnums=2)
+    start, first = run(jax.random.key(0), None, 2)
+    _, second = run(jax.random.key(1), start, 2)
+    np.testing.assert_allclose(second.obs[0][first.alive[-1] > 0], first.next_obs[-1][first.alive[-1] > 0])
+    assert np.isfinite(np.asarray(second.obs)).all()
+
+
+def test_a_cut_episode_is_a_time_out():
+    env = wrap(envs.make("probe/constant"), 4)
+    _, s = jax.jit(lambda k: rollout(env, parse("open-loop", 3)(ramp(3)), NO_VARS, k, 3, None, 1))(jax.random.key(0))
+    rows = collect.to_rows(jax.tree.map(np.asarray, s))
+    np.testing.assert_array_equal(s.alive[:, 0], [1, 1, 1, 1, 0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(np.flatnonzero(rows.end), [4, 8])
+    assert not rows.terminal.any()
+
+
+def test_evaluation_is_exact_and_stops():
+    env = wrap(envs.make("probe/delayed"))
+    e = jax.jit(lambda k: episodes(env, receding(ramp(4), 4), NO_VARS, k, 6))(jax.random.key(0))
+    np.testing.assert_array_equal(e.ret, 1.0)
+    np.testing.assert_array_equal(e.length, 5.0)
+    np.testing.assert_array_equal(e.success, 1.0)
+    assert set(summary(e)) == {"success", "return", "length"}
+
+
+def test_no_success_where_it_has_no_meaning():
+    env = wrap(envs.make("brax/reacher@spring"), 2)
+    e = jax.jit(lambda k: episodes(env, receding(ramp(2, 2), 2), NO_VARS, k, 2))(jax.random.key(0))
+    assert e.success is None and set(summary(e)) == {"return", "length"} and np.isfinite(e.ret).all()
+
+
+def test_equal_keys_give_equal_starts_whatever_the_policy():
+    env = wrap(envs.make("tabletop/cube-single-task1"), 1)
+    seen = []
+
+    def spy(scale):
+        def plan(vars, noise, obs, old):
+            jax.debug.callback(lambda o: seen.append(np.asarray(o)), obs)
+            return Plan(jnp.full((*obs.shape[:-1], 1, 5), scale))
+
+        return Policy(lambda vars, key, obs: jax.random.normal(key, (3,)), plan, emit_step)
+
+    for scale in (0.0, 0.7):
+        episodes(env, receding(spy(scale), 1), NO_VARS, jax.random.key(3), 4)
+        jax.effects_barrier()
+    np.testing.assert_array_equal(seen[0], seen[1])
+
+
+def test_collecting_by_name():
+    env = envs.make("probe/flag")
+    rows = collect.collect(env, collect.scheme_of(env, "random"), NO_VARS, jax.random.key(0), steps=100, envs=10, dispatch=10)
+    assert (~rows.end).sum() >= 100 and np.abs(rows.action).max() <= 1.0
+    inside = ~rows.end
+    np.testing.assert_array_equal(rows.reward[inside], np.sign(rows.action[inside, 0]))
+    assert 0.2 < (rows.reward[inside] > 0).mean() < 0.8
+    again = collect.collect(env, collect.scheme_of(env, None), NO_VARS, jax.random.key(0), steps=100, envs=10, dispatch=10)
+    np.testing.assert_array_equal(again.action, rows.action)
+
+
+@pytest.mark.parametrize("text", ["receding:0", "receding:5", "receding", "receding:x", "closed-loop", "open-loop:2"])
+def test_wrong_schemes(text):
+    with pytest.raises(UserError):
+        parse(text, 4)
