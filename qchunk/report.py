@@ -7,6 +7,7 @@ import csv
 import html
 import io
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,7 @@ COLUMNS = (
     "difference to baseline",
     "note",
 )
+NUMBERS = ("mean", "low", "high", "difference", "difference_low", "difference_high")  # of table.csv, not rounded
 BASELINE = "bc"  # differences are to it, or to the first run where it is absent
 
 
@@ -55,16 +57,26 @@ def load(folders: Sequence[Path]) -> list[Record]:
 
     Raises:
         UserError: a folder that is no run, or one without an evaluation yet.
+
+    Returns:
+        By environment, the baseline first. Runs that share environment and label get their folder's last two names too.
     """
     records = []
-    for folder in map(Path, folders):
+    folders = list({Path(f).resolve(): Path(f) for f in folders}.values())  # one named twice is read once
+    for folder in folders:
         c = runs.read_config(folder)["config"]
         evals = [line for line in runs.read_metrics(folder) if line["kind"] == "eval"] if _has_metrics(folder) else []
         if not evals:
             raise UserError(f"{folder} has no evaluation yet", f"go on with qchunk train --resume {folder}")
         seeds = tuple(range(c["seed"], c["seed"] + c["seeds"]))
-        records.append(Record(c["label"], c["env"], seeds, evals, not (folder / runs.SUMMARY).exists()))
-    return sorted(records, key=lambda r: (r.env, r.label != BASELINE))
+        label = c.get("label") or c["algorithm"]
+        records.append(Record(label, c["env"], seeds, evals, not (folder / runs.SUMMARY).exists()))
+    shared = Counter((r.env, r.label) for r in records)
+    pairs = sorted(zip(records, folders, strict=True), key=lambda pair: (pair[0].env, pair[0].label != BASELINE))
+    return [
+        r._replace(label=f"{r.label} ({'/'.join(f.resolve().parts[-2:])})") if shared[r.env, r.label] > 1 else r
+        for r, f in pairs
+    ]
 
 
 def _has_metrics(folder: Path) -> bool:
@@ -72,23 +84,27 @@ def _has_metrics(folder: Path) -> bool:
 
 
 def show(e: Estimate, unit: str) -> tuple[str, str]:
-    """Mean and interval as text: percent for a success, plain for a return."""
-    scale, digits = (100.0, 1) if unit == "success" else (1.0, 2)
-    mean = f"{scale * e.mean:.{digits}f}{' %' if unit == 'success' else ''}"
+    """Mean and interval as text: percent for a success, percentage points for a difference of two, plain for a return."""
+    scale, digits = (1.0, 2) if unit == "return" else (100.0, 1)
+    if np.isnan(e.mean):
+        return "not finite", "not finite"
+    mean = f"{scale * e.mean:.{digits}f}" + {"success": " %", "points": " points"}.get(unit, "")
     if not np.isfinite(e.low):
         return mean, "one seed: none"
     return mean, f"[{scale * e.low:.{digits}f}, {scale * e.high:.{digits}f}]"
 
 
 def table(records: Sequence[Record]) -> list[dict[str, str]]:
-    """One row per run, grouped by environment; the paired difference where seeds are shared with the baseline."""
+    """One row per run, grouped by environment as ``load`` orders them.
+
+    The paired difference is there where seeds and updates are the baseline's; otherwise its cell says what differs.
+    """
     rows = []
     for env, group in itertools.groupby(records, key=lambda r: r.env):
         members = list(group)
         base = members[0]
         for r in members:
-            bounds = (0.0, 1.0) if r.figure == "success" else None
-            mean, spread = show(interval(r.final(), bounds=bounds), r.figure)
+            mean, spread = show(_estimate(r), r.figure)
             rows.append(
                 {
                     "environment": env,
@@ -105,21 +121,54 @@ def table(records: Sequence[Record]) -> list[dict[str, str]]:
     return rows
 
 
+def _estimate(r: Record) -> Estimate:
+    return interval(r.final(), bounds=(0.0, 1.0) if r.figure == "success" else None)
+
+
+def _unpaired(r: Record, base: Record) -> str:
+    """What forbids the difference of two runs; empty where nothing does."""
+    if r.seeds != base.seeds:
+        return "other seeds"
+    if r.figure != base.figure:
+        return "another figure"
+    # more training is not a better method
+    return "other updates" if r.evals[-1]["step"] != base.evals[-1]["step"] else ""
+
+
 def _difference(r: Record, base: Record) -> str:
     if r is base:
         return f"(baseline: {base.label})"
-    if r.seeds != base.seeds or r.figure != base.figure:
-        return "not paired: other seeds"
+    if why := _unpaired(r, base):
+        return f"not paired: {why}"
     e = paired_difference(r.final(), base.final())
-    mean, spread = show(e, r.figure)
+    mean, spread = show(e, "points" if r.figure == "success" else r.figure)
+    if np.isnan(e.mean):
+        return mean
     verdict = "" if not np.isfinite(e.low) else (" excludes 0" if excludes_zero(e) else " includes 0")
     return f"{'+' if e.mean >= 0 else ''}{mean} {spread}{verdict}"
 
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:
-    """The table as markdown."""
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *([row[c] for c in COLUMNS] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    """The table as markdown; a bar in a label does not end its cell."""
+    cells = [[row[c].replace("|", "\\|") for c in COLUMNS] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [COLUMNS, ["---"] * len(COLUMNS), *cells]) + "\n"
+
+
+def numbers(records: Sequence[Record]) -> str:
+    """The table as csv for programs: shares in [0, 1], whole precision, empty where there is no figure."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("environment", "method", "seeds", "updates", "figure", *NUMBERS, "baseline", "unfinished"))
+    for env, group in itertools.groupby(records, key=lambda r: r.env):
+        members = list(group)
+        base = members[0]
+        for r in members:
+            paired = r is not base and not _unpaired(r, base)
+            figures = [*_estimate(r), *(paired_difference(r.final(), base.final()) if paired else [np.nan] * 3)]
+            shown = ["" if np.isnan(x) else repr(float(x)) for x in figures]
+            head = (env, r.label, len(r.seeds), r.evals[-1]["step"], r.figure)
+            writer.writerow((*head, *shown, base.label if paired else "", int(r.unfinished)))
+    return text.getvalue()
 
 
 def curves(records: Sequence[Record], path: Path) -> None:
@@ -167,8 +216,8 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>qchu
 .wide {{ overflow-x: auto }} table {{ border-collapse: collapse; font-size: .9rem }}
 td, th {{ border-bottom: 1px solid #8886; padding: .3rem .7rem; text-align: left; white-space: nowrap }}
 img {{ max-width: 100%; background: #fff }}</style></head><body><h1>qchunk report</h1>
-<p>Means over seeds; intervals are Student's t over seeds, differences are paired by seed. All methods of an environment saw
-the same evaluation start states.</p><div class="wide">{table}</div>
+<p>Means over seeds; intervals are Student's t over seeds, differences are paired by seed. Runs with the same seeds were evaluated
+from the same start states.</p><div class="wide">{table}</div>
 <h2>Curves</h2><img alt="Success or return against updates, one panel per environment" src="data:image/png;base64,{png}">
 </body></html>
 """
@@ -182,11 +231,7 @@ def write_report(folders: Sequence[Path], out: Path) -> list[dict[str, str]]:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise files.explain_oserror(err, out) from err
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    writer.writerows(rows)
-    files.atomic_write(out / "table.csv", text.getvalue())
+    files.atomic_write(out / "table.csv", numbers(records))
     files.atomic_write(out / "table.md", markdown(rows))
     curves(records, out / "curves.png")
     cells = "".join(f"<tr>{''.join(f'<td>{html.escape(row[c])}</td>' for c in COLUMNS)}</tr>" for row in rows)

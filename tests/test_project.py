@@ -1,0 +1,88 @@
+"""The project's own files: what is promised about installing, licence and the light commands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+UNPINNED = {"wandb"}  # not on the machines that test this; jax of the accelerators' extras has the base's pin
+
+
+def pins() -> dict[str, Version]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    wanted = [line for line in lines if line.strip() and not line.startswith("#")]
+    return {canonicalize_name(name): Version(v) for name, v in (line.split("==") for line in wanted)}
+
+
+def test_constraints_are_names_and_versions_only():
+    """No index address, no option, no path: each machine has its own."""
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+]+", line), line
+
+
+def test_pins_hold_the_lower_bounds():
+    found, missing = pins(), set()
+    for text in [*PROJECT["dependencies"], *(r for extra in EXTRAS.values() for r in extra)]:
+        r = Requirement(text)
+        assert list(r.specifier), f"{text} has no bound"
+        name = canonicalize_name(r.name)
+        if name not in found:
+            missing.add(name)
+        else:
+            assert r.specifier.contains(found[name], prereleases=True), (text, found[name])
+    assert missing == UNPINNED
+
+
+def test_what_the_issue_asks_of_the_project():
+    assert PROJECT["name"] == "qchunk" and PROJECT["scripts"]["qchunk"] == "qchunk.cli:main"
+    assert PROJECT["license"] == "Apache-2.0" and Requirement(f"x{PROJECT['requires-python']}").specifier.contains(
+        "3.11"
+    )
+    assert {"ogbench", "cuda12", "tpu", "tensorboard", "wandb", "test", "lint"} <= set(EXTRAS)
+    base = {canonicalize_name(Requirement(r).name) for r in PROJECT["dependencies"]}
+    assert {"jax", "flax", "optax", "orbax-checkpoint", "gymnax", "brax", "chex", "distrax", "tfp-nightly"} <= base
+    assert not any("cuda" in r or "tpu" in r for r in PROJECT["dependencies"]), "the base install runs on a CPU"
+
+
+def test_licence():
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text and "Version 2.0, January 2004" in text and "END OF TERMS AND CONDITIONS" in text
+
+
+def test_make_has_the_targets():
+    text = (ROOT / "Makefile").read_text()
+    for target in ("install", "demo", "test", "bench", "docs", "lint", "wheel", "help"):
+        assert re.search(rf"^{target}:", text, re.M), target
+
+
+def light(*argv: str) -> tuple[str, set[str], float]:
+    """stdout, the packages imported, and the seconds of a command in a fresh interpreter."""
+    started = time.perf_counter()
+    command = [sys.executable, "-X", "importtime", "-m", "qchunk.cli", *argv]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    seconds = time.perf_counter() - started
+    names = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    return done.stdout, names, seconds
+
+
+@pytest.mark.parametrize("argv, shows", [(["--help"], "qchunk train"), (["list"], "tabletop/cube-single-task1")])
+def test_light_commands(argv, shows):
+    """Well under a second, the best of three: other tests share the cores. And nothing heavy is imported."""
+    found = [light(*argv) for _ in range(3)]
+    out, imported, _ = found[0]
+    assert shows in out
+    assert "qchunk" in imported, "importtime was read"
+    assert not {"jax", "jaxlib", "flax", "brax", "mujoco", "numpy", "scipy", "matplotlib"} & imported
+    assert min(seconds for _, _, seconds in found) < 0.8

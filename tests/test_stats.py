@@ -1,0 +1,115 @@
+"""Statistics over seeds against values worked by hand, and the coverage that the intervals promise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from qchunk import stats
+
+
+def test_t_interval_by_hand():
+    """1, 2, 3, 4: mean 2.5, variance 5/3, and t(0.975; 3) = 3.1824463."""
+    half = 3.182446305284263 * np.sqrt(5 / 3 / 4)
+    np.testing.assert_allclose(stats.interval([1, 2, 3, 4]), (2.5, 2.5 - half, 2.5 + half), rtol=1e-12)
+    wide, narrow = stats.interval([1, 2, 3, 4], level=0.99), stats.interval([1, 2, 3, 4], level=0.5)
+    assert wide.low < 2.5 - half < narrow.low
+
+
+@pytest.mark.parametrize("method", ["t", "bootstrap"])
+def test_interval_of_few_values(method):
+    one = stats.interval([0.5], method=method)
+    assert one.mean == 0.5 and np.isnan(one.low) and np.isnan(one.high)
+    assert stats.interval([0.25] * 4, method=method) == (0.25, 0.25, 0.25)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite_gives_no_interval(bad):
+    """Bounds must not turn it into [0, 1], nor may it count as a difference."""
+    e = stats.interval([0.5, bad, 0.4], bounds=(0, 1))
+    assert np.isnan(e).all() and not stats.excludes_zero(e)
+
+
+def test_interval_refuses():
+    for values in ([], [[1.0, 2.0]]):
+        with pytest.raises(ValueError, match="got shape"):
+            stats.interval(values)
+    with pytest.raises(ValueError, match="bca"):
+        stats.interval([1.0, 2.0], method="bca")
+
+
+def test_interval_is_cut_at_its_bounds():
+    e = stats.interval([0.0, 1.0], bounds=(0, 1))
+    assert e == (0.5, 0.0, 1.0) and isinstance(e.high, float)
+
+
+def test_bootstrap_is_reproducible_and_leaves_the_global_generator_alone():
+    values = [0.1, 0.4, 0.2, 0.9, 0.5]
+    np.random.seed(3)
+    before = np.random.get_state()[1].copy()
+    first = stats.interval(values, method="bootstrap")
+    np.testing.assert_array_equal(before, np.random.get_state()[1])
+    assert stats.interval(values, method="bootstrap") == first
+    assert stats.interval(values, method="bootstrap", seed=1) != first
+    assert min(values) <= first.low < first.mean < first.high <= max(values)
+
+
+def test_t_interval_covers_what_it_promises_with_four_seeds():
+    """Normal data, 4 seeds: 95 % of the t intervals hold the mean, where the percentile bootstrap holds about 77 %."""
+    rng = np.random.default_rng(0)
+    draws = rng.normal(0.3, 0.2, (2000, 4))
+
+    def coverage(rows, **how):
+        found = [stats.interval(row, **how) for row in rows]
+        return np.mean([e.low <= 0.3 <= e.high for e in found])
+
+    assert abs(coverage(draws) - 0.95) < 0.015  # 3 standard errors
+    assert coverage(draws[:400], method="bootstrap", resamples=500) < 0.87
+
+
+def test_paired_difference():
+    """The pairing takes out what seeds share: differences 0.1, 0.2, 0.3 although the values lie far apart."""
+    a, b = [0.2, 0.6, 1.0], [0.1, 0.4, 0.7]
+    half = 0.95 / np.sqrt(2 * 0.975 * 0.025) * 0.1 / np.sqrt(3)  # t(p; 2) = (2p - 1) / sqrt(2p (1 - p))
+    e = stats.paired_difference(a, b)
+    np.testing.assert_allclose(e, (0.2, 0.2 - half, 0.2 + half), rtol=1e-12)
+    np.testing.assert_allclose(stats.paired_difference(b, a), (-0.2, -0.2 - half, -0.2 + half), rtol=1e-12)
+    assert not stats.excludes_zero(e) and stats.excludes_zero(stats.paired_difference(a, b, level=0.9))
+    assert stats.excludes_zero(stats.paired_difference(a, b, method="bootstrap")), "anti-conservative, as said"
+    with pytest.raises(ValueError, match="equal shapes"):
+        stats.paired_difference([1.0, 2.0], [1.0])
+
+
+def test_interquartile_mean():
+    assert stats.interquartile_mean(np.arange(8.0)) == 3.5  # of 2, 3, 4, 5
+    assert stats.interquartile_mean(np.asarray([[0.0, 1.0], [2.0, 1000.0]])) == 1.5  # one outlier weighs nothing
+
+
+def test_stratified_bootstrap_resamples_within_tasks():
+    scores = np.asarray([[0.0, 10.0]] * 4)  # seeds of a task agree: no resample within tasks can differ
+    assert stats.stratified_bootstrap(scores, np.mean, resamples=50) == (5.0, 5.0, 5.0)
+    varied = np.random.default_rng(0).normal(size=(5, 3))
+    first = stats.stratified_bootstrap(varied, resamples=200)
+    assert first == stats.stratified_bootstrap(varied, resamples=200)
+    assert first.low <= first.mean <= first.high
+
+
+def test_performance_profile():
+    found = stats.performance_profile(np.asarray([[0.0, 0.5], [0.5, 1.0]]), np.asarray([-1.0, 0.0, 0.5, 1.0]))
+    np.testing.assert_array_equal(found, [1.0, 0.75, 0.25, 0.0])  # strictly above
+
+
+def test_probability_of_improvement():
+    """Task 1: of 4 pairs 3 won and 1 tied, 0.875. Task 2: none won, 0."""
+    a, b = np.asarray([[1.0, 0.0], [2.0, 0.0]]), np.asarray([[0.0, 1.0], [1.0, 1.0]])
+    assert stats.probability_of_improvement(a, b) == (0.875 + 0) / 2
+    assert stats.probability_of_improvement(b, a) == 1 - 0.4375
+    assert stats.probability_of_improvement(a, a) == 0.5
+
+
+def test_statistics_import_no_jax():
+    code = "import sys, qchunk.stats; assert not {'jax', 'brax', 'matplotlib'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
