@@ -119,7 +119,9 @@ def test_users_see_no_notices_of_brax():
         "import jax; from qchunk import envs; e = envs.make('brax/inverted_pendulum@generalized');"
         "jax.eval_shape(e.reset, jax.random.key(0))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(qchunk.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(qchunk.__file__).parents[1]
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -31,7 +31,9 @@ def ramp(horizon, action_size=1):
     return Policy(lambda vars, key, obs: (), plan, emit_step)
 
 
-@pytest.mark.parametrize(("name", "calls", "played"), [("open-loop", 2, [1, 2, 3, 4, 1, 2, 3, 4]), ("receding:3", 3, [1, 2, 3] * 3)])
+@pytest.mark.parametrize(
+    ("name", "calls", "played"), [("open-loop", 2, [1, 2, 3, 4, 1, 2, 3, 4]), ("receding:3", 3, [1, 2, 3] * 3)]
+)
 def test_the_actor_runs_once_per_decision(name, calls, played):
     env = wrap(envs.make("probe/constant"), 100)
     scheme = parse(name, 4)(ramp(4))
@@ -110,12 +112,16 @@ def test_equal_keys_give_equal_starts_whatever_the_policy():
 
 def test_collecting_by_name():
     env = envs.make("probe/flag")
-    rows = collect.collect(env, collect.scheme_of(env, "random"), NO_VARS, jax.random.key(0), steps=100, envs=10, dispatch=10)
+    rows = collect.collect(
+        env, collect.scheme_of(env, "random"), NO_VARS, jax.random.key(0), steps=100, envs=10, dispatch=10
+    )
     assert (~rows.end).sum() >= 100 and np.abs(rows.action).max() <= 1.0
     inside = ~rows.end
     np.testing.assert_array_equal(rows.reward[inside], np.sign(rows.action[inside, 0]))
     assert 0.2 < (rows.reward[inside] > 0).mean() < 0.8
-    again = collect.collect(env, collect.scheme_of(env, None), NO_VARS, jax.random.key(0), steps=100, envs=10, dispatch=10)
+    again = collect.collect(
+        env, collect.scheme_of(env, None), NO_VARS, jax.random.key(0), steps=100, envs=10, dispatch=10
+    )
     np.testing.assert_array_equal(again.action, rows.action)
 
 

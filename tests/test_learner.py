@@ -23,6 +23,8 @@ SPEC = Spec(3, 2, 4)
 
 def key():
     return jax.random.key(0)
+
+
 NOTHING = Policy(lambda v, k, o: (), lambda v, z, o, old: Plan(jnp.zeros((4, 2))), lambda v, p, i, o: p.action[i])
 
 

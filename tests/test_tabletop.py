@@ -117,7 +117,9 @@ def test_observations_tell_the_reward(scene):
 @pytest.mark.parametrize("name", ["cube-single-task4", "cube-double-task4", "cube-double-task5"])
 def test_the_commanded_oracle_succeeds(name):
     env = envs.make(f"tabletop/{name}")
-    e = jax.jit(lambda k: episodes(wrap(env), scripted(oracles.commanded(env)), collect.NO_VARS, k, 16))(jax.random.key(2))
+    e = jax.jit(lambda k: episodes(wrap(env), scripted(oracles.commanded(env)), collect.NO_VARS, k, 16))(
+        jax.random.key(2)
+    )
     np.testing.assert_array_equal(e.success, 1.0)
     assert float(e.length.max()) < env.episode_length
 
