@@ -1,5 +1,5 @@
 """Q-chunking, its one-step and n-step configurations, and behaviour cloning on tabletop/cube-double-task1, 4 seeds,
-equal updates, 1M play transitions."""
+equal updates, 1M play transitions, 5 flow steps."""
 
 from _suite import Data, Run, main, small_bc, small_qc
 
@@ -14,10 +14,10 @@ def suite() -> list[Run]:
     """Four runs of 4 seeds; the two without chunks choose among as many candidates as qc does."""
     settings = Settings(seeds=4, offline_steps=UPDATES, eval_every=1000, episodes=100)
     return [
-        Run("bc", ENV, DATA, small_bc(), settings, "bc"),
-        Run("qc", ENV, DATA, small_qc(), settings, "qc"),
-        Run("qc", ENV, DATA, small_qc(horizon=1), settings, "h = 1"),
-        Run("qc", ENV, DATA, small_qc(horizon=1, backup=(5,)), settings, "n-step (5)"),
+        Run("bc", ENV, DATA, small_bc(steps=5), settings, "bc"),
+        Run("qc", ENV, DATA, small_qc(steps=5), settings, "qc"),
+        Run("qc", ENV, DATA, small_qc(horizon=1, steps=5), settings, "h = 1"),
+        Run("qc", ENV, DATA, small_qc(horizon=1, backup=(5,), steps=5), settings, "n-step (5)"),
     ]
 
 

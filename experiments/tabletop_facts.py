@@ -100,9 +100,15 @@ def table(rows: list[dict]) -> str:
     for r in rows:
         other = theirs.get(r["task"], float("nan"))
         lines.append(
-            [r["task"], f"{r['oracle_success']:.1%}", f"{r['oracle_steps']:.0f}", f"{other:.0f}"]
-            + [f"{r['oracle_steps'] / other:.2f}", f"{r['oracle_success_without_yaw']:.1%}"]
-            + [f"{r['play_success_states']:.3%}"]
+            [
+                r["task"],
+                f"{r['oracle_success']:.1%}",
+                f"{r['oracle_steps']:.0f}",
+                f"{other:.0f}",
+                f"{r['oracle_steps'] / other:.2f}",
+                f"{r['oracle_success_without_yaw']:.1%}",
+                f"{r['play_success_states']:.3%}",
+            ]
         )
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 

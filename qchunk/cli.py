@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     except UserError as e:
         _leave(f"error: {e}", 2)
     except KeyboardInterrupt:
-        _leave("stopped", 130)
+        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: that is no mistake
         sys.exit(0)

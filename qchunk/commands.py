@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +141,8 @@ def _drive(run: runs.Run, build, c, settings, env, data: Dataset, learner: Learn
     final: dict[str, Any] = {}
     about = {"algorithm": run.config["algorithm"], "env": run.config["env"]}
     events = training.offline(build, c, {}, env=env, data=data, settings=settings, learner=learner)
-    with Bar(settings.offline_steps, began, f.quiet, f"{run.config['label']} on {run.config['env']}") as bar:
+    title = f"{run.config['label']} on {run.config['env']}"
+    with Bar(settings.offline_steps, began, f.quiet, title) as bar, going_on(run.path):
         for event in events:
             bar.show(event)
             if event.kind == "checkpoint":
@@ -153,6 +156,16 @@ def _drive(run: runs.Run, build, c, settings, env, data: Dataset, learner: Learn
         raise UserError(f"{run.path} is finished: all {settings.offline_steps} updates are done", "qchunk eval it")
     run.finish(final)
     _print_figures({k: runs.figure(v) for k, v in final.items()}, f, f"run folder: {run.path}")
+
+
+@contextlib.contextmanager
+def going_on(path: Path) -> Iterator[None]:
+    """Tells on Ctrl-C how to go on with the run."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"stopped; go on with: qchunk train --resume {path}", file=sys.stderr)
+        raise
 
 
 def _print_figures(figures: dict[str, dict], f: Any, closing: str) -> None:

@@ -87,8 +87,9 @@ def init(net: nn.Module, key: Key, *sizes: int) -> PyTree:
 
 
 def apply(net: nn.Module, params: PyTree, *parts: Array) -> Any:
-    """Runs a network."""
-    return net.apply({"params": params}, *parts)
+    """Runs a network, with products in float32 on every backend (GPUs would round to TF32, TPUs to bfloat16)."""
+    with jax.default_matmul_precision("highest"):
+        return net.apply({"params": params}, *parts)
 
 
 def init_ensemble(net: nn.Module, members: int, key: Key, *sizes: int) -> PyTree:

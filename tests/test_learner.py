@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,7 +81,7 @@ def test_every_and_start_gate_a_module_wholly():
     assert b_values[5] == pytest.approx(0.9)  # update 4, Adam's first step: its moments had not moved either
     assert b_values[6] == b_values[5]
     a_values = [float(s.params["a"]["x"]) for s in states]
-    assert all(x > y for x, y in zip(a_values[:-1], a_values[1:], strict=True))
+    assert all(x > y for x, y in itertools.pairwise(a_values))
 
 
 def test_slow_copies_lag_or_follow():

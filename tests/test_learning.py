@@ -1,0 +1,60 @@
+"""One learning test per improvement rule, on probes whose values are known."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qchunk import collect, envs, train
+from qchunk.algorithms.bc import BC, bc
+from qchunk.algorithms.qc import QC, qc
+from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
+from qchunk.critics.chunk_q import chunk_q
+from qchunk.data import formats
+from qchunk.types import view
+
+ACTOR, CRITIC, OPTIM = FlowConfig((32, 32), steps=4), CriticConfig((32, 32), tau=0.05), OptimConfig(3e-3)
+
+
+def data_of(env, steps=3000):
+    key = jax.random.key(0)
+    return formats.to_device(
+        collect.collect(env, collect.scheme_of(env, "random"), collect.NO_VARS, key, steps=steps, envs=16, dispatch=100)
+    )
+
+
+def last(build, c, env, steps, **more):
+    s = train.Settings(offline_steps=steps, eval_every=steps, log_every=steps, episodes=100, batch=128, **more)
+    *_, evaluated, saved = train.offline(build, c, {}, env=env, data=data_of(env), settings=s)
+    return evaluated.values, saved.learner
+
+
+@pytest.mark.parametrize(
+    ("name", "chunk", "value"),
+    [
+        # a reward of 1 at the fifth step: gamma^(4 - t), whatever the chunks
+        ("delayed", ChunkConfig(1, (), 0.9), lambda t: 0.9 ** (4 - t)),
+        ("delayed", ChunkConfig(1, (2,), 0.9), lambda t: 0.9 ** (4 - t)),
+        ("delayed", ChunkConfig(2, (), 0.9), lambda t: 0.9 ** (4 - t)),
+    ],
+)
+def test_critics_find_exact_values(name, chunk, value):
+    env = envs.make(f"probe/{name}")
+    _, learner = last(qc, QC(chunk, ACTOR, CRITIC, OPTIM, n=2), env, 600)
+    first = jax.tree.map(lambda x: x[0], learner._replace(step=learner.step[None]))
+    t = np.arange(5)
+    obs = jnp.stack([jnp.asarray(t) / 10, jnp.zeros(5)], axis=1)
+    q = chunk_q(CRITIC).score(view(first, {}), obs, jnp.zeros((5, chunk.horizon, 1)))
+    np.testing.assert_allclose(q, value(t), atol=0.04)
+
+
+def test_best_of_n_improves_on_the_behaviour_it_imitates():
+    """The second action must have the sign of the first: chance succeeds in half of the episodes, a chunk critic in all."""
+    env = envs.make("probe/two-step")
+    chunk = ChunkConfig(2)
+    values, _ = last(qc, QC(chunk, ACTOR, CRITIC, OPTIM, n=8), env, 600, seeds=2)
+    imitated, _ = last(bc, BC(chunk, ACTOR, OPTIM), env, 600, seeds=2)
+    assert values["success"].min() >= 0.9, values["success"]
+    assert imitated["success"].max() <= 0.7, imitated["success"]
