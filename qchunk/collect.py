@@ -64,10 +64,10 @@ def collect(
     Args:
         episode_length: environment steps after which an episode is cut (no bootstrap is lost: it is a time-out).
         progress: called with the transitions so far.
-        dispatch: environment steps per call to the device.
+        dispatch: environment steps per call to the device, at most.
     """
     wrapped = wrap(env, episode_length)
-    decisions = max(1, dispatch // scheme.steps)
+    decisions = max(1, min(dispatch, -(-steps // envs)) // scheme.steps)
     step = jax.jit(lambda vars, key, start: rollout(wrapped, scheme, vars, key, decisions, start, envs))
     parts: list[Steps] = []
     start, done, i = None, 0, 0

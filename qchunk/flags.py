@@ -34,7 +34,7 @@ def parse(command: str, argv: list[str], *parts: type, text: str = "") -> list[A
     known = [f"--{n}" for cls in parts for n in flag_names(cls)]
     for arg in argv:
         name = arg.split("=")[0].replace("_", "-")
-        if arg.startswith("--") and name not in known and name.replace("--no-", "--", 1) not in known:
+        if arg.startswith("--") and name not in known and re.sub(r"(--|\.)no-", r"\1", name) not in known:
             raise unknown("flag", arg, known, f"qchunk {command} --help shows all")
     said = io.StringIO()
     try:

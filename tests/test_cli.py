@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -140,23 +141,8 @@ def test_resume_refuses_a_damaged_checkpoint(trained, tmp_path, capsys):
     assert last_checkpoint(broken) == last_checkpoint(trained)
 
 
-MINE = """
-from qchunk.actors.flow import flow
-from qchunk.algorithms.qc import QC
-from qchunk.critics.chunk_q import chunk_q
-from qchunk.improve import best_of_n
-from qchunk.learner import learner
-from qchunk.losses.bc import bc
-from qchunk.losses.td import td
-from qchunk.sampling import sample
-from qchunk.types import Algorithm
-
-
-def mine(c: QC) -> Algorithm:
-    pi, q = flow(c.actor), chunk_q(c.critic)
-    prior = sample(pi)
-    return learner([pi, q], best_of_n(prior, q.score, c.n), [bc(pi), td(q, prior)], c.optim)
-"""
+README = (Path(__file__).parents[1] / "README.md").read_text()
+MINE = next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "def mine(" in block)
 
 
 def test_an_algorithm_of_ones_own(data, tmp_path, capsys):
