@@ -136,9 +136,10 @@ def _restore(folder: Path, build, c, settings, env, step: int | None) -> tuple[L
 
 
 def _drive(run: runs.Run, build, c, settings, env, data: Dataset, learner: Learner | None, f: Any) -> None:
-    """Consumes a driver's events: logs, saves, shows."""
+    """Consumes a driver's events: logs, saves, shows; then sums the run up."""
     began = 0 if learner is None else int(learner.step)
-    final: dict[str, Any] = {}
+    if began >= settings.offline_steps and (run.path / runs.SUMMARY).exists():
+        raise UserError(f"{run.path} is finished: all {settings.offline_steps} updates are done", "qchunk eval it")
     about = {"algorithm": run.config["algorithm"], "env": run.config["env"]}
     events = training.offline(build, c, {}, env=env, data=data, settings=settings, learner=learner)
     title = f"{run.config['label']} on {run.config['env']}"
@@ -149,13 +150,18 @@ def _drive(run: runs.Run, build, c, settings, env, data: Dataset, learner: Learn
                 checkpoint.save(run.checkpoints, event.step, {"learner": event.learner}, {**about, "step": event.step})
             else:
                 run.log(event.kind, event.step, event.values)
-                final.update(
-                    {k: v for k, v in event.values.items() if event.kind != "train" or k == "updates_per_second"}
-                )
-    if not final.keys() & {"success", "return"}:
-        raise UserError(f"{run.path} is finished: all {settings.offline_steps} updates are done", "qchunk eval it")
-    run.finish(final)
-    _print_figures({k: runs.figure(v) for k, v in final.items()}, f, f"run folder: {run.path}")
+    figures = final_figures(run.path)
+    run.finish(figures)
+    _print_figures(figures, f, f"run folder: {run.path}")
+
+
+def final_figures(folder: Path) -> dict[str, dict]:
+    """A run's last evaluation, its compile time and its last speed, read from its metrics."""
+    found: dict[str, Any] = {}
+    for line in runs.read_metrics(folder):
+        wanted = ("updates_per_second",) if line["kind"] == "train" else tuple(line["values"])
+        found.update({name: line["values"][name] for name in wanted})
+    return {name: runs.figure(values) for name, values in found.items()}
 
 
 @contextlib.contextmanager

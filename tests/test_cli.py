@@ -126,6 +126,18 @@ def test_resume_after_kill_is_bitwise_equal(trained, data, tmp_path):
     assert figures(out) == figures(trained)
 
 
+def test_a_kill_between_the_last_checkpoint_and_the_summary(trained, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    code, _, err = run(capsys, "train", "--resume", copy)
+    assert code == 2 and "finished" in err
+    (copy / "summary.json").unlink()
+    code, _, _ = run(capsys, "train", "--resume", copy, "--quiet")
+    assert code == 0
+    again, before = (json.loads((f / "summary.json").read_text()) for f in (copy, trained))
+    assert again["success"] == before["success"] and last_checkpoint(copy) == last_checkpoint(trained)
+
+
 def test_resume_refuses_a_damaged_checkpoint(trained, tmp_path, capsys):
     broken = tmp_path / "broken"
     shutil.copytree(trained, broken)
