@@ -10,7 +10,7 @@ DATA = Data(ENV, 200_000, "random", episode_length=200)
 
 def suite() -> list[Run]:
     """Two runs of 4 seeds."""
-    settings = Settings(seeds=4, offline_steps=3_000, eval_every=1000, episodes=32)
+    settings = Settings(seeds=4, offline_steps=2_000, eval_every=500, episodes=32)
     return [
         Run("bc", ENV, DATA, small_bc(steps=5), settings, "bc"),
         Run("qc", ENV, DATA, small_qc(steps=5), settings, "qc"),
