@@ -1,8 +1,10 @@
 """How many steps OGBench's own plan oracle (default noise) needs for each cube-single and cube-double task.
 
-Needs ``pip install -c constraints.txt 'qchunk[ogbench]'``. The oracle is told, one errand after the other, to carry the cubes to
-the task's goals in the order of our ``oracles.commanded``; steps are counted until every cube is within 4 cm of its goal.
-``python experiments/ogbench_oracle_lengths.py`` writes experiments/published/ogbench_oracle_lengths.csv.
+Needs ``pip install -c constraints.txt 'qchunk[ogbench]'``. The oracle (noise 0.1, smoothed over 0.5 steps) is told, one errand
+after the other, to carry the cubes to the task's goals in the order of our ``oracles.commanded``. Steps are counted until every
+cube is within 4 cm of its goal after the action. Published in experiments/published/ogbench_oracle_lengths.csv:
+
+    python experiments/ogbench_oracle_lengths.py
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ def positions(info: dict, n: int) -> np.ndarray:
 
 
 def errand(cubes: np.ndarray, goal: np.ndarray) -> tuple[int, np.ndarray]:
-    """The next cube and its place: the first that is off its goal and finds it free (lowest first), else one goes aside."""
+    """The next cube and its place: the first that is off its goal and finds it free; if none does, one goes aside.
+
+    Cubes [n, 3] and goals [n, 3] in metres. A goal on top of another cube waits for that one to be there.
+    """
     off = np.linalg.norm(cubes - goal, axis=1) > 0.5 * CUBE
     for i in np.flatnonzero(off):
         others = np.delete(cubes, i, axis=0)
@@ -73,6 +78,7 @@ def main() -> None:
                     "mean_steps": round(float(np.mean(good)), 1) if good else float("nan"),
                     "episodes": count,
                     "succeeded": len(good),
+                    "steps": " ".join("-" if s is None else str(s) for s in steps),  # of each episode; - for none
                     "ogbench": version("ogbench"),
                     "mujoco": version("mujoco"),
                     "command": "python experiments/ogbench_oracle_lengths.py",

@@ -79,8 +79,13 @@ def over_seeds(fn: Callable, *batched: Any) -> Any:
 
 def init(build: Build, c: Any, given: dict, spec: Spec, s: Settings) -> Learner:
     """The learners of all seeds, stacked; ``step`` is shared."""
-    made = jax.jit(lambda c, keys: over_seeds(lambda k: build(c).init(k, spec, given), keys))(c, seed_keys(s))
+    made = _init(build, spec, c, given, seed_keys(s))
     return made._replace(step=made.step[0])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init(build: Build, spec: Spec, c: Any, given: dict, keys: jax.Array) -> Learner:
+    return over_seeds(lambda key: build(c).init(key, spec, given), keys)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
 
 import chex
 import jax
@@ -147,3 +149,67 @@ def test_the_second_call_compiles_nothing(method, env, data, trained):
     other = dataclasses.replace(c, optim=dataclasses.replace(c.optim, lr=1e-2))  # another float, and other counts
     run(build, other, env, data, steps=6)
     assert (train.updates._cache_size(), train.evaluation._cache_size()) == size
+
+
+def test_one_update(method, data):
+    """Without the driver: finite, one step further, and every module has moved."""
+    build, c = method
+    algorithm = build(c)
+
+    def one(key):
+        init_key, draw_key, prepare_key, update_key = jax.random.split(key, 4)
+        before = algorithm.init(init_key, SPEC, GIVEN)
+        chunk = train.chunks.draw(draw_key, data, c.chunk, 8)
+        ready, chunk = algorithm.prepare(before, GIVEN, prepare_key, chunk)
+        return before, *algorithm.update(ready, GIVEN, update_key, chunk)
+
+    before, after, metrics = jax.jit(one)(jax.random.key(0))
+    assert int(before.step) == 0 and int(after.step) == 1
+    chex.assert_tree_all_finite((after.params, after.slow, metrics))
+    chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
+    for name in before.params:
+        pairs = zip(*(jax.tree.leaves(x.params[name]) for x in (before, after)), strict=True)
+        assert any((x != y).any() for x, y in pairs), f"{name} did not move"
+
+
+def test_seeds_vmapped_as_on_an_accelerator(method, data, trained, monkeypatch):
+    """A CPU loops over seeds; everywhere else they are vmapped. Both must give the same numbers."""
+    build, c = method
+    monkeypatch.setattr(train, "over_seeds", lambda fn, *batched: jax.vmap(fn)(*batched))
+    anew = functools.partial(build)  # another function to jit, which must not reuse the loop's program
+    s = train.Settings(seeds=2, batch=16)
+    state = train.init(anew, c, GIVEN, SPEC, s)
+    vmapped, _ = train.updates(anew, s.batch, state, c, GIVEN, data, train.seed_keys(s), 3)
+    looped = trained[1]
+    assert int(vmapped.step) == int(looped.step) == 3
+    chex.assert_trees_all_close(vmapped.params, looped.params, atol=1e-5)
+    chex.assert_trees_all_close(vmapped.slow, looped.slow, atol=1e-5)
+
+
+def test_a_checkpoint_is_the_learner_bit_for_bit(method, trained, tmp_path):
+    _, halfway = trained
+    checkpoint.save(tmp_path, 3, {"learner": halfway}, {})
+    again = checkpoint.restore(tmp_path, {"learner": jax.eval_shape(lambda: halfway)})[0]["learner"]
+    chex.assert_trees_all_equal_shapes_and_dtypes(again, halfway)
+    for x, y in zip(jax.tree.leaves(again), jax.tree.leaves(halfway), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
+
+
+def test_other_counts_compile_nothing(method, env, data, trained):
+    """A run of 7 updates is cut into 3, 3 and 1, where the first was cut into 3 and 3."""
+    build, c = method
+    size = train.updates._cache_size(), train.evaluation._cache_size()
+    steps = [e.step for e in run(build, c, env, data, steps=7) if e.kind == "train"]
+    assert steps == [3, 6, 7]
+    assert (train.updates._cache_size(), train.evaluation._cache_size()) == size
+
+
+def test_the_second_init_compiles_nothing(method, caplog):
+    build, c = method
+    s = train.Settings(seeds=2)
+    train.init(build, c, GIVEN, SPEC, s)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+        caplog.clear()
+        train.init(build, c, GIVEN, SPEC, s)
+    compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
+    assert not compiled, compiled

@@ -13,7 +13,7 @@ import pytest
 
 import qchunk
 from qchunk import envs, flags, names
-from qchunk.envs.base import AutoReset, EpisodeLimit, Vmap, wrap
+from qchunk.envs.base import AutoReset, Env, EpisodeLimit, State, Vmap, wrap
 from qchunk.errors import UserError
 
 ACTION = jnp.ones((1,))
@@ -135,3 +135,106 @@ def test_probes_are_exact(name, action, returns, length):
     s = play(limited, limited.reset(jax.random.key(0)), length, jnp.asarray([action]))
     assert sum(float(x.reward) for x in s) == returns
     assert [float(x.done) for x in s] == [0.0] * (length - 1) + [1.0]
+
+
+class Counted(Env):
+    """Rests at a random start, and like brax's reacher never writes ``done``; the host counts its resets."""
+
+    resets: list = []  # noqa: RUF012
+    episode_length = 2
+
+    def reset(self, rng) -> State:
+        jax.debug.callback(lambda: Counted.resets.append(1))
+        obs = jax.random.normal(rng, (2,))
+        return State({}, obs, jnp.zeros(()), jnp.zeros(()), {})
+
+    def step(self, state: State, action) -> State:
+        return state.replace(reward=jnp.ones(()))
+
+    observation_size = property(lambda self: 2)
+    action_size = property(lambda self: 1)
+    backend = property(lambda self: "probe")
+
+
+def test_nothing_is_reset_while_nobody_is_done():
+    env = wrap(Counted())
+    state = jax.jit(env.reset)(jax.random.split(jax.random.key(0), 3))
+    step = jax.jit(env.step)
+    counts = []
+    for _ in range(4):
+        jax.effects_barrier()
+        Counted.resets.clear()
+        before, state = state, step(state, jnp.zeros((3, 1)))
+        jax.effects_barrier()
+        counts.append(len(Counted.resets))
+        if counts[-1] == 0:
+            np.testing.assert_array_equal(state.obs, before.obs)
+    assert counts[0] == counts[2] == 0 and counts[1] > 0 and counts[3] > 0
+
+
+def test_a_time_out_does_not_outlive_its_step():
+    """Environments that hand on the ``done`` they were given must not look terminal from then on."""
+    env = wrap(Counted())
+    states, state = [], jax.jit(env.reset)(jax.random.split(jax.random.key(0), 2))
+    step = jax.jit(env.step)
+    for _ in range(5):
+        state = step(state, jnp.zeros((2, 1)))
+        states.append(state)
+    for i, s in enumerate(states, 1):
+        np.testing.assert_array_equal(s.info["terminal"], 0.0)
+        np.testing.assert_array_equal(s.done, float(i % 2 == 0))
+        np.testing.assert_array_equal(s.info["truncation"], s.done)
+
+
+def test_every_reset_draws_another_key():
+    """Start states of one environment's first 20 episodes, and of its neighbours, all differ."""
+    env = wrap(Counted())
+    state = jax.jit(env.reset)(jax.random.split(jax.random.key(0), 3))
+
+    def body(state, _):
+        state = env.step(env.step(state, jnp.zeros((3, 1))), jnp.zeros((3, 1)))
+        return state, state.obs
+
+    _, starts = jax.jit(lambda s: jax.lax.scan(body, s, length=20))(state)
+    starts = np.concatenate([state.obs[None], starts]).reshape(-1, 2)
+    assert len(np.unique(starts, axis=0)) == 63
+    assert np.abs(starts.mean(axis=0)).max() < 0.5 and 0.7 < starts.std() < 1.3
+
+
+def test_a_terminal_step_keeps_its_reward_and_final_observation():
+    """probe/delayed: 1 at its fifth step, where it ends; the auto-reset state is the next episode's first."""
+    env = wrap(envs.make("probe/delayed"), 100)
+    state = jax.jit(env.reset)(jax.random.split(jax.random.key(0), 2))
+    step = jax.jit(env.step)
+    for _ in range(5):
+        state = step(state, jnp.ones((2, 1)))
+    for name, value in {"terminal": 1.0, "truncation": 0.0, "steps": 0}.items():
+        np.testing.assert_array_equal(state.info[name], value)
+    np.testing.assert_array_equal(state.reward, 1.0)
+    np.testing.assert_array_equal(state.done, 1.0)
+    np.testing.assert_array_equal(state.metrics["success"], 1.0)
+    np.testing.assert_allclose(state.info["final_obs"], [[0.5, 0.0]] * 2)
+    np.testing.assert_array_equal(state.obs, 0.0)
+    after = step(state, jnp.ones((2, 1)))
+    np.testing.assert_array_equal(after.done, 0.0)
+    np.testing.assert_array_equal(after.info["terminal"], 0.0)
+    np.testing.assert_allclose(after.info["final_obs"], [[0.1, 0.0]] * 2)
+
+
+def test_reset_of_a_brax_environment_prints_nothing():
+    script = (
+        "import jax, qchunk.envs.base, qchunk.envs;"
+        "e = qchunk.envs.make('brax/reacher@spring');"
+        "jax.jit(e.reset)(jax.random.key(0)).obs.block_until_ready()"
+    )
+    root = Path(qchunk.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", sorted(names.ALGORITHMS))
+def test_every_target_builds_an_algorithm(name):
+    build, config_class = flags.builder(name)
+    algorithm = build(config_class())
+    assert all(callable(getattr(algorithm, f)) for f in ("init", "update", "prepare", "stop"))
+    assert names.ALGORITHMS[name].text and "\n" not in names.ALGORITHMS[name].text

@@ -12,7 +12,7 @@ from qchunk.envs.base import wrap
 from qchunk.errors import UserError
 from qchunk.evaluate import episodes, summary
 from qchunk.execute import parse, receding
-from qchunk.rollout import rollout
+from qchunk.rollout import Steps, rollout
 from qchunk.sampling import emit_step
 from qchunk.types import Plan, Policy
 
@@ -128,4 +128,65 @@ def test_collecting_by_name():
 @pytest.mark.parametrize("text", ["receding:0", "receding:5", "receding", "receding:x", "closed-loop", "open-loop:2"])
 def test_wrong_schemes(text):
     with pytest.raises(UserError):
+        parse(text, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "horizon", "returns", "length"),
+    [("constant", 4, 10.0, 10), ("delayed", 3, 1.0, 5), ("two-step", 3, 1.0, 2), ("flag", 2, 1.0, 1)],
+)
+@pytest.mark.parametrize("text", ["open-loop", "receding:1"])
+def test_returns_and_lengths_are_exact(name, horizon, returns, length, text):
+    """Also where the chunk does not divide the episode: what follows its end is not counted."""
+    env, scheme = wrap(envs.make(f"probe/{name}")), parse(text, horizon)(ramp(horizon))
+    e = jax.jit(lambda k: episodes(env, scheme, NO_VARS, k, 3))(jax.random.key(0))
+    np.testing.assert_array_equal(e.ret, returns)
+    np.testing.assert_array_equal(e.length, length)
+    np.testing.assert_array_equal(e.success, float(name != "constant"))
+
+
+def test_two_rollouts_are_one_longer_rollout():
+    """To the bit, through time-outs and fresh starts: resets draw from the state, not the rollout's key."""
+    env, scheme = wrap(envs.make("tabletop/cube-single-task1"), 7), parse("open-loop", 4)(ramp(4, 5))
+    run = jax.jit(lambda k, start, n: rollout(env, scheme, NO_VARS, k, n, start, 3), static_argnums=2)
+    middle, first = run(jax.random.key(0), None, 3)
+    end, second = run(jax.random.key(1), middle, 3)
+    whole_end, whole = run(jax.random.key(0), None, 6)
+    assert whole.truncation.sum() >= 6
+    for a, b, c in zip(*(jax.tree.leaves(x) for x in (first, second, whole)), strict=True):
+        np.testing.assert_array_equal(np.concatenate([a, b]), c)
+    np.testing.assert_array_equal(end[0].obs, whole_end[0].obs)
+    np.testing.assert_array_equal(*(jax.random.key_data(s[0].info["key"]) for s in (end, whole_end)))
+
+
+def test_rows_hand_worked():
+    """Two environments: one ends by itself after 2 steps and rests one, the other is cut by the last step."""
+    n, column = 4, lambda *x: np.asarray(x, np.float32)
+    alive = np.stack([column(1, 1, 0, 1), column(1, 1, 1, 1)], axis=1)
+    terminal = np.stack([column(0, 1, 1, 0), column(0, 0, 0, 0)], axis=1)
+    truncation = np.stack([column(0, 0, 0, 0), column(0, 0, 1, 0)], axis=1)
+    obs = np.arange(n * 2, dtype=np.float32).reshape(n, 2, 1)
+    steps = Steps(obs, obs / 10, obs[..., 0], terminal, truncation, obs + 100, None, alive)
+    rows = collect.to_rows(steps)
+    # environment 0: rows 0, 2 | 6; environment 1: rows 1, 3, 5 | 7; each with its true final observation
+    np.testing.assert_array_equal(rows.obs[:, 0], [0, 2, 102, 6, 106, 1, 3, 5, 105, 7, 107])
+    np.testing.assert_array_equal(rows.end, [0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1])
+    np.testing.assert_array_equal(rows.terminal, [0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+    played = np.asarray([0, 2, 0, 6, 0, 1, 3, 5, 0, 7, 0])
+    np.testing.assert_array_equal(rows.reward, played)
+    np.testing.assert_allclose(rows.action[:, 0], played / 10, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("receding:0", "give receding:1 to receding:4"),
+        ("receding:5", "does not fit chunks of 4 actions"),
+        ("receding", "does not fit"),
+        ("open-lop", "Did you mean open-loop"),
+        ("open-loop:2", "unknown execution"),
+    ],
+)
+def test_a_wrong_scheme_names_the_fix(text, line):
+    with pytest.raises(UserError, match=line):
         parse(text, 4)

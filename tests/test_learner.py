@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -189,3 +190,77 @@ def test_bc_counts_only_steps_inside_the_episode():
     loss, _ = bc(pi).fn(vars, (z, t), chunk._replace(mask=mask))
     error = np.mean(np.square(np.asarray(chunk.action - z)), axis=-1)
     assert float(loss) == pytest.approx(float((error * np.asarray(mask)).sum() / mask.sum()), rel=1e-5)
+
+
+def opt_of(state, name):
+    return state.opt.inner_states[name]
+
+
+def test_before_its_start_nothing_of_a_module_moves():
+    """Parameters, optimiser and slow copy to the bit; then Adam's first step; the copy an update later."""
+    a, b = scalar("a", 1.0), scalar("b", 1.0, Slow(0.5))
+    one = term(("a",), lambda v: v.params["a"]["x"] ** 2)
+    terms = [one, term(("b",), lambda v: v.params["b"]["x"] ** 2, start=3)]
+    states = steps(learner([a, b], NOTHING, terms, OptimConfig(0.1)), 5)
+    for state in states[1:4]:
+        for get in (lambda s: s.params["b"], lambda s: s.slow["b"], lambda s: opt_of(s, "b")):
+            chex.assert_trees_all_equal(get(state), get(states[0]))
+        moments = [jax.tree.leaves(opt_of(s, "a")) for s in (state, states[0])]
+        assert any((x != y).any() for x, y in zip(*moments, strict=True)), "that of a moves"
+    assert float(states[4].params["b"]["x"]) == pytest.approx(0.9) and float(states[4].slow["b"]["x"]) == 1.0
+    assert float(states[5].slow["b"]["x"]) == pytest.approx(0.95)
+
+
+def test_between_its_turns_a_modules_optimiser_rests():
+    """every=3: five updates hold two turns, 0 and 3, and equal two updates of an ungated learner."""
+    b = scalar("b", 1.0)
+    square = lambda v: v.params["b"]["x"] ** 2  # noqa: E731
+    gated = steps(learner([b], NOTHING, [term(("b",), square, every=3)], OptimConfig(0.1)), 5)
+    plain = steps(learner([b], NOTHING, [term(("b",), square)], OptimConfig(0.1)), 2)
+    for i, j in ((1, 1), (2, 1), (3, 1), (4, 2), (5, 2)):
+        chex.assert_trees_all_close(gated[i].params, plain[j].params, rtol=1e-6)
+        chex.assert_trees_all_close(gated[i].opt, plain[j].opt, rtol=1e-6)
+    assert [int(s.step) for s in gated] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_module_moves_while_any_of_its_terms_does():
+    """Two terms of one module: their gradients add up in the updates that both have."""
+    b = scalar("b", 0.0)
+    slope = lambda v: v.params["b"]["x"]  # noqa: E731
+    first_moment = []
+    for terms in ([term(("b",), slope)], [term(("b",), slope), term(("b",), slope, every=2)]):
+        states = steps(learner([b], NOTHING, terms, OptimConfig(0.1)), 2)
+        first_moment.append([float(s.opt.inner_states["b"].inner_state[0].mu["b"]["x"]) for s in states])
+    # Adam: m <- 0.9 m + 0.1 g
+    np.testing.assert_allclose(first_moment[0], [0.0, 0.1, 0.19], rtol=1e-5)  # g = 1
+    np.testing.assert_allclose(first_moment[1], [0.0, 0.2, 0.28], rtol=1e-5)  # g = 2, then 1
+
+
+def test_the_joint_norm_is_clipped():
+    """Gradients (3, 4) have norm 5; clipped to 1 they are (0.6, 0.8); below the bound they stay."""
+    a, b = scalar("a", 0.0), scalar("b", 0.0)
+    both = term(("a", "b"), lambda v: 3 * v.params["a"]["x"] + 4 * v.params["b"]["x"])
+    for clip, expected in ((1.0, (0.6, 0.8)), (10.0, (3.0, 4.0))):
+        state = steps(learner([a, b], NOTHING, [both], OptimConfig(0.1), clip=clip), 1)[1]
+        inner = state.opt[-1].inner_states
+        got = [float(inner[n].inner_state[0].mu[n]["x"]) for n in ("a", "b")]
+        np.testing.assert_allclose(got, 0.1 * np.asarray(expected), rtol=1e-5)
+
+
+def test_rows_without_discount_or_weight_ignore_what_follows():
+    """Discount 0: the target is the return. Weight 0: not even a NaN-free but absurd reward counts."""
+    q, zero = constant_critic(5.0), jnp.asarray(0.0)
+    policy = NOTHING._replace(plan=lambda v, z, obs, old: Plan(jnp.zeros((len(obs), 4, 2))))
+    chunk = chunk_of(3)._replace(
+        reward=jnp.asarray([[1.0], [2.0], [1e6]]),
+        discount=jnp.asarray([[0.0], [0.0], [0.9]]),
+        weight=jnp.asarray([[1.0], [1.0], [0.0]]),
+    )
+    losses = []
+    for slow in (7.0, -300.0):
+        vars = Vars({"critic": {"x": jnp.asarray(5.0)}}, {"critic": {"x": zero + slow}}, {}, {})
+        losses.append(td(q, policy).fn(vars, key(), chunk))
+    np.testing.assert_array_equal(losses[0][0], losses[1][0])
+    assert float(losses[0][1]["target"]) == 1.5
+    nothing, _ = td(q, policy).fn(vars, key(), chunk._replace(weight=jnp.zeros((3, 1))))
+    assert float(nothing) == 0.0

@@ -59,3 +59,18 @@ def test_best_of_n_improves_on_the_behaviour_it_imitates():
     imitated, _ = last(bc, BC(chunk, ACTOR, OPTIM), env, 600, seeds=2)
     assert values["success"].min() >= 0.9, values["success"]
     assert imitated["success"].max() <= 0.7, imitated["success"]
+
+
+def test_a_time_out_bootstraps():
+    """A reward of 1 at each step, for ever: 1 / (1 - gamma) up to the limit, which is no end of the values.
+
+    gamma is small because the value past the limit is the network's own extrapolation.
+    """
+    chunk = ChunkConfig(2, (), 0.5)
+    _, learner = last(qc, QC(chunk, ACTOR, CRITIC, OPTIM, n=1), envs.make("probe/constant"), 800)
+    first = jax.tree.map(lambda x: x[0], learner._replace(step=learner.step[None]))
+    t = np.arange(9)  # the last whole window of two steps starts at 8
+    obs = jnp.stack([jnp.asarray(t) / 10, jnp.zeros(9)], axis=1)
+    actions = jax.random.uniform(jax.random.key(1), (64, 9, 2, 1), minval=-1.0)
+    q = chunk_q(CRITIC).score(view(first, {}), obs, actions).mean(axis=0)
+    np.testing.assert_allclose(q, 2.0, atol=0.05)

@@ -185,3 +185,100 @@ def test_one_data_set_serves_every_task_of_a_scene():
     again = formats.relabelled(rows, task)
     np.testing.assert_array_equal(again.reward, [0.0, -1.0, 0.0])
     np.testing.assert_array_equal(again.terminal, [True, False, False])
+
+
+def test_left_of_counts_down_to_each_final_observation():
+    end = np.asarray([0, 0, 0, 1, 0, 1, 1], bool)
+    np.testing.assert_array_equal(chunks.left_of(end), [3, 2, 1, 0, 1, 0, 0])
+    assert chunks.left_of(end).dtype == np.int32
+
+
+def test_a_horizon_longer_than_every_episode():
+    data = chunks.dataset(*make_rows([3, 4], np.zeros(7, bool), np.random.default_rng(0)))
+    with pytest.raises(UserError, match=r"horizon 5 is longer .* has 4 steps.*give --chunk.horizon 4"):
+        chunks.check_fits(data, ChunkConfig(5, (2,)))
+
+
+class Spy:
+    """Unpickling it writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_nothing_is_ever_unpickled(rows, tmp_path):
+    text = json.dumps({"format": formats.FORMAT, "version": formats.VERSION, "fingerprint": "0"})
+    obs = np.asarray([[Spy(tmp_path / "ran")] * 2] * len(rows.obs), dtype=object)
+    arrays = {**dict(zip(formats.ARRAYS, rows, strict=True)), "obs": obs}
+    np.savez(tmp_path / "d.npz", about=text, **arrays)
+    with pytest.raises(UserError, match="no npz file"):
+        formats.load(tmp_path / "d.npz")
+    assert not (tmp_path / "ran").exists()
+    np.load(tmp_path / "d.npz", allow_pickle=True)["obs"]
+    assert (tmp_path / "ran").exists(), "the trap itself must work"
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no data set at"):
+        formats.load(tmp_path / "none.npz")
+
+
+def test_every_truncation_is_refused(rows, tmp_path):
+    formats.save(tmp_path / "d.npz", rows, {"env": "probe/flag"})
+    data = (tmp_path / "d.npz").read_bytes()
+    for size in range(1, len(data), 97):
+        (tmp_path / "cut.npz").write_bytes(data[:size])
+        with pytest.raises(UserError):
+            formats.load(tmp_path / "cut.npz")
+
+
+def flip(path, at, mask):
+    data = bytearray(path.read_bytes())
+    data[at] ^= mask
+    path.write_bytes(data)
+
+
+def test_a_flipped_bit_anywhere_is_refused_or_harmless(rows, tmp_path):
+    """Also in the zip's own headers: version needed, flags and method lie in its central directory."""
+    formats.save(tmp_path / "d.npz", rows, {"env": "probe/flag"})
+    data, file = (tmp_path / "d.npz").read_bytes(), tmp_path / "flipped.npz"
+    start = data.index(b"PK\x01\x02")
+    for at in [*range(0, start, 23), *range(start, start + 46)]:
+        for mask in (0x01, 0x80):
+            file.write_bytes(data)
+            flip(file, at, mask)
+            try:
+                again, _ = formats.load(file)
+            except UserError:
+                continue
+            assert formats.fingerprint(again) == formats.fingerprint(rows)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", '"text"'])
+def test_a_foreign_description_is_refused(text, rows, tmp_path):
+    np.savez(tmp_path / "d.npz", about=text, **dict(zip(formats.ARRAYS, rows, strict=True)))
+    with pytest.raises(UserError):
+        formats.load(tmp_path / "d.npz")
+
+
+def test_a_description_without_fingerprint_is_refused(rows, tmp_path):
+    text = json.dumps({"format": formats.FORMAT, "version": formats.VERSION, "env": "probe/flag"})
+    np.savez(tmp_path / "d.npz", about=text, **dict(zip(formats.ARRAYS, rows, strict=True)))
+    with pytest.raises(UserError, match="fingerprint"):
+        formats.load(tmp_path / "d.npz")
+
+
+def test_one_bare_array_is_refused(rows, tmp_path):
+    np.save(tmp_path / "d.npy", rows.obs)
+    with pytest.raises(UserError, match="no npz file"):
+        formats.load(tmp_path / "d.npy")
+
+
+def test_arrays_of_text_are_refused(rows, tmp_path):
+    bad = rows._replace(obs=np.full(rows.obs.shape, "a"))
+    formats.save(tmp_path / "d.npz", bad, {"env": "probe/flag"})
+    with pytest.raises(UserError, match="obs"):
+        formats.load(tmp_path / "d.npz")

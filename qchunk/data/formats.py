@@ -77,14 +77,16 @@ def load(path: Path) -> tuple[Rows, dict[str, Any]]:
                 raise UserError(f"{path} is no qchunk data set: it lacks {', '.join(missing)}", "collect it anew")
             about = json.loads(str(z["about"]))
             rows = Rows(*(z[n] for n in ARRAYS))
-    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError) as e:
+    except (zipfile.BadZipFile, zlib.error, ValueError, TypeError, RuntimeError, OSError, EOFError) as e:
         raise UserError(f"{path} is empty, truncated or no npz file", "collect it anew: qchunk collect") from e
+    if not isinstance(about, dict):
+        raise UserError(f"{path} is no qchunk data set: its description is no JSON object", "collect it anew")
     if about.get("format") != FORMAT or about.get("version") != VERSION:
         got = f"{about.get('format')} version {about.get('version')}"
         raise UserError(f"{path} is of format {got}, expected {FORMAT} version {VERSION}", "collect it anew")
     check(rows, str(path))
-    if fingerprint(rows) != about["fingerprint"]:
-        raise UserError(f"{path} does not match its fingerprint {about['fingerprint']}", "collect it anew")
+    if fingerprint(rows) != about.get("fingerprint"):
+        raise UserError(f"{path} does not match its fingerprint {about.get('fingerprint')}", "collect it anew")
     return rows, about
 
 
@@ -99,6 +101,10 @@ def check(rows: Rows, where: str) -> None:
         raise UserError(
             f"{where}: shapes {shapes} do not fit", "expected obs [R, O], action [R, A], and [R] for the rest"
         )
+    kinds = {n: x.dtype.kind for n, x in zip(ARRAYS, rows, strict=True)}
+    if any(k not in ("b" if n in ("terminal", "end") else "f") for n, k in kinds.items()):
+        types = {n: str(x.dtype) for n, x in zip(ARRAYS, rows, strict=True)}
+        raise UserError(f"{where}: types {types} do not fit", "expected floats, and booleans for terminal and end")
     if len(rows.obs) == 0 or not (~rows.end).any():
         raise UserError(f"{where} holds no transition", "collect more steps")
     for name in ("obs", "action", "reward"):

@@ -103,7 +103,8 @@ class AutoReset(Wrapper):
         return state.replace(info={**state.info, "final_obs": state.obs})
 
     def step(self, state: State, action: jax.Array) -> State:
-        state = self.env.step(_without(state, "final_obs"), action)
+        running = _without(state, "final_obs").replace(done=jnp.zeros_like(state.done))  # some never write it
+        state = self.env.step(running, action)
         fresh = self.reset_done(state)
         kept = {k: state.info[k] for k in ("terminal", "truncation")}
         info = {**fresh.info, **kept, "final_obs": state.obs}

@@ -19,7 +19,7 @@ class Rules(NamedTuple):
 
 
 def _constant(t, memory, action):
-    return 1.0, 0.0, memory  # Q = sum of gamma^k over what is left
+    return 1.0, 0.0, memory  # Q = 1 / (1 - gamma): the limit is a time-out, which bootstraps
 
 
 def _delayed(t, memory, action):

@@ -1,4 +1,7 @@
-"""Pictures of worlds: from above and from the side."""
+"""Pictures of worlds: from above and from the side.
+
+Seen from behind the robot: right is -y, up is x (from above) or z (from the side). Angles keep their sense of rotation.
+"""
 
 from __future__ import annotations
 
@@ -12,42 +15,66 @@ from qchunk.envs.tabletop.physics import World
 from qchunk.envs.tabletop.tasks import CUBE, SCENES, WORKSPACE
 
 COLOURS = ("#d9434e", "#3f7fd1", "#e8a317", "#2f9e58")  # red, blue, orange, green: in the order of the cubes
+GRIPPER = "0.3"
+JAW = 0.03  # metres from the gripper's centre to a finger
+PAD = 0.04  # metres around the workspace, for fingers at its border
 
 
-def square(ax: Any, x: float, y: float, turned: float, **style: Any) -> None:
-    """A cube's outline, turned by radians around its centre."""
-    corners = CUBE / 2 * np.asarray([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-    c, s = np.cos(turned), np.sin(turned)
+def square(ax: Any, across: float, up: float, turned: float, **style: Any) -> None:
+    """A cube's outline at a place of the picture, turned anticlockwise by radians."""
     from matplotlib.patches import Polygon  # drawing is the only thing here that wants matplotlib
 
-    ax.add_patch(Polygon(corners @ [[c, s], [-s, c]] + [x, y], **style))
+    corners = CUBE / 2 * np.asarray([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    c, s = np.cos(turned), np.sin(turned)
+    ax.add_patch(Polygon(corners @ [[c, s], [-s, c]] + [across, up], **style))
+
+
+def fingers(world: World) -> np.ndarray:
+    """The two fingers seen from above [2, 2]: across (-y) and up (x), in metres."""
+    x, y, _ = np.asarray(world.gripper)
+    jaw = JAW * np.asarray([-np.sin(float(world.yaw)), np.cos(float(world.yaw))])
+    return np.stack([jaw, -jaw]) + np.asarray([-y, x])
 
 
 def draw_world(above: Any, side: Any, world: World, goal: np.ndarray | None = None) -> None:
-    """Draws cubes (filled), goals (outlined) and the gripper (grey) onto two matplotlib axes: y over x, z over y."""
+    """Draws cubes (filled), goals [n, 3] (dashed) and the gripper (grey) onto two matplotlib axes, in metres."""
     cubes, turned = np.asarray(world.cubes), np.asarray(world.turned)
     for i in np.argsort(cubes[:, 2]):
-        style = {"facecolor": COLOURS[i], "alpha": 0.85}
-        square(above, -cubes[i, 1], cubes[i, 0], -turned[i], **style)
+        style = {"facecolor": COLOURS[i], "alpha": 0.75, "edgecolor": "none", "zorder": 2}
+        square(above, -cubes[i, 1], cubes[i, 0], turned[i], **style)
         square(side, -cubes[i, 1], cubes[i, 2], 0.0, **style)
     for i, g in enumerate(() if goal is None else np.asarray(goal)):
-        style = {"fill": False, "edgecolor": COLOURS[i], "linewidth": 2, "linestyle": (0, (2, 1))}
+        dashes = (1.5 * i, (1.5, 1.5))  # shifted, so that two goals in one place show both colours
+        style = {"fill": False, "edgecolor": COLOURS[i], "linewidth": 2, "linestyle": dashes, "zorder": 3}
         square(above, -g[1], g[0], 0.0, **style)
         square(side, -g[1], g[2], 0.0, **style)
-    x, y, z = np.asarray(world.gripper)
-    jaw = 0.03 * np.asarray([np.cos(float(world.yaw)), np.sin(float(world.yaw))])
-    for sign in (-1, 1):
-        above.plot(-y + sign * jaw[1], x + sign * jaw[0], "s", color="0.35", markersize=4)
-    above.plot([-y - jaw[1], -y + jaw[1]], [x - jaw[0], x + jaw[0]], color="0.35", linewidth=1.5)
-    side.plot([-y, -y], [z, z + 0.06], color="0.35", linewidth=1.5)
-    side.plot(-y, z, "v", color="0.35", markersize=6)
+    _, y, z = np.asarray(world.gripper)
+    above.plot(*fingers(world).T, "s-", color=GRIPPER, markersize=4, linewidth=1.5, zorder=4)
+    side.plot([-y, -y], [z, z + 0.06], color=GRIPPER, linewidth=1.5, zorder=4)
+    side.plot(-y, z, "v", color=GRIPPER, markersize=6, zorder=4)
     (x0, y0, _), (x1, y1, z1) = WORKSPACE
-    above.set(xlim=(-y1, -y0), ylim=(x0 - 0.02, x1), aspect="equal")
-    side.set(xlim=(-y1, -y0), ylim=(0, z1 + 0.07), aspect="equal")
+    above.set(xlim=(-y1 - PAD, -y0 + PAD), ylim=(x0 - PAD, x1 + PAD), aspect="equal")
+    side.set(xlim=(-y1 - PAD, -y0 + PAD), ylim=(-0.012, z1 + 0.07), aspect="equal")
+    side.axhspan(-0.012, 0.0, color="0.85", zorder=1)  # the table
+
+
+def legend(figure: Any, cubes: int) -> None:
+    """Under the panels: what is filled, dashed and grey."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    several = [f" {i + 1}" for i in range(cubes)] if cubes > 1 else [""]
+    starts = [Patch(facecolor=COLOURS[i], alpha=0.75, label=f"cube{n}: start") for i, n in enumerate(several)]
+    goals = [
+        Patch(fill=False, edgecolor=COLOURS[i], linewidth=2, linestyle=(0, (1.5, 1.5)), label=f"cube{n}: goal")
+        for i, n in enumerate(several)
+    ]
+    gripper = Line2D([], [], color=GRIPPER, marker="s", markersize=4, label="gripper: one of its random starts")
+    figure.legend(handles=[*starts, *goals, gripper], loc="outside lower center", ncols=2 * cubes + 1, frameon=False)
 
 
 def draw_tasks(scene: str, path: Path) -> None:
-    """A picture of a scene's five tasks: one start (filled, gripper grey) and the goals (dashed)."""
+    """A picture of a scene's five tasks: one start (the gripper's and the yaws are drawn anew each episode), the goals."""
     import jax
     import matplotlib
 
@@ -57,7 +84,7 @@ def draw_tasks(scene: str, path: Path) -> None:
     from qchunk.envs.tabletop.env import make
 
     figure, axes = plt.subplots(
-        2, 5, figsize=(16, 4.7), layout="constrained", sharex=True, sharey="row", height_ratios=(0.37, 0.42), dpi=110
+        2, 5, figsize=(16, 4.9), layout="constrained", sharex=True, sharey="row", height_ratios=(0.43, 0.432), dpi=110
     )
     for task in range(1, 6):
         env = make(f"{scene}-task{task}")
@@ -67,7 +94,7 @@ def draw_tasks(scene: str, path: Path) -> None:
         side.set_xlabel("to the right, -y (m)")
     axes[0, 0].set_ylabel("from above: forward, x (m)")
     axes[1, 0].set_ylabel("from the side: up, z (m)")
-    figure.suptitle("Start (filled; the gripper is grey) and goal (dashed) of each task", fontsize=12)
+    legend(figure, SCENES[scene].cubes)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     plt.close(figure)
