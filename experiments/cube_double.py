@@ -7,7 +7,7 @@ from qchunk.train import Settings
 
 ENV = "tabletop/cube-double-task1"
 DATA = Data("tabletop/cube-double", 1_000_000)
-UPDATES = 4_000
+UPDATES = 8_000
 
 
 def suite() -> list[Run]:
