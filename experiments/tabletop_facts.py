@@ -157,7 +157,7 @@ contacts, an arm and its controller.
 
 A free-flying gripper and cubes of 4 cm. The action is (dx, dy, dz, dyaw, closing) in [-1, 1]: 5 cm per step
 along each axis, 0.3 rad, and the whole way from open to closed. Closing around a cube (within 2.5 cm in x and y,
-3 cm in z, 0.35 rad of yaw modulo 90 degrees) attaches it and turns it to the jaws; opening lets it go; it falls
+3 cm in z, 0.35 rad of yaw modulo 90 degrees) attaches it and turns it to the jaws, unless another cube lies on it; opening lets it go; it falls
 5 cm a step until the table or a cube supports it. A held cube is lifted onto what is in its way.
 
 What is not modelled:

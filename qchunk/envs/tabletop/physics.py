@@ -60,14 +60,22 @@ def advance(w: World, action: Array) -> World:
 
 
 def graspable(gripper: Array, yaw: Array, cubes: Array, turned: Array) -> Array:
-    """One-hot [n] of the nearest cube if it lies between the fingers and their yaw fits (a cube looks alike every 90
-    degrees), else zeros."""
+    """One-hot [n] of the nearest cube if it lies between the fingers, their yaw fits (a cube looks alike every 90
+    degrees) and no other cube lies on it, else zeros."""
     off = jnp.abs(cubes - gripper)
     near = (off[:, 0] < REACH_XY) & (off[:, 1] < REACH_XY) & (off[:, 2] < REACH_Z)
     fits = jnp.abs(fold(yaw - turned, np.pi / 2)) < REACH_YAW
-    distance = jnp.where(near & fits, jnp.sum(off, axis=-1), jnp.inf)
+    higher = cubes[None, :, 2] - cubes[:, None, 2]  # [n, n], of the second cube than the first
+    covered = jnp.any(overlapping(cubes, CUBE) & (higher > CUBE / 2) & (higher < 1.5 * CUBE), axis=1)
+    distance = jnp.where(near & fits & ~covered, jnp.sum(off, axis=-1), jnp.inf)
     nearest = distance == jnp.min(distance)
     return (nearest & jnp.isfinite(distance)).astype(jnp.float32)
+
+
+def overlapping(cubes: Array, reach: float) -> Array:
+    """[n, n] whether two cubes' centres are less than ``reach`` metres apart in x and in y; no cube is its own pair."""
+    apart = jnp.abs(cubes[:, None, :2] - cubes[None, :, :2])
+    return (apart[..., 0] < reach) & (apart[..., 1] < reach) & ~np.eye(len(cubes), dtype=bool)
 
 
 def supports(cubes: Array, held: Array, below: Array, lifting: bool = False) -> Array:
@@ -78,8 +86,7 @@ def supports(cubes: Array, held: Array, below: Array, lifting: bool = False) -> 
             height too.
     """
     reach = CUBE if lifting else 0.75 * CUBE  # a cube whose centre is off by more slides off
-    apart = jnp.abs(cubes[:, None, :2] - cubes[None, :, :2])  # [n, n, 2]
-    over = (apart[..., 0] < reach) & (apart[..., 1] < reach) & ~np.eye(len(cubes), dtype=bool)
+    over = overlapping(cubes, reach)
     reachable = True if lifting else cubes[None, :, 2] <= below[:, None] + CUBE / 2
     blocking = cubes[None, :, 2] > cubes[:, None, 2] - CUBE if lifting else True
     stands = over & reachable & blocking & (held[None] == 0)
