@@ -12,6 +12,7 @@ from qchunk.algorithms.bc import BC
 from qchunk.algorithms.qc import QC
 from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
 from qchunk.errors import UserError
+from qchunk.online import OnlineSettings
 from qchunk.train import Settings
 
 SMALL = (128, 128, 128)
@@ -37,6 +38,7 @@ class Run(NamedTuple):
     config: Any
     settings: Settings
     label: str
+    online: OnlineSettings = commands.NO_ONLINE
 
 
 def small_qc(horizon: int = 5, backup: tuple[int, ...] = (), steps: int = 10) -> QC:
@@ -73,7 +75,7 @@ def run_suite(name: str, suite: Sequence[Run], root: Path) -> list[dict[str, str
             where = commands.TrainFlags(
                 run.env, collected(run.data, root), out, run.label, quiet=not sys.stderr.isatty()
             )
-            commands.run_offline(run.algorithm, where, run.config, run.settings)
+            commands.run(run.algorithm, where, run.config, run.settings, run.online)
     rows = report.write_report(folders, root / "report")
     print(report.markdown(rows))
     print(f"runs: {root / 'runs'}\nreport: {root / 'report' / 'report.html'}")

@@ -8,11 +8,11 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-from qchunk import checkpoint, envs, flags, names, runs
+from qchunk import checkpoint, envs, flags, names, normalise, online, runs
 from qchunk import collect as collecting
 from qchunk import train as training
 from qchunk.data import formats
@@ -59,6 +59,9 @@ class ResumeFlags:
     """No progress bar and no closing lines."""
 
 
+NO_ONLINE = online.OnlineSettings()
+
+
 def train(argv: list[str]) -> None:
     """``qchunk train ALGO --env ENV --data DATA [any field]`` and ``qchunk train --resume RUN``."""
     if any(a.split("=")[0] == "--resume" for a in argv):
@@ -71,12 +74,13 @@ def train(argv: list[str]) -> None:
             return None
         raise UserError("train needs an algorithm first", "qchunk train ALGO --env ENV --data DATA; see qchunk list")
     build, config_class = flags.builder(argv[0])
-    f, c, settings = flags.parse(f"train {argv[0]}", argv[1:], TrainFlags, config_class, training.Settings)
-    run_offline(argv[0], f, c, settings, build)
+    parts = (TrainFlags, config_class, training.Settings, online.OnlineSettings)
+    f, c, settings, more = flags.parse(f"train {argv[0]}", argv[1:], *parts)
+    run(argv[0], f, c, settings, more, build)
     return None
 
 
-def run_offline(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Any = None) -> Path:
+def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, more: Any = NO_ONLINE, build: Any = None) -> Path:
     """Trains in a new run folder and returns it; also what experiments call."""
     build = build or flags.builder(algorithm)[0]
     names.check_env(f.env)
@@ -84,22 +88,24 @@ def run_offline(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Any
     env = envs.make(f.env)
     data, about = formats.for_env(f.data, env, f.env)
     training.check(c, settings, data)
+    online.check(c, settings, more)
     out = f.out or Path("runs") / f.env / f"{f.label or Path(algorithm).stem.replace(':', '-')}-seed{settings.seed}"
     kept = {
         "algorithm": algorithm,
         "label": f.label or algorithm,
         "env": f.env,
-        "driver": "offline",
+        "driver": "offline_to_online" if more.online_steps else "offline",
         "seed": settings.seed,
         "seeds": settings.seeds,
         "device": str(jax.devices()[0].device_kind),
         "data": {"path": str(Path(f.data).resolve()), "fingerprint": about["fingerprint"]},
         "config": dataclasses.asdict(c),
         "settings": dataclasses.asdict(settings),
+        "online": dataclasses.asdict(more),
     }
-    with runs.create(out, kept) as run:
-        run.sinks += runs.sinks_by_name(f.log_to, out)
-        _drive(run, build, c, settings, env, data, None, f)
+    with runs.create(out, kept) as folder:
+        folder.sinks += runs.sinks_by_name(f.log_to, out)
+        _drive(folder, _Parts(build, c, settings, more, env), data, (None, None), 0, f)
     return out
 
 
@@ -108,46 +114,73 @@ def resume(f: ResumeFlags) -> None:
     with runs.open_run(f.resume) as run:
         run.sinks += runs.sinks_by_name(f.log_to, f.resume)
         kept = run.config
-        build, c, settings, env = _rebuild(kept)
-        data, about = formats.for_env(Path(kept["data"]["path"]), env, kept["env"])
+        parts = _rebuild(kept)
+        data, about = formats.for_env(Path(kept["data"]["path"]), parts.env, kept["env"])
         if about["fingerprint"] != kept["data"]["fingerprint"]:
             fix = f"put the data set with fingerprint {kept['data']['fingerprint']} back"
             raise UserError(f"{kept['data']['path']} has changed since the run began", fix)
-        learner, step = _restore(f.resume, build, c, settings, env, f.step)
+        state, step = _restore(f.resume, parts, f.step)
         run.rewind(step)
-        _drive(run, build, c, settings, env, data, learner, f)
+        _drive(run, parts, data, state, step, f)
 
 
-def _rebuild(kept: dict) -> tuple[Any, Any, Any, Any]:
+class _Parts(NamedTuple):
+    """What a run is made of, besides its data."""
+
+    build: Any
+    c: Any
+    settings: training.Settings
+    online: online.OnlineSettings
+    env: Any
+
+
+def _rebuild(kept: dict) -> _Parts:
     build, config_class = flags.builder(kept["algorithm"])
     c = flags.from_dict(config_class, kept["config"])
-    return build, c, flags.from_dict(training.Settings, kept["settings"]), envs.make(kept["env"])
+    settings = flags.from_dict(training.Settings, kept["settings"])
+    return _Parts(build, c, settings, flags.from_dict(online.OnlineSettings, kept["online"]), envs.make(kept["env"]))
 
 
-def _restore(folder: Path, build, c, settings, env, step: int | None) -> tuple[Learner | None, int]:
-    """The learner of a checkpoint and its step; None and 0 where the run never saved one."""
+def _restore(folder: Path, p: _Parts, step: int | None) -> tuple[tuple[Learner | None, Any], int]:
+    """(learner, online part or None) of a checkpoint, and its step; None and 0 where the run never saved one."""
     where = folder / "checkpoints"
     if step is None and not checkpoint.steps(where):
-        return None, 0
-    spec = Spec(env.observation_size, env.action_size, c.chunk.horizon)
-    like = jax.eval_shape(lambda: training.init(build, c, {}, spec, settings))
-    tree, about = checkpoint.restore(where, {"learner": like}, step)
-    return jax.tree.map(jax.numpy.asarray, tree["learner"]), int(about["step"])
+        return (None, None), 0
+    spec = Spec(p.env.observation_size, p.env.action_size, p.c.chunk.horizon)
+    learner = jax.eval_shape(lambda: training.init(p.build, p.c, {}, spec, p.settings))
+    like = {"learner": learner}
+    if checkpoint.about(where, step).get("online"):
+        like["online"] = online.state_like(p.build, p.env, learner, p.c, p.settings, p.online)
+    tree, about = checkpoint.restore(where, like, step)
+    tree = jax.tree.map(jax.numpy.asarray, tree)
+    normalise.check(tree["learner"], p.settings.normalise_obs, p.settings.normalise_action)
+    return (tree["learner"], tree.get("online")), int(about["step"])
 
 
-def _drive(run: runs.Run, build, c, settings, env, data: Dataset, learner: Learner | None, f: Any) -> None:
+def _learner(folder: Path, p: _Parts, step: int | None) -> tuple[Learner, int]:
+    """The learner of a checkpoint that must be there."""
+    (learner, _), at = _restore(folder, p, step)
+    if learner is None:
+        raise UserError(f"{folder} has no checkpoint yet", f"go on with qchunk train --resume {folder}")
+    return learner, at
+
+
+def _drive(run: runs.Run, p: _Parts, data: Dataset, state: tuple, began: int, f: Any) -> None:
     """Consumes a driver's events: logs, saves, shows; then sums the run up."""
-    began = 0 if learner is None else int(learner.step)
-    if began >= settings.offline_steps and (run.path / runs.SUMMARY).exists():
-        raise UserError(f"{run.path} is finished: all {settings.offline_steps} updates are done", "qchunk eval it")
+    total = online.total_steps(p.c, p.settings, p.online)
+    if began >= total and (run.path / runs.SUMMARY).exists():
+        raise UserError(f"{run.path} is finished: all {total} steps are done", "qchunk eval it")
     about = {"algorithm": run.config["algorithm"], "env": run.config["env"]}
-    events = training.offline(build, c, {}, env=env, data=data, settings=settings, learner=learner)
+    more = {"env": p.env, "data": data, "settings": p.settings, "online": p.online}
+    events = online.offline_to_online(p.build, p.c, {}, **more, learner=state[0], state=state[1])
     title = f"{run.config['label']} on {run.config['env']}"
-    with Bar(settings.offline_steps, began, f.quiet, title) as bar, going_on(run.path):
+    with Bar(total, began, f.quiet, title) as bar, going_on(run.path):
         for event in events:
             bar.show(event)
             if event.kind == "checkpoint":
-                checkpoint.save(run.checkpoints, event.step, {"learner": event.learner}, {**about, "step": event.step})
+                tree = {"learner": event.learner} | ({} if event.online is None else {"online": event.online})
+                about |= {"step": event.step, "online": event.online is not None}
+                checkpoint.save(run.checkpoints, event.step, tree, about)
             else:
                 run.log(event.kind, event.step, event.values)
     figures = final_figures(run.path)
@@ -159,8 +192,8 @@ def final_figures(folder: Path) -> dict[str, dict]:
     """A run's last evaluation, its compile time and its last speed, read from its metrics."""
     found: dict[str, Any] = {}
     for line in runs.read_metrics(folder):
-        wanted = ("updates_per_second",) if line["kind"] == "train" else tuple(line["values"])
-        found.update({name: line["values"][name] for name in wanted})
+        wanted = ("updates_per_second", "env_steps_per_second") if line["kind"] == "train" else tuple(line["values"])
+        found.update({name: line["values"][name] for name in wanted if name in line["values"]})
     return {name: runs.figure(values) for name, values in found.items()}
 
 
@@ -208,13 +241,11 @@ def evaluate(argv: list[str]) -> None:
     (f,) = flags.parse("eval", rest, EvalFlags)
     if f.episodes < 1:
         raise UserError(f"--episodes {f.episodes} is below 1", "give a positive whole number")
-    build, c, settings, env = _rebuild(runs.read_config(Path(folder))["config"])
-    parse(f.execute or settings.execute, c.chunk.horizon)
-    learner, step = _restore(Path(folder), build, c, settings, env, f.step)
-    if learner is None:
-        raise UserError(f"{folder} has no checkpoint yet", f"go on with qchunk train --resume {folder}")
-    shown = dataclasses.replace(settings, episodes=f.episodes, execute=f.execute or settings.execute)
-    values = training.evaluate(build, env, shown, learner, c, {}, base=f.seed)
+    p = _rebuild(runs.read_config(Path(folder))["config"])
+    shown = dataclasses.replace(p.settings, episodes=f.episodes, execute=f.execute or p.settings.execute)
+    parse(shown.execute, p.c.chunk.horizon)
+    learner, step = _learner(Path(folder), p, f.step)
+    values = training.evaluate(p.build, p.env, shown, learner, p.c, {}, base=f.seed)
     _print_figures({k: runs.figure(v) for k, v in values.items()}, f, f"checkpoint: step {step} of {folder}")
 
 
@@ -292,14 +323,12 @@ def collect_to(name: str, f: CollectFlags) -> None:
 def _learned(folder: Path, name: str) -> tuple[Any, Any]:
     """Scheme and variables of a run's first seed, collecting with its exploring policy."""
     kept = runs.read_config(folder)["config"]
-    build, c, settings, env = _rebuild(kept)
     if kept["env"] != name:
         raise UserError(f"the run {folder} is of {kept['env']}", f"collect {kept['env']}, or take a run of {name}")
-    learner, _ = _restore(folder, build, c, settings, env, None)
-    if learner is None:
-        raise UserError(f"{folder} has no checkpoint yet", f"go on with qchunk train --resume {folder}")
+    p = _rebuild(kept)
+    learner, _ = _learner(folder, p, None)
     first = jax.tree.map(lambda x: x[0], learner._replace(step=learner.step[None]))
-    return receding(build(c).explore, c.chunk.horizon), view(first, {})
+    return receding(training.in_units(p.build, p.settings)(p.c).explore, p.c.chunk.horizon), view(first, {})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,6 +78,10 @@ class OptimConfig:
     """Learning rate."""
 
 
+MAY_BE_ZERO = ("seed", "slice_rows", "checkpoint_every", "offline_steps", "online_steps", "start_training")
+MAY_BE_ZERO += ("capacity", "online_eval_every")
+
+
 def validate(c: Any, where: str = "") -> None:
     """Refuses impossible values, before anything is traced.
 
@@ -92,8 +96,8 @@ def validate(c: Any, where: str = "") -> None:
             raise UserError(f"--{name} is not finite", "give a finite value")
         elif isinstance(value, tuple) and any(isinstance(v, int) and v < 1 for v in value):
             raise UserError(f"--{name} {value} holds a number below 1", "give positive whole numbers")
-        elif type(value) is int and value < 1 and field.name not in ("seed", "slice_rows", "checkpoint_every"):
-            raise UserError(f"--{name} {value} is below 1", "give a positive whole number")
+        elif type(value) is int and value < (least := int(field.name not in MAY_BE_ZERO)):
+            raise UserError(f"--{name} {value} is below {least}", f"give a whole number from {least} on")
     ranges = {"gamma": (0.0, 1.0), "tau": (0.0, 1.0)}
     for name, (low, high) in ranges.items():
         if isinstance(value := getattr(c, name, None), float) and not low <= value <= high:

@@ -11,12 +11,13 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qchunk import normalise
 from qchunk.config import config, validate
 from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
@@ -50,15 +51,20 @@ class Settings:
     """Execution in evaluation: open-loop or receding:STEPS."""
     checkpoint_every: int = 0
     """Updates between two checkpoints; 0 saves at each evaluation."""
+    normalise_obs: Literal["none", "min-max", "standard"] = "none"
+    """Units of observations inside the algorithm, from the data."""
+    normalise_action: Literal["none", "min-max", "standard"] = "none"
+    """Units of actions inside the algorithm, from the data."""
 
 
 class Event(NamedTuple):
     """What a driver reports. ``values`` are numpy arrays [S], or [1] where they are of the program; ``learner`` is that of all seeds, for saving."""
 
     kind: str  # "compile", "train", "eval" or "checkpoint"
-    step: int
+    step: int  # updates; in the online part, offline updates plus environment steps
     values: dict[str, np.ndarray]
     learner: Learner
+    online: Any = None  # what else a run resumes from, once it is online (see online.py)
 
 
 def seed_keys(s: Settings) -> jax.Array:
@@ -77,9 +83,19 @@ def over_seeds(fn: Callable, *batched: Any) -> Any:
     return jax.vmap(fn)(*batched)
 
 
-def init(build: Build, c: Any, given: dict, spec: Spec, s: Settings) -> Learner:
-    """The learners of all seeds, stacked; ``step`` is shared."""
-    made = _init(build, spec, c, given, seed_keys(s))
+def in_units(build: Build, s: Settings) -> Build:
+    """What is trained: ``build``, in other units (normalise.py) where the settings ask for them."""
+    plain = s.normalise_obs == s.normalise_action == "none"
+    return build if plain else normalise.wrapping(build)
+
+
+def init(build: Build, c: Any, given: dict, spec: Spec, s: Settings, data: Dataset | None = None) -> Learner:
+    """The learners of all seeds, stacked; ``step`` is shared. Units are those of ``data``."""
+    made = _init(in_units(build, s), spec, c, given, seed_keys(s))
+    if data is not None and normalise.STATS in made.stats:
+        units = normalise.of_data(data, s.normalise_obs, s.normalise_action)
+        units = jax.tree.map(lambda x: jnp.broadcast_to(x, (s.seeds, *x.shape)), units)
+        made = made._replace(stats={**made.stats, normalise.STATS: units})
     return made._replace(step=made.step[0])
 
 
@@ -88,27 +104,30 @@ def _init(build: Build, spec: Spec, c: Any, given: dict, keys: jax.Array) -> Lea
     return over_seeds(lambda key: build(c).init(key, spec, given), keys)
 
 
+def run_updates(algorithm: Algorithm, draw: Callable, state: Learner, given: dict, key: jax.Array, count):
+    """``count`` updates of one seed, each on ``draw(key)``: (learner, sums of the metrics)."""
+
+    def one_update(state: Learner):
+        draw_key, prepare_key, update_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
+        state, chunk = algorithm.prepare(state, given, prepare_key, draw(draw_key))
+        return algorithm.update(state, given, update_key, chunk)
+
+    def body(i, loop):
+        state, metrics = one_update(loop[0])
+        return state, jax.tree.map(jnp.add, loop[1], metrics)
+
+    none_yet = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_update, state)[1])
+    return jax.lax.fori_loop(0, count, body, (state, none_yet))
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def updates(build: Build, batch: int, state: Learner, c: Any, given: dict, data: Dataset, keys: jax.Array, count):
     """``count`` updates of every seed in one dispatch: (learner, means of the metrics [S])."""
     step = state.step
 
     def one_seed(state: Learner, key: jax.Array):
-        algorithm = build(c)
-
-        def one_update(state: Learner):
-            draw_key, prepare_key, update_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
-            chunk = chunks.draw(draw_key, data, c.chunk, batch)
-            state, chunk = algorithm.prepare(state, given, prepare_key, chunk)
-            return algorithm.update(state, given, update_key, chunk)
-
-        def body(i, loop):
-            state, metrics = one_update(loop[0])
-            return state, jax.tree.map(jnp.add, loop[1], metrics)
-
-        state = state._replace(step=step)
-        none_yet = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one_update, state)[1])
-        state, total = jax.lax.fori_loop(0, count, body, (state, none_yet))
+        draw = lambda key: chunks.draw(key, data, c.chunk, batch)  # noqa: E731
+        state, total = run_updates(build(c), draw, state._replace(step=step), given, key, count)
         return state._replace(step=jnp.zeros((), jnp.int32)), jax.tree.map(lambda x: x / count, total)
 
     batched = state._replace(step=jnp.zeros(keys.shape, jnp.int32))
@@ -133,7 +152,7 @@ def evaluate(
 ) -> dict[str, np.ndarray]:
     """Figures of an evaluation [S]. Every method and every evaluation of a seed sees the same start states (``base``)."""
     keys = jax.vmap(lambda k: jax.random.fold_in(k, base))(seed_keys(s))
-    values = evaluation(build, env, s.execute, s.episodes, state, c, given, keys)
+    values = evaluation(in_units(build, s), env, s.execute, s.episodes, state, c, given, keys)
     return {k: np.asarray(v) for k, v in values.items()}
 
 
@@ -169,18 +188,19 @@ def offline(
     s = resolve(settings)
     check(c, s, data)
     spec = Spec(env.observation_size, env.action_size, c.chunk.horizon)
-    state = init(build, c, given, spec, s) if learner is None else learner
-    keys = seed_keys(s)
+    state = init(build, c, given, spec, s, data) if learner is None else learner
+    normalise.check(state, s.normalise_obs, s.normalise_action)
+    keys, trained = seed_keys(s), in_units(build, s)
     step = int(state.step)
     began = time.perf_counter()
-    state, _ = updates(build, s.batch, state, c, given, data, keys, 0)  # compiles, and updates nothing
+    state, _ = updates(trained, s.batch, state, c, given, data, keys, 0)  # compiles, and updates nothing
     jax.block_until_ready(state)
     yield Event("compile", step, {"compile_seconds": np.asarray([time.perf_counter() - began])}, state)
     while step < s.offline_steps:
         stops = (s.log_every, s.eval_every, s.checkpoint_every)
         goal = min(s.offline_steps, *(every * (step // every + 1) for every in stops))
         began = time.perf_counter()
-        state, metrics = updates(build, s.batch, state, c, given, data, keys, goal - step)
+        state, metrics = updates(trained, s.batch, state, c, given, data, keys, goal - step)
         values = {k: np.asarray(v) for k, v in metrics.items()}
         values["updates_per_second"] = np.asarray([(goal - step) * s.seeds / (time.perf_counter() - began)])
         step = goal

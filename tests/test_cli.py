@@ -82,8 +82,7 @@ def last_checkpoint(folder: Path) -> dict[str, bytes]:
     from qchunk import commands, flags, train
     from qchunk.runs import read_config
 
-    build, c, settings, env = commands._rebuild(read_config(folder)["config"])
-    learner, step = commands._restore(folder, build, c, settings, env, None)
+    (learner, _), step = commands._restore(folder, commands._rebuild(read_config(folder)["config"]), None)
     assert step == checkpoint.steps(where)[-1] and flags and train
     import jax
 

@@ -16,6 +16,8 @@ from qchunk.config import ChunkConfig
 from qchunk.errors import UserError
 from qchunk.types import Array, Chunk, Key
 
+EDGE = 1.0 - 1e-5  # actions of data are clipped to +-EDGE, as the papers do, so that tanh can reach them
+
 
 class Dataset(NamedTuple):
     """Experience on the device, float32. R rows, M transitions, O and A as in types.py."""
@@ -42,10 +44,25 @@ def dataset(obs, action, reward, terminal, end) -> Dataset:
     return Dataset(o, a, r, t, jnp.asarray(left), jnp.asarray(np.flatnonzero(left > 0).astype(np.int32)))
 
 
-def windows(data: Dataset, start: Array, c: ChunkConfig) -> Chunk:
-    """The chunks that start at the rows ``start`` [B].
+def length(c: ChunkConfig) -> int:
+    """Steps that a window reads."""
+    return max(c.horizon, c.points[-1])
 
-    With n = backup point j, e = episode end, and the episode's own successes masked as m (1 before, 0 from one on):
+
+def windows(data: Dataset, start: Array, c: ChunkConfig) -> Chunk:
+    """The chunks that start at the rows ``start`` [B]; see ``cut``."""
+    left = data.left[start]
+    rows = start[:, None] + jnp.minimum(jnp.arange(length(c))[None], left[:, None] - 1)
+    after = start[:, None] + jnp.minimum(jnp.asarray(c.points)[None], left[:, None])
+    return cut(data.obs[start], data.action[rows], data.reward[rows], data.terminal[rows], left, data.obs[after], c)
+
+
+def cut(
+    obs: Array, action: Array, reward: Array, terminal: Array, left: Array, next_obs: Array, c: ChunkConfig
+) -> Chunk:
+    """Chunks from the steps of their windows; L = ``length(c)``.
+
+    With n = backup point j, and the episode's own successes masked as m (1 before, 0 from one on):
 
     - reward_j = sum_{k<n} gamma^k r_{t+k} prod_{i<k} m_{t+i}: rewards after a success inside the window do not count
       (the published code adds them);
@@ -53,27 +70,31 @@ def windows(data: Dataset, start: Array, c: ChunkConfig) -> Chunk:
     - weight_j = 1 if the window is whole or holds a success; 0 where a time-out cuts it;
     - next_obs_j is the true observation n steps on, or the episode's final one;
     - action is padded with the last action after an episode's end, where mask is 0.
+
+    Args:
+        obs: [B, O] at the start.
+        action: [B, L, A]; ``reward`` and ``terminal`` [B, L]. From step ``left`` on they repeat the last one there is.
+        left: [B] steps from the start to the end of the episode, or of the data.
+        next_obs: [B, J, O] min(n_j, left) steps on.
     """
     points = np.asarray(c.points)
-    horizon, length = c.horizon, max(c.horizon, int(points[-1]))
-    left = data.left[start][:, None]  # [B, 1]
-    k = jnp.arange(length)[None]
+    left = left[:, None]  # [B, 1]
+    k = jnp.arange(length(c))[None]
     inside = k < left  # [B, L]
-    rows = start[:, None] + jnp.minimum(k, left - 1)
-    going = jnp.cumprod(1.0 - data.terminal[rows] * inside, axis=-1)  # [B, L] 1 while no success up to and at step k
+    going = jnp.cumprod(1.0 - terminal * inside, axis=-1)  # [B, L] 1 while no success up to and at step k
     before = jnp.concatenate([jnp.ones_like(going[:, :1]), going[:, :-1]], axis=-1)
-    discounted = jnp.cumsum(c.gamma**k * data.reward[rows] * before * inside, axis=-1)
+    discounted = jnp.cumsum(c.gamma**k * reward * before * inside, axis=-1)
     n = jnp.asarray(points)[None]  # [1, J]
     alive = going[:, points - 1]
     return Chunk(
-        obs=data.obs[start],
-        action=data.action[rows[:, :horizon]],
-        mask=inside[:, :horizon].astype(jnp.float32),
+        obs=obs,
+        action=action[:, : c.horizon],
+        mask=inside[:, : c.horizon].astype(jnp.float32),
         reward=discounted[:, points - 1],
         discount=c.gamma**n * alive,
-        next_obs=data.obs[start[:, None] + jnp.minimum(n, left)],
+        next_obs=next_obs,
         weight=jnp.maximum((n <= left).astype(jnp.float32), 1.0 - alive),
-        last=(left[:, 0] <= length).astype(jnp.float32),
+        last=(left[:, 0] <= length(c)).astype(jnp.float32),
         extras={},
     )
 
@@ -90,7 +111,7 @@ def check_fits(data: Dataset, c: ChunkConfig) -> None:
     Raises:
         UserError: names both lengths.
     """
-    longest, needed = int(data.left.max()), max(c.horizon, c.points[-1])
+    longest, needed = int(data.left.max()), length(c)
     if longest < needed:
         which = "--chunk.horizon" if c.horizon == needed else "--chunk.backup"
         raise UserError(

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qchunk import files
-from qchunk.data.chunks import Dataset, dataset
+from qchunk.data.chunks import EDGE, Dataset, dataset
 from qchunk.errors import UserError
 
 FORMAT, VERSION = "qchunk-data", 1
@@ -122,9 +122,8 @@ def check(rows: Rows, where: str) -> None:
 
 
 def to_device(rows: Rows) -> Dataset:
-    """The rows as a Dataset. Actions are clipped to +-(1 - 1e-5), as the papers do, so that tanh can reach them."""
-    edge = 1.0 - 1e-5
-    return dataset(rows.obs, np.clip(rows.action, -edge, edge), rows.reward, rows.terminal, rows.end)
+    """The rows as a Dataset, actions clipped to +-EDGE."""
+    return dataset(rows.obs, np.clip(rows.action, -EDGE, EDGE), rows.reward, rows.terminal, rows.end)
 
 
 def for_env(path: Path, env: Any, name: str) -> tuple[Dataset, dict[str, Any]]:

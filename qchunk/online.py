@@ -1,0 +1,265 @@
+"""Offline, then online: the driver that goes on from a data set into an environment.
+
+A decision plays one plan in each of E environments. Online steps are counted as played steps: decisions times E times
+the steps of a plan that execution plays, those of resting environments (see rollout.py) included.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qchunk import train
+from qchunk.config import config, validate
+from qchunk.data import buffer
+from qchunk.data.buffer import Ring
+from qchunk.data.chunks import Dataset, length
+from qchunk.envs.base import Env, wrap
+from qchunk.errors import UserError
+from qchunk.execute import Scheme, parse
+from qchunk.rollout import rollout
+from qchunk.train import Build, Event, Settings, over_seeds, seed_keys
+from qchunk.types import Learner, view
+
+
+@config
+class OnlineSettings:
+    """What the online part of a run needs besides the offline one's settings."""
+
+    online_steps: int = 0
+    """Environment steps per seed after the offline updates; 0: none."""
+    envs: int = 1
+    """E, environments in parallel."""
+    start_training: int = 5000
+    """Environment steps before the first online update."""
+    update_ratio: float = 1.0
+    """Updates per environment step from then on."""
+    mix: str = "uniform"
+    """Batches: uniform over offline and online transitions, or share:0.5 for half of each batch online."""
+    capacity: int = 0
+    """Environment steps that the online buffer holds; 0: all of them. Offline data are never overwritten."""
+    online_eval_every: int = 0
+    """Environment steps between two evaluations and checkpoints; 0 makes ten of them."""
+
+
+class Online(NamedTuple):
+    """What a run resumes from besides its learner, for S seeds."""
+
+    ring: Ring  # [S, ...]
+    loop: Any  # environments and execution: (State, carry) [S, E, ...]
+    decisions: jax.Array  # [] int32, made so far
+
+
+class Plan(NamedTuple):
+    """Numbers of a run, worked out from its settings. Hashable: part of a program's key."""
+
+    batch: int
+    execute: str
+    mix: str
+    envs: int
+    capacity: int  # rows per environment
+    steps: int  # environment steps per decision, all environments together
+    decisions: int  # in all
+    eval_every: int  # decisions
+    dispatch: int  # decisions per dispatch, at most
+
+
+def plan_of(c: Any, s: Settings, o: OnlineSettings) -> Plan:
+    """Whole decisions: online steps and intervals are rounded up to them."""
+    per = o.envs * parse(s.execute, c.chunk.horizon)(None).steps
+    total = math.ceil(o.online_steps / per)
+    eval_every = math.ceil(o.online_eval_every / per) if o.online_eval_every else max(1, math.ceil(total / 10))
+    rows = math.ceil((o.capacity or total * per) / o.envs)
+    dispatch = min(256, eval_every, max(1, round(s.log_every / max(o.update_ratio * per, 1e-9))))
+    return Plan(s.batch, s.execute, o.mix, o.envs, rows, per, total, eval_every, dispatch)
+
+
+def updates_due(o: OnlineSettings, steps: np.ndarray) -> np.ndarray:
+    """Online updates that shall have been made after so many environment steps."""
+    return np.floor(np.maximum(0, steps - o.start_training) * o.update_ratio + 1e-9).astype(np.int64)
+
+
+def check(c: Any, s: Settings, o: OnlineSettings) -> None:
+    """Refuses settings that cannot run.
+
+    Raises:
+        UserError: names the field and the fix.
+    """
+    validate(o)
+    buffer.share_of(o.mix)
+    if not o.update_ratio >= 0:
+        raise UserError(f"--update-ratio {o.update_ratio} is negative", "give 0 or more updates per environment step")
+    if s.offline_steps == 0 and o.online_steps == 0:
+        raise UserError("there is nothing to train", "give --offline-steps or --online-steps")
+    if o.online_steps and (held := plan_of(c, s, o).capacity) < length(c.chunk) + c.chunk.horizon:
+        fix = f"give --capacity {o.envs * (length(c.chunk) + c.chunk.horizon)} or more"
+        raise UserError(f"the online buffer holds {held} steps of each environment, less than a window needs", fix)
+
+
+def begin(build: Build, env: Env, plan: Plan, learner: Learner, c: Any, given: dict, keys: jax.Array) -> Online:
+    """Empty buffers, and environments at their start."""
+    ring, loop = _begin(build, env, plan, learner, c, given, keys)
+    return Online(ring, loop, jnp.zeros((), jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _begin(build: Build, env: Env, plan: Plan, learner: Learner, c: Any, given: dict, keys: jax.Array):
+    wrapped = wrap(env)
+
+    def one_seed(learner: Learner, key: jax.Array):
+        reset_key, carry_key = jax.random.split(jax.random.fold_in(key, 2**30))
+        state = wrapped.env.reset(jax.random.split(reset_key, plan.envs))
+        carry = _scheme(build, plan, c).init(view(learner, given), carry_key, state)
+        return buffer.empty(plan.envs, plan.capacity, env.observation_size, env.action_size), (state, carry)
+
+    return over_seeds(one_seed, _per_seed(learner, keys), keys)
+
+
+def _scheme(build: Build, plan: Plan, c: Any) -> Scheme:
+    return parse(plan.execute, c.chunk.horizon)(build(c).explore)
+
+
+def _per_seed(learner: Learner, keys: jax.Array) -> Learner:
+    return learner._replace(step=jnp.full(keys.shape, learner.step))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
+def block(
+    build: Build,
+    env: Env,
+    plan: Plan,
+    learner: Learner,
+    online: Online,
+    c: Any,
+    given: dict,
+    data: Dataset,
+    keys,
+    n,
+    due,
+):
+    """``n`` decisions of every seed, each followed by ``due[i]`` updates: (learner, online, sums of the metrics [S]).
+
+    Args:
+        n: [] decisions; at most plan.dispatch.
+        due: [plan.dispatch] updates after each decision.
+    """
+    wrapped = wrap(env)
+    updates = jnp.sum(jnp.where(jnp.arange(plan.dispatch) < n, due, 0))
+
+    def one_seed(learner: Learner, ring: Ring, loop: Any, key: jax.Array):
+        algorithm, scheme = build(c), _scheme(build, plan, c)
+
+        def draw(ring: Ring, key):
+            return buffer.draw(key, data, ring, c.chunk, plan.batch, plan.mix)
+
+        def decide(i, state):
+            learner, ring, loop, total = state
+            play_key = jax.random.fold_in(jax.random.fold_in(key, 2**30 + 1), online.decisions + i)
+            loop, steps = rollout(wrapped, scheme, view(learner, given), play_key, 1, loop)
+            ring = buffer.write(ring, steps)
+            learner, metrics = train.run_updates(algorithm, functools.partial(draw, ring), learner, given, key, due[i])
+            seen = {"reward_sum": jnp.sum(steps.reward * steps.alive), "alive_steps": jnp.sum(steps.alive)}
+            return learner, ring, loop, jax.tree.map(jnp.add, total, {**metrics, **seen})
+
+        learner = learner._replace(step=step)
+        none_yet = _no_metrics(algorithm, functools.partial(draw, ring), learner, given, key)
+        learner, ring, loop, total = jax.lax.fori_loop(0, n, decide, (learner, ring, loop, none_yet))
+        return learner._replace(step=jnp.zeros((), jnp.int32)), ring, loop, total
+
+    step = learner.step
+    stacked = learner._replace(step=jnp.zeros(keys.shape, jnp.int32))
+    learner, ring, loop, total = over_seeds(one_seed, stacked, online.ring, online.loop, keys)
+    return learner._replace(step=step + updates), Online(ring, loop, online.decisions + n), total
+
+
+def _no_metrics(algorithm, draw, learner: Learner, given: dict, key) -> dict[str, jax.Array]:
+    shapes = jax.eval_shape(lambda s: train.run_updates(algorithm, draw, s, given, key, 1)[1], learner)
+    zeros = {k: jnp.zeros(x.shape, x.dtype) for k, x in shapes.items()}
+    return {**zeros, "reward_sum": jnp.zeros(()), "alive_steps": jnp.zeros(())}
+
+
+def offline_to_online(
+    build: Build,
+    c: Any,
+    given: dict,
+    *,
+    env: Env,
+    data: Dataset,
+    settings: Settings,
+    online: OnlineSettings,
+    learner: Learner | None = None,
+    state: Online | None = None,
+) -> Iterator[Event]:
+    """``train.offline``, then environment steps with updates between them (2507.07969, section 5).
+
+    Args:
+        state: the online part that ``learner`` had when it was saved; None before the switch.
+
+    Yields:
+        The events of ``train.offline``; online ones count ``step`` as offline updates plus environment steps, carry
+        ``online`` and report "env_steps" and "updates" among their values.
+
+    Raises:
+        UserError: impossible settings.
+    """
+    s = train.resolve(settings)
+    check(c, s, online)
+    if state is None:
+        last = None
+        for last in train.offline(build, c, given, env=env, data=data, settings=s, learner=learner):
+            yield last
+        learner = last.learner
+    if online.online_steps == 0:
+        return
+    plan, keys, trained = plan_of(c, s, online), seed_keys(s), train.in_units(build, s)
+    state = begin(trained, env, plan, learner, c, given, keys) if state is None else state
+    began = time.perf_counter()
+    none = np.zeros(plan.dispatch, np.int32)
+    learner, state, _ = block(trained, env, plan, learner, state, c, given, data, keys, 0, none)  # compiles only
+    jax.block_until_ready(learner)
+    done = int(state.decisions)
+    step = s.offline_steps + done * plan.steps
+    yield Event("compile", step, {"compile_seconds": np.asarray([time.perf_counter() - began])}, learner, state)
+    while done < plan.decisions:
+        n = min(plan.dispatch, plan.eval_every - done % plan.eval_every, plan.decisions - done)
+        due = np.diff(updates_due(online, (done + np.arange(plan.dispatch + 1)) * plan.steps)).astype(np.int32)
+        began = time.perf_counter()
+        learner, state, total = block(trained, env, plan, learner, state, c, given, data, keys, n, due)
+        values = _figures(total, int(due[:n].sum()), n * plan.steps, s.seeds, began)
+        done += n
+        step = s.offline_steps + done * plan.steps
+        counts = {"env_steps": np.asarray([done * plan.steps]), "updates": np.asarray([int(learner.step)])}
+        yield Event("train", step, {**values, **counts}, learner, state)
+        if train.due(done, plan.eval_every, plan.decisions):
+            yield Event("eval", step, {**train.evaluate(build, env, s, learner, c, given), **counts}, learner, state)
+            yield Event("checkpoint", step, {}, learner, state)
+
+
+def _figures(total: dict, updates: int, steps: int, seeds: int, began: float) -> dict[str, np.ndarray]:
+    """Means over updates and steps [S], and speeds of all seeds together [1]."""
+    sums = {k: np.asarray(v) for k, v in total.items()}
+    seconds = time.perf_counter() - began
+    alive = sums.pop("alive_steps")
+    reward = sums.pop("reward_sum") / np.maximum(alive, 1)
+    means = {k: v / updates for k, v in sums.items()} if updates else {}
+    speed = {"env_steps_per_second": steps * seeds / seconds, "updates_per_second": updates * seeds / seconds}
+    speeds = {k: np.asarray([v]) for k, v in speed.items()}
+    return {**means, "reward_per_step": reward, "resting": 1.0 - alive / steps, **speeds}
+
+
+def state_like(build: Build, env: Env, learner: Learner, c: Any, s: Settings, o: OnlineSettings) -> Online:
+    """Shapes and types of the online part beside such a ``learner``, for restoring one."""
+    made = functools.partial(begin, train.in_units(build, s), env, plan_of(c, s, o))
+    return jax.eval_shape(lambda learner, keys: made(learner, c, {}, keys), learner, seed_keys(s))
+
+
+def total_steps(c: Any, s: Settings, o: OnlineSettings) -> int:
+    """The last event's ``step``."""
+    return s.offline_steps + (plan_of(c, s, o).decisions * plan_of(c, s, o).steps if o.online_steps else 0)
