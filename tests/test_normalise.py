@@ -1,0 +1,100 @@
+"""Units of observations and actions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qchunk import cli, collect, envs, normalise, train
+from qchunk.algorithms.bc import BC, bc
+from qchunk.config import ChunkConfig, FlowConfig
+from qchunk.data import formats
+from qchunk.types import Chunk, Plan, Policy, Vars
+
+X = np.asarray([[0.0, 5.0, 0.1], [2.0, 5.0, 0.2], [4.0, 5.0, 0.6]])
+
+
+def test_fit_by_hand():
+    a = normalise.fit(X, "min-max")
+    np.testing.assert_allclose(normalise.apply(a, X), [[-1, 0, -1], [0, 0, -0.6], [1, 0, 1]], atol=1e-6)
+    a = normalise.fit(X, "standard")
+    y = np.asarray(normalise.apply(a, X))
+    np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(y.std(axis=0), [1, 0, 1], atol=1e-6)
+    bounded = np.asarray(normalise.apply(normalise.fit(X, "standard", bounded=True), X))
+    assert np.abs(bounded).max() == pytest.approx(1.0) and bounded.std(axis=0)[0] == pytest.approx(
+        bounded.std(axis=0)[2]
+    )
+    np.testing.assert_array_equal(normalise.apply(normalise.fit(X, "none"), X), np.float32(X))
+    for kind in normalise.KINDS:
+        a = normalise.fit(X, kind)
+        np.testing.assert_allclose(normalise.invert(a, normalise.apply(a, X)), X, atol=1e-5)
+
+
+def test_policies_and_chunks_meet_their_units():
+    """A policy that returns what it sees, and an algorithm that reports what it is given."""
+    echo = Policy(
+        lambda vars, key, obs: (),
+        lambda vars, noise, obs, old: Plan(obs[:, None]),
+        lambda vars, plan, i, obs: plan.action[:, i],
+    )
+    inner = bc(BC(ChunkConfig(1), FlowConfig((4,), steps=1)))._replace(act=echo, prepare=lambda s, g, k, c: (s, c))
+    outer = normalise.normalised(inner)
+    units = {"obs": normalise.fit(X, "min-max"), "action": normalise.fit(10 * X, "min-max")}
+    vars = Vars({}, {}, {normalise.STATS: units}, {})
+    plan = outer.act.plan(vars, (), jnp.asarray(X), None)
+    np.testing.assert_allclose(plan.action[:, 0], [[-1, 0, -1], [0, 0, -0.6], [1, 0, 1]], atol=1e-6)
+    np.testing.assert_allclose(outer.act.emit(vars, plan, 0, jnp.asarray(X)), 10 * X, atol=1e-4)
+    x = jnp.asarray(X)
+    chunk = Chunk(x, 10 * x[:, None], *[jnp.ones((3, 1))] * 3, x[:, None], jnp.ones((3, 1)), jnp.zeros(3), {})
+    learner = outer.init(jax.random.key(0), train.Spec(3, 3, 1))._replace(stats={normalise.STATS: units})
+    _, seen = outer.prepare(learner, {}, jax.random.key(0), chunk)
+    for got in (seen.obs, seen.action[:, 0], seen.next_obs[:, 0]):
+        np.testing.assert_allclose(got, [[-1, 0, -1], [0, 0, -0.6], [1, 0, 1]], atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def flag():
+    env = envs.make("probe/flag")
+    rows = collect.collect(env, collect.scheme_of(env, "random"), collect.NO_VARS, jax.random.key(0), steps=400, envs=8)
+    return env, formats.to_device(rows._replace(action=rows.action * np.float32(0.01)))
+
+
+def test_units_are_the_same_experiment(flag):
+    """Actions within 0.01: in min-max units imitation fills the range, in the data's own it cannot tell them from 0."""
+    env, data = flag
+    s = train.Settings(offline_steps=300, batch=64, eval_every=300, log_every=300, episodes=64)
+    c = BC(ChunkConfig(1), FlowConfig((32,), steps=4))
+    spread = {}
+    for kind in ("none", "min-max"):
+        of = dataclasses.replace(s, normalise_action=kind)
+        *_, last = train.offline(bc, c, {}, env=env, data=data, settings=of)
+        first = jax.tree.map(lambda x: x[0], last.learner._replace(step=last.learner.step[None]))
+        policy, vars = train.in_units(bc, of)(c).act, Vars(first.params, first.slow, first.stats, {})
+        obs = jnp.zeros((500, 2))
+        plan = policy.plan(vars, policy.draw(vars, jax.random.key(1), obs), obs, None)
+        spread[kind] = float(policy.emit(vars, plan, 0, obs).std())
+    assert spread["min-max"] == pytest.approx(0.01 / np.sqrt(3), rel=0.25)
+    assert spread["none"] > 3 * spread["min-max"]
+
+
+def test_travels_with_the_checkpoint_and_is_refused_elsewhere(tmp_path, capsys):
+    data, out = tmp_path / "d.npz", tmp_path / "r"
+    cli.main(["collect", "probe/flag", "--out", str(data), "--steps", "100", "--quiet"])
+    small = ["--chunk.horizon", "1", "--actor.hidden", "8", "--actor.steps", "1", "--episodes", "4", "--quiet"]
+    more = ["--offline-steps", "4", "--normalise-obs", "standard", "--normalise-action", "min-max"]
+    cli.main(["train", "bc", "--env", "probe/flag", "--data", str(data), "--out", str(out), *small, *more])
+    cli.main(["eval", str(out), "--episodes", "4", "--quiet"])
+    capsys.readouterr()
+    kept = json.loads((out / "config.json").read_text())
+    for kind, told in (("min-max", "obs units are standard"), ("none", "of another configuration")):
+        kept["config"]["settings"] |= {"normalise_obs": kind, "normalise_action": kind}
+        (out / "config.json").write_text(json.dumps(kept))
+        with pytest.raises(SystemExit) as e:
+            cli.main(["eval", str(out), "--episodes", "4", "--quiet"])
+        assert e.value.code == 2 and told in capsys.readouterr().err
