@@ -336,7 +336,7 @@ class ReportFlags:
     """A report to write."""
 
     out: Path = Path("report")
-    """Folder for table.md, table.csv, curves.png and report.html."""
+    """Folder for table.md, table.csv, curves.png, clock.png and report.html."""
 
 
 def report(argv: list[str]) -> None:

@@ -47,6 +47,17 @@ class Record(NamedTuple):
         """What is compared: success where the environment knows it, else return."""
         return "success" if "success" in self.evals[-1]["values"] else "return"
 
+    @property
+    def training(self) -> str:
+        """How far it was trained: updates, and environment steps where it went online."""
+        online, step = self.online_steps, self.evals[-1]["step"]
+        return f"{step - online:,} + {online:,} env steps" if online else f"{step:,}"
+
+    @property
+    def online_steps(self) -> int:
+        """Environment steps at the last evaluation."""
+        return int(self.evals[-1]["values"].get("env_steps", [0])[0])
+
     def final(self) -> np.ndarray:
         """Last evaluation [S]."""
         return np.asarray(self.evals[-1]["values"][self.figure], float)
@@ -110,7 +121,7 @@ def table(records: Sequence[Record]) -> list[dict[str, str]]:
                     "environment": env,
                     "method": r.label,
                     "seeds": str(len(r.seeds)),
-                    "updates": f"{r.evals[-1]['step']:,}",
+                    "updates": r.training,
                     "figure": r.figure,
                     "mean": mean,
                     "95 % interval": spread,
@@ -171,8 +182,12 @@ def numbers(records: Sequence[Record]) -> str:
     return text.getvalue()
 
 
-def curves(records: Sequence[Record], path: Path) -> None:
-    """Success (or return) against updates, one panel per environment: mean over seeds, every seed thin."""
+def curves(records: Sequence[Record], path: Path, clock: bool = False) -> None:
+    """Success (or return) against training, one panel per environment: mean over seeds, every seed thin.
+
+    Training is updates, then environment steps (a dotted line marks the switch); with ``clock`` minutes of the program
+    that trained all seeds, evaluation and saving included.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -188,13 +203,16 @@ def curves(records: Sequence[Record], path: Path) -> None:
     colour = {name: f"C{i}" for i, name in enumerate(labels)}
     for ax, (env, members) in zip(axes.flat, groups, strict=False):
         for r in members:
-            steps = [line["step"] for line in r.evals]
+            steps = [line["seconds"] / 60 if clock else line["step"] for line in r.evals]
             scale = 100.0 if r.figure == "success" else 1.0
             values = scale * np.asarray([line["values"][r.figure] for line in r.evals], float)  # [steps, S]
             ax.plot(steps, values, color=colour[r.label], alpha=0.25, linewidth=0.8)
             ax.plot(steps, values.mean(axis=1), color=colour[r.label], linewidth=2, label=r.label)
         ax.set_title(env, fontsize=10)
-        ax.set_xlabel("updates")
+        online = [r for r in members if r.online_steps]
+        for at in {r.evals[-1]["step"] - r.online_steps for r in online} if not clock else ():
+            ax.axvline(at, color="0.5", linestyle=":", linewidth=1)
+        ax.set_xlabel("minutes" if clock else "updates, then environment steps" if online else "updates")
         ax.set_ylabel("success of episodes (%)" if members[0].figure == "success" else "return of an episode")
         if members[0].figure == "success":
             ax.set_ylim(-3, 103)
@@ -218,13 +236,14 @@ td, th {{ border-bottom: 1px solid #8886; padding: .3rem .7rem; text-align: left
 img {{ max-width: 100%; background: #fff }}</style></head><body><h1>qchunk report</h1>
 <p>Means over seeds; intervals are Student's t over seeds, differences are paired by seed. Runs with the same seeds were evaluated
 from the same start states.</p><div class="wide">{table}</div>
-<h2>Curves</h2><img alt="Success or return against updates, one panel per environment" src="data:image/png;base64,{png}">
+<h2>Curves</h2><img alt="Success or return against training, one panel per environment" src="data:image/png;base64,{png}">
+<h2>Curves against time</h2><img alt="Success or return against minutes, one panel per environment" src="data:image/png;base64,{clock}">
 </body></html>
 """
 
 
 def write_report(folders: Sequence[Path], out: Path) -> list[dict[str, str]]:
-    """Writes table.md, table.csv, curves.png and report.html into ``out`` and returns the table's rows."""
+    """Writes table.md, table.csv, curves.png, clock.png and report.html into ``out`` and returns the table's rows."""
     records = load(folders)
     rows = table(records)
     try:
@@ -234,8 +253,10 @@ def write_report(folders: Sequence[Path], out: Path) -> list[dict[str, str]]:
     files.atomic_write(out / "table.csv", numbers(records))
     files.atomic_write(out / "table.md", markdown(rows))
     curves(records, out / "curves.png")
+    curves(records, out / "clock.png", clock=True)
     cells = "".join(f"<tr>{''.join(f'<td>{html.escape(row[c])}</td>' for c in COLUMNS)}</tr>" for row in rows)
     head = "".join(f"<th>{c}</th>" for c in COLUMNS)
-    png = base64.b64encode((out / "curves.png").read_bytes()).decode()
-    files.atomic_write(out / "report.html", PAGE.format(table=f"<table><tr>{head}</tr>{cells}</table>", png=png))
+    png, clock = (base64.b64encode((out / name).read_bytes()).decode() for name in ("curves.png", "clock.png"))
+    page = PAGE.format(table=f"<table><tr>{head}</tr>{cells}</table>", png=png, clock=clock)
+    files.atomic_write(out / "report.html", page)
     return rows

@@ -128,7 +128,7 @@ def test_report_is_whole_and_self_contained(tmp_path, pair):
     odd = make(tmp_path / "odd", "<b>odd</b>", QC, REACHER, "return")
     out = tmp_path / "deep" / "report"
     report.write_report([*pair, odd], out)
-    assert sorted(p.name for p in out.iterdir()) == ["curves.png", "report.html", "table.csv", "table.md"]
+    assert sorted(p.name for p in out.iterdir()) == ["clock.png", "curves.png", "report.html", "table.csv", "table.md"]
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     text = (out / "report.html").read_text()
     page = Page(text)
@@ -168,3 +168,21 @@ def test_mistakes(tmp_path):
 def test_matplotlib_is_imported_late():
     code = "import sys, qchunk.report; assert not {'jax', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_online_runs_tell_updates_and_environment_steps(tmp_path):
+    """1,000 updates, then 500 environment steps; a second run of other steps is not compared."""
+    folders = []
+    for label, online in (("bc", 500), ("qc", 500), ("longer", 700)):
+        about = {"algorithm": "qc", "env": CUBE, "seeds": 2, "seed": 0, "label": label}
+        with runs.create(tmp_path / label, about) as run:
+            run.log("eval", 1000, {"success": [0.1, 0.2]})
+            values = {"success": [0.5, 0.6], "env_steps": [online], "updates": [1100]}
+            run.log("eval", 1000 + online, values)
+            run.finish({"success": [0.5, 0.6]})
+        folders.append(tmp_path / label)
+    report.write_report(folders, tmp_path / "r")
+    rows = rows_of(folders)
+    assert rows["qc"]["updates"] == "1,000 + 500 env steps" and "points" in rows["qc"]["difference to baseline"]
+    assert rows["longer"]["difference to baseline"] == "not paired: other updates"
+    assert (tmp_path / "r" / "clock.png").stat().st_size > 5000

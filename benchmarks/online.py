@@ -1,0 +1,56 @@
+"""Learning online on the device: environment steps per second with one update per 5 steps, over what the updates alone
+would allow (the same updates, offline, in the same process)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _timing import medians, tell
+
+from qchunk import envs, online, train
+from qchunk.algorithms.qc import QC, qc
+from qchunk.collect import NO_VARS, collect, scheme_of
+from qchunk.config import CriticConfig, FlowConfig
+from qchunk.data import formats
+from qchunk.online import OnlineSettings
+from qchunk.types import Spec
+
+E, DECISIONS, RATIO = 256, 2, 0.2
+C = QC(actor=FlowConfig((128,) * 3), critic=CriticConfig((128,) * 3), n=8)
+
+
+def main() -> None:
+    env = envs.make("tabletop/cube-double-task1")
+    rows = collect(env.scene, scheme_of(env, "play"), NO_VARS, jax.random.key(0), steps=100_000, envs=100)
+    data = formats.to_device(formats.relabelled(rows, env))
+    s = train.Settings(log_every=10**9)
+    o = OnlineSettings(online_steps=1_000_000, envs=E, start_training=0, update_ratio=RATIO)
+    plan, keys = online.plan_of(C, s, o)._replace(dispatch=DECISIONS), train.seed_keys(s)
+    learner = train.init(qc, C, {}, Spec(env.observation_size, env.action_size, C.chunk.horizon), s)
+    state = online.begin(qc, env, plan, learner, C, {}, keys)
+    updates = round(plan.steps * RATIO)
+    due = np.full(DECISIONS, updates, np.int32)
+    loop = {"learner": jax.tree.map(jnp.copy, learner), "online": state}
+
+    def with_environment():
+        loop["learner"], loop["online"], total = online.block(
+            qc, env, plan, loop["learner"], loop["online"], C, {}, data, keys, DECISIONS, due
+        )
+        return total
+
+    def updates_alone():
+        return train.updates(qc, s.batch, jax.tree.map(jnp.copy, learner), C, {}, data, keys, DECISIONS * updates)
+
+    t = medians(7, online=with_environment, updates=updates_alone)
+    steps = DECISIONS * plan.steps
+    tell(
+        f"online tabletop/cube-double 3x128-N8 E={E}",
+        env_steps_per_second=steps / t["online"],
+        updates_alone_allow=steps / t["updates"],
+        ratio=t["updates"] / t["online"],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Kills a training run at random moments, resumes it each time, and compares the end with an undisturbed run's, bit by bit.
+
+``python experiments/kills.py [KILLS] [ENV]``: 20 kills by default, over the offline part, the switch and the online part.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from qchunk import checkpoint
+
+SMALL = "--chunk.horizon 2 --actor.hidden 16 --actor.steps 2 --critic.hidden 16 --n 2 --batch 32 --episodes 4 --seeds 2"
+STEPS = "--offline-steps 40 --eval-every 10 --log-every 5 --online-steps 160 --envs 4 --start-training 16"
+MORE = "--update-ratio 0.25 --online-eval-every 32 --normalise-obs standard"
+
+
+def qchunk(*argv: object) -> subprocess.Popen:
+    """The command, in a process of its own."""
+    return subprocess.Popen([sys.executable, "-m", "qchunk.cli", *map(str, argv)], stderr=subprocess.DEVNULL)
+
+
+def newest(run: Path) -> dict[str, bytes]:
+    """Every array of the newest checkpoint, by its path."""
+    folder = run / "checkpoints"
+    step = checkpoint.steps(folder)[-1]
+    manifest = checkpoint.verify(folder / str(step))
+    names = [f"{i:05d}" for i, e in enumerate(manifest["leaves"]) if "shape" in e and 0 not in e["shape"]]
+    arrays = checkpoint._read_arrays(folder / str(step), names)
+    paths = [manifest["leaves"][int(n)]["path"] for n in names]
+    return {"step": str(step).encode()} | {
+        p: np.asarray(arrays[n]).tobytes() for p, n in zip(paths, names, strict=True)
+    }
+
+
+def main() -> None:
+    """Prints where each kill struck, and fails where the ends differ."""
+    kills = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    env = sys.argv[2] if len(sys.argv) > 2 else "probe/two-step"
+    root, chance = Path(tempfile.mkdtemp()), random.Random(0)
+    data, whole, killed = root / "data.npz", root / "whole", root / "killed"
+    qchunk("collect", env, "--out", data, "--steps", 400, "--episode-length", 100, "--quiet").wait()
+    train = ["train", "qc", "--env", env, "--data", data, *f"{SMALL} {STEPS} {MORE}".split(), "--quiet"]
+    began = time.monotonic()
+    assert qchunk(*train, "--out", whole).wait() == 0
+    seconds = time.monotonic() - began
+    struck, ends = 0, 0
+    while struck < kills:
+        command = (
+            ["train", "--resume", killed, "--quiet"] if (killed / "config.json").exists() else [*train, "--out", killed]
+        )
+        process = qchunk(*command)
+        try:
+            process.wait(chance.uniform(0.2, 1.1) * seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            struck += 1
+            steps = checkpoint.steps(killed / "checkpoints") if killed.exists() else []
+            print(f"kill {struck:2}: newest checkpoint {steps[-1] if steps else 'none'}", flush=True)
+            continue
+        assert process.returncode == 0, f"exit code {process.returncode}"
+        ends += 1
+        assert newest(killed) == newest(whole), "the ends differ"
+        print("the run ended, bitwise equal; begun anew", flush=True)
+        shutil.rmtree(killed)
+    if killed.exists():
+        assert qchunk("train", "--resume", killed, "--quiet").wait() == 0
+        assert newest(killed) == newest(whole), "the ends differ"
+        ends += 1
+    print(f"{kills} kills on {env}: {ends} ends, all bitwise equal")
+    shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Offline, then online with 256 parallel environments, on tabletop/cube-double tasks 1 and 2, 4 seeds."""
+
+from _suite import Data, Run, main, small_bc, small_qc
+
+from qchunk.online import OnlineSettings
+from qchunk.train import Settings
+
+DATA = Data("tabletop/cube-double", 1_000_000)
+ONLINE = OnlineSettings(
+    online_steps=128_000, envs=256, start_training=6_400, update_ratio=0.0625, online_eval_every=16_000
+)
+
+
+def suite() -> list[Run]:
+    """Four runs of 4 seeds: 4,000 updates offline, 7,600 more online; bc goes on imitating what it does itself."""
+    settings = Settings(seeds=4, offline_steps=4_000, eval_every=2_000, episodes=100)
+    made = []
+    for task in (1, 2):
+        env = f"tabletop/cube-double-task{task}"
+        made.append(Run("qc", env, DATA, small_qc(steps=5), settings, "qc", ONLINE))
+        made.append(Run("bc", env, DATA, small_bc(steps=5), settings, "bc", ONLINE))
+    return made
+
+
+if __name__ == "__main__":
+    main("online_cubes", suite())
