@@ -212,10 +212,9 @@ def offline_to_online(
     s = train.resolve(settings)
     check(c, s, online)
     if state is None:
-        last = None
-        for last in train.offline(build, c, given, env=env, data=data, settings=s, learner=learner):
-            yield last
-        learner = last.learner
+        for event in train.offline(build, c, given, env=env, data=data, settings=s, learner=learner):
+            learner = event.learner
+            yield event
     if online.online_steps == 0:
         return
     plan, keys, trained = plan_of(c, s, online), seed_keys(s), train.in_units(build, s)

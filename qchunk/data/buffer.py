@@ -30,8 +30,8 @@ class Ring(NamedTuple):
 def empty(envs: int, capacity: int, obs: int, action: int) -> Ring:
     """A ring for the newest ``capacity`` steps of each environment."""
     rows = envs * capacity
-    zeros = [jnp.zeros((rows, *shape)) for shape in ((obs,), (action,), (), (), (), (obs,))]
-    return Ring(*zeros, jnp.zeros(envs, jnp.int32))
+    shapes = [(rows, obs), (rows, action), (rows,), (rows,), (rows,), (rows, obs)]
+    return Ring(*map(jnp.zeros, shapes), written=jnp.zeros(envs, jnp.int32))
 
 
 def size(ring: Ring) -> tuple[Array, int]:
@@ -57,7 +57,7 @@ def write(ring: Ring, steps) -> Ring:
         ring.written + order[-1],
     )
     kept = [old.at[row].set(x, mode="drop") for old, x in zip(ring[:-1], new[:-1], strict=True)]
-    return Ring(*kept, new.written)
+    return Ring(*kept, written=new.written)
 
 
 def windows(ring: Ring, env: Array, position: Array, c: ChunkConfig) -> Chunk:
@@ -101,7 +101,8 @@ def draw(key: Key, data: Dataset, ring: Ring, c: ChunkConfig, batch: int, mix: s
     """
     held, _ = size(ring)
     offline, online = data.starts.shape[0], jnp.sum(held)
-    if mix == "uniform":
+    share = share_of(mix)
+    if share is None:
         index = jax.random.randint(key, (batch,), 0, offline + online)
         is_online = index >= offline
         old = chunks.windows(data, data.starts[jnp.minimum(index, offline - 1)], c)
@@ -109,7 +110,7 @@ def draw(key: Key, data: Dataset, ring: Ring, c: ChunkConfig, batch: int, mix: s
         pick = lambda a, b: jnp.where(is_online.reshape(-1, *[1] * (a.ndim - 1)), b, a)  # noqa: E731
         chunk = jax.tree.map(pick, old, new)
         return chunk._replace(extras={"source": is_online.astype(jnp.float32)})
-    count = round(share_of(mix) * batch)
+    count = round(share * batch)
     old_key, new_key = jax.random.split(key)
     old = chunks.draw(old_key, data, c, batch - count)
     new = windows(ring, *starts(ring, jax.random.randint(new_key, (count,), 0, online)), c)
