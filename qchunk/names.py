@@ -48,6 +48,8 @@ SUITES = {
     "cube-single": "QC against BC on the five cube-single tasks (experiments/cube_single.py)",
     "cube-double": "QC, h = 1, n-step and BC on cube-double task 1 (experiments/cube_double.py)",
     "reacher": "QC against BC on brax/reacher@spring from random data (experiments/reacher.py)",
+    "online-cubes": "QC, offline then online, on cube-double tasks 1 and 2 (experiments/online_cubes.py)",
+    "online-brax": "QC and BC, offline then online, on reacher, pusher and halfcheetah (experiments/online_brax.py)",
 }
 
 
