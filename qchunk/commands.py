@@ -372,6 +372,7 @@ def bench(argv: list[str]) -> None:
     for name in argv:
         if name not in found:
             raise unknown("benchmark", name, found)
+    sys.path.insert(0, str(folder))  # what they share
     for name in argv or found:
         sys.argv = [str(found[name])]
         runpy.run_path(str(found[name]), run_name="__main__")
