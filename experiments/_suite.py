@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qchunk import commands, report, runs
+from qchunk import report, runs
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.qc import QC
+from qchunk.collect import CollectFlags, collect_to
 from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
 from qchunk.errors import UserError
 from qchunk.online import OnlineSettings
-from qchunk.train import Settings
+from qchunk.train import NO_ONLINE, ResumeFlags, Settings, TrainFlags
+from qchunk.train import resume as resume_run
+from qchunk.train import run as new_run
 
 SMALL = (128, 128, 128)
 # Chosen by single-seed runs of qc on cube-single-task2 (against 3e-4 and 0.005), then held for every method and task.
@@ -38,7 +41,7 @@ class Run(NamedTuple):
     config: Any
     settings: Settings
     label: str
-    online: OnlineSettings = commands.NO_ONLINE
+    online: OnlineSettings = NO_ONLINE
 
 
 def small_qc(horizon: int = 5, backup: tuple[int, ...] = (), steps: int = 10) -> QC:
@@ -55,8 +58,8 @@ def collected(data: Data, root: Path) -> Path:
     """The file of a data set, collected if it is not there."""
     out = root / "data" / f"{data.env.replace('/', '-')}-{data.policy or 'default'}-{data.steps}.npz"
     if not out.exists():
-        flags = commands.CollectFlags(out, data.policy, data.steps, episode_length=data.episode_length)
-        commands.collect_to(data.env, flags)
+        flags = CollectFlags(out, data.policy, data.steps, episode_length=data.episode_length)
+        collect_to(data.env, flags)
     return out
 
 
@@ -70,12 +73,10 @@ def run_suite(name: str, suite: Sequence[Run], root: Path) -> list[dict[str, str
         if (out / runs.SUMMARY).exists():
             continue
         if out.exists():
-            commands.resume(commands.ResumeFlags(out, quiet=not sys.stderr.isatty()))
+            resume_run(ResumeFlags(out, quiet=not sys.stderr.isatty()))
         else:
-            where = commands.TrainFlags(
-                run.env, collected(run.data, root), out, run.label, quiet=not sys.stderr.isatty()
-            )
-            commands.run(run.algorithm, where, run.config, run.settings, run.online)
+            where = TrainFlags(run.env, collected(run.data, root), out, run.label, quiet=not sys.stderr.isatty())
+            new_run(run.algorithm, where, run.config, run.settings, run.online)
     rows = report.write_report(folders, root / "report")
     print(report.markdown(rows))
     print(f"runs: {root / 'runs'}\nreport: {root / 'report' / 'report.html'}")

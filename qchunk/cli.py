@@ -15,16 +15,24 @@ COMMANDS = {
     "collect": (
         "ENV --out DATA",
         "scripted or learned behaviour -> data set with episode ends",
-        "qchunk.commands:collect",
+        "qchunk.commands.collect:collect",
     ),
     "train": (
         "ALGO --env ENV --data DATA",
         "train; --resume RUN goes on exactly where it was",
-        "qchunk.commands:train",
+        "qchunk.commands.train:train",
     ),
-    "eval": ("RUN --episodes 100", "evaluate a run's newest checkpoint", "qchunk.commands:evaluate"),
-    "report": ("RUN... --out DIR", "table (markdown, csv), curves (png), one html page", "qchunk.commands:report"),
-    "bench": ("[NAME...]", "the figures of benchmarks/, each a ratio measured in one process", "qchunk.commands:bench"),
+    "eval": ("RUN --episodes 100", "evaluate a run's newest checkpoint", "qchunk.commands.evaluate:evaluate"),
+    "report": (
+        "RUN... --out DIR",
+        "table (markdown, csv), curves (png), one html page",
+        "qchunk.commands.report:report",
+    ),
+    "bench": (
+        "[NAME...]",
+        "the figures of benchmarks/, each a ratio measured in one process",
+        "qchunk.commands.bench:bench",
+    ),
 }
 
 

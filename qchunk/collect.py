@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from qchunk import host_rollout
 from qchunk.data.formats import Rows
 from qchunk.envs.base import Behaviour, Env, State, wrap
+from qchunk.envs.host import HostEnv, HostState, Pool
 from qchunk.errors import unknown
 from qchunk.execute import Scheme, scripted
 from qchunk.rollout import Steps, rollout
@@ -77,6 +79,54 @@ def collect(
         done, i = done + int(parts[-1].alive.sum()), i + 1
         progress(min(done, steps))
     return to_rows(jax.tree.map(lambda *x: np.concatenate(x), *parts))
+
+
+def collect_host(
+    env: HostEnv,
+    play: Callable[[Pool, HostState, int, np.ndarray], tuple[HostState, Steps]],
+    *,
+    steps: int,
+    seed: int = 0,
+    envs: int = 8,
+    progress: Callable[[int], Any] = lambda done: None,
+) -> Rows:
+    """``collect`` for host environments.
+
+    Args:
+        play: (pool, state, number of the decision, slots that have just begun [E]) -> what was played.
+    """
+    pool, parts, done = env.pool("collect", envs), list[Steps](), 0
+    state, begun = pool.nothing(), np.zeros(envs, np.int64)
+    while done < steps:
+        state, begun, fresh = host_rollout.begin_ended(pool, state, begun, [(seed, e) for e in range(envs)])
+        state, out = play(pool, state, len(parts), fresh)
+        parts.append(out._replace(success=None))
+        done += int(out.alive.sum())
+        progress(min(done, steps))
+    return to_rows(jax.tree.map(lambda *x: np.concatenate(x), *parts))
+
+
+def random_play(seed: int) -> Callable:
+    """Uniform actions, as ``play`` of ``collect_host``."""
+
+    def play(pool: Pool, state: HostState, i: int, fresh: np.ndarray) -> tuple[HostState, Steps]:
+        rng = np.random.default_rng((seed, i))
+        shape = (pool.envs, pool.env.action_size)
+        return host_rollout.play_chunk(pool, state, 1, lambda i, obs: rng.uniform(-1.0, 1.0, shape))
+
+    return play
+
+
+def learned_play(build: Any, execute: str, learner: Any, c: Any, key: Any) -> Callable:
+    """The exploring policy of a learner of one seed [1, ...], as ``play`` of ``collect_host``."""
+
+    def play(pool: Pool, state: HostState, i: int, fresh: np.ndarray) -> tuple[HostState, Steps]:
+        labels = np.stack([np.arange(pool.envs), np.full(pool.envs, i)], axis=1)[None].astype(np.int32)
+        more = {"learner": learner, "c": c, "given": {}, "keys": key[None], "labels": labels, "fresh": fresh}
+        state, _, steps = host_rollout.decision(pool, state, build, "explore", execute, carry=None, **more)
+        return state, steps
+
+    return play
 
 
 def to_rows(steps: Steps) -> Rows:

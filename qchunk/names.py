@@ -34,6 +34,19 @@ BRAX = (
 )
 BRAX_BACKENDS = ("generalized", "positional", "spring", "mjx")
 TABLETOP = {"cube-single": 1, "cube-double": 2}
+OGBENCH = {
+    "cube-single": "1 cube",
+    "cube-double": "2 cubes",
+    "cube-triple": "3 cubes",
+    "cube-quadruple": "4 cubes",
+    "cube-octuple": "8 cubes",
+    "scene": "a cube, two buttons, a drawer and a window",
+    "puzzle-3x3": "9 buttons",
+    "puzzle-4x4": "16 buttons",
+    "puzzle-4x5": "20 buttons",
+    "puzzle-4x6": "24 buttons",
+}
+OGBENCH_KINDS = ("play", "noisy")
 PROBES = ("constant", "delayed", "two-step", "flag")
 
 ENVS = {
@@ -43,11 +56,20 @@ ENVS = {
         for t in range(1, 6)
     },
     **{f"brax/{name}": f"Brax {name}; brax/{name}@spring picks the backend" for name in BRAX},
+    **{
+        f"ogbench/{scene}-{kind}-singletask-task{t}-v0": f"OGBench's own, {what}, task {t} of 5; @sparse: -1 until success"
+        for scene, what in OGBENCH.items()
+        for kind in OGBENCH_KINDS
+        for t in range(1, 6)
+    },
+    "gymnasium/ID": "any registered gymnasium environment with continuous actions, such as gymnasium/Pendulum-v1",
 }
+OGBENCH_DATA = tuple(f"ogbench/{scene}-{kind}-v0" for scene in OGBENCH for kind in OGBENCH_KINDS)
 SUITES = {
     "cube-single": "QC against BC on the five cube-single tasks (experiments/cube_single.py)",
     "cube-double": "QC, h = 1, n-step and BC on cube-double task 1 (experiments/cube_double.py)",
     "reacher": "QC against BC on brax/reacher@spring from random data (experiments/reacher.py)",
+    "ogbench-cube-single": "QC, h = 1, n-step and BC on OGBench's cube-single (experiments/ogbench_cube_single.py)",
     "online-cubes": "QC, offline then online, on cube-double tasks 1 and 2 (experiments/online_cubes.py)",
     "online-brax": "QC and BC, offline then online, on reacher, pusher and halfcheetah (experiments/online_brax.py)",
 }
@@ -72,8 +94,15 @@ def check_env(name: str, scene_too: bool = False) -> str:
     Raises:
         UserError: for an unknown environment, backend or task; offers the nearest ones.
     """
-    scenes = [f"tabletop/{s}" for s in TABLETOP] if scene_too else []
+    scenes = [*(f"tabletop/{s}" for s in TABLETOP), *OGBENCH_DATA] if scene_too else []
     base, _, backend = name.partition("@")
+    if base.startswith("gymnasium/") and base != "gymnasium/ID":
+        return name  # gymnasium knows its own names
+    if (found := ogbench(name)) and not found["single"] and not scene_too:
+        fix = f"add one, such as {name.removesuffix('-v0')}-singletask-task1-v0"
+        raise UserError(f"{name} names a data set without a task", fix)
+    if found:
+        return name
     if base == "brax/swimmer":
         why = "brax/swimmer does not work on any backend with these versions of brax and mujoco"
         raise UserError(why, "take another environment: qchunk list envs")
@@ -88,3 +117,15 @@ def check_env(name: str, scene_too: bool = False) -> str:
     if (m := re.fullmatch(r"tabletop/(.+)-task(\d+)", name)) and m[1] in TABLETOP:
         raise UserError(f"unknown task {m[2]} of tabletop/{m[1]}", "its tasks are task1 to task5")
     raise unknown("environment", name, [*ENVS, *scenes], "qchunk list envs shows all")
+
+
+def ogbench(name: str) -> dict[str, str] | None:
+    """The parts of an OGBench name, "" where absent; None for another name.
+
+    They are ``scene``, ``kind`` of data, ``single`` (it names an environment, not only data), ``task`` ("-task1") and
+    ``sparse``.
+    """
+    scenes, kinds = "|".join(OGBENCH), "|".join(OGBENCH_KINDS)
+    task = "(?P<single>-singletask(?P<task>-task[1-5])?)?-v0(?P<sparse>@sparse)?"
+    found = re.fullmatch(f"ogbench/(?P<scene>{scenes})-(?P<kind>{kinds}){task}", name)
+    return found.groupdict("") if found else None

@@ -16,17 +16,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk import train
+from qchunk import host_rollout, train
 from qchunk.config import config, validate
 from qchunk.data import buffer
 from qchunk.data.buffer import Ring
 from qchunk.data.chunks import Dataset, length
+from qchunk.envs import host
 from qchunk.envs.base import Env, wrap
+from qchunk.envs.host import HostEnv, HostState
 from qchunk.errors import UserError
-from qchunk.execute import Scheme, parse
-from qchunk.rollout import rollout
-from qchunk.train import Build, Event, Settings, over_seeds, seed_keys
-from qchunk.types import Learner, view
+from qchunk.execute import parse
+from qchunk.host_rollout import per_seed, scheme_of
+from qchunk.rollout import Steps, rollout
+from qchunk.seeds import over_seeds
+from qchunk.train import Build, Event, Settings, seed_keys
+from qchunk.types import Algorithm, Learner, view
 
 
 @config
@@ -63,6 +67,7 @@ class Plan(NamedTuple):
     batch: int
     execute: str
     mix: str
+    seed: int  # the first one
     envs: int
     capacity: int  # rows per environment
     steps: int  # environment steps per decision, all environments together
@@ -78,7 +83,7 @@ def plan_of(c: Any, s: Settings, o: OnlineSettings) -> Plan:
     eval_every = math.ceil(o.online_eval_every / per) if o.online_eval_every else max(1, math.ceil(total / 10))
     rows = math.ceil((o.capacity or total * per) / o.envs)
     dispatch = min(256, eval_every, max(1, round(s.log_every / max(o.update_ratio * per, 1e-9))))
-    return Plan(s.batch, s.execute, o.mix, o.envs, rows, per, total, eval_every, dispatch)
+    return Plan(s.batch, s.execute, o.mix, s.seed, o.envs, rows, per, total, eval_every, dispatch)
 
 
 def updates_due(o: OnlineSettings, steps: np.ndarray) -> np.ndarray:
@@ -104,9 +109,14 @@ def check(c: Any, s: Settings, o: OnlineSettings) -> None:
 
 
 def begin(build: Build, env: Env, plan: Plan, learner: Learner, c: Any, given: dict, keys: jax.Array) -> Online:
-    """Empty buffers, and environments at their start."""
-    ring, loop = _begin(build, env, plan, learner, c, given, keys)
-    return Online(ring, loop, jnp.zeros((), jnp.int32))
+    """Empty buffers, and environments at their start (host environments: before it)."""
+    rings = buffer.empty(plan.envs, plan.capacity, env.observation_size, env.action_size)
+    rings = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(keys), *x.shape)), rings)
+    none_yet = jnp.zeros((), jnp.int32)
+    if isinstance(env, HostEnv):
+        state = host.nothing(len(keys) * plan.envs, env.observation_size, env.action_size, env.episode_length)
+        return Online(rings, HostLoop(state, np.zeros(len(keys) * plan.envs, np.int32)), none_yet)
+    return Online(rings, _begin(build, env, plan, learner, c, given, keys), none_yet)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -116,18 +126,20 @@ def _begin(build: Build, env: Env, plan: Plan, learner: Learner, c: Any, given: 
     def one_seed(learner: Learner, key: jax.Array):
         reset_key, carry_key = jax.random.split(jax.random.fold_in(key, 2**30))
         state = wrapped.env.reset(jax.random.split(reset_key, plan.envs))
-        carry = _scheme(build, plan, c).init(view(learner, given), carry_key, state)
-        return buffer.empty(plan.envs, plan.capacity, env.observation_size, env.action_size), (state, carry)
+        return state, scheme_of(build, "explore", plan.execute, c).init(view(learner, given), carry_key, state)
 
-    return over_seeds(one_seed, _per_seed(learner, keys), keys)
-
-
-def _scheme(build: Build, plan: Plan, c: Any) -> Scheme:
-    return parse(plan.execute, c.chunk.horizon)(build(c).explore)
+    return over_seeds(one_seed, per_seed(learner, keys), keys)
 
 
-def _per_seed(learner: Learner, keys: jax.Array) -> Learner:
-    return learner._replace(step=jnp.full(keys.shape, learner.step))
+def take_in(
+    algorithm: Algorithm, plan: Plan, c: Any, learner: Learner, ring: Ring, steps: Steps, given: dict, data, key, due
+):
+    """One seed's new experience, then ``due`` updates: (learner, ring, sums of the metrics)."""
+    ring = buffer.write(ring, steps)
+    draw = lambda key: buffer.draw(key, data, ring, c.chunk, plan.batch, plan.mix)  # noqa: E731
+    learner, metrics = train.run_updates(algorithm, draw, learner, given, key, due)
+    seen = {"reward_sum": jnp.sum(steps.reward * steps.alive), "alive_steps": jnp.sum(steps.alive)}
+    return learner, ring, {**metrics, **seen}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
@@ -154,35 +166,78 @@ def block(
     updates = jnp.sum(jnp.where(jnp.arange(plan.dispatch) < n, due, 0))
 
     def one_seed(learner: Learner, ring: Ring, loop: Any, key: jax.Array):
-        algorithm, scheme = build(c), _scheme(build, plan, c)
-
-        def draw(ring: Ring, key):
-            return buffer.draw(key, data, ring, c.chunk, plan.batch, plan.mix)
+        algorithm, scheme = build(c), scheme_of(build, "explore", plan.execute, c)
 
         def decide(i, state):
-            learner, ring, loop, total = state
+            learner, ring, loop = state
             play_key = jax.random.fold_in(jax.random.fold_in(key, 2**30 + 1), online.decisions + i)
             loop, steps = rollout(wrapped, scheme, view(learner, given), play_key, 1, loop)
-            ring = buffer.write(ring, steps)
-            learner, metrics = train.run_updates(algorithm, functools.partial(draw, ring), learner, given, key, due[i])
-            seen = {"reward_sum": jnp.sum(steps.reward * steps.alive), "alive_steps": jnp.sum(steps.alive)}
-            return learner, ring, loop, jax.tree.map(jnp.add, total, {**metrics, **seen})
+            learner, ring, sums = take_in(algorithm, plan, c, learner, ring, steps, given, data, key, due[i])
+            return (learner, ring, loop), sums
 
-        learner = learner._replace(step=step)
-        none_yet = _no_metrics(algorithm, functools.partial(draw, ring), learner, given, key)
-        learner, ring, loop, total = jax.lax.fori_loop(0, n, decide, (learner, ring, loop, none_yet))
-        return learner._replace(step=jnp.zeros((), jnp.int32)), ring, loop, total
+        def body(i, loop):
+            state, sums = decide(i, loop[0])
+            return state, jax.tree.map(jnp.add, loop[1], sums)
+
+        first = (learner._replace(step=step), ring, loop)
+        none_yet = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda s: decide(0, s)[1], first))
+        (learner, ring, loop), sums = jax.lax.fori_loop(0, n, body, (first, none_yet))
+        return learner._replace(step=jnp.zeros((), jnp.int32)), ring, loop, sums
 
     step = learner.step
-    stacked = learner._replace(step=jnp.zeros(keys.shape, jnp.int32))
-    learner, ring, loop, total = over_seeds(one_seed, stacked, online.ring, online.loop, keys)
-    return learner._replace(step=step + updates), Online(ring, loop, online.decisions + n), total
+    learner, ring, loop, sums = over_seeds(one_seed, per_seed(learner, keys), online.ring, online.loop, keys)
+    return learner._replace(step=step + updates), Online(ring, loop, online.decisions + n), sums
 
 
-def _no_metrics(algorithm, draw, learner: Learner, given: dict, key) -> dict[str, jax.Array]:
-    shapes = jax.eval_shape(lambda s: train.run_updates(algorithm, draw, s, given, key, 1)[1], learner)
-    zeros = {k: jnp.zeros(x.shape, x.dtype) for k, x in shapes.items()}
-    return {**zeros, "reward_sum": jnp.zeros(()), "alive_steps": jnp.zeros(())}
+class HostLoop(NamedTuple):
+    """What goes on between decisions in host environments, S * E slots, seed after seed. Plans carry nothing over."""
+
+    state: HostState
+    begun: np.ndarray  # [S * E] int32, episodes
+
+
+def host_block(
+    build: Build, env: HostEnv, plan: Plan, learner: Learner, online: Online, c: Any, given: dict, data, keys, n, due
+):
+    """``block`` for host environments: the same arguments and results; the updates of a decision are one program."""
+    pool = env.pool("train", len(keys) * plan.envs)
+    (state, begun), ring, total = online.loop, online.ring, None
+    if n == 0:
+        rest = _resting(len(keys), plan.steps // plan.envs, plan.envs, env)
+        learner, ring, total = _learn(build, plan, learner, ring, rest, c, given, data, keys, due[0])
+    first = int(online.decisions)
+    names = [(2**30, plan.seed + e // plan.envs, e % plan.envs) for e in range(pool.envs)]
+    for i in range(n):
+        state, begun, fresh = host_rollout.begin_ended(pool, state, begun, names)
+        slot = np.tile(np.arange(plan.envs, dtype=np.int32), len(keys))
+        label = np.stack([slot + 2**30, np.full_like(slot, first + i)], axis=1).reshape(len(keys), plan.envs, 2)
+        policy = (build, "explore", plan.execute, learner, c, given, keys)
+        state, _, steps = host_rollout.decision(pool, state, *policy, label, fresh, None)
+        steps = steps._replace(success=None)
+        steps = jax.tree.map(lambda x: np.moveaxis(x.reshape(len(x), len(keys), plan.envs, *x.shape[2:]), 1, 0), steps)
+        learner, ring, sums = _learn(build, plan, learner, ring, steps, c, given, data, keys, due[i])
+        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
+    return learner, Online(ring, HostLoop(state, begun), online.decisions + n), total
+
+
+def _resting(seeds: int, steps: int, envs: int, env: HostEnv) -> Steps:
+    """Steps [S, n, E, ...] in which nothing happens."""
+    zero = np.zeros((seeds, steps, envs), np.float32)
+    obs, action = (np.zeros((*zero.shape, n), np.float32) for n in (env.observation_size, env.action_size))
+    return Steps(obs, action, zero, zero, zero, obs, None, zero)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
+def _learn(build: Build, plan: Plan, learner: Learner, ring: Ring, steps: Steps, c: Any, given: dict, data, keys, due):
+    def one_seed(learner: Learner, ring: Ring, steps: Steps, key: jax.Array):
+        learner, ring, sums = take_in(
+            build(c), plan, c, learner._replace(step=step), ring, steps, given, data, key, due
+        )
+        return learner._replace(step=jnp.zeros((), jnp.int32)), ring, sums
+
+    step = learner.step
+    learner, ring, sums = over_seeds(one_seed, per_seed(learner, keys), ring, steps, keys)
+    return learner._replace(step=step + due), ring, sums
 
 
 def offline_to_online(
@@ -218,10 +273,15 @@ def offline_to_online(
     if online.online_steps == 0:
         return
     plan, keys, trained = plan_of(c, s, online), seed_keys(s), train.in_units(build, s)
+    is_host = isinstance(env, HostEnv)
+    if is_host and state is not None:
+        state = state._replace(loop=jax.tree.map(np.array, state.loop))
+        env.pool("train", len(keys) * plan.envs).restore(state.loop.state)
     state = begin(trained, env, plan, learner, c, given, keys) if state is None else state
+    run = host_block if is_host else block
     began = time.perf_counter()
     none = np.zeros(plan.dispatch, np.int32)
-    learner, state, _ = block(trained, env, plan, learner, state, c, given, data, keys, 0, none)  # compiles only
+    learner, state, _ = run(trained, env, plan, learner, state, c, given, data, keys, 0, none)  # compiles only
     jax.block_until_ready(learner)
     done = int(state.decisions)
     step = s.offline_steps + done * plan.steps
@@ -230,7 +290,7 @@ def offline_to_online(
         n = min(plan.dispatch, plan.eval_every - done % plan.eval_every, plan.decisions - done)
         due = np.diff(updates_due(online, (done + np.arange(plan.dispatch + 1)) * plan.steps)).astype(np.int32)
         began = time.perf_counter()
-        learner, state, total = block(trained, env, plan, learner, state, c, given, data, keys, n, due)
+        learner, state, total = run(trained, env, plan, learner, state, c, given, data, keys, n, due)
         values = _figures(total, int(due[:n].sum()), n * plan.steps, s.seeds, began)
         done += n
         step = s.offline_steps + done * plan.steps

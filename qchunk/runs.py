@@ -28,7 +28,10 @@ from qchunk.files import acquire, append, atomic_write, explain_oserror, write_s
 
 FORMAT, VERSION = "qchunk", 1
 CONFIG, METRICS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "summary.json", "lock"
-_PACKAGES = ("qchunk", "jax", "jaxlib", "flax", "optax", "brax", "mujoco", "numpy", "orbax-checkpoint")
+_PACKAGES = (
+    *("qchunk", "jax", "jaxlib", "flax", "optax", "brax", "mujoco", "numpy", "orbax-checkpoint"),
+    *("gymnax", "gymnasium", "ogbench", "dm_control"),  # of those that are installed
+)
 
 
 class Sink(Protocol):

@@ -17,13 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk import normalise
+from qchunk import host_rollout, normalise
 from qchunk.config import config, validate
 from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
 from qchunk.envs.base import Env, wrap
+from qchunk.envs.host import HostEnv
 from qchunk.evaluate import episodes, summary
 from qchunk.execute import parse
+from qchunk.seeds import over_seeds
 from qchunk.types import Algorithm, Learner, Spec, view
 
 Build = Callable[[Any], Algorithm]
@@ -70,17 +72,6 @@ class Event(NamedTuple):
 def seed_keys(s: Settings) -> jax.Array:
     """One key per seed [S]: seed i alone or among others draws the same."""
     return jax.vmap(jax.random.key)(s.seed + np.arange(s.seeds))
-
-
-def over_seeds(fn: Callable, *batched: Any) -> Any:
-    """``fn`` for each seed, whose values lead the leaves of ``batched``, in one program.
-
-    On a CPU one seed after the other: batched products of small matrices were measured slower there than their loop.
-    Elsewhere vmapped.
-    """
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda args: fn(*args), batched)
-    return jax.vmap(fn)(*batched)
 
 
 def in_units(build: Build, s: Settings) -> Build:
@@ -152,7 +143,12 @@ def evaluate(
 ) -> dict[str, np.ndarray]:
     """Figures of an evaluation [S]. Every method and every evaluation of a seed sees the same start states (``base``)."""
     keys = jax.vmap(lambda k: jax.random.fold_in(k, base))(seed_keys(s))
-    values = evaluation(in_units(build, s), env, s.execute, s.episodes, state, c, given, keys)
+    trained = in_units(build, s)
+    if isinstance(env, HostEnv):
+        labels = [(base, s.seed + i) for i in range(s.seeds)]
+        values = host_rollout.evaluate(env, trained, s.execute, s.episodes, state, c, given, keys, labels)
+    else:
+        values = evaluation(trained, env, s.execute, s.episodes, state, c, given, keys)
     return {k: np.asarray(v) for k, v in values.items()}
 
 

@@ -79,10 +79,11 @@ def test_collect_with_a_run(trained, tmp_path, capsys):
 def last_checkpoint(folder: Path) -> dict[str, bytes]:
     """Every array of a run's newest checkpoint, by file-independent content."""
     where = folder / "checkpoints"
-    from qchunk import commands, flags, train
+    from qchunk import flags, train
+    from qchunk.commands import shared
     from qchunk.runs import read_config
 
-    (learner, _), step = commands._restore(folder, commands._rebuild(read_config(folder)["config"]), None)
+    (learner, _), step = shared.restore(folder, shared.rebuild(read_config(folder)["config"]), None)
     assert step == checkpoint.steps(where)[-1] and flags and train
     import jax
 

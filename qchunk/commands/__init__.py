@@ -1,0 +1,1 @@
+"""What the commands do. Each parses its flags, calls the library, and prints figures to stdout."""

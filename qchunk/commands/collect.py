@@ -1,0 +1,123 @@
+"""``qchunk collect``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from qchunk import collect as collecting
+from qchunk import envs, flags, host_rollout, names, runs
+from qchunk import train as training
+from qchunk.commands.shared import Parts, learner_of, positional, rebuild
+from qchunk.data import formats, ogbench
+from qchunk.envs.host import HostEnv
+from qchunk.errors import UserError, unknown
+from qchunk.execute import receding
+from qchunk.progress import Bar
+from qchunk.types import Learner, view
+
+
+@dataclasses.dataclass(frozen=True)
+class CollectFlags:
+    """A data set to make."""
+
+    out: Path
+    """File to write (.npz); it must not exist."""
+    policy: str = ""
+    """A scripted behaviour (play, noisy, random), or a run folder; by default the environment's first."""
+    steps: int = 200_000
+    """Transitions, at least."""
+    envs: int = 200
+    """E, environments in parallel."""
+    episode_length: int = 1000
+    """Environment steps after which an episode is cut; at most this."""
+    seed: int = 0
+    """Seed of everything drawn."""
+    json: bool = False
+    """Print what was collected as JSON to stdout."""
+    quiet: bool = False
+    """No progress bar and no closing line."""
+
+
+def collect(argv: list[str]) -> None:
+    """``qchunk collect ENV --out DATA [--policy play|noisy|random|RUN]``."""
+    name, rest = positional("collect", argv, "an environment")
+    (f,) = flags.parse("collect", rest, CollectFlags)
+    collect_to(name, f)
+
+
+def collect_to(name: str, f: CollectFlags) -> None:
+    """Collects a data set into a new file; also what experiments call."""
+    names.check_env(name, scene_too=True)
+    out = f.out if f.out.suffix == ".npz" else f.out.with_name(f.out.name + ".npz")
+    if out.exists():
+        raise UserError(f"{out} exists already", "pass --out with a new file")
+    if min(f.steps, f.envs, f.episode_length) < 1:
+        raise UserError("--steps, --envs and --episode-length must be positive", "give positive whole numbers")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    about = {"policy": f.policy or "default", "seed": f.seed, "versions": runs.versions()}
+    with Bar(f.steps, 0, f.quiet, f"collecting {name}") as bar:
+        part = names.ogbench(name)
+        if part and f.policy in ("", part["kind"]):
+            about["env"] = f"ogbench/{part['scene']}-{part['kind']}-v0"
+            more = {"transitions": f.steps, "seed": f.seed, "about": about, "progress": bar.move}
+            found = ogbench.collect(part["scene"], part["kind"], out, **more)
+        else:
+            rows, about["env"] = _rows(name, f, bar.move)
+            mark = formats.save(out, rows, about)
+            found = {"transitions": int((~rows.end).sum()), "episodes": int(rows.end.sum()), "fingerprint": mark}
+    if f.json:
+        print(json.dumps({"path": str(out), **found}))
+    elif not f.quiet:
+        count, episodes, mark = (found[k] for k in ("transitions", "episodes", "fingerprint"))
+        print(f"{count} transitions in {episodes} episodes of {about['env']} -> {out} ({mark})")
+
+
+def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]:
+    """What was played, and what such data are called."""
+    if (found := names.ogbench(name)) and not found["single"]:
+        raise UserError(
+            f"{name} names OGBench's own data", f"--policy {f.policy} needs a task: {name[:-3]}-singletask-v0"
+        )
+    env = envs.make(name)
+    run = Path(f.policy) if (Path(f.policy) / runs.CONFIG).is_file() else None
+    if isinstance(env, HostEnv):
+        return _host_rows(env, run, f, progress), env.data_name
+    if run:
+        p, first = _learned(run, name)
+        scheme = receding(training.in_units(p.build, p.settings)(p.c).explore, p.c.chunk.horizon)
+        vars = view(jax.tree.map(lambda x: x[0], first._replace(step=first.step[None])), {})
+    else:
+        env = getattr(env, "scene", env)  # a scripted data set serves every task of a scene
+        scheme, vars = collecting.scheme_of(env, f.policy or None), collecting.NO_VARS
+    count = max(1, min(f.envs, -(-f.steps // f.episode_length)))
+    more = {"steps": f.steps, "envs": count, "episode_length": f.episode_length, "progress": progress}
+    return collecting.collect(env, scheme, vars, jax.random.key(f.seed), **more), getattr(env, "data_name", name)
+
+
+def _host_rows(env: HostEnv, run: Path | None, f: CollectFlags, progress: Any) -> formats.Rows:
+    if not run and f.policy not in ("", "random"):
+        raise unknown("policy", f.policy, ["random"], "or give the folder of a run")
+    play = collecting.random_play(f.seed)
+    if run:
+        p, first = _learned(run, env.name)
+        build = training.in_units(p.build, p.settings)
+        play = collecting.learned_play(build, p.settings.execute, first, p.c, jax.random.key(f.seed))
+    if f.episode_length < env.episode_length:
+        env = env.limited(f.episode_length)
+    count = max(1, min(f.envs, host_rollout.SLOTS, -(-f.steps // env.episode_length)))
+    return collecting.collect_host(env, play, steps=f.steps, seed=f.seed, envs=count, progress=progress)
+
+
+def _learned(folder: Path, name: str) -> tuple[Parts, Learner]:
+    """A run, and the learner of its first seed, leaves [1, ...]."""
+    kept = runs.read_config(folder)["config"]
+    if kept["env"] != name:
+        raise UserError(f"the run {folder} is of {kept['env']}", f"collect {kept['env']}, or take a run of {name}")
+    p = rebuild(kept)
+    learner, _ = learner_of(folder, p, None)
+    return p, jax.tree.map(lambda x: x[:1], learner._replace(step=learner.step[None]))._replace(step=learner.step)

@@ -1,0 +1,44 @@
+"""``qchunk eval``."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from qchunk import flags, runs
+from qchunk import train as training
+from qchunk.commands.shared import learner_of, positional, print_figures, rebuild
+from qchunk.errors import UserError
+from qchunk.execute import parse
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalFlags:
+    """Evaluation of a run."""
+
+    episodes: int = 100
+    """Episodes per seed."""
+    execute: str = ""
+    """open-loop or receding:STEPS; by default as the run was evaluated."""
+    seed: int = 1000
+    """Seed of the start states; training evaluates on others."""
+    step: int | None = None
+    """The checkpoint; by default the newest."""
+    json: bool = False
+    """Print the figures as JSON to stdout."""
+    quiet: bool = False
+    """Print nothing but --json."""
+
+
+def evaluate(argv: list[str]) -> None:
+    """``qchunk eval RUN --episodes 100``."""
+    folder, rest = positional("eval", argv, "a run folder")
+    (f,) = flags.parse("eval", rest, EvalFlags)
+    if f.episodes < 1:
+        raise UserError(f"--episodes {f.episodes} is below 1", "give a positive whole number")
+    p = rebuild(runs.read_config(Path(folder))["config"])
+    shown = dataclasses.replace(p.settings, episodes=f.episodes, execute=f.execute or p.settings.execute)
+    parse(shown.execute, p.c.chunk.horizon)
+    learner, step = learner_of(Path(folder), p, f.step)
+    values = training.evaluate(p.build, p.env, shown, learner, p.c, {}, base=f.seed)
+    print_figures({k: runs.figure(v) for k, v in values.items()}, f, f"checkpoint: step {step} of {folder}")

@@ -1,0 +1,73 @@
+"""What several commands need: a run rebuilt from its folder, figures printed, an argument without a flag."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from qchunk import checkpoint, envs, flags, normalise, online
+from qchunk import train as training
+from qchunk.errors import UserError
+from qchunk.types import Learner, Spec
+
+
+class Parts(NamedTuple):
+    """What a run is made of, besides its data."""
+
+    build: Any
+    c: Any
+    settings: training.Settings
+    online: online.OnlineSettings
+    env: Any
+
+
+def rebuild(kept: dict) -> Parts:
+    build, config_class = flags.builder(kept["algorithm"])
+    c = flags.from_dict(config_class, kept["config"])
+    settings = flags.from_dict(training.Settings, kept["settings"])
+    return Parts(build, c, settings, flags.from_dict(online.OnlineSettings, kept["online"]), envs.make(kept["env"]))
+
+
+def restore(folder: Path, p: Parts, step: int | None) -> tuple[tuple[Learner | None, Any], int]:
+    """(learner, online part or None) of a checkpoint, and its step; None and 0 where the run never saved one."""
+    where = folder / "checkpoints"
+    if step is None and not checkpoint.steps(where):
+        return (None, None), 0
+    spec = Spec(p.env.observation_size, p.env.action_size, p.c.chunk.horizon)
+    learner = jax.eval_shape(lambda: training.init(p.build, p.c, {}, spec, p.settings))
+    like = {"learner": learner}
+    if checkpoint.about(where, step).get("online"):
+        like["online"] = online.state_like(p.build, p.env, learner, p.c, p.settings, p.online)
+    tree, about = checkpoint.restore(where, like, step)
+    tree = jax.tree.map(jax.numpy.asarray, tree)
+    normalise.check(tree["learner"], p.settings.normalise_obs, p.settings.normalise_action)
+    return (tree["learner"], tree.get("online")), int(about["step"])
+
+
+def learner_of(folder: Path, p: Parts, step: int | None) -> tuple[Learner, int]:
+    """The learner of a checkpoint that must be there."""
+    (learner, _), at = restore(folder, p, step)
+    if learner is None:
+        raise UserError(f"{folder} has no checkpoint yet", f"go on with qchunk train --resume {folder}")
+    return learner, at
+
+
+def print_figures(figures: dict[str, dict], f: Any, closing: str) -> None:
+    if f.json:
+        print(json.dumps(figures))
+    elif not f.quiet:
+        for name, figure in figures.items():
+            per_seed = ", ".join(f"{x:.4g}" for x in figure["per_seed"])
+            print(f"{name:20} {figure['mean']:10.4g}" + (f"   per seed: {per_seed}" if "," in per_seed else ""))
+        print(closing)
+
+
+def positional(command: str, argv: list[str], what: str) -> tuple[str, list[str]]:
+    if {"-h", "--help"} & set(argv):
+        return "", ["--help"]
+    if not argv or argv[0].startswith("-"):
+        raise UserError(f"{command} needs {what} first", f"qchunk {command} --help shows how")
+    return argv[0], argv[1:]

@@ -1,0 +1,163 @@
+"""``qchunk train``: makes a run folder, or goes on with one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from qchunk import checkpoint, envs, flags, names, online, runs
+from qchunk import train as training
+from qchunk.commands.shared import Parts, print_figures, rebuild, restore
+from qchunk.data import formats
+from qchunk.data.chunks import Dataset
+from qchunk.errors import UserError
+from qchunk.progress import Bar
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainFlags:
+    """Where a run reads and writes."""
+
+    env: str
+    """Environment to evaluate in: qchunk list envs."""
+    data: Path
+    """Data set to train on: qchunk collect."""
+    out: Path | None = None
+    """Run folder to make; by default runs/ENV/ALGO-seedSEED."""
+    label: str = ""
+    """Name in tables and plots; by default the algorithm's."""
+    log_to: tuple[str, ...] = ()
+    """Also log to: tensorboard, wandb (optional extras)."""
+    json: bool = False
+    """Print the final figures as JSON to stdout."""
+    quiet: bool = False
+    """No progress bar and no closing lines."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ResumeFlags:
+    """Going on with a run."""
+
+    resume: Path
+    """The run folder."""
+    step: int | None = None
+    """The checkpoint to go on from; by default the newest."""
+    log_to: tuple[str, ...] = ()
+    """Also log to: tensorboard, wandb (optional extras)."""
+    json: bool = False
+    """Print the final figures as JSON to stdout."""
+    quiet: bool = False
+    """No progress bar and no closing lines."""
+
+
+NO_ONLINE = online.OnlineSettings()
+
+
+def train(argv: list[str]) -> None:
+    """``qchunk train ALGO --env ENV --data DATA [any field]`` and ``qchunk train --resume RUN``."""
+    if any(a.split("=")[0] == "--resume" for a in argv):
+        (f,) = flags.parse("train", argv, ResumeFlags)
+        return resume(f)
+    if not argv or argv[0].startswith("-"):
+        if {"-h", "--help"} & set(argv):
+            print("usage: qchunk train ALGO --env ENV --data DATA [fields]; qchunk train ALGO --help shows the fields")
+            print(f"algorithms: {', '.join(names.ALGORITHMS)}, or yours as my_file.py:my_function")
+            return None
+        raise UserError("train needs an algorithm first", "qchunk train ALGO --env ENV --data DATA; see qchunk list")
+    build, config_class = flags.builder(argv[0])
+    parts = (TrainFlags, config_class, training.Settings, online.OnlineSettings)
+    f, c, settings, more = flags.parse(f"train {argv[0]}", argv[1:], *parts)
+    run(argv[0], f, c, settings, more, build)
+    return None
+
+
+def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, more: Any = NO_ONLINE, build: Any = None) -> Path:
+    """Trains in a new run folder and returns it; also what experiments call."""
+    build = build or flags.builder(algorithm)[0]
+    names.check_env(f.env)
+    settings = training.resolve(settings)
+    env = envs.make(f.env)
+    data, about = formats.for_env(f.data, env, f.env)
+    training.check(c, settings, data)
+    online.check(c, settings, more)
+    out = f.out or Path("runs") / f.env / f"{f.label or Path(algorithm).stem.replace(':', '-')}-seed{settings.seed}"
+    kept = {
+        "algorithm": algorithm,
+        "label": f.label or algorithm,
+        "env": f.env,
+        "driver": "offline_to_online" if more.online_steps else "offline",
+        "seed": settings.seed,
+        "seeds": settings.seeds,
+        "device": str(jax.devices()[0].device_kind),
+        "data": {"path": str(Path(f.data).resolve()), "fingerprint": about["fingerprint"]},
+        "config": dataclasses.asdict(c),
+        "settings": dataclasses.asdict(settings),
+        "online": dataclasses.asdict(more),
+    }
+    with runs.create(out, kept) as folder:
+        folder.sinks += runs.sinks_by_name(f.log_to, out)
+        drive(folder, Parts(build, c, settings, more, env), data, (None, None), 0, f)
+    return out
+
+
+def resume(f: ResumeFlags) -> None:
+    """Goes on from a checkpoint to the same bits as a run that was never stopped."""
+    with runs.open_run(f.resume) as run:
+        run.sinks += runs.sinks_by_name(f.log_to, f.resume)
+        kept = run.config
+        parts = rebuild(kept)
+        data, about = formats.for_env(Path(kept["data"]["path"]), parts.env, kept["env"])
+        if about["fingerprint"] != kept["data"]["fingerprint"]:
+            fix = f"put the data set with fingerprint {kept['data']['fingerprint']} back"
+            raise UserError(f"{kept['data']['path']} has changed since the run began", fix)
+        state, step = restore(f.resume, parts, f.step)
+        run.rewind(step)
+        drive(run, parts, data, state, step, f)
+
+
+def drive(run: runs.Run, p: Parts, data: Dataset, state: tuple, began: int, f: Any) -> None:
+    """Consumes a driver's events: logs, saves, shows; then sums the run up."""
+    total = online.total_steps(p.c, p.settings, p.online)
+    if began >= total and (run.path / runs.SUMMARY).exists():
+        raise UserError(f"{run.path} is finished: all {total} steps are done", "qchunk eval it")
+    about = {"algorithm": run.config["algorithm"], "env": run.config["env"]}
+    more = {"env": p.env, "data": data, "settings": p.settings, "online": p.online}
+    events = online.offline_to_online(p.build, p.c, {}, **more, learner=state[0], state=state[1])
+    title = f"{run.config['label']} on {run.config['env']}"
+    with Bar(total, began, f.quiet, title) as bar, going_on(run.path):
+        for event in events:
+            bar.show(event)
+            if event.kind == "checkpoint":
+                tree = {"learner": event.learner} | ({} if event.online is None else {"online": event.online})
+                about |= {"step": event.step, "online": event.online is not None}
+                checkpoint.save(run.checkpoints, event.step, tree, about)
+            else:
+                run.log(event.kind, event.step, event.values)
+    figures = final_figures(run.path)
+    run.finish(figures)
+    print_figures(figures, f, f"run folder: {run.path}")
+
+
+def final_figures(folder: Path) -> dict[str, dict]:
+    """A run's last evaluation, its compile time and its last speed, read from its metrics."""
+    found: dict[str, Any] = {}
+    for line in runs.read_metrics(folder):
+        wanted = ("updates_per_second", "env_steps_per_second") if line["kind"] == "train" else tuple(line["values"])
+        found.update({name: line["values"][name] for name in wanted if name in line["values"]})
+    return {name: runs.figure(values) for name, values in found.items()}
+
+
+@contextlib.contextmanager
+def going_on(path: Path) -> Iterator[None]:
+    """Tells on Ctrl-C how to go on with the run."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"stopped; go on with: qchunk train --resume {path}", file=sys.stderr)
+        raise

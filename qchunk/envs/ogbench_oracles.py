@@ -1,0 +1,160 @@
+"""A process that plays OGBench's own oracles into files: ``python -m qchunk.envs.ogbench_oracles JSON``. No jax.
+
+The pip package has the oracles but not the loop around them; this is that loop, from its published defaults (noise 0.1 smoothed
+over 0.5 steps, minimum norm 0.4, episodes of 1001 steps): "play" follows plans, "noisy" is Markov with random actions.
+Every draw of an episode comes from its own seed, so files do not depend on how many processes make them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import io
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qchunk import files
+
+LENGTH = 1001  # rows of an episode; the last one is only its final observation
+NOISE, SMOOTHING, MIN_NORM = 0.1, 0.5, 0.4
+P_STACK = {
+    "cube-single": (0.0, 0.0),
+    "cube-double": (0.0, 0.25),
+    "cube-triple": (0.05, 0.35),
+    "cube-quadruple": (0.1, 0.5),
+    "cube-octuple": (0.0, 0.35),
+}  # others: always 0.5
+SPREAD = np.asarray([1.0, 1.0, 1.0, 3.0, 10.0])  # of the Markov oracles' noise, per action dimension
+
+
+def make(scene: str) -> Any:
+    """The environment in data-collection mode."""
+    import gymnasium
+    import ogbench  # noqa: F401 registers
+
+    env = gymnasium.make(f"{scene}-v0", terminate_at_goal=False, mode="data_collection", max_episode_steps=LENGTH)
+    env.reset(seed=0)
+    for _ in range(40):  # making it has drawn, unseeded, targets of some kind; now every kind has a seeded one
+        env.unwrapped.set_new_target(return_info=False)
+    return env
+
+
+def forget(env: Any) -> Callable[[], None]:
+    """A function that gives the environment back the targets that it has now.
+
+    A reset leaves those of the scene's other kinds of errand behind, and a Markov oracle reads them for one step.
+    """
+    inner = env.unwrapped
+    kept = {n: copy.deepcopy(x) for n, x in vars(inner).items() if n.startswith("_target")}
+    sites = inner.model.site_pos.copy()
+
+    def restore() -> None:
+        vars(inner).update(copy.deepcopy(kept))
+        inner.model.site_pos[:] = sites
+
+    return restore
+
+
+def oracles(env: Any, scene: str, kind: str) -> dict[str, Any]:
+    """The oracle of each kind of errand in the scene."""
+    closed = {"gripper_always_closed": True} if scene.startswith("puzzle") else {}
+    wanted = {"cube": ["cube"], "puzzle": ["button"]}.get(scene.split("-")[0], ["cube", "button", "drawer", "window"])
+    made = {}
+    for name in wanted:
+        word = "plan" if kind == "play" else "markov"
+        source = importlib.import_module(f"ogbench.manipspace.oracles.{word}.{name}_{word}")
+        how: dict[str, Any] = (
+            {"noise": NOISE, "noise_smoothing": SMOOTHING} if word == "plan" else {"min_norm": MIN_NORM}
+        )
+        if word == "markov" and (scene, name) == ("scene", "cube"):
+            how["max_step"] = 100  # as published; the oracle's own reset makes it 200
+        made[name] = getattr(source, f"{name.title()}{word.title()}Oracle")(
+            env=env, **how, **(closed if name == "button" else {})
+        )
+    return made
+
+
+def episode(env: Any, by_task: dict[str, Any], scene: str, kind: str, label: tuple[int, ...]) -> dict | None:
+    """One episode's arrays, OGBench's names; None where the scene's rule rejects it (its cube left the table).
+
+    Args:
+        label: what its seed is made from.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence(label))
+    np.random.seed(rng.integers(2**31))  # the oracles draw from the global generator
+    obs, info = env.reset(seed=int(rng.integers(2**31)))
+    p_stack = rng.uniform(*P_STACK.get(scene, (0.5, 0.5)))
+    noise = rng.uniform(0, NOISE) if kind == "noisy" else 0.0
+    p_random = 0.0 if kind == "play" else 0.2 if scene.startswith("puzzle") else 0.1
+    names = {"qpos": "prev_qpos", "qvel": "prev_qvel", "button_states": "prev_button_states"}
+    rows: dict[str, list] = {"observations": [], "actions": [], "terminals": []}
+    oracle = by_task[info["privileged/target_task"]]
+    oracle.reset(obs, info)
+    for step in range(LENGTH):
+        if rng.random() < p_random:
+            action = rng.uniform(-1.0, 1.0, 5)
+        else:
+            action = np.asarray(oracle.select_action(obs, info))
+            action = action + rng.normal(0.0, noise * SPREAD) if noise else action
+        action = np.clip(action, -1.0, 1.0)
+        after, _, _, _, info = env.step(action)
+        for name, x in (("observations", obs), ("actions", action), ("terminals", step == LENGTH - 1)):
+            rows[name].append(x)
+        for name, source in names.items():
+            if source in info:
+                rows.setdefault(name, []).append(info[source])
+        if oracle.done:
+            fresh, target = env.unwrapped.set_new_target(p_stack=p_stack)
+            oracle = by_task[target["privileged/target_task"]]
+            oracle.reset(fresh, target)
+        obs = after
+    types = {"terminals": bool, "button_states": np.int64}
+    made = {name: np.asarray(x).astype(types.get(name, np.float32)) for name, x in rows.items()}
+    return None if scene == "scene" and left_the_table(made["qpos"]) else made
+
+
+def left_the_table(qpos: np.ndarray) -> bool:
+    """The published rule for scene, from the cube's y and z [R] in metres."""
+    y, z = qpos[:, 15], qpos[:, 16]
+    return bool((y >= 0.29).any() or ((y <= -0.3) & ((z < 0.06) | (z > 0.08))).any())
+
+
+def part(folder: Path, number: int) -> Path:
+    """The file of an episode."""
+    return folder / f"episode-{number:06d}.npz"
+
+
+def play(folder: Path, scene: str, kind: str, seed: int, numbers: list[int]) -> None:
+    """Writes the episodes with these numbers, those that are not there yet."""
+    env = make(scene)
+    by_task, restore = oracles(env, scene, kind), forget(env)
+    for number in numbers:
+        if part(folder, number).exists():
+            continue
+        attempt, made = 0, None
+        while made is None:
+            restore()
+            made = episode(env, by_task, scene, kind, (seed, number, attempt))
+            attempt += 1
+        buffer = io.BytesIO()
+        np.savez(buffer, **made)
+        files.atomic_write(part(folder, number), buffer.getvalue())
+
+
+def main() -> None:
+    """Ctrl-C is the parent's business: it ends this process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    job = json.loads(sys.argv[1])
+    with contextlib.redirect_stdout(sys.stderr):
+        play(Path(job["folder"]), job["scene"], job["kind"], job["seed"], job["numbers"])
+
+
+if __name__ == "__main__":
+    main()
