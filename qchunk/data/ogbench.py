@@ -132,11 +132,12 @@ def collect(
     *,
     transitions: int,
     seed: int = 0,
+    length: int = oracles.LENGTH,
     processes: int | None = None,
     about: dict[str, Any],
     progress: Callable[[int], Any] = lambda done: None,
 ) -> dict[str, Any]:
-    """Plays whole episodes of 1000 transitions in parallel processes into ``out``; goes on where an earlier call stopped.
+    """Plays whole episodes of ``length`` rows in parallel processes into ``out``; goes on where an earlier call stopped.
 
     Finished episodes lie in ``out.parts/`` until all are there. A process that dies is started again.
 
@@ -150,9 +151,9 @@ def collect(
     Raises:
         UserError: parts of other settings lie there, processes die again and again, or the disk is full.
     """
-    count = -(-transitions // (oracles.LENGTH - 1))
+    count = -(-transitions // (length - 1))
     folder = out.with_name(out.name + ".parts")
-    settings = json.dumps({"scene": scene, "kind": kind, "seed": seed})
+    settings = json.dumps({"scene": scene, "kind": kind, "seed": seed, "length": length})
     folder.mkdir(parents=True, exist_ok=True)
     note = folder / "settings.json"
     if note.exists() and note.read_text() != settings:
@@ -165,7 +166,7 @@ def collect(
     np.savez_compressed(buffer, about=np.asarray(json.dumps({**about, "fingerprint": mark})), **arrays)
     files.atomic_write(out, buffer.getvalue())
     shutil.rmtree(folder)
-    return {"transitions": count * (oracles.LENGTH - 1), "episodes": count, "fingerprint": mark}
+    return {"transitions": count * (length - 1), "episodes": count, "fingerprint": mark}
 
 
 def load_parts(folder: Path, count: int) -> dict[str, np.ndarray]:
@@ -190,7 +191,7 @@ def play(folder: Path, settings: dict, count: int, processes: int, progress: Cal
             try:
                 while any(p.poll() is None for p in running):
                     time.sleep(0.5)
-                    progress((count - len(missing())) * (oracles.LENGTH - 1))
+                    progress((count - len(missing())) * (settings["length"] - 1))
             finally:
                 for p in running:
                     p.kill()

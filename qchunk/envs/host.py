@@ -80,9 +80,9 @@ class HostEnv:
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 return worker.One(self.description)
-        except ImportError as e:
-            raise UserError(f"{self.name} needs {e.name}, which is missing", "pip install 'qchunk[ogbench]'") from e
         except Exception as e:  # whatever a user's environment raises
+            if isinstance(e, ImportError) and e.name in ("gymnasium", "ogbench"):
+                raise UserError(f"{self.name} needs {e.name}, which is missing", "pip install 'qchunk[ogbench]'") from e
             problem = f"{self.name} cannot be made: {type(e).__name__}: {' '.join(str(e).split())}"
             raise UserError(problem, "give the id of a gymnasium environment with continuous actions") from e
 

@@ -81,11 +81,12 @@ def oracles(env: Any, scene: str, kind: str) -> dict[str, Any]:
     return made
 
 
-def episode(env: Any, by_task: dict[str, Any], scene: str, kind: str, label: tuple[int, ...]) -> dict | None:
+def episode(env: Any, by_task: dict[str, Any], scene: str, kind: str, label: tuple[int, ...], length: int) -> dict | None:
     """One episode's arrays, OGBench's names; None where the scene's rule rejects it (its cube left the table).
 
     Args:
         label: what its seed is made from.
+        length: rows.
     """
     rng = np.random.default_rng(np.random.SeedSequence(label))
     np.random.seed(rng.integers(2**31))  # the oracles draw from the global generator
@@ -97,7 +98,7 @@ def episode(env: Any, by_task: dict[str, Any], scene: str, kind: str, label: tup
     rows: dict[str, list] = {"observations": [], "actions": [], "terminals": []}
     oracle = by_task[info["privileged/target_task"]]
     oracle.reset(obs, info)
-    for step in range(LENGTH):
+    for step in range(length):
         if rng.random() < p_random:
             action = rng.uniform(-1.0, 1.0, 5)
         else:
@@ -105,7 +106,7 @@ def episode(env: Any, by_task: dict[str, Any], scene: str, kind: str, label: tup
             action = action + rng.normal(0.0, noise * SPREAD) if noise else action
         action = np.clip(action, -1.0, 1.0)
         after, _, _, _, info = env.step(action)
-        for name, x in (("observations", obs), ("actions", action), ("terminals", step == LENGTH - 1)):
+        for name, x in (("observations", obs), ("actions", action), ("terminals", step == length - 1)):
             rows[name].append(x)
         for name, source in names.items():
             if source in info:
@@ -131,7 +132,7 @@ def part(folder: Path, number: int) -> Path:
     return folder / f"episode-{number:06d}.npz"
 
 
-def play(folder: Path, scene: str, kind: str, seed: int, numbers: list[int]) -> None:
+def play(folder: Path, scene: str, kind: str, seed: int, length: int, numbers: list[int]) -> None:
     """Writes the episodes with these numbers, those that are not there yet."""
     env = make(scene)
     by_task, restore = oracles(env, scene, kind), forget(env)
@@ -141,7 +142,7 @@ def play(folder: Path, scene: str, kind: str, seed: int, numbers: list[int]) -> 
         attempt, made = 0, None
         while made is None:
             restore()
-            made = episode(env, by_task, scene, kind, (seed, number, attempt))
+            made = episode(env, by_task, scene, kind, (seed, number, attempt), length)
             attempt += 1
         buffer = io.BytesIO()
         np.savez(buffer, **made)
@@ -153,7 +154,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     job = json.loads(sys.argv[1])
     with contextlib.redirect_stdout(sys.stderr):
-        play(Path(job["folder"]), job["scene"], job["kind"], job["seed"], job["numbers"])
+        play(Path(job["folder"]), job["scene"], job["kind"], job["seed"], job["length"], job["numbers"])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,65 @@
+"""gymnasium environments for tests of worker processes; ``host_envs:Walk-v0`` registers and makes one."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+
+TROUBLE = "QCHUNK_TEST_TROUBLE"  # names a file that says what goes wrong, once: "die", "hang", or always: "die always"
+
+
+class Walk(gymnasium.Env):
+    """A walk on a line with random pushes: ends at 1, is cut off after 7 steps. Observations [2], action in [-2, 6]."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
+    action_space = gymnasium.spaces.Box(-2.0, 6.0, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x, self.t = self.np_random.uniform(-0.5, 0.5) + 0.01 * np.random.rand(), 0
+        return self._obs(), {}
+
+    def step(self, action):
+        trouble()
+        self.x += 0.1 * float(action[0]) + 0.05 * self.np_random.normal()
+        self.t += 1
+        return self._obs(), -abs(self.x), self.x >= 1.0, False, {"success": self.x >= 1.0}
+
+    def _obs(self):
+        return np.asarray([self.x, self.t], np.float32)
+
+
+class Raises(Walk):
+    """Its fourth step fails."""
+
+    def step(self, action):
+        if self.t == 3:
+            raise RuntimeError("the motor is hot")
+        return super().step(action)
+
+
+class Discrete(Walk):
+    action_space = gymnasium.spaces.Discrete(3)
+
+
+def trouble():
+    path = os.environ.get(TROUBLE)
+    if not path or not Path(path).exists():
+        return
+    what = Path(path).read_text()
+    if "always" not in what:
+        try:
+            os.rename(path, f"{path}.taken")  # by one process only
+        except FileNotFoundError:
+            return
+    if what.startswith("die"):
+        os._exit(3)
+    time.sleep(1000)
+
+
+for name, kind in (("Walk", Walk), ("Raises", Raises), ("Discrete", Discrete)):
+    gymnasium.register(f"{name}-v0", entry_point=kind, max_episode_steps=7)

@@ -1,0 +1,281 @@
+"""Host environments: worker processes, their loss, replay, evaluation and learning online."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qchunk import collect, envs, host_rollout, online, train
+from qchunk.algorithms.qc import QC, qc
+from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
+from qchunk.data import formats
+from qchunk.envs.host import HostEnv, Pool
+from qchunk.errors import UserError
+from qchunk.online import OnlineSettings
+from qchunk.types import Spec
+
+pytest.importorskip("gymnasium")
+WALK = "gymnasium/host_envs:Walk-v0"
+C = QC(ChunkConfig(2), FlowConfig((16,), steps=2), CriticConfig((16,)), OptimConfig(1e-3), n=2)
+S = train.Settings(seeds=2, offline_steps=4, batch=16, log_every=4, eval_every=4, episodes=5)
+ONLINE = OnlineSettings(online_steps=48, envs=2, start_training=8, update_ratio=0.5, online_eval_every=24)
+
+
+@pytest.fixture(autouse=True)
+def path(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+@pytest.fixture
+def walk(path):
+    env = envs.make(WALK)
+    yield env
+    env.close()
+
+
+@pytest.fixture
+def trouble(monkeypatch, tmp_path):
+    """Makes something go wrong in the next step of some worker."""
+    import host_envs
+
+    file = tmp_path / "trouble"
+    monkeypatch.setenv(host_envs.TROUBLE, str(file))
+    return file.write_text
+
+
+def play(pool: Pool, steps: int = 5, at=lambda i: None):
+    """Actions that depend on what is seen; episodes that end are not begun again."""
+    state = pool.begin(pool.nothing(), np.ones(pool.envs, bool), 10 + np.arange(pool.envs))
+    seen = []
+    for i in range(steps):
+        at(i)
+        state = pool.step(state, np.sin(state.obs[:, :1] + i) - 0.25, state.done == 0)
+        seen.append(state)
+    return seen
+
+
+def same(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_pool_does_what_the_environment_does(walk):
+    """3 slots in 2 processes against 3 environments stepped here; action 0 is the middle of the box, 2."""
+    import host_envs
+
+    assert (walk.observation_size, walk.action_size, walk.episode_length, walk.has_success) == (2, 1, 7, True)
+    pool = Pool(walk, 3, workers=2)
+    seen = play(pool, 7)
+    for e in range(3):
+        env = host_envs.Walk()
+        np.random.seed(10 + e)
+        obs, _ = env.reset(seed=10 + e)
+        for i, state in enumerate(seen):
+            action = np.float32(np.sin(obs[0] + i) - 0.25)
+            obs, reward, terminal, _, _ = env.step([2.0 + 4.0 * np.clip(action, -1, 1)])
+            np.testing.assert_allclose(state.obs[e], obs, rtol=1e-6)
+            assert state.reward[e] == pytest.approx(reward, rel=1e-6)
+            assert state.terminal[e] == terminal and state.steps[e] == i + 1
+            assert state.truncation[e] == (i == 6 and not terminal)
+            if terminal:
+                break
+    assert {int(s.terminal.sum()) for s in seen} - {0}, "some episode shall reach the end"
+    pool.close()
+
+
+def test_a_slot_at_rest_keeps_its_state(walk):
+    pool = Pool(walk, 2, workers=2)
+    state = pool.begin(pool.nothing(), np.asarray([True, False]), np.asarray([1, 2]))
+    assert state.done.tolist() == [0, 1] and not state.obs[1].any()
+    after = pool.step(state, np.zeros((2, 1)), np.asarray([False, False]))
+    same(state, after)
+    pool.close()
+
+
+@pytest.mark.parametrize("what", ["die", "hang"])
+def test_a_lost_worker_is_named_replaced_and_changes_nothing(walk, trouble, capfd, what):
+    pool = Pool(walk, 4, workers=2, seconds=3.0)
+    undisturbed = play(pool)
+    pids = {w.process.pid for w in pool.workers}
+    again = play(pool, at=lambda i: trouble(what) if i == 3 else None)
+    same(undisturbed, again)
+    assert len({w.process.pid for w in pool.workers} & pids) == 1
+    told = capfd.readouterr().err
+    assert f"of {WALK}" in told and "worker" in told and ("died" if what == "die" else "did not answer") in told
+    pool.close()
+
+
+def test_a_worker_that_always_dies_stops_the_run(walk, trouble):
+    pool = Pool(walk, 2, workers=2)
+    processes = [w.process for w in pool.workers]
+    with pytest.raises(UserError, match="worker .* died, again and again"):
+        play(pool, at=lambda i: trouble("die always") if i == 1 else None)
+    assert not pool.workers and all(p.poll() is not None for p in processes)
+
+
+def test_an_environment_that_raises_is_told_in_one_line(path):
+    env = envs.make("gymnasium/host_envs:Raises-v0")
+    pool = Pool(env, 2, workers=1)
+    with pytest.raises(UserError, match="the environment raised RuntimeError: the motor is hot"):
+        play(pool)
+    pool.close()
+
+
+def test_restore_replays_open_episodes(walk):
+    pool = Pool(walk, 3, workers=2)
+    seen = play(pool, 4)
+    middle = seen[1]._replace(actions=seen[1].actions.copy())
+    pool.close()
+    other = Pool(walk, 3, workers=1)
+    other.restore(middle)
+    state = middle
+    for i in (2, 3):
+        state = other.step(state, np.sin(state.obs[:, :1] + i) - 0.25, state.done == 0)
+    same(seen[3], state)
+    with pytest.raises(UserError, match="does not replay to the same state"):
+        other.restore(middle._replace(seed=middle.seed + 1))
+    other.close()
+
+
+def test_figures_do_not_depend_on_the_number_of_slots(walk, monkeypatch):
+    learner = train.init(qc, C, {}, Spec(2, 1, 2), S)
+    many = train.evaluate(qc, walk, S, learner, C, {})
+    monkeypatch.setattr(host_rollout, "SLOTS", 2)
+    few = train.evaluate(qc, walk, S, learner, C, {})
+    assert set(many) == {"success", "return", "length"}
+    for name in many:
+        np.testing.assert_array_equal(many[name], few[name])
+    assert len(np.unique(many["return"])) == 2, "the seeds differ"
+
+
+def test_evaluation_equals_a_loop_over_one_environment(walk):
+    """Every episode alone, by hand, with the actor's own noise: labelled by episode and decision."""
+    s = train.Settings(seeds=1, episodes=3)
+    learner = train.init(qc, C, {}, Spec(2, 1, 2), s)
+    got = train.evaluate(qc, walk, s, learner, C, {})
+    one = walk.instance()
+    key = jax.random.fold_in(train.seed_keys(s)[0], 2**31)[None]
+    returns = []
+    for episode, seed in enumerate(host_rollout.reset_seeds((2**31, 0), 3)):
+        row, total, decision = one.reset(int(seed)), 0.0, 0
+        done = False
+        while not done:
+            label = np.asarray([[[episode, decision]]])
+            policy = (qc, "act", "open-loop", learner, C, {})
+            obs = row[None, None, :2].astype(np.float32)
+            carry, plan = host_rollout.decide(*policy, key, label, obs, np.ones((1, 1), bool), None)
+            for i in range(2):
+                obs = row[None, None, :2].astype(np.float32)
+                row = one.step(np.clip(np.asarray(host_rollout.act(*policy, i, obs, plan))[0, 0], -1, 1))
+                total += np.float32(row[2])
+                if done := bool(row[3] or row[4]):
+                    break
+            decision += 1
+        returns.append(total)
+    assert got["return"][0] == pytest.approx(np.mean(returns), rel=1e-6)
+
+
+@pytest.fixture
+def data(walk):
+    rows = collect.collect_host(walk, collect.random_play(0), steps=150, envs=3)
+    assert (rows.end.sum() >= 3) and rows.terminal.any()
+    return formats.to_device(rows)
+
+
+def keep(tree):
+    """A copy: the driver reuses a yielded state's memory."""
+    return jax.tree.map(lambda x: np.array(x) if isinstance(x, np.ndarray) else jnp.copy(x), tree)
+
+
+def test_online_resumes_to_the_same_bits(walk, data):
+    """48 steps of 2 environments a seed, 2 a decision: 12 decisions, the checkpoint after 6 within open episodes."""
+    given = {"env": walk, "data": data, "settings": S, "online": ONLINE}
+    events = [
+        e._replace(learner=keep(e.learner), online=keep(e.online))
+        for e in online.offline_to_online(qc, C, {}, **given)
+        if e.kind in ("eval", "checkpoint")
+    ]
+    assert [e.step for e in events if e.kind == "checkpoint"] == [4, 28, 52]
+    last, middle = events[-1], events[-3]
+    assert int(last.learner.step) == 4 + (48 - 8) // 2
+    assert (middle.online.loop.state.done == 0).any() and (middle.online.loop.state.steps > 0).any()
+    walk.close()
+    again = envs.make(WALK)
+    given = {**given, "env": again}
+    *_, resumed = online.offline_to_online(
+        qc, C, {}, **given, learner=keep(middle.learner), state=keep(middle.online)
+    )
+    again.close()
+    same(last.learner, resumed.learner)
+    same(last.online.ring, resumed.online.ring)
+    np.testing.assert_array_equal(last.online.loop.begun, resumed.online.loop.begun)
+    np.testing.assert_array_equal(last.online.loop.state.obs, resumed.online.loop.state.obs)
+
+
+def test_online_experience_is_what_the_environment_did(walk, data):
+    """The ring's rows chain: next_obs is the following row's obs inside an episode, t counts from 0."""
+    *_, last = online.offline_to_online(
+        qc, C, {}, env=walk, data=data, settings=S, online=ONLINE
+    )
+    ring = jax.tree.map(np.asarray, last.online.ring)
+    capacity = ring.reward.shape[1] // 2
+    for s in range(2):
+        for e in range(2):
+            rows = slice(e * capacity, e * capacity + int(ring.written[s, e]))
+            obs, after, end = ring.obs[s, rows], ring.next_obs[s, rows], ring.end[s, rows]
+            inside = end[:-1] == 0
+            np.testing.assert_array_equal(after[:-1][inside], obs[1:][inside])
+            np.testing.assert_array_equal(obs[1:, 1][~inside], 0)
+            np.testing.assert_array_equal(after[:, 1], obs[:, 1] + 1)
+            np.testing.assert_array_equal(ring.terminal[s, rows] > 0, after[:, 0] >= 1.0)
+
+
+def test_processes_end_with_a_killed_parent(tmp_path):
+    code = (
+        "import time, numpy as np\n"
+        "from qchunk import envs\n"
+        "from qchunk.envs.host import Pool\n"
+        f"pool = Pool(envs.make({WALK!r}), 2, workers=2)\n"
+        "pool.begin(pool.nothing(), np.ones(2, bool), np.arange(2))\n"
+        "print(*[w.process.pid for w in pool.workers], flush=True)\n"
+        "time.sleep(1000)\n"
+    )
+    root, here = str(Path(envs.__file__).parents[2]), str(Path(__file__).parent)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, here])}
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=env)
+    pids = [int(p) for p in parent.stdout.readline().split()]
+    assert len(pids) == 2 and all(alive(p) for p in pids)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    until = time.monotonic() + 20
+    while any(alive(p) for p in pids) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not any(alive(p) for p in pids)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_refusals(path):
+    with pytest.raises(UserError, match="Discrete.*no continuous ones"):
+        envs.make("gymnasium/host_envs:Discrete-v0")
+    with pytest.raises(UserError, match="Did you mean gymnasium/Pendulum-v1"):
+        envs.make("gymnasium/Pendulam-v1")
+    with pytest.raises(UserError, match="cannot be made"):
+        envs.make("gymnasium/no_such_module:Walk-v0")
+    limited = HostEnv(WALK, {"id": "host_envs:Walk-v0", "limit": 4})
+    assert limited.episode_length == 4

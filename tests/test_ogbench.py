@@ -1,0 +1,211 @@
+"""OGBench's own environments and data: success timing, relabelling, collection, reading."""
+
+from __future__ import annotations
+
+import json
+
+import mujoco
+import numpy as np
+import pytest
+
+from qchunk import envs
+from qchunk.data import formats
+from qchunk.data import ogbench as data
+from qchunk.envs import ogbench_oracles as oracles
+from qchunk.errors import UserError
+
+pytest.importorskip("ogbench")
+NAME = "ogbench/cube-single-play-singletask-task1-v0"
+ABOUT = {"env": "ogbench/cube-single-play-v0"}
+LENGTH = 41
+
+
+@pytest.fixture(scope="module")
+def env():
+    return envs.make(NAME)
+
+
+def played(scene: str, kind: str, episodes: int = 2) -> dict[str, np.ndarray]:
+    made = oracles.make(scene)
+    by_task, restore = oracles.oracles(made, scene, kind), oracles.forget(made)
+    parts = []
+    for number in range(episodes):
+        restore()
+        parts.append(oracles.episode(made, by_task, scene, kind, (0, number, 0), LENGTH))
+    return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    return played("cube-single", "play")
+
+
+def put(one, qpos, buttons=None):
+    """Sets a stored state in a task's environment."""
+    inner = one.env.unwrapped
+    inner.data.qpos[:] = qpos
+    inner.data.qvel[:] = 0
+    if buttons is not None:
+        inner._cur_button_states = np.asarray(buttons).copy()
+    mujoco.mj_forward(inner.model, inner.data)
+    inner.post_step()
+    return inner
+
+
+def test_sizes_and_names(env):
+    assert (env.observation_size, env.action_size, env.episode_length, env.has_success) == (28, 5, 200, True)
+    assert env.data_name == "ogbench/cube-single-play-v0"
+    with pytest.raises(UserError, match="data set without a task.*singletask-task1-v0"):
+        envs.names.check_env("ogbench/cube-single-play-v0")
+    with pytest.raises(UserError, match="Did you mean ogbench/cube-single-play-singletask-task"):
+        envs.make("ogbench/cube-single-play-singletask-task9-v0")
+
+
+def test_success_is_judged_before_the_action(env):
+    """The step that reaches the goal earns -1 and goes on; the one after it earns 0 and ends."""
+    one = env.instance()
+    one.reset(0)
+    inner = one.env.unwrapped
+    qpos = inner.data.qpos.copy()
+    qpos[14:17] = inner.data.mocap_pos[0]
+    before = one.step(np.zeros(5))
+    assert before[-4:].tolist() == [-1.0, 0.0, 0.0, 0.0]
+    put(one, qpos)
+    assert one.step(np.zeros(5))[-4:].tolist() == [0.0, 1.0, 0.0, 1.0]
+    one.close()
+
+
+@pytest.mark.parametrize("scene", ["cube-single", "scene", "puzzle-3x3"])
+def test_labels_are_the_environments_own_values(scene, arrays):
+    """Replayed states, some with their cubes (or buttons) put where the task wants them."""
+    task = envs.make(f"ogbench/{scene}-play-singletask-task1-v0")
+    found = dict(arrays) if scene == "cube-single" else played(scene, "noisy", 1)
+    one = task.instance()
+    one.reset(0)
+    inner = one.env.unwrapped
+    if "button_states" in found:
+        found["button_states"] = found["button_states"].copy()
+        found["button_states"][3:6] = inner._target_button_states
+    if scene != "puzzle-3x3":
+        found["qpos"] = found["qpos"].copy()
+        found["qpos"][3:6, 14:17] = inner.data.mocap_pos[0]
+    if scene == "scene":
+        found["qpos"][4:6, 23:25] = inner._target_drawer_pos, inner._target_window_pos
+    reward, terminal = data.judged(one, scene, found)
+    one.reset(0)
+    for row in range(0, 12):
+        put(one, found["qpos"][row], found["button_states"][row] if "button_states" in found else None)
+        own = one.step(np.zeros(5))  # judges the state it is in
+        assert own[-4] == reward[row], row
+        assert own[-3] == terminal[row], row
+    assert terminal[3:6].any() and not terminal[:3].any()
+    sparse = envs.make(f"ogbench/{scene}-play-singletask-task1-v0@sparse").instance()
+    assert set(data.judged(sparse, scene, found)[0]) == {-1.0, 0.0}
+    np.testing.assert_array_equal(data.judged(sparse, scene, found)[0] == 0, terminal)
+
+
+def test_rows_follow_the_simulator(arrays, env):
+    """A stored observation is that of its stored state, and the action of row t leads to row t + 1."""
+    assert arrays["terminals"].nonzero()[0].tolist() == [LENGTH - 1, 2 * LENGTH - 1]
+    one = env.instance()
+    one.reset(0)
+    for row in (0, 7, LENGTH - 1):
+        inner = put(one, arrays["qpos"][row])
+        own = inner.compute_observation()
+        moved = ~np.isin(np.arange(28), np.arange(6, 12))  # joint velocities were set to 0
+        np.testing.assert_allclose(own[moved], arrays["observations"][row][moved], atol=2e-3)
+    one.close()
+
+
+@pytest.mark.parametrize(("scene", "kind"), [("cube-double", "noisy"), ("scene", "noisy"), ("puzzle-3x3", "play")])
+def test_an_episode_follows_from_its_seed_alone(scene, kind):
+    made = oracles.make(scene)
+    by_task, restore = oracles.oracles(made, scene, kind), oracles.forget(made)
+
+    def episode(number):
+        restore()
+        return oracles.episode(made, by_task, scene, kind, (0, number, 0), LENGTH)
+
+    first, _, again = episode(1), episode(2), episode(1)
+    for name, x in first.items():
+        np.testing.assert_array_equal(x, again[name])
+    assert np.abs(first["actions"]).max() <= 1
+
+
+def test_scene_rejects_cubes_off_the_table():
+    qpos = np.zeros((3, 25))
+    qpos[:, 16] = 0.02
+    assert not oracles.left_the_table(qpos)
+    for y, z, gone in ((0.29, 0.02, True), (-0.3, 0.02, True), (-0.3, 0.07, False), (-0.29, 0.02, False)):
+        qpos[1, 15:17] = y, z
+        assert oracles.left_the_table(qpos) == gone
+
+
+def test_collection_goes_on_where_it_stopped(tmp_path):
+    """Whole episodes in parallel processes; one is there from an earlier call. The result is the same, OGBench reads it."""
+    out = tmp_path / "cube-single-play-v0.npz"
+    folder = tmp_path / "cube-single-play-v0.npz.parts"
+    folder.mkdir()
+    (folder / "settings.json").write_text(json.dumps({"scene": "cube-single", "kind": "play", "seed": 3, "length": LENGTH}))
+    oracles.play(folder, "cube-single", "play", 3, LENGTH, [1])
+    kept = oracles.part(folder, 1).stat().st_mtime_ns
+    told = []
+    parts = data.load_parts
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(data, "load_parts", lambda *a: (told.append(oracles.part(folder, 1).stat().st_mtime_ns), parts(*a))[1])
+        more = {"transitions": 60, "seed": 3, "length": LENGTH, "processes": 2, "about": ABOUT}
+        found = data.collect("cube-single", "play", out, **more)
+    assert told == [kept] and not folder.exists()
+    assert found["transitions"] == 80 and found["episodes"] == 2
+    once = tmp_path / "once.npz"
+    again = data.collect("cube-single", "play", once, **{**more, "processes": 1})
+    assert again["fingerprint"] == found["fingerprint"]
+    from ogbench.utils import load_dataset
+
+    loaded = load_dataset(str(out), add_info=True)
+    assert loaded["observations"].shape == (80, 28) and loaded["terminals"].sum() == 2
+
+
+def save(path, arrays, **change):
+    kept = {n: x for n, x in {**arrays, **change}.items() if x is not None}
+    np.savez(path, **kept)
+    return path
+
+
+def test_reading(tmp_path, env, arrays):
+    """A file, a folder of shards, and a file of ours give the same device data; rewards are the task's."""
+    file = save(tmp_path / "whole.npz", arrays)
+    whole, about = formats.for_env(file, env, NAME)
+    assert about["env"] == env.data_name and len(about["fingerprint"]) == 16
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for i in range(2):
+        save(folder / f"data-{i:03d}.npz", {n: x[i * LENGTH : (i + 1) * LENGTH] for n, x in arrays.items()})
+    save(folder / "data-000-val.npz", arrays)
+    parts, _ = formats.for_env(folder, env, NAME)
+    for x, y in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert len(whole.starts) == 2 * (LENGTH - 1)
+    assert set(np.asarray(whole.reward)[np.asarray(whole.starts)]) <= {-1.0, 0.0}
+
+
+def test_reading_refuses(tmp_path, env, arrays):
+    with pytest.raises(UserError, match="lacks qpos"):
+        formats.for_env(save(tmp_path / "a.npz", arrays, qpos=None), env, NAME)
+    with pytest.raises(UserError, match="sizes .28, 5, 22.*needs|holds data of sizes"):
+        wide = np.concatenate([arrays["qpos"], arrays["qpos"][:, :1]], axis=1)
+        formats.for_env(save(tmp_path / "b.npz", arrays, qpos=wide), env, NAME)
+    with pytest.raises(UserError, match="holds data of ogbench/cube-single-noisy-v0"):
+        other = np.asarray(json.dumps({"env": "ogbench/cube-single-noisy-v0"}))
+        formats.for_env(save(tmp_path / "c.npz", arrays, about=other), env, NAME)
+    with pytest.raises(UserError, match="NaN or infinite"):
+        bad = arrays["observations"].copy()
+        bad[5, 0] = np.nan
+        formats.for_env(save(tmp_path / "d.npz", arrays, observations=bad), env, NAME)
+    whole = save(tmp_path / "e.npz", arrays).read_bytes()
+    (tmp_path / "e.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="truncated"):
+        formats.for_env(tmp_path / "e.npz", env, NAME)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError):
+        formats.for_env(tmp_path / "empty", env, NAME)
