@@ -11,12 +11,13 @@ from qchunk import report, runs
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.qc import QC
 from qchunk.commands.collect import CollectFlags, collect_to
+from qchunk.commands.train import NO_ONLINE, ResumeFlags, TrainFlags
+from qchunk.commands.train import resume as resume_run
+from qchunk.commands.train import run as new_run
 from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
 from qchunk.errors import UserError
 from qchunk.online import OnlineSettings
-from qchunk.train import NO_ONLINE, ResumeFlags, Settings, TrainFlags
-from qchunk.commands.train import resume as resume_run
-from qchunk.commands.train import run as new_run
+from qchunk.train import Settings
 
 SMALL = (128, 128, 128)
 # Chosen by single-seed runs of qc on cube-single-task2 (against 3e-4 and 0.005), then held for every method and task.
