@@ -1,4 +1,4 @@
-"""How many steps OGBench's own plan oracle (default noise) needs for each cube-single and cube-double task.
+"""How many steps OGBench's own plan oracle (default noise) needs for each task of our scenes.
 
 Needs ``pip install -c constraints.txt 'qchunk[ogbench]'``. The oracle (noise 0.1, smoothed over 0.5 steps) is told, one errand
 after the other, to carry the cubes to the task's goals in the order of our ``oracles.commanded``. Steps are counted until every
@@ -21,7 +21,7 @@ from ogbench.manipspace.oracles.plan.cube_plan import CubePlanOracle
 from qchunk.envs.tabletop.oracles import ASIDE
 from qchunk.envs.tabletop.tasks import CUBE, REST, SCENES, SUCCESS
 
-EPISODES = {"cube-single": 6, "cube-double": 4}
+EPISODES = {"cube-single": 6, "cube-double": 4, "cube-triple": 6, "cube-quadruple": 6}
 OUT = Path(__file__).parent / "published" / "ogbench_oracle_lengths.csv"
 
 
@@ -31,19 +31,21 @@ def positions(info: dict, n: int) -> np.ndarray:
 
 
 def errand(cubes: np.ndarray, goal: np.ndarray) -> tuple[int, np.ndarray]:
-    """The next cube and its place: the first that is off its goal and finds it free; if none does, one goes aside.
+    """The next cube and its place: the first uncovered one that is off its goal and finds it free; else one goes aside.
 
     Cubes [n, 3] and goals [n, 3] in metres. A goal on top of another cube waits for that one to be there.
     """
     off = np.linalg.norm(cubes - goal, axis=1) > 0.5 * CUBE
-    for i in np.flatnonzero(off):
+    over = (np.abs(cubes[:, None, :2] - cubes[None, :, :2]) < CUBE).all(axis=2)
+    covered = (over & (cubes[None, :, 2] > cubes[:, None, 2] + CUBE / 2)).any(axis=1)
+    for i in np.flatnonzero(off & ~covered):
         others = np.delete(cubes, i, axis=0)
         near = (np.abs(others[:, :2] - goal[i, :2]) < 1.2 * CUBE).all(axis=1)
         free = not (near & (np.abs(others[:, 2] - goal[i, 2]) < CUBE / 2)).any()
         grounded = goal[i, 2] < REST + CUBE / 2 or (near & (np.abs(others[:, 2] - goal[i, 2] + CUBE) < CUBE / 2)).any()
         if free and grounded:
             return int(i), goal[i]
-    return int(np.argmax(off)), np.asarray([*ASIDE, REST])
+    return int(np.argmax((1 + off) * ~covered)), np.asarray([*ASIDE, REST])
 
 
 def steps_of_one_episode(env, oracle, goal: np.ndarray, limit: int = 1000) -> int | None:

@@ -33,7 +33,15 @@ BRAX = (
     "walker2d",
 )
 BRAX_BACKENDS = ("generalized", "positional", "spring", "mjx")
-TABLETOP = {"cube-single": 1, "cube-double": 2}
+TABLETOP = {"cube-single": 1, "cube-double": 2, "cube-triple": 3, "cube-quadruple": 4}
+GYMNAX = ("MountainCarContinuous-v0", "Pendulum-v1", "PointRobot-misc", "Reacher-misc", "Swimmer-misc")
+GYMNAX_DISCRETE = (
+    *("Acrobot-v1", "CartPole-v1", "MountainCar-v0"),
+    *(f"{game}-MinAtar" for game in ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")),
+    *(f"{task}-bsuite" for task in ("Catch", "DeepSea", "DiscountingChain", "MNISTBandit", "MemoryChain")),
+    *("SimpleBandit-bsuite", "UmbrellaChain-bsuite"),
+    *("BernoulliBandit-misc", "FourRooms-misc", "FrozenLake-misc", "GaussianBandit-misc", "MetaMaze-misc", "Pong-misc"),
+)
 OGBENCH = {
     "cube-single": "1 cube",
     "cube-double": "2 cubes",
@@ -56,6 +64,7 @@ ENVS = {
         for t in range(1, 6)
     },
     **{f"brax/{name}": f"Brax {name}; brax/{name}@spring picks the backend" for name in BRAX},
+    **{f"gymnax/{name}": f"gymnax {name}" for name in GYMNAX},
     **{
         f"ogbench/{scene}-{kind}-singletask-task{t}-v0": f"OGBench's own, {what}, task {t} of 5; @sparse: -1 until success"
         for scene, what in OGBENCH.items()
@@ -103,6 +112,9 @@ def check_env(name: str, scene_too: bool = False) -> str:
         raise UserError(f"{name} names a data set without a task", fix)
     if found:
         return name
+    if base.startswith("gymnax/") and base[7:] in GYMNAX_DISCRETE:
+        fix = f"take one with continuous actions: {', '.join(f'gymnax/{n}' for n in GYMNAX)}"
+        raise UserError(f"{base} has discrete actions, and chunks here are of continuous ones", fix)
     if base == "brax/swimmer":
         why = "brax/swimmer does not work on any backend with these versions of brax and mujoco"
         raise UserError(why, "take another environment: qchunk list envs")

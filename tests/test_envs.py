@@ -83,8 +83,10 @@ def test_names_are_true():
         assert callable(build) and hasattr(config_class(), "chunk")
     for name in names.ENVS:
         assert names.check_env(name) == name
+    import gymnax
     from brax import envs as stock
 
+    assert {*names.GYMNAX, *names.GYMNAX_DISCRETE} == set(gymnax.registered_envs)
     assert set(names.BRAX) == set(stock._envs) - {"swimmer", "fast"}
     from qchunk.envs.probes import PROBES
     from qchunk.envs.tabletop.tasks import SCENES
@@ -107,6 +109,8 @@ def test_names_are_true():
         ("tabletop/cube-single@spring", "unknown"),
         ("tabletop/cube-single-task6", "task1 to task5"),
         ("probe/flags", "unknown"),
+        ("gymnax/CartPole-v1", "discrete actions.*gymnax/Pendulum-v1"),
+        ("gymnax/Pendulum-v2", "Did you mean gymnax/Pendulum-v1"),
     ],
 )
 def test_wrong_names(name, fix):

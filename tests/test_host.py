@@ -173,7 +173,7 @@ def test_evaluation_equals_a_loop_over_one_environment(walk):
             label = np.asarray([[[episode, decision]]])
             policy = (qc, "act", "open-loop", learner, C, {})
             obs = row[None, None, :2].astype(np.float32)
-            carry, plan = host_rollout.decide(*policy, key, label, obs, np.ones((1, 1), bool), None)
+            _, plan = host_rollout.decide(*policy, key, label, obs, np.ones((1, 1), bool), None)
             for i in range(2):
                 obs = row[None, None, :2].astype(np.float32)
                 row = one.step(np.clip(np.asarray(host_rollout.act(*policy, i, obs, plan))[0, 0], -1, 1))
@@ -212,9 +212,7 @@ def test_online_resumes_to_the_same_bits(walk, data):
     walk.close()
     again = envs.make(WALK)
     given = {**given, "env": again}
-    *_, resumed = online.offline_to_online(
-        qc, C, {}, **given, learner=keep(middle.learner), state=keep(middle.online)
-    )
+    *_, resumed = online.offline_to_online(qc, C, {}, **given, learner=keep(middle.learner), state=keep(middle.online))
     again.close()
     same(last.learner, resumed.learner)
     same(last.online.ring, resumed.online.ring)
@@ -224,9 +222,7 @@ def test_online_resumes_to_the_same_bits(walk, data):
 
 def test_online_experience_is_what_the_environment_did(walk, data):
     """The ring's rows chain: next_obs is the following row's obs inside an episode, t counts from 0."""
-    *_, last = online.offline_to_online(
-        qc, C, {}, env=walk, data=data, settings=S, online=ONLINE
-    )
+    *_, last = online.offline_to_online(qc, C, {}, env=walk, data=data, settings=S, online=ONLINE)
     ring = jax.tree.map(np.asarray, last.online.ring)
     capacity = ring.reward.shape[1] // 2
     for s in range(2):

@@ -148,13 +148,17 @@ def test_collection_goes_on_where_it_stopped(tmp_path):
     out = tmp_path / "cube-single-play-v0.npz"
     folder = tmp_path / "cube-single-play-v0.npz.parts"
     folder.mkdir()
-    (folder / "settings.json").write_text(json.dumps({"scene": "cube-single", "kind": "play", "seed": 3, "length": LENGTH}))
+    (folder / "settings.json").write_text(
+        json.dumps({"scene": "cube-single", "kind": "play", "seed": 3, "length": LENGTH})
+    )
     oracles.play(folder, "cube-single", "play", 3, LENGTH, [1])
     kept = oracles.part(folder, 1).stat().st_mtime_ns
     told = []
     parts = data.load_parts
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(data, "load_parts", lambda *a: (told.append(oracles.part(folder, 1).stat().st_mtime_ns), parts(*a))[1])
+        m.setattr(
+            data, "load_parts", lambda *a: (told.append(oracles.part(folder, 1).stat().st_mtime_ns), parts(*a))[1]
+        )
         more = {"transitions": 60, "seed": 3, "length": LENGTH, "processes": 2, "about": ABOUT}
         found = data.collect("cube-single", "play", out, **more)
     assert told == [kept] and not folder.exists()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 FAMILIES = {
     "tabletop": "qchunk.envs.tabletop",
     "brax": "qchunk.envs.brax",
+    "gymnax": "qchunk.envs.gymnax",
     "ogbench": "qchunk.envs.ogbench",
     "gymnasium": "qchunk.envs.gymnasium",
     "probe": "qchunk.envs.probes",

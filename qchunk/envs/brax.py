@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+
+import jax
+
 from qchunk.envs.base import Env, State, Wrapper, quiet
 
 EPISODE_LENGTH = 1000  # brax's own default, in environment steps
@@ -14,6 +18,11 @@ class Stock(Wrapper):
         super().__init__(env)
         self.data_name = name
         self.episode_length = EPISODE_LENGTH
+
+    @functools.cached_property
+    def observation_size(self) -> int:
+        """Traced: brax runs a reset operation by operation to learn it, which takes up to 30 s."""
+        return jax.eval_shape(self.reset, jax.random.key(0)).obs.shape[-1]
 
     def reset(self, rng) -> State:
         with quiet():

@@ -81,7 +81,9 @@ def oracles(env: Any, scene: str, kind: str) -> dict[str, Any]:
     return made
 
 
-def episode(env: Any, by_task: dict[str, Any], scene: str, kind: str, label: tuple[int, ...], length: int) -> dict | None:
+def episode(
+    env: Any, by_task: dict[str, Any], scene: str, kind: str, label: tuple[int, ...], length: int
+) -> dict | None:
     """One episode's arrays, OGBench's names; None where the scene's rule rejects it (its cube left the table).
 
     Args:

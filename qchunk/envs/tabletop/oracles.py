@@ -136,8 +136,8 @@ def play(env: Any) -> Behaviour:
 def commanded(env: Any) -> Behaviour:
     """The same oracle, told to carry the cubes to the task's goals in a workable order.
 
-    Next goes the first cube (lowest goals first) that is off its goal, free, and finds its goal free; where all goals
-    are blocked, the first cube that is off is laid aside.
+    Next goes the first cube that is off its goal, free, and finds its goal free and supported; where all goals are
+    blocked, the first free cube, of those that are off if there is one, is laid aside.
     """
     goal = jnp.asarray(env.goal)
 
@@ -151,8 +151,9 @@ def commanded(env: Any) -> Behaviour:
         grounded = (goal[:, 2] < REST + CUBE / 2) | jnp.any(
             near & (jnp.abs(goal[:, None, 2] - CUBE - w.cubes[None, :, 2]) < CUBE / 2) & other, axis=1
         )
-        ready = off & ~blocked & grounded & (free_cubes(w) > 0)
-        cube = jnp.where(jnp.any(ready), jnp.argmax(ready), jnp.argmax(off))
+        free = free_cubes(w)
+        ready = off & ~blocked & grounded & (free > 0)
+        cube = jnp.argmax(free * (1 + off + 2 * ready))  # the first of the highest rank
         aside = jnp.append(jnp.asarray(ASIDE), REST)
         return Target(cube, jnp.where(jnp.any(ready), goal[cube], aside), jnp.zeros(()))
 

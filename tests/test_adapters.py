@@ -1,0 +1,104 @@
+"""Brax's environments on every backend, and gymnax's, behind our interface."""
+
+from __future__ import annotations
+
+import itertools
+
+import gymnax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qchunk import envs, names
+from qchunk.collect import NO_VARS, collect, scheme_of
+from qchunk.envs.base import wrap
+from qchunk.envs.gymnax import Gymnax
+from qchunk.errors import UserError
+
+SIZES = {  # observation, action
+    "ant": (27, 8),
+    "halfcheetah": (17, 6),
+    "hopper": (11, 3),
+    "humanoid": (244, 17),
+    "humanoidstandup": (244, 17),
+    "inverted_double_pendulum": (8, 1),
+    "inverted_pendulum": (4, 1),
+    "pusher": (23, 7),
+    "reacher": (11, 2),
+    "walker2d": (17, 6),
+}
+
+
+def shapes(tree):
+    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+
+
+@pytest.mark.parametrize(("name", "backend"), list(itertools.product(names.BRAX, names.BRAX_BACKENDS)))
+def test_every_brax_environment_traces_on_every_backend(name, backend):
+    """A step keeps every shape and type of the state, so that it can be scanned."""
+    env = envs.make(f"brax/{name}@{backend}")
+    assert (env.observation_size, env.action_size) == SIZES[name]
+    state = jax.eval_shape(env.reset, jax.random.key(0))
+    after = jax.eval_shape(env.step, state, jax.ShapeDtypeStruct((env.action_size,), jnp.float32))
+    assert shapes(state) == shapes(after) and state.obs.shape == (env.observation_size,)
+
+
+@pytest.mark.parametrize("backend", names.BRAX_BACKENDS)
+def test_a_brax_environment_steps_on_every_backend(backend):
+    """The upright pendulum earns 1 a step; the limit of 2 is a time-out."""
+    with jax.debug_key_reuse(
+        False
+    ):  # the check makes compiling a simulator several times as slow; its keys are not ours
+        two_steps(backend)
+
+
+def two_steps(backend):
+    env = wrap(envs.make(f"brax/inverted_pendulum@{backend}"), 2)
+    state, step = jax.jit(env.env.reset)(jax.random.split(jax.random.key(0), 2)), jax.jit(env.env.step)
+    for i in range(2):
+        state = step(state, jnp.zeros((2, 1)))
+        np.testing.assert_array_equal(state.reward, 1.0)
+        assert np.isfinite(state.obs).all() and float(state.info["truncation"].min()) == i
+
+
+@pytest.mark.parametrize("name", names.GYMNAX)
+def test_gymnax_is_played_as_gymnax_plays_it(name):
+    """Against gymnax's own step without reset, with the action in its own units; then scanned by the collector."""
+    env = envs.make(f"gymnax/{name}")
+    inner, params = gymnax.make(name)
+    box = inner.action_space(params)
+    state = env.reset(jax.random.key(3))
+    action = jnp.linspace(-0.5, 0.7, env.action_size)
+    low, high = (np.broadcast_to(np.asarray(x, np.float32), box.shape).reshape(-1) for x in (box.low, box.high))
+    theirs = ((low + high) / 2 + (high - low) / 2 * action).reshape(box.shape)
+    obs, _, reward, _, _ = inner.step_env(jax.random.key(9), state.pipeline_state, theirs, params)
+    after = env.step(state, action)
+    if name != "Swimmer-misc":  # its steps draw random numbers
+        np.testing.assert_allclose(after.obs, jnp.ravel(obs), rtol=1e-5)
+        np.testing.assert_allclose(after.reward, reward, rtol=1e-5, atol=1e-6)
+    assert shapes(state) == shapes(after)
+    rows = collect(env, scheme_of(env, "random"), NO_VARS, jax.random.key(0), steps=60, envs=3, episode_length=20)
+    assert rows.obs.shape[1] == env.observation_size and rows.end.sum() >= 3
+
+
+def test_gymnax_limit_is_a_time_out_and_its_goal_is_success():
+    car = envs.make("gymnax/MountainCarContinuous-v0")
+    assert car.episode_length == 999
+    state = car.reset(jax.random.key(0))
+    there = state.replace(
+        pipeline_state=state.pipeline_state.replace(position=jnp.asarray(0.449), velocity=jnp.asarray(0.05))
+    )
+    after = car.step(there, jnp.ones(1))
+    assert float(after.done) == 1.0 and float(after.metrics["success"]) == 1.0
+    pendulum = wrap(envs.make("gymnax/Pendulum-v1"), 3)
+    state = pendulum.env.reset(jax.random.split(jax.random.key(0), 2))
+    for _ in range(3):
+        state = pendulum.env.step(state, jnp.zeros((2, 1)))
+    np.testing.assert_array_equal(state.info["truncation"], 1.0)
+    np.testing.assert_array_equal(state.info["terminal"], 0.0)
+
+
+def test_gymnax_of_a_users_own_with_discrete_actions_is_refused():
+    with pytest.raises(UserError, match="no bounded box"):
+        Gymnax(*gymnax.make("CartPole-v1"), "gymnax/mine")
