@@ -107,7 +107,7 @@ def test_workspace():
 def test_observations_tell_the_reward(scene):
     """Along oracle trajectories: cubes are read back from observations, and relabelling equals what the steps gave."""
     env = envs.make(f"tabletop/{scene}-task1")
-    play = jax.jit(lambda k: rollout(wrap(env), scripted(oracles.commanded(env)), collect.NO_VARS, k, 80, None, 4)[1])
+    play = jax.jit(lambda k: rollout(wrap(env), scripted(oracles.commanded(env)), collect.NO_VARS, k, 180, None, 4)[1])
     s = play(jax.random.key(0))
     reward, terminal = env.relabel(s.obs, s.action, s.next_obs)
     alive = np.asarray(s.alive) > 0
