@@ -1,0 +1,120 @@
+"""Pictures of the simulated environments: docs/img/{brax,ogbench}.png, drawn by MuJoCo, and the sizes in docs/environments.md.
+
+Needs the ``ogbench`` extra and an OpenGL that draws without a screen (``MUJOCO_GL=egl`` or ``osmesa``).
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("MUJOCO_GL", "egl")
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import matplotlib
+import mujoco
+import numpy as np
+
+from qchunk import envs, names
+from qchunk.envs.tabletop.tasks import SCENES
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+DOCS = Path(__file__).parents[1] / "docs"
+SIZE = 320  # pixels
+PAGE = """# Environments
+
+`python experiments/environment_pictures.py` writes this page. Sizes are (observation, action); limits are steps of an episode.
+
+## On the device
+
+`tabletop/` is described in [tabletop.md](tabletop.md), with pictures of its scenes. Brax runs on the backends generalized, positional,
+spring and mjx (`brax/ant@spring`); swimmer runs on none with these versions. gymnax's continuous environments run as they are; those
+with discrete actions are refused.
+
+{device}
+![Brax](img/brax.png)
+
+## On the host, in worker processes
+
+OGBench's manipulation tasks (`ogbench/cube-double-play-singletask-task1-v0`, five tasks for each scene and kind of data) and any
+gymnasium environment with continuous actions (`gymnasium/Pendulum-v1`, `gymnasium/my_module:Mine-v0`).
+
+{host}
+![OGBench](img/ogbench.png)
+"""
+
+
+def brax(name: str) -> np.ndarray:
+    """A start state of a stock environment [SIZE, SIZE, 3]."""
+    env = envs.make(f"brax/{name}@generalized")
+    state = jax.jit(env.reset)(jax.random.key(0))
+    model = env.sys.mj_model
+    data = mujoco.MjData(model)
+    data.qpos[:] = np.asarray(state.pipeline_state.q)
+    mujoco.mj_forward(model, data)
+    camera = mujoco.MjvCamera()
+    camera.lookat[:] = data.xpos[1:].mean(axis=0)
+    camera.distance, camera.azimuth, camera.elevation = (
+        max(1.2, 1.2 * float(np.ptp(data.geom_xpos[1:], axis=0).max())) + 1,
+        90,
+        -20,
+    )
+    with mujoco.Renderer(model, SIZE, SIZE) as renderer:
+        renderer.update_scene(data, camera)
+        return renderer.render()
+
+
+def ogbench(scene: str) -> np.ndarray:
+    """Task 1's start state [SIZE, SIZE, 3]."""
+    import gymnasium
+    import ogbench  # noqa: F401 registers
+
+    env = gymnasium.make(f"{scene}-singletask-task1-v0", render_mode="rgb_array", width=SIZE, height=SIZE)
+    env.reset(seed=0)
+    picture = env.render()
+    env.close()
+    return picture
+
+
+def grid(file: str, drawn: list[str], draw: Callable[[str], np.ndarray]) -> None:
+    """One picture of all."""
+    rows = math.ceil(len(drawn) / 5)
+    figure, axes = plt.subplots(rows, 5, figsize=(10, 2.2 * rows), layout="constrained")
+    for ax, name in zip(axes.ravel(), drawn, strict=False):
+        ax.imshow(draw(name))
+        ax.set_title(name, fontsize=9)
+    for ax in axes.ravel():
+        ax.axis("off")
+    figure.savefig(DOCS / "img" / file, dpi=90)
+
+
+def table(rows: list[tuple[str, str]]) -> str:
+    """Names to make an environment of, and what they stand for, as markdown."""
+    lines = ["| environment | sizes | limit |", "|---|---|---|"]
+    for shown, name in rows:
+        env = envs.make(name)
+        lines.append(f"| `{shown}` | ({env.observation_size}, {env.action_size}) | {env.episode_length} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Writes the page and its pictures."""
+    grid("brax.png", list(names.BRAX), brax)
+    grid("ogbench.png", list(names.OGBENCH), ogbench)
+    device = [(f"tabletop/{s}-task1 ... 5", f"tabletop/{s}-task1") for s in SCENES]
+    device += [
+        (f"{family}/{n}", f"{family}/{n}") for family in ("brax", "gymnax") for n in getattr(names, family.upper())
+    ]
+    host = [
+        (f"ogbench/{s}-play-singletask-task1-v0 ... 5", f"ogbench/{s}-play-singletask-task1-v0") for s in names.OGBENCH
+    ]
+    (DOCS / "environments.md").write_text(PAGE.format(device=table(device), host=table(host)))
+
+
+if __name__ == "__main__":
+    main()
