@@ -85,6 +85,11 @@ def per_seed(learner: Learner, like: Any) -> Learner:
     return learner._replace(step=jnp.full(like.shape[0], learner.step))
 
 
+def label(key: jax.Array) -> tuple[int, ...]:
+    """A key as numbers, for ``reset_seeds``."""
+    return tuple(int(x) for x in jax.random.key_data(key))
+
+
 def reset_seeds(label: tuple[int, ...], count: int) -> np.ndarray:
     """``count`` seeds [count] for episodes; equal labels give equal start states whatever is played."""
     return (np.random.SeedSequence(label).generate_state(count) >> 1).astype(np.int64)
@@ -179,9 +184,9 @@ def episodes(
     return Episodes(**{**total, **({} if env.has_success else {"success": None})})
 
 
-def evaluate(env: HostEnv, build, execute: str, count: int, learner: Learner, c, given, keys, labels: list) -> dict:
-    """Figures [S] of an evaluation, as ``evaluate.summary``; equal ``labels`` [S] give equal start states."""
-    seeds = np.stack([reset_seeds(label, count) for label in labels])
+def evaluate(env: HostEnv, build, execute: str, count: int, learner: Learner, c, given, keys) -> dict[str, np.ndarray]:
+    """Figures [S] of an evaluation, as ``evaluate.summary``; equal ``keys`` [S] give equal start states."""
+    seeds = np.stack([reset_seeds(label(key), count) for key in keys])
     e = episodes(env, build, execute, count, learner, c, given, keys, seeds)
     means = {"success": e.success, "return": e.ret, "length": e.length}
     return {name: x.mean(axis=1) for name, x in means.items() if x is not None}

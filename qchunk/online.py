@@ -67,7 +67,6 @@ class Plan(NamedTuple):
     batch: int
     execute: str
     mix: str
-    seed: int  # the first one
     envs: int
     capacity: int  # rows per environment
     steps: int  # environment steps per decision, all environments together
@@ -83,7 +82,7 @@ def plan_of(c: Any, s: Settings, o: OnlineSettings) -> Plan:
     eval_every = math.ceil(o.online_eval_every / per) if o.online_eval_every else max(1, math.ceil(total / 10))
     rows = math.ceil((o.capacity or total * per) / o.envs)
     dispatch = min(256, eval_every, max(1, round(s.log_every / max(o.update_ratio * per, 1e-9))))
-    return Plan(s.batch, s.execute, o.mix, s.seed, o.envs, rows, per, total, eval_every, dispatch)
+    return Plan(s.batch, s.execute, o.mix, o.envs, rows, per, total, eval_every, dispatch)
 
 
 def updates_due(o: OnlineSettings, steps: np.ndarray) -> np.ndarray:
@@ -206,7 +205,7 @@ def host_block(
         rest = _resting(len(keys), plan.steps // plan.envs, plan.envs, env)
         learner, ring, total = _learn(build, plan, learner, ring, rest, c, given, data, keys, due[0])
     first = int(online.decisions)
-    names = [(2**30, plan.seed + e // plan.envs, e % plan.envs) for e in range(pool.envs)]
+    names = [(*host_rollout.label(key), e) for key in keys for e in range(plan.envs)]
     for i in range(n):
         state, begun, fresh = host_rollout.begin_ended(pool, state, begun, names)
         slot = np.tile(np.arange(plan.envs, dtype=np.int32), len(keys))

@@ -145,8 +145,7 @@ def evaluate(
     keys = jax.vmap(lambda k: jax.random.fold_in(k, base))(seed_keys(s))
     trained = in_units(build, s)
     if isinstance(env, HostEnv):
-        labels = [(base, s.seed + i) for i in range(s.seeds)]
-        values = host_rollout.evaluate(env, trained, s.execute, s.episodes, state, c, given, keys, labels)
+        values = host_rollout.evaluate(env, trained, s.execute, s.episodes, state, c, given, keys)
     else:
         values = evaluation(trained, env, s.execute, s.episodes, state, c, given, keys)
     return {k: np.asarray(v) for k, v in values.items()}

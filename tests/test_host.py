@@ -166,7 +166,7 @@ def test_evaluation_equals_a_loop_over_one_environment(walk):
     one = walk.instance()
     key = jax.random.fold_in(train.seed_keys(s)[0], 2**31)[None]
     returns = []
-    for episode, seed in enumerate(host_rollout.reset_seeds((2**31, 0), 3)):
+    for episode, seed in enumerate(host_rollout.reset_seeds(host_rollout.label(key[0]), 3)):
         row, total, decision = one.reset(int(seed)), 0.0, 0
         done = False
         while not done:

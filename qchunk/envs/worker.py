@@ -18,10 +18,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -29,6 +29,14 @@ import numpy as np
 
 DEFAULT_LIMIT = 1000  # steps of an episode, where the environment is registered without a limit
 EXTRA = 4  # reward, terminal, truncation, success
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Keeps warnings, such as on the precision of a space's bounds, from users, who can do nothing about them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 class One:
@@ -43,18 +51,16 @@ class One:
 
         for module in description["modules"]:
             importlib.import_module(module)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self.env = gymnasium.make(description["id"], **description["kwargs"])
-        if not isinstance(self.env.action_space, gymnasium.spaces.Box):
-            raise ValueError(f"{description['id']} has the actions {self.env.action_space}, no continuous ones")
-        box = self.env.action_space
+        with hushed():
+            self.env = gymnasium.make(description["id"], disable_env_checker=True, **description["kwargs"])
+            box, space = self.env.action_space, self.env.observation_space
+        if not isinstance(box, gymnasium.spaces.Box):
+            raise ValueError(f"{description['id']} has the actions {box}, no continuous ones")
         if not (np.isfinite(box.low).all() and np.isfinite(box.high).all()):
             raise ValueError(f"{description['id']} has unbounded actions")
         self.shape, self.type = box.shape, box.dtype
         low, high = box.low.astype(np.float64).ravel(), box.high.astype(np.float64).ravel()
         self.centre, self.half = (low + high) / 2, (high - low) / 2
-        space = self.env.observation_space
         if not space.is_np_flattenable:
             raise ValueError(f"{description['id']} has the observations {space}, which do not flatten to a vector")
         self._flat = None if len(space.shape or ()) == 1 else (lambda x: gymnasium.spaces.flatten(space, x))
@@ -67,7 +73,8 @@ class One:
     def reset(self, seed: int) -> np.ndarray:
         """Row of an episode's start; the same seed gives the same start."""
         np.random.seed(seed)  # some draw from the global generator
-        obs, info = self.env.reset(seed=seed)
+        with hushed():
+            obs, info = self.env.reset(seed=seed)
         self.steps = 0
         return self._row(obs, 0.0, False, False, info)
 
@@ -124,7 +131,7 @@ def serve(pipe: Connection, description: dict[str, Any]) -> None:
 def main() -> None:
     """Ctrl-C is the parent's business: it closes the pipe. What environments print goes to stderr."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.setdefault("MUJOCO_GL", "disabled")
+    warnings.simplefilter("ignore")
     sys.stdout = sys.stderr
     serve(Connection(int(sys.argv[1])), json.loads(sys.argv[2]))
 
