@@ -55,6 +55,16 @@ def small_bc(horizon: int = 5, steps: int = 10) -> BC:
     return BC(ChunkConfig(horizon), FlowConfig(SMALL, steps=steps), OPTIM)
 
 
+def four_arms(env: str, data: Data, settings: Settings) -> list[Run]:
+    """Cloning, Q-chunking, and Q-chunking's configurations without chunks: one step, and five-step returns."""
+    return [
+        Run("bc", env, data, small_bc(steps=5), settings, "bc"),
+        Run("qc", env, data, small_qc(steps=5), settings, "qc"),
+        Run("qc", env, data, small_qc(horizon=1, steps=5), settings, "h = 1"),
+        Run("qc", env, data, small_qc(horizon=1, backup=(5,), steps=5), settings, "n-step (5)"),
+    ]
+
+
 def collected(data: Data, root: Path) -> Path:
     """The file of a data set, collected if it is not there."""
     out = root / "data" / f"{data.env.replace('/', '-')}-{data.policy or 'default'}-{data.steps}.npz"

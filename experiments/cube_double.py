@@ -1,7 +1,7 @@
 """Q-chunking, its one-step and n-step configurations, and behaviour cloning on tabletop/cube-double-task1, 4 seeds,
 equal updates, 1M play transitions, 5 flow steps."""
 
-from _suite import Data, Run, main, small_bc, small_qc
+from _suite import Data, Run, four_arms, main
 
 from qchunk.train import Settings
 
@@ -13,12 +13,7 @@ UPDATES = 8_000
 def suite() -> list[Run]:
     """Four runs of 4 seeds; the two without chunks choose among as many candidates as qc does."""
     settings = Settings(seeds=4, offline_steps=UPDATES, eval_every=1000, episodes=100)
-    return [
-        Run("bc", ENV, DATA, small_bc(steps=5), settings, "bc"),
-        Run("qc", ENV, DATA, small_qc(steps=5), settings, "qc"),
-        Run("qc", ENV, DATA, small_qc(horizon=1, steps=5), settings, "h = 1"),
-        Run("qc", ENV, DATA, small_qc(horizon=1, backup=(5,), steps=5), settings, "n-step (5)"),
-    ]
+    return four_arms(ENV, DATA, settings)
 
 
 if __name__ == "__main__":

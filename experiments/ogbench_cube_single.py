@@ -4,7 +4,7 @@ Needs ``pip install -c constraints.txt -e '.[ogbench]'``. The data are made by t
 that are installed, so they are not the published file: only the methods' order compares with the papers.
 """
 
-from _suite import Data, Run, main, small_bc, small_qc
+from _suite import Data, Run, four_arms, main
 
 from qchunk.train import Settings
 
@@ -15,12 +15,7 @@ UPDATES = 30_000
 def suite() -> list[Run]:
     """Four runs of 3 seeds; about 70 minutes on 2 cores."""
     settings = Settings(seeds=3, offline_steps=UPDATES, eval_every=5_000, episodes=50)
-    return [
-        Run("bc", ENV, DATA, small_bc(steps=5), settings, "bc"),
-        Run("qc", ENV, DATA, small_qc(steps=5), settings, "qc"),
-        Run("qc", ENV, DATA, small_qc(horizon=1, steps=5), settings, "h = 1"),
-        Run("qc", ENV, DATA, small_qc(horizon=1, backup=(5,), steps=5), settings, "n-step (5)"),
-    ]
+    return four_arms(ENV, DATA, settings)
 
 
 if __name__ == "__main__":
