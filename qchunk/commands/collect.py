@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,11 @@ def collect_to(name: str, f: CollectFlags) -> None:
         if part and f.policy in ("", part["kind"]):
             about["env"] = f"ogbench/{part['scene']}-{part['kind']}-v0"
             more = {"transitions": f.steps, "seed": f.seed, "about": about, "progress": bar.move}
-            found = ogbench.collect(part["scene"], part["kind"], out, **more)
+            try:
+                found = ogbench.collect(part["scene"], part["kind"], out, **more)
+            except KeyboardInterrupt:
+                print("stopped; the same command goes on where this one was", file=sys.stderr)
+                raise
         else:
             rows, about["env"] = _rows(name, f, bar.move)
             mark = formats.save(out, rows, about)
