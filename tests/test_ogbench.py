@@ -11,7 +11,7 @@ import pytest
 from qchunk import envs
 from qchunk.data import formats
 from qchunk.data import ogbench as data
-from qchunk.envs import ogbench_oracles as oracles
+from qchunk.data import ogbench_oracles as oracles
 from qchunk.errors import UserError
 
 pytest.importorskip("ogbench")

@@ -26,8 +26,8 @@ import numpy as np
 
 from qchunk import files
 from qchunk.data import formats
+from qchunk.data import ogbench_oracles as oracles
 from qchunk.data.formats import Rows
-from qchunk.envs import ogbench_oracles as oracles
 from qchunk.errors import UserError
 
 NEEDED = ("observations", "actions", "terminals", "qpos")
@@ -211,7 +211,7 @@ def _start(folder: Path, settings: dict, numbers: list[int], log: Any) -> subpro
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
-        [sys.executable, "-m", "qchunk.envs.ogbench_oracles", job],
+        [sys.executable, "-m", "qchunk.data.ogbench_oracles", job],
         stdin=subprocess.DEVNULL,
         stderr=log,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},

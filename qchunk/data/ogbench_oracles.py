@@ -1,4 +1,4 @@
-"""A process that plays OGBench's own oracles into files: ``python -m qchunk.envs.ogbench_oracles JSON``. No jax.
+"""A process that plays OGBench's own oracles into files: ``python -m qchunk.data.ogbench_oracles JSON``. No jax.
 
 The pip package has the oracles but not the loop around them; this is that loop, from its published defaults (noise 0.1 smoothed
 over 0.5 steps, minimum norm 0.4, episodes of 1001 steps): "play" follows plans, "noisy" is Markov with random actions.
