@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from qchunk import files
+from qchunk import files, processes
 from qchunk.data import formats
 from qchunk.data import ogbench_oracles as oracles
 from qchunk.data.formats import Rows
@@ -208,11 +208,4 @@ def play(folder: Path, settings: dict, count: int, processes: int, progress: Cal
 
 def _start(folder: Path, settings: dict, numbers: list[int], log: Any) -> subprocess.Popen:
     job = json.dumps({**settings, "folder": str(folder), "numbers": numbers})
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    return subprocess.Popen(
-        [sys.executable, "-m", "qchunk.data.ogbench_oracles", job],
-        stdin=subprocess.DEVNULL,
-        stderr=log,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-    )
+    return processes.start("qchunk.data.ogbench_oracles", job, stderr=log)

@@ -17,11 +17,11 @@ import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing import Pipe, connection
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from qchunk import processes
 from qchunk.envs import worker
 from qchunk.errors import UserError
 
@@ -112,15 +112,8 @@ class Worker:
         self.name = name
         self.pipe, theirs = Pipe()
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the process
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH"), os.getcwd()])])
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "qchunk.envs.worker", str(theirs.fileno()), json.dumps(description)],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stderr=self.errors,
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        )
+        args = (str(theirs.fileno()), json.dumps(description))
+        self.process = processes.start("qchunk.envs.worker", *args, pass_fds=[theirs.fileno()], stderr=self.errors)
         theirs.close()
 
     def send(self, op: bytes, m: np.ndarray) -> None:
