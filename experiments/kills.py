@@ -1,10 +1,12 @@
 """Kills a training run at random moments, resumes it each time, and compares the end with an undisturbed run's, bit by bit.
 
-``python experiments/kills.py [KILLS] [ENV]``: 20 kills by default, over the offline part, the switch and the online part.
+``python experiments/kills.py [KILLS] [ENV]``: 20 kills by default, at random steps of the offline part, the switch and the online
+part. ENV may be a host environment, whose open episodes are then replayed.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import subprocess
@@ -25,6 +27,15 @@ MORE = "--update-ratio 0.25 --online-eval-every 32 --normalise-obs standard"
 def qchunk(*argv: object) -> subprocess.Popen:
     """The command, in a process of its own."""
     return subprocess.Popen([sys.executable, "-m", "qchunk.cli", *map(str, argv)], stderr=subprocess.DEVNULL)
+
+
+def last_step(run: Path) -> int:
+    """The newest step in the run's metrics; 0 where there are none."""
+    try:
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        return json.loads(lines[-1])["step"]
+    except (FileNotFoundError, IndexError, ValueError):  # not yet, or half a line
+        return 0
 
 
 def newest(run: Path) -> dict[str, bytes]:
@@ -48,23 +59,26 @@ def main() -> None:
     data, whole, killed = root / "data.npz", root / "whole", root / "killed"
     qchunk("collect", env, "--out", data, "--steps", 400, "--episode-length", 100, "--quiet").wait()
     train = ["train", "qc", "--env", env, "--data", data, *f"{SMALL} {STEPS} {MORE}".split(), "--quiet"]
-    began = time.monotonic()
     assert qchunk(*train, "--out", whole).wait() == 0
-    seconds = time.monotonic() - began
+    total = last_step(whole)
     struck, ends = 0, 0
     while struck < kills:
         command = (
             ["train", "--resume", killed, "--quiet"] if (killed / "config.json").exists() else [*train, "--out", killed]
         )
         process = qchunk(*command)
+        at = chance.randint(last_step(killed), int(1.1 * total))
+        while process.poll() is None and last_step(killed) < at:
+            time.sleep(0.02)
         try:
-            process.wait(chance.uniform(0.2, 1.1) * seconds)
+            process.wait(chance.uniform(0.0, 0.5))  # within an update, a save, an evaluation, or a compilation
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             struck += 1
             steps = checkpoint.steps(killed / "checkpoints") if killed.exists() else []
-            print(f"kill {struck:2}: newest checkpoint {steps[-1] if steps else 'none'}", flush=True)
+            now = f"step {last_step(killed)}, newest checkpoint {steps[-1] if steps else 'none'}"
+            print(f"kill {struck:2}: {now}", flush=True)
             continue
         assert process.returncode == 0, f"exit code {process.returncode}"
         ends += 1
