@@ -1,4 +1,8 @@
-"""Offline, then online with 256 parallel environments, on tabletop/cube-double tasks 1 and 2, 4 seeds."""
+"""Offline, then online with 256 parallel environments, on tabletop/cube-double tasks 1 and 2, 4 seeds.
+
+Half of each online batch is new experience: uniform draws would hold one new transition in ten, for the offline data are a
+million and the online ones at most a quarter of that.
+"""
 
 from _suite import Data, Run, main, small_bc, small_qc
 
@@ -7,13 +11,13 @@ from qchunk.train import Settings
 
 DATA = Data("tabletop/cube-double", 1_000_000)
 ONLINE = OnlineSettings(
-    online_steps=128_000, envs=256, start_training=6_400, update_ratio=0.0625, online_eval_every=16_000
+    online_steps=256_000, envs=256, start_training=6_400, update_ratio=0.0625, mix="share:0.5", online_eval_every=32_000
 )
 
 
 def suite() -> list[Run]:
-    """Four runs of 4 seeds: 4,000 updates offline, 7,600 more online; bc goes on imitating what it does itself."""
-    settings = Settings(seeds=4, offline_steps=4_000, eval_every=2_000, episodes=100)
+    """Four runs of 4 seeds: 8,000 updates offline, 15,600 more online; bc goes on imitating what it does itself."""
+    settings = Settings(seeds=4, offline_steps=8_000, eval_every=2_000, episodes=100)
     made = []
     for task in (1, 2):
         env = f"tabletop/cube-double-task{task}"
