@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -115,7 +116,8 @@ def _host_rows(env: HostEnv, run: Path | None, f: CollectFlags, progress: Any) -
     if f.episode_length < env.episode_length:
         env = env.limited(f.episode_length)
     count = max(1, min(f.envs, host_rollout.SLOTS, -(-f.steps // env.episode_length)))
-    return collecting.collect_host(env, play, steps=f.steps, seed=f.seed, envs=count, progress=progress)
+    with contextlib.closing(env):
+        return collecting.collect_host(env, play, steps=f.steps, seed=f.seed, envs=count, progress=progress)
 
 
 def _learned(folder: Path, name: str) -> tuple[Parts, Learner]:

@@ -16,6 +16,7 @@ from qchunk import train as training
 from qchunk.commands.shared import Parts, print_figures, rebuild, restore
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
+from qchunk.envs.host import HostEnv
 from qchunk.errors import UserError
 from qchunk.progress import Bar
 
@@ -130,7 +131,9 @@ def drive(run: runs.Run, p: Parts, data: Dataset, state: tuple, began: int, f: A
     more = {"env": p.env, "data": data, "settings": p.settings, "online": p.online}
     events = online.offline_to_online(p.build, p.c, {}, **more, learner=state[0], state=state[1])
     title = f"{run.config['label']} on {run.config['env']}"
-    with Bar(total, began, f.quiet, title) as bar, going_on(run.path):
+    with Bar(total, began, f.quiet, title) as bar, going_on(run.path), contextlib.ExitStack() as after:
+        if isinstance(p.env, HostEnv):
+            after.callback(p.env.close)
         for event in events:
             bar.show(event)
             if event.kind == "checkpoint":
