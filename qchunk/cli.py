@@ -65,8 +65,9 @@ def list_names(argv: list[str]) -> None:
             raise unknown("table", wanted, tables)
     for title in argv or tables:
         print(f"{title}:")
+        width = max(map(len, tables[title]))
         for name, text in tables[title].items():
-            print(f"  {name:32} {text}")
+            print(f"  {name:{width}} {text}")
 
 
 def main(argv: list[str] | None = None) -> None:
