@@ -203,7 +203,7 @@ def host_block(
     (state, begun), ring, total = online.loop, online.ring, None
     if n == 0:
         rest = _resting(len(keys), plan.steps // plan.envs, plan.envs, env)
-        learner, ring, total = _learn(build, plan, learner, ring, rest, c, given, data, keys, due[0])
+        learner, ring, total = _learn(build, plan, learner, ring, rest, c, given, data, keys, np.int32(0))
     first = int(online.decisions)
     names = [(*host_rollout.label(key), e) for key in keys for e in range(plan.envs)]
     for i in range(n):

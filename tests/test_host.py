@@ -167,6 +167,7 @@ def test_evaluation_equals_a_loop_over_one_environment(walk):
     key = jax.random.fold_in(train.seed_keys(s)[0], 2**31)[None]
     returns = []
     for episode, seed in enumerate(host_rollout.reset_seeds(host_rollout.label(key[0]), 3)):
+        np.random.seed(int(seed))
         row, total, decision = one.reset(int(seed)), 0.0, 0
         done = False
         while not done:

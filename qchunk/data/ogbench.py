@@ -55,7 +55,7 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """All arrays of a data set, shards one after the other, and its ``about`` ({} in OGBench's own files).
 
     Raises:
-        UserError: a shard is missing an array, truncated, or of another kind than the first.
+        UserError: a shard is missing an array, truncated, changed, or of another kind than the first.
     """
     parts: list[dict[str, np.ndarray]] = []
     about: dict[str, Any] = {}
@@ -67,10 +67,13 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
                     raise UserError(
                         f"{shard} lacks {', '.join(missing)}", "give a data set of OGBench with all its arrays"
                     )
-                about = json.loads(str(z["about"])) if "about" in z else about
+                about = json.loads(str(z["about"])) if "about" in z else {}
                 parts.append({n: z[n] for n in (*NEEDED, "button_states") if n in z})
         except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, KeyError) as e:
             raise UserError(f"{shard} is empty, truncated or no npz file", "download or collect it anew") from e
+        mark = fingerprint(parts[-1])
+        if about.get("fingerprint", mark) != mark:
+            raise UserError(f"{shard} does not match its fingerprint {about['fingerprint']}", "collect it anew")
     widths = {tuple((n, x.shape[1:]) for n, x in p.items()) for p in parts}
     if len(widths) > 1:
         raise UserError(f"the files of {path} are of several environments", "give a folder with the shards of one")
@@ -100,9 +103,8 @@ def read(path: Path, env: Any) -> tuple[Rows, dict[str, Any]]:
     obs, action = (arrays[n].astype(np.float32) for n in ("observations", "actions"))
     blank = Rows(obs, action, np.zeros(len(end), np.float32), np.zeros(len(end), bool), end)
     formats.check(blank, str(path))
-    mark = about.get("fingerprint") or fingerprint(arrays)
     rows = blank._replace(reward=np.where(end, 0, reward).astype(np.float32), terminal=terminal & ~end)
-    return rows, {**about, "env": env.data_name, "fingerprint": mark}
+    return rows, {**about, "env": env.data_name, "fingerprint": fingerprint(arrays)}
 
 
 def judged(one: Any, scene: str, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

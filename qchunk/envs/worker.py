@@ -72,7 +72,6 @@ class One:
 
     def reset(self, seed: int) -> np.ndarray:
         """Row of an episode's start; the same seed gives the same start."""
-        np.random.seed(seed)  # some draw from the global generator
         with hushed():
             obs, info = self.env.reset(seed=seed)
         self.steps = 0
@@ -97,16 +96,22 @@ class One:
         self.env.close()
 
 
+def started(one: One, seed: int) -> np.ndarray:
+    """Starts an episode; environments that draw from numpy's global generator are seeded too, in this process only."""
+    np.random.seed(seed)
+    return one.reset(seed)
+
+
 def answer(slots: dict[int, One], op: bytes, m: np.ndarray, description: dict) -> np.ndarray:
     """The rows that a message asks for. Environments are made when first needed."""
     for slot in {int(s) for s in (m[:1] if op == b"P" else m)[:, 0]} - slots.keys():
         slots[slot] = One(description)
     if op == b"R":
-        return np.stack([slots[int(slot)].reset(int(seed)) for slot, seed in m])
+        return np.stack([started(slots[int(slot)], int(seed)) for slot, seed in m])
     if op == b"S":
         return np.stack([slots[int(x[0])].step(x[1:]) for x in m])
     one = slots[int(m[0, 0])]
-    row = one.reset(int(m[0, 1]))
+    row = started(one, int(m[0, 1]))
     for action in m[1:, 1:]:
         row = one.step(action)
     return row[None]
