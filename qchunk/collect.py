@@ -117,12 +117,12 @@ def random_play(seed: int) -> Callable:
     return play
 
 
-def learned_play(build: Any, execute: str, learner: Any, c: Any, key: Any) -> Callable:
+def learned_play(build: Any, execute: str, learner: Any, c: Any, given: dict, key: Any) -> Callable:
     """The exploring policy of a learner of one seed [1, ...], as ``play`` of ``collect_host``."""
 
     def play(pool: Pool, state: HostState, i: int, fresh: np.ndarray) -> tuple[HostState, Steps]:
         labels = np.stack([np.arange(pool.envs), np.full(pool.envs, i)], axis=1)[None].astype(np.int32)
-        more = {"learner": learner, "c": c, "given": {}, "keys": key[None], "labels": labels, "fresh": fresh}
+        more = {"learner": learner, "c": c, "given": given, "keys": key[None], "labels": labels, "fresh": fresh}
         state, _, steps = host_rollout.decision(pool, state, build, "explore", execute, carry=None, **more)
         return state, steps
 

@@ -1,7 +1,7 @@
 """Frozen configuration dataclasses.
 
-A field of type ``float`` is traced (it may be a tracer and be vmapped); a field that is itself a configuration is
-descended into; every other field is static. ``@config`` registers the class as a pytree accordingly, so that a whole
+A field of type ``float`` is traced (it may be a tracer and be vmapped); a field that is itself a configuration, or one of
+several (a union, told apart by ``kind``), is descended into; every other field is static. ``@config`` registers the class as a pytree accordingly, so that a whole
 configuration is an argument of a jitted function and two that differ in floats alone share one program.
 """
 
@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal, dataclass_transform, get_type_hints
+import types
+from typing import Any, Literal, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import jax
 
 from qchunk.errors import UserError
+
+
+def members(hint: Any) -> tuple[type, ...]:
+    """The configurations that a field of this type may hold; none where it holds something else."""
+    found = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return found if all(dataclasses.is_dataclass(t) for t in found) else ()
 
 
 @dataclass_transform(frozen_default=True)
@@ -21,7 +28,7 @@ def config(cls: type) -> Any:
     """Makes a frozen dataclass whose floats are traced and whose other fields are static."""
     cls = dataclasses.dataclass(frozen=True)(cls)
     hints = get_type_hints(cls)
-    traced = [n for n, t in hints.items() if t is float or dataclasses.is_dataclass(t)]
+    traced = [n for n, t in hints.items() if t is float or members(t)]
     return jax.tree_util.register_dataclass(cls, traced, [n for n in hints if n not in traced])
 
 
@@ -52,6 +59,69 @@ class FlowConfig:
     """LayerNorm after each activation."""
     steps: int = 10
     """K, Euler steps from noise to data."""
+    ema: bool = False
+    """Act with a moving average of the weights."""
+    kind: Literal["flow"] = "flow"
+
+
+@config
+class DiffusionConfig:
+    """A diffusion actor (2409.00588, appendix: residual network of 3 x 512, 20 steps)."""
+
+    hidden: tuple[int, ...] = (512, 512, 512)
+    """Widths of the hidden layers."""
+    residual: bool = True
+    """Blocks of two layers with a skip: an odd number of equal widths."""
+    layer_norm: bool = False
+    """LayerNorm: before each activation of a residual network, after it otherwise."""
+    activation: Literal["mish", "gelu", "relu"] = "mish"
+    """Of the hidden layers."""
+    time_features: int = 16
+    """Size of the embedding of the noise level; even, at least 4."""
+    steps: int = 20
+    """K, noise levels that are trained."""
+    schedule: Literal["cosine", "vp"] = "cosine"
+    """Noise levels."""
+    predict: Literal["noise", "clean"] = "noise"
+    """What the network tells."""
+    clip: bool = True
+    """Bound every clean estimate to [-1, 1]."""
+    ddim: int = 0
+    """Sample along so many of the levels without noise (DDIM); 0: along all of them with noise (DDPM)."""
+    ema: bool = False
+    """Act with a moving average of the weights."""
+    kind: Literal["diffusion"] = "diffusion"
+
+
+@config
+class GaussianConfig:
+    """A Gaussian actor, or a mixture."""
+
+    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    """Widths of the hidden layers."""
+    layer_norm: bool = False
+    """LayerNorm after each activation."""
+    components: int = 1
+    """Gaussians in the mixture."""
+    ema: bool = False
+    """Act with a moving average of the weights."""
+    kind: Literal["gaussian"] = "gaussian"
+
+
+@config
+class RegressionConfig:
+    """A deterministic actor by mean squared error."""
+
+    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    """Widths of the hidden layers."""
+    layer_norm: bool = False
+    """LayerNorm after each activation."""
+    ema: bool = False
+    """Act with a moving average of the weights."""
+    kind: Literal["regression"] = "regression"
+
+
+ActorConfig = FlowConfig | DiffusionConfig | GaussianConfig | RegressionConfig
 
 
 @config
@@ -79,7 +149,7 @@ class OptimConfig:
 
 
 MAY_BE_ZERO = ("seed", "slice_rows", "checkpoint_every", "offline_steps", "online_steps", "start_training")
-MAY_BE_ZERO += ("capacity", "online_eval_every")
+MAY_BE_ZERO += ("capacity", "online_eval_every", "ddim")
 
 
 def validate(c: Any, where: str = "") -> None:
@@ -104,5 +174,17 @@ def validate(c: Any, where: str = "") -> None:
             raise UserError(f"--{where}{name} {value} is outside [{low:g}, {high:g}]", "give a value inside")
     if isinstance(lr := getattr(c, "lr", None), float) and not lr > 0:
         raise UserError(f"--{where}lr {lr} is not positive", "give a positive learning rate such as 3e-4")
+    if isinstance(c, DiffusionConfig):
+        _validate_diffusion(c, where)
     if isinstance(c, ChunkConfig) and list(c.backup) != sorted(set(c.backup)):
         raise UserError(f"--{where}backup {c.backup} is not ascending", "give each backup point once, smallest first")
+
+
+def _validate_diffusion(c: DiffusionConfig, where: str) -> None:
+    if c.residual and (len(c.hidden) % 2 == 0 or len(set(c.hidden)) > 1):
+        fix = "give an odd number of equal widths, or --" + where + "no-residual"
+        raise UserError(f"--{where}hidden {c.hidden} does not fit a residual network", fix)
+    if c.time_features % 2 or c.time_features < 4:
+        raise UserError(f"--{where}time-features {c.time_features} does not pair sines and cosines", "give 4, 6, 8 ...")
+    if c.ddim > c.steps:
+        raise UserError(f"--{where}ddim {c.ddim} is more than --{where}steps {c.steps}", f"give {c.steps} or less")

@@ -15,23 +15,33 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from qchunk import names
+from qchunk.config import members
 from qchunk.errors import UserError, unknown
 
 
-def parse(command: str, argv: list[str], *parts: type, text: str = "") -> list[Any]:
+def parse(command: str, argv: list[str], *parts: Any, text: str = "") -> list[Any]:
     """One instance of every dataclass of ``parts``, whose fields are flags side by side.
+
+    A part may be an instance: then its values are the defaults. A field that holds one of several configurations is
+    switched by ``--FIELD.kind KIND``, and has the flags of that kind.
 
     Raises:
         UserError: an unknown flag (the nearest ones are offered) or a value of the wrong type.
     """
     import tyro
 
-    fields = [(f"part{i}", Annotated[cls, tyro.conf.arg(name="")]) for i, cls in enumerate(parts)]
+    parts = tuple(part if isinstance(part, type) else switched(part, argv) for part in parts)
+    fields = []
+    for i, part in enumerate(parts):
+        hint: Any = Annotated[part if isinstance(part, type) else type(part), tyro.conf.arg(name="")]
+        fields.append((f"part{i}", hint, *([] if isinstance(part, type) else [dataclasses.field(default=part)])))
+    fields.sort(key=len)  # those with defaults come last
     whole = dataclasses.make_dataclass("Flags", fields, frozen=True)
     whole.__doc__ = text
+    one_kind = (tyro.conf.AvoidSubcommands,)  # a union is of the kind that its default is of
     if "--help" in argv or "-h" in argv:
-        tyro.cli(whole, prog=f"qchunk {command}", args=["--help"], description=text)
-    known = [f"--{n}" for cls in parts for n in flag_names(cls)]
+        tyro.cli(whole, prog=f"qchunk {command}", args=["--help"], description=text, config=one_kind)
+    known = [f"--{n}" for part in parts for n in flag_names(part)]
     for arg in argv:
         name = arg.split("=")[0].replace("_", "-")
         if arg.startswith("--") and name not in known and re.sub(r"(--|\.)no-", r"\1", name) not in known:
@@ -39,20 +49,46 @@ def parse(command: str, argv: list[str], *parts: type, text: str = "") -> list[A
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            parsed: Any = tyro.cli(whole, prog=f"qchunk {command}", args=argv)
+            parsed: Any = tyro.cli(whole, prog=f"qchunk {command}", args=argv, config=one_kind)
     except SystemExit as e:
         told = " ".join(re.sub(r"[^\x20-\x7e]|[-=]{5,}", " ", re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())).split())
         told = told.split("For full helptext")[0].removeprefix("Parsing error").strip()
         raise UserError(told or "wrong flags", f"qchunk {command} --help shows every flag") from e
-    return [getattr(parsed, name) for name, _ in fields]
+    return [getattr(parsed, f"part{i}") for i in range(len(parts))]
 
 
-def flag_names(cls: type, prefix: str = "") -> list[str]:
-    """Every flag of a dataclass, without dashes in front, nested ones joined by dots."""
+def switched(c: Any, argv: list[str]) -> Any:
+    """The configuration with every field that holds one of several of the kind that ``--FIELD.kind`` asks for.
+
+    Raises:
+        UserError: no such kind.
+    """
+    for name, hint in typing.get_type_hints(type(c)).items():
+        kinds = {cls.kind: cls for cls in members(hint)} if len(members(hint)) > 1 else {}  # type: ignore[attr-defined]
+        wanted = kinds and value_of(argv, f"--{name}.kind")
+        if wanted and wanted not in kinds:
+            raise unknown("kind", wanted, kinds)
+        if wanted and wanted != getattr(c, name).kind:
+            c = dataclasses.replace(c, **{name: kinds[wanted]()})
+    return c
+
+
+def value_of(argv: list[str], flag: str) -> str:
+    """The value of a flag, "" where it is absent."""
+    for i, arg in enumerate(argv):
+        if arg == flag:
+            return argv[i + 1] if i + 1 < len(argv) else ""
+        if arg.startswith(f"{flag}="):
+            return arg.split("=", 1)[1]
+    return ""
+
+
+def flag_names(part: Any, prefix: str = "") -> list[str]:
+    """Every flag of a dataclass or of an instance of one, without dashes in front, nested ones joined by dots."""
     found = []
-    for name, hint in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
-            found += flag_names(typing.cast(type, hint), f"{prefix}{name}.")
+    for name, hint in typing.get_type_hints(part if isinstance(part, type) else type(part)).items():
+        if members(hint):
+            found += flag_names(hint if isinstance(part, type) else getattr(part, name), f"{prefix}{name}.")
         else:
             found.append(f"{prefix}{name}".replace("_", "-"))
     return found
@@ -110,8 +146,8 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
         raise UserError(f"the run's {cls.__name__} differs from this version's in {', '.join(odd)}", "train it anew")
 
     def field(hint: Any, value: Any) -> Any:
-        if dataclasses.is_dataclass(hint):
-            return from_dict(typing.cast(type, hint), value)
+        if found := members(hint):
+            return from_dict(next((t for t in found if getattr(t, "kind", None) == value.get("kind")), found[0]), value)
         if hint is float:
             return float(value)
         return tuple(value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""How value changes behaviour: pure transforms of policies."""
+"""How value changes behaviour: pure transforms of policies and Kernels."""
 
 from __future__ import annotations
 
@@ -6,34 +6,47 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from qchunk.types import Array, Plan, Policy, Vars
+from qchunk.actors.paths import step_of
+from qchunk.sampling import count_steps
+from qchunk.types import Array, Kernel, Plan, Policy, Vars
 
 CPU_ROWS, DEVICE_ROWS = 2048, 32768  # candidates at once: fits a core's cache / fills a GPU
 
 
-def best_of_n(policy: Policy, score: Callable, n: int, slice_rows: int = 0) -> Policy:
+def best_of_n(policy: Policy, score: Callable, n: int, slice_rows: int = 0, temperature: float | None = None) -> Policy:
     """Draws ``n`` plans and keeps the one that ``score`` likes best (2507.07969, eq. 7).
 
     Args:
         score: (vars, obs [*B, O], action [*B, H, A]) -> [*B].
         n: candidates N per observation.
+        temperature: beta >= 0: keeps plan i with probability softmax(score / beta)_i instead (2410.13816, section IV),
+            which is the best one at 0.
         slice_rows: candidates evaluated at once; bounds the memory and never changes the result, because all noise is
             drawn before slicing. 0 chooses by backend.
     """
+
+    tempered = temperature is not None and n > 1  # one candidate is the policy itself, bit for bit
 
     def lead(obs) -> int:
         return jax.tree.leaves(obs)[0].ndim - 1
 
     def draw(vars: Vars, key, obs):
         repeated = jax.tree.map(lambda o: jnp.broadcast_to(o[..., None, :], (*o.shape[:-1], n, o.shape[-1])), obs)
-        return policy.draw(vars, key, repeated)
+        if not tempered:
+            return policy.draw(vars, key, repeated)
+        key, choice_key = jax.random.split(key)
+        shape = (*jax.tree.leaves(obs)[0].shape[:-1], n)
+        return policy.draw(vars, key, repeated), jax.random.gumbel(choice_key, shape)
 
     def choose(vars: Vars, noise, obs, old: Plan | None) -> Plan:
         axis = lead(obs)  # candidates stand behind *B; the observation is not repeated, only broadcast
+        noise, gumbel = noise if tempered else (noise, None)
         plans = jax.vmap(lambda z: policy.plan(vars, z, obs, old), in_axes=axis, out_axes=axis)(noise)
         values = jax.vmap(lambda a: score(vars, obs, a), in_axes=axis, out_axes=axis)(plans.action)  # [*B, N]
-        best = jnp.argmax(values, axis=-1)
+        # argmax(values / beta + gumbel) is a draw from the softmax; times beta it holds at beta = 0 too
+        best = jnp.argmax(values if gumbel is None else values + temperature * gumbel, axis=-1)
 
         def gather(x: Array) -> Array:
             index = best.reshape(best.shape + (1,) * (x.ndim - axis))
@@ -51,3 +64,59 @@ def best_of_n(policy: Policy, score: Callable, n: int, slice_rows: int = 0) -> P
         return jax.lax.map(lambda a: choose(vars, a[0], a[1], *(a[2:] or (None,))), args, batch_size=size)
 
     return Policy(draw, plan, policy.emit)
+
+
+def guide(kernel: Kernel, value: Callable, weight: float) -> Kernel:
+    """Denoises towards p(a | o) exp(weight Q(o, a)) by the gradient of ``value``: exact math for any noise levels.
+
+    With x = alpha a + sigma eps the tilted score is score + weight grad V, where V(x) = log E[exp(weight Q) | x] / weight;
+    by Tweedie's rule the clean estimate moves by (sigma^2 / alpha) weight grad V. In a diffusion that is
+    eps' = eps - sigma weight grad V (2304.12824, section 3), in a flow v' = v + ((1 - t) / t) weight grad V.
+    At pure noise (alpha = 0) nothing is added: x tells nothing of the chunk. The Kernel's own parameters see no gradient,
+    and weight 0 gives its own bits.
+
+    Args:
+        value: (vars, obs, x [*B, H, A], level [2]) -> [*B]; a critic of clean chunks over-guides, see docs/guidance.md.
+        weight: w >= 0.
+    """
+    alpha, sigma = np.asarray(kernel.levels, np.float64).T
+    gains = (sigma**2 / np.where(alpha > 0, alpha, np.inf)).astype(np.float32)
+
+    def denoise(vars: Vars, obs, x: Array, k) -> Array:
+        clean = jax.lax.optimization_barrier(kernel.denoise(vars, obs, x, k))
+        slope = ascent(value, vars, obs, x, jnp.asarray(kernel.levels, jnp.float32)[k])
+        return jnp.where(weight == 0, clean, clean + weight * jnp.asarray(gains)[k] * slope)
+
+    return kernel._replace(denoise=denoise, step=step_of(denoise, kernel.advance))
+
+
+def diffuser(kernel: Kernel, value: Callable, scale: float, repeats: int = 2, stop: int = 2) -> Kernel:
+    """Diffuser's guidance (2205.09991, algorithm 1): before each step, x += scale std^2 grad V, ``repeats`` times.
+
+    The gradient is scaled by the step's posterior variance, an approximation of ``guide``, and left out of the last
+    ``stop`` steps. Needs a noisy Kernel: an ODE has no posterior variance.
+
+    Raises:
+        ValueError: the Kernel draws no noise.
+    """
+    if not kernel.noisy or kernel.advance is None:
+        raise ValueError("diffuser needs the posterior variance of a noisy Kernel: wrap this one in stochastic(...)")
+    advance, last = kernel.advance, count_steps(kernel) - stop
+
+    def climb(vars: Vars, obs, x: Array, k) -> Array:
+        level = jnp.asarray(kernel.levels, jnp.float32)[k]
+        rate = jnp.where(k < last, scale * advance(x, x, k)[1] ** 2, 0.0)
+        start = x
+        for _ in range(repeats):
+            x = x + rate * ascent(value, vars, obs, x, level)
+        return jnp.where(rate == 0, start, x)
+
+    def step(vars: Vars, obs, x: Array, k) -> tuple[Array, Array]:
+        return kernel.step(vars, obs, jax.lax.optimization_barrier(climb(vars, obs, x, k)), k)
+
+    return kernel._replace(step=step)
+
+
+def ascent(value: Callable, vars: Vars, obs, x: Array, level: Array) -> Array:
+    """d value / d x, with respect to the noisy chunk alone: [*B, H, A]."""
+    return jax.grad(lambda x: jnp.sum(value(vars, obs, x, level)))(x)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from qchunk.config import OptimConfig
-from qchunk.types import Algorithm, Array, Chunk, Key, Learner, Metrics, Module, Policy, Spec, Term, Vars, view
+from qchunk.types import Algorithm, Array, Chunk, Key, Learner, Metrics, Module, Policy, Spec, Term, Vars, slow_view, view
 
 
 def modules_of(parts: Sequence[Any]) -> tuple[Module, ...]:
@@ -27,14 +27,24 @@ def modules_of(parts: Sequence[Any]) -> tuple[Module, ...]:
     return found
 
 
-def frozen(part: Any) -> Any:
-    """The same Kernel or Critic, reading its modules from ``given`` and training none."""
+def reading(part: Any, look: Callable[[Vars], Vars]) -> Any:
+    """The same Kernel or Critic, seeing ``look(vars)`` in place of its variables."""
 
     def redirect(fn: Callable) -> Callable:
-        return lambda vars, *a, **k: fn(vars._replace(params=vars.given), *a, **k)
+        return lambda vars, *a, **k: fn(look(vars), *a, **k)
 
     reads = [f for f in ("shape", "denoise", "step", "loss", "values", "score") if hasattr(part, f)]
-    return part._replace(modules=(), **{f: redirect(getattr(part, f)) for f in reads})
+    return part._replace(**{f: redirect(getattr(part, f)) for f in reads})
+
+
+def frozen(part: Any) -> Any:
+    """The same Kernel or Critic, reading its modules from ``given`` and training none."""
+    return reading(part, lambda vars: vars._replace(params=vars.given))._replace(modules=())
+
+
+def acting(part: Any) -> Any:
+    """The same Kernel, reading the moving average of its weights if it keeps one to act with."""
+    return reading(part, slow_view) if any(m.slow and m.slow.acts for m in part.modules) else part
 
 
 def is_active(term: Term, step: Array) -> Array | bool:
@@ -64,7 +74,8 @@ def move_slow(slow: dict, modules: Sequence[Module], before: dict, after: dict, 
     for module in modules:
         if (rule := module.slow) is None:
             continue
-        rate = jnp.where(step % rule.every == 0, rule.rate, 0.0) if rule.every > 1 else rule.rate
+        rate = rule.rate(step) if callable(rule.rate) else rule.rate
+        rate = jnp.where(step % rule.every == 0, rate, 0.0) if rule.every > 1 else rate
         source = before if rule.lagged else after
         moved[module.name] = optax.incremental_update(source[module.name], slow[module.name], rate)
     return moved
@@ -139,9 +150,12 @@ def learner(
         slow = move_slow(state.slow, modules, state.params, params, state.step)
         return Learner(params, slow, state.stats, opt, state.step + 1), {"loss": loss, **metrics}
 
-    return Algorithm(
-        init, act, explore or act, prepare or (lambda s, g, k, c: (s, c)), update, stop or (lambda m: False)
-    )
+    def freeze(state: Learner) -> dict:
+        acts = {m.name for m in modules if m.slow and m.slow.acts}
+        return {n: state.slow[n] if n in acts else p for n, p in state.params.items()}
+
+    same, never = (lambda s, g, k, c: (s, c)), (lambda m: False)
+    return Algorithm(init, act, explore or act, prepare or same, update, stop or never, freeze)
 
 
 def _any(flags: list[Array | bool]) -> Array | bool:

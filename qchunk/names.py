@@ -16,8 +16,13 @@ class Entry(NamedTuple):
 
 
 ALGORITHMS = {
-    "bc": Entry("qchunk.algorithms.bc:bc", "flow behaviour cloning of action chunks (flow matching)"),
+    "bc": Entry("qchunk.algorithms.bc:bc", "behaviour cloning of chunks: flow, diffusion, Gaussians or regression"),
     "qc": Entry("qchunk.algorithms.qc:qc", "Q-chunking: best of N flow chunks by a chunk critic (2507.07969)"),
+    "qc-frozen": Entry("qchunk.algorithms.qc_frozen:qc_frozen", "Q-chunking on the frozen prior of an earlier run"),
+    "v-gps": Entry("qchunk.algorithms.v_gps:v_gps", "re-ranks samples of a frozen prior by an IQL critic (2410.13816)"),
+    "value-guided": Entry(
+        "qchunk.algorithms.value_guided:value_guided", "steers a frozen prior by a value of noisy chunks (2205.09991)"
+    ),
 }
 
 BRAX = (
@@ -55,7 +60,7 @@ OGBENCH = {
     "puzzle-4x6": "24 buttons",
 }
 OGBENCH_KINDS = ("play", "noisy")
-PROBES = ("constant", "delayed", "two-step", "flag")
+PROBES = ("constant", "delayed", "two-step", "flag", "pole", "fork")
 
 ENVS = {
     **{

@@ -1,7 +1,6 @@
-"""Networks: a multi-layer perceptron over several inputs, and ensembles of it.
+"""Networks: perceptrons over several inputs, ensembles of them, and the denoiser of diffusion actors.
 
-Block (q_chunking_family spec, section 0): ``Dense -> GELU -> LayerNorm (if on)``, linear head; kernels Xavier-uniform,
-biases 0. LayerNorm follows the activation, and its epsilon is 1e-6.
+Kernels are Xavier-uniform, biases 0; LayerNorm's epsilon is 1e-6.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from qchunk.types import Array, Key, PyTree
+from qchunk.types import Array, Key, PyTree, Slow
 
 
 def flatten_obs(obs: PyTree) -> Array:
@@ -32,6 +31,14 @@ def gelu(x: Array) -> Array:
     """The tanh approximation of GELU, factored so that XLA needs a fifth less time for it than for ``jax.nn.gelu``."""
     half, c = 0.5 * x, math.sqrt(2 / math.pi)
     return half + half * jnp.tanh(x * (c + c * 0.044715 * (x * x)))
+
+
+def mish(x: Array) -> Array:
+    """x tanh(softplus(x))."""
+    return x * jnp.tanh(jax.nn.softplus(x))
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"gelu": gelu, "mish": mish, "relu": jax.nn.relu}
 
 
 class Dense(nn.Module):
@@ -57,7 +64,10 @@ class Dense(nn.Module):
 
 
 class MLP(nn.Module):
-    """[*B, ...] inputs -> [*B, *out]. The head's bias keeps the shape ``out``, so parameters tell what they produce."""
+    """[*B, ...] inputs -> [*B, *out], blocks of Dense -> GELU -> LayerNorm (if on), then a linear head.
+
+    The head's bias keeps the shape ``out``, so parameters tell what they produce.
+    """
 
     hidden: tuple[int, ...]
     out: tuple[int, ...]
@@ -70,15 +80,79 @@ class MLP(nn.Module):
             parts = (self.activation(Dense(width, name=f"dense_{i}")(*parts)),)
             if self.layer_norm:
                 parts = (nn.LayerNorm(epsilon=1e-6, name=f"norm_{i}")(*parts),)
-        (x,) = parts
-        kernel = self.param("head_kernel", nn.initializers.xavier_uniform(), (x.shape[-1], math.prod(self.out)))
-        bias = self.param("head_bias", nn.initializers.zeros_init(), self.out)
-        return (x @ kernel).reshape(*x.shape[:-1], *self.out) + bias
+        return _head(self, parts[0])
+
+
+class ResidualMLP(nn.Module):
+    """Blocks x + Dense(act(Dense(act(x)))) of one width between a first Dense and a linear head (2409.00588's network).
+
+    ``hidden`` counts the outputs: of the first Dense, then two a block, all of one width. LayerNorm stands before each
+    activation. No activation before the head.
+    """
+
+    hidden: tuple[int, ...]
+    out: tuple[int, ...]
+    layer_norm: bool = False
+    activation: Callable = mish
+
+    @nn.compact
+    def __call__(self, *parts: Array) -> Array:
+        x = Dense(self.hidden[0], name="dense_0")(*parts)
+        for i in range(1, len(self.hidden) - 1, 2):
+            y = x
+            for j in (i, i + 1):
+                if self.layer_norm:
+                    y = nn.LayerNorm(epsilon=1e-6, name=f"norm_{j}")(y)
+                y = Dense(self.hidden[j], name=f"dense_{j}")(self.activation(y))
+            x = x + y
+        return _head(self, x)
+
+
+class Denoiser(nn.Module):
+    """(chunk [.., H * A], level [.., 1], observation [.., O]) -> [.., *out].
+
+    The level's number goes through sines and cosines of ``features`` / 2 frequencies, from 1 down to 1/10000, and two
+    Dense layers with Mish between them.
+    """
+
+    hidden: tuple[int, ...]
+    out: tuple[int, ...]
+    residual: bool = True
+    layer_norm: bool = False
+    activation: str = "mish"
+    features: int = 16
+
+    @nn.compact
+    def __call__(self, x: Array, level: Array, obs: Array) -> Array:
+        time = Dense(2 * self.features, name="time_0")(sinusoid(level, self.features))
+        time = Dense(self.features, name="time_1")(mish(time))
+        kind = ResidualMLP if self.residual else MLP
+        return kind(self.hidden, self.out, self.layer_norm, ACTIVATIONS[self.activation], name="net")(x, time, obs)
+
+
+def sinusoid(t: Array, features: int) -> Array:
+    """[*B, 1] -> [*B, features]: sines, then cosines, of t exp(-ln(10000) j / (features / 2 - 1))."""
+    angles = t * jnp.exp(-math.log(10000.0) * jnp.arange(features // 2) / (features // 2 - 1))
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def _head(module: nn.Module, x: Array) -> Array:
+    out: tuple[int, ...] = module.out  # type: ignore[attr-defined]
+    kernel = module.param("head_kernel", nn.initializers.xavier_uniform(), (x.shape[-1], math.prod(out)))
+    return (x @ kernel).reshape(*x.shape[:-1], *out) + module.param("head_bias", nn.initializers.zeros_init(), out)
 
 
 def output_shape(params: PyTree) -> tuple[int, ...]:
-    """The shape ``out`` of the MLP that these parameters belong to."""
-    return params["head_bias"].shape
+    """The shape ``out`` of the network that these parameters belong to."""
+    return params.get("net", params)["head_bias"].shape
+
+
+def average(on: bool) -> Slow | None:
+    """The moving average of an actor's weights that acts in its place (2303.04137's code): 1 - decay after update n is
+    max(1e-4, n^-0.75), so the first updates are copied whole."""
+    if not on:
+        return None
+    return Slow(lambda n: jnp.maximum(1e-4, jnp.maximum(n, 1.0) ** -0.75), lagged=False, acts=True)
 
 
 def init(net: nn.Module, key: Key, *sizes: int) -> PyTree:

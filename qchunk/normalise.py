@@ -68,6 +68,16 @@ def of_data(data: Dataset, obs: str, action: str) -> dict[str, Affine]:
     return {"obs": fit(data.obs, obs), "action": fit(data.action[data.left > 0], action, bounded=True)}
 
 
+def as_dict(units: dict[str, Affine]) -> dict[str, dict]:
+    """Units as nested dictionaries, as which they are given to a later stage."""
+    return {name: affine._asdict() for name, affine in units.items()}
+
+
+def of_given(given: dict) -> dict[str, Affine]:
+    """The units that an earlier stage was trained in."""
+    return {name: Affine(**affine) for name, affine in given[STATS].items()}
+
+
 def normalised(algorithm: Algorithm) -> Algorithm:
     """The same algorithm, seeing observations and actions in the units that its learner holds.
 

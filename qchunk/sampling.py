@@ -32,18 +32,32 @@ def emit_step(vars: Vars, plan: Plan, i, obs) -> Array:
 
 
 def sample(kernel: Kernel) -> Policy:
-    """One sample of the actor, clipped to [-1, 1] at the end only. Kernels whose std is not 0 get fresh noise a step."""
+    """One sample of the actor, clipped to [-1, 1] at the end only.
 
-    def draw(vars: Vars, key, obs) -> Array:
-        shape = (*jax.tree.leaves(obs)[0].shape[:-1], *kernel.shape(vars))
-        # the same numbers as with the shape itself, in half the time: XLA counts along one axis faster than along four
-        return jax.random.normal(key, (math.prod(shape),)).reshape(shape)
+    Its noise is [*B, H, A], and for a noisy Kernel the pair of that and the noise of every step [*B, K, H, A].
+    """
 
-    def plan(vars: Vars, noise: Array, obs, old: Plan | None = None) -> Plan:
+    def draw(vars: Vars, key, obs):
+        lead, chunk = jax.tree.leaves(obs)[0].shape[:-1], kernel.shape(vars)
+        if not kernel.noisy:
+            return normal(key, (*lead, *chunk))
+        start_key, step_key = jax.random.split(key)
+        return normal(start_key, (*lead, *chunk)), normal(step_key, (*lead, count_steps(kernel), *chunk))
+
+    def plan(vars: Vars, noise, obs, old: Plan | None = None) -> Plan:
         del old
-        return Plan(jnp.clip(decode(kernel, vars, obs, noise), -1.0, 1.0))
+        start, steps = noise if kernel.noisy else (noise, None)
+        return Plan(jnp.clip(decode(kernel, vars, obs, start, steps), -1.0, 1.0))
 
     return Policy(draw, plan, emit_step)
+
+
+def normal(key, shape: tuple[int, ...]) -> Array:
+    """Standard normal noise: the numbers of ``jax.random.normal(key, shape)`` in half the time.
+
+    XLA counts along one axis faster than along four.
+    """
+    return jax.random.normal(key, (math.prod(shape),)).reshape(shape)
 
 
 def count_steps(kernel: Kernel) -> int:

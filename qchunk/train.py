@@ -81,10 +81,11 @@ def in_units(build: Build, s: Settings) -> Build:
 
 
 def init(build: Build, c: Any, given: dict, spec: Spec, s: Settings, data: Dataset | None = None) -> Learner:
-    """The learners of all seeds, stacked; ``step`` is shared. Units are those of ``data``."""
+    """The learners of all seeds, stacked; ``step`` is shared. Units are those ``given``, or those of ``data``."""
     made = _init(in_units(build, s), spec, c, given, seed_keys(s))
     if data is not None and normalise.STATS in made.stats:
-        units = normalise.of_data(data, s.normalise_obs, s.normalise_action)
+        known = normalise.STATS in given
+        units = normalise.of_given(given) if known else normalise.of_data(data, s.normalise_obs, s.normalise_action)
         units = jax.tree.map(lambda x: jnp.broadcast_to(x, (s.seeds, *x.shape)), units)
         made = made._replace(stats={**made.stats, normalise.STATS: units})
     return made._replace(step=made.step[0])

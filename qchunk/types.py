@@ -17,6 +17,7 @@ Array = jax.Array
 Key = jax.Array  # a typed key: jax.random.key(0)
 PyTree = Any
 Metrics = dict[str, Array]
+CLEAN = (1.0, 0.0)  # the noise level (alpha, sigma) of clean chunks
 
 
 class Spec(NamedTuple):
@@ -66,9 +67,10 @@ class Slow(NamedTuple):
     ``lagged`` copies read the parameters from before the gradient step (the Q-chunking papers), others those after it.
     """
 
-    rate: Any  # float, or a tracer; in (0, 1]
+    rate: Any  # float, or a tracer, in (0, 1]; or a function of the number of the update
     lagged: bool = True
     every: int = 1  # the copy moves in updates that are multiples of it
+    acts: bool = False  # whether the copy, not the module, is what acts and what later stages are given
 
 
 class Module(NamedTuple):
@@ -90,9 +92,10 @@ class Kernel(NamedTuple):
     modules: tuple[Module, ...]
     levels: Any  # [K+1, 2] (alpha, sigma) with x = alpha * a + sigma * eps; another grid is another Kernel
     shape: Callable  # vars -> (H, A), read off the parameters
-    denoise: Callable  # (vars, obs, x, k) -> estimate of the clean chunk [*B, H, A]
+    denoise: Callable  # (vars, obs, x, k) -> estimate of the clean chunk [*B, H, A]; noise, score, velocity follow
+    advance: Callable | None  # (x, clean, k[, eta]) -> (mean, std), the rule of a step; None where there are no levels
     step: Callable  # (vars, obs, x, k) -> (mean [*B, H, A], std); std = 0 for an ODE
-    gain: Callable  # k -> d mean / d score, which is all that guidance needs
+    noisy: bool  # whether std may be positive: sampling then draws noise for every step
     draw: Callable  # (key, Chunk) -> noise
     loss: Callable  # (vars, noise, Chunk) -> [*B], mean over (H, A) of masked errors, zeros counted
 
@@ -121,9 +124,9 @@ class Critic(NamedTuple):
     """An ensemble that values chunks given as [*B, H, A]. Leading axes of obs and action broadcast."""
 
     modules: tuple[Module, ...]
-    values: Callable  # (vars, obs, action, t=1.0) -> [members, *B]
+    values: Callable  # (vars, obs, action, level=CLEAN) -> [members, *B]; level [.., 2] is (alpha, sigma) of the chunk
     aggregate: Callable  # [members, *B] -> [*B]
-    score: Callable  # (vars, obs, action, t=1.0) -> [*B], the aggregated opinion
+    score: Callable  # (vars, obs, action, level=CLEAN) -> [*B], the aggregated opinion
 
 
 class Term(NamedTuple):
@@ -145,6 +148,7 @@ class Algorithm(NamedTuple):
     prepare: Callable  # (learner, given, key, Chunk) -> (learner, Chunk)
     update: Callable  # (learner, given, key, Chunk) -> (learner, Metrics): ONE step
     stop: Callable  # metrics -> bool: the driver masks what is left of an epoch
+    freeze: Callable  # learner -> its modules by name, as a later stage is given them
 
 
 def view(learner: Learner, given: dict) -> Vars:

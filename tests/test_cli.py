@@ -83,7 +83,7 @@ def last_checkpoint(folder: Path) -> dict[str, bytes]:
     from qchunk.commands import shared
     from qchunk.runs import read_config
 
-    (learner, _), step = shared.restore(folder, shared.rebuild(read_config(folder)["config"]), None)
+    (learner, _), step = shared.restore(folder, shared.rebuild(read_config(folder)["config"], folder), None)
     assert step == checkpoint.steps(where)[-1] and flags and train
     import jax
 

@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 
 from qchunk import checkpoint, collect, envs, flags, names, train
+from qchunk.actors.flow import flow
+from qchunk.config import FlowConfig
 from qchunk.data import formats
 from qchunk.types import Spec, view
 
 SPEC = Spec(2, 1, 2)
 TINY = {"hidden": (16,), "steps": 2, "members": 2, "n": 2, "horizon": 2}
-GIVEN: dict = {}
+ACTOR = FlowConfig((16,), steps=2)  # the frozen prior of methods that stand on one
+GIVEN = {"actor": flow(ACTOR).modules[0].init(jax.random.key(9), SPEC)}
 
 
 def tiny(c):

@@ -88,7 +88,7 @@ def test_names_are_true():
 
     assert {*names.GYMNAX, *names.GYMNAX_DISCRETE} == set(gymnax.registered_envs)
     assert set(names.BRAX) == set(stock._envs) - {"swimmer", "fast"}
-    from qchunk.envs.probes import PROBES
+    from qchunk.envs.probes.exact import PROBES
     from qchunk.envs.tabletop.tasks import SCENES
 
     assert set(names.PROBES) == set(PROBES)

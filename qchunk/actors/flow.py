@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from qchunk import nets
+from qchunk.actors import paths
 from qchunk.config import FlowConfig
 from qchunk.types import Array, Chunk, Kernel, Key, Module, Spec, Vars
 
@@ -27,21 +29,12 @@ def flow(c: FlowConfig, name: str = "actor") -> Kernel:
     def apply(params, obs, x: Array, t: Array) -> Array:
         return nets.apply(net(*nets.output_shape(params)), params, nets.flatten_obs(obs), nets.flatten_chunk(x), t)
 
-    levels = np.linspace([0.0, 1.0], [1.0, 0.0], c.steps + 1, dtype=np.float32)  # [K+1, 2] (alpha, sigma) = (t, 1-t)
-
-    def velocity(vars: Vars, obs, x: Array, k) -> Array:
-        return apply(vars.params[name], obs, x, jnp.asarray(levels)[k, :1])
+    levels = paths.linear(c.steps)
+    advance = functools.partial(paths.bridge(levels), eta=0.0)
 
     def denoise(vars: Vars, obs, x: Array, k) -> Array:
-        return x + jnp.asarray(levels)[k, 1] * velocity(vars, obs, x, k)
-
-    def step(vars: Vars, obs, x: Array, k) -> tuple[Array, float]:
-        return x + velocity(vars, obs, x, k) / c.steps, 0.0
-
-    def gain(k) -> Array:
-        # v = (x + (1-t) score) / t. At t = 0 the score of pure noise does not depend on the data: nothing to gain.
-        t, rest = jnp.asarray(levels)[k]
-        return jnp.where(t > 0, rest / jnp.where(t > 0, t, 1.0), 0.0) / c.steps
+        t, rest = jnp.asarray(levels, jnp.float32)[k]
+        return x + rest * apply(vars.params[name], obs, x, t[None])
 
     def draw(key: Key, chunk: Chunk) -> tuple[Array, Array]:
         noise_key, time_key = jax.random.split(key)
@@ -56,12 +49,13 @@ def flow(c: FlowConfig, name: str = "actor") -> Kernel:
         return jnp.mean(jnp.square(error) * chunk.mask[..., None], axis=(-2, -1))
 
     return Kernel(
-        modules=(Module(name, init, apply),),
+        modules=(Module(name, init, apply, nets.average(c.ema)),),
         levels=levels,
         shape=lambda vars: nets.output_shape(vars.params[name]),
         denoise=denoise,
-        step=step,
-        gain=gain,
+        advance=advance,
+        step=paths.step_of(denoise, advance),
+        noisy=False,
         draw=draw,
         loss=loss,
     )

@@ -1,10 +1,10 @@
-"""Flow behaviour cloning: imitate chunks, improve nothing."""
+"""Behaviour cloning with any actor: imitate chunks, improve nothing."""
 
 from __future__ import annotations
 
-from qchunk.actors.flow import flow
-from qchunk.config import ChunkConfig, FlowConfig, OptimConfig, config
-from qchunk.learner import learner
+from qchunk.actors import actor
+from qchunk.config import ActorConfig, ChunkConfig, FlowConfig, OptimConfig, config
+from qchunk.learner import acting, learner
 from qchunk.losses.bc import bc as clone
 from qchunk.sampling import sample
 from qchunk.types import Algorithm
@@ -12,14 +12,14 @@ from qchunk.types import Algorithm
 
 @config
 class BC:
-    """Flow behaviour cloning."""
+    """Behaviour cloning."""
 
     chunk: ChunkConfig = ChunkConfig()
-    actor: FlowConfig = FlowConfig()
+    actor: ActorConfig = FlowConfig()
     optim: OptimConfig = OptimConfig()
 
 
 def bc(c: BC) -> Algorithm:
     """One term, one module."""
-    pi = flow(c.actor)
-    return learner([pi], sample(pi), [clone(pi)], c.optim)
+    pi = actor(c.actor)
+    return learner([pi], sample(acting(pi)), [clone(pi)], c.optim)

@@ -6,11 +6,11 @@ Configurations of the same parts: ``--chunk.horizon 1`` is the paper's BFN (one-
 
 from __future__ import annotations
 
-from qchunk.actors.flow import flow
-from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig, config
+from qchunk.actors import actor
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
-from qchunk.learner import learner
+from qchunk.learner import acting, learner
 from qchunk.losses.bc import bc
 from qchunk.losses.td import td
 from qchunk.sampling import sample
@@ -22,7 +22,7 @@ class QC:
     """Q-chunking."""
 
     chunk: ChunkConfig = ChunkConfig()
-    actor: FlowConfig = FlowConfig()
+    actor: ActorConfig = FlowConfig()
     critic: CriticConfig = CriticConfig()
     optim: OptimConfig = OptimConfig()
     n: int = 32
@@ -33,6 +33,6 @@ class QC:
 
 def qc(c: QC) -> Algorithm:
     """The same best-of-N operator acts, is evaluated, and chooses the target's next chunk."""
-    pi, q = flow(c.actor), chunk_q(c.critic)
-    act = best_of_n(sample(pi), q.score, c.n, c.slice_rows)
+    pi, q = actor(c.actor), chunk_q(c.critic)
+    act = best_of_n(sample(acting(pi)), q.score, c.n, c.slice_rows)
     return learner([pi, q], act, [bc(pi), td(q, act)], c.optim)

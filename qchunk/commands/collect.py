@@ -96,7 +96,7 @@ def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]
     if run:
         p, first = _learned(run, name)
         scheme = receding(training.in_units(p.build, p.settings)(p.c).explore, p.c.chunk.horizon)
-        vars = view(jax.tree.map(lambda x: x[0], first._replace(step=first.step[None])), {})
+        vars = view(jax.tree.map(lambda x: x[0], first._replace(step=first.step[None])), p.given)
     else:
         env = getattr(env, "scene", env)  # a scripted data set serves every task of a scene
         scheme, vars = collecting.scheme_of(env, f.policy or None), collecting.NO_VARS
@@ -112,7 +112,7 @@ def _host_rows(env: HostEnv, run: Path | None, f: CollectFlags, progress: Any) -
     if run:
         p, first = _learned(run, env.name)
         build = training.in_units(p.build, p.settings)
-        play = collecting.learned_play(build, p.settings.execute, first, p.c, jax.random.key(f.seed))
+        play = collecting.learned_play(build, p.settings.execute, first, p.c, p.given, jax.random.key(f.seed))
     if f.episode_length < env.episode_length:
         env = env.limited(f.episode_length)
     count = max(1, min(f.envs, host_rollout.SLOTS, -(-f.steps // env.episode_length)))
@@ -125,6 +125,6 @@ def _learned(folder: Path, name: str) -> tuple[Parts, Learner]:
     kept = runs.read_config(folder)["config"]
     if kept["env"] != name:
         raise UserError(f"the run {folder} is of {kept['env']}", f"collect {kept['env']}, or take a run of {name}")
-    p = rebuild(kept)
+    p = rebuild(kept, folder)
     learner, _ = learner_of(folder, p, None)
     return p, jax.tree.map(lambda x: x[:1], learner._replace(step=learner.step[None]))._replace(step=learner.step)

@@ -36,9 +36,9 @@ def evaluate(argv: list[str]) -> None:
     (f,) = flags.parse("eval", rest, EvalFlags)
     if f.episodes < 1:
         raise UserError(f"--episodes {f.episodes} is below 1", "give a positive whole number")
-    p = rebuild(runs.read_config(Path(folder))["config"])
+    p = rebuild(runs.read_config(Path(folder))["config"], Path(folder))
     shown = dataclasses.replace(p.settings, episodes=f.episodes, execute=f.execute or p.settings.execute)
     parse(shown.execute, p.c.chunk.horizon)
     learner, step = learner_of(Path(folder), p, f.step)
-    values = training.evaluate(p.build, p.env, shown, learner, p.c, {}, base=f.seed)
+    values = training.evaluate(p.build, p.env, shown, learner, p.c, p.given, base=f.seed)
     print_figures({k: runs.figure(v) for k, v in values.items()}, f, f"checkpoint: step {step} of {folder}")

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from qchunk import checkpoint, envs, flags, normalise, online
 from qchunk import train as training
 from qchunk.errors import UserError
 from qchunk.types import Learner, Spec
+
+
+GIVEN = "given"  # the folder within a run's that holds the frozen modules it stands on
 
 
 class Parts(NamedTuple):
@@ -22,13 +27,33 @@ class Parts(NamedTuple):
     settings: training.Settings
     online: online.OnlineSettings
     env: Any
+    given: dict
 
 
-def rebuild(kept: dict) -> Parts:
+def rebuild(kept: dict, folder: Path) -> Parts:
+    """What a run was made of, from its configuration and its folder."""
     build, config_class = flags.builder(kept["algorithm"])
     c = flags.from_dict(config_class, kept["config"])
-    settings = flags.from_dict(training.Settings, kept["settings"])
-    return Parts(build, c, settings, flags.from_dict(online.OnlineSettings, kept["online"]), envs.make(kept["env"]))
+    settings, more = flags.from_dict(training.Settings, kept["settings"]), kept["online"]
+    env = envs.make(kept["env"])
+    return Parts(build, c, settings, flags.from_dict(online.OnlineSettings, more), env, read_given(folder))
+
+
+def save_given(given: dict, run: Path) -> None:
+    """Copies the frozen modules that a run stands on into its folder."""
+    flat = {"/".join(k): v for k, v in flatten_dict(given).items()}
+    shapes = {k: [str(v.dtype), list(v.shape)] for k, v in flat.items()}
+    checkpoint.save(run / GIVEN, 0, given, {"shapes": shapes})
+
+
+def read_given(run: Path) -> dict:
+    """What ``save_given`` wrote; {} for a run that stands on nothing. Every byte is checked."""
+    if not (run / GIVEN).is_dir():
+        return {}
+    shapes = checkpoint.about(run / GIVEN)["shapes"]
+    like = {tuple(k.split("/")): jax.ShapeDtypeStruct(s, np.dtype(d)) for k, (d, s) in shapes.items()}
+    tree = checkpoint.restore(run / GIVEN, unflatten_dict(like))[0]
+    return jax.tree.map(jax.numpy.asarray, tree)
 
 
 def restore(folder: Path, p: Parts, step: int | None) -> tuple[tuple[Learner | None, Any], int]:
@@ -37,10 +62,10 @@ def restore(folder: Path, p: Parts, step: int | None) -> tuple[tuple[Learner | N
     if step is None and not checkpoint.steps(where):
         return (None, None), 0
     spec = Spec(p.env.observation_size, p.env.action_size, p.c.chunk.horizon)
-    learner = jax.eval_shape(lambda: training.init(p.build, p.c, {}, spec, p.settings))
+    learner = jax.eval_shape(lambda: training.init(p.build, p.c, p.given, spec, p.settings))
     like = {"learner": learner}
     if checkpoint.about(where, step).get("online"):
-        like["online"] = online.state_like(p.build, p.env, learner, p.c, p.settings, p.online)
+        like["online"] = online.state_like(p.build, p.env, learner, p.c, p.given, p.settings, p.online)
     tree, about = checkpoint.restore(where, like, step)
     tree = jax.tree.map(jax.numpy.asarray, tree)
     normalise.check(tree["learner"], p.settings.normalise_obs, p.settings.normalise_action)

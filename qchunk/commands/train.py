@@ -13,7 +13,8 @@ import jax
 
 from qchunk import checkpoint, envs, flags, names, online, runs
 from qchunk import train as training
-from qchunk.commands.shared import Parts, print_figures, rebuild, restore
+from qchunk.commands import prior
+from qchunk.commands.shared import Parts, print_figures, rebuild, restore, save_given
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
 from qchunk.envs.host import HostEnv
@@ -33,6 +34,10 @@ class TrainFlags:
     """Run folder to make; by default runs/ENV/ALGO-seedSEED."""
     label: str = ""
     """Name in tables and plots; by default the algorithm's."""
+    prior: Path | None = None
+    """An earlier run, whose modules this one stands on and never trains."""
+    prior_seed: int = 0
+    """Which of the prior's seeds, by place."""
     log_to: tuple[str, ...] = ()
     """Also log to: tensorboard, wandb (optional extras)."""
     json: bool = False
@@ -72,10 +77,22 @@ def train(argv: list[str]) -> None:
             return None
         raise UserError("train needs an algorithm first", "qchunk train ALGO --env ENV --data DATA; see qchunk list")
     build, config_class = flags.builder(argv[0])
-    parts = (TrainFlags, config_class, training.Settings, online.OnlineSettings)
-    f, c, settings, more = flags.parse(f"train {argv[0]}", argv[1:], *parts)
+    f, c, settings, more = parse(argv, config_class)
     run(argv[0], f, c, settings, more, build)
     return None
+
+
+def parse(argv: list[str], config_class: type) -> list[Any]:
+    """The flags of a run; what a prior has settled (its actor, its chunks, its units) is the default."""
+    c, settings = config_class(), training.Settings()
+    folder = flags.value_of(argv, "--prior")
+    if folder and hasattr(c, "given"):
+        kept = runs.read_config(Path(folder))["config"]
+        before = flags.from_dict(flags.builder(kept["algorithm"])[1], kept["config"])
+        c = dataclasses.replace(c, chunk=before.chunk, given=prior.actor_of(before, folder))
+        units = {n: kept["settings"][n] for n in ("normalise_obs", "normalise_action")}
+        settings = dataclasses.replace(settings, **units)
+    return flags.parse(f"train {argv[0]}", argv[1:], TrainFlags, c, settings, online.OnlineSettings())
 
 
 def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, more: Any = NO_ONLINE, build: Any = None) -> Path:
@@ -84,6 +101,8 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, more: Any = NO_ONL
     names.check_env(f.env)
     settings = training.resolve(settings)
     env = envs.make(f.env)
+    earlier = prior.load(f.prior, f.prior_seed) if f.prior else None
+    prior.check(earlier, algorithm, c, settings, env)
     data, about = formats.for_env(f.data, env, f.env)
     training.check(c, settings, data)
     online.check(c, settings, more)
@@ -96,14 +115,18 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, more: Any = NO_ONL
         "seed": settings.seed,
         "seeds": settings.seeds,
         "device": str(jax.devices()[0].device_kind),
+        "prior": earlier and earlier.about,
         "data": {"path": str(Path(f.data).resolve()), "fingerprint": about["fingerprint"]},
         "config": dataclasses.asdict(c),
         "settings": dataclasses.asdict(settings),
         "online": dataclasses.asdict(more),
     }
+    given = earlier.given if earlier else {}
     with runs.create(out, kept) as folder:
         folder.sinks += runs.sinks_by_name(f.log_to, out)
-        drive(folder, Parts(build, c, settings, more, env), data, (None, None), 0, f)
+        if given:
+            save_given(given, out)
+        drive(folder, Parts(build, c, settings, more, env, given), data, (None, None), 0, f)
     return out
 
 
@@ -112,7 +135,7 @@ def resume(f: ResumeFlags) -> None:
     with runs.open_run(f.resume) as run:
         run.sinks += runs.sinks_by_name(f.log_to, f.resume)
         kept = run.config
-        parts = rebuild(kept)
+        parts = rebuild(kept, f.resume)
         data, about = formats.for_env(Path(kept["data"]["path"]), parts.env, kept["env"])
         if about["fingerprint"] != kept["data"]["fingerprint"]:
             fix = f"put the data set with fingerprint {kept['data']['fingerprint']} back"
@@ -129,7 +152,7 @@ def drive(run: runs.Run, p: Parts, data: Dataset, state: tuple, began: int, f: A
         raise UserError(f"{run.path} is finished: all {total} steps are done", "qchunk eval it")
     about = {"algorithm": run.config["algorithm"], "env": run.config["env"]}
     more = {"env": p.env, "data": data, "settings": p.settings, "online": p.online}
-    events = online.offline_to_online(p.build, p.c, {}, **more, learner=state[0], state=state[1])
+    events = online.offline_to_online(p.build, p.c, p.given, **more, learner=state[0], state=state[1])
     title = f"{run.config['label']} on {run.config['env']}"
     with Bar(total, began, f.quiet, title) as bar, going_on(run.path), contextlib.ExitStack() as after:
         if isinstance(p.env, HostEnv):

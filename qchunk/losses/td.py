@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,23 @@ def td(critic: Critic, policy: Policy) -> Term:
     """Regression on y = R + gamma^n m agg_i Qslow_i(s', a'), a' ~ policy(s') (2507.07969, eq. 8).
 
     The policy is the one that acts: for Q-chunking it picks a' with the ONLINE critics, and the slow copies value it.
+    """
+
+    def value(vars: Vars, key, obs) -> Array:
+        action = policy.plan(vars, policy.draw(vars, key, obs), obs, None).action
+        return critic.aggregate(critic.values(slow_view(vars), obs, action))
+
+    return regression(critic, value)
+
+
+def td_of_state(critic: Critic, state: Critic) -> Term:
+    """Regression on y = R + gamma^n m V(s') (2110.06169, eq. 6): no chunk but those of the data is ever valued."""
+    return regression(critic, lambda vars, key, obs: state.score(vars, obs))
+
+
+def regression(critic: Critic, value: Callable) -> Term:
+    """Regression of every member on R + gamma^n m value(vars, key, s').
+
     Windows that a time-out cuts have weight 0 and are left out of the mean (the published code counts them in it).
     Needs one backup point: ``chunk.reward`` [B, 1].
     """
@@ -24,10 +43,8 @@ def td(critic: Critic, policy: Policy) -> Term:
 
     def fn(vars: Vars, key, chunk: Chunk) -> tuple[Array, Metrics]:
         chex.assert_axis_dimension(chunk.reward, -1, 1, exception_type=ValueError)
-        fixed = jax.lax.stop_gradient(vars)
         next_obs = jax.tree.map(lambda o: o[..., 0, :], chunk.next_obs)
-        next_action = policy.plan(fixed, policy.draw(fixed, key, next_obs), next_obs, None).action
-        next_value = critic.aggregate(critic.values(slow_view(fixed), next_obs, next_action))
+        next_value = value(jax.lax.stop_gradient(vars), key, next_obs)
         target = chunk.reward[..., 0] + chunk.discount[..., 0] * next_value  # [*B]
         q = critic.values(vars, chunk.obs, chunk.action)  # [members, *B]
         weight = chunk.weight[..., 0]

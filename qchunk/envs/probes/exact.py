@@ -79,8 +79,3 @@ class Probe(Env):
     observation_size = property(lambda self: 2)  # type: ignore[assignment]
     action_size = property(lambda self: 1)  # type: ignore[assignment]
     backend = property(lambda self: "probe")  # type: ignore[assignment]
-
-
-def make(name: str) -> Probe:
-    """The probe of that name."""
-    return Probe(name)

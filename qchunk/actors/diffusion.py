@@ -1,0 +1,69 @@
+"""The diffusion actor: a network that tells noise from data on K noise levels (2303.04137, 2409.00588)."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qchunk import nets
+from qchunk.actors import paths
+from qchunk.config import DiffusionConfig
+from qchunk.types import Array, Chunk, Kernel, Key, Module, Spec, Vars
+
+
+def diffusion(c: DiffusionConfig, name: str = "actor") -> Kernel:
+    """DDPM along all K levels (2006.11239, algorithm 2), or DDIM along ``c.ddim`` of them (2010.02502).
+
+    Loss: i ~ U{0 .. K-1}, eps ~ N(0, I), x_i = sqrt(bar_i) a + sqrt(1 - bar_i) eps; regress the network on eps or on a.
+    The level's number enters through a sinusoidal embedding; chunk, embedding and observation are joined in this order.
+    Clean estimates are clipped to [-1, 1] (``c.clip``): at the noisiest of 20 cosine levels an error of eps counts 400-fold.
+    """
+
+    def net(horizon: int, action: int) -> nets.Denoiser:
+        return nets.Denoiser(c.hidden, (horizon, action), c.residual, c.layer_norm, c.activation, c.time_features)
+
+    def init(key: Key, spec: Spec):
+        return nets.init(net(spec.horizon, spec.action), key, spec.horizon * spec.action, 1, spec.obs)
+
+    def apply(params, obs, x: Array, i: Array) -> Array:
+        return nets.apply(net(*nets.output_shape(params)), params, nets.flatten_chunk(x), i, nets.flatten_obs(obs))
+
+    bar = paths.signal(c.schedule, c.steps)
+    times = np.arange(c.steps)[:: c.steps // c.ddim][: c.ddim] if c.ddim else np.arange(c.steps)
+    times = times[::-1]
+    levels = paths.variance_preserving(bar, times)
+    advance = functools.partial(paths.bridge(levels, c.clip), eta=0.0 if c.ddim else 1.0)
+
+    def clean_of(x: Array, out: Array, alpha: Array, sigma: Array) -> Array:
+        return (x - sigma * out) / alpha if c.predict == "noise" else out
+
+    def denoise(vars: Vars, obs, x: Array, k) -> Array:
+        i = jnp.asarray(times.astype(np.float32))[k]
+        return clean_of(x, apply(vars.params[name], obs, x, i[None]), *jnp.asarray(levels, jnp.float32)[k])
+
+    def draw(key: Key, chunk: Chunk) -> tuple[Array, Array]:
+        noise_key, time_key = jax.random.split(key)
+        lead = chunk.action.shape[:-2]
+        return jax.random.normal(noise_key, chunk.action.shape), jax.random.randint(time_key, (*lead, 1), 0, c.steps)
+
+    def loss(vars: Vars, noise: tuple[Array, Array], chunk: Chunk) -> Array:
+        eps, i = noise  # [*B, H, A], [*B, 1]
+        alpha, sigma = (jnp.asarray(x, jnp.float32)[i][..., None] for x in (np.sqrt(bar), np.sqrt(1 - bar)))
+        out = apply(vars.params[name], chunk.obs, alpha * chunk.action + sigma * eps, i.astype(jnp.float32))
+        error = out - (eps if c.predict == "noise" else chunk.action)
+        return jnp.mean(jnp.square(error) * chunk.mask[..., None], axis=(-2, -1))
+
+    return Kernel(
+        modules=(Module(name, init, apply, nets.average(c.ema)),),
+        levels=levels,
+        shape=lambda vars: nets.output_shape(vars.params[name]),
+        denoise=denoise,
+        advance=advance,
+        step=paths.step_of(denoise, advance),
+        noisy=not c.ddim,
+        draw=draw,
+        loss=loss,
+    )

@@ -1,0 +1,92 @@
+"""What every iterative actor shares: noise levels (alpha, sigma), and the one rule that steps from one to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qchunk.types import Array, Kernel, Vars
+
+
+def linear(steps: int) -> np.ndarray:
+    """Flow matching's straight path x_t = t a + (1 - t) eps at t = k / K: [K+1, 2]."""
+    return np.linspace([0.0, 1.0], [1.0, 0.0], steps + 1)
+
+
+def signal(schedule: str, steps: int) -> np.ndarray:
+    """bar-alpha of every noising step, cleanest first: [K] float64 in (0, 1).
+
+    - cosine: beta_i = min(1 - f(i+1)/f(i), 0.999), f(i) = cos^2(pi/2 (i/K + s)/(1 + s)), s = 0.008 (2102.09672, eq. 17);
+    - vp: beta_i = 1 - exp(-0.1/K - 0.5 (10 - 0.1) (2i + 1)/K^2) for i = 0 ... K-1 (2208.06193, section 3).
+    """
+    i = np.arange(steps + 1) / steps
+    if schedule == "cosine":
+        f = np.cos((i + 0.008) / 1.008 * np.pi / 2) ** 2
+        beta = np.minimum(1 - f[1:] / f[:-1], 0.999)
+    else:
+        beta = 1 - np.exp(-0.1 / steps - 0.5 * 9.9 * (2 * np.arange(steps) + 1) / steps**2)
+    return np.cumprod(1 - beta)
+
+
+def variance_preserving(bar: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Levels of the noising steps ``times`` [K] (descending) and then clean data: [K+1, 2]."""
+    bar = np.append(bar[times], 1.0)
+    return np.sqrt(np.stack([bar, 1 - bar], axis=1))
+
+
+def bridge(levels: np.ndarray, clip: bool = False) -> Callable:
+    """advance(x, clean, k, eta) -> (mean [.., H, A], std []): from level k to level k + 1, given the clean chunk.
+
+    eta = 0 is the deterministic step: Euler's on the straight path, DDIM's on a diffusion's. eta = 1 is the posterior of
+    the noising process, DDPM's step when no level is left out. All have the same marginals (2010.02502, eq. 12, here for
+    any levels): std = eta sigma' sqrt(1 - r) with r = (alpha sigma' / (alpha' sigma))^2, and the rest of the noise of
+    level k + 1 keeps the direction of the noise estimate.
+
+    Args:
+        levels: [K+1, 2].
+        clip: whether clean chunks are bounded to [-1, 1] first.
+    """
+    (alpha, sigma), (alpha_next, sigma_next) = levels[:-1].T, levels[1:].T
+    kept = (alpha * sigma_next / (alpha_next * sigma)) ** 2  # r
+    table = np.stack([alpha, alpha_next, sigma_next / sigma, sigma_next * np.sqrt(1 - kept), kept], axis=1)
+    rows = table.astype(np.float32)
+
+    def advance(x: Array, clean: Array, k, eta) -> tuple[Array, Array]:
+        alpha, alpha_next, shrink, std, kept = jnp.asarray(rows)[k]
+        clean = jnp.clip(clean, -1.0, 1.0) if clip else clean
+        along = shrink * jnp.sqrt((1 - eta) * (1 + eta) + eta**2 * kept)
+        return (alpha_next - alpha * along) * clean + along * x, eta * std
+
+    return advance
+
+
+def step_of(denoise: Callable, advance: Callable) -> Callable:
+    """A Kernel's ``step`` from its ``denoise`` and ``advance``.
+
+    The barrier keeps compilers from fusing the estimate into what follows, so that an estimate that a wrapper left alone
+    leads to the same bits as without the wrapper.
+    """
+
+    def step(vars: Vars, obs, x: Array, k) -> tuple[Array, Array]:
+        return advance(x, jax.lax.optimization_barrier(denoise(vars, obs, x, k)), k)
+
+    return step
+
+
+def stochastic(kernel: Kernel, eta: float = 1.0) -> Kernel:
+    """The same marginals with noise in every step but the last: a flow becomes its SDE, DDIM becomes ancestral sampling.
+
+    Raises:
+        ValueError: the Kernel does not walk along noise levels (a Gaussian actor).
+    """
+    if kernel.advance is None:
+        raise ValueError(f"stochastic needs an actor with noise levels, got {kernel.modules or 'one step'}")
+    advance = kernel.advance
+
+    def noisy(x: Array, clean: Array, k, more=eta) -> tuple[Array, Array]:
+        return advance(x, clean, k, more)
+
+    return kernel._replace(advance=noisy, step=step_of(kernel.denoise, noisy), noisy=True)

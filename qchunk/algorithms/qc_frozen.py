@@ -1,0 +1,34 @@
+"""Q-chunking (2507.07969) with the prior of an earlier run: what guidance and re-ranking are compared with."""
+
+from __future__ import annotations
+
+from qchunk.actors import actor
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, config
+from qchunk.critics.chunk_q import chunk_q
+from qchunk.improve import best_of_n
+from qchunk.learner import frozen, learner
+from qchunk.losses.td import td
+from qchunk.sampling import sample
+from qchunk.types import Algorithm
+
+
+@config
+class FrozenQC:
+    """Q-chunking on a frozen prior."""
+
+    given: ActorConfig = FlowConfig()
+    """The frozen prior, as it was trained; --prior RUN fills it in."""
+    chunk: ChunkConfig = ChunkConfig()
+    critic: CriticConfig = CriticConfig()
+    optim: OptimConfig = OptimConfig()
+    n: int = 32
+    """N, candidates per decision; also in the target."""
+    slice_rows: int = 0
+    """Candidates evaluated at once (bounds memory); 0 chooses by backend."""
+
+
+def qc_frozen(c: FrozenQC) -> Algorithm:
+    """``qc`` without its imitation term."""
+    pi, q = frozen(actor(c.given)), chunk_q(c.critic)
+    act = best_of_n(sample(pi), q.score, c.n, c.slice_rows)
+    return learner([q], act, [td(q, act)], c.optim)

@@ -1,0 +1,46 @@
+"""V-GPS (2410.13816): a critic re-ranks samples of a frozen prior."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from qchunk.actors import actor
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, config
+from qchunk.critics.chunk_q import chunk_q
+from qchunk.critics.state_v import state_v
+from qchunk.improve import best_of_n
+from qchunk.learner import frozen, learner
+from qchunk.losses.expectile import expectile
+from qchunk.losses.td import td, td_of_state
+from qchunk.sampling import sample
+from qchunk.types import Algorithm
+
+
+@config
+class VGPS:
+    """V-GPS."""
+
+    given: ActorConfig = FlowConfig()
+    """The frozen prior, as it was trained; --prior RUN fills it in."""
+    chunk: ChunkConfig = ChunkConfig()
+    critic: CriticConfig = CriticConfig()
+    optim: OptimConfig = OptimConfig()
+    n: int = 10
+    """N, samples to rank."""
+    temperature: float = 0.0
+    """beta, in units of return: sample i is taken with probability softmax(Q / beta)_i; 0 takes the best."""
+    learning: Literal["iql", "td"] = "iql"
+    """Of the critic: IQL, or temporal differences over the prior's next chunk."""
+    expectile: float = 0.7
+    """IQL's, in [0.5, 1)."""
+    slice_rows: int = 0
+    """Candidates evaluated at once (bounds memory); 0 chooses by backend."""
+
+
+def v_gps(c: VGPS) -> Algorithm:
+    """The critic never sees how it is used: nothing that acts is in its targets."""
+    pi, q, v = frozen(actor(c.given)), chunk_q(c.critic), state_v(c.critic)
+    act = best_of_n(sample(pi), q.score, c.n, c.slice_rows, c.temperature)
+    if c.learning == "td":
+        return learner([q], act, [td(q, sample(pi))], c.optim)
+    return learner([q, v], act, [expectile(v, q, c.expectile), td_of_state(q, v)], c.optim)

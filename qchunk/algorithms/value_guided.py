@@ -1,0 +1,52 @@
+"""Value-guided sampling: a frozen prior, steered by a value while it denoises (2205.09991, 2304.12824)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from qchunk.actors import actor
+from qchunk.actors.paths import stochastic
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, config
+from qchunk.critics.chunk_q import chunk_q
+from qchunk.critics.noisy_value import noisy_value
+from qchunk.improve import diffuser, guide
+from qchunk.learner import frozen, learner
+from qchunk.losses.noise_value import noise_value
+from qchunk.losses.td import td
+from qchunk.sampling import sample
+from qchunk.types import Algorithm
+
+
+@config
+class ValueGuided:
+    """Value-guided sampling."""
+
+    given: ActorConfig = FlowConfig()
+    """The frozen prior, as it was trained; --prior RUN fills it in."""
+    chunk: ChunkConfig = ChunkConfig()
+    critic: CriticConfig = CriticConfig()
+    value: CriticConfig = CriticConfig(members=1)
+    """The network that values noisy chunks."""
+    optim: OptimConfig = OptimConfig()
+    guidance: Literal["log-expectation", "mean", "clean", "diffuser"] = "log-expectation"
+    """What steers: log E[exp(w Q) | noisy chunk] / w (exact), E[Q | noisy chunk], Q of the noisy chunk itself, or Diffuser's
+    rule with the mean."""
+    weight: float = 1.0
+    """w, in 1 / units of return: the target is the prior times exp(w Q). With diffuser, its scale."""
+    backup: Literal["prior", "guided"] = "prior"
+    """Whose next chunk the critic's target values."""
+
+
+def value_guided(c: ValueGuided) -> Algorithm:
+    """The prior is read and never trained; the critic learns by temporal differences, the value from the critic."""
+    pi, q, v = frozen(actor(c.given)), chunk_q(c.critic), noisy_value(c.value)
+    if c.guidance == "diffuser":
+        steered = diffuser(pi if pi.noisy else stochastic(pi), v.score, c.weight)
+    else:
+        steered = guide(pi, q.score if c.guidance == "clean" else v.score, c.weight)
+    act = sample(steered)
+    terms = [td(q, sample(pi) if c.backup == "prior" else act)]
+    if c.guidance == "clean":
+        return learner([q], act, terms, c.optim)
+    terms.append(noise_value(v, q, pi, c.weight if c.guidance == "log-expectation" else None))
+    return learner([q, v], act, terms, c.optim)

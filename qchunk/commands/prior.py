@@ -1,0 +1,94 @@
+"""Stages: the modules of an earlier run, frozen, as ``given`` of the next one. They are copied into its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from qchunk import normalise, runs
+from qchunk.actors import actor
+from qchunk.commands.shared import learner_of, rebuild
+from qchunk.errors import UserError
+from qchunk.types import Spec
+
+MAY_CHANGE = {"flow": {"steps"}, "diffusion": {"ddim", "clip"}}  # of a prior's configuration: how it is sampled
+
+
+class Prior(NamedTuple):
+    """An earlier run, as a stage stands on it."""
+
+    given: dict  # modules by name, and units
+    actor: Any  # its ActorConfig
+    config: Any
+    settings: Any
+    env: Any
+    about: dict  # what config.json keeps of it
+
+
+def load(folder: Path, seed: int = 0) -> Prior:
+    """The newest checkpoint of a run, of the seed at place ``seed`` of its seeds.
+
+    Raises:
+        UserError: no run, no checkpoint, no such seed, or a method without an actor.
+    """
+    kept = runs.read_config(folder)["config"]
+    p = rebuild(kept, folder)
+    learner, step = learner_of(folder, p, None)
+    if not 0 <= seed < p.settings.seeds:
+        raise UserError(f"the run {folder} has {p.settings.seeds} seeds", f"give --prior-seed 0 to {p.settings.seeds - 1}")
+    given = {**p.given, **jax.tree.map(lambda x: x[seed], p.build(p.c).freeze(learner))}
+    if normalise.STATS in learner.stats:
+        given[normalise.STATS] = jax.tree.map(lambda x: x[seed], normalise.as_dict(learner.stats[normalise.STATS]))
+    about = {"path": str(Path(folder).resolve()), "seed": seed, "step": step, "algorithm": kept["algorithm"]}
+    return Prior(given, actor_of(p.c, folder), p.c, p.settings, p.env, about)
+
+
+def actor_of(c: Any, folder: Any) -> Any:
+    """The configuration of a run's actor, or of the one that it stands on."""
+    found = getattr(c, "actor", None) or getattr(c, "given", None)
+    if found is None:
+        raise UserError(f"the run {folder} has no actor", "give the folder of a bc or qc run")
+    return found
+
+
+def check(prior: Prior | None, algorithm: str, c: Any, settings: Any, env: Any) -> None:
+    """Refuses a prior that a stage cannot stand on.
+
+    Raises:
+        UserError: names what differs and the fix.
+    """
+    wants = hasattr(c, "given")
+    if prior is None and wants:
+        raise UserError(f"{algorithm} stands on a frozen prior", "give --prior RUN, the folder of a bc run")
+    if prior is None:
+        return
+    if not wants:
+        raise UserError(f"{algorithm} trains its own actor", "leave --prior out, or take qc-frozen, v-gps or value-guided")
+    ours, theirs = dataclasses.asdict(c.given), dataclasses.asdict(prior.actor)
+    odd = sorted(n for n in theirs if ours.get(n) != theirs[n] and n not in MAY_CHANGE.get(theirs["kind"], ()))
+    if odd:
+        name = odd[0].replace("_", "-")
+        raise UserError(f"--given.{name} {ours.get(odd[0])} is not the prior's {theirs[odd[0]]}", f"leave --given.{name} out")
+    if c.chunk.horizon != prior.config.chunk.horizon:
+        fix = f"leave --chunk.horizon out, or train a prior with {c.chunk.horizon}"
+        raise UserError(f"the prior's chunks have {prior.config.chunk.horizon} actions, not {c.chunk.horizon}", fix)
+    if env.data_name != prior.env.data_name:
+        fix = f"take an environment of {prior.env.data_name}, or train a prior for {env.data_name}"
+        raise UserError(f"the prior was trained for {prior.env.data_name}, not for {env.data_name}", fix)
+    for name in ("normalise_obs", "normalise_action"):
+        if getattr(settings, name) != getattr(prior.settings, name):
+            flag = name.replace("_", "-")
+            raise UserError(f"the prior's --{flag} is {getattr(prior.settings, name)}", f"leave --{flag} out")
+    _fits(prior.given["actor"], c, env)
+
+
+def _fits(params: Any, c: Any, env: Any) -> None:
+    spec = Spec(env.observation_size, env.action_size, c.chunk.horizon)
+    like = jax.eval_shape(lambda: actor(c.given).modules[0].init(jax.random.key(0), spec))
+    if jax.tree.map(jnp.shape, params) != jax.tree.map(lambda x: x.shape, like):
+        raise UserError("the prior's networks do not fit this environment's sizes", "train a prior for it")
+

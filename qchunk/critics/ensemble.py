@@ -1,0 +1,42 @@
+"""What the critics share: an ensemble of networks behind the Critic interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from qchunk import nets
+from qchunk.config import CriticConfig
+from qchunk.types import CLEAN, Array, Critic, Key, Module, Slow, Spec, Vars
+
+AGGREGATES: dict[str, Callable[..., Array]] = {"mean": jnp.mean, "min": jnp.min}
+
+
+def ensemble(c: CriticConfig, name: str, sizes: Callable, parts: Callable) -> Critic:
+    """``c.members`` critics with a Polyak target that lags by one update, as in the papers' code.
+
+    Args:
+        sizes: Spec -> the last axes of the networks' inputs.
+        parts: (obs, action [*B, H, A], level [.., 2]) -> the inputs.
+    """
+    net = nets.MLP(c.hidden, (), c.layer_norm)
+
+    def init(key: Key, spec: Spec):
+        return nets.init_ensemble(net, c.members, key, *sizes(spec))
+
+    def apply(params, *inputs: Array) -> Array:
+        return nets.apply_ensemble(net, params, *inputs)
+
+    def values(vars: Vars, obs, action: Array | None = None, level: Array = CLEAN) -> Array:
+        return apply(vars.params[name], *parts(nets.flatten_obs(obs), action, jnp.asarray(level)))
+
+    def aggregate(q: Array) -> Array:
+        return AGGREGATES[c.aggregate](q, axis=0)
+
+    return Critic(
+        modules=(Module(name, init, apply, Slow(c.tau)),),
+        values=values,
+        aggregate=aggregate,
+        score=lambda vars, obs, action=None, level=CLEAN: aggregate(values(vars, obs, action, level)),
+    )

@@ -1,0 +1,27 @@
+"""An upper expectile of the chunk values under the data: the best that the data do, without sampling (2110.06169)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from qchunk.losses.common import weighted_mean
+from qchunk.types import Array, Chunk, Critic, Metrics, Term, Vars, slow_view
+
+
+def expectile(state: Critic, critic: Critic, level: float) -> Term:
+    """Regression of V(s) on Q(s, a) of the slow critics with weight |level - 1(Q < V)| (eq. 5).
+
+    Args:
+        level: tau in [0.5, 1): 0.5 is the mean, towards 1 the maximum over the data's chunks.
+    """
+
+    def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
+        del noise
+        fixed = slow_view(jax.lax.stop_gradient(vars))
+        above = critic.score(fixed, chunk.obs, chunk.action) - state.values(vars, chunk.obs)  # [members, *B]
+        side = jnp.where(above < 0, 1 - level, level)
+        loss = weighted_mean(chunk.weight[..., 0], side * jnp.square(above))
+        return loss, {"expectile_loss": loss, "advantage": weighted_mean(chunk.weight[..., 0], above)}
+
+    return Term(tuple(m.name for m in state.modules), lambda key, chunk: (), fn)

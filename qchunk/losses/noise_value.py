@@ -1,0 +1,48 @@
+"""Learning the value of noisy chunks from a critic of clean ones: the two targets that guidance is made of."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qchunk.losses.common import weighted_mean
+from qchunk.sampling import count_steps
+from qchunk.types import Array, Chunk, Critic, Kernel, Key, Metrics, Term, Vars, slow_view
+
+LINEAR_FROM = 5.0  # where exp(d) - d - 1 goes on as its tangent, so that one chunk cannot overflow a batch
+
+
+def noise_value(value: Critic, critic: Critic, kernel: Kernel, weight: float | None = None) -> Term:
+    """x = alpha a + sigma eps on a random level of ``kernel``, a from the data; V(s, x, level) learns from Q(s, a).
+
+    - ``weight`` None: squared error, whose minimum is the mean E[Q | x] (2205.09991);
+    - ``weight`` w: exp(d) - d - 1 with d = w (Q - V), whose minimum is log E[exp(w Q) | x] / w: the exact target of
+      guidance with that weight. Both are the same to second order, and are divided by w^2 / 2 to show it.
+
+    The data's chunks stand for the prior's. Windows that leave their episode do not count.
+    """
+
+    def draw(key: Key, chunk: Chunk) -> tuple[Array, Array]:
+        noise_key, level_key = jax.random.split(key)
+        index = jax.random.randint(level_key, chunk.action.shape[:-2], 0, count_steps(kernel))
+        return jax.random.normal(noise_key, chunk.action.shape), index
+
+    def fn(vars: Vars, noise: tuple[Array, Array], chunk: Chunk) -> tuple[Array, Metrics]:
+        eps, index = noise
+        level = jnp.asarray(np.asarray(kernel.levels), jnp.float32)[index]  # [*B, 2]
+        x = level[..., :1, None] * chunk.action + level[..., 1:, None] * eps
+        clean = critic.score(slow_view(jax.lax.stop_gradient(vars)), chunk.obs, chunk.action)
+        gap = clean - value.values(vars, chunk.obs, x, level)  # [members, *B]
+        loss = weighted_mean(chunk.mask[..., -1], jnp.square(gap) if weight is None else _linex(gap, weight))
+        return loss, {"noise_value_loss": loss, "noise_value_gap": weighted_mean(chunk.mask[..., -1], gap)}
+
+    return Term(tuple(m.name for m in value.modules), draw, fn)
+
+
+def _linex(gap: Array, weight: float) -> Array:
+    weight = jnp.maximum(weight, 1e-2)  # below, the difference is lost in float32, and the loss is the square anyway
+    d = weight * gap
+    low = jnp.minimum(d, LINEAR_FROM)
+    slope = jnp.expm1(LINEAR_FROM)
+    return (jnp.expm1(low) - low + slope * (d - low)) * 2 / weight**2
