@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -86,7 +87,5 @@ def stochastic(kernel: Kernel, eta: float = 1.0) -> Kernel:
         raise ValueError(f"stochastic needs an actor with noise levels, got {kernel.modules or 'one step'}")
     advance = kernel.advance
 
-    def noisy(x: Array, clean: Array, k, more=eta) -> tuple[Array, Array]:
-        return advance(x, clean, k, more)
-
+    noisy = functools.partial(advance, eta=eta)
     return kernel._replace(advance=noisy, step=step_of(kernel.denoise, noisy), noisy=True)
