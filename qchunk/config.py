@@ -42,6 +42,10 @@ class ChunkConfig:
     """J backup points in environment steps, ascending; empty means the horizon itself."""
     gamma: float = 0.99
     """Discount per environment step, in [0, 1]."""
+    padding: Literal["masked", "repeated", "whole"] = "masked"
+    """What imitation learns from steps past an episode's end: nothing, the last action again, or nothing from such a chunk."""
+    history: int = 1
+    """To, observations seen at once, the newest last; before an episode's start its first one is repeated."""
 
     @property
     def points(self) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from qchunk.data.chunks import Dataset
 from qchunk.envs.base import Env, wrap
 from qchunk.envs.host import HostEnv
 from qchunk.evaluate import episodes, summary
+from qchunk.errors import UserError
 from qchunk.execute import parse
 from qchunk.seeds import over_seeds
 from qchunk.types import Algorithm, Learner, Spec, view
@@ -183,6 +184,10 @@ def offline(
     """
     s = resolve(settings)
     check(c, s, data)
+    seen, kept = env.observation_size, data.obs.shape[-1]
+    if seen != kept:
+        fix = "make both with the same history: envs.make(name, history) and chunks.with_history(data, history)"
+        raise UserError(f"the environment's observations have {seen} numbers, the data's {kept}", fix)
     spec = Spec(env.observation_size, env.action_size, c.chunk.horizon)
     state = init(build, c, given, spec, s, data) if learner is None else learner
     normalise.check(state, s.normalise_obs, s.normalise_action)

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import qchunk
-from qchunk import envs, flags, names
+from qchunk import collect, envs, flags, names
 from qchunk.envs.base import AutoReset, Env, EpisodeLimit, State, Vmap, wrap
 from qchunk.errors import UserError
+from qchunk.evaluate import episodes
 
 ACTION = jnp.ones((1,))
 
@@ -242,3 +243,31 @@ def test_every_target_builds_an_algorithm(name):
     algorithm = build(config_class())
     assert all(callable(getattr(algorithm, f)) for f in ("init", "update", "prepare", "stop"))
     assert names.ALGORITHMS[name].text and "\n" not in names.ALGORITHMS[name].text
+
+
+@pytest.mark.parametrize(("name", "least"), [("pole", 0.9), ("fork", 0.9)])
+def test_experts_of_the_averaging_probes(name, least):
+    """Experts reach both modes equally and succeed; what lies between the modes fails."""
+    env = envs.make(f"probe/{name}")
+    scheme = collect.scheme_of(env, "expert")
+    played = episodes(wrap(env), scheme, collect.NO_VARS, jax.random.key(0), 400)
+    assert float(played.success.mean()) >= least
+    if name == "pole":
+        assert 42 <= float(played.length.mean()) <= 52  # specification: 46 steps
+        straight = env.reset(jax.random.key(1))
+        for _ in range(20):
+            straight = env.step(straight, jnp.asarray([1.0, 0.0]))
+            if straight.done:
+                break
+        assert float(straight.reward) == -100.0
+    else:
+        state = env.reset(jax.random.key(1))
+        assert float(env.step(state, 0.2 * state.obs).reward) < 1e-10
+        assert float(env.step(state, 0.2 * state.obs + 0.8).reward) == pytest.approx(1.0)
+
+
+def test_the_pole_is_passed_on_both_sides():
+    env = envs.make("probe/pole")
+    rows = collect.collect(env, collect.scheme_of(env, "expert"), collect.NO_VARS, jax.random.key(0), steps=8000, envs=50)
+    middle = rows.obs[np.abs(rows.obs[:, 0]) < 0.03]
+    assert 0.3 < (middle[:, 1] > 0).mean() < 0.7 and (np.abs(middle[:, 1]) > 0.25).all()

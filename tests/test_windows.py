@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qchunk import envs
+from qchunk import collect, envs
 from qchunk.config import ChunkConfig
 from qchunk.data import chunks, formats
 from qchunk.errors import UserError
@@ -282,3 +282,43 @@ def test_arrays_of_text_are_refused(rows, tmp_path):
     formats.save(tmp_path / "d.npz", bad, {"env": "probe/flag"})
     with pytest.raises(UserError, match="obs"):
         formats.load(tmp_path / "d.npz")
+
+
+def test_history_repeats_the_first_observation_and_crosses_no_episode():
+    """Against a slow loop, with episodes of 1 to 4 transitions, some shorter than the history."""
+    lengths = [1, 4, 2, 1, 3]
+    end = np.concatenate([np.r_[np.zeros(n, bool), True] for n in lengths])
+    obs = np.stack([np.arange(len(end), dtype=np.float32), -np.arange(len(end), dtype=np.float32)], axis=1)
+    data = chunks.dataset(obs, np.zeros((len(end), 1)), np.zeros(len(end)), np.zeros(len(end)), end)
+    seen = chunks.with_history(data, 3)
+    first = np.concatenate([np.full(n + 1, s) for n, s in zip(lengths, np.r_[0, np.flatnonzero(end)[:-1] + 1], strict=True)])
+    for row in range(len(end)):
+        wanted = np.concatenate([obs[max(row - j, first[row])] for j in (2, 1, 0)])
+        np.testing.assert_array_equal(seen.obs[row], wanted)
+    assert chunks.with_history(data, 1) is data
+
+
+def test_history_of_data_is_what_the_environment_shows():
+    """Rows collected through ``History`` against the same rows collected without, then stacked."""
+    env = envs.make("probe/pole")
+    shown, plain = (
+        formats.to_device(
+            collect.collect(e, collect.scheme_of(env, "random"), collect.NO_VARS, jax.random.key(0), steps=300, envs=4)
+        )
+        for e in (envs.make("probe/pole", history=3), env)
+    )
+    np.testing.assert_array_equal(shown.obs, chunks.with_history(plain, 3).obs)
+    with pytest.raises(UserError, match="one observation at a time"):
+        envs.make("gymnasium/Pendulum-v1", history=2)
+
+
+@pytest.mark.parametrize(("padding", "late"), [("masked", [1, 1, 0]), ("repeated", [1, 1, 1]), ("whole", [0, 0, 0])])
+def test_padding_rules(padding, late):
+    """Chunks of 3 from an episode of 4: whole ones count whole, one that starts at step 2 has two steps inside."""
+    rows = np.arange(5, dtype=np.float32)[:, None]
+    data = chunks.dataset(rows, rows / 10, rows[:, 0], np.zeros(5), np.arange(5) == 4)
+    c = ChunkConfig(3, padding=padding)
+    chunk = chunks.windows(data, jnp.asarray([0, 1, 2]), c)
+    np.testing.assert_array_equal(chunk.mask, [[1, 1, 1], [1, 1, 1], late])
+    np.testing.assert_allclose(chunk.action[2, :, 0], [0.2, 0.3, 0.3])
+    np.testing.assert_array_equal(chunk.weight[:, 0], [1, 1, 0])  # what values learn from does not change

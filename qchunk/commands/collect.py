@@ -95,6 +95,7 @@ def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]
         return _host_rows(env, run, f, progress), env.data_name
     if run:
         p, first = _learned(run, name)
+        env = p.env  # as it was trained: perhaps with a history
         scheme = receding(training.in_units(p.build, p.settings)(p.c).explore, p.c.chunk.horizon)
         vars = view(jax.tree.map(lambda x: x[0], first._replace(step=first.step[None])), p.given)
     else:
@@ -102,7 +103,10 @@ def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]
         scheme, vars = collecting.scheme_of(env, f.policy or None), collecting.NO_VARS
     count = max(1, min(f.envs, -(-f.steps // f.episode_length)))
     more = {"steps": f.steps, "envs": count, "episode_length": f.episode_length, "progress": progress}
-    return collecting.collect(env, scheme, vars, jax.random.key(f.seed), **more), getattr(env, "data_name", name)
+    rows = collecting.collect(env, scheme, vars, jax.random.key(f.seed), **more)
+    if hasattr(env, "history"):
+        rows = rows._replace(obs=rows.obs[:, -env.env.observation_size :])
+    return rows, getattr(env, "data_name", name)
 
 
 def _host_rows(env: HostEnv, run: Path | None, f: CollectFlags, progress: Any) -> formats.Rows:

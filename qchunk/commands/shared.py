@@ -35,7 +35,7 @@ def rebuild(kept: dict, folder: Path) -> Parts:
     build, config_class = flags.builder(kept["algorithm"])
     c = flags.from_dict(config_class, kept["config"])
     settings, more = flags.from_dict(training.Settings, kept["settings"]), kept["online"]
-    env = envs.make(kept["env"])
+    env = envs.make(kept["env"], c.chunk.history)
     return Parts(build, c, settings, flags.from_dict(online.OnlineSettings, more), env, read_given(folder))
 
 

@@ -13,8 +13,9 @@ import jax
 
 from qchunk import checkpoint, envs, flags, names, online, runs
 from qchunk import train as training
-from qchunk.commands import prior
+from qchunk.commands import prior, stages
 from qchunk.commands.shared import Parts, print_figures, rebuild, restore, save_given
+from qchunk.config import validate
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
 from qchunk.envs.host import HostEnv
@@ -66,10 +67,12 @@ NO_ONLINE = online.OnlineSettings()
 
 
 def train(argv: list[str]) -> None:
-    """``qchunk train ALGO --env ENV --data DATA [any field]`` and ``qchunk train --resume RUN``."""
+    """``qchunk train ALGO --env ENV --data DATA [any field] [--then ALGO [fields]]`` and ``qchunk train --resume RUN``."""
     if any(a.split("=")[0] == "--resume" for a in argv):
         (f,) = flags.parse("train", argv, ResumeFlags)
-        return resume(f)
+        return stages.resume(f.resume, train) if (f.resume / stages.FILE).is_file() else resume(f)
+    if stages.THEN in argv:
+        return stages.run(argv, TrainFlags, train)
     if not argv or argv[0].startswith("-"):
         if {"-h", "--help"} & set(argv):
             print("usage: qchunk train ALGO --env ENV --data DATA [fields]; qchunk train ALGO --help shows the fields")
@@ -100,7 +103,8 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, more: Any = NO_ONL
     build = build or flags.builder(algorithm)[0]
     names.check_env(f.env)
     settings = training.resolve(settings)
-    env = envs.make(f.env)
+    validate(c)
+    env = envs.make(f.env, c.chunk.history)
     earlier = prior.load(f.prior, f.prior_seed) if f.prior else None
     prior.check(earlier, algorithm, c, settings, env)
     data, about = formats.for_env(f.data, env, f.env)

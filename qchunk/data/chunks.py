@@ -44,6 +44,24 @@ def dataset(obs, action, reward, terminal, end) -> Dataset:
     return Dataset(o, a, r, t, jnp.asarray(left), jnp.asarray(np.flatnonzero(left > 0).astype(np.int32)))
 
 
+def with_history(data: Dataset, count: int) -> Dataset:
+    """The same data seen through ``History``: each observation is the last ``count`` ones, oldest first [R, count * O].
+
+    Before an episode's start its first observation is repeated (2303.04137, section IV).
+    """
+    if count == 1:
+        return data
+    row = jnp.arange(data.left.shape[0])
+    stack, at = [], row
+    for j in range(count):
+        stack.append(data.obs[at])
+        # the row before is of the same episode if it has one transition more to go; else an episode starts here
+        before = jnp.maximum(row - j - 1, 0)
+        same = (data.left[before] == data.left + j + 1) & (row > j)
+        at = jnp.where(same, before, at)
+    return data._replace(obs=jnp.concatenate(stack[::-1], axis=-1))
+
+
 def length(c: ChunkConfig) -> int:
     """Steps that a window reads."""
     return max(c.horizon, c.points[-1])
@@ -69,7 +87,8 @@ def cut(
     - discount_j = gamma^n, or 0 if a success lies inside the window: an exact target, whatever the later actions;
     - weight_j = 1 if the window is whole or holds a success; 0 where a time-out cuts it;
     - next_obs_j is the true observation n steps on, or the episode's final one;
-    - action is padded with the last action after an episode's end, where mask is 0.
+    - action is padded with the last action after an episode's end; mask is 0 there, or 1 with padding "repeated", and
+      0 for the whole chunk with padding "whole".
 
     Args:
         obs: [B, O] at the start.
@@ -86,10 +105,16 @@ def cut(
     discounted = jnp.cumsum(c.gamma**k * reward * before * inside, axis=-1)
     n = jnp.asarray(points)[None]  # [1, J]
     alive = going[:, points - 1]
+    played = inside[:, : c.horizon].astype(jnp.float32)
+    masks = {
+        "masked": played,
+        "repeated": jnp.ones_like(played),
+        "whole": jnp.broadcast_to(played[:, -1:], played.shape),
+    }
     return Chunk(
         obs=obs,
         action=action[:, : c.horizon],
-        mask=inside[:, : c.horizon].astype(jnp.float32),
+        mask=masks[c.padding],
         reward=discounted[:, points - 1],
         discount=c.gamma**n * alive,
         next_obs=next_obs,

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qchunk import files
-from qchunk.data.chunks import EDGE, Dataset, dataset
+from qchunk.data.chunks import EDGE, Dataset, dataset, with_history
 from qchunk.errors import UserError
 
 FORMAT, VERSION = "qchunk-data", 1
@@ -133,11 +133,14 @@ def to_device(rows: Rows) -> Dataset:
 
 
 def for_env(path: Path, env: Any, name: str) -> tuple[Dataset, dict[str, Any]]:
-    """The data set at ``path``, rewards and terminals as ``env`` (of that ``name``) would give them.
+    """The data set at ``path``, as ``env`` (of that ``name``) gives rewards, terminals and observations.
 
     Raises:
         UserError: data of another environment, or of other sizes.
     """
+    if (count := getattr(env, "history", 1)) > 1:
+        data, about = for_env(path, env.env, name)
+        return with_history(data, count), about
     if hasattr(env, "read") and (found := env.read(path)):
         return to_device(found[0]), found[1]
     rows, about = load(path)

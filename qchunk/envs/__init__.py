@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from qchunk import names
+from qchunk.errors import UserError
 
 if TYPE_CHECKING:
     from qchunk.envs.base import Env
@@ -19,16 +20,27 @@ FAMILIES = {
     "gymnasium": "qchunk.envs.gymnasium",
     "probe": "qchunk.envs.probes",
 }
+ON_THE_HOST = ("ogbench", "gymnasium")
 
 
-def make(name: str) -> Env | HostEnv:
+def make(name: str, history: int = 1) -> Env | HostEnv:
     """The environment ``family/name``: ONE environment, without wrappers, or a host environment (host.py).
+
+    With ``history`` > 1 its observations are the last so many ones (data: ``chunks.with_history``).
 
     Besides brax's interface it has ``episode_length`` (steps), ``data_name`` (what a data set for it is called) and,
     where a data set serves several tasks, ``relabel(obs, action, next_obs) -> (reward, terminal)``.
 
     Raises:
-        UserError: unknown name; the nearest ones are offered.
+        UserError: unknown name; the nearest ones are offered. Or a history of a host environment.
     """
     family, _, rest = names.check_env(name, scene_too=True).partition("/")
-    return importlib.import_module(FAMILIES[family]).make(rest)
+    env = importlib.import_module(FAMILIES[family]).make(rest)
+    if history == 1:
+        return env
+    if family in ON_THE_HOST:
+        fix = "leave --chunk.history out"
+        raise UserError(f"{name} runs in worker processes, which show one observation at a time", fix)
+    from qchunk.envs.base import History
+
+    return History(env, history)

@@ -31,7 +31,7 @@ def quiet():
 with quiet():
     from brax.envs.base import Env, State, Wrapper
 
-__all__ = ["AutoReset", "Behaviour", "Env", "EpisodeLimit", "State", "Vmap", "Wrapper", "quiet", "where", "wrap"]
+__all__ = ["AutoReset", "Behaviour", "Env", "EpisodeLimit", "History", "State", "Vmap", "Wrapper", "quiet", "where", "wrap"]
 
 
 class Behaviour(NamedTuple):
@@ -79,6 +79,28 @@ class EpisodeLimit(Wrapper):
         info = {**state.info, "key": key, "steps": steps, "terminal": terminal, "truncation": truncation}
         reward = jnp.asarray(state.reward, jnp.float32)
         return state.replace(info=info, reward=reward, done=jnp.maximum(terminal, truncation))
+
+
+class History(Wrapper):
+    """Observations become the last ``history`` ones, oldest first [history * O]; a reset repeats its first one."""
+
+    def __init__(self, env: Env, history: int):
+        super().__init__(env)
+        self.history = history
+
+    @property
+    def observation_size(self) -> int:
+        """Numbers in all ``history`` observations."""
+        return self.history * self.env.observation_size
+
+    def reset(self, rng: jax.Array) -> State:
+        state = self.env.reset(rng)
+        return state.replace(obs=jnp.tile(state.obs, self.history))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        seen, size = state.obs, self.env.observation_size
+        state = self.env.step(state.replace(obs=seen[-size:]), action)
+        return state.replace(obs=jnp.concatenate([seen[size:], state.obs]))
 
 
 class Vmap(Wrapper):

@@ -28,18 +28,21 @@ class Pole(Env):
     backend = property(lambda self: "probe")  # type: ignore[assignment]
 
     def reset(self, rng: Array) -> State:
-        start_key, key = jax.random.split(rng)
+        start_key, seed_key = jax.random.split(rng)
         obs = jnp.stack([-jnp.ones(()), jax.random.uniform(start_key, minval=-0.03, maxval=0.03)])
         zero = jnp.zeros(())
-        return State({"key": key, "t": jnp.zeros((), jnp.int32)}, obs, zero, zero, {"success": zero})
+        # a number and not a key: states are selected between, which would count as a second use of one
+        seed = jax.random.bits(seed_key, (), jnp.uint32)
+        return State({"seed": seed, "t": jnp.zeros((), jnp.int32)}, obs, zero, zero, {"success": zero})
 
     def step(self, state: State, action: Array) -> State:
-        key, t = state.pipeline_state["key"], state.pipeline_state["t"]
-        obs = state.obs + SPEED * action + JITTER * jax.random.normal(jax.random.fold_in(key, t), (2,))
+        seed, t = state.pipeline_state["seed"], state.pipeline_state["t"]
+        key = jax.random.fold_in(jax.random.key(seed), t)
+        obs = state.obs + SPEED * action + JITTER * jax.random.normal(key, (2,))
         hit = jnp.linalg.norm(obs) < POLE
         there = jnp.linalg.norm(obs - jnp.asarray(GOAL)) < REACH
         return state.replace(
-            pipeline_state={"key": key, "t": t + 1},
+            pipeline_state={"seed": seed, "t": t + 1},
             obs=obs,
             reward=jnp.where(there, 0.0, jnp.where(hit, -100.0, -1.0)),
             done=(hit | there).astype(jnp.float32),
