@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from qchunk.commands.collect import CollectFlags, collect_to
 from qchunk.commands.train import NO_ONLINE, ResumeFlags, TrainFlags
 from qchunk.commands.train import resume as resume_run
 from qchunk.commands.train import run as new_run
-from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
+from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig, OptimConfig
 from qchunk.errors import UserError
 from qchunk.online import OnlineSettings
 from qchunk.train import Settings
@@ -43,6 +43,7 @@ class Run(NamedTuple):
     settings: Settings
     label: str
     online: OnlineSettings = NO_ONLINE
+    prior: str = ""  # ENV/LABEL of an earlier run of the suite, whose first seed this one stands on
 
 
 def small_qc(horizon: int = 5, backup: tuple[int, ...] = (), steps: int = 10) -> QC:
@@ -53,6 +54,11 @@ def small_qc(horizon: int = 5, backup: tuple[int, ...] = (), steps: int = 10) ->
 def small_bc(horizon: int = 5, steps: int = 10) -> BC:
     """The same actor, imitating only."""
     return BC(ChunkConfig(horizon), FlowConfig(SMALL, steps=steps), OPTIM)
+
+
+def small_diffusion_bc(horizon: int = 5) -> BC:
+    """A diffusion actor of the same widths, 20 DDPM steps."""
+    return BC(ChunkConfig(horizon), DiffusionConfig(SMALL), OPTIM)
 
 
 def four_arms(env: str, data: Data, settings: Settings) -> list[Run]:
@@ -74,11 +80,16 @@ def collected(data: Data, root: Path) -> Path:
     return out
 
 
+def folder_of(run: Run, root: Path) -> Path:
+    """Where a run of a suite lies."""
+    return root / "runs" / run.env / run.label
+
+
 def run_suite(name: str, suite: Sequence[Run], root: Path) -> list[dict[str, str]]:
     """Runs what is missing, writes the report to root/report and the table's rows to the terminal."""
     folders = []
     for i, run in enumerate(suite, 1):
-        out = root / "runs" / run.env / run.label
+        out = folder_of(run, root)
         folders.append(out)
         print(f"[{name} {i}/{len(suite)}] {run.label} on {run.env}", file=sys.stderr, flush=True)
         if (out / runs.SUMMARY).exists():
@@ -86,7 +97,9 @@ def run_suite(name: str, suite: Sequence[Run], root: Path) -> list[dict[str, str
         if out.exists():
             resume_run(ResumeFlags(out, quiet=not sys.stderr.isatty()))
         else:
-            where = TrainFlags(run.env, collected(run.data, root), out, run.label, quiet=not sys.stderr.isatty())
+            prior = root / "runs" / run.prior if run.prior else None
+            quiet = not sys.stderr.isatty()
+            where = TrainFlags(run.env, collected(run.data, root), out, run.label, prior, quiet=quiet)
             new_run(run.algorithm, where, run.config, run.settings, run.online)
     rows = report.write_report(folders, root / "report")
     print(report.markdown(rows))
@@ -94,10 +107,11 @@ def run_suite(name: str, suite: Sequence[Run], root: Path) -> list[dict[str, str
     return rows
 
 
-def main(name: str, suite: Sequence[Run]) -> None:
-    """``python experiments/NAME.py [FOLDER]``; the folder is runs/NAME by default."""
+def main(name: str, suite: Sequence[Run], after: Callable[[Path], None] = lambda root: None) -> None:
+    """``python experiments/NAME.py [FOLDER]``; the folder is runs/NAME by default. ``after`` looks at the runs in it."""
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs") / name
     try:
         run_suite(name, suite, root)
+        after(root)
     except UserError as e:
         sys.exit(f"error: {e}")
