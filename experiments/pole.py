@@ -132,7 +132,11 @@ def look(root: Path) -> None:
         for seed, steps in enumerate(played(folder_of(run, root))):
             s = sides(steps)
             lines.append(f"| {run.label} | {seed} | " + " | ".join(f"{100 * s[n]:.1f}" for n in s) + " |")
-    lines += ["", "| chunk | neighbours | their mean, success % | one of them, success % |", "| --- | --- | --- | --- |"]
+    lines += [
+        "",
+        "| chunk | neighbours | their mean, success % | one of them, success % |",
+        "| --- | --- | --- | --- |",
+    ]
     data = next((root / "data").glob("probe-pole-*.npz"))
     for horizon in (16, 4, 1):
         for count in (32, 512):

@@ -15,7 +15,21 @@ import jax.numpy as jnp
 import optax
 
 from qchunk.config import OptimConfig
-from qchunk.types import Algorithm, Array, Chunk, Key, Learner, Metrics, Module, Policy, Spec, Term, Vars, slow_view, view
+from qchunk.types import (
+    Algorithm,
+    Array,
+    Chunk,
+    Key,
+    Learner,
+    Metrics,
+    Module,
+    Policy,
+    Spec,
+    Term,
+    Vars,
+    slow_view,
+    view,
+)
 
 
 def modules_of(parts: Sequence[Any]) -> tuple[Module, ...]:

@@ -312,9 +312,7 @@ def _figures(total: dict, updates: int, steps: int, seeds: int, began: float) ->
     return {**means, "reward_per_step": reward, "resting": 1.0 - alive / steps, **speeds}
 
 
-def state_like(
-    build: Build, env: Env, learner: Learner, c: Any, given: dict, s: Settings, o: OnlineSettings
-) -> Online:
+def state_like(build: Build, env: Env, learner: Learner, c: Any, given: dict, s: Settings, o: OnlineSettings) -> Online:
     """Shapes and types of the online part beside such a ``learner``, for restoring one."""
     made = functools.partial(begin, train.in_units(build, s), env, plan_of(c, s, o))
     return jax.eval_shape(lambda learner, keys: made(learner, c, given, keys), learner, seed_keys(s))

@@ -23,8 +23,8 @@ from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
 from qchunk.envs.base import Env, wrap
 from qchunk.envs.host import HostEnv
-from qchunk.evaluate import episodes, summary
 from qchunk.errors import UserError
+from qchunk.evaluate import episodes, summary
 from qchunk.execute import parse
 from qchunk.seeds import over_seeds
 from qchunk.types import Algorithm, Learner, Spec, view

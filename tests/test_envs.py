@@ -268,6 +268,8 @@ def test_experts_of_the_averaging_probes(name, least):
 
 def test_the_pole_is_passed_on_both_sides():
     env = envs.make("probe/pole")
-    rows = collect.collect(env, collect.scheme_of(env, "expert"), collect.NO_VARS, jax.random.key(0), steps=8000, envs=50)
+    rows = collect.collect(
+        env, collect.scheme_of(env, "expert"), collect.NO_VARS, jax.random.key(0), steps=8000, envs=50
+    )
     middle = rows.obs[np.abs(rows.obs[:, 0]) < 0.03]
     assert 0.3 < (middle[:, 1] > 0).mean() < 0.7 and (np.abs(middle[:, 1]) > 0.25).all()

@@ -291,7 +291,9 @@ def test_history_repeats_the_first_observation_and_crosses_no_episode():
     obs = np.stack([np.arange(len(end), dtype=np.float32), -np.arange(len(end), dtype=np.float32)], axis=1)
     data = chunks.dataset(obs, np.zeros((len(end), 1)), np.zeros(len(end)), np.zeros(len(end)), end)
     seen = chunks.with_history(data, 3)
-    first = np.concatenate([np.full(n + 1, s) for n, s in zip(lengths, np.r_[0, np.flatnonzero(end)[:-1] + 1], strict=True)])
+    first = np.concatenate(
+        [np.full(n + 1, s) for n, s in zip(lengths, np.r_[0, np.flatnonzero(end)[:-1] + 1], strict=True)]
+    )
     for row in range(len(end)):
         wanted = np.concatenate([obs[max(row - j, first[row])] for j in (2, 1, 0)])
         np.testing.assert_array_equal(seen.obs[row], wanted)

@@ -39,7 +39,9 @@ def load(folder: Path, seed: int = 0) -> Prior:
     p = rebuild(kept, folder)
     learner, step = learner_of(folder, p, None)
     if not 0 <= seed < p.settings.seeds:
-        raise UserError(f"the run {folder} has {p.settings.seeds} seeds", f"give --prior-seed 0 to {p.settings.seeds - 1}")
+        raise UserError(
+            f"the run {folder} has {p.settings.seeds} seeds", f"give --prior-seed 0 to {p.settings.seeds - 1}"
+        )
     given = {**p.given, **jax.tree.map(lambda x: x[seed], p.build(p.c).freeze(learner))}
     if normalise.STATS in learner.stats:
         given[normalise.STATS] = jax.tree.map(lambda x: x[seed], normalise.as_dict(learner.stats[normalise.STATS]))
@@ -67,12 +69,16 @@ def check(prior: Prior | None, algorithm: str, c: Any, settings: Any, env: Any) 
     if prior is None:
         return
     if not wants:
-        raise UserError(f"{algorithm} trains its own actor", "leave --prior out, or take qc-frozen, v-gps or value-guided")
+        raise UserError(
+            f"{algorithm} trains its own actor", "leave --prior out, or take qc-frozen, v-gps or value-guided"
+        )
     ours, theirs = dataclasses.asdict(c.given), dataclasses.asdict(prior.actor)
     odd = sorted(n for n in theirs if ours.get(n) != theirs[n] and n not in MAY_CHANGE.get(theirs["kind"], ()))
     if odd:
         name = odd[0].replace("_", "-")
-        raise UserError(f"--given.{name} {ours.get(odd[0])} is not the prior's {theirs[odd[0]]}", f"leave --given.{name} out")
+        raise UserError(
+            f"--given.{name} {ours.get(odd[0])} is not the prior's {theirs[odd[0]]}", f"leave --given.{name} out"
+        )
     if c.chunk.horizon != prior.config.chunk.horizon:
         fix = f"leave --chunk.horizon out, or train a prior with {c.chunk.horizon}"
         raise UserError(f"the prior's chunks have {prior.config.chunk.horizon} actions, not {c.chunk.horizon}", fix)
@@ -91,4 +97,3 @@ def _fits(params: Any, c: Any, env: Any) -> None:
     like = jax.eval_shape(lambda: actor(c.given).modules[0].init(jax.random.key(0), spec))
     if jax.tree.map(jnp.shape, params) != jax.tree.map(lambda x: x.shape, like):
         raise UserError("the prior's networks do not fit this environment's sizes", "train a prior for it")
-

@@ -15,7 +15,6 @@ from qchunk import train as training
 from qchunk.errors import UserError
 from qchunk.types import Learner, Spec
 
-
 GIVEN = "given"  # the folder within a run's that holds the frozen modules it stands on
 
 

@@ -51,7 +51,11 @@ def plan(argv: list[str], shared: type) -> tuple[Path, list[list[str]]]:
         if i > 1 and (odd := {"out", "prior"} & set(own)):
             raise UserError(f"stage {i} has a --{min(odd)} of its own", "leave it out: it stands on the stage before")
         kept = {n: words for n, words in first.items() if i > 1 and n in common - set(OWN)}
-        groups = {**kept, **own, "out": ["--out", str(Path(out).resolve() / f"{i}-{Path(part[0]).stem.replace(':', '-')}")]}
+        groups = {
+            **kept,
+            **own,
+            "out": ["--out", str(Path(out).resolve() / f"{i}-{Path(part[0]).stem.replace(':', '-')}")],
+        }
         if "data" in groups:
             groups["data"] = ["--data", str(Path(groups["data"][-1].removeprefix("--data=")).resolve())]
         if before:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -28,7 +29,7 @@ def ensemble(c: CriticConfig, name: str, sizes: Callable, parts: Callable) -> Cr
     def apply(params, *inputs: Array) -> Array:
         return nets.apply_ensemble(net, params, *inputs)
 
-    def values(vars: Vars, obs, action: Array | None = None, level: Array = CLEAN) -> Array:
+    def values(vars: Vars, obs, action: Array | None = None, level: Any = CLEAN) -> Array:
         return apply(vars.params[name], *parts(nets.flatten_obs(obs), action, jnp.asarray(level)))
 
     def aggregate(q: Array) -> Array:

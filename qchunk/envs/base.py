@@ -31,7 +31,19 @@ def quiet():
 with quiet():
     from brax.envs.base import Env, State, Wrapper
 
-__all__ = ["AutoReset", "Behaviour", "Env", "EpisodeLimit", "History", "State", "Vmap", "Wrapper", "quiet", "where", "wrap"]
+__all__ = [
+    "AutoReset",
+    "Behaviour",
+    "Env",
+    "EpisodeLimit",
+    "History",
+    "State",
+    "Vmap",
+    "Wrapper",
+    "quiet",
+    "where",
+    "wrap",
+]
 
 
 class Behaviour(NamedTuple):

@@ -1,0 +1,143 @@
+"""Frozen priors on the command line: --prior, chains of stages, and mistakes told in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from test_cli import ENV, last_checkpoint, run
+
+from qchunk import cli
+
+STEPS = ["--offline-steps", "20", "--eval-every", "10", "--log-every", "10", "--episodes", "4", "--batch", "16"]
+TINY = ["--critic.hidden", "16", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A data set, and a diffusion prior of two seeds in standard units with averaged weights."""
+    folder = tmp_path_factory.mktemp("stages")
+    cli.main(["collect", ENV, "--out", str(folder / "d.npz"), "--steps", "400", "--episode-length", "10", "--quiet"])
+    actor = ["--actor.kind", "diffusion", "--actor.hidden", "16", "--actor.steps", "3", "--actor.ema"]
+    more = ["--chunk.horizon", "2", "--seeds", "2", "--normalise-obs", "standard", "--quiet"]
+    cli.main(["train", "bc", *where(folder), "--out", str(folder / "bc"), *actor, *more, *STEPS])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def guided(base):
+    argv = ["train", "value-guided", *where(base), "--out", str(base / "vg"), "--prior", str(base / "bc"), *STEPS, *TINY]
+    cli.main([*argv, "--value.hidden", "16", "--prior-seed", "1"])
+    return base / "vg"
+
+
+def where(folder):
+    return ["--env", ENV, "--data", str(folder / "d.npz")]
+
+
+def test_a_stage_takes_over_what_its_prior_settled(guided, capsys):
+    about = json.loads((guided / "config.json").read_text())["config"]
+    assert about["config"]["given"]["kind"] == "diffusion" and about["config"]["given"]["steps"] == 3
+    assert about["config"]["chunk"]["horizon"] == 2 and about["settings"]["normalise_obs"] == "standard"
+    assert about["prior"]["algorithm"] == "bc" and about["prior"]["seed"] == 1 and about["prior"]["step"] == 20
+    code, out, _ = run(capsys, "eval", guided, "--episodes", "4", "--json")
+    assert code == 0 and len(json.loads(out)["success"]["per_seed"]) == 1
+
+
+def test_the_frozen_modules_are_the_averaged_weights_of_the_chosen_seed(base, guided):
+    from qchunk.commands import shared
+    from qchunk.runs import read_config
+
+    p = shared.rebuild(read_config(base / "bc")["config"], base / "bc")
+    (learner, _), _ = shared.restore(base / "bc", p, None)
+    given = shared.read_given(guided)
+    bias = given["actor"]["net"]["head_bias"]
+    np.testing.assert_array_equal(bias, learner.slow["actor"]["net"]["head_bias"][1])
+    assert (np.asarray(bias) != np.asarray(learner.params["actor"]["net"]["head_bias"][1])).any()
+    np.testing.assert_array_equal(given["units"]["obs"]["scale"], learner.stats["units"]["obs"].scale[1])
+
+
+def test_resumes_without_the_priors_folder_to_the_same_bits(base, guided, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(guided, copy)
+    shutil.rmtree(copy / "checkpoints" / "20")
+    (copy / "summary.json").unlink()
+    (base / "bc").rename(base / "away")
+    try:
+        code, _, err = run(capsys, "train", "--resume", copy, "--quiet")
+    finally:
+        (base / "away").rename(base / "bc")
+    assert code == 0, err
+    assert last_checkpoint(copy) == last_checkpoint(guided)
+
+
+def test_a_damaged_copy_of_the_prior_is_refused(guided, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(guided, copy)
+    file = max((copy / "given" / "0" / "arrays").rglob("*"), key=lambda f: f.stat().st_size if f.is_file() else 0)
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    code, _, err = run(capsys, "eval", copy)
+    assert code == 2 and err.count("\n") == 1 and "given" in err
+
+
+def test_a_stage_stands_on_a_stage(base, guided, capsys):
+    out = base / "gps"
+    argv = ["train", "v-gps", *where(base), "--out", out, "--prior", guided, "--given.ddim", "2", "--n", "2"]
+    code, _, err = run(capsys, *argv, *STEPS, *TINY)
+    assert code == 0, err
+    kept = json.loads((out / "config.json").read_text())["config"]
+    assert kept["config"]["given"]["ddim"] == 2 and kept["prior"]["algorithm"] == "value-guided"
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["v-gps"], "--prior RUN"),
+        (["bc", "--prior", "bc"], "leave --prior out"),
+        (["v-gps", "--prior", "nowhere"], "not a run"),
+        (["v-gps", "--prior", "bc", "--prior-seed", "2"], "--prior-seed 0 to 1"),
+        (["v-gps", "--prior", "bc", "--given.hidden", "17"], "leave --given.hidden out"),
+        (["v-gps", "--prior", "bc", "--given.kind", "flow"], "leave --given."),
+        (["v-gps", "--prior", "bc", "--chunk.horizon", "1"], "leave --chunk.horizon out"),
+        (["v-gps", "--prior", "bc", "--chunk.history", "2"], "train a prior"),
+        (["v-gps", "--prior", "bc", "--normalise-obs", "none"], "leave --normalise-obs out"),
+        (["v-gps", "--prior", "bc", "--env", "probe/flag"], "train a prior for probe/flag"),
+        (["bc", "--actor.kind", "fluid"], "Did you mean flow"),
+        (["bc", "--actor.kind", "diffusion", "--actor.hidden", "8", "8"], "odd number of equal widths"),
+        (["bc", "--actor.kind", "diffusion", "--actor.ddim", "30"], "give 20 or less"),
+        (["bc", "--actor.kind", "diffusion", "--actor.time-features", "3"], "give 4, 6, 8"),
+        (["bc", "--actor.ddim", "3"], "unknown flag"),
+    ],
+)
+def test_mistakes(base, tmp_path, capsys, monkeypatch, argv, says):
+    monkeypatch.chdir(base)
+    code, _, err = run(capsys, "train", argv[0], *where(base), "--out", tmp_path / "x", *argv[1:], *STEPS)
+    assert code == 2 and err.count("\n") == 1 and says in err, err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_chain_is_one_command_and_one_report(base, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(base)  # the data's path is relative, and the chain goes on from elsewhere
+    out = tmp_path / "chain"
+    first = ["bc", "--env", ENV, "--data", "d.npz", "--out", out, "--chunk.horizon", "2", "--actor.hidden", "16", *STEPS]
+    argv = ["train", *first, "--quiet", "--then", "qc-frozen", "--critic.hidden", "16", "--n", "2", "--label", "second"]
+    code, text, err = run(capsys, *argv)
+    assert code == 0, err
+    assert {p.name for p in out.iterdir()} == {"1-bc", "2-qc-frozen", "report", "stages.json"}
+    table = (out / "report" / "table.md").read_text()
+    assert "| bc |" in table and "| second |" in table
+    whole = last_checkpoint(out / "2-qc-frozen")
+    shutil.rmtree(out / "2-qc-frozen")
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "train", "--resume", out)[0] == 0
+    assert last_checkpoint(out / "2-qc-frozen") == whole
+    for bad, says in (
+        (["train", *first, "--then", "qc-frozen"], "exists already"),
+        (["train", *first, "--then"], "names no algorithm"),
+        (["train", *first, "--then", "qc-frozen", "--out", "y"], "leave it out"),
+        (["train", "bc", "--then", "qc-frozen"], "--out FOLDER"),
+    ):
+        code, _, err = run(capsys, *bad)
+        assert code == 2 and says in err, err
