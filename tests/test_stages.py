@@ -28,7 +28,17 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def guided(base):
-    argv = ["train", "value-guided", *where(base), "--out", str(base / "vg"), "--prior", str(base / "bc"), *STEPS, *TINY]
+    argv = [
+        "train",
+        "value-guided",
+        *where(base),
+        "--out",
+        str(base / "vg"),
+        "--prior",
+        str(base / "bc"),
+        *STEPS,
+        *TINY,
+    ]
     cli.main([*argv, "--value.hidden", "16", "--prior-seed", "1"])
     return base / "vg"
 
@@ -121,9 +131,22 @@ def test_mistakes(base, tmp_path, capsys, monkeypatch, argv, says):
 def test_a_chain_is_one_command_and_one_report(base, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(base)  # the data's path is relative, and the chain goes on from elsewhere
     out = tmp_path / "chain"
-    first = ["bc", "--env", ENV, "--data", "d.npz", "--out", out, "--chunk.horizon", "2", "--actor.hidden", "16", *STEPS]
+    first = [
+        "bc",
+        "--env",
+        ENV,
+        "--data",
+        "d.npz",
+        "--out",
+        out,
+        "--chunk.horizon",
+        "2",
+        "--actor.hidden",
+        "16",
+        *STEPS,
+    ]
     argv = ["train", *first, "--quiet", "--then", "qc-frozen", "--critic.hidden", "16", "--n", "2", "--label", "second"]
-    code, text, err = run(capsys, *argv)
+    code, _, err = run(capsys, *argv)
     assert code == 0, err
     assert {p.name for p in out.iterdir()} == {"1-bc", "2-qc-frozen", "report", "stages.json"}
     table = (out / "report" / "table.md").read_text()

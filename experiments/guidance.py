@@ -1,0 +1,149 @@
+"""One frozen flow prior and one frozen diffusion prior, and what value does with them: guidance, re-ranking, best of N.
+
+Tabletop cube-single, tasks 1 to 5, and cube-double task 1; 4 seeds. ``report/compute.md`` and ``compute.png`` set success
+against what an action costs; ``report/steps.md`` the number of denoising steps against success and latency.
+
+``python experiments/guidance.py [FOLDER] [TASK ...]``, such as cube-single-task1; all of them by default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+from _suite import OPTIM, SMALL, TAU, Data, Run, folder_of, main
+
+from qchunk import runs, train
+from qchunk.algorithms.bc import BC
+from qchunk.algorithms.qc_frozen import FrozenQC
+from qchunk.algorithms.v_gps import VGPS
+from qchunk.algorithms.value_guided import ValueGuided
+from qchunk.commands.shared import Parts, learner_of, rebuild
+from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig
+from qchunk.sampling import count_steps
+from qchunk.train import Settings
+from qchunk.types import Learner, view
+
+TASKS = [*(f"cube-single-task{t}" for t in range(1, 6)), "cube-double-task1"]
+DATA = {"cube-single": Data("tabletop/cube-single", 200_000), "cube-double": Data("tabletop/cube-double", 1_000_000)}
+PRIORS = {"flow": FlowConfig(SMALL, ema=True), "diffusion": DiffusionConfig(SMALL, ema=True)}
+# Each chosen among a few single-seed runs of the flow on cube-single-task2, then held for both priors and every task.
+WEIGHTS = {"log-expectation": 0.3, "mean": 0.3, "clean": 0.1, "diffuser": 0.3}
+CHUNK, Q, V = ChunkConfig(5), CriticConfig(SMALL, tau=TAU), CriticConfig(SMALL, members=1, tau=TAU)
+
+
+def arms(env: str, data: Data, kind: str, prior: str) -> list[Run]:
+    """What stands on one prior: itself, four guidances, re-ranking, best of N."""
+    settings = Settings(seeds=4, offline_steps=6_000, eval_every=3_000, episodes=100)
+    none = dataclasses.replace(settings, offline_steps=1)
+    c = PRIORS[kind]
+    made = [("v-gps", VGPS(c, CHUNK, Q, OPTIM, n=1), none, "prior")]  # one candidate is the prior, bit for bit
+    for target, weight in WEIGHTS.items():
+        guided = ValueGuided(c, CHUNK, Q, V, OPTIM, target, weight, "guided")  # type: ignore[arg-type]
+        made.append(("value-guided", guided, settings, f"guided, {target}"))
+    made.append(("v-gps", VGPS(c, CHUNK, Q, OPTIM, n=10), settings, "v-gps"))
+    made.append(("qc-frozen", FrozenQC(c, CHUNK, Q, OPTIM, n=8), settings, "qc-frozen"))
+    return [Run(name, env, data, c, s, f"{kind}: {label}", prior=prior) for name, c, s, label in made]
+
+
+def suite(tasks: list[str]) -> list[Run]:
+    """The priors of the scenes, cloned once with one seed, and their arms on every task."""
+    found: list[Run] = []
+    for task in tasks:
+        scene, env = task.rsplit("-", 1)[0], f"tabletop/{task}"
+        first = f"tabletop/{scene}-task1"  # cloning never sees a reward: any task names the scene
+        for kind, c in PRIORS.items():
+            settings = Settings(offline_steps=20_000, eval_every=20_000, episodes=100)
+            prior = Run("bc", first, DATA[scene], BC(CHUNK, c, OPTIM), settings, f"bc ({kind})")
+            found += [] if prior in found else [prior]
+            found += arms(env, DATA[scene], kind, f"{first}/{prior.label}")
+    return found
+
+
+def opened(folder: Path) -> tuple[Parts, Learner]:
+    """A finished run."""
+    p = rebuild(runs.read_config(folder)["config"], folder)
+    return p, learner_of(folder, p, None)[0]
+
+
+def milliseconds(p: Parts, learner: Learner) -> float:
+    """Of one decision for one observation: the median of 50."""
+    vars = view(jax.tree.map(lambda x: x[0], learner._replace(step=learner.step[None].repeat(4))), p.given)
+    policy, obs = p.build(p.c).act, np.zeros((1, p.env.observation_size), np.float32)
+    act = jax.jit(lambda vars, key, obs: policy.plan(vars, policy.draw(vars, key, obs), obs, None).action)
+    times = []
+    for i in range(60):
+        began = time.perf_counter()
+        act(vars, jax.random.key(i), obs).block_until_ready()
+        times.append(time.perf_counter() - began)
+    return float(np.median(times[10:])) * 1e3
+
+
+def evaluations(c: object) -> int:
+    """Network evaluations of one decision; a gradient counts as two more than its value, an ensemble once a member."""
+    from qchunk.actors import actor
+
+    steps, n = count_steps(actor(c.given)), getattr(c, "n", 1)  # type: ignore[attr-defined]
+    if isinstance(c, ValueGuided):
+        members = c.critic.members if c.guidance == "clean" else c.value.members
+        return steps * (1 + 3 * members * (2 if c.guidance == "diffuser" else 1))
+    return n * steps + (n * c.critic.members if n > 1 else 0)  # type: ignore[attr-defined]
+
+
+def compute(root: Path, env: str, out: Path) -> None:
+    """Success against compute per action."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    lines = ["| method | success % | network evaluations | ms |", "| --- | --- | --- | --- |"]
+    marks = dict(zip(("prior", *(f"guided, {t}" for t in WEIGHTS), "v-gps", "qc-frozen"), "o^v<>sD", strict=True))
+    for run in suite([env]):
+        if run.algorithm == "bc":
+            continue
+        p, learner = opened(folder_of(run, root))
+        success = [line for line in runs.read_metrics(folder_of(run, root)) if line["kind"] == "eval"][-1]["values"]
+        mean, ms = 100 * float(np.mean(success["success"])), milliseconds(p, learner)
+        lines.append(f"| {run.label} | {mean:.1f} | {evaluations(p.c)} | {ms:.2f} |")
+        kind, label = run.label.split(": ")
+        for axis, x in zip(axes, (evaluations(p.c), ms), strict=True):
+            axis.plot(x, mean, marks[label], color="C0" if kind == "flow" else "C1", label=run.label)
+    for axis, name in zip(axes, ("network evaluations per decision", "ms per decision"), strict=True):
+        axis.set(xscale="log", xlabel=name, ylabel="success, %", ylim=(-3, 103))
+        axis.grid(alpha=0.3)
+    axes[1].legend(fontsize=7, ncols=2)
+    figure.suptitle(env)
+    figure.savefig(out / f"compute_{env}.png", dpi=110)
+    (out / f"compute_{env}.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def steps(root: Path, env: str, out: Path) -> None:
+    """qc-frozen, trained with the prior's own steps, acting with K = 1, 2, 4, 10, 20."""
+    lines = ["| prior | K | success % | ms |", "| --- | --- | --- | --- |"]
+    for run in suite([env]):
+        if run.algorithm != "qc-frozen":
+            continue
+        p, learner = opened(folder_of(run, root))
+        for k in (1, 2, 4, 10, 20):
+            change = {"steps": k} if run.label.startswith("flow") else {"ddim": k}
+            q = p._replace(c=dataclasses.replace(p.c, given=dataclasses.replace(p.c.given, **change)))
+            values = train.evaluate(q.build, q.env, q.settings, learner, q.c, q.given)
+            name = run.label.split(":")[0] + (" (DDIM)" if "ddim" in change else "")
+            lines.append(f"| {name} | {k} | {100 * values['success'].mean():.1f} | {milliseconds(q, learner):.2f} |")
+    (out / f"steps_{env}.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    chosen = sys.argv[2:] or TASKS
+
+    def look(root: Path) -> None:
+        """Both tables of every chosen task."""
+        for task in chosen:
+            compute(root, task, root / "report")
+            steps(root, task, root / "report")
+
+    main("guidance", suite(chosen), look)
