@@ -1,87 +1,132 @@
-"""One Q-chunking update, and one act, over the floor of their matrix products (and one Adam step).
+"""One update, and one act, of every method over the floor of their matrix products (and one Adam step).
 
-The floor runs the forward and backward products of every network call of the update at their shapes, and
-``optax.adam`` on the same tree; no activation, no normalisation, no sampling, no batch.
+The floor runs the forward and backward products of every network call at their shapes, and ``optax.adam`` on the same
+tree; no activation, no normalisation, no sampling, no batch. ``qchunk bench update`` takes a few minutes.
 """
 
 from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from _timing import medians, tell
 
-from qchunk import train
-from qchunk.actors.flow import flow
-from qchunk.algorithms.qc import QC, qc
-from qchunk.config import CriticConfig, FlowConfig
-from qchunk.critics.chunk_q import chunk_q
+from qchunk import flags, train
+from qchunk.actors import actor
+from qchunk.config import CriticConfig, DiffusionConfig, FlowConfig
 from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
+from qchunk.sampling import count_steps
 from qchunk.types import Spec, view
 
 SPEC, BATCH = Spec(37, 5, 5), 256
-SIZES = {"3x128-N8": ((128,) * 3, 8, 15), "4x512-N32": ((512,) * 4, 32, 5)}
+SIZES = {"3x128": ((128,) * 3, 8, 15), "4x512": ((512,) * 4, 32, 5)}  # widths, N, updates a dispatch
+METHODS = {
+    "qc": {},
+    "bc (diffusion)": {},
+    "qc-frozen": {},
+    "value-guided": {"backup": "guided"},
+    "v-gps": {},
+}
 
 
-def weights(dims: list[int], members: int = 1) -> list[jax.Array]:
-    keys = jax.random.split(jax.random.key(1), len(dims))
-    pairs = zip(keys, dims[:-1], dims[1:], strict=False)
-    return [jax.random.normal(k, (members, a, b)) / a**0.5 for k, a, b in pairs]
+class Call(NamedTuple):
+    """Products of one network on one batch."""
+
+    dims: tuple[int, ...]  # widths from input to output
+    rows: int
+    members: int = 1
+    backward: str = ""  # "weights" or "input": whose gradient follows
 
 
-def forward(ws: list[jax.Array], x: jax.Array) -> list[jax.Array]:
-    """Inputs of every layer and the output, of one member."""
-    xs = [x]
-    for w in ws:
-        xs.append(xs[-1] @ w)
-    return xs
+class Group(NamedTuple):
+    """Calls that follow each other, so many times."""
+
+    calls: tuple[Call, ...]
+    times: int = 1
 
 
-def backward(ws: list[jax.Array], xs: list[jax.Array]) -> list[jax.Array]:
-    """Gradients of the weights; none of the input."""
-    g, grads = xs[-1], []
-    for i in reversed(range(len(ws))):
-        grads.append(xs[i].T @ g)
-        if i:
-            g = g @ ws[i].T
-    return grads[::-1]
+def run(call: Call, ws: list[jax.Array], x: jax.Array) -> jax.Array:
+    """The products of a call; a number that depends on all of them."""
+    used = jnp.zeros(())
+    for m in range(call.members):
+        xs = [x]
+        for w in ws:
+            xs.append(xs[-1] @ w[m])
+        g, grads = xs[-1], [xs[-1]]
+        for i in reversed(range(len(ws) if call.backward else 0)):
+            if call.backward == "weights":
+                grads.append(xs[i].T @ g)
+            if i or call.backward == "input":
+                g = g @ ws[i][m].T
+        used += sum(jnp.sum(y[:1]) for y in (*grads, g))
+    return used
 
 
-def floor(c: QC, params: dict):
-    """(args, function): the products of one update and one Adam step on ``params``."""
-    chunk, (b, n, k) = SPEC.horizon * SPEC.action, (BATCH, c.n, c.actor.steps)
-    actor = weights([SPEC.obs + chunk + 1, *c.actor.hidden, chunk])
-    critic = weights([SPEC.obs + chunk, *c.critic.hidden, 1], c.critic.members)
-    tx = optax.adam(3e-4)
-    key = jax.random.key(2)
-    inputs = {
-        "steps": jax.random.normal(key, (b * n, actor[0].shape[1])),
-        "actor": jax.random.normal(key, (b, actor[0].shape[1])),
-        "scored": jax.random.normal(key, (b * n, critic[0].shape[1])),
-        "critic": jax.random.normal(key, (b, critic[0].shape[1])),
-    }
+def arrays(groups: list[Group]) -> list[list[tuple[list[jax.Array], jax.Array]]]:
+    """Weights [members, in, out] and inputs of every call."""
+    key = jax.random.key(1)
 
-    def one(i, loop):
-        params, opt, inputs = loop
-        first = [w[0] for w in actor]
-        member = [[w[m] for w in critic] for m in range(c.critic.members)]
+    def of(call: Call):
+        pairs = zip(call.dims[:-1], call.dims[1:], strict=True)
+        ws = [jax.random.normal(key, (call.members, a, b)) / a**0.5 for a, b in pairs]
+        return ws, jax.random.normal(key, (call.rows, call.dims[0]))
 
-        def step(x, _):  # the output, padded to the input's width, is the next step's input
-            out = forward(first, x)[-1]
-            return jax.lax.dynamic_update_slice(x, out, (0, SPEC.obs)), None
+    return [[of(call) for call in group.calls] for group in groups]
 
-        sampled = jax.lax.scan(step, inputs["steps"], None, length=k)[0]
-        scores = [forward(ws, inputs["scored"])[-1] for ws in member]
-        targets = [forward(ws, inputs["critic"] + 1.0)[-1] for ws in member]
-        grads = [backward(first, forward(first, inputs["actor"]))]
-        grads += [backward(ws, forward(ws, inputs["critic"])) for ws in member]
-        used = sum(jnp.sum(x[:1]) for x in jax.tree.leaves((sampled, scores, targets, grads)))
-        updates, opt = tx.update(jax.tree.map(lambda p: p + 1e-9 * used, params), opt, params)
-        # the next round depends on this one, so that nothing is moved out of the loop
-        return optax.apply_updates(params, updates), opt, jax.tree.map(lambda x: x + 1e-9 * used, inputs)
 
-    return (params, tx.init(params), inputs), one
+def products(groups: list[Group], data: list, start: jax.Array) -> jax.Array:
+    """All of them, one after another: each round depends on the one before, so that nothing is left out."""
+    for group, parts in zip(groups, data, strict=True):
+
+        def once(used, _, group=group, parts=parts):
+            for call, (ws, x) in zip(group.calls, parts, strict=True):
+                used = used * 1e-9 + run(call, ws, x + 1e-9 * used)
+            return used, None
+
+        start, _ = jax.lax.scan(once, start, None, length=group.times)
+    return start
+
+
+def acting(name: str, c: Any, rows: int) -> list[Group]:
+    """The calls of ``rows`` decisions."""
+    chunk, prior = SPEC.horizon * SPEC.action, getattr(c, "given", None) or c.actor
+    time = 1 if prior.kind == "flow" else prior.time_features
+    k, n = count_steps(actor(prior)), getattr(c, "n", 1)
+    denoise = Call((SPEC.obs + chunk + time, *prior.hidden, chunk), rows * n)
+    if name == "value-guided":
+        value = Call((SPEC.obs + chunk + 2, *c.value.hidden, 1), rows, c.value.members, "input")
+        return [Group((denoise, value), k)]
+    return [Group((denoise,), k), *([Group((critic(c, rows * n),))] if n > 1 else [])]
+
+
+def critic(c: Any, rows: int, backward: str = "", obs_only: bool = False, noisy: bool = False) -> Call:
+    """One call of a method's critics, of its value of states or of its value of noisy chunks."""
+    of = c.value if noisy else c.critic
+    size = SPEC.obs + (0 if obs_only else SPEC.horizon * SPEC.action) + (2 if noisy else 0)
+    return Call((size, *of.hidden, 1), rows, of.members, backward)
+
+
+def updating(name: str, c: Any) -> list[Group]:
+    """The calls of one update."""
+    chunk, b = SPEC.horizon * SPEC.action, BATCH
+    calls: list[Call] = []
+    if hasattr(c, "actor"):
+        time = 1 if c.actor.kind == "flow" else c.actor.time_features
+        calls.append(Call((SPEC.obs + chunk + time, *c.actor.hidden, chunk), b, 1, "weights"))
+    if hasattr(c, "critic"):
+        calls += [critic(c, b, "weights")]
+    if name == "v-gps":
+        calls += [critic(c, b), critic(c, b, obs_only=True), critic(c, b, "weights", obs_only=True)]
+        return [Group(tuple(calls))]
+    if name == "value-guided":
+        calls += [critic(c, b), critic(c, b, "weights", noisy=True)]
+    if hasattr(c, "critic"):
+        return [*acting(name, c, b), Group((*calls, critic(c, b)))]
+    return [Group(tuple(calls))]
 
 
 def repeat(fn, args, count: int):
@@ -99,59 +144,63 @@ def data_set(rows: int = 20_000) -> Dataset:
     return chunks.dataset(obs, action, -jnp.ones(rows), jnp.zeros(rows), end)
 
 
+def configured(name: str, hidden: tuple[int, ...], n: int) -> tuple[Any, Any]:
+    """(build, config) of a method at one of the sizes."""
+    build, config_class = flags.builder(name.split(" ")[0])
+    flow = FlowConfig(hidden)
+    deep = DiffusionConfig(hidden if len(hidden) % 2 else hidden[:-1], steps=20)  # 3 x 512 is DPPO's
+    values = {"n": n if name.startswith("qc") else 10, "critic": CriticConfig(hidden), "given": flow}
+    values |= {"actor": deep if "diffusion" in name else flow, "value": CriticConfig(hidden, members=1)}
+    known = {f.name for f in dataclasses.fields(config_class)}
+    return build, config_class(**{k: v for k, v in values.items() if k in known}, **METHODS[name])
+
+
 def main() -> None:
     data = data_set()
-    for name, (hidden, n, count) in SIZES.items():
-        c = QC(actor=FlowConfig(hidden), critic=CriticConfig(hidden), n=n)
-        state = jax.jit(lambda c=c: qc(c).init(jax.random.key(0), SPEC, {}))()
-        settings = train.Settings()
-        stacked = jax.tree.map(lambda x: x[None], state)._replace(step=state.step)
-        keys = train.seed_keys(settings)
-        fixed = chunks.draw(jax.random.key(3), data, c.chunk, BATCH)
-
-        def whole(stacked=stacked, c=c, keys=keys, count=count):
-            copy = jax.tree.map(jnp.copy, stacked)  # the driver donates its learner
-            return train.updates(qc, BATCH, copy, c, {}, data, keys, count)
-
-        def one_batch(i, state, c=c, fixed=fixed):
-            return qc(c).update(state, {}, jax.random.fold_in(jax.random.key(0), i), fixed)[0]
-
-        args, products = floor(c, state.params)
-        t = medians(
-            7, floor=repeat(products, args, count), update=repeat(one_batch, state, count), driver=lambda w=whole: w()
-        )
-        tell(
-            f"update {name}",
-            ms=t["update"] / count * 1e3,
-            floor_ms=t["floor"] / count * 1e3,
-            ratio=t["update"] / t["floor"],
-            with_batch=t["driver"] / t["update"],
-        )
-        act(name, c, state)
+    for size, (hidden, n, count) in SIZES.items():
+        for name in METHODS:
+            build, c = configured(name, hidden, n)
+            given = {"actor": actor(c.given).modules[0].init(jax.random.key(7), SPEC)} if hasattr(c, "given") else {}
+            measure(f"{name} {size}", name, build, c, given, data, count)
 
 
-def act(name: str, c: QC, state) -> None:
-    """One decision for one observation, and its products alone."""
-    vars, policy = view(state, {}), qc(c).act
+def measure(title: str, name: str, build: Any, c: Any, given: dict, data: Dataset, count: int) -> None:
+    """Update, driver (which draws batches besides) and act, each beside its floor."""
+    state = jax.jit(lambda: build(c).init(jax.random.key(0), SPEC, given))()
+    settings = train.Settings()
+    stacked = jax.tree.map(lambda x: x[None], state)._replace(step=state.step)
+    keys = train.seed_keys(settings)
+    fixed = chunks.draw(jax.random.key(3), data, c.chunk, BATCH)
+
+    def whole():
+        copy = jax.tree.map(jnp.copy, stacked)  # the driver donates its learner
+        return train.updates(build, BATCH, copy, c, given, data, keys, count)
+
+    def one_batch(i, state):
+        return build(c).update(state, given, jax.random.fold_in(jax.random.key(0), i), fixed)[0]
+
+    groups, tx = updating(name, c), optax.adam(3e-4)
+    parts = arrays(groups)
+
+    def floor(i, loop):
+        params, opt, used = loop
+        used = products(groups, parts, used)
+        updates, opt = tx.update(jax.tree.map(lambda p: p + 1e-9 * used, params), opt, params)
+        return optax.apply_updates(params, updates), opt, used * 1e-9
+
+    start = (state.params, tx.init(state.params), jnp.zeros(()))
+    t = medians(7, floor=repeat(floor, start, count), update=repeat(one_batch, state, count), driver=whole)
+    ms, least = t["update"] / count * 1e3, t["floor"] / count * 1e3
+    tell(f"update {title}", ms=ms, floor_ms=least, ratio=ms / least, with_batch=t["driver"] / t["update"])
+
+    vars, policy = view(state, given), build(c).act
     obs = jax.random.normal(jax.random.key(4), (1, SPEC.obs))
     decide = jax.jit(lambda vars, key, obs: policy.plan(vars, policy.draw(vars, key, obs), obs, None).action)
-    chunk = SPEC.horizon * SPEC.action
-    actor = [w[0] for w in weights([SPEC.obs + chunk + 1, *c.actor.hidden, chunk])]
-    critic = weights([SPEC.obs + chunk, *c.critic.hidden, 1], c.critic.members)
-
-    @jax.jit
-    def products(actor, critic, x, y):
-        def step(x, _):
-            return jax.lax.dynamic_update_slice(x, forward(actor, x)[-1], (0, SPEC.obs)), None
-
-        x = jax.lax.scan(step, x, None, length=c.actor.steps)[0]
-        return x, [forward([w[m] for w in critic], y)[-1] for m in range(c.critic.members)]
-
-    x, y = jnp.ones((c.n, actor[0].shape[0])), jnp.ones((c.n, critic[0].shape[1]))
-    key = jax.random.key(5)
-    t = medians(200, floor=lambda: products(actor, critic, x, y), act=lambda: decide(vars, key, obs))
-    tell(f"act {name}", ms=t["act"] * 1e3, floor_ms=t["floor"] * 1e3, ratio=t["act"] / t["floor"])
-    assert flow(c.actor).shape(vars) == (SPEC.horizon, SPEC.action) and chunk_q(c.critic).modules
+    groups = acting(name, c, 1)
+    only = jax.jit(lambda parts, x: products(groups, parts, x))
+    parts, key = arrays(groups), jax.random.key(5)
+    t = medians(200, floor=lambda: only(parts, jnp.zeros(())), act=lambda: decide(vars, key, obs))
+    tell(f"act {title}", ms=t["act"] * 1e3, floor_ms=t["floor"] * 1e3, ratio=t["act"] / t["floor"])
 
 
 if __name__ == "__main__":

@@ -85,6 +85,8 @@ SUITES = {
     "reacher": "QC against BC on brax/reacher@spring from random data (experiments/reacher.py)",
     "ogbench-cube-single": "QC, h = 1, n-step and BC on OGBench's cube-single (experiments/ogbench_cube_single.py)",
     "online-cubes": "QC, offline then online, on cube-double tasks 1 and 2 (experiments/online_cubes.py)",
+    "pole": "regression, Gaussians, flow and diffusion on probe/pole: who averages (experiments/pole.py)",
+    "guidance": "a frozen prior, guided, re-ranked and best of N on tabletop (experiments/guidance.py)",
     "online-brax": "QC and BC, offline then online, on reacher, pusher and halfcheetah (experiments/online_brax.py)",
 }
 
