@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +33,6 @@ def diffusion(c: DiffusionConfig, name: str = "actor") -> Kernel:
     times = np.arange(c.steps)[:: c.steps // c.ddim][: c.ddim] if c.ddim else np.arange(c.steps)
     times = times[::-1]
     levels = paths.variance_preserving(bar, times)
-    advance = functools.partial(paths.bridge(levels, c.clip), eta=0.0 if c.ddim else 1.0)
 
     def clean_of(x: Array, out: Array, alpha: Array, sigma: Array) -> Array:
         return (x - sigma * out) / alpha if c.predict == "noise" else out
@@ -44,10 +41,8 @@ def diffusion(c: DiffusionConfig, name: str = "actor") -> Kernel:
         i = jnp.asarray(times.astype(np.float32))[k]
         return clean_of(x, apply(vars.params[name], obs, x, i[None]), *jnp.asarray(levels, jnp.float32)[k])
 
-    def draw(key: Key, chunk: Chunk) -> tuple[Array, Array]:
-        noise_key, time_key = jax.random.split(key)
-        lead = chunk.action.shape[:-2]
-        return jax.random.normal(noise_key, chunk.action.shape), jax.random.randint(time_key, (*lead, 1), 0, c.steps)
+    def level(key: Key, shape: tuple[int, ...]) -> Array:
+        return jax.random.randint(key, shape, 0, c.steps)
 
     def loss(vars: Vars, noise: tuple[Array, Array], chunk: Chunk) -> Array:
         eps, i = noise  # [*B, H, A], [*B, 1]
@@ -56,14 +51,5 @@ def diffusion(c: DiffusionConfig, name: str = "actor") -> Kernel:
         error = out - (eps if c.predict == "noise" else chunk.action)
         return jnp.mean(jnp.square(error) * chunk.mask[..., None], axis=(-2, -1))
 
-    return Kernel(
-        modules=(Module(name, init, apply, nets.average(c.ema)),),
-        levels=levels,
-        shape=lambda vars: nets.output_shape(vars.params[name]),
-        denoise=denoise,
-        advance=advance,
-        step=paths.step_of(denoise, advance),
-        noisy=not c.ddim,
-        draw=draw,
-        loss=loss,
-    )
+    module = Module(name, init, apply, nets.average(c.ema))
+    return paths.walker(module, levels, 0.0 if c.ddim else 1.0, denoise, paths.drawing(level), loss, c.clip)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -30,16 +28,10 @@ def flow(c: FlowConfig, name: str = "actor") -> Kernel:
         return nets.apply(net(*nets.output_shape(params)), params, nets.flatten_obs(obs), nets.flatten_chunk(x), t)
 
     levels = paths.linear(c.steps)
-    advance = functools.partial(paths.bridge(levels), eta=0.0)
 
     def denoise(vars: Vars, obs, x: Array, k) -> Array:
         t, rest = jnp.asarray(levels, jnp.float32)[k]
         return x + rest * apply(vars.params[name], obs, x, t[None])
-
-    def draw(key: Key, chunk: Chunk) -> tuple[Array, Array]:
-        noise_key, time_key = jax.random.split(key)
-        lead = chunk.action.shape[:-2]
-        return jax.random.normal(noise_key, chunk.action.shape), jax.random.uniform(time_key, (*lead, 1))
 
     def loss(vars: Vars, noise: tuple[Array, Array], chunk: Chunk) -> Array:
         z, t = noise  # [*B, H, A], [*B, 1]
@@ -48,14 +40,5 @@ def flow(c: FlowConfig, name: str = "actor") -> Kernel:
         error = apply(vars.params[name], chunk.obs, x, t) - (chunk.action - z)
         return jnp.mean(jnp.square(error) * chunk.mask[..., None], axis=(-2, -1))
 
-    return Kernel(
-        modules=(Module(name, init, apply, nets.average(c.ema)),),
-        levels=levels,
-        shape=lambda vars: nets.output_shape(vars.params[name]),
-        denoise=denoise,
-        advance=advance,
-        step=paths.step_of(denoise, advance),
-        noisy=False,
-        draw=draw,
-        loss=loss,
-    )
+    module = Module(name, init, apply, nets.average(c.ema))
+    return paths.walker(module, levels, 0.0, denoise, paths.drawing(jax.random.uniform), loss)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk.types import Array, Kernel, Vars
+from qchunk import nets
+from qchunk.types import Array, Chunk, Kernel, Key, Module, Vars
 
 
 def linear(steps: int) -> np.ndarray:
@@ -75,6 +76,40 @@ def step_of(denoise: Callable, advance: Callable) -> Callable:
         return advance(x, jax.lax.optimization_barrier(denoise(vars, obs, x, k)), k)
 
     return step
+
+
+def walker(
+    module: Module,
+    levels: np.ndarray,
+    eta: float,
+    denoise: Callable,
+    draw: Callable,
+    loss: Callable,
+    clip: bool = False,
+) -> Kernel:
+    """The Kernel that walks along ``levels`` with one network; see ``bridge`` for eta and clip."""
+    advance = functools.partial(bridge(levels, clip), eta=eta)
+    return Kernel(
+        modules=(module,),
+        levels=levels,
+        shape=lambda vars: nets.output_shape(vars.params[module.name]),
+        denoise=denoise,
+        advance=advance,
+        step=step_of(denoise, advance),
+        noisy=eta > 0,
+        draw=draw,
+        loss=loss,
+    )
+
+
+def drawing(level: Callable) -> Callable:
+    """draw(key, Chunk) -> (standard normal noise [*B, H, A], level(key, (*B, 1)))."""
+
+    def draw(key: Key, chunk: Chunk) -> tuple[Array, Array]:
+        noise_key, level_key = jax.random.split(key)
+        return jax.random.normal(noise_key, chunk.action.shape), level(level_key, (*chunk.action.shape[:-2], 1))
+
+    return draw
 
 
 def stochastic(kernel: Kernel, eta: float = 1.0) -> Kernel:

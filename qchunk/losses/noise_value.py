@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qchunk.actors.paths import drawing
 from qchunk.losses.common import weighted_mean
 from qchunk.sampling import count_steps
 from qchunk.types import Array, Chunk, Critic, Kernel, Key, Metrics, Term, Vars, slow_view
@@ -23,21 +24,19 @@ def noise_value(value: Critic, critic: Critic, kernel: Kernel, weight: float | N
     The data's chunks stand for the prior's. Windows that leave their episode do not count.
     """
 
-    def draw(key: Key, chunk: Chunk) -> tuple[Array, Array]:
-        noise_key, level_key = jax.random.split(key)
-        index = jax.random.randint(level_key, chunk.action.shape[:-2], 0, count_steps(kernel))
-        return jax.random.normal(noise_key, chunk.action.shape), index
+    def level(key: Key, shape: tuple[int, ...]) -> Array:
+        return jax.random.randint(key, shape, 0, count_steps(kernel))
 
     def fn(vars: Vars, noise: tuple[Array, Array], chunk: Chunk) -> tuple[Array, Metrics]:
         eps, index = noise
-        level = jnp.asarray(np.asarray(kernel.levels), jnp.float32)[index]  # [*B, 2]
-        x = level[..., :1, None] * chunk.action + level[..., 1:, None] * eps
+        at = jnp.asarray(np.asarray(kernel.levels), jnp.float32)[index[..., 0]]  # [*B, 2]
+        x = at[..., :1, None] * chunk.action + at[..., 1:, None] * eps
         clean = critic.score(slow_view(jax.lax.stop_gradient(vars)), chunk.obs, chunk.action)
-        gap = clean - value.values(vars, chunk.obs, x, level)  # [members, *B]
+        gap = clean - value.values(vars, chunk.obs, x, at)  # [members, *B]
         loss = weighted_mean(chunk.mask[..., -1], jnp.square(gap) if weight is None else _linex(gap, weight))
         return loss, {"noise_value_loss": loss, "noise_value_gap": weighted_mean(chunk.mask[..., -1], gap)}
 
-    return Term(tuple(m.name for m in value.modules), draw, fn)
+    return Term(tuple(m.name for m in value.modules), drawing(level), fn)
 
 
 def _linex(gap: Array, weight: float) -> Array:
