@@ -28,7 +28,7 @@ METHODS = {
     "qc": {},
     "bc (diffusion)": {},
     "qc-frozen": {},
-    "value-guided": {"backup": "guided"},
+    "value-guided": {},
     "v-gps": {},
 }
 

@@ -45,7 +45,7 @@ def arms(env: str, data: Data, kind: str, prior: str) -> list[Run]:
     c = PRIORS[kind]
     made = [("v-gps", VGPS(c, CHUNK, Q, OPTIM, n=1), none, "prior")]  # one candidate is the prior, bit for bit
     for target, weight in WEIGHTS.items():
-        guided = ValueGuided(c, CHUNK, Q, V, OPTIM, target, weight, "guided")  # type: ignore[arg-type]
+        guided = ValueGuided(c, CHUNK, Q, V, OPTIM, target, weight)  # type: ignore[arg-type]
         made.append(("value-guided", guided, settings, f"guided, {target}"))
     made.append(("v-gps", VGPS(c, CHUNK, Q, OPTIM, n=10), settings, "v-gps"))
     made.append(("qc-frozen", FrozenQC(c, CHUNK, Q, OPTIM, n=8), settings, "qc-frozen"))

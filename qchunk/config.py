@@ -172,7 +172,7 @@ def validate(c: Any, where: str = "") -> None:
             raise UserError(f"--{name} {value} holds a number below 1", "give positive whole numbers")
         elif type(value) is int and value < (least := int(field.name not in MAY_BE_ZERO)):
             raise UserError(f"--{name} {value} is below {least}", f"give a whole number from {least} on")
-    ranges = {"gamma": (0.0, 1.0), "tau": (0.0, 1.0)}
+    ranges = {"gamma": (0.0, 1.0), "tau": (0.0, 1.0), "expectile": (0.5, 1.0), "temperature": (0.0, math.inf)}
     for name, (low, high) in ranges.items():
         if isinstance(value := getattr(c, name, None), float) and not low <= value <= high:
             raise UserError(f"--{where}{name} {value} is outside [{low:g}, {high:g}]", "give a value inside")

@@ -10,8 +10,8 @@ from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
 from qchunk.improve import best_of_n
 from qchunk.learner import frozen, learner
-from qchunk.losses.expectile import expectile
-from qchunk.losses.td import td, td_of_state
+from qchunk.losses.expectile import iql
+from qchunk.losses.td import td
 from qchunk.sampling import sample
 from qchunk.types import Algorithm
 
@@ -43,4 +43,4 @@ def v_gps(c: VGPS) -> Algorithm:
     act = best_of_n(sample(pi), q.score, c.n, c.slice_rows, c.temperature)
     if c.learning == "td":
         return learner([q], act, [td(q, sample(pi))], c.optim)
-    return learner([q, v], act, [expectile(v, q, c.expectile), td_of_state(q, v)], c.optim)
+    return learner([q, v], act, iql(q, v, c.expectile), c.optim)

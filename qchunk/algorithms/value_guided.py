@@ -9,8 +9,10 @@ from qchunk.actors.paths import stochastic
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.noisy_value import noisy_value
+from qchunk.critics.state_v import state_v
 from qchunk.improve import diffuser, guide
 from qchunk.learner import frozen, learner
+from qchunk.losses.expectile import iql
 from qchunk.losses.noise_value import noise_value
 from qchunk.losses.td import td
 from qchunk.sampling import sample
@@ -31,22 +33,25 @@ class ValueGuided:
     guidance: Literal["log-expectation", "mean", "clean", "diffuser"] = "log-expectation"
     """What steers: log E[exp(w Q) | noisy chunk] / w (exact), E[Q | noisy chunk], Q of the noisy chunk itself, or Diffuser's
     rule with the mean."""
-    weight: float = 1.0
+    weight: float = 0.3
     """w, in 1 / units of return: the target is the prior times exp(w Q). With diffuser, its scale."""
-    backup: Literal["prior", "guided"] = "prior"
-    """Whose next chunk the critic's target values."""
+    backup: Literal["guided", "prior", "iql"] = "guided"
+    """Whose next chunk the critic's target values: the guided policy's, the prior's, or (IQL) the better ones of the data."""
+    expectile: float = 0.7
+    """IQL's, in [0.5, 1)."""
 
 
 def value_guided(c: ValueGuided) -> Algorithm:
-    """The prior is read and never trained; the critic learns by temporal differences, the value from the critic."""
-    pi, q, v = frozen(actor(c.given)), chunk_q(c.critic), noisy_value(c.value)
+    """The prior is read and never trained; the critic learns offline, the value of noisy chunks from the critic."""
+    pi, q, v, s = frozen(actor(c.given)), chunk_q(c.critic), noisy_value(c.value), state_v(c.critic)
     if c.guidance == "diffuser":
         steered = diffuser(pi if pi.noisy else stochastic(pi), v.score, c.weight)
     else:
         steered = guide(pi, q.score if c.guidance == "clean" else v.score, c.weight)
     act = sample(steered)
-    terms = [td(q, sample(pi) if c.backup == "prior" else act)]
-    if c.guidance == "clean":
-        return learner([q], act, terms, c.optim)
-    terms.append(noise_value(v, q, pi, c.weight if c.guidance == "log-expectation" else None))
-    return learner([q, v], act, terms, c.optim)
+    terms = iql(q, s, c.expectile) if c.backup == "iql" else [td(q, act if c.backup == "guided" else sample(pi))]
+    parts = [q, *([s] if c.backup == "iql" else [])]
+    if c.guidance != "clean":
+        parts.append(v)
+        terms.append(noise_value(v, q, pi, c.weight if c.guidance == "log-expectation" else None))
+    return learner(parts, act, terms, c.optim)

@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from qchunk.losses.common import weighted_mean
+from qchunk.losses.td import td_of_state
 from qchunk.types import Array, Chunk, Critic, Metrics, Term, Vars, slow_view
+
+
+def iql(critic: Critic, state: Critic, level: float) -> list[Term]:
+    """Implicit Q-learning: V is an upper expectile of Q over the data, Q backs up V. Trains both critics."""
+    return [expectile(state, critic, level), td_of_state(critic, state)]
 
 
 def expectile(state: Critic, critic: Critic, level: float) -> Term:
