@@ -89,10 +89,11 @@ def test_names_are_true():
 
     assert {*names.GYMNAX, *names.GYMNAX_DISCRETE} == set(gymnax.registered_envs)
     assert set(names.BRAX) == set(stock._envs) - {"swimmer", "fast"}
+    from qchunk.envs.probes import MODES
     from qchunk.envs.probes.exact import PROBES
     from qchunk.envs.tabletop.tasks import SCENES
 
-    assert set(names.PROBES) == set(PROBES)
+    assert set(names.PROBES) == {*PROBES, *MODES}
     assert {n: s.cubes for n, s in SCENES.items()} == names.TABLETOP
     root = Path(qchunk.__file__).parents[1]
     for suite, text in names.SUITES.items():
