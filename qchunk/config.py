@@ -46,6 +46,8 @@ class ChunkConfig:
     """What imitation learns from steps past an episode's end: nothing, the last action again, or nothing from such a chunk."""
     history: int = 1
     """To, observations seen at once, the newest last; before an episode's start its first one is repeated."""
+    discount: Literal["step", "decision"] = "step"
+    """Whether gamma counts once per environment step, or once per chunk (2409.00588): rewards inside one then count alike."""
 
     @property
     def points(self) -> tuple[int, ...]:
@@ -145,15 +147,55 @@ class CriticConfig:
 
 
 @config
+class ValueConfig:
+    """The value of a state."""
+
+    hidden: tuple[int, ...] = (256, 256, 256)
+    """Widths of the hidden layers."""
+    layer_norm: bool = False
+    """LayerNorm after each activation."""
+
+
+@config
 class OptimConfig:
-    """Adam with optax's defaults for the moments."""
+    """Adam with optax's defaults for the moments; its rate is constant, or follows a cosine after a linear warm-up."""
 
     lr: float = 3e-4
-    """Learning rate."""
+    """Learning rate, the highest one."""
+    final_lr: float = 0.0
+    """Learning rate before the warm-up and after the decay."""
+    warmup: int = 0
+    """Updates from final_lr to lr."""
+    decay: int = 0
+    """Updates until final_lr is reached again, the warm-up among them; 0: lr is kept."""
 
 
-MAY_BE_ZERO = ("seed", "slice_rows", "checkpoint_every", "offline_steps", "online_steps", "start_training")
-MAY_BE_ZERO += ("capacity", "online_eval_every", "ddim")
+@config
+class RolloutConfig:
+    """One iteration of an on-policy method: what is played, and how often it is learned from."""
+
+    envs: int = 512
+    """E, environments in parallel."""
+    decisions: int = 40
+    """T, chunks that each of them plays."""
+    epochs: int = 5
+    """Passes over what was played."""
+    minibatches: int = 4
+    """Updates per pass."""
+    scale_rewards: bool = True
+    """Divide rewards by the running deviation of the discounted return, and bound them to [-10, 10]."""
+
+
+MAY_BE_ZERO = (
+    "seed",
+    "slice_rows",
+    "checkpoint_every",
+    "eval_every",
+    "offline_steps",
+    "online_steps",
+    "start_training",
+)
+MAY_BE_ZERO += ("capacity", "online_eval_every", "ddim", "warmup", "decay", "critic_updates")
 
 
 def validate(c: Any, where: str = "") -> None:
@@ -173,6 +215,7 @@ def validate(c: Any, where: str = "") -> None:
         elif type(value) is int and value < (least := int(field.name not in MAY_BE_ZERO)):
             raise UserError(f"--{name} {value} is below {least}", f"give a whole number from {least} on")
     ranges = {"gamma": (0.0, 1.0), "tau": (0.0, 1.0), "expectile": (0.5, 1.0), "temperature": (0.0, math.inf)}
+    ranges |= {"lam": (0.0, 1.0), "gamma_denoise": (0.0, 1.0), "explore_std": (0.0, 1.0), "prob_std": (1e-3, 1.0)}
     for name, (low, high) in ranges.items():
         if isinstance(value := getattr(c, name, None), float) and not low <= value <= high:
             raise UserError(f"--{where}{name} {value} is outside [{low:g}, {high:g}]", "give a value inside")
@@ -180,6 +223,11 @@ def validate(c: Any, where: str = "") -> None:
         raise UserError(f"--{where}lr {lr} is not positive", "give a positive learning rate such as 3e-4")
     if isinstance(c, DiffusionConfig):
         _validate_diffusion(c, where)
+    if isinstance(c, OptimConfig) and 0 < c.decay < c.warmup:
+        raise UserError(f"--{where}warmup {c.warmup} is longer than --{where}decay {c.decay}", "give a longer decay")
+    if isinstance(c, RolloutConfig) and c.minibatches > c.envs * c.decisions:
+        fix = f"give {c.envs * c.decisions} or less"
+        raise UserError(f"--{where}minibatches {c.minibatches} is more than the decisions of an iteration", fix)
     if isinstance(c, ChunkConfig) and list(c.backup) != sorted(set(c.backup)):
         raise UserError(f"--{where}backup {c.backup} is not ascending", "give each backup point once, smallest first")
 

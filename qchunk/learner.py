@@ -61,6 +61,17 @@ def acting(part: Any) -> Any:
     return reading(part, slow_view) if any(m.slow and m.slow.acts for m in part.modules) else part
 
 
+def starting(algorithm: Algorithm, *names: str) -> Algorithm:
+    """The same algorithm, whose modules of these names start where those of an earlier stage ended, if there is one."""
+
+    def init(key: Key, spec: Spec, given: dict | None = None) -> Learner:
+        made = algorithm.init(key, spec, given)
+        earlier = {n: jax.tree.map(jnp.copy, given[n]) for n in names if given and n in given}
+        return made._replace(params={**made.params, **earlier})
+
+    return algorithm._replace(init=init)
+
+
 def is_active(term: Term, step: Array) -> Array | bool:
     """Whether a term takes part in update number ``step`` (0 is the first)."""
     if term.every == 1 and term.start == 0:
@@ -98,8 +109,20 @@ def move_slow(slow: dict, modules: Sequence[Module], before: dict, after: dict, 
 def transformation(modules: Sequence[Module], optim: OptimConfig | dict[str, OptimConfig]):
     """One Adam per module, behind one interface. ``optim`` may give some modules their own by name ("" is the rest)."""
     by_name = optim if isinstance(optim, dict) else {"": optim}
-    per_module = {m.name: optax.adam((by_name[m.name] if m.name in by_name else by_name[""]).lr) for m in modules}
+    chosen = {m.name: by_name[m.name] if m.name in by_name else by_name[""] for m in modules}
+    per_module = {name: optax.adam(rate_of(c)) for name, c in chosen.items()}
     return optax.partition(per_module, lambda params: {n: jax.tree.map(lambda _: n, p) for n, p in params.items()})
+
+
+def rate_of(c: OptimConfig) -> Any:
+    """The learning rate, or its schedule: final_lr -> lr linearly, then a cosine back, as DPPO's (2409.00588, code)."""
+    if c.warmup == c.decay == 0:
+        return c.lr
+    up = optax.linear_schedule(c.final_lr, c.lr, c.warmup) if c.warmup else optax.constant_schedule(c.lr)
+    if c.decay == 0:
+        return up
+    down = optax.cosine_decay_schedule(c.lr, max(1, c.decay - c.warmup), alpha=c.final_lr / c.lr)
+    return optax.join_schedules([up, down], [c.warmup])
 
 
 def hold(active: dict[str, Array | bool], new: dict, old: dict) -> dict:

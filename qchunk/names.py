@@ -20,6 +20,10 @@ ALGORITHMS = {
     "qc": Entry("qchunk.algorithms.qc:qc", "Q-chunking: best of N flow chunks by a chunk critic (2507.07969)"),
     "qc-frozen": Entry("qchunk.algorithms.qc_frozen:qc_frozen", "Q-chunking on the frozen prior of an earlier run"),
     "v-gps": Entry("qchunk.algorithms.v_gps:v_gps", "re-ranks samples of a frozen prior by an IQL critic (2410.13816)"),
+    "dppo": Entry(
+        "qchunk.algorithms.dppo:dppo", "PPO through the denoising steps of a prior, or from scratch (2409.00588)"
+    ),
+    "ppo": Entry("qchunk.algorithms.dppo:ppo", "PPO with a Gaussian over chunks, from a prior or from scratch"),
     "value-guided": Entry(
         "qchunk.algorithms.value_guided:value_guided", "steers a frozen prior by a value of noisy chunks (2205.09991)"
     ),

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk import host_rollout, train
+from qchunk import host_rollout, rollout, train
 from qchunk.config import config, validate
 from qchunk.data import buffer
 from qchunk.data.buffer import Ring
@@ -27,7 +27,7 @@ from qchunk.envs.host import HostEnv, HostState
 from qchunk.errors import UserError
 from qchunk.execute import parse
 from qchunk.host_rollout import per_seed, scheme_of
-from qchunk.rollout import Steps, rollout
+from qchunk.rollout import Steps, played
 from qchunk.seeds import over_seeds
 from qchunk.train import Build, Event, Settings, seed_keys
 from qchunk.types import Algorithm, Learner, view
@@ -123,9 +123,8 @@ def _begin(build: Build, env: Env, plan: Plan, learner: Learner, c: Any, given: 
     wrapped = wrap(env)
 
     def one_seed(learner: Learner, key: jax.Array):
-        reset_key, carry_key = jax.random.split(jax.random.fold_in(key, 2**30))
-        state = wrapped.env.reset(jax.random.split(reset_key, plan.envs))
-        return state, scheme_of(build, "explore", plan.execute, c).init(view(learner, given), carry_key, state)
+        scheme, keys = scheme_of(build, "explore", plan.execute, c), jax.random.split(jax.random.fold_in(key, 2**30))
+        return rollout.begin(wrapped, scheme, view(learner, given), keys, plan.envs)
 
     return over_seeds(one_seed, per_seed(learner, keys), keys)
 
@@ -137,8 +136,7 @@ def take_in(
     ring = buffer.write(ring, steps)
     draw = lambda key: buffer.draw(key, data, ring, c.chunk, plan.batch, plan.mix)  # noqa: E731
     learner, metrics = train.run_updates(algorithm, draw, learner, given, key, due)
-    seen = {"reward_sum": jnp.sum(steps.reward * steps.alive), "alive_steps": jnp.sum(steps.alive)}
-    return learner, ring, {**metrics, **seen}
+    return learner, ring, {**metrics, **played(steps)}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
@@ -170,7 +168,7 @@ def block(
         def decide(i, state):
             learner, ring, loop = state
             play_key = jax.random.fold_in(jax.random.fold_in(key, 2**30 + 1), online.decisions + i)
-            loop, steps = rollout(wrapped, scheme, view(learner, given), play_key, 1, loop)
+            loop, steps = rollout.rollout(wrapped, scheme, view(learner, given), play_key, 1, loop)
             learner, ring, sums = take_in(algorithm, plan, c, learner, ring, steps, given, data, key, due[i])
             return (learner, ring, loop), sums
 
@@ -290,7 +288,8 @@ def offline_to_online(
         due = np.diff(updates_due(online, (done + np.arange(plan.dispatch + 1)) * plan.steps)).astype(np.int32)
         began = time.perf_counter()
         learner, state, total = run(trained, env, plan, learner, state, c, given, data, keys, n, due)
-        values = _figures(total, int(due[:n].sum()), n * plan.steps, s.seeds, began)
+        made = np.full(s.seeds, due[:n].sum())
+        values = figures({**total, "updates_done": made}, n * plan.steps, s.seeds, began)
         done += n
         step = s.offline_steps + done * plan.steps
         counts = {"env_steps": np.asarray([done * plan.steps]), "updates": np.asarray([int(learner.step)])}
@@ -300,14 +299,14 @@ def offline_to_online(
             yield Event("checkpoint", step, {}, learner, state)
 
 
-def _figures(total: dict, updates: int, steps: int, seeds: int, began: float) -> dict[str, np.ndarray]:
-    """Means over updates and steps [S], and speeds of all seeds together [1]."""
+def figures(total: dict, steps: int, seeds: int, began: float) -> dict[str, np.ndarray]:
+    """Means over the "updates_done" and over steps [S], and speeds of all seeds together [1]."""
     sums = {k: np.asarray(v) for k, v in total.items()}
     seconds = time.perf_counter() - began
-    alive = sums.pop("alive_steps")
+    alive, updates = sums.pop("alive_steps"), sums.pop("updates_done")
     reward = sums.pop("reward_sum") / np.maximum(alive, 1)
-    means = {k: v / updates for k, v in sums.items()} if updates else {}
-    speed = {"env_steps_per_second": steps * seeds / seconds, "updates_per_second": updates * seeds / seconds}
+    means = {k: v / np.maximum(updates, 1) for k, v in sums.items()} if updates.any() else {}
+    speed = {"env_steps_per_second": steps * seeds / seconds, "updates_per_second": updates.sum() / seconds}
     speeds = {k: np.asarray([v]) for k, v in speed.items()}
     return {**means, "reward_per_step": reward, "resting": 1.0 - alive / steps, **speeds}
 

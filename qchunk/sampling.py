@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
+import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qchunk.errors import UserError
 from qchunk.types import Array, Kernel, Plan, Policy, Vars
 
+NOISE_BOUND = 3.0  # of exploring steps, as in DPPO's code
+LOG_PROB_BOUNDS = (-5.0, 2.0)  # of one number's log-density, likewise
 
-def decode(kernel: Kernel, vars: Vars, obs, noise: Array, steps: Array | None = None) -> Array:
-    """Denoises ``noise`` [*B, H, A] along all K steps, without clipping: [*B, H, A].
+
+def decode(
+    kernel: Kernel, vars: Vars, obs, noise: Array, steps: Array | None = None, first: int = 0, last: int | None = None
+) -> Array:
+    """Denoises ``noise`` [*B, H, A] along all K steps, or along first <= k < last, without clipping: [*B, H, A].
 
     Args:
         steps: noise of every step [*B, K, H, A] for a Kernel with std > 0; None runs the mean path.
     """
+    end = count_steps(kernel) if last is None else last
+    return _walk(kernel, vars, obs, noise, steps, first, end)[0]
 
-    def body(x: Array, k: Array) -> tuple[Array, None]:
+
+def _walk(kernel: Kernel, vars: Vars, obs, x: Array, steps: Array | None, first: int, last: int) -> tuple[Array, Array]:
+    """(the last chunk [*B, H, A], the chunk after each step [last - first, *B, H, A])."""
+
+    def body(x: Array, k: Array) -> tuple[Array, Array]:
         mean, std = kernel.step(vars, obs, x, k)
-        return (mean if steps is None else mean + std * steps[..., k, :, :]), None
+        x = mean if steps is None else mean + std * steps[..., k, :, :]
+        return x, x
 
-    return jax.lax.scan(body, noise, jnp.arange(len(kernel.levels) - 1))[0]
+    return jax.lax.scan(body, x, jnp.arange(first, last))
 
 
 def emit_step(vars: Vars, plan: Plan, i, obs) -> Array:
@@ -31,11 +46,79 @@ def emit_step(vars: Vars, plan: Plan, i, obs) -> Array:
     return jax.lax.dynamic_index_in_dim(plan.action, i, axis=-2, keepdims=False)
 
 
-def sample(kernel: Kernel) -> Policy:
+def sample(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> Policy:
     """One sample of the actor, clipped to [-1, 1] at the end only.
 
     Its noise is [*B, H, A], and for a noisy Kernel the pair of that and the noise of every step [*B, K, H, A].
+
+    Args:
+        base: walks all but the last ``tuned`` steps in the Kernel's place.
     """
+
+    def plan(vars: Vars, noise, obs, old: Plan | None = None) -> Plan:
+        del old
+        start, steps = noise if kernel.noisy else (noise, None)
+        first = 0 if base is None else count_steps(kernel) - tuned
+        if base is not None:
+            start = decode(base, vars, obs, start, steps, 0, first)
+        return Plan(jnp.clip(decode(kernel, vars, obs, start, steps, first), -1.0, 1.0))
+
+    return Policy(drawing(kernel), plan, emit_step)
+
+
+def sample_path(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> Policy:
+    """``sample`` that remembers how: ``Plan.extras["path"]`` [*B, K' + 1, H, A] holds x before and after each of the
+    Kernel's own K' steps, noisiest first, unclipped. Noise of steps is bounded to +-3 (2409.00588, code).
+
+    Args:
+        base, tuned: as in ``sample``; K' is ``tuned``, or K without ``base``.
+
+    Raises:
+        UserError: an actor without noise has no probabilities.
+    """
+    if not kernel.noisy:
+        what = " and ".join(m.name for m in kernel.modules) or "frozen"
+        fix = "wrap it in stochastic(...), or take another actor where it has one step only: --tuned.kind gaussian"
+        raise UserError(f"the steps of the {what} Kernel draw no noise, so its paths have no probabilities", fix)
+    first = 0 if base is None else count_steps(kernel) - tuned
+
+    def plan(vars: Vars, noise, obs, old: Plan | None = None) -> Plan:
+        del old
+        start, steps = noise
+        steps = jnp.clip(steps, -NOISE_BOUND, NOISE_BOUND)
+        start = start if base is None else decode(base, vars, obs, start, steps, 0, first)
+        end, after = _walk(kernel, vars, obs, start, steps, first, count_steps(kernel))
+        path = jnp.concatenate([start[..., None, :, :], jnp.moveaxis(after, 0, -3)], axis=-3)
+        return Plan(jnp.clip(end, -1.0, 1.0), extras={"path": path})
+
+    return Policy(drawing(kernel), plan, emit_step)
+
+
+def log_prob(kernel: Kernel, vars: Vars, obs, path: Array, mask: Array) -> Array:
+    """Log-probability of every step of a path of ``sample_path``: [*B, K'], noisiest first (2409.00588, section 4).
+
+    It is the MEAN over actions and the chunk's steps with ``mask`` [*B, H] of log N(x_{k+1}; mean(x_k), std), each number's
+    bounded to [-5, 2]; so a ratio is the (H A)-th root of the true one. Neither the bound of the noise nor the clipping of
+    the action enters.
+
+    Args:
+        path: [*B, K' + 1, H, A].
+    """
+    tuned = path.shape[-3] - 1
+    before, after = jnp.moveaxis(path[..., :-1, :, :], -3, 0), jnp.moveaxis(path[..., 1:, :, :], -3, 0)
+
+    def one(x: Array, y: Array, k: Array) -> Array:
+        mean, std = kernel.step(vars, obs, x, k)
+        each = jnp.clip(distrax.Normal(mean, std).log_prob(y), *LOG_PROB_BOUNDS)
+        weight = jnp.broadcast_to(mask[..., None], each.shape)
+        return jnp.sum(weight * each, axis=(-2, -1)) / jnp.maximum(jnp.sum(weight, axis=(-2, -1)), 1.0)
+
+    found = jax.vmap(one)(before, after, jnp.arange(count_steps(kernel) - tuned, count_steps(kernel)))
+    return jnp.moveaxis(found, 0, -1)
+
+
+def drawing(kernel: Kernel) -> Callable:
+    """A policy's ``draw``: noise to start from and, for a noisy Kernel, that of every step."""
 
     def draw(vars: Vars, key, obs):
         lead, chunk = jax.tree.leaves(obs)[0].shape[:-1], kernel.shape(vars)
@@ -44,12 +127,7 @@ def sample(kernel: Kernel) -> Policy:
         start_key, step_key = jax.random.split(key)
         return normal(start_key, (*lead, *chunk)), normal(step_key, (*lead, count_steps(kernel), *chunk))
 
-    def plan(vars: Vars, noise, obs, old: Plan | None = None) -> Plan:
-        del old
-        start, steps = noise if kernel.noisy else (noise, None)
-        return Plan(jnp.clip(decode(kernel, vars, obs, start, steps), -1.0, 1.0))
-
-    return Policy(draw, plan, emit_step)
+    return draw
 
 
 def normal(key, shape: tuple[int, ...]) -> Array:

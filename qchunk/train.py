@@ -33,13 +33,27 @@ Build = Callable[[Any], Algorithm]
 
 
 @config
-class Settings:
-    """What a driver needs besides the algorithm's own configuration."""
+class Common:
+    """What every driver needs besides the algorithm's own configuration."""
 
     seed: int = 0
     """The first seed."""
     seeds: int = 1
     """S, seeds trained in one program: seed, seed + 1, ..."""
+    episodes: int = 50
+    """Episodes per evaluation and seed."""
+    execute: str = "open-loop"
+    """Execution: open-loop or receding:STEPS."""
+    normalise_obs: Literal["none", "min-max", "standard"] = "none"
+    """Units of observations inside the algorithm, from the data."""
+    normalise_action: Literal["none", "min-max", "standard"] = "none"
+    """Units of actions inside the algorithm, from the data."""
+
+
+@config
+class Settings(Common):
+    """What the drivers ``offline`` and ``offline_to_online`` need."""
+
     offline_steps: int = 1_000_000
     """Updates."""
     batch: int = 256
@@ -48,16 +62,8 @@ class Settings:
     """Updates between two lines of training figures."""
     eval_every: int = 0
     """Updates between two evaluations; 0 makes ten of them."""
-    episodes: int = 50
-    """Episodes per evaluation and seed."""
-    execute: str = "open-loop"
-    """Execution in evaluation: open-loop or receding:STEPS."""
     checkpoint_every: int = 0
     """Updates between two checkpoints; 0 saves at each evaluation."""
-    normalise_obs: Literal["none", "min-max", "standard"] = "none"
-    """Units of observations inside the algorithm, from the data."""
-    normalise_action: Literal["none", "min-max", "standard"] = "none"
-    """Units of actions inside the algorithm, from the data."""
 
 
 class Event(NamedTuple):
@@ -67,21 +73,21 @@ class Event(NamedTuple):
     step: int  # updates; in the online part, offline updates plus environment steps
     values: dict[str, np.ndarray]
     learner: Learner
-    online: Any = None  # what else a run resumes from, once it is online (see online.py)
+    online: Any = None  # what else a run resumes from, once it plays in an environment (online.py, on_policy.py)
 
 
-def seed_keys(s: Settings) -> jax.Array:
+def seed_keys(s: Common) -> jax.Array:
     """One key per seed [S]: seed i alone or among others draws the same."""
     return jax.vmap(jax.random.key)(s.seed + np.arange(s.seeds))
 
 
-def in_units(build: Build, s: Settings) -> Build:
+def in_units(build: Build, s: Common) -> Build:
     """What is trained: ``build``, in other units (normalise.py) where the settings ask for them."""
     plain = s.normalise_obs == s.normalise_action == "none"
     return build if plain else normalise.wrapping(build)
 
 
-def init(build: Build, c: Any, given: dict, spec: Spec, s: Settings, data: Dataset | None = None) -> Learner:
+def init(build: Build, c: Any, given: dict, spec: Spec, s: Common, data: Dataset | None = None) -> Learner:
     """The learners of all seeds, stacked; ``step`` is shared. Units are those ``given``, or those of ``data``."""
     made = _init(in_units(build, s), spec, c, given, seed_keys(s))
     if data is not None and normalise.STATS in made.stats:
@@ -141,7 +147,7 @@ def evaluation(build: Build, env: Env, execute: str, count: int, state: Learner,
 
 
 def evaluate(
-    build: Build, env: Env, s: Settings, state: Learner, c: Any, given: dict, base: int = 2**31
+    build: Build, env: Env, s: Common, state: Learner, c: Any, given: dict, base: int = 2**31
 ) -> dict[str, np.ndarray]:
     """Figures of an evaluation [S]. Every method and every evaluation of a seed sees the same start states (``base``)."""
     keys = jax.vmap(lambda k: jax.random.fold_in(k, base))(seed_keys(s))

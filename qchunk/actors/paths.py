@@ -124,3 +124,13 @@ def stochastic(kernel: Kernel, eta: float = 1.0) -> Kernel:
 
     noisy = functools.partial(advance, eta=eta)
     return kernel._replace(advance=noisy, step=step_of(kernel.denoise, noisy), noisy=True)
+
+
+def floored(kernel: Kernel, least: float) -> Kernel:
+    """The same Kernel, whose steps have a standard deviation of at least ``least`` (2409.00588, section 5): the last one too."""
+
+    def step(vars: Vars, obs, x: Array, k) -> tuple[Array, Array]:
+        mean, std = kernel.step(vars, obs, x, k)
+        return mean, jnp.maximum(std, least)
+
+    return kernel._replace(step=step)

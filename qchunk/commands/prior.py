@@ -13,6 +13,7 @@ from qchunk import normalise, runs
 from qchunk.actors import actor
 from qchunk.commands.shared import learner_of, rebuild
 from qchunk.errors import UserError
+from qchunk.sampling import count_steps
 from qchunk.types import Spec
 
 MAY_CHANGE = {"flow": {"steps"}, "diffusion": {"ddim", "clip"}}  # of a prior's configuration: how it is sampled
@@ -49,9 +50,24 @@ def load(folder: Path, seed: int = 0) -> Prior:
     return Prior(given, actor_of(p.c, folder), p.c, p.settings, p.env, about)
 
 
+def field_of(c: Any) -> str:
+    """The field of a configuration that a prior's actor fills in: "given" is frozen, "tuned" goes on from its weights."""
+    return next((name for name in ("given", "tuned") if hasattr(c, name)), "")
+
+
+def sizes(chunk: Any, prior: Any) -> Any:
+    """A method's own chunks, as long as the prior's and seeing as much."""
+    return dataclasses.replace(chunk, horizon=prior.horizon, history=prior.history)
+
+
 def actor_of(c: Any, folder: Any) -> Any:
     """The configuration of a run's actor, or of the one that it stands on."""
     found = getattr(c, "actor", None) or getattr(c, "given", None)
+    if hasattr(c, "tuned") and getattr(c, "tuned_steps", 1) >= count_steps(actor(c.tuned)):
+        found = c.tuned
+    elif hasattr(c, "tuned"):
+        why = f"the run {folder} trained the last {c.tuned_steps} denoising steps only, so it holds no single actor"
+        raise UserError(why, "take one with --tuned-steps of all of them, or stand on its own prior")
     if found is None:
         raise UserError(f"the run {folder} has no actor", "give the folder of a bc or qc run")
     return found
@@ -63,21 +79,23 @@ def check(prior: Prior | None, algorithm: str, c: Any, settings: Any, env: Any) 
     Raises:
         UserError: names what differs and the fix.
     """
-    wants = hasattr(c, "given")
-    if prior is None and wants:
+    field = field_of(c)
+    if prior is None and field == "given":
         raise UserError(f"{algorithm} stands on a frozen prior", "give --prior RUN, the folder of a bc run")
     if prior is None:
+        if field == "tuned" and getattr(c, "tuned_steps", 1) < (steps := count_steps(actor(c.tuned))):
+            fix = f"give --prior RUN, the folder of a bc run, or --tuned-steps {steps} to train all from scratch"
+            raise UserError(f"the first of {steps} denoising steps are a frozen prior's", fix)
         return
-    if not wants:
-        raise UserError(
-            f"{algorithm} trains its own actor", "leave --prior out, or take qc-frozen, v-gps or value-guided"
-        )
-    ours, theirs = dataclasses.asdict(c.given), dataclasses.asdict(prior.actor)
+    if not field:
+        fix = "leave --prior out, or take qc-frozen, v-gps, value-guided, dppo or ppo"
+        raise UserError(f"{algorithm} trains its own actor from data", fix)
+    ours, theirs = dataclasses.asdict(getattr(c, field)), dataclasses.asdict(prior.actor)
     odd = sorted(n for n in theirs if ours.get(n) != theirs[n] and n not in MAY_CHANGE.get(theirs["kind"], ()))
     if odd:
         name = odd[0].replace("_", "-")
         raise UserError(
-            f"--given.{name} {ours.get(odd[0])} is not the prior's {theirs[odd[0]]}", f"leave --given.{name} out"
+            f"--{field}.{name} {ours.get(odd[0])} is not the prior's {theirs[odd[0]]}", f"leave --{field}.{name} out"
         )
     if c.chunk.horizon != prior.config.chunk.horizon:
         fix = f"leave --chunk.horizon out, or train a prior with {c.chunk.horizon}"
@@ -89,11 +107,11 @@ def check(prior: Prior | None, algorithm: str, c: Any, settings: Any, env: Any) 
         if getattr(settings, name) != getattr(prior.settings, name):
             flag = name.replace("_", "-")
             raise UserError(f"the prior's --{flag} is {getattr(prior.settings, name)}", f"leave --{flag} out")
-    _fits(prior.given["actor"], c, env)
+    _fits(prior.given["actor"], getattr(c, field), c.chunk.horizon, env)
 
 
-def _fits(params: Any, c: Any, env: Any) -> None:
-    spec = Spec(env.observation_size, env.action_size, c.chunk.horizon)
-    like = jax.eval_shape(lambda: actor(c.given).modules[0].init(jax.random.key(0), spec))
+def _fits(params: Any, c: Any, horizon: int, env: Any) -> None:
+    spec = Spec(env.observation_size, env.action_size, horizon)
+    like = jax.eval_shape(lambda: actor(c).modules[0].init(jax.random.key(0), spec))
     if jax.tree.map(jnp.shape, params) != jax.tree.map(lambda x: x.shape, like):
         raise UserError("the prior's networks do not fit this environment's sizes", "train a prior for it")

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from qchunk import checkpoint, envs, flags, normalise, online
+from qchunk import checkpoint, envs, flags, normalise, on_policy, online
 from qchunk import train as training
 from qchunk.errors import UserError
 from qchunk.types import Learner, Spec
@@ -23,19 +23,26 @@ class Parts(NamedTuple):
 
     build: Any
     c: Any
-    settings: training.Settings
-    online: online.OnlineSettings
+    settings: Any
+    online: online.OnlineSettings | None  # None for an on-policy method
     env: Any
     given: dict
+
+
+def drivers(config_class: type) -> tuple[type, ...]:
+    """The settings of what trains such a method: a configuration with a ``rollout`` is that of an on-policy one."""
+    on = "rollout" in config_class.__dataclass_fields__  # type: ignore[attr-defined]
+    return (on_policy.Settings,) if on else (training.Settings, online.OnlineSettings)
 
 
 def rebuild(kept: dict, folder: Path) -> Parts:
     """What a run was made of, from its configuration and its folder."""
     build, config_class = flags.builder(kept["algorithm"])
     c = flags.from_dict(config_class, kept["config"])
-    settings, more = flags.from_dict(training.Settings, kept["settings"]), kept["online"]
+    first, *rest = drivers(config_class)
+    settings, more = flags.from_dict(first, kept["settings"]), [flags.from_dict(cls, kept["online"]) for cls in rest]
     env = envs.make(kept["env"], c.chunk.history)
-    return Parts(build, c, settings, flags.from_dict(online.OnlineSettings, more), env, read_given(folder))
+    return Parts(build, c, settings, more[0] if more else None, env, read_given(folder))
 
 
 def save_given(given: dict, run: Path) -> None:
@@ -64,11 +71,18 @@ def restore(folder: Path, p: Parts, step: int | None) -> tuple[tuple[Learner | N
     learner = jax.eval_shape(lambda: training.init(p.build, p.c, p.given, spec, p.settings))
     like = {"learner": learner}
     if checkpoint.about(where, step).get("online"):
-        like["online"] = online.state_like(p.build, p.env, learner, p.c, p.given, p.settings, p.online)
+        like["online"] = state_like(p, learner)
     tree, about = checkpoint.restore(where, like, step)
     tree = jax.tree.map(jax.numpy.asarray, tree)
     normalise.check(tree["learner"], p.settings.normalise_obs, p.settings.normalise_action)
     return (tree["learner"], tree.get("online")), int(about["step"])
+
+
+def state_like(p: Parts, learner: Learner) -> Any:
+    """Shapes and types of what a run holds besides its learner while it plays in its environment."""
+    if p.online is None:
+        return on_policy.state_like(p.build, p.env, learner, p.c, p.given, p.settings)
+    return online.state_like(p.build, p.env, learner, p.c, p.given, p.settings, p.online)
 
 
 def learner_of(folder: Path, p: Parts, step: int | None) -> tuple[Learner, int]:

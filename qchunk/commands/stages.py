@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from qchunk import flags, names, online, runs
-from qchunk import train as training
+from qchunk import flags, names, runs
+from qchunk.commands.shared import drivers
 from qchunk.errors import UserError
 from qchunk.files import atomic_write
 
@@ -29,8 +29,8 @@ def grouped(argv: list[str]) -> dict[str, list[str]]:
 def plan(argv: list[str], shared: type) -> tuple[Path, list[list[str]]]:
     """(folder, the arguments of each stage's own ``qchunk train``) of a chain.
 
-    What the first stage says of environment, data, seeds and drivers (``shared``, Settings, OnlineSettings) holds for the
-    later ones, unless they say otherwise. Stage i lies in FOLDER/i-ALGORITHM and stands on the one before.
+    What the first stage says of environment, data, seeds and drivers (``shared``, its settings) holds for the
+    later ones, unless they say otherwise or have no such flag. Stage i lies in FOLDER/i-ALGORITHM and stands on the one before.
 
     Raises:
         UserError: a stage without an algorithm, with its own --out or --prior, or a chain without --out.
@@ -41,13 +41,12 @@ def plan(argv: list[str], shared: type) -> tuple[Path, list[list[str]]]:
     out = flags.value_of(parts[0], "--out")
     if not out:
         raise UserError("stages need a folder to lie in", "give the first one --out FOLDER")
-    common = {n for cls in (shared, training.Settings, online.OnlineSettings) for n in flags.flag_names(cls)}
     first, before, stages = grouped(parts[0][1:]), "", list[list[str]]()
     for i, part in enumerate(parts, 1):
         if not part or part[0].startswith("-"):
             raise UserError(f"stage {i} names no algorithm", f"write {THEN} ALGO [flags]")
         names.algorithm(part[0])
-        own = grouped(part[1:])
+        own, common = grouped(part[1:]), known_to(part[0], shared)
         if i > 1 and (odd := {"out", "prior"} & set(own)):
             raise UserError(f"stage {i} has a --{min(odd)} of its own", "leave it out: it stands on the stage before")
         kept = {n: words for n, words in first.items() if i > 1 and n in common - set(OWN)}
@@ -63,6 +62,13 @@ def plan(argv: list[str], shared: type) -> tuple[Path, list[list[str]]]:
         before = groups["out"][1]
         stages.append([part[0], *(word for words in groups.values() for word in words)])
     return Path(out), stages
+
+
+def known_to(algorithm: str, shared: type) -> set[str]:
+    """The flags besides its own configuration's that a stage of this algorithm takes."""
+    settings = drivers(flags.builder(algorithm)[1])
+    found = {n for cls in (shared, *settings) for n in flags.flag_names(cls)}
+    return found - ({"data"} if len(settings) == 1 else set())
 
 
 def run(argv: list[str], shared: type, train: Callable) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 
-from qchunk import checkpoint, envs, flags, names, online, runs
+from qchunk import checkpoint, envs, flags, names, on_policy, online, runs
 from qchunk import train as training
 from qchunk.commands import prior, stages
-from qchunk.commands.shared import Parts, print_figures, rebuild, restore, save_given
+from qchunk.commands.shared import Parts, drivers, print_figures, rebuild, restore, save_given
 from qchunk.config import validate
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
@@ -28,9 +28,9 @@ class TrainFlags:
     """Where a run reads and writes."""
 
     env: str
-    """Environment to evaluate in: qchunk list envs."""
-    data: Path
-    """Data set to train on: qchunk collect."""
+    """Environment to play and to be evaluated in: qchunk list envs."""
+    data: Path | None = None
+    """Data set to train on: qchunk collect. On-policy methods need none."""
     out: Path | None = None
     """Run folder to make; by default runs/ENV/ALGO-seedSEED."""
     label: str = ""
@@ -87,43 +87,49 @@ def train(argv: list[str]) -> None:
 
 def parse(argv: list[str], config_class: type) -> list[Any]:
     """The flags of a run; what a prior has settled (its actor, its chunks, its units) is the default."""
-    c, settings = config_class(), training.Settings()
+    c, (settings, *more) = config_class(), [cls() for cls in drivers(config_class)]
     folder = flags.value_of(argv, "--prior")
-    if folder and hasattr(c, "given"):
+    if folder and (field := prior.field_of(c)):
         kept = runs.read_config(Path(folder))["config"]
         before = flags.from_dict(flags.builder(kept["algorithm"])[1], kept["config"])
-        c = dataclasses.replace(c, chunk=before.chunk, given=prior.actor_of(before, folder))
+        chunk = before.chunk if field == "given" else prior.sizes(c.chunk, before.chunk)
+        c = dataclasses.replace(c, chunk=chunk, **{field: prior.actor_of(before, folder)})
         units = {n: kept["settings"][n] for n in ("normalise_obs", "normalise_action")}
         settings = dataclasses.replace(settings, **units)
-    return flags.parse(f"train {argv[0]}", argv[1:], TrainFlags, c, settings, online.OnlineSettings())
+    return [*flags.parse(f"train {argv[0]}", argv[1:], TrainFlags, c, settings, *more), *([] if more else [None])]
 
 
 def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, more: Any = NO_ONLINE, build: Any = None) -> Path:
     """Trains in a new run folder and returns it; also what experiments call."""
     build = build or flags.builder(algorithm)[0]
     names.check_env(f.env)
-    settings = training.resolve(settings)
     validate(c)
+    on = isinstance(settings, on_policy.Settings)
+    more = None if on else more
+    settings = settings if on else training.resolve(settings)
     env = envs.make(f.env, c.chunk.history)
     earlier = prior.load(f.prior, f.prior_seed) if f.prior else None
     prior.check(earlier, algorithm, c, settings, env)
-    data, about = formats.for_env(f.data, env, f.env)
-    training.check(c, settings, data)
-    online.check(c, settings, more)
+    data, about = data_of(f, algorithm, env, on)
+    if on:
+        on_policy.check(c, settings, env)
+    else:
+        training.check(c, settings, data)
+        online.check(c, settings, more)
     out = f.out or Path("runs") / f.env / f"{f.label or Path(algorithm).stem.replace(':', '-')}-seed{settings.seed}"
     kept = {
         "algorithm": algorithm,
         "label": f.label or algorithm,
         "env": f.env,
-        "driver": "offline_to_online" if more.online_steps else "offline",
+        "driver": "on_policy" if on else "offline_to_online" if more and more.online_steps else "offline",
         "seed": settings.seed,
         "seeds": settings.seeds,
         "device": str(jax.devices()[0].device_kind),
         "prior": earlier and earlier.about,
-        "data": {"path": str(Path(f.data).resolve()), "fingerprint": about["fingerprint"]},
+        "data": about,
         "config": dataclasses.asdict(c),
         "settings": dataclasses.asdict(settings),
-        "online": dataclasses.asdict(more),
+        "online": more and dataclasses.asdict(more),
     }
     given = earlier.given if earlier else {}
     with runs.create(out, kept) as folder:
@@ -134,29 +140,52 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, more: Any = NO_ONL
     return out
 
 
+def data_of(f: TrainFlags, algorithm: str, env: Any, on: bool) -> tuple[Dataset | None, dict[str, str] | None]:
+    """The data set of a run and what its configuration keeps of it; neither for an on-policy method."""
+    if on and f.data:
+        raise UserError(
+            f"{algorithm} learns from what it plays", "leave --data out; a prior's data stay with the prior"
+        )
+    if on:
+        return None, None
+    if f.data is None:
+        raise UserError(f"{algorithm} learns from a data set", f"give --data FILE, made by: qchunk collect {f.env}")
+    data, about = formats.for_env(f.data, env, f.env)
+    return data, {"path": str(Path(f.data).resolve()), "fingerprint": about["fingerprint"]}
+
+
 def resume(f: ResumeFlags) -> None:
     """Goes on from a checkpoint to the same bits as a run that was never stopped."""
     with runs.open_run(f.resume) as run:
         run.sinks += runs.sinks_by_name(f.log_to, f.resume)
         kept = run.config
         parts = rebuild(kept, f.resume)
-        data, about = formats.for_env(Path(kept["data"]["path"]), parts.env, kept["env"])
-        if about["fingerprint"] != kept["data"]["fingerprint"]:
-            fix = f"put the data set with fingerprint {kept['data']['fingerprint']} back"
-            raise UserError(f"{kept['data']['path']} has changed since the run began", fix)
+        data = None
+        if kept["data"]:
+            data, about = formats.for_env(Path(kept["data"]["path"]), parts.env, kept["env"])
+            if about["fingerprint"] != kept["data"]["fingerprint"]:
+                fix = f"put the data set with fingerprint {kept['data']['fingerprint']} back"
+                raise UserError(f"{kept['data']['path']} has changed since the run began", fix)
         state, step = restore(f.resume, parts, f.step)
         run.rewind(step)
         drive(run, parts, data, state, step, f)
 
 
-def drive(run: runs.Run, p: Parts, data: Dataset, state: tuple, began: int, f: Any) -> None:
+def events_of(p: Parts, data: Dataset | None, state: tuple) -> tuple[int, Iterator[training.Event]]:
+    """The last step of a run, and its driver at work."""
+    more = {"env": p.env, "settings": p.settings, "learner": state[0], "state": state[1]}
+    if p.online is None:
+        return on_policy.total_steps(p.c, p.settings), on_policy.on_policy(p.build, p.c, p.given, **more)
+    events = online.offline_to_online(p.build, p.c, p.given, **more, data=data, online=p.online)
+    return online.total_steps(p.c, p.settings, p.online), events
+
+
+def drive(run: runs.Run, p: Parts, data: Dataset | None, state: tuple, began: int, f: Any) -> None:
     """Consumes a driver's events: logs, saves, shows; then sums the run up."""
-    total = online.total_steps(p.c, p.settings, p.online)
+    total, events = events_of(p, data, state)
     if began >= total and (run.path / runs.SUMMARY).exists():
         raise UserError(f"{run.path} is finished: all {total} steps are done", "qchunk eval it")
     about = {"algorithm": run.config["algorithm"], "env": run.config["env"]}
-    more = {"env": p.env, "data": data, "settings": p.settings, "online": p.online}
-    events = online.offline_to_online(p.build, p.c, p.given, **more, learner=state[0], state=state[1])
     title = f"{run.config['label']} on {run.config['env']}"
     with Bar(total, began, f.quiet, title) as bar, going_on(run.path), contextlib.ExitStack() as after:
         if isinstance(p.env, HostEnv):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from qchunk.config import CriticConfig
+from qchunk.config import CriticConfig, ValueConfig
 from qchunk.critics.ensemble import ensemble
 from qchunk.types import Critic
 
 
-def state_v(c: CriticConfig, name: str = "state_value") -> Critic:
-    """``values(vars, obs)``: the chunk is neither needed nor read."""
-    return ensemble(c, name, lambda spec: (spec.obs,), lambda obs, action, level: (obs,))
+def state_v(c: ValueConfig | CriticConfig, name: str = "state_value") -> Critic:
+    """One network of these widths, without a target copy. ``values(vars, obs)``: the chunk is neither needed nor read."""
+    one = CriticConfig(c.hidden, c.layer_norm, members=1)
+    return ensemble(one, name, lambda spec: (spec.obs,), lambda obs, action, level: (obs,), target=False)

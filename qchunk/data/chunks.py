@@ -84,7 +84,8 @@ def cut(
 
     - reward_j = sum_{k<n} gamma^k r_{t+k} prod_{i<k} m_{t+i}: rewards after a success inside the window do not count
       (the published code adds them);
-    - discount_j = gamma^n, or 0 if a success lies inside the window: an exact target, whatever the later actions;
+    - discount_j = gamma^n, or 0 if a success lies inside the window: an exact target, whatever the later actions
+      (in both, with discount "decision", gamma counts once per H steps: see ``begun``);
     - weight_j = 1 if the window is whole or holds a success; 0 where a time-out cuts it;
     - next_obs_j is the true observation n steps on, or the episode's final one;
     - action is padded with the last action after an episode's end; mask is 0 there, or 1 with padding "repeated", and
@@ -102,7 +103,7 @@ def cut(
     inside = k < left  # [B, L]
     going = jnp.cumprod(1.0 - terminal * inside, axis=-1)  # [B, L] 1 while no success up to and at step k
     before = jnp.concatenate([jnp.ones_like(going[:, :1]), going[:, :-1]], axis=-1)
-    discounted = jnp.cumsum(c.gamma**k * reward * before * inside, axis=-1)
+    discounted = jnp.cumsum(c.gamma ** begun(k, c) * reward * before * inside, axis=-1)
     n = jnp.asarray(points)[None]  # [1, J]
     alive = going[:, points - 1]
     played = inside[:, : c.horizon].astype(jnp.float32)
@@ -116,10 +117,40 @@ def cut(
         action=action[:, : c.horizon],
         mask=masks[c.padding],
         reward=discounted[:, points - 1],
-        discount=c.gamma**n * alive,
+        discount=c.gamma ** -begun(-n, c) * alive,
         next_obs=next_obs,
         weight=jnp.maximum((n <= left).astype(jnp.float32), 1.0 - alive),
         last=(left[:, 0] <= length(c)).astype(jnp.float32),
+        extras={},
+    )
+
+
+def begun(steps, c: ChunkConfig):
+    """How often gamma counts within so many steps: once each, or with discount "decision" once per whole chunk."""
+    return steps if c.discount == "step" else steps // c.horizon
+
+
+def of_decision(obs, action, reward, terminal, truncation, next_obs, alive, c: ChunkConfig) -> Chunk:
+    """What one decision of E environments led to, h steps played of its plan; leading axes [h, E] but where told.
+
+    An environment that ended inside the chunk rested from then on (``alive`` 0): nothing of that counts, next_obs is the
+    true observation where it ended, and a time-out there is bootstrapped from that.
+    """
+    h = alive.shape[0]
+    power = begun(jnp.arange(h), c)[:, None]
+    count = jnp.sum(alive, axis=0)  # [E]
+    ended, cut = (jnp.max(x * alive, axis=0) for x in (terminal, truncation))
+    final = jnp.maximum(count.astype(jnp.int32) - 1, 0)
+    after = jnp.take_along_axis(next_obs, final[None, :, None], axis=0)[0]  # [E, O]
+    return Chunk(
+        obs=obs[0],
+        action=jnp.pad(jnp.moveaxis(action, 0, 1), ((0, 0), (0, c.horizon - h), (0, 0)), mode="edge"),
+        mask=jnp.pad(alive.T, ((0, 0), (0, c.horizon - h))),
+        reward=jnp.sum(c.gamma**power * reward * alive, axis=0)[:, None],
+        discount=(c.gamma ** (count if c.discount == "step" else 1.0) * (1.0 - ended))[:, None],
+        next_obs=after[:, None],
+        weight=jnp.ones_like(count)[:, None],
+        last=jnp.maximum(ended, cut),
         extras={},
     )
 

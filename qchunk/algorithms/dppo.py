@@ -1,0 +1,122 @@
+"""DPPO (2409.00588): PPO through the denoising steps of a generative actor; and PPO, which is the same with one step."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from qchunk.actors import actor
+from qchunk.actors.paths import floored, stochastic
+from qchunk.config import (
+    ActorConfig,
+    ChunkConfig,
+    DiffusionConfig,
+    GaussianConfig,
+    OptimConfig,
+    RolloutConfig,
+    ValueConfig,
+    config,
+)
+from qchunk.critics.state_v import state_v
+from qchunk.errors import UserError
+from qchunk.learner import frozen, learner, starting
+from qchunk.losses.ppo_path import advantages, kl_above, ppo_path, value_mse
+from qchunk.sampling import count_steps, sample, sample_path
+from qchunk.types import Algorithm
+
+
+@config
+class DPPO:
+    """Diffusion policy policy optimisation."""
+
+    tuned: ActorConfig = DiffusionConfig()
+    """The actor; --prior RUN fills it in, and its weights are where training starts."""
+    chunk: ChunkConfig = ChunkConfig(4, discount="decision")
+    critic: ValueConfig = ValueConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    optim: OptimConfig = OptimConfig(1e-4)
+    """Of the actor."""
+    critic_optim: OptimConfig = OptimConfig(1e-3)
+    tuned_steps: int = 10
+    """K', the last denoising steps, which are trained; the prior walks the others. From scratch all must be."""
+    critic_updates: int = 0
+    """Updates before the actor moves."""
+    clip: float = 0.01
+    """Bound of a ratio's distance from 1, at the last denoising step. Ratios are per number: roots of the true ones."""
+    clip_base: float = 0.01
+    """The same at the first tuned step."""
+    clip_rate: float = 3.0
+    """How late the bound rises from one to the other."""
+    gamma_denoise: float = 0.99
+    """Discount per denoising step, in [0, 1]."""
+    lam: float = 0.95
+    """Lambda of the advantages, in [0, 1]."""
+    explore_std: float = 0.1
+    """Least standard deviation of a tuned step while exploring, in units of action."""
+    prob_std: float = 0.1
+    """The same in its probability."""
+    target_kl: float = 1.0
+    """An iteration's updates end when its policy is further from the one that played."""
+
+
+@config
+class PPO:
+    """PPO with a Gaussian over chunks."""
+
+    tuned: ActorConfig = GaussianConfig((256, 256, 256))
+    """The actor; --prior RUN fills it in, and its weights are where training starts."""
+    chunk: ChunkConfig = ChunkConfig(1, discount="decision")
+    critic: ValueConfig = ValueConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    optim: OptimConfig = OptimConfig(3e-4)
+    """Of the actor."""
+    critic_optim: OptimConfig = OptimConfig(1e-3)
+    critic_updates: int = 0
+    """Updates before the actor moves."""
+    clip: float = 0.05
+    """Bound of a ratio's distance from 1. Ratios are per number: roots of the true ones."""
+    lam: float = 0.95
+    """Lambda of the advantages, in [0, 1]."""
+    explore_std: float = 0.1
+    """Least standard deviation, in units of action."""
+    target_kl: float = 1.0
+    """An iteration's updates end when its policy is further from the one that played."""
+
+
+def dppo(c: DPPO) -> Algorithm:
+    """The last K' steps learn, behind a frozen copy of the prior that walks the first ones; exploring adds noise."""
+    # the average of a prior's weights is where the actor starts; it keeps none of its own
+    pi = actor(dataclasses.replace(c.tuned, ema=False))
+    if not pi.noisy and pi.advance is None:
+        raise UserError(f"a {c.tuned.kind} actor has no probabilities", "take --tuned.kind gaussian, flow or diffusion")
+    if getattr(c.tuned, "components", 1) > 1:
+        raise UserError("a mixture's components are not steps of a path", "give --tuned.components 1")
+    walk = pi if pi.noisy else stochastic(pi)
+    tuned = min(c.tuned_steps, count_steps(pi))
+    partly = tuned < count_steps(pi)
+    explore, prob = floored(walk, c.explore_std), floored(walk, c.prob_std)
+    still = pi._replace(noisy=False) if count_steps(pi) == 1 else pi  # a Gaussian is evaluated at its mean
+    v = state_v(c.critic)
+    surrogate = ppo_path(
+        prob,
+        clip=c.clip,
+        clip_base=c.clip_base,
+        clip_rate=c.clip_rate,
+        gamma_denoise=c.gamma_denoise,
+        start=c.critic_updates,
+    )
+    made = learner(
+        [pi, v],
+        sample(still, frozen(still), tuned) if partly else sample(still),
+        [surrogate, value_mse(v)],
+        {"actor": c.optim, "": c.critic_optim},
+        explore=sample_path(explore, frozen(walk), tuned) if partly else sample_path(explore),
+        prepare=advantages(prob, v, c.lam),
+        stop=kl_above(c.target_kl),
+    )
+    return starting(made, "actor")
+
+
+def ppo(c: PPO) -> Algorithm:
+    """One denoising step, all of it trained."""
+    same = {f.name: getattr(c, f.name) for f in dataclasses.fields(c) if f.name != "explore_std"}
+    return dppo(DPPO(**same, tuned_steps=1, clip_base=c.clip, explore_std=c.explore_std, prob_std=c.explore_std))

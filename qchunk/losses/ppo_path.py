@@ -1,0 +1,109 @@
+"""Policy gradients through denoising (2409.00588): every tuned step of a path is an action of a Gaussian policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from qchunk.losses.common import weighted_mean
+from qchunk.losses.returns import gae
+from qchunk.sampling import log_prob
+from qchunk.types import Array, Chunk, Critic, Kernel, Learner, Metrics, Term, Vars, view
+
+
+def advantages(kernel: Kernel, critic: Critic, lam: float) -> Callable:
+    """``prepare`` of a rollout [T, E, ...]: advantages and returns over decisions, and the log-probabilities of its paths.
+
+    All are computed from the same parameters, after the rollout, one decision at a time; they are what the updates of an
+    iteration are held against. Adds "advantage", "return" [T, E] and "log_prob" [T, E, K'] to ``extras``.
+    """
+
+    def prepare(learner: Learner, given: dict, key, chunk: Chunk) -> tuple[Learner, Chunk]:
+        del key
+        vars = view(learner, given)
+
+        def look(chunk: Chunk) -> tuple[Array, Array, Array]:
+            next_obs = jax.tree.map(lambda o: o[..., 0, :], chunk.next_obs)
+            value, next_value = (critic.score(vars, obs) for obs in (chunk.obs, next_obs))
+            return value, next_value, log_prob(kernel, vars, chunk.obs, chunk.extras["path"], chunk.mask)
+
+        value, next_value, old = jax.lax.map(look, chunk)
+        advantage, target = gae(chunk.reward[..., 0], chunk.discount[..., 0], value, next_value, chunk.last, lam)
+        extras = {**chunk.extras, "advantage": advantage, "return": target, "log_prob": old}
+        return learner, chunk._replace(extras=extras)
+
+    return prepare
+
+
+def ppo_path(
+    kernel: Kernel, *, clip: float, clip_base: float, clip_rate: float, gamma_denoise: float, start: int = 0
+) -> Term:
+    """The clipped surrogate over (decision, denoising step) with the advantage of the decision.
+
+    Advantages are standardised within the minibatch, then discounted by gamma_denoise once per step that is still to come.
+
+    Args:
+        clip, clip_base, clip_rate: see ``clip_bounds``.
+        start: the update that first moves the actor.
+    """
+
+    def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
+        del noise
+        new = log_prob(kernel, vars, chunk.obs, chunk.extras["path"], chunk.mask)  # [*B, K']
+        tuned = new.shape[-1]
+        advantage = standardised(chunk.extras["advantage"])[..., None] * denoising_discounts(tuned, gamma_denoise)
+        bounds = clip_bounds(tuned, clip, clip_base, clip_rate)
+        return surrogate(new, chunk.extras["log_prob"], advantage, bounds)
+
+    return Term(tuple(m.name for m in kernel.modules), lambda key, chunk: (), fn, start=start)
+
+
+def surrogate(new: Array, old: Array, advantage: Array, bound: Array) -> tuple[Array, Metrics]:
+    """mean max(-A rho, -A clip(rho, 1 +- bound)) with rho = exp(new - old) (1707.06347, eq. 7); shapes broadcast."""
+    ratio = jnp.exp(new - old)
+    loss = jnp.mean(jnp.maximum(-advantage * ratio, -advantage * jnp.clip(ratio, 1 - bound, 1 + bound)))
+    return loss, {
+        "policy_loss": loss,
+        "approx_kl": jnp.mean((ratio - 1) - (new - old)),
+        "clip_fraction": jnp.mean((jnp.abs(ratio - 1) > bound).astype(jnp.float32)),
+    }
+
+
+def standardised(x: Array) -> Array:
+    """Mean 0 and deviation 1 (that of a sample, with one degree of freedom less)."""
+    return (x - jnp.mean(x)) / (jnp.std(x, ddof=1) + 1e-8)
+
+
+def denoising_discounts(tuned: int, gamma: float) -> Array:
+    """What an advantage counts at every tuned step, noisiest first: gamma^(K' - 1) ... 1."""
+    return gamma ** jnp.arange(tuned - 1, -1, -1)
+
+
+def clip_bounds(tuned: int, clip: float, base: float, rate: float) -> Array:
+    """The clipping of every tuned step, noisiest first: [K'], from ``base`` up to ``clip`` (2409.00588, appendix).
+
+    base + (clip - base) (e^{rate d / (K' - 1)} - 1) / (e^rate - 1): tight for noisy steps. The paper's prose says the
+    reverse; its formula and code agree with this. With K' = 1 it is ``clip`` (the published code divides 0 by 0).
+    """
+    along = jnp.arange(tuned) / max(tuned - 1, 1) if tuned > 1 else jnp.ones(1)
+    return base + (clip - base) * jnp.expm1(rate * along) / jnp.expm1(rate)
+
+
+def value_mse(critic: Critic) -> Term:
+    """Half the squared error of V(s) to the return that the advantages imply."""
+
+    def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
+        del noise
+        value, target = critic.values(vars, chunk.obs, None), chunk.extras["return"]
+        loss = 0.5 * weighted_mean(chunk.weight[..., 0], jnp.square(value - target))
+        unexplained = jnp.var(target - jnp.mean(value, axis=0)) / jnp.maximum(jnp.var(target), 1e-8)
+        return loss, {"value_loss": loss, "explained_variance": 1 - unexplained}
+
+    return Term(tuple(m.name for m in critic.modules), lambda key, chunk: (), fn)
+
+
+def kl_above(limit: float) -> Callable[[Metrics], Array]:
+    """``stop``: whether an update's policy has moved further than ``limit`` nats (per number) from the one that played."""
+    return lambda metrics: metrics["approx_kl"] > limit

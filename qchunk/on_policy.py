@@ -1,0 +1,275 @@
+"""Learning from what was just played: the driver of policy gradients.
+
+An iteration is one compiled program: T decisions of E environments, advantages, then epochs of minibatches. Environment
+steps are counted as played steps, those of environments that rest until their next decision included.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qchunk import normalise, train
+from qchunk.config import RolloutConfig, config, validate
+from qchunk.envs.base import Env, wrap
+from qchunk.envs.host import HostEnv
+from qchunk.errors import UserError
+from qchunk.execute import parse
+from qchunk.host_rollout import per_seed, scheme_of
+from qchunk.losses.returns import Scale, no_scale, scaled
+from qchunk.online import figures
+from qchunk.rollout import begin, rollout_chunks
+from qchunk.seeds import over_seeds
+from qchunk.train import Build, Common, Event, seed_keys
+from qchunk.types import Algorithm, Array, Chunk, Learner, Metrics, Spec, view
+
+
+@config
+class Settings(Common):
+    """What the driver ``on_policy`` needs besides the algorithm's own configuration."""
+
+    online_steps: int = 2_000_000
+    """Environment steps per seed, rounded up to whole iterations."""
+    log_every: int = 1
+    """Environment steps between two lines of training figures, rounded up, as the two below, to whole iterations."""
+    eval_every: int = 0
+    """Environment steps between two evaluations; 0 makes ten of them."""
+    checkpoint_every: int = 0
+    """Environment steps between two checkpoints; 0 saves at each evaluation."""
+
+
+class Loop(NamedTuple):
+    """What a run resumes from besides its learner, for S seeds."""
+
+    envs: Any  # (State, carry) [S, E, ...]
+    first: jax.Array  # [S, E] 1 where the next decision is its episode's first
+    scale: Scale  # [S, ...]
+    iterations: jax.Array  # [] int32, done so far
+
+
+class Plan(NamedTuple):
+    """Whole iterations, worked out from the settings."""
+
+    steps: int  # environment steps per iteration
+    iterations: int
+    log_every: int  # iterations, as the two below
+    eval_every: int
+    checkpoint_every: int
+
+
+def plan_of(c: Any, s: Settings) -> Plan:
+    """Everything rounded up to whole iterations."""
+    steps = c.rollout.envs * c.rollout.decisions * parse(s.execute, c.chunk.horizon)(None).steps
+    total = math.ceil(s.online_steps / steps)
+    eval_every = math.ceil(s.eval_every / steps) if s.eval_every else max(1, math.ceil(total / 10))
+    save_every = math.ceil(s.checkpoint_every / steps) or eval_every
+    return Plan(steps, total, math.ceil(s.log_every / steps), eval_every, save_every)
+
+
+def check(c: Any, s: Settings, env: Env | HostEnv) -> None:
+    """Refuses a configuration, settings and an environment that cannot run.
+
+    Raises:
+        UserError: names the field and the fix.
+    """
+    validate(c)
+    validate(s)
+    parse(s.execute, c.chunk.horizon)
+    if isinstance(env, HostEnv):
+        fix = "take one on the device: tabletop/, brax/ or gymnax/"
+        raise UserError(f"{env.name} runs in worker processes, and on-policy methods play thousands of steps", fix)
+
+
+def units(build: Build, c: Any, given: dict, env: Env, s: Settings, learner: Learner) -> Learner:
+    """The learner in its units: those of the stage before, or of what its first policy sees in one iteration's decisions.
+
+    Raises:
+        UserError: units of actions without a prior, whose data would say which.
+    """
+    if normalise.STATS not in learner.stats:
+        return learner
+    if normalise.STATS in given:
+        found = normalise.of_given(given)
+    elif s.normalise_action != "none":
+        fix = "leave --normalise-action out, or give --prior RUN"
+        raise UserError("there are no data to take the units of actions from", fix)
+    else:
+        loop = start(build, c, given, env, s, learner)
+        seen = play(build, env, s.execute, learner, loop, c, given, seed_keys(s))
+        obs = np.asarray(seen.obs).reshape(-1, env.observation_size)
+        found = {"obs": normalise.fit(obs, s.normalise_obs), "action": normalise.identity(env.action_size)}
+    found = jax.tree.map(lambda x: jnp.broadcast_to(x, (s.seeds, *x.shape)), found)
+    return learner._replace(stats={**learner.stats, normalise.STATS: found})
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def play(build: Build, env: Env, execute: str, learner: Learner, loop: Loop, c: Any, given: dict, keys) -> Chunk:
+    """One iteration's decisions of every seed [S, T, E, ...], for looking at only."""
+
+    def one_seed(learner: Learner, envs: Any, key: jax.Array) -> Chunk:
+        scheme, vars = scheme_of(build, "explore", execute, c), view(learner, given)
+        play_key = jax.random.fold_in(key, 2**30 + 3)
+        return rollout_chunks(wrap(env), scheme, vars, play_key, c.rollout.decisions, envs, c.chunk)[1]
+
+    return over_seeds(one_seed, per_seed(learner, keys), loop.envs, keys)
+
+
+def start(build: Build, c: Any, given: dict, env: Env, s: Settings, learner: Learner) -> Loop:
+    """Environments at their start."""
+    return _start(build, env, s.execute, learner, c, given, seed_keys(s))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _start(build: Build, env: Env, execute: str, learner: Learner, c: Any, given: dict, keys) -> Loop:
+    def one_seed(learner: Learner, key: jax.Array):
+        scheme = scheme_of(build, "explore", execute, c)
+        first_keys = jax.random.split(jax.random.fold_in(key, 2**30 + 1))
+        return begin(wrap(env), scheme, view(learner, given), first_keys, c.rollout.envs)
+
+    envs, seeds = over_seeds(one_seed, per_seed(learner, keys), keys), len(keys)
+    scale = jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *x.shape)), no_scale(c.rollout.envs))
+    return Loop(envs, jnp.ones((seeds, c.rollout.envs)), scale, jnp.zeros((), jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
+def iterate(build: Build, env: Env, execute: str, learner: Learner, loop: Loop, c: Any, given: dict, keys, n):
+    """``n`` iterations of every seed: (learner, loop, sums of the figures [S])."""
+    wrapped = wrap(env)
+
+    step = learner.step
+
+    def one_seed(learner: Learner, envs: Any, first: jax.Array, scale: Scale, key: jax.Array):
+        algorithm, scheme = build(c), scheme_of(build, "explore", execute, c)
+
+        def iteration(i, state):
+            learner, envs, first, scale = state
+            mine = jax.random.fold_in(jax.random.fold_in(key, 2**30 + 2), loop.iterations + i)
+            play_key, prepare_key, learn_key = jax.random.split(mine, 3)
+            vars = view(learner, given)
+            envs, chunk, seen = rollout_chunks(wrapped, scheme, vars, play_key, c.rollout.decisions, envs, c.chunk)
+            if c.rollout.scale_rewards:
+                firsts = jnp.concatenate([first[None], chunk.last[:-1]])
+                scale, reward = scaled(scale, chunk.reward[..., 0], firsts)
+                chunk = chunk._replace(reward=reward[..., None])
+            learner, chunk = algorithm.prepare(learner, given, prepare_key, chunk)
+            last = chunk.last[-1]
+            learner, sums = learn(algorithm, c.rollout, learner, given, learn_key, chunk)
+            return (learner, envs, last, scale), {**sums, **seen}
+
+        def body(i, state):
+            now, sums = iteration(i, state[0])
+            return now, jax.tree.map(jnp.add, state[1], sums)
+
+        begun = (learner._replace(step=step), envs, first, scale)
+        like = jax.eval_shape(lambda state: iteration(0, state)[1], begun)
+        none_yet = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+        (learner, envs, first, scale), sums = jax.lax.fori_loop(0, n, body, (begun, none_yet))
+        return learner._replace(step=jnp.zeros((), jnp.int32)), envs, first, scale, sums
+
+    seeds = (per_seed(learner, keys), loop.envs, loop.first, loop.scale, keys)
+    learner, envs, first, scale, sums = over_seeds(one_seed, *seeds)
+    updates = n * c.rollout.epochs * c.rollout.minibatches
+    return learner._replace(step=step + updates), Loop(envs, first, scale, loop.iterations + n), sums
+
+
+def learn(
+    algorithm: Algorithm, c: RolloutConfig, learner: Learner, given: dict, key: jax.Array, chunk: Chunk
+) -> tuple[Learner, Metrics]:
+    """Epochs of minibatches over decisions [T, E, ...]: (learner, sums of the metrics, and of "updates_done").
+
+    A minibatch holds whole decisions with all their denoising steps; those left over when the decisions are dealt out sit
+    out an epoch, others in each. Once ``algorithm.stop`` says so, the rest of the updates are counted but not made.
+    """
+    size = c.envs * c.decisions // c.minibatches
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunk)
+
+    def make(learner: Learner, some: Chunk) -> tuple[Learner, Metrics]:
+        return algorithm.update(learner, given, jax.random.fold_in(key, learner.step), some)
+
+    def one_update(state: tuple, index: Array) -> tuple[tuple, Metrics]:
+        learner, stopped = state
+        some = jax.tree.map(lambda x: x[index], flat)
+        like = jax.eval_shape(make, learner, some)[1]
+        idle = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+        skip = lambda learner, some: (learner._replace(step=learner.step + 1), idle)  # noqa: E731
+        learner, metrics = jax.lax.cond(stopped, skip, make, learner, some)
+        now = stopped | algorithm.stop(metrics)
+        return (learner, now), {**metrics, "updates_done": 1.0 - stopped}
+
+    def epoch(state: tuple, key: jax.Array) -> tuple[tuple, Metrics]:
+        order = jax.random.permutation(key, c.envs * c.decisions)[: size * c.minibatches]
+        return jax.lax.scan(one_update, state, order.reshape(c.minibatches, size))
+
+    keys = jax.random.split(jax.random.fold_in(key, 2**30 + 4), c.epochs)
+    (learner, _), metrics = jax.lax.scan(epoch, (learner, jnp.asarray(False)), keys)
+    return learner, jax.tree.map(jnp.sum, metrics)
+
+
+def on_policy(
+    build: Build,
+    c: Any,
+    given: dict,
+    *,
+    env: Env,
+    settings: Settings,
+    learner: Learner | None = None,
+    state: Loop | None = None,
+) -> Iterator[Event]:
+    """Trains on what its own policy plays (2409.00588, algorithm 1, for any method with a ``rollout`` in its configuration).
+
+    Args:
+        learner, state: where to go on from; both are donated.
+
+    Yields:
+        The events of ``train.offline``; ``step`` counts environment steps, and every event carries its ``online`` part.
+
+    Raises:
+        UserError: impossible settings.
+    """
+    s, keys, trained = settings, seed_keys(settings), train.in_units(build, settings)
+    check(c, s, env)
+    plan = plan_of(c, s)
+    if learner is None:
+        spec = Spec(env.observation_size, env.action_size, c.chunk.horizon)
+        learner = units(trained, c, given, env, s, train.init(build, c, given, spec, s))
+    normalise.check(learner, s.normalise_obs, s.normalise_action)
+    state = start(trained, c, given, env, s, learner) if state is None else state
+    began = time.perf_counter()
+    learner, state, _ = iterate(trained, env, s.execute, learner, state, c, given, keys, 0)  # compiles only
+    jax.block_until_ready(learner)
+    done = int(state.iterations)
+    values = {"compile_seconds": np.asarray([time.perf_counter() - began])}
+    yield Event("compile", done * plan.steps, values, learner, state)
+    while done < plan.iterations:
+        stops = (plan.log_every, plan.eval_every, plan.checkpoint_every)
+        goal = min(plan.iterations, *(every * (done // every + 1) for every in stops))
+        began = time.perf_counter()
+        learner, state, sums = iterate(trained, env, s.execute, learner, state, c, given, keys, goal - done)
+        values = figures(sums, plan.steps * (goal - done), s.seeds, began)
+        done = goal
+        step = done * plan.steps
+        counts = {"env_steps": np.asarray([step]), "updates": np.asarray([int(learner.step)])}
+        yield Event("train", step, {**values, **counts}, learner, state)
+        if train.due(done, plan.eval_every, plan.iterations):
+            found = train.evaluate(build, env, s, learner, c, given)
+            yield Event("eval", step, {**found, **counts}, learner, state)
+        if train.due(done, plan.checkpoint_every, plan.iterations):
+            yield Event("checkpoint", step, {}, learner, state)
+
+
+def state_like(build: Build, env: Env, learner: Learner, c: Any, given: dict, s: Settings) -> Loop:
+    """Shapes and types of the online part beside such a ``learner``, for restoring one."""
+    return jax.eval_shape(lambda learner: start(train.in_units(build, s), c, given, env, s, learner), learner)
+
+
+def total_steps(c: Any, s: Settings) -> int:
+    """The last event's ``step``."""
+    plan = plan_of(c, s)
+    return plan.iterations * plan.steps
