@@ -107,7 +107,7 @@ def draw(root: Path, out: Path) -> None:
     p = rebuild(runs.read_config(folder)["config"], folder)
     learner, _ = learner_of(folder, p, None)
     vars = view(jax.tree.map(lambda x: x[0], learner._replace(step=learner.step[None])), p.given)
-    obs = jnp.broadcast_to(jnp.asarray([-0.6, 0.0]), (200, 2))
+    obs = jnp.broadcast_to(jnp.asarray([-1.0, 0.0]), (200, 2))
     policies = {w: p.build(dataclasses.replace(p.c, weight=w)).act for w in (0.0, 1.0)}
     chunks = {w: q.plan(vars, q.draw(vars, jax.random.key(0), obs), obs, None).action for w, q in policies.items()}
     value = chunk_q(p.c.critic).score(vars, obs, chunks[0.0])
@@ -115,13 +115,14 @@ def draw(root: Path, out: Path) -> None:
     shown = [(chunks[0.0], None, "prior"), (chunks[0.0], value, "prior, by value"), (chunks[1.0], None, "guided")]
     for axis, (actions, colour, title) in zip(axes, shown, strict=True):
         path = np.asarray(obs[:, None] + SPEED * jnp.cumsum(actions, axis=1))
+        hit = (np.linalg.norm(path, axis=-1) < POLE).any(axis=1).mean()
         ranks = None if colour is None else np.argsort(np.argsort(np.asarray(colour))) / len(colour)
         for i, line in enumerate(path):
             axis.plot(*line.T, lw=0.6, alpha=0.5, color="C0" if ranks is None else plt.cm.viridis(ranks[i]))
         axis.add_patch(plt.Circle((0, 0), POLE, color="0.3"))
         axis.add_patch(plt.Circle(GOAL, 0.1, color="C2"))
-        axis.plot(-0.6, 0.0, "k.")
-        axis.set(title=title, aspect="equal", xlim=(-1.1, 1.15), ylim=(-0.9, 0.9))
+        axis.plot(-1.0, 0.0, "k.")
+        axis.set(title=f"{title}: {100 * hit:.0f} % hit the pole", aspect="equal", xlim=(-1.1, 1.15), ylim=(-0.9, 0.9))
     figure.savefig(out, dpi=110)
 
 
