@@ -12,14 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qchunk import checkpoint, collect, envs, flags, names, train
+from qchunk import checkpoint, collect, envs, flags, names, on_policy, train
 from qchunk.actors.flow import flow
 from qchunk.config import FlowConfig
 from qchunk.data import formats
+from qchunk.envs import base as envs_base
+from qchunk.execute import receding
+from qchunk.rollout import begin, rollout_chunks
 from qchunk.types import Spec, view
 
 SPEC = Spec(2, 1, 2)
 TINY = {"hidden": (16,), "steps": 2, "members": 2, "n": 2, "horizon": 2}
+TINY |= {"tuned_steps": 1, "envs": 4, "decisions": 4, "epochs": 1, "minibatches": 2}
 ACTOR = FlowConfig((16,), steps=2)  # the frozen prior of methods that stand on one
 GIVEN = {"actor": flow(ACTOR).modules[0].init(jax.random.key(9), SPEC)}
 
@@ -48,32 +52,76 @@ def data(env):
 
 @pytest.fixture(scope="module", params=sorted(names.ALGORITHMS))
 def method(request):
+    """A builder, its tiny configuration, and whose modules it is given."""
     build, config_class = flags.builder(request.param)
-    return build, tiny(config_class())
+    c = tiny(config_class())
+    if request.param == "dppo":  # a prior that walks the first step; from scratch it would train both
+        c = dataclasses.replace(c, tuned=ACTOR)
+    return build, c, {} if request.param == "ppo" else GIVEN
 
 
-def run(build, c, env, data, seed=0, seeds=2, steps=6, learner=None):
-    s = train.Settings(seed=seed, seeds=seeds, offline_steps=steps, batch=16, log_every=3, eval_every=3, episodes=4)
-    return list(train.offline(build, c, GIVEN, env=env, data=data, settings=s, learner=learner))
+def plays(c):
+    return hasattr(c, "rollout")
+
+
+def drive(method, env, data, seed=0, seeds=2, steps=6, learner=None, state=None):
+    """``steps`` updates offline, or iterations on-policy, with figures and a checkpoint every 3."""
+    build, c, given = method
+    more = {"seed": seed, "seeds": seeds, "episodes": 4}
+    if plays(c):
+        n = on_policy.plan_of(c, on_policy.Settings()).steps
+        s = on_policy.Settings(online_steps=steps * n, log_every=3 * n, eval_every=3 * n, **more)
+        return on_policy.on_policy(build, c, given, env=env, settings=s, learner=learner, state=state)
+    s = train.Settings(offline_steps=steps, batch=16, log_every=3, eval_every=3, **more)
+    return train.offline(build, c, given, env=env, data=data, settings=s, learner=learner)
+
+
+def run(method, env, data, **more):
+    """The events of ``drive``, their steps counted in its units."""
+    c = method[1]
+    unit = on_policy.plan_of(c, on_policy.Settings()).steps if plays(c) else 1
+    return [e._replace(step=e.step / unit) for e in drive(method, env, data, **more)]
+
+
+def programs(c):
+    found = (on_policy.iterate, on_policy._start) if plays(c) else (train.updates,)
+    return [f._cache_size() for f in (*found, train.evaluation)]
+
+
+def per_unit(c):
+    return c.rollout.epochs * c.rollout.minibatches if plays(c) else 1
 
 
 @pytest.fixture(scope="module")
 def trained(method, env, data):
-    """Events of two seeds, and a copy of the learner at update 3 (the driver reuses its memory)."""
-    build, c = method
-    s = train.Settings(seeds=2, offline_steps=6, batch=16, log_every=3, eval_every=3, episodes=4)
+    """Events of two seeds, and a copy of what a checkpoint holds at step 3 (the driver reuses its memory)."""
     events, halfway = [], None
-    for event in train.offline(build, c, GIVEN, env=env, data=data, settings=s):
-        if event.step == 3 and event.kind == "checkpoint":
-            halfway = jax.tree.map(jnp.copy, event.learner)
-        events.append(event._replace(learner=jax.tree.map(jnp.copy, event.learner)))
-    return events, halfway
+    for event in drive(method, env, data):
+        if event.kind == "checkpoint" and halfway is None:
+            halfway = jax.tree.map(jnp.copy, (event.learner, event.online))
+        events.append(event._replace(learner=jax.tree.map(jnp.copy, event.learner), online=None))
+    unit = events[-1].step / 6
+    return [e._replace(step=e.step / unit) for e in events], halfway
+
+
+def experience(method, env, data, state, key):
+    """What one update learns from, and the learner that is prepared for it."""
+    build, c, given = method
+    draw_key, begin_key, prepare_key = jax.random.split(key, 3)
+    if not plays(c):
+        chunk = train.chunks.draw(draw_key, data, c.chunk, 8)
+        return build(c).prepare(state, given, prepare_key, chunk)
+    wrapped, scheme, vars = envs_base.wrap(env), receding(build(c).explore, 2), view(state, given)
+    loop = begin(wrapped, scheme, vars, jax.random.split(begin_key), 4)
+    _, chunk, _ = rollout_chunks(wrapped, scheme, vars, draw_key, 4, loop, c.chunk)
+    state, chunk = build(c).prepare(state, given, prepare_key, chunk)
+    return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunk)
 
 
 def test_acts(method):
-    build, c = method
+    build, c, given = method
     algorithm = build(c)
-    vars = view(algorithm.init(jax.random.key(0), SPEC, GIVEN), GIVEN)
+    vars = view(algorithm.init(jax.random.key(0), SPEC, given), given)
     for policy in (algorithm.act, algorithm.explore):
         for lead in ((), (3,)):
             obs = jax.random.normal(jax.random.key(1), (*lead, SPEC.obs))
@@ -96,10 +144,10 @@ def test_events_and_figures(trained):
             assert value.shape in ((2,), (1,))
 
 
-def test_updates_move_every_module(trained):
+def test_updates_move_every_module(method, trained):
     events, _ = trained
     before, after = events[0].learner, events[-1].learner
-    assert int(after.step) == 6
+    assert int(after.step) == 6 * per_unit(method[1])
     for name in before.params:
         moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), before.params[name], after.params[name])
         assert max(jax.tree.leaves(moved)) > 0, f"{name} never moved"
@@ -109,8 +157,7 @@ def test_updates_move_every_module(trained):
 
 
 def test_a_seed_alone_and_among_others(method, env, data, trained):
-    build, c = method
-    alone = run(build, c, env, data, seed=1, seeds=1)[-1].learner
+    alone = run(method, env, data, seed=1, seeds=1)[-1].learner
     both = trained[0][-1].learner
     second = jax.tree.map(lambda x: x[1], both._replace(step=both.step[None].repeat(2)))
     alone = jax.tree.map(lambda x: x[0], alone._replace(step=alone.step[None]))
@@ -118,26 +165,26 @@ def test_a_seed_alone_and_among_others(method, env, data, trained):
 
 
 def test_resumes_to_the_same_bits(method, env, data, trained, tmp_path):
-    build, c = method
-    events, halfway = trained
-    checkpoint.save(tmp_path, 3, {"learner": halfway}, {"step": 3})
-    like = jax.eval_shape(lambda: halfway)
-    restored = checkpoint.restore(tmp_path, {"learner": like})[0]["learner"]
-    again = run(build, c, env, data, learner=jax.tree.map(jnp.asarray, restored))[-1].learner
+    events, (learner, online) = trained
+    tree = {"learner": learner} | ({} if online is None else {"online": online})
+    checkpoint.save(tmp_path, 3, tree, {"step": 3})
+    restored = checkpoint.restore(tmp_path, jax.eval_shape(lambda: tree))[0]
+    restored = jax.tree.map(jnp.asarray, restored)
+    again = run(method, env, data, learner=restored["learner"], state=restored.get("online"))[-1].learner
     chex.assert_trees_all_equal(again, events[-1].learner)
 
 
-def test_float_fields_are_vmapped(method, data):
+def test_float_fields_are_vmapped(method, env, data):
     """Learning rate and gamma differ between the members of one program; each equals its own run."""
-    build, c = method
+    build, c, given = method
 
     def one(lr, gamma):
         mine = dataclasses.replace(
             c, optim=dataclasses.replace(c.optim, lr=lr), chunk=dataclasses.replace(c.chunk, gamma=gamma)
         )
-        state = build(mine).init(jax.random.key(0), SPEC, GIVEN)
-        chunk = train.chunks.draw(jax.random.key(1), data, mine.chunk, 8)
-        return build(mine).update(state, GIVEN, jax.random.key(2), chunk)[0].params
+        state = build(mine).init(jax.random.key(0), SPEC, given)
+        state, chunk = experience((build, mine, given), env, data, state, jax.random.key(1))
+        return build(mine).update(state, given, jax.random.key(2), chunk)[0].params
 
     lrs, gammas = jnp.asarray([1e-3, 1e-2]), jnp.asarray([0.9, 0.5])
     together = jax.jit(jax.vmap(one))(lrs, gammas)
@@ -147,24 +194,23 @@ def test_float_fields_are_vmapped(method, data):
 
 
 def test_the_second_call_compiles_nothing(method, env, data, trained):
-    build, c = method
-    size = train.updates._cache_size(), train.evaluation._cache_size()
-    other = dataclasses.replace(c, optim=dataclasses.replace(c.optim, lr=1e-2))  # another float, and other counts
-    run(build, other, env, data, steps=6)
-    assert (train.updates._cache_size(), train.evaluation._cache_size()) == size
+    build, c, given = method
+    size = programs(c)
+    other = dataclasses.replace(c, optim=dataclasses.replace(c.optim, lr=1e-2))  # another float
+    run((build, other, given), env, data, steps=6)
+    assert programs(c) == size
 
 
-def test_one_update(method, data):
+def test_one_update(method, env, data):
     """Without the driver: finite, one step further, and every module has moved."""
-    build, c = method
+    build, c, given = method
     algorithm = build(c)
 
     def one(key):
-        init_key, draw_key, prepare_key, update_key = jax.random.split(key, 4)
-        before = algorithm.init(init_key, SPEC, GIVEN)
-        chunk = train.chunks.draw(draw_key, data, c.chunk, 8)
-        ready, chunk = algorithm.prepare(before, GIVEN, prepare_key, chunk)
-        return before, *algorithm.update(ready, GIVEN, update_key, chunk)
+        init_key, draw_key, update_key = jax.random.split(key, 3)
+        before = algorithm.init(init_key, SPEC, given)
+        ready, chunk = experience(method, env, data, before, draw_key)
+        return before, *algorithm.update(ready, given, update_key, chunk)
 
     before, after, metrics = jax.jit(one)(jax.random.key(0))
     assert int(before.step) == 0 and int(after.step) == 1
@@ -175,22 +221,22 @@ def test_one_update(method, data):
         assert any((x != y).any() for x, y in pairs), f"{name} did not move"
 
 
-def test_seeds_vmapped_as_on_an_accelerator(method, data, trained, monkeypatch):
+def test_seeds_vmapped_as_on_an_accelerator(method, env, data, trained, monkeypatch):
     """A CPU loops over seeds; everywhere else they are vmapped. Both must give the same numbers."""
-    build, c = method
-    monkeypatch.setattr(train, "over_seeds", lambda fn, *batched: jax.vmap(fn)(*batched))
+    build, c, given = method
+    for module in (train, on_policy):
+        monkeypatch.setattr(module, "over_seeds", lambda fn, *batched: jax.vmap(fn)(*batched))
     anew = functools.partial(build)  # another function to jit, which must not reuse the loop's program
-    s = train.Settings(seeds=2, batch=16)
-    state = train.init(anew, c, GIVEN, SPEC, s)
-    vmapped, _ = train.updates(anew, s.batch, state, c, GIVEN, data, train.seed_keys(s), 3)
-    looped = trained[1]
-    assert int(vmapped.step) == int(looped.step) == 3
+    with jax.debug_key_reuse(False):  # it mistakes the guards that jax puts around a vmapped cond's operands for a use
+        vmapped = run((anew, c, given), env, data, steps=3)[-1].learner
+    looped, _ = trained[1]
+    assert int(vmapped.step) == int(looped.step) == 3 * per_unit(c)
     chex.assert_trees_all_close(vmapped.params, looped.params, atol=1e-5)
     chex.assert_trees_all_close(vmapped.slow, looped.slow, atol=1e-5)
 
 
-def test_a_checkpoint_is_the_learner_bit_for_bit(method, trained, tmp_path):
-    _, halfway = trained
+def test_a_checkpoint_is_the_learner_bit_for_bit(trained, tmp_path):
+    _, (halfway, _) = trained
     checkpoint.save(tmp_path, 3, {"learner": halfway}, {})
     again = checkpoint.restore(tmp_path, {"learner": jax.eval_shape(lambda: halfway)})[0]["learner"]
     chex.assert_trees_all_equal_shapes_and_dtypes(again, halfway)
@@ -199,20 +245,19 @@ def test_a_checkpoint_is_the_learner_bit_for_bit(method, trained, tmp_path):
 
 
 def test_other_counts_compile_nothing(method, env, data, trained):
-    """A run of 7 updates is cut into 3, 3 and 1, where the first was cut into 3 and 3."""
-    build, c = method
-    size = train.updates._cache_size(), train.evaluation._cache_size()
-    steps = [e.step for e in run(build, c, env, data, steps=7) if e.kind == "train"]
+    """A run of 7 steps is cut into 3, 3 and 1, where the first was cut into 3 and 3."""
+    size = programs(method[1])
+    steps = [e.step for e in run(method, env, data, steps=7) if e.kind == "train"]
     assert steps == [3, 6, 7]
-    assert (train.updates._cache_size(), train.evaluation._cache_size()) == size
+    assert programs(method[1]) == size
 
 
 def test_the_second_init_compiles_nothing(method, caplog):
-    build, c = method
+    build, c, given = method
     s = train.Settings(seeds=2)
-    train.init(build, c, GIVEN, SPEC, s)
+    train.init(build, c, given, SPEC, s)
     with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
         caplog.clear()
-        train.init(build, c, GIVEN, SPEC, s)
+        train.init(build, c, given, SPEC, s)
     compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
     assert not compiled, compiled
