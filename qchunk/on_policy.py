@@ -73,7 +73,7 @@ def plan_of(c: Any, s: Settings) -> Plan:
     return Plan(steps, total, math.ceil(s.log_every / steps), eval_every, save_every)
 
 
-def check(c: Any, s: Settings, env: Env | HostEnv) -> None:
+def check(c: Any, s: Settings, env: Env | HostEnv, given: dict) -> None:
     """Refuses a configuration, settings and an environment that cannot run.
 
     Raises:
@@ -85,21 +85,17 @@ def check(c: Any, s: Settings, env: Env | HostEnv) -> None:
     if isinstance(env, HostEnv):
         fix = "take one on the device: tabletop/, brax/ or gymnax/"
         raise UserError(f"{env.name} runs in worker processes, and on-policy methods play thousands of steps", fix)
+    if s.normalise_action != "none" and normalise.STATS not in given:
+        fix = "leave --normalise-action out, or give --prior RUN"
+        raise UserError("there are no data to take the units of actions from", fix)
 
 
 def units(build: Build, c: Any, given: dict, env: Env, s: Settings, learner: Learner) -> Learner:
-    """The learner in its units: those of the stage before, or of what its first policy sees in one iteration's decisions.
-
-    Raises:
-        UserError: units of actions without a prior, whose data would say which.
-    """
+    """The learner in its units: those of the stage before, or of what its first policy sees in one iteration's decisions."""
     if normalise.STATS not in learner.stats:
         return learner
     if normalise.STATS in given:
         found = normalise.of_given(given)
-    elif s.normalise_action != "none":
-        fix = "leave --normalise-action out, or give --prior RUN"
-        raise UserError("there are no data to take the units of actions from", fix)
     else:
         loop = start(build, c, given, env, s, learner)
         seen = play(build, env, s.execute, learner, loop, c, given, seed_keys(s))
@@ -234,7 +230,7 @@ def on_policy(
         UserError: impossible settings.
     """
     s, keys, trained = settings, seed_keys(settings), train.in_units(build, settings)
-    check(c, s, env)
+    check(c, s, env, given)
     plan = plan_of(c, s)
     if learner is None:
         spec = Spec(env.observation_size, env.action_size, c.chunk.horizon)

@@ -112,7 +112,7 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, more: Any = NO_ONL
     prior.check(earlier, algorithm, c, settings, env)
     data, about = data_of(f, algorithm, env, on)
     if on:
-        on_policy.check(c, settings, env)
+        on_policy.check(c, settings, env, earlier.given if earlier else {})
     else:
         training.check(c, settings, data)
         online.check(c, settings, more)

@@ -1,0 +1,317 @@
+"""Policy gradients through denoising: advantages, probabilities of paths, the driver, and its commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_cli import run as command
+
+from qchunk import cli, collect, envs, on_policy, train
+from qchunk.actors import actor
+from qchunk.actors.paths import floored, stochastic
+from qchunk.algorithms.bc import BC, bc
+from qchunk.algorithms.dppo import DPPO, PPO, dppo, ppo
+from qchunk.config import (
+    ChunkConfig,
+    DiffusionConfig,
+    FlowConfig,
+    GaussianConfig,
+    OptimConfig,
+    RegressionConfig,
+    RolloutConfig,
+    ValueConfig,
+)
+from qchunk.critics.state_v import state_v
+from qchunk.data import chunks, formats
+from qchunk.envs.base import wrap
+from qchunk.errors import UserError
+from qchunk.execute import receding
+from qchunk.losses.ppo_path import clip_bounds, surrogate
+from qchunk.losses.returns import gae
+from qchunk.rollout import begin, rollout_chunks
+from qchunk.sampling import log_prob, sample_path
+from qchunk.types import Spec, Vars, view
+
+ACTORS = {
+    "flow": FlowConfig((32, 32), steps=4),
+    "diffusion": DiffusionConfig((32, 32, 32), steps=4),
+    "ddim": DiffusionConfig((32, 32, 32), steps=8, ddim=4),
+    "gaussian": GaussianConfig((32, 32)),
+}
+SMALL = {"critic": ValueConfig((32, 32)), "optim": OptimConfig(1e-3), "critic_optim": OptimConfig(3e-3)}
+
+
+def walk(name):
+    kernel = actor(ACTORS[name])
+    return kernel if kernel.noisy else stochastic(kernel)
+
+
+def last(build, c, env, steps, given=None, **more):
+    s = on_policy.Settings(online_steps=steps, log_every=steps, eval_every=steps, episodes=200, **more)
+    *_, evaluated, saved = on_policy.on_policy(build, c, given or {}, env=env, settings=s)
+    first = jax.tree.map(lambda x: x[0], saved.learner._replace(step=saved.learner.step[None]))
+    return evaluated.values, view(first, given or {})
+
+
+def test_advantages_equal_a_slow_loop():
+    rng = np.random.default_rng(0)
+    reward, value, after = rng.normal(size=(3, 20, 3))
+    last = rng.random((20, 3)) < 0.3
+    discount = 0.9 * (1 - (last & (rng.random((20, 3)) < 0.5)))  # half of the ends are time-outs, with a bootstrap
+    expected = np.zeros_like(reward)
+    for e in range(3):
+        trace = 0.0
+        for t in reversed(range(20)):
+            trace = 0.0 if last[t, e] else trace
+            trace = reward[t, e] + discount[t, e] * after[t, e] - value[t, e] + 0.8 * discount[t, e] * trace
+            expected[t, e] = trace
+    advantage, target = gae(*(jnp.asarray(x, jnp.float32) for x in (reward, discount, value, after, last)), 0.8)
+    np.testing.assert_allclose(advantage, expected, atol=1e-5)
+    np.testing.assert_allclose(target, expected + value, atol=1e-5)
+
+
+@pytest.mark.parametrize("discount", ["step", "decision"])
+def test_what_a_decision_led_to_equals_a_slow_loop(discount):
+    """An environment that ends inside a chunk rests: no reward, no later observation, no later discount."""
+    c, rng = ChunkConfig(5, gamma=0.9, discount=discount), np.random.default_rng(1)
+    obs, after = rng.normal(size=(2, 4, 6, 2))  # four of five actions are played, in six environments
+    action, reward = rng.uniform(-1, 1, (4, 6, 1)), rng.normal(size=(4, 6))
+    stop, terminal = [4, 2, 3, 4, 1, 4], [0, 1, 0, 1, 0, 0]  # steps played; how it ended
+    alive = (np.arange(4)[:, None] < stop).astype(np.float32)
+    end = np.zeros((2, 4, 6))
+    for e in range(5):  # the sixth goes on
+        end[1 - terminal[e], stop[e] - 1, e] = 1
+        end[0, stop[e] :, e] = 7.0  # what a resting environment shows does not matter
+    parts = (jnp.asarray(x, jnp.float32) for x in (obs, action, reward, *end, after, alive))
+    chunk = chunks.of_decision(*parts, c)
+    for e in range(6):
+        n = stop[e]
+        gain = sum(0.9 ** (k if discount == "step" else 0) * reward[k, e] for k in range(n))
+        left = 0.9 ** (n if discount == "step" else 1) * (1 - terminal[e])
+        np.testing.assert_allclose([chunk.reward[e, 0], chunk.discount[e, 0]], [gain, left], rtol=1e-5)
+        np.testing.assert_allclose(chunk.next_obs[e, 0], after[n - 1, e], rtol=1e-6)
+        np.testing.assert_array_equal(chunk.mask[e], np.arange(5) < n)
+        assert chunk.last[e] == (e < 5)
+
+
+def test_gamma_once_per_decision_in_windows():
+    c = ChunkConfig(2, (2, 3, 4), gamma=0.5, discount="decision")
+    rows = np.arange(7)
+    data = chunks.dataset(rows[:, None], np.zeros((7, 1)), np.ones(7), rows * 0, rows == 6)
+    chunk = chunks.windows(data, jnp.asarray([0]), c)
+    np.testing.assert_allclose(chunk.reward[0], [2.0, 2.5, 3.0])
+    np.testing.assert_allclose(chunk.discount[0], [0.5, 0.25, 0.25])
+
+
+@pytest.mark.parametrize("name", ACTORS)
+def test_probabilities_are_those_of_the_noise(name):
+    """One grid of levels for sampling and for probabilities: what they see is the noise that was drawn."""
+    kernel, spec = floored(walk(name), 0.1), Spec(3, 2, 4)
+    module = kernel.modules[0]
+    vars = Vars({module.name: module.init(jax.random.key(0), spec)}, {}, {}, {})
+    policy, obs = sample_path(kernel), jax.random.normal(jax.random.key(1), (8, 3))
+    noise = policy.draw(vars, jax.random.key(2), obs)
+    plan = policy.plan(vars, noise, obs, None)
+    path, drawn = plan.extras["path"], np.clip(noise[1], -3, 3)
+    np.testing.assert_array_equal(plan.action, np.clip(path[:, -1], -1, 1))
+    for k in range(path.shape[1] - 1):
+        std = np.asarray(kernel.step(vars, obs, path[:, k], k)[1])
+        assert std.min() >= 0.1
+        each = np.clip(
+            -0.5 * drawn[:, k] ** 2 - np.log(std * np.sqrt(2 * np.pi)), -5, 2
+        )  # the mean of these, not the sum
+        found = log_prob(kernel, vars, obs, path, jnp.ones((8, 4)))[:, k]
+        np.testing.assert_allclose(found, each.mean((1, 2)), atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ACTORS)
+def test_the_first_minibatch_has_ratio_one(name):
+    """Old and new probabilities come from the same path, the same grid and the same code."""
+    env, c = envs.make("probe/two-step"), DPPO(ACTORS[name], ChunkConfig(2), tuned_steps=4, **SMALL)
+    state = dppo(c).init(jax.random.key(0), Spec(2, 1, 2), {})
+    scheme, vars = receding(dppo(c).explore, 2), view(state, {})
+    loop = begin(wrap(env), scheme, vars, jax.random.split(jax.random.key(1)), 8)
+    _, chunk, _ = rollout_chunks(wrap(env), scheme, vars, jax.random.key(2), 6, loop, c.chunk)
+    _, chunk = dppo(c).prepare(state, {}, jax.random.key(3), chunk)
+    some = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[5:29], chunk)
+    kernel = floored(walk(name), c.prob_std)
+    new = jax.jit(lambda chunk: log_prob(kernel, vars, chunk.obs, chunk.extras["path"], chunk.mask))(some)
+    assert float(jnp.abs(jnp.exp(new - some.extras["log_prob"]) - 1).max()) < 1e-6
+
+
+def test_surrogate_by_hand():
+    """Ratios 1.5 and 0.5 with bound 0.2: a gain is capped at 1.2 A, a loss that grew is not; and the other way round."""
+    log = jnp.log(jnp.asarray([1.5, 1.5, 0.5, 0.5]))
+    loss, metrics = surrogate(log, jnp.zeros(4), jnp.asarray([1.0, -1.0, 1.0, -1.0]), jnp.asarray(0.2))
+    np.testing.assert_allclose(loss, np.mean([-1.2, 1.5, -0.5, 0.8]), rtol=1e-6)
+    np.testing.assert_allclose(metrics["approx_kl"], np.mean([0.5 - np.log(1.5), -0.5 - np.log(0.5)]), rtol=1e-5)
+    assert metrics["clip_fraction"] == 1.0
+
+
+def test_one_tuned_step_is_bounded_by_the_whole_clip():
+    np.testing.assert_allclose(clip_bounds(1, 0.2, 0.01, 3.0), [0.2])
+
+
+def test_values_bootstrap_at_time_outs():
+    """A reward of 1 a step that only a limit of 10 ends: V = 1 / (1 - 0.9) everywhere, the last step too."""
+    c = PPO(ACTORS["gaussian"], ChunkConfig(1, gamma=0.9), rollout=RolloutConfig(32, 16, 8, 4, False), **SMALL)
+    _, vars = last(ppo, c, envs.make("probe/constant"), 32 * 16 * 80)
+    obs = jnp.stack([jnp.arange(10) / 10, jnp.zeros(10)], axis=1)
+    np.testing.assert_allclose(state_v(c.critic).score(vars, obs), 10.0, atol=0.5)
+
+
+def test_updates_stop_when_the_policy_has_moved_far_enough():
+    """With a limit below any divergence, an iteration makes one update; the others are counted all the same."""
+    c = PPO(ACTORS["gaussian"], ChunkConfig(2), rollout=RolloutConfig(8, 4, 2, 4), target_kl=-1.0, **SMALL)
+    s = on_policy.Settings(online_steps=3 * 64, episodes=4)
+    events = list(on_policy.on_policy(ppo, c, {}, env=envs.make("probe/two-step"), settings=s))
+    ratio = [
+        float(e.values["updates_per_second"][0] / e.values["env_steps_per_second"][0])
+        for e in events
+        if e.kind == "train"
+    ]
+    np.testing.assert_allclose(ratio, 1 / 64, rtol=1e-6)
+    assert int(events[-1].learner.step) == 3 * 8
+
+
+def test_the_actor_waits_for_the_critic():
+    c = PPO(ACTORS["gaussian"], ChunkConfig(2), rollout=RolloutConfig(8, 4, 1, 2), critic_updates=4, **SMALL)
+    s = on_policy.Settings(online_steps=3 * 64, checkpoint_every=64, episodes=4)
+    kept = []
+    for event in on_policy.on_policy(ppo, c, {}, env=envs.make("probe/two-step"), settings=s):
+        if event.kind in ("compile", "checkpoint"):
+            kept.append(jax.tree.map(np.asarray, event.learner.params))
+    moved = [[max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), x[n], y[n]))) > 0 for x, y in itertools.pairwise(kept)] for n in ("actor", "state_value")]  # fmt: skip
+    assert moved == [[False, False, True], [True, True, True]]
+
+
+def test_ppo_learns_from_scratch():
+    """The sign of a reward: half of the first policy's episodes succeed."""
+    c = PPO(ACTORS["gaussian"], ChunkConfig(1), rollout=RolloutConfig(64, 4, 4, 2), explore_std=0.2, **SMALL)
+    values, _ = last(ppo, c, envs.make("probe/flag"), 64 * 4 * 60, seeds=2)
+    assert values["success"].min() >= 0.95, values["success"]
+
+
+@pytest.mark.parametrize("name", ["flow", "diffusion"])
+def test_fine_tuning_improves_a_prior_that_stays_as_it_is(name):
+    """The second action must have the sign of the first: the clone of random play succeeds in half of the episodes."""
+    env, chunk = envs.make("probe/two-step"), ChunkConfig(2)
+    rows = collect.collect(
+        env, collect.scheme_of(env, "random"), collect.NO_VARS, jax.random.key(0), steps=3000, envs=16, dispatch=100
+    )
+    s = train.Settings(offline_steps=800, eval_every=800, log_every=800, episodes=200, batch=128)
+    cloned = list(
+        train.offline(
+            bc, BC(chunk, ACTORS[name], OptimConfig(3e-3)), {}, env=env, data=formats.to_device(rows), settings=s
+        )
+    )
+    given = jax.tree.map(lambda x: x[0], cloned[-1].learner.params)
+    before = jax.tree.map(np.asarray, given)
+    c = DPPO(ACTORS[name], dataclasses.replace(chunk, discount="decision"), tuned_steps=3, clip=0.1, clip_base=0.1,
+             rollout=RolloutConfig(128, 4, 4, 4), **SMALL)  # fmt: skip
+    values, _ = last(dppo, c, env, 128 * 4 * 2 * 40, given)
+    assert cloned[-2].values["success"] < 0.7 and values["success"] >= 0.9, (cloned[-2].values, values)
+    jax.tree.map(np.testing.assert_array_equal, before, given)
+
+
+@pytest.mark.parametrize(
+    ("c", "told"),
+    [
+        (RegressionConfig((16,)), "no probabilities"),
+        (GaussianConfig((16,), components=2), "--tuned.components 1"),
+    ],
+)
+def test_actors_without_probabilities_are_refused(c, told):
+    with pytest.raises(UserError, match=told):
+        dppo(DPPO(c))
+
+
+def test_an_ode_is_refused_by_name():
+    with pytest.raises(UserError, match=r"actor Kernel draw no noise.*stochastic\(\.\.\.\)"):
+        sample_path(actor(ACTORS["flow"]))
+
+
+ENV, PLAYS = "probe/two-step", ["--rollout.envs", "8", "--rollout.decisions", "4", "--online-steps", "192", "--quiet"]
+TINY = ["--tuned.hidden", "16", "--critic.hidden", "16", "--chunk.horizon", "2", "--episodes", "4"]
+
+
+def test_two_stages_as_one_command(tmp_path, capsys):
+    """Imitation, then fine-tuning: the first stage's data and updates are no business of the second."""
+    cli.main(["collect", ENV, "--out", str(tmp_path / "d.npz"), "--steps", "400", "--episode-length", "10", "--quiet"])
+    first = [
+        "bc",
+        "--env",
+        ENV,
+        "--data",
+        str(tmp_path / "d.npz"),
+        "--offline-steps",
+        "10",
+        "--batch",
+        "16",
+        "--seeds",
+        "2",
+    ]
+    actor = ["--actor.kind", "diffusion", "--actor.hidden", "16", "--actor.steps", "3", "--chunk.horizon", "2"]
+    chain = [
+        *first,
+        *actor,
+        "--normalise-obs",
+        "standard",
+        "--episodes",
+        "4",
+        "--out",
+        str(tmp_path / "chain"),
+        "--quiet",
+    ]
+    cli.main(["train", *chain, "--then", "dppo", "--tuned-steps", "2", "--critic.hidden", "16", *PLAYS])
+    folder = tmp_path / "chain" / "2-dppo"
+    about = json.loads((folder / "config.json").read_text())["config"]
+    assert about["driver"] == "on_policy" and about["data"] is None and about["settings"]["seeds"] == 2
+    assert about["config"]["tuned"]["steps"] == 3 and about["config"]["chunk"]["discount"] == "decision"
+    assert (tmp_path / "chain" / "report" / "report.html").exists()
+    capsys.readouterr()
+    code, out, _ = command(capsys, "eval", folder, "--episodes", "4", "--json")
+    assert code == 0 and len(json.loads(out)["success"]["per_seed"]) == 2
+    code, _, err = command(capsys, "train", "v-gps", "--env", ENV, "--data", tmp_path / "d.npz", "--prior", folder)
+    assert code == 2 and "the last 2 denoising steps only" in err
+
+
+def test_a_run_resumes_to_the_same_bits(tmp_path, capsys):
+    argv = ["train", "ppo", "--env", ENV, "--checkpoint-every", "64", "--normalise-obs", "standard", *TINY, *PLAYS]
+    for name in ("a", "b"):
+        cli.main([*argv, "--out", str(tmp_path / name)])
+    (tmp_path / "b" / "summary.json").unlink()
+    cli.main(["train", "--resume", str(tmp_path / "b"), "--step", "128", "--quiet"])
+    lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("a", "b")]
+    figures = [[json.loads(x) for x in found] for found in lines]
+    drop = ("updates_per_second", "env_steps_per_second", "compile_seconds")
+    plain = [[(f["kind"], f["step"], {k: v for k, v in f["values"].items() if k not in drop}) for f in found if f["kind"] != "compile"] for found in figures]  # fmt: skip
+    assert plain[0] == plain[1] and len(plain[0]) >= 4
+    code, out, _ = command(
+        capsys, "collect", ENV, "--policy", tmp_path / "a", "--out", tmp_path / "c.npz", "--steps", "50", "--json"
+    )
+    assert code == 0 and json.loads(out)["transitions"] >= 50
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["dppo", "--env", ENV], "--tuned-steps 20 to train all from scratch"),
+        (["ppo", "--env", ENV, "--data", "d.npz"], "leave --data out"),
+        (["ppo", "--env", ENV, "--offline-steps", "5"], "unknown flag"),
+        (["ppo", "--env", "gymnasium/Pendulum-v1"], "worker processes"),
+        (["ppo", "--env", ENV, "--normalise-action", "min-max"], "no data to take the units of actions from"),
+        (["ppo", "--env", ENV, "--rollout.envs", "1", "--rollout.decisions", "2"], "--rollout.minibatches 4"),
+        (["bc", "--env", ENV], "give --data FILE"),
+    ],
+)
+def test_mistakes(tmp_path, capsys, argv, told):
+    code, _, err = command(capsys, "train", *argv, "--out", tmp_path / "run")
+    assert code == 2 and told in err and err.count("\n") == 1, err
+    assert not (tmp_path / "run").exists()
