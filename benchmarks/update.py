@@ -107,7 +107,7 @@ def critic(c: Any, rows: int, backward: str = "", obs_only: bool = False, noisy:
     """One call of a method's critics, of its value of states or of its value of noisy chunks."""
     of = c.value if noisy else c.critic
     size = SPEC.obs + (0 if obs_only else SPEC.horizon * SPEC.action) + (2 if noisy else 0)
-    return Call((size, *of.hidden, 1), rows, of.members, backward)
+    return Call((size, *of.hidden, 1), rows, 1 if obs_only else of.members, backward)
 
 
 def updating(name: str, c: Any) -> list[Group]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qchunk import report, runs
+from qchunk import on_policy, report, runs
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.qc import QC
 from qchunk.commands.collect import CollectFlags, collect_to
@@ -29,7 +29,7 @@ class Data(NamedTuple):
 
     env: str
     steps: int
-    policy: str = ""
+    policy: str = ""  # a scripted behaviour, or ENV/LABEL of an earlier run of the suite
     episode_length: int = 1000
 
 
@@ -38,9 +38,9 @@ class Run(NamedTuple):
 
     algorithm: str
     env: str
-    data: Data
+    data: Data | None  # None where a method learns from what it plays
     config: Any
-    settings: Settings
+    settings: Settings | on_policy.Settings
     label: str
     online: OnlineSettings = NO_ONLINE
     prior: str = ""  # ENV/LABEL of an earlier run of the suite, whose first seed this one stands on
@@ -73,9 +73,12 @@ def four_arms(env: str, data: Data, settings: Settings) -> list[Run]:
 
 def collected(data: Data, root: Path) -> Path:
     """The file of a data set, collected if it is not there."""
-    out = root / "data" / f"{data.env.replace('/', '-')}-{data.policy or 'default'}-{data.steps}.npz"
+    name = f"{data.env}-{data.policy or 'default'}-{data.steps}"
+    out = root / "data" / f"{name.replace('/', '-').replace(' ', '-')}.npz"
     if not out.exists():
-        flags = CollectFlags(out, data.policy, data.steps, episode_length=data.episode_length)
+        run = root / "runs" / data.policy
+        policy = str(run) if data.policy and run.is_dir() else data.policy
+        flags = CollectFlags(out, policy, data.steps, episode_length=data.episode_length)
         collect_to(data.env, flags)
     return out
 
@@ -99,7 +102,8 @@ def run_suite(name: str, suite: Sequence[Run], root: Path) -> list[dict[str, str
         else:
             prior = root / "runs" / run.prior if run.prior else None
             quiet = not sys.stderr.isatty()
-            where = TrainFlags(run.env, collected(run.data, root), out, run.label, prior, quiet=quiet)
+            data = collected(run.data, root) if run.data else None
+            where = TrainFlags(run.env, data, out, run.label, prior, quiet=quiet)
             new_run(run.algorithm, where, run.config, run.settings, run.online)
     rows = report.write_report(folders, root / "report")
     print(report.markdown(rows))

@@ -1,0 +1,103 @@
+"""Fine-tuning a prior by policy gradients: DPPO through the denoising steps of a flow, PPO with a Gaussian, and the prior.
+
+``python experiments/dppo.py [FOLDER] [PART ...]``; the parts are cube-single, cube-double and halfcheetah, all by default,
+and ``thresholds`` (PPO from scratch on reacher and inverted_pendulum). 4 seeds, 3 on halfcheetah.
+
+Tabletop stands in for robomimic, and Brax's halfcheetah for MuJoCo's with D4RL's data: none of this is a figure of the paper.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from _suite import OPTIM, SMALL, Data, Run, main
+
+from qchunk import on_policy
+from qchunk.algorithms.bc import BC
+from qchunk.algorithms.dppo import DPPO, PPO
+from qchunk.algorithms.v_gps import VGPS
+from qchunk.config import (
+    ChunkConfig,
+    CriticConfig,
+    FlowConfig,
+    GaussianConfig,
+    OptimConfig,
+    RolloutConfig,
+    ValueConfig,
+)
+from qchunk.train import Settings
+
+PRIORS = {"flow": FlowConfig(SMALL, ema=True), "gaussian": GaussianConfig(SMALL, ema=True)}
+CHUNK, VALUE = ChunkConfig(5, discount="decision"), ValueConfig(SMALL)
+
+
+def arms(env: str, prior_env: str, steps: int, seeds: int, scale: float, chunk: ChunkConfig = CHUNK) -> list[Run]:
+    """The flow prior as it is, DPPO from it, and PPO from the Gaussian prior: the same decisions, environments and epochs."""
+    settings = on_policy.Settings(seeds=seeds, online_steps=steps, episodes=100)
+    nothing = Settings(seeds=seeds, offline_steps=1, episodes=100)
+    prior = VGPS(
+        PRIORS["flow"], ChunkConfig(chunk.horizon), CriticConfig(SMALL), OPTIM, n=1
+    )  # one candidate: the prior
+    d = DPPO(PRIORS["flow"], chunk, VALUE, tuned_steps=5, clip=scale, clip_base=scale)
+    p = PPO(PRIORS["gaussian"], chunk, VALUE, clip=scale)
+    return [
+        Run("v-gps", env, DATA[prior_env], prior, nothing, "prior", prior=f"{prior_env}/bc (flow)"),
+        Run("dppo", env, None, d, settings, "dppo", prior=f"{prior_env}/bc (flow)"),
+        Run("ppo", env, None, p, settings, "ppo", prior=f"{prior_env}/bc (gaussian)"),
+    ]
+
+
+def priors(env: str, units: dict[str, str] | None = None) -> list[Run]:
+    """Both actors, cloned once."""
+    settings = Settings(offline_steps=20_000, eval_every=20_000, episodes=100, **(units or {}))  # type: ignore[arg-type]
+    return [
+        Run("bc", env, DATA[env], BC(ChunkConfig(5), c, OPTIM), settings, f"bc ({kind})") for kind, c in PRIORS.items()
+    ]
+
+
+SINGLE, DOUBLE, CHEETAH = "tabletop/cube-single-task1", "tabletop/cube-double-task1", "brax/halfcheetah@spring"
+DATA = {
+    SINGLE: Data("tabletop/cube-single", 200_000),
+    DOUBLE: Data("tabletop/cube-double", 1_000_000),
+    CHEETAH: Data(CHEETAH, 200_000, f"{CHEETAH}/ppo, medium"),
+}
+
+
+def from_scratch(steps: int, envs: int, length: int, **more) -> tuple[PPO, on_policy.Settings]:
+    """PPO as it is used without a prior: one action a decision, gamma per step."""
+    c = PPO(
+        GaussianConfig(SMALL),
+        ChunkConfig(1, gamma=0.99),
+        VALUE,
+        RolloutConfig(envs, length, 8, 8),
+        optim=OptimConfig(1e-3),
+        clip=0.1,
+        explore_std=0.2,
+    )
+    return c, on_policy.Settings(online_steps=steps, episodes=32, normalise_obs="standard", **more)
+
+
+def scratch(env: str, label: str, steps: int, seeds: int) -> Run:
+    """A run of it."""
+    c, settings = from_scratch(steps, 256, 20, seeds=seeds)
+    return Run("ppo", env, None, c, settings, label)
+
+
+PARTS = {
+    "cube-single": lambda: [*priors(SINGLE), *arms(SINGLE, SINGLE, 2_500_000, 4, 0.01)],
+    "cube-double": lambda: [*priors(DOUBLE), *arms(DOUBLE, DOUBLE, 5_000_000, 4, 0.01)],
+    "halfcheetah": lambda: [
+        scratch(CHEETAH, "ppo, medium", 1_000_000, 1),
+        *priors(CHEETAH, {"normalise_obs": "standard"}),
+        *arms(CHEETAH, CHEETAH, 2_000_000, 3, 0.01),
+        scratch(CHEETAH, "ppo, from scratch", 2_000_000, 3),
+    ],
+    "thresholds": lambda: [
+        scratch("brax/inverted_pendulum@spring", "ppo", 500_000, 4),
+        scratch("brax/reacher@spring", "ppo", 2_000_000, 4),
+    ],
+}
+
+if __name__ == "__main__":
+    chosen = sys.argv[2:] or list(PARTS)
+    main("dppo", [run for part in chosen for run in PARTS[part]()])
