@@ -7,11 +7,12 @@ tree; no activation, no normalisation, no sampling, no batch. ``qchunk bench upd
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from _products import Call, Group, arrays, products
 from _timing import medians, tell
 
 from qchunk import flags, train
@@ -31,64 +32,6 @@ METHODS = {
     "value-guided": {},
     "v-gps": {},
 }
-
-
-class Call(NamedTuple):
-    """Products of one network on one batch."""
-
-    dims: tuple[int, ...]  # widths from input to output
-    rows: int
-    members: int = 1
-    backward: str = ""  # "weights" or "input": whose gradient follows
-
-
-class Group(NamedTuple):
-    """Calls that follow each other, so many times."""
-
-    calls: tuple[Call, ...]
-    times: int = 1
-
-
-def run(call: Call, ws: list[jax.Array], x: jax.Array) -> jax.Array:
-    """The products of a call; a number that depends on all of them."""
-    used = jnp.zeros(())
-    for m in range(call.members):
-        xs = [x]
-        for w in ws:
-            xs.append(xs[-1] @ w[m])
-        g, grads = xs[-1], [xs[-1]]
-        for i in reversed(range(len(ws) if call.backward else 0)):
-            if call.backward == "weights":
-                grads.append(xs[i].T @ g)
-            if i or call.backward == "input":
-                g = g @ ws[i][m].T
-        used += sum(jnp.sum(y[:1]) for y in (*grads, g))
-    return used
-
-
-def arrays(groups: list[Group]) -> list[list[tuple[list[jax.Array], jax.Array]]]:
-    """Weights [members, in, out] and inputs of every call."""
-    key = jax.random.key(1)
-
-    def of(call: Call):
-        pairs = zip(call.dims[:-1], call.dims[1:], strict=True)
-        ws = [jax.random.normal(key, (call.members, a, b)) / a**0.5 for a, b in pairs]
-        return ws, jax.random.normal(key, (call.rows, call.dims[0]))
-
-    return [[of(call) for call in group.calls] for group in groups]
-
-
-def products(groups: list[Group], data: list, start: jax.Array) -> jax.Array:
-    """All of them, one after another: each round depends on the one before, so that nothing is left out."""
-    for group, parts in zip(groups, data, strict=True):
-
-        def once(used, _, group=group, parts=parts):
-            for call, (ws, x) in zip(group.calls, parts, strict=True):
-                used = used * 1e-9 + run(call, ws, x + 1e-9 * used)
-            return used, None
-
-        start, _ = jax.lax.scan(once, start, None, length=group.times)
-    return start
 
 
 def acting(name: str, c: Any, rows: int) -> list[Group]:

@@ -1,0 +1,140 @@
+"""One iteration of DPPO over what it cannot do without: bare environment stepping, and the products of its networks.
+
+The flow prior walks K - K' of K = 10 steps, K' = 5 are tuned; chunks of 5, 512 environments, 3 x 128, 5 epochs. The floor's
+products: rollout, values and probabilities of what was played, forward and backward products of every epoch, one Adam.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from _products import Call, Group, arrays, products
+from _timing import medians, tell
+
+from qchunk import envs, on_policy, train
+from qchunk.algorithms.dppo import DPPO, dppo
+from qchunk.config import ChunkConfig, FlowConfig, RolloutConfig, ValueConfig
+from qchunk.envs.base import Env, wrap
+from qchunk.execute import Scheme
+from qchunk.rollout import rollout
+from qchunk.types import Spec, Vars
+
+WIDTHS, T = (128,) * 3, 8
+C = DPPO(
+    FlowConfig(WIDTHS),
+    ChunkConfig(5, discount="decision"),
+    ValueConfig(WIDTHS),
+    RolloutConfig(512, T, 5, 4),
+    tuned_steps=5,
+)
+VARIED = {  # on tabletop: what the floor grows with
+    "": C,
+    "K 20": dataclasses.replace(C, tuned=FlowConfig(WIDTHS, steps=20)),
+    "K' 10": dataclasses.replace(C, tuned_steps=10),
+    "10 epochs": dataclasses.replace(C, rollout=RolloutConfig(512, T, 10, 4)),
+    "4x512": dataclasses.replace(C, tuned=FlowConfig((512,) * 4), rollout=RolloutConfig(512, 2, 5, 4)),
+}
+
+
+def floor_of(c: DPPO, spec: Spec) -> list[Group]:
+    """The products of one iteration."""
+    chunk, e, t = spec.horizon * spec.action, c.rollout.envs, c.rollout.decisions
+    size, tuned = e * t // c.rollout.minibatches, min(c.tuned_steps, c.tuned.steps)
+    denoise, value = (spec.obs + chunk + 1, *c.tuned.hidden, chunk), (spec.obs, *c.critic.hidden, 1)
+    look = (Call(denoise, e * tuned), Call(value, 2 * e))
+    learn = (Call(denoise, size * tuned, 1, "weights"), Call(value, size, 1, "weights"))
+    return [
+        Group((Call(denoise, e),), t * c.tuned.steps),
+        Group(look, t),
+        Group(learn, c.rollout.epochs * c.rollout.minibatches),
+    ]
+
+
+def measure(name: str, env: Env, c: DPPO) -> None:
+    """An iteration, its environment steps alone, its products alone."""
+    spec = Spec(env.observation_size, env.action_size, c.chunk.horizon)
+    s = on_policy.Settings(online_steps=1)
+    given = {"actor": jax.tree.map(lambda x: x[0], train.init(dppo, c, {}, spec, s).params["actor"])}
+    loop = {"learner": train.init(dppo, c, given, spec, s)}
+    loop["state"] = on_policy.start(dppo, c, given, env, s, loop["learner"])
+    begun = jax.tree.map(lambda x: jnp.copy(x[0]), loop["state"].envs)
+    keys, groups, tx = train.seed_keys(s), floor_of(c, spec), optax.adam(1e-4)
+    params = jax.tree.map(lambda x: jnp.copy(x[0]), loop["learner"].params)
+    parts, updates = arrays(groups), c.rollout.epochs * c.rollout.minibatches
+
+    def iteration():
+        loop["learner"], loop["state"], sums = on_policy.iterate(
+            dppo, env, s.execute, loop["learner"], loop["state"], c, given, keys, 1
+        )
+        return sums
+
+    still = Scheme(
+        c.chunk.horizon,
+        lambda vars, key, state: (),
+        lambda vars, key, state, carry: ((), ()),
+        lambda vars, i, state, plan: jnp.zeros((c.rollout.envs, env.action_size)),
+    )
+    step = jax.jit(lambda start: rollout(wrap(env), still, Vars({}, {}, {}, {}), keys[0], c.rollout.decisions, start))
+
+    @jax.jit
+    def nets(params):
+        used = products(groups, parts, jnp.zeros(()))
+
+        def adam(_, loop):
+            params, opt = loop
+            moves, opt = tx.update(jax.tree.map(lambda p: p + 1e-9 * used, params), opt, params)
+            return optax.apply_updates(params, moves), opt
+
+        return jax.lax.fori_loop(0, updates, adam, (params, tx.init(params)))
+
+    t = medians(7, iteration=iteration, environment=lambda: step(begun), products=lambda: nets(params))
+    count = c.rollout.envs * c.rollout.decisions * c.chunk.horizon
+    tell(
+        f"iteration {name}",
+        ms=t["iteration"] * 1e3,
+        environment_ms=t["environment"] * 1e3,
+        products_ms=t["products"] * 1e3,
+        ratio=t["iteration"] / (t["environment"] + t["products"]),
+        env_steps_per_second=count / t["iteration"],
+    )
+
+
+def main() -> None:
+    for name, c in VARIED.items():
+        measure(f"tabletop/cube-single {name}".strip(), envs.make("tabletop/cube-single-task1"), c)
+    for name in ("brax/halfcheetah@spring", "brax/ant@spring"):
+        measure(name, envs.make(name), C)
+    memory()
+
+
+def memory() -> None:
+    """Stored chains against the formula decisions x environments x (K' + 1) x H x A x 4 bytes, and all that is stored."""
+    env, c = envs.make("tabletop/cube-single-task1"), dataclasses.replace(C, rollout=RolloutConfig(4096, 40, 5, 4))
+    spec, s = Spec(env.observation_size, env.action_size, 5), on_policy.Settings(online_steps=1)
+    learner = jax.eval_shape(lambda: train.init(dppo, c, {}, spec, s))
+    given = {"actor": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), learner.params["actor"])}
+    run = (dppo, env, s.execute)
+    state = jax.eval_shape(lambda learner, given: on_policy.start(dppo, c, given, env, s, learner), learner, given)
+    chunk = jax.eval_shape(
+        lambda learner, state, given: on_policy.play(*run, learner, state, c, given, train.seed_keys(s)),
+        learner,
+        state,
+        given,
+    )
+    size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)) / 2**20  # noqa: E731
+    formula = 40 * 4096 * (c.tuned_steps + 1) * 25 * 4 / 2**20
+    lowered = on_policy.iterate.lower(*run, learner, state, c, given, train.seed_keys(s), 1).compile().memory_analysis()
+    tell(
+        "memory of 4096 environments, T 40, K' 5, MiB",
+        chains=size(chunk.extras["path"]),
+        formula=formula,
+        stored=size(chunk),
+        program=lowered.temp_size_in_bytes / 2**20,
+    )
+
+
+if __name__ == "__main__":
+    main()
