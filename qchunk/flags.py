@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
-import importlib.util
 import io
 import re
-import types
 import typing
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
-from qchunk import names
+from qchunk import loading, names
 from qchunk.config import members
 from qchunk.errors import UserError, unknown
 
@@ -103,11 +99,7 @@ def builder(name: str) -> tuple[Callable, type]:
         UserError: no such algorithm, file or function, or an argument without a config's class.
     """
     target = names.algorithm(name)
-    place, _, function = target.rpartition(":")
-    module = _load_file(Path(place)) if place.endswith(".py") else _import(place, target)
-    build = getattr(module, function, None)
-    if build is None:
-        raise unknown(f"function of {place}", function, [n for n in vars(module) if not n.startswith("_")])
+    build, function = loading.function(target), target.rpartition(":")[2]
     hints: list[Any] = [h for n, h in typing.get_type_hints(build).items() if n != "return"]
     if len(hints) != 1 or not dataclasses.is_dataclass(hints[0]):
         fix = f"write def {function}(c: Config) -> Algorithm, with Config made by qchunk.config.config"
@@ -115,23 +107,6 @@ def builder(name: str) -> tuple[Callable, type]:
     if "chunk" not in typing.get_type_hints(hints[0]):
         raise UserError(f"the configuration of {target} has no field chunk", "add chunk: ChunkConfig = ChunkConfig()")
     return build, typing.cast(type, hints[0])
-
-
-def _import(place: str, target: str) -> types.ModuleType:
-    try:
-        return importlib.import_module(place)
-    except ModuleNotFoundError as e:
-        fix = "give module:function or file.py:function"
-        raise UserError(f"cannot import the algorithm {target!r}: {e}", fix) from e
-
-
-def _load_file(path: Path) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise UserError(f"there is no file {path}", "give file.py:function with the path of an existing file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def from_dict(cls: type, values: dict[str, Any]) -> Any:

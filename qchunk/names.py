@@ -91,6 +91,7 @@ SUITES = {
     "online-cubes": "QC, offline then online, on cube-double tasks 1 and 2 (experiments/online_cubes.py)",
     "pole": "regression, Gaussians, flow and diffusion on probe/pole: who averages (experiments/pole.py)",
     "guidance": "a frozen prior, guided, re-ranked and best of N on tabletop (experiments/guidance.py)",
+    "dppo": "DPPO and PPO from priors on tabletop and halfcheetah, PPO from scratch (experiments/dppo.py)",
     "online-brax": "QC and BC, offline then online, on reacher, pusher and halfcheetah (experiments/online_brax.py)",
 }
 

@@ -20,6 +20,7 @@ from qchunk import normalise, train
 from qchunk.config import RolloutConfig, config, validate
 from qchunk.envs.base import Env, wrap
 from qchunk.envs.host import HostEnv
+from qchunk.envs.objective import settled
 from qchunk.errors import UserError
 from qchunk.execute import parse
 from qchunk.host_rollout import per_seed, scheme_of
@@ -112,7 +113,7 @@ def play(build: Build, env: Env, execute: str, learner: Learner, loop: Loop, c: 
     def one_seed(learner: Learner, envs: Any, key: jax.Array) -> Chunk:
         scheme, vars = scheme_of(build, "explore", execute, c), view(learner, given)
         play_key = jax.random.fold_in(key, 2**30 + 3)
-        return rollout_chunks(wrap(env), scheme, vars, play_key, c.rollout.decisions, envs, c.chunk)[1]
+        return rollout_chunks(wrap(settled(env, given)), scheme, vars, play_key, c.rollout.decisions, envs, c.chunk)[1]
 
     return over_seeds(one_seed, per_seed(learner, keys), loop.envs, keys)
 
@@ -127,7 +128,7 @@ def _start(build: Build, env: Env, execute: str, learner: Learner, c: Any, given
     def one_seed(learner: Learner, key: jax.Array):
         scheme = scheme_of(build, "explore", execute, c)
         first_keys = jax.random.split(jax.random.fold_in(key, 2**30 + 1))
-        return begin(wrap(env), scheme, view(learner, given), first_keys, c.rollout.envs)
+        return begin(wrap(settled(env, given)), scheme, view(learner, given), first_keys, c.rollout.envs)
 
     envs, seeds = over_seeds(one_seed, per_seed(learner, keys), keys), len(keys)
     scale = jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *x.shape)), no_scale(c.rollout.envs))
@@ -137,7 +138,7 @@ def _start(build: Build, env: Env, execute: str, learner: Learner, c: Any, given
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
 def iterate(build: Build, env: Env, execute: str, learner: Learner, loop: Loop, c: Any, given: dict, keys, n):
     """``n`` iterations of every seed: (learner, loop, sums of the figures [S])."""
-    wrapped = wrap(env)
+    wrapped = wrap(settled(env, given))
 
     step = learner.step
 

@@ -24,6 +24,7 @@ from qchunk.data.chunks import Dataset, length
 from qchunk.envs import host
 from qchunk.envs.base import Env, wrap
 from qchunk.envs.host import HostEnv, HostState
+from qchunk.envs.objective import settled
 from qchunk.errors import UserError
 from qchunk.execute import parse
 from qchunk.host_rollout import per_seed, scheme_of
@@ -120,7 +121,7 @@ def begin(build: Build, env: Env, plan: Plan, learner: Learner, c: Any, given: d
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _begin(build: Build, env: Env, plan: Plan, learner: Learner, c: Any, given: dict, keys: jax.Array):
-    wrapped = wrap(env)
+    wrapped = wrap(settled(env, given))
 
     def one_seed(learner: Learner, key: jax.Array):
         scheme, keys = scheme_of(build, "explore", plan.execute, c), jax.random.split(jax.random.fold_in(key, 2**30))
@@ -159,7 +160,7 @@ def block(
         n: [] decisions; at most plan.dispatch.
         due: [plan.dispatch] updates after each decision.
     """
-    wrapped = wrap(env)
+    wrapped = wrap(settled(env, given))
     updates = jnp.sum(jnp.where(jnp.arange(plan.dispatch) < n, due, 0))
 
     def one_seed(learner: Learner, ring: Ring, loop: Any, key: jax.Array):

@@ -25,6 +25,7 @@ class Steps(NamedTuple):
     next_obs: Array  # [n, E, O] the true one
     success: Array | None  # [n, E], None where the environment has no notion of it
     alive: Array  # [n, E]
+    terms: dict = {}  # noqa: RUF012  (never written to)  [n, E] each, what an objective is made of
 
 
 def play_chunk(env: Any, scheme: Scheme, vars: Vars, state: State, plan: Any) -> tuple[State, Steps]:
@@ -36,7 +37,8 @@ def play_chunk(env: Any, scheme: Scheme, vars: Vars, state: State, plan: Any) ->
         after = env.step(state, action)
         success = after.metrics.get("success")
         ended = (after.info["terminal"], after.info["truncation"])
-        out = Steps(state.obs, action, after.reward, *ended, after.obs, success, alive.astype(jnp.float32))
+        terms = after.info.get("terms", {})
+        out = Steps(state.obs, action, after.reward, *ended, after.obs, success, alive.astype(jnp.float32), terms)
         return where(alive, after, state), out
 
     return jax.lax.scan(step, state, jnp.arange(scheme.steps))

@@ -23,6 +23,7 @@ from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
 from qchunk.envs.base import Env, wrap
 from qchunk.envs.host import HostEnv
+from qchunk.envs.objective import settled
 from qchunk.errors import UserError
 from qchunk.evaluate import episodes, summary
 from qchunk.execute import parse
@@ -141,7 +142,7 @@ def evaluation(build: Build, env: Env, execute: str, count: int, state: Learner,
     def one_seed(state: Learner, key: jax.Array):
         policy = build(c).act
         scheme = parse(execute, c.chunk.horizon)(policy)
-        return summary(episodes(wrap(env), scheme, view(state, given), key, count))
+        return summary(episodes(wrap(settled(env, given)), scheme, view(state, given), key, count))
 
     return over_seeds(one_seed, state._replace(step=jnp.zeros(keys.shape, jnp.int32)), keys)
 

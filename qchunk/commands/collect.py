@@ -89,13 +89,13 @@ def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]
         raise UserError(
             f"{name} names OGBench's own data", f"--policy {f.policy} needs a task: {name[:-3]}-singletask-v0"
         )
-    env = envs.make(name)
+    env: Any = envs.make(name)
     run = Path(f.policy) if (Path(f.policy) / runs.CONFIG).is_file() else None
     if isinstance(env, HostEnv):
         return _host_rows(env, run, f, progress), env.data_name
     if run:
         p, first = _learned(run, name)
-        env = p.env  # as it was trained: perhaps with a history
+        env = envs.make(name, p.c.chunk.history)  # data hold the environment's own reward, whatever the run's objective
         scheme = receding(training.in_units(p.build, p.settings)(p.c).explore, p.c.chunk.horizon)
         vars = view(jax.tree.map(lambda x: x[0], first._replace(step=first.step[None])), p.given)
     else:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from qchunk import normalise, runs
 from qchunk.actors import actor
 from qchunk.commands.shared import learner_of, rebuild
+from qchunk.envs import objective
 from qchunk.errors import UserError
 from qchunk.sampling import count_steps
 from qchunk.types import Spec
@@ -43,7 +44,8 @@ def load(folder: Path, seed: int = 0) -> Prior:
         raise UserError(
             f"the run {folder} has {p.settings.seeds} seeds", f"give --prior-seed 0 to {p.settings.seeds - 1}"
         )
-    given = {**p.given, **jax.tree.map(lambda x: x[seed], p.build(p.c).freeze(learner))}
+    own = {n: x for n, x in p.given.items() if n != objective.GIVEN}  # a stage has its own objective
+    given = {**own, **jax.tree.map(lambda x: x[seed], p.build(p.c).freeze(learner))}
     if normalise.STATS in learner.stats:
         given[normalise.STATS] = jax.tree.map(lambda x: x[seed], normalise.as_dict(learner.stats[normalise.STATS]))
     about = {"path": str(Path(folder).resolve()), "seed": seed, "step": step, "algorithm": kept["algorithm"]}

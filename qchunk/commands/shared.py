@@ -41,7 +41,7 @@ def rebuild(kept: dict, folder: Path) -> Parts:
     c = flags.from_dict(config_class, kept["config"])
     first, *rest = drivers(config_class)
     settings, more = flags.from_dict(first, kept["settings"]), [flags.from_dict(cls, kept["online"]) for cls in rest]
-    env = envs.make(kept["env"], c.chunk.history)
+    env = envs.make(kept["env"], c.chunk.history, kept.get("objective"))
     return Parts(build, c, settings, more[0] if more else None, env, read_given(folder))
 
 

@@ -18,6 +18,7 @@ from qchunk.commands.shared import Parts, drivers, print_figures, rebuild, resto
 from qchunk.config import validate
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
+from qchunk.envs import objective
 from qchunk.envs.host import HostEnv
 from qchunk.errors import UserError
 from qchunk.progress import Bar
@@ -33,6 +34,8 @@ class TrainFlags:
     """Data set to train on: qchunk collect. On-policy methods need none."""
     out: Path | None = None
     """Run folder to make; by default runs/ENV/ALGO-seedSEED."""
+    objective: tuple[str, ...] = ()
+    """The reward as a weighted sum, such as task=1 energy=0.1 jerk=0.1 my_file.py:my_term=2; by default the environment's."""
     label: str = ""
     """Name in tables and plots; by default the algorithm's."""
     prior: Path | None = None
@@ -107,7 +110,8 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, more: Any = NO_ONL
     on = isinstance(settings, on_policy.Settings)
     more = None if on else more
     settings = settings if on else training.resolve(settings)
-    env = envs.make(f.env, c.chunk.history)
+    weights = objective.parse(f.objective)
+    env = envs.make(f.env, c.chunk.history, weights)
     earlier = prior.load(f.prior, f.prior_seed) if f.prior else None
     prior.check(earlier, algorithm, c, settings, env)
     data, about = data_of(f, algorithm, env, on)
@@ -121,6 +125,7 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, more: Any = NO_ONL
         "algorithm": algorithm,
         "label": f.label or algorithm,
         "env": f.env,
+        "objective": weights,
         "driver": "on_policy" if on else "offline_to_online" if more and more.online_steps else "offline",
         "seed": settings.seed,
         "seeds": settings.seeds,
@@ -131,7 +136,7 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, more: Any = NO_ONL
         "settings": dataclasses.asdict(settings),
         "online": more and dataclasses.asdict(more),
     }
-    given = earlier.given if earlier else {}
+    given = {**(earlier.given if earlier else {}), **objective.weights_given(weights)}
     with runs.create(out, kept) as folder:
         folder.sinks += runs.sinks_by_name(f.log_to, out)
         if given:

@@ -155,6 +155,9 @@ def for_env(path: Path, env: Any, name: str) -> tuple[Dataset, dict[str, Any]]:
         )
     if hasattr(env, "relabel"):
         rows = relabelled(rows, env)
+    if hasattr(env, "reweighed"):
+        found = env.reweighed(rows.obs, rows.action, rows.reward, rows.end)
+        rows = rows._replace(reward=np.asarray(found, np.float32))
     return to_device(rows), about
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from qchunk import names
+from qchunk import loading, names
 from qchunk.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,24 +24,29 @@ FAMILIES = {
 ON_THE_HOST = ("ogbench", "gymnasium")
 
 
-def make(name: str, history: int = 1) -> Env | HostEnv:
+def make(name: str, history: int = 1, objective: Mapping[str, float] | None = None) -> Env | HostEnv:
     """The environment ``family/name``: ONE environment, without wrappers, or a host environment (host.py).
 
-    With ``history`` > 1 its observations are the last so many ones (data: ``chunks.with_history``).
+    With ``history`` > 1 its observations are the last so many ones (data: ``chunks.with_history``). With ``objective`` its
+    reward is that sum of terms, by their names (objective.py).
 
     Besides brax's interface it has ``episode_length`` (steps), ``data_name`` (what a data set for it is called) and,
     where a data set serves several tasks, ``relabel(obs, action, next_obs) -> (reward, terminal)``.
 
     Raises:
-        UserError: unknown name; the nearest ones are offered. Or a history of a host environment.
+        UserError: unknown name; the nearest ones are offered. Or a history or an objective of a host environment.
     """
     family, _, rest = names.check_env(name, scene_too=True).partition("/")
     env = importlib.import_module(FAMILIES[family]).make(rest)
-    if history == 1:
-        return env
     if family in ON_THE_HOST:
-        fix = "leave --chunk.history out"
-        raise UserError(f"{name} runs in worker processes, which show one observation at a time", fix)
+        if history > 1:
+            fix = "leave --chunk.history out"
+            raise UserError(f"{name} runs in worker processes, which show one observation at a time", fix)
+        if objective:
+            raise UserError(f"{name} runs in worker processes, which give its own reward", "leave --objective out")
+        return env
     from qchunk.envs.base import History
+    from qchunk.envs.objective import objective as weighted
 
-    return History(env, history)
+    env = weighted(env, objective or {}, loading.function)
+    return env if history == 1 else History(env, history)
