@@ -44,6 +44,7 @@ class Run(NamedTuple):
     label: str
     online: OnlineSettings = NO_ONLINE
     prior: str = ""  # ENV/LABEL of an earlier run of the suite, whose first seed this one stands on
+    objective: tuple[str, ...] = ()
 
 
 def small_qc(horizon: int = 5, backup: tuple[int, ...] = (), steps: int = 10) -> QC:
@@ -103,7 +104,7 @@ def run_suite(name: str, suite: Sequence[Run], root: Path) -> list[dict[str, str
             prior = root / "runs" / run.prior if run.prior else None
             quiet = not sys.stderr.isatty()
             data = collected(run.data, root) if run.data else None
-            where = TrainFlags(run.env, data, out, run.label, prior, quiet=quiet)
+            where = TrainFlags(run.env, data, out, run.objective, run.label, prior, quiet=quiet)
             new_run(run.algorithm, where, run.config, run.settings, run.online)
     rows = report.write_report(folders, root / "report")
     print(report.markdown(rows))

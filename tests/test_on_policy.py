@@ -32,6 +32,7 @@ from qchunk.data import chunks, formats
 from qchunk.envs.base import wrap
 from qchunk.errors import UserError
 from qchunk.execute import receding
+from qchunk.losses.common import mean_in_slices
 from qchunk.losses.ppo_path import clip_bounds, surrogate
 from qchunk.losses.returns import gae
 from qchunk.rollout import begin, rollout_chunks
@@ -152,6 +153,22 @@ def test_surrogate_by_hand():
     np.testing.assert_allclose(loss, np.mean([-1.2, 1.5, -0.5, 0.8]), rtol=1e-6)
     np.testing.assert_allclose(metrics["approx_kl"], np.mean([0.5 - np.log(1.5), -0.5 - np.log(0.5)]), rtol=1e-5)
     assert metrics["clip_fraction"] == 1.0
+
+
+@pytest.mark.parametrize(("size", "rows"), [(12, 4), (12, 5), (12, 100), (13, 6)])
+def test_a_mean_in_slices_is_the_mean(size, rows):
+    """Value, metrics and gradient, also under vmap; a prime number of rows is taken whole."""
+
+    def fn(params, rest, x):
+        each = jnp.square(x @ params["w"] * rest)
+        return jnp.mean(each), {"each": jnp.mean(jnp.abs(each))}
+
+    params, x = {"w": jax.random.normal(jax.random.key(0), (3, 2))}, jax.random.normal(jax.random.key(1), (size, 3))
+    grad = lambda f: jax.vmap(jax.value_and_grad(f, has_aux=True), in_axes=(None, 0, None))  # noqa: E731
+    whole, sliced = (grad(f)(params, jnp.asarray([1.0, 2.0]), x) for f in (fn, mean_in_slices(fn, rows)))
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(sliced), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+    np.testing.assert_allclose(mean_in_slices(fn, rows)(params, 1.0, x)[0], fn(params, 1.0, x)[0], rtol=1e-5)
 
 
 def test_one_tuned_step_is_bounded_by_the_whole_clip():

@@ -2,12 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 
-from qchunk.types import Array
+from qchunk.types import Array, PyTree
 
 
 def weighted_mean(weight: Array, value: Array) -> Array:
     """sum(w * v) / sum(w), and 0 where nothing counts. Shapes of ``weight`` and ``value`` broadcast."""
     weight = jnp.broadcast_to(weight, jnp.broadcast_shapes(weight.shape, value.shape))
     return jnp.sum(weight * value) / jnp.maximum(jnp.sum(weight), 1e-8)
+
+
+def mean_in_slices(fn: Callable, rows: int) -> Callable:
+    """(params, rest, data [B, ...]) -> the mean over slices of ``fn(params, rest, slice) -> (loss, metrics)``.
+
+    The gradient with respect to ``params`` is taken slice by slice in the same pass, so that no more than a slice's
+    activations are held: this bounds the memory, and on a CPU it is faster, because they stay in its cache. ``rest`` and
+    ``data`` get none. Equal to ``fn`` of everything where ``fn`` is a mean over its rows.
+
+    Args:
+        rows: of a slice, at most; the nearest number that divides B.
+    """
+
+    def over(run: Callable, data: PyTree) -> PyTree:
+        size = jax.tree.leaves(data)[0].shape[0]
+        count = next(n for n in range(-(-size // rows), size + 1) if size % n == 0)
+        if count == 1 or size // count < rows // 4:  # such as a prime size: better whole than row by row
+            return run(data)
+        parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), data)
+        like = jax.eval_shape(run, jax.tree.map(lambda x: x[0], parts))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+        total = jax.lax.scan(lambda sums, part: (jax.tree.map(jnp.add, sums, run(part)), None), zeros, parts)[0]
+        return jax.tree.map(lambda x: x / count, total)
+
+    @jax.custom_vjp
+    def mean(params: PyTree, rest: PyTree, data: PyTree) -> PyTree:
+        return over(lambda part: fn(params, rest, part), data)
+
+    def forward(params: PyTree, rest: PyTree, data: PyTree) -> tuple[PyTree, PyTree]:
+        return over(lambda part: jax.value_and_grad(fn, has_aux=True)(params, rest, part), data)
+
+    def backward(grads: PyTree, cotangent: tuple[Array, PyTree]) -> tuple[PyTree, None, None]:
+        return jax.tree.map(lambda g: g * cotangent[0], grads), None, None
+
+    mean.defvjp(forward, backward)
+    return mean

@@ -7,10 +7,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from qchunk.losses.common import weighted_mean
+from qchunk.losses.common import mean_in_slices, weighted_mean
 from qchunk.losses.returns import gae
 from qchunk.sampling import log_prob
-from qchunk.types import Array, Chunk, Critic, Kernel, Learner, Metrics, Term, Vars, view
+from qchunk.types import Array, Chunk, Critic, Kernel, Learner, Metrics, PyTree, Term, Vars, view
+
+CPU_ROWS, DEVICE_ROWS = 1280, 2**18  # of the network at once: a CPU's cache, an accelerator's memory
 
 
 def advantages(kernel: Kernel, critic: Critic, lam: float) -> Callable:
@@ -49,15 +51,25 @@ def ppo_path(
         start: the update that first moves the actor.
     """
 
+    trained = tuple(m.name for m in kernel.modules)
+
+    def one(params: PyTree, rest: tuple, part: tuple) -> tuple[Array, Metrics]:
+        (vars, bounds), (obs, path, mask, old, advantage) = rest, part
+        vars = vars._replace(params={**vars.params, **params})
+        return surrogate(log_prob(kernel, vars, obs, path, mask), old, advantage, bounds)
+
     def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
         del noise
-        new = log_prob(kernel, vars, chunk.obs, chunk.extras["path"], chunk.mask)  # [*B, K']
-        tuned = new.shape[-1]
+        path, old = chunk.extras["path"], chunk.extras["log_prob"]  # [B, K' + 1, H, A], [B, K']
+        tuned = old.shape[-1]
         advantage = standardised(chunk.extras["advantage"])[..., None] * denoising_discounts(tuned, gamma_denoise)
         bounds = clip_bounds(tuned, clip, clip_base, clip_rate)
-        return surrogate(new, chunk.extras["log_prob"], advantage, bounds)
+        at_once = (CPU_ROWS if jax.default_backend() == "cpu" else DEVICE_ROWS) // tuned
+        fixed = jax.lax.stop_gradient((vars, bounds))
+        params = {n: vars.params[n] for n in trained}
+        return mean_in_slices(one, at_once)(params, fixed, (chunk.obs, path, chunk.mask, old, advantage))
 
-    return Term(tuple(m.name for m in kernel.modules), lambda key, chunk: (), fn, start=start)
+    return Term(trained, lambda key, chunk: (), fn, start=start)
 
 
 def surrogate(new: Array, old: Array, advantage: Array, bound: Array) -> tuple[Array, Metrics]:
