@@ -20,8 +20,7 @@ def mean_in_slices(fn: Callable, rows: int) -> Callable:
     """(params, rest, data [B, ...]) -> the mean over slices of ``fn(params, rest, slice) -> (loss, metrics)``.
 
     The gradient with respect to ``params`` is taken slice by slice in the same pass, so that no more than a slice's
-    activations are held: this bounds the memory, and on a CPU it is faster, because they stay in its cache. ``rest`` and
-    ``data`` get none. Equal to ``fn`` of everything where ``fn`` is a mean over its rows.
+    activations are held. ``rest`` and ``data`` get none. Equal to ``fn`` of everything where ``fn`` is a mean over its rows.
 
     Args:
         rows: of a slice, at most; the nearest number that divides B.
