@@ -63,23 +63,18 @@ DATA = {
 }
 
 
-def from_scratch(steps: int, envs: int, length: int, **more) -> tuple[PPO, on_policy.Settings]:
+def scratch(env: str, label: str, steps: int, seeds: int) -> Run:
     """PPO as it is used without a prior: one action a decision, gamma per step."""
     c = PPO(
         GaussianConfig(SMALL),
-        ChunkConfig(1, gamma=0.99),
+        ChunkConfig(1, gamma=0.97),
         VALUE,
-        RolloutConfig(envs, length, 8, 8),
-        optim=OptimConfig(1e-3),
-        clip=0.1,
-        explore_std=0.2,
+        RolloutConfig(512, 10, 4, 16),
+        optim=OptimConfig(3e-4),
+        clip=0.2,
+        explore_std=0.3,
     )
-    return c, on_policy.Settings(online_steps=steps, episodes=32, normalise_obs="standard", **more)
-
-
-def scratch(env: str, label: str, steps: int, seeds: int) -> Run:
-    """A run of it."""
-    c, settings = from_scratch(steps, 256, 20, seeds=seeds)
+    settings = on_policy.Settings(seeds=seeds, online_steps=steps, episodes=32, normalise_obs="standard")
     return Run("ppo", env, None, c, settings, label)
 
 
@@ -93,7 +88,7 @@ PARTS = {
         scratch(CHEETAH, "ppo, from scratch", 2_000_000, 3),
     ],
     "thresholds": lambda: [
-        scratch("brax/inverted_pendulum@spring", "ppo", 500_000, 4),
+        scratch("brax/inverted_pendulum@spring", "ppo", 2_000_000, 4),
         scratch("brax/reacher@spring", "ppo", 2_000_000, 4),
     ],
 }
