@@ -1,8 +1,9 @@
 """Q-chunking, its one-step and n-step configurations, and behaviour cloning on tabletop/cube-double-task1, 4 seeds,
 equal updates, 1M play transitions, 5 flow steps."""
 
-from _suite import Data, Run, four_arms, main
+from _suite import four_arms, main
 
+from qchunk.commands.suite import Data, Run
 from qchunk.train import Settings
 
 ENV = "tabletop/cube-double-task1"

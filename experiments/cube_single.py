@@ -1,7 +1,8 @@
 """Q-chunking against behaviour cloning on the five tasks of tabletop/cube-single, 4 seeds, 200k play transitions."""
 
-from _suite import Data, Run, main, small_bc, small_qc
+from _suite import main, small_bc, small_qc
 
+from qchunk.commands.suite import Data, Run
 from qchunk.train import Settings
 
 DATA = Data("tabletop/cube-single", 200_000)

@@ -3,8 +3,9 @@
 Under 10 minutes on 2 cores. ``python experiments/demo.py [FOLDER]``; the folder is runs/demo by default.
 """
 
-from _suite import Data, Run, main, small_bc, small_qc
+from _suite import main, small_bc, small_qc
 
+from qchunk.commands.suite import Data, Run
 from qchunk.train import Settings
 
 ENV, DATA = "tabletop/cube-single-task1", Data("tabletop/cube-single", 200_000)

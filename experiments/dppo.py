@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import sys
 
-from _suite import OPTIM, SMALL, Data, Run, main
+from _suite import OPTIM, SMALL, main
 
 from qchunk import on_policy
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.dppo import DPPO, PPO
 from qchunk.algorithms.v_gps import VGPS
+from qchunk.commands.suite import Data, Run
 from qchunk.config import (
     ChunkConfig,
     CriticConfig,
@@ -59,7 +60,7 @@ SINGLE, DOUBLE, CHEETAH = "tabletop/cube-single-task1", "tabletop/cube-double-ta
 DATA = {
     SINGLE: Data("tabletop/cube-single", 200_000),
     DOUBLE: Data("tabletop/cube-double", 1_000_000),
-    CHEETAH: Data(CHEETAH, 200_000, f"{CHEETAH}/ppo, medium"),
+    CHEETAH: Data(CHEETAH, 200_000, (f"{CHEETAH}/ppo, medium",)),
 }
 
 

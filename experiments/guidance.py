@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-from _suite import OPTIM, SMALL, TAU, Data, Run, folder_of, main
+from _suite import OPTIM, SMALL, TAU, main
 
 from qchunk import runs, train
 from qchunk.algorithms.bc import BC
@@ -24,6 +24,7 @@ from qchunk.algorithms.qc_frozen import FrozenQC
 from qchunk.algorithms.v_gps import VGPS
 from qchunk.algorithms.value_guided import ValueGuided
 from qchunk.commands.shared import Parts, learner_of, rebuild
+from qchunk.commands.suite import Data, Run, folder_of
 from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig
 from qchunk.sampling import count_steps
 from qchunk.train import Settings

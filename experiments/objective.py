@@ -10,10 +10,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from _suite import Run, folder_of, main, small_qc
+from _suite import main, small_qc
 from dppo import DATA, SINGLE, arms, priors
 
 from qchunk import runs
+from qchunk.commands.suite import Run, folder_of
 from qchunk.train import Settings
 
 WEIGHTS = (0.0, 0.01, 0.03, 0.1)

@@ -4,8 +4,9 @@ Needs ``pip install -c constraints.txt -e '.[ogbench]'``. The data are made by t
 that are installed, so they are not the published file: only the methods' order compares with the papers.
 """
 
-from _suite import Data, Run, four_arms, main
+from _suite import four_arms, main
 
+from qchunk.commands.suite import Data, Run
 from qchunk.train import Settings
 
 ENV, DATA = "ogbench/cube-single-play-singletask-task1-v0", Data("ogbench/cube-single-play-v0", 200_000)

@@ -3,8 +3,9 @@
 Observations are standardised: velocities of these environments spread over tens of units.
 """
 
-from _suite import Data, Run, main, small_bc, small_qc
+from _suite import main, small_bc, small_qc
 
+from qchunk.commands.suite import Data, Run
 from qchunk.online import OnlineSettings
 from qchunk.train import Settings
 
@@ -20,7 +21,7 @@ def suite() -> list[Run]:
     made = []
     for name in ("reacher", "pusher", "halfcheetah"):
         env = f"brax/{name}@spring"
-        data = Data(env, 200_000, "random", episode_length=LENGTH)
+        data = Data(env, 200_000, ("random",), episode_length=LENGTH)
         made.append(Run("bc", env, data, small_bc(steps=5), settings, "bc", ONLINE))
         made.append(Run("qc", env, data, small_qc(steps=5), settings, "qc", ONLINE))
     return made

@@ -4,8 +4,9 @@ Half of each online batch is new experience: uniform draws would hold one new tr
 million and the online ones at most a quarter of that.
 """
 
-from _suite import Data, Run, main, small_bc, small_qc
+from _suite import main, small_bc, small_qc
 
+from qchunk.commands.suite import Data, Run
 from qchunk.online import OnlineSettings
 from qchunk.train import Settings
 

@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from _suite import OPTIM, SMALL, TAU, Data, Run, folder_of, main
+from _suite import OPTIM, SMALL, TAU, main
 
 from qchunk import envs, runs
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.value_guided import ValueGuided
 from qchunk.commands.shared import learner_of, rebuild
+from qchunk.commands.suite import Data, Run, folder_of
 from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig, GaussianConfig, RegressionConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import formats

@@ -1,11 +1,12 @@
 """Q-chunking against behaviour cloning on brax/reacher@spring, from 200k transitions of uniformly random actions."""
 
-from _suite import Data, Run, main, small_bc, small_qc
+from _suite import main, small_bc, small_qc
 
+from qchunk.commands.suite import Data, Run
 from qchunk.train import Settings
 
 ENV = "brax/reacher@spring"
-DATA = Data(ENV, 200_000, "random", episode_length=200)
+DATA = Data(ENV, 200_000, ("random",), episode_length=200)
 
 
 def suite() -> list[Run]:

@@ -23,6 +23,12 @@ COMMANDS = {
         "qchunk.commands.train:train",
     ),
     "eval": ("RUN --episodes 100", "evaluate a run's newest checkpoint", "qchunk.commands.evaluate:evaluate"),
+    "compare": (
+        "--env ENV --seeds 4",
+        "several methods, everything else held equal: one report",
+        "qchunk.commands.compare:compare",
+    ),
+    "render": ("RUN", "an episode as a gif", "qchunk.commands.render:render"),
     "report": (
         "RUN... --out DIR",
         "table (markdown, csv), curves (png), one html page",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from qchunk import collect as collecting
 from qchunk import envs, flags, host_rollout, names, runs
@@ -29,8 +30,8 @@ class CollectFlags:
 
     out: Path
     """File to write (.npz); it must not exist."""
-    policy: str = ""
-    """A scripted behaviour (play, noisy, random), or a run folder; by default the environment's first."""
+    policy: tuple[str, ...] = ()
+    """Scripted behaviours (play, noisy, random) or run folders, each with an equal share; by default the environment's first."""
     steps: int = 200_000
     """Transitions, at least."""
     envs: int = 200
@@ -46,7 +47,7 @@ class CollectFlags:
 
 
 def collect(argv: list[str]) -> None:
-    """``qchunk collect ENV --out DATA [--policy play|noisy|random|RUN]``."""
+    """``qchunk collect ENV --out DATA [--policy play|noisy|random|RUN ...]``."""
     name, rest = positional("collect", argv, "an environment")
     (f,) = flags.parse("collect", rest, CollectFlags)
     collect_to(name, f)
@@ -61,10 +62,10 @@ def collect_to(name: str, f: CollectFlags) -> None:
     if min(f.steps, f.envs, f.episode_length) < 1:
         raise UserError("--steps, --envs and --episode-length must be positive", "give positive whole numbers")
     out.parent.mkdir(parents=True, exist_ok=True)
-    about = {"policy": f.policy or "default", "seed": f.seed, "versions": runs.versions()}
+    about = {"policy": " ".join(f.policy) or "default", "seed": f.seed, "versions": runs.versions()}
     with Bar(f.steps, 0, f.quiet, f"collecting {name}") as bar:
         part = names.ogbench(name)
-        if part and f.policy in ("", part["kind"]):
+        if part and f.policy in ((), (part["kind"],)):
             about["env"] = f"ogbench/{part['scene']}-{part['kind']}-v0"
             more = {"transitions": f.steps, "seed": f.seed, "about": about, "progress": bar.move}
             try:
@@ -84,15 +85,22 @@ def collect_to(name: str, f: CollectFlags) -> None:
 
 
 def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]:
-    """What was played, and what such data are called."""
+    """What was played, one policy after the other, and what such data are called."""
     if (found := names.ogbench(name)) and not found["single"]:
-        raise UserError(
-            f"{name} names OGBench's own data", f"--policy {f.policy} needs a task: {name[:-3]}-singletask-v0"
-        )
+        fix = f"--policy {' '.join(f.policy)} needs a task: {name[:-3]}-singletask-v0"
+        raise UserError(f"{name} names OGBench's own data", fix)
     env: Any = envs.make(name)
-    run = Path(f.policy) if (Path(f.policy) / runs.CONFIG).is_file() else None
-    if isinstance(env, HostEnv):
-        return _host_rows(env, run, f, progress), env.data_name
+    play = _host_rows if isinstance(env, HostEnv) else _device_rows
+    policies, parts = f.policy or ("",), list[formats.Rows]()
+    for i, policy in enumerate(policies):
+        steps, seed = -(-f.steps // len(policies)), f.seed + i
+        run = Path(policy) if (Path(policy) / runs.CONFIG).is_file() else None
+        share = dataclasses.replace(f, steps=steps, seed=seed)
+        parts.append(play(env, name, policy, run, share, lambda done: progress(min(f.steps, i * steps + done))))
+    return formats.Rows(*(np.concatenate(x) for x in zip(*parts, strict=True))), getattr(env, "data_name", name)
+
+
+def _device_rows(env: Any, name: str, policy: str, run: Path | None, f: CollectFlags, progress: Any) -> formats.Rows:
     if run:
         p, first = _learned(run, name)
         env = envs.make(name, p.c.chunk.history)  # data hold the environment's own reward, whatever the run's objective
@@ -100,21 +108,21 @@ def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]
         vars = view(jax.tree.map(lambda x: x[0], first._replace(step=first.step[None])), p.given)
     else:
         env = getattr(env, "scene", env)  # a scripted data set serves every task of a scene
-        scheme, vars = collecting.scheme_of(env, f.policy or None), collecting.NO_VARS
+        scheme, vars = collecting.scheme_of(env, policy or None), collecting.NO_VARS
     count = max(1, min(f.envs, -(-f.steps // f.episode_length)))
     more = {"steps": f.steps, "envs": count, "episode_length": f.episode_length, "progress": progress}
     rows = collecting.collect(env, scheme, vars, jax.random.key(f.seed), **more)
     if hasattr(env, "history"):
         rows = rows._replace(obs=rows.obs[:, -env.env.observation_size :])
-    return rows, getattr(env, "data_name", name)
+    return rows
 
 
-def _host_rows(env: HostEnv, run: Path | None, f: CollectFlags, progress: Any) -> formats.Rows:
-    if not run and f.policy not in ("", "random"):
-        raise unknown("policy", f.policy, ["random"], "or give the folder of a run")
+def _host_rows(env: HostEnv, name: str, policy: str, run: Path | None, f: CollectFlags, progress: Any) -> formats.Rows:
+    if not run and policy not in ("", "random"):
+        raise unknown("policy", policy, ["random"], "or give the folder of a run")
     play = collecting.random_play(f.seed)
     if run:
-        p, first = _learned(run, env.name)
+        p, first = _learned(run, name)
         build = training.in_units(p.build, p.settings)
         play = collecting.learned_play(build, p.settings.execute, first, p.c, p.given, jax.random.key(f.seed))
     if f.episode_length < env.episode_length:

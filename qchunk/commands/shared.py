@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from qchunk import checkpoint, envs, flags, normalise, on_policy, online
 from qchunk import train as training
 from qchunk.errors import UserError
-from qchunk.types import Learner, Spec
+from qchunk.types import Algorithm, Learner, Spec, Vars, view
 
 GIVEN = "given"  # the folder within a run's that holds the frozen modules it stands on
 
@@ -91,6 +91,13 @@ def learner_of(folder: Path, p: Parts, step: int | None) -> tuple[Learner, int]:
     if learner is None:
         raise UserError(f"{folder} has no checkpoint yet", f"go on with qchunk train --resume {folder}")
     return learner, at
+
+
+def one_seed(p: Parts, learner: Learner, seed: int = 0) -> tuple[Algorithm, Vars]:
+    """A run's algorithm in its units, and what the seed at this place of its seeds reads."""
+    stacked = learner._replace(step=jax.numpy.broadcast_to(learner.step, p.settings.seeds))
+    vars = view(jax.tree.map(lambda x: x[seed], stacked), p.given)
+    return training.in_units(p.build, p.settings)(p.c), vars
 
 
 def print_figures(figures: dict[str, dict], f: Any, closing: str) -> None:

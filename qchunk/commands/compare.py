@@ -1,0 +1,187 @@
+"""``qchunk compare``: several methods on the same data, prior, networks and episodes; one report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from qchunk import arms, envs, flags, names, on_policy
+from qchunk.arms import Sizes
+from qchunk.commands.render import look
+from qchunk.commands.suite import Data, Run, train_all, write
+from qchunk.errors import UserError
+from qchunk.files import atomic_write
+from qchunk.online import OnlineSettings
+from qchunk.train import Settings
+
+FILE, PRIOR = "comparison.json", "prior ("
+ENVS, LENGTH = 512, 200  # E of every online arm; environment steps of an on-policy iteration
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareFlags:
+    """What is compared, and what all arms get."""
+
+    env: tuple[str, ...]
+    """Environments: qchunk list envs."""
+    out: Path = Path("runs/compare")
+    """Folder for data, runs and report; the same command goes on with it."""
+    data: Path | None = None
+    """Data set for every arm; by default --data-steps transitions of the environment's first scripted behaviour."""
+    data_steps: int = 200_000
+    """Transitions to collect."""
+    algos: tuple[str, ...] = arms.DEFAULT
+    """Arms: algorithms, ALGORITHM@KIND for another actor (dppo@diffusion), or your own as my_file.py:my_function."""
+    seed: int = 0
+    """The first seed."""
+    seeds: int = 4
+    """S, seeds of every arm."""
+    offline_steps: int = 4_000
+    """Updates on the data set: of the priors, and of every arm that learns from data."""
+    online_steps: int = 1_024_000
+    """Environment steps of every arm (rounded up to whole iterations of dppo); 0 compares offline data alone."""
+    online_updates: int = 4_000
+    """Updates that arms with a data set make meanwhile."""
+    episodes: int = 50
+    """Episodes per evaluation and seed; the same start states for all."""
+    evaluations: int = 10
+    """Evaluations of every arm, half of them offline where both are."""
+    normalise_obs: str = "none"
+    """Units of observations: none, min-max or standard."""
+    look: bool = True
+    """Measure what acting costs and draw an episode of every arm."""
+    quiet: bool = False
+    """No progress bars."""
+
+
+def compare(argv: list[str]) -> None:
+    """``qchunk compare --env ENV ... [--algos A B ...] [--seeds S]``."""
+    f, sizes = flags.parse("compare", argv, CompareFlags, Sizes)
+    suite, left_out = plan(f, sizes)
+    claim(f, sizes)
+    folders = train_all("compare", suite, f.out, f.quiet)
+    shown = [folder for folder, run in zip(folders, suite, strict=True) if not run.label.startswith(PRIOR)]
+    for folder in shown if f.look else ():
+        print(f"[compare] looking at {folder.name} on {folder.parent.name}", file=sys.stderr, flush=True)
+        look(folder)
+    write(shown, f.out, held(f, sizes, left_out))
+
+
+def claim(f: CompareFlags, sizes: Sizes) -> None:
+    """Makes the folder of a comparison, or finds it made by the same flags.
+
+    Raises:
+        UserError: the folder holds another comparison, or something else.
+    """
+    ours = {n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look")}
+    kept = json.loads(json.dumps({**ours, **dataclasses.asdict(sizes)}, default=str))
+    path = f.out / FILE
+    if f.out.exists() and not path.is_file():
+        raise UserError(f"{f.out} exists and holds no comparison", "pass --out with a new folder")
+    if path.is_file():
+        found = json.loads(path.read_text())
+        odd = sorted(n for n in kept if found.get(n) != kept[n])
+        if odd:
+            flag = odd[0].replace("_", "-")
+            fix = f"pass --out with a new folder, or --{flag} {found.get(odd[0])}"
+            raise UserError(f"{f.out} holds a comparison with another --{flag}", fix)
+        return
+    f.out.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, json.dumps(kept, indent=1) + "\n")
+
+
+def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], list[str]]:
+    """(the runs: priors first, then every arm, environment by environment; the arms that offline data cannot train).
+
+    Raises:
+        UserError: an unknown name, or nothing to compare.
+    """
+    for env in f.env:
+        names.check_env(env)
+    if len(set(f.algos)) < len(f.algos) or len(set(f.env)) < len(f.env):
+        raise UserError("an arm or an environment is named twice", "name each once")
+    configs = {arm: arms.config_of(arm, sizes) for arm in f.algos}
+    left_out = [arm for arm, c in configs.items() if hasattr(c, "rollout") and not f.online_steps]
+    wanted = [arm for arm in f.algos if arm not in left_out]
+    if not wanted:
+        raise UserError(f"{', '.join(left_out)} learn online only", "give --online-steps, or other --algos")
+    found: list[Run] = []
+    for env in f.env:
+        data = f.data or Data(envs.make(env).data_name, f.data_steps)
+        first = next((r.env for r in found if r.data == data), env)  # one prior serves every task of a scene
+        if first == env:
+            once = dataclasses.replace(settings_of(f), seeds=1, eval_every=f.offline_steps)
+            priors = {p[0]: p[1] for arm in wanted if (p := arms.prior_of(arm, sizes))}
+            found += [Run("bc", env, data, c, once, f"{PRIOR}{kind})") for kind, c in priors.items()]
+        found += [arm_of(arm, env, data, f, sizes, first) for arm in wanted]
+    return found, left_out
+
+
+def common(f: CompareFlags) -> dict[str, Any]:
+    """What every driver is told."""
+    return {"seed": f.seed, "seeds": f.seeds, "episodes": f.episodes, "normalise_obs": f.normalise_obs}
+
+
+def settings_of(f: CompareFlags) -> Settings:
+    """Of an arm's offline part."""
+    parts = max(1, f.evaluations // 2) if f.online_steps else f.evaluations
+    return Settings(**common(f), offline_steps=f.offline_steps, eval_every=math.ceil(f.offline_steps / parts))
+
+
+def arm_of(arm: str, env: str, data: Data | Path, f: CompareFlags, sizes: Sizes, first: str) -> Run:
+    """One arm in one environment; its prior lies with the first environment of these data."""
+    algorithm, kind = arms.split(arm)
+    c, prior = arms.config_of(arm, sizes), ""
+    if arms.prior_of(arm, sizes):
+        prior = f"{first}/{PRIOR}{kind})"
+    steps = online_steps(f, sizes)
+    every = math.ceil(steps / max(1, f.evaluations // 2))
+    if hasattr(c, "rollout"):
+        rollout = dataclasses.replace(c.rollout, envs=ENVS, decisions=decisions(sizes))
+        settings = on_policy.Settings(**common(f), online_steps=steps, eval_every=every)
+        return Run(algorithm, env, None, dataclasses.replace(c, rollout=rollout), settings, arm, prior=prior)
+    online = OnlineSettings()
+    if steps:
+        ratio = f.online_updates / steps
+        online = OnlineSettings(steps, ENVS, 0, ratio, "share:0.5", online_eval_every=every)
+    return Run(algorithm, env, data, c, settings_of(f), arm, online, prior)
+
+
+def decisions(sizes: Sizes) -> int:
+    """Of an on-policy iteration: LENGTH environment steps, in whole chunks."""
+    return math.ceil(LENGTH / sizes.horizon)
+
+
+def online_steps(f: CompareFlags, sizes: Sizes) -> int:
+    """Environment steps of every arm: whole on-policy iterations, which are whole decisions of the others."""
+    per = ENVS * decisions(sizes) * sizes.horizon
+    return math.ceil(f.online_steps / per) * per
+
+
+def held(f: CompareFlags, sizes: Sizes, left_out: list[str]) -> dict[str, str]:
+    """What was held equal, for the page."""
+    steps = online_steps(f, sizes)
+    data = str(f.data) if f.data else f"{f.data_steps:,} transitions of the environment's first scripted behaviour"
+    widths = " x ".join(map(str, sizes.hidden))
+    found = {
+        "protocol": f"A: {f.offline_steps:,} updates on offline data only",
+        "data": data,
+        "prior": f"methods that stand on one: cloned in {f.offline_steps:,} updates, its seed {f.seed} for every seed of theirs; "
+        "frozen in value-guided, v-gps and qc-frozen, the start in dppo and ppo; bc and qc clone their own",
+        "networks": f"{widths} for every actor, critic and value; flows of {sizes.steps} steps, N = {sizes.n}, chunks of {sizes.horizon}",
+        "evaluation": f"{f.episodes} episodes per seed, open loop, the same start states for every arm and every evaluation",
+        "seeds": f"{f.seed} to {f.seed + f.seeds - 1}",
+        "tuning": arms.TRIALS,
+    }
+    if steps:
+        found["protocol"] = (
+            f"B: {steps:,} environment steps for every arm, in {ENVS} environments. Arms with data make {f.offline_steps:,} updates on "
+            f"them before and {f.online_updates:,} meanwhile, half of each batch online; dppo and ppo start from the prior and have no data"
+        )
+    if left_out:
+        found["left out"] = f"{', '.join(left_out)}: nothing to learn from without environment steps (--online-steps)"
+    return found

@@ -1,0 +1,83 @@
+"""``qchunk render``: an episode of a run as a gif; and what acting with it costs, for reports."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+
+from qchunk import cost, flags, page, runs
+from qchunk import render as rendering
+from qchunk import train as training
+from qchunk.commands.shared import learner_of, one_seed, positional, rebuild
+from qchunk.envs.host import HostEnv
+from qchunk.errors import UserError
+from qchunk.files import atomic_write
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderFlags:
+    """An episode to draw."""
+
+    out: Path | None = None
+    """File to write (.gif); by default RUN/episode.gif, which reports show."""
+    seed: int = 1000
+    """Seed of the start state and of the noise."""
+    step: int | None = None
+    """The checkpoint; by default the newest."""
+
+
+def render(argv: list[str]) -> None:
+    """``qchunk render RUN [--out FILE.gif]``."""
+    folder, rest = positional("render", argv, "a run folder")
+    (f,) = flags.parse("render", rest, RenderFlags)
+    if f.out and f.out.suffix != ".gif":
+        raise UserError(f"{f.out} is no gif", "give --out a name that ends in .gif")
+    if f.out and f.out.exists():
+        raise UserError(f"{f.out} exists already", "pass --out with a new file")
+    out = f.out or Path(folder) / page.EPISODE
+    frames = draw(Path(folder), out, f.seed, f.step)
+    print(f"{frames} frames -> {out}")
+
+
+def draw(folder: Path, out: Path, seed: int = 1000, step: int | None = None) -> int:
+    """Draws an episode of a run's first seed, its last frame beside it as a png; returns the number of frames."""
+    p = rebuild(runs.read_config(folder)["config"], folder)
+    learner, _ = learner_of(folder, p, step)
+    key = jax.random.key(seed)
+    if isinstance(p.env, HostEnv):
+        first = jax.tree.map(lambda x: x[:1], learner._replace(step=learner.step[None]))
+        build = training.in_units(p.build, p.settings)
+        policy = (build, p.settings.execute, first._replace(step=learner.step), p.c, p.given, key[None])
+        frames = rendering.host_pictures(p.env, *policy)
+    else:
+        algorithm, vars = one_seed(p, learner)
+        moments = rendering.episode(p.env, algorithm.act, vars, key, p.settings.execute, p.c.chunk.horizon)
+        frames = rendering.pictures(p.env, moments)
+    rendering.write_gif(frames, out, out.with_suffix(".png"))
+    return len(frames)
+
+
+def measure(folder: Path) -> None:
+    """Writes RUN/cost.json."""
+    kept = runs.read_config(folder)["config"]
+    p = rebuild(kept, folder)
+    algorithm, vars = one_seed(p, learner_of(folder, p, None)[0])
+    found = cost.of_policy(algorithm.act, vars, p.env.observation_size)
+    actions = training.parse(p.settings.execute, p.c.chunk.horizon)(algorithm.act).steps
+    found["multiplications"] /= actions
+    learns = bool(kept["data"]) and hasattr(p.c, "critic")
+    atomic_write(folder / page.COST, json.dumps({**found, "offline_rewards": "used" if learns else "not used"}) + "\n")
+
+
+def look(folder: Path) -> None:
+    """Both, where they are not there yet; an environment that nobody can draw has no picture."""
+    if not (folder / page.COST).exists():
+        measure(folder)
+    if not (folder / page.EPISODE).exists():
+        try:
+            draw(folder, folder / page.EPISODE)
+        except UserError as e:
+            print(f"no picture of {folder.name}: {e}")

@@ -1,0 +1,219 @@
+"""Episodes as moving pictures: what a run's first seed does, drawn by matplotlib, MuJoCo or the environment itself."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qchunk import files, host_rollout
+from qchunk.envs.base import Env, wrap
+from qchunk.envs.host import HostEnv
+from qchunk.envs.objective import settled
+from qchunk.errors import UserError
+from qchunk.execute import parse
+from qchunk.types import Policy, Vars
+
+FRAMES, WIDTH, FPS = 100, 280, 20  # at most so many of an episode; pixels; per second
+SAMPLES = 40  # chunks drawn at each decision, where they can be seen
+
+
+class Moment(NamedTuple):
+    """One step of an episode."""
+
+    obs: np.ndarray  # [O]
+    world: Any  # the simulator's own state; None on the host
+    action: np.ndarray | None  # [A] that led here; None at the start
+    plans: np.ndarray  # [SAMPLES, H, A] chunks that the policy might have chosen when it last decided
+    success: float
+
+
+def episode(env: Env, policy: Policy, vars: Vars, key: jax.Array, execute: str, horizon: int) -> list[Moment]:
+    """One episode on the device, from its start to its end, L + 1 moments. Equal keys give equal starts."""
+    world, scheme = wrap(settled(env, vars.given)).env, parse(execute, horizon)(policy)
+    reset_key, carry_key, key = jax.random.split(key, 3)
+
+    @jax.jit
+    def decide(vars: Vars, key: jax.Array, state: Any, carry: Any):
+        plan_key, sample_key = jax.random.split(key)
+        many = jnp.broadcast_to(state.obs, (SAMPLES, state.obs.shape[-1]))
+        plans = policy.plan(vars, policy.draw(vars, sample_key, many), many, None).action
+        return *scheme.decide(vars, plan_key, state, carry), plans
+
+    @jax.jit
+    def step(vars: Vars, i: jax.Array, state: Any, plan: Any):
+        action = jnp.clip(scheme.act(vars, i, state, plan), -1.0, 1.0)
+        return world.step(state, action), action
+
+    state = jax.jit(world.reset)(jax.random.split(reset_key, 1))
+    carry, found, made = scheme.init(vars, carry_key, state), list[Moment](), 0
+
+    def seen(action: Any, plans: Any) -> Moment:
+        first = jax.tree.map(lambda x: x[0], state.pipeline_state)
+        success = float(state.metrics["success"][0]) if "success" in state.metrics else 0.0
+        return Moment(np.asarray(state.obs[0]), jax.device_get(first), action, plans, success)
+
+    while not state.done[0]:
+        carry, plan, plans = decide(vars, jax.random.fold_in(key, made), state, carry)
+        plans = np.asarray(plans)
+        found += [] if found else [seen(None, plans)]
+        for i in range(scheme.steps):
+            state, action = step(vars, i, state, plan)
+            found.append(seen(np.asarray(action[0]), plans))
+            if state.done[0]:
+                break
+        made += 1
+    return found
+
+
+def host_pictures(env: HostEnv, build: Any, execute: str, learner: Any, c: Any, given: dict, keys: Any) -> list:
+    """Frames of one episode, drawn by the environment itself, which plays the actions again from the same seed.
+
+    Args:
+        learner, keys: of one seed, leaves [1, ...].
+    """
+    seed = host_rollout.reset_seeds(host_rollout.label(keys[0]), 1)
+    with contextlib.closing(env):
+        pool = env.pool("render", 1)
+        state, carry, fresh, actions, made = pool.begin(pool.nothing(), np.ones(1, bool), seed), None, True, [], 0
+        while not state.done[0]:
+            labels = np.asarray([[[0, made]]], np.int32)
+            policy = (build, "act", execute, learner, c, given, keys)
+            state, carry, s = host_rollout.decision(pool, state, *policy, labels, np.asarray([fresh]), carry)
+            actions += list(s.action[:, 0][s.alive[:, 0] > 0])
+            made, fresh = made + 1, False
+    size = {"width": WIDTH, "height": WIDTH} if env.name.startswith("ogbench/") else {}
+    kwargs = {**env.description["kwargs"], "render_mode": "rgb_array", **size}
+    one = HostEnv.instance(_described(env, kwargs))
+    one.reset(int(seed[0]))
+    chosen, frames = set(_chosen(len(actions) + 1)), [one.env.render()]
+    for i, action in enumerate(actions, 1):
+        one.step(action)
+        frames += [one.env.render()] if i in chosen else []
+    one.close()
+    return frames
+
+
+def _described(env: HostEnv, kwargs: dict) -> HostEnv:
+    other = object.__new__(HostEnv)  # not made anew: making one starts and steps it
+    other.name, other.data_name, other.description = env.name, env.data_name, {**env.description, "kwargs": kwargs}
+    return other
+
+
+def _chosen(count: int) -> list[int]:
+    """At most FRAMES of ``count`` moments, the first and the last among them."""
+    return sorted({round(x) for x in np.linspace(0, count - 1, min(count, FRAMES))})
+
+
+def pictures(env: Env, moments: list[Moment]) -> list[np.ndarray]:
+    """Frames [height, width, 3] of an episode.
+
+    Raises:
+        UserError: nobody can draw this environment.
+    """
+    family = env.data_name.partition("/")[0]
+    painters: dict[str, Callable[[Env, list[Moment]], list[np.ndarray]]] = {"tabletop": _tabletop, "brax": _brax}
+    draw = _pole if env.data_name == "probe/pole" else painters.get(family)
+    if draw is None:
+        raise UserError(f"there are no pictures of {env.data_name}", "render runs on tabletop, brax, probe/pole, ogbench or gymnasium")  # fmt: skip
+    return draw(env, [moments[i] for i in _chosen(len(moments))])
+
+
+def _painted(size: tuple[float, float], panels: dict, frames: list, paint: Callable) -> list[np.ndarray]:
+    """Frames by matplotlib: ``paint(axes, frame)`` onto axes that were cleared."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=size, dpi=WIDTH / size[0], **panels)
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.93, hspace=0.04)
+    found = []
+    for frame in frames:
+        for ax in np.ravel(axes):
+            ax.clear()
+        paint(axes, frame)
+        for ax in np.ravel(axes):
+            ax.set(xticks=[], yticks=[])
+        figure.canvas.draw()
+        found.append(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
+    plt.close(figure)
+    return found
+
+
+def _tabletop(env: Env, moments: list[Moment]) -> list[np.ndarray]:
+    from qchunk.envs.tabletop.draw import draw_world
+
+    def paint(axes: Any, m: Moment) -> None:
+        draw_world(axes[0], axes[1], m.world, env.goal)
+        axes[0].set_title("success" if m.success else "from above, and from the side", fontsize=9)
+
+    return _painted((3.5, 3.8), {"nrows": 2, "height_ratios": (0.43, 0.43)}, moments, paint)
+
+
+def _pole(env: Env, moments: list[Moment]) -> list[np.ndarray]:
+    """The car, the way that it came, and chunks that it might have chosen when it last decided."""
+    from qchunk.envs.probes.averaging import GOAL, POLE, REACH, SPEED
+
+    ways = np.stack([m.obs[:2] for m in moments])
+    at = {id(m): i for i, m in enumerate(moments)}
+
+    def paint(ax: Any, m: Moment) -> None:
+        from matplotlib.patches import Circle
+
+        i = at[id(m)]
+        decided = next(k for k in range(i + 1) if moments[k].plans is m.plans)
+        for plan in m.plans:
+            ax.plot(*(ways[decided] + SPEED * np.cumsum(plan, axis=0)).T, color="#0072B2", alpha=0.3, lw=0.7)
+        ax.add_patch(Circle((0, 0), POLE, color="0.3"))
+        ax.add_patch(Circle(GOAL, REACH, color="#009E73"))
+        ax.plot(*ways[: i + 1].T, color="#D55E00", lw=2)
+        ax.plot(*ways[i], "o", color="#D55E00")
+        ax.set(xlim=(-1.15, 1.2), ylim=(-0.95, 0.95), aspect="equal")
+        ax.set_title("success" if m.success else "blue: chunks it might play", fontsize=9)
+
+    return _painted((3.5, 3.1), {}, moments, paint)
+
+
+def _brax(env: Env, moments: list[Moment]) -> list[np.ndarray]:
+    """Drawn by MuJoCo, from the side, the camera following."""
+    import mujoco
+
+    model = env.sys.mj_model
+    data, camera = mujoco.MjData(model), mujoco.MjvCamera()
+    camera.azimuth, camera.elevation = 90, -20
+    try:
+        renderer = mujoco.Renderer(model, WIDTH, WIDTH)
+    except Exception as e:  # whatever the driver raises
+        raise UserError(f"MuJoCo cannot draw here: {e}", "set MUJOCO_GL=egl or MUJOCO_GL=osmesa") from e
+    found = []
+    with renderer:
+        for m in moments:
+            data.qpos[:] = np.asarray(m.world.q)
+            mujoco.mj_forward(model, data)
+            camera.lookat[:] = data.xpos[1:].mean(axis=0)
+            if not found:
+                camera.distance = 1.0 + max(1.2, 1.2 * float(np.ptp(data.geom_xpos[1:], axis=0).max()))
+            renderer.update_scene(data, camera)
+            found.append(renderer.render())
+    return found
+
+
+def write_gif(frames: list[np.ndarray], path: Path, still: Path) -> None:
+    """A gif that repeats, and its last frame as a png."""
+    from PIL import Image
+
+    images = [Image.fromarray(f).convert("P", palette=Image.Palette.ADAPTIVE, colors=64) for f in frames]
+    buffer = io.BytesIO()
+    length = [round(1000 / FPS)] * (len(images) - 1) + [1000]
+    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=length, loop=0, optimize=True)
+    files.atomic_write(path, buffer.getvalue())
+    buffer = io.BytesIO()
+    Image.fromarray(frames[-1]).save(buffer, "PNG")
+    files.atomic_write(still, buffer.getvalue())
