@@ -32,25 +32,23 @@ PRIORS = {"flow": FlowConfig(SMALL, ema=True), "gaussian": GaussianConfig(SMALL,
 CHUNK, VALUE = ChunkConfig(5, discount="decision"), ValueConfig(SMALL)
 
 
-def arms(env: str, prior_env: str, steps: int, seeds: int, scale: float, chunk: ChunkConfig = CHUNK) -> list[Run]:
+def arms(env: str, steps: int, seeds: int, **units: str) -> list[Run]:
     """The flow prior as it is, DPPO from it, and PPO from the Gaussian prior: the same decisions, environments and epochs."""
-    settings = on_policy.Settings(seeds=seeds, online_steps=steps, episodes=100)
-    nothing = Settings(seeds=seeds, offline_steps=1, episodes=100)
-    prior = VGPS(
-        PRIORS["flow"], ChunkConfig(chunk.horizon), CriticConfig(SMALL), OPTIM, n=1
-    )  # one candidate: the prior
-    d = DPPO(PRIORS["flow"], chunk, VALUE, tuned_steps=5, clip=scale, clip_base=scale)
-    p = PPO(PRIORS["gaussian"], chunk, VALUE, clip=scale)
+    settings = on_policy.Settings(seeds=seeds, online_steps=steps, episodes=100, **units)  # type: ignore[arg-type]
+    nothing = Settings(seeds=seeds, offline_steps=1, episodes=100, **units)  # type: ignore[arg-type]
+    prior = VGPS(PRIORS["flow"], ChunkConfig(5), CriticConfig(SMALL), OPTIM, n=1)  # one candidate is the prior itself
+    d = DPPO(PRIORS["flow"], CHUNK, VALUE, tuned_steps=5)
+    p = PPO(PRIORS["gaussian"], CHUNK, VALUE, clip=0.01)
     return [
-        Run("v-gps", env, DATA[prior_env], prior, nothing, "prior", prior=f"{prior_env}/bc (flow)"),
-        Run("dppo", env, None, d, settings, "dppo", prior=f"{prior_env}/bc (flow)"),
-        Run("ppo", env, None, p, settings, "ppo", prior=f"{prior_env}/bc (gaussian)"),
+        Run("v-gps", env, DATA[env], prior, nothing, "prior", prior=f"{env}/bc (flow)"),
+        Run("dppo", env, None, d, settings, "dppo", prior=f"{env}/bc (flow)"),
+        Run("ppo", env, None, p, settings, "ppo", prior=f"{env}/bc (gaussian)"),
     ]
 
 
-def priors(env: str, units: dict[str, str] | None = None) -> list[Run]:
+def priors(env: str, **units: str) -> list[Run]:
     """Both actors, cloned once."""
-    settings = Settings(offline_steps=20_000, eval_every=20_000, episodes=100, **(units or {}))  # type: ignore[arg-type]
+    settings = Settings(offline_steps=20_000, eval_every=20_000, episodes=100, **units)  # type: ignore[arg-type]
     return [
         Run("bc", env, DATA[env], BC(ChunkConfig(5), c, OPTIM), settings, f"bc ({kind})") for kind, c in PRIORS.items()
     ]
@@ -80,12 +78,12 @@ def scratch(env: str, label: str, steps: int, seeds: int) -> Run:
 
 
 PARTS = {
-    "cube-single": lambda: [*priors(SINGLE), *arms(SINGLE, SINGLE, 2_500_000, 4, 0.01)],
-    "cube-double": lambda: [*priors(DOUBLE), *arms(DOUBLE, DOUBLE, 5_000_000, 4, 0.01)],
+    "cube-single": lambda: [*priors(SINGLE), *arms(SINGLE, 2_500_000, 4)],
+    "cube-double": lambda: [*priors(DOUBLE), *arms(DOUBLE, 5_000_000, 4)],
     "halfcheetah": lambda: [
         scratch(CHEETAH, "ppo, medium", 1_000_000, 1),
-        *priors(CHEETAH, {"normalise_obs": "standard"}),
-        *arms(CHEETAH, CHEETAH, 2_000_000, 3, 0.01),
+        *priors(CHEETAH, normalise_obs="standard"),
+        *arms(CHEETAH, 2_000_000, 3, normalise_obs="standard"),
         scratch(CHEETAH, "ppo, from scratch", 2_000_000, 3),
     ],
     "thresholds": lambda: [

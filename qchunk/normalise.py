@@ -63,6 +63,34 @@ def fit(x: Array, kind: str, bounded: bool = False) -> Affine:
     )
 
 
+class Moments(NamedTuple):
+    """Of everything seen so far."""
+
+    count: Array  # []
+    mean: Array  # [n]
+    square: Array  # [n] sum of squared distances to the mean
+
+
+def no_moments(size: int) -> Moments:
+    """Of nothing."""
+    return Moments(jnp.zeros(()), jnp.zeros(size), jnp.zeros(size))
+
+
+def seen(m: Moments, x: Array) -> Moments:
+    """The moments with x [R, n] besides (Chan, Golub and LeVeque 1979)."""
+    rows, mean = x.shape[0], jnp.mean(x, axis=0)
+    count, apart = m.count + rows, mean - m.mean
+    square = m.square + jnp.sum((x - mean) ** 2, axis=0) + apart**2 * m.count * rows / count
+    return Moments(count, m.mean + apart * rows / count, square)
+
+
+def of_moments(m: Moments) -> Affine:
+    """Mean 0 and deviation 1. A number that has never changed keeps its scale."""
+    deviation = jnp.sqrt(m.square / jnp.maximum(m.count, 1.0))
+    varies = deviation > 1e-5 * jnp.abs(m.mean)  # less is rounding
+    return Affine(jnp.asarray(KINDS.index("standard"), jnp.int32), m.mean, jnp.where(varies, deviation, 1.0))
+
+
 def of_data(data: Dataset, obs: str, action: str) -> dict[str, Affine]:
     """The units of a data set: every observation, and the actions that were played."""
     return {"obs": fit(data.obs, obs), "action": fit(data.action[data.left > 0], action, bounded=True)}

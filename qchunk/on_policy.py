@@ -25,6 +25,7 @@ from qchunk.errors import UserError
 from qchunk.execute import parse
 from qchunk.host_rollout import per_seed, scheme_of
 from qchunk.losses.returns import Scale, no_scale, scaled
+from qchunk.normalise import Moments
 from qchunk.online import figures
 from qchunk.rollout import begin, rollout_chunks
 from qchunk.seeds import over_seeds
@@ -52,6 +53,7 @@ class Loop(NamedTuple):
     envs: Any  # (State, carry) [S, E, ...]
     first: jax.Array  # [S, E] 1 where the next decision is its episode's first
     scale: Scale  # [S, ...]
+    moments: Moments | None  # [S, ...] of all observations, where units follow what is seen
     iterations: jax.Array  # [] int32, done so far
 
 
@@ -92,15 +94,19 @@ def check(c: Any, s: Settings, env: Env | HostEnv, given: dict) -> None:
 
 
 def units(build: Build, c: Any, given: dict, env: Env, s: Settings, learner: Learner) -> Learner:
-    """The learner in its units: those of the stage before, or of what its first policy sees in one iteration's decisions."""
+    """The learner in its units: those of the stage before, or of what its first policy sees in one iteration's decisions.
+
+    Standard units from scratch are a beginning only: ``iterate`` moves them with everything that was seen since. A first
+    iteration is short and near its start; kept for good, its deviations put later observations far outside of the usual range.
+    """
     if normalise.STATS not in learner.stats:
         return learner
     if normalise.STATS in given:
         found = normalise.of_given(given)
     else:
         loop = start(build, c, given, env, s, learner)
-        seen = play(build, env, s.execute, learner, loop, c, given, seed_keys(s))
-        obs = np.asarray(seen.obs).reshape(-1, env.observation_size)
+        found = play(build, env, s.execute, learner, loop, c, given, seed_keys(s))
+        obs = np.asarray(found.obs).reshape(-1, env.observation_size)
         found = {"obs": normalise.fit(obs, s.normalise_obs), "action": normalise.identity(env.action_size)}
     found = jax.tree.map(lambda x: jnp.broadcast_to(x, (s.seeds, *x.shape)), found)
     return learner._replace(stats={**learner.stats, normalise.STATS: found})
@@ -120,19 +126,21 @@ def play(build: Build, env: Env, execute: str, learner: Learner, loop: Loop, c: 
 
 def start(build: Build, c: Any, given: dict, env: Env, s: Settings, learner: Learner) -> Loop:
     """Environments at their start."""
-    return _start(build, env, s.execute, learner, c, given, seed_keys(s))
+    follows = s.normalise_obs == "standard" and normalise.STATS not in given
+    return _start(build, env, s.execute, follows, learner, c, given, seed_keys(s))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _start(build: Build, env: Env, execute: str, learner: Learner, c: Any, given: dict, keys) -> Loop:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _start(build: Build, env: Env, execute: str, follows: bool, learner: Learner, c: Any, given: dict, keys) -> Loop:
     def one_seed(learner: Learner, key: jax.Array):
         scheme = scheme_of(build, "explore", execute, c)
         first_keys = jax.random.split(jax.random.fold_in(key, 2**30 + 1))
         return begin(wrap(settled(env, given)), scheme, view(learner, given), first_keys, c.rollout.envs)
 
     envs, seeds = over_seeds(one_seed, per_seed(learner, keys), keys), len(keys)
-    scale = jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *x.shape)), no_scale(c.rollout.envs))
-    return Loop(envs, jnp.ones((seeds, c.rollout.envs)), scale, jnp.zeros((), jnp.int32))
+    none_yet = no_scale(c.rollout.envs), normalise.no_moments(env.observation_size) if follows else None
+    scale, moments = jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *x.shape)), none_yet)
+    return Loop(envs, jnp.ones((seeds, c.rollout.envs)), scale, moments, jnp.zeros((), jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
@@ -142,12 +150,12 @@ def iterate(build: Build, env: Env, execute: str, learner: Learner, loop: Loop, 
 
     step = learner.step
 
-    def one_seed(learner: Learner, envs: Any, first: jax.Array, scale: Scale, key: jax.Array):
+    def one_seed(learner: Learner, loop: Loop, key: jax.Array):
         algorithm, scheme = build(c), scheme_of(build, "explore", execute, c)
 
         def iteration(i, state):
-            learner, envs, first, scale = state
-            mine = jax.random.fold_in(jax.random.fold_in(key, 2**30 + 2), loop.iterations + i)
+            learner, (envs, first, scale, moments, done) = state
+            mine = jax.random.fold_in(jax.random.fold_in(key, 2**30 + 2), done)
             play_key, prepare_key, learn_key = jax.random.split(mine, 3)
             vars = view(learner, given)
             envs, chunk, seen = rollout_chunks(wrapped, scheme, vars, play_key, c.rollout.decisions, envs, c.chunk)
@@ -155,25 +163,34 @@ def iterate(build: Build, env: Env, execute: str, learner: Learner, loop: Loop, 
                 firsts = jnp.concatenate([first[None], chunk.last[:-1]])
                 scale, reward = scaled(scale, chunk.reward[..., 0], firsts)
                 chunk = chunk._replace(reward=reward[..., None])
+            if moments is not None:
+                moments = normalise.seen(moments, chunk.obs.reshape(-1, chunk.obs.shape[-1]))
             learner, chunk = algorithm.prepare(learner, given, prepare_key, chunk)
-            last = chunk.last[-1]
             learner, sums = learn(algorithm, c.rollout, learner, given, learn_key, chunk)
-            return (learner, envs, last, scale), {**sums, **seen}
+            if moments is not None:  # after the updates: they take the policy in the units that it played in
+                learner = in_moments(learner, moments)
+            return (learner, Loop(envs, chunk.last[-1], scale, moments, done + 1)), {**sums, **seen}
 
         def body(i, state):
             now, sums = iteration(i, state[0])
             return now, jax.tree.map(jnp.add, state[1], sums)
 
-        begun = (learner._replace(step=step), envs, first, scale)
+        begun = learner._replace(step=step), loop
         like = jax.eval_shape(lambda state: iteration(0, state)[1], begun)
         none_yet = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-        (learner, envs, first, scale), sums = jax.lax.fori_loop(0, n, body, (begun, none_yet))
-        return learner._replace(step=jnp.zeros((), jnp.int32)), envs, first, scale, sums
+        (learner, loop), sums = jax.lax.fori_loop(0, n, body, (begun, none_yet))
+        return learner._replace(step=jnp.zeros((), jnp.int32)), loop, sums
 
-    seeds = (per_seed(learner, keys), loop.envs, loop.first, loop.scale, keys)
-    learner, envs, first, scale, sums = over_seeds(one_seed, *seeds)
+    begun = loop._replace(iterations=jnp.full(keys.shape, loop.iterations))
+    learner, after, sums = over_seeds(one_seed, per_seed(learner, keys), begun, keys)
     updates = n * c.rollout.epochs * c.rollout.minibatches
-    return learner._replace(step=step + updates), Loop(envs, first, scale, loop.iterations + n), sums
+    return learner._replace(step=step + updates), after._replace(iterations=loop.iterations + n), sums
+
+
+def in_moments(learner: Learner, moments: Moments) -> Learner:
+    """The learner with observations in the units of all that was seen."""
+    units = {**learner.stats[normalise.STATS], "obs": normalise.of_moments(moments)}
+    return learner._replace(stats={**learner.stats, normalise.STATS: units})
 
 
 def learn(

@@ -36,6 +36,19 @@ def test_fit_by_hand():
         np.testing.assert_allclose(normalise.invert(a, normalise.apply(a, X)), X, atol=1e-5)
 
 
+def test_running_moments_are_those_of_everything_seen():
+    """In unequal parts, with a number that never changes; of nothing they change nothing."""
+    x = np.random.default_rng(0).normal(3.0, [1.0, 20.0, 0.0], (60, 3)).astype(np.float32)
+    moments = normalise.no_moments(3)
+    for part in np.split(x, [1, 10, 40]):
+        moments = normalise.seen(moments, part)
+    got, want = normalise.of_moments(moments), normalise.fit(x, "standard")
+    assert int(got.kind) == int(want.kind)
+    np.testing.assert_allclose(got.shift, want.shift, rtol=1e-5)
+    np.testing.assert_allclose(got.scale, want.scale, rtol=1e-4)
+    np.testing.assert_array_equal(normalise.apply(normalise.of_moments(normalise.no_moments(3)), x), x)
+
+
 def test_policies_and_chunks_meet_their_units():
     """A policy that returns what it sees, and an algorithm that reports what it is given."""
     echo = Policy(

@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import html.parser
 import io
+import json
+import re
+import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
-from qchunk import report, runs
+from qchunk import cost, page, plots, records, render, report, runs
 from qchunk.errors import UserError
 
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 CUBE, REACHER = "tabletop/cube-single-task1", "brax/reacher@spring"
 BC, QC = [0.1, 0.2, 0.1, 0.2], [0.8, 0.9, 1.0, 0.9]
 
@@ -37,7 +42,7 @@ def pair(tmp_path):
 
 
 def rows_of(folders):
-    return {row["method"]: row for row in report.table(report.load(folders))}
+    return {row["method"]: row for row in records.table(records.load(folders))}
 
 
 def test_table(pair):
@@ -94,7 +99,7 @@ def test_labels(tmp_path):
 
 def test_csv_is_for_programs(tmp_path, pair):
     single = make(tmp_path / "s", "single", [0.5])
-    rows = list(csv.DictReader(io.StringIO(report.numbers(report.load([*pair, single])))))
+    rows = list(csv.DictReader(io.StringIO(records.numbers(records.load([*pair, single])))))
     bc, qc, one = rows
     assert (bc["method"], bc["baseline"], bc["difference"]) == ("bc", "", "")
     assert float(qc["mean"]) == pytest.approx(0.9) and float(qc["difference"]) == pytest.approx(0.75)
@@ -103,9 +108,9 @@ def test_csv_is_for_programs(tmp_path, pair):
 
 
 def test_markdown_keeps_its_columns(tmp_path):
-    text = report.markdown(report.table(report.load([make(tmp_path / "x", "a|b", QC)])))
+    text = records.markdown(records.table(records.load([make(tmp_path / "x", "a|b", QC)])))
     assert "a\\|b" in text
-    assert {line.replace("\\|", "").count("|") for line in text.splitlines()} == {len(report.COLUMNS) + 1}
+    assert {line.replace("\\|", "").count("|") for line in text.splitlines()} == {len(records.COLUMNS) + 1}
 
 
 class Page(html.parser.HTMLParser):
@@ -128,13 +133,14 @@ def test_report_is_whole_and_self_contained(tmp_path, pair):
     odd = make(tmp_path / "odd", "<b>odd</b>", QC, REACHER, "return")
     out = tmp_path / "deep" / "report"
     report.write_report([*pair, odd], out)
-    assert sorted(p.name for p in out.iterdir()) == ["clock.png", "curves.png", "report.html", "table.csv", "table.md"]
+    written = ["clock.png", "curves.png", "report.html", "report.md", "table.csv", "table.md"]
+    assert sorted(p.name for p in out.iterdir()) == written
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     text = (out / "report.html").read_text()
-    page = Page(text)
-    assert page.loads and all(x.startswith("data:") for x in page.loads), "nothing from the network"
-    assert "script" not in page.tags and "b" not in page.tags and "<b>odd</b>" in page.text
-    assert "+75.0 points" in page.text and str(tmp_path) not in text
+    seen = Page(text)
+    assert seen.loads and all(x.startswith(("data:", "#")) for x in seen.loads), "nothing from the network"
+    assert "script" not in seen.tags and "b" not in seen.tags and "<b>odd</b>" in seen.text
+    assert "+75.0 points" in seen.text and str(tmp_path) not in text
     report.write_report(pair, out)  # again, over the old one
 
 
@@ -144,8 +150,8 @@ def test_curves_hold_every_run(pair, tmp_path, monkeypatch):
 
     kept = []
     monkeypatch.setattr(plt, "close", kept.append)
-    records = report.load([*pair, make(tmp_path / "r", "qc", [-1.0, -2.0], REACHER, "return")])
-    report.curves(records, tmp_path / "c.png")
+    found = records.load([*pair, make(tmp_path / "r", "qc", [-1.0, -2.0], REACHER, "return")])
+    plots.curves(found, tmp_path / "c.png")
     (figure,) = kept
     reacher, cube = figure.axes
     assert (reacher.get_title(), cube.get_title()) == (REACHER, CUBE)
@@ -160,13 +166,13 @@ def test_curves_hold_every_run(pair, tmp_path, monkeypatch):
 def test_mistakes(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="not a run"):
-        report.load([tmp_path / "empty"])
+        records.load([tmp_path / "empty"])
     with pytest.raises(UserError, match="no evaluation yet"):
-        report.load([make(tmp_path / "young", "qc", QC, steps=(), finished=False)])
+        records.load([make(tmp_path / "young", "qc", QC, steps=(), finished=False)])
 
 
 def test_matplotlib_is_imported_late():
-    code = "import sys, qchunk.report; assert not {'jax', 'matplotlib'} & set(sys.modules)"
+    code = "import sys, qchunk.records; assert not {'jax', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -184,5 +190,89 @@ def test_online_runs_tell_updates_and_environment_steps(tmp_path):
     report.write_report(folders, tmp_path / "r")
     rows = rows_of(folders)
     assert rows["qc"]["updates"] == "1,000 + 500 env steps" and "points" in rows["qc"]["difference to baseline"]
-    assert rows["longer"]["difference to baseline"] == "not paired: other updates"
+    assert rows["longer"]["difference to baseline"] == "not paired: other environment steps"
     assert (tmp_path / "r" / "clock.png").stat().st_size > 5000
+
+
+def test_aggregates(tmp_path, pair):
+    """Interquartile means of 0.1 0.1 0.2 0.2 and 0.8 0.9 0.9 1.0; every run of qc beats every one of bc."""
+    bc, qc = page.aggregate(records.load(pair))
+    assert bc["interquartile mean"].startswith("15.0 %") and qc["interquartile mean"].startswith("90.0 %")
+    assert bc["P(better than bc)"] == "" and qc["P(better than bc)"] == "1.00 [1.00, 1.00]"
+    again = page.aggregate(records.load(pair))
+    assert again == [bc, qc], "a generator of its own"
+    mixed = [*pair, make(tmp_path / "r", "qc", [-1.0, -2.0], REACHER, "return")]
+    assert page.aggregate(records.load(mixed)) == [], "a success and a return have no mean"
+
+
+def test_verdicts(tmp_path, pair):
+    near = make(tmp_path / "n", "near", [0.1, 0.3, 0.0, 0.2])
+    assert page.verdicts(records.table(records.load([*pair, near]))) == [
+        f"{CUBE}: better than bc: qc; not told apart from bc: near."
+    ]
+
+
+CHECK = """<!doctype html><meta charset="utf-8"><body><iframe width="390" height="800" src="{name}"></iframe><pre id="out"></pre><script>
+onload = () => {{
+  const w = document.querySelector("iframe").contentWindow, d = w.document, found = {{}};
+  found.wide = d.documentElement.scrollWidth;
+  found.images = [...d.images].filter(i => !i.complete || !i.naturalWidth || !i.alt).length;
+  found.count = d.images.length;
+  found.unnamed = [...d.querySelectorAll("svg")].filter(s => !s.getAttribute("aria-label")).length;
+  found.svgs = d.querySelectorAll("svg").length;
+  found.loads = w.performance.getEntriesByType("resource").filter(r => !r.name.startsWith("data:")).length;
+  found.links = [...d.querySelectorAll("nav a")].filter(a => !d.getElementById(decodeURIComponent(a.hash.slice(1)))).length;
+  found.reached = [...d.querySelectorAll(".wide")].filter(x => x.tabIndex !== 0).length;
+  const ink = x => w.getComputedStyle(x).fill, axis = d.querySelector("svg text");
+  found.ink = ink(axis); found.page = w.getComputedStyle(d.body).color;
+  document.getElementById("out").textContent = JSON.stringify(found);
+}}</script>"""
+
+
+@pytest.mark.skipif(not BROWSER, reason="there is no chromium here")
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_in_a_browser(tmp_path, pair, dark):
+    """No error, no request, no sideways scrolling on a phone, every picture named, ink that follows the colour scheme."""
+    run = pair[0]
+    costs = {"multiplications": 2e6, "p50": 1.0, "p99": 2.0, "memory": 1e4, "parameters": 7, "offline_rewards": "used"}
+    (run / page.COST).write_text(json.dumps(costs))
+    render.write_gif([np.full((20, 30, 3), x, np.uint8) for x in (0, 200)], run / page.EPISODE, run / page.STILL)
+    out = tmp_path / "r"
+    report.write_report(
+        [*pair, make(tmp_path / "l", "a method with quite a long name", QC)], out, {"data": "all the same"}
+    )
+    (out / "check.html").write_text(CHECK.format(name="report.html"))
+    scheme = ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if dark else []
+    quiet = ["--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--enable-logging=stderr", "--v=0"]
+    command = [
+        BROWSER,
+        "--headless=new",
+        *quiet,
+        *scheme,
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--virtual-time-budget=5000",
+    ]
+    ran = subprocess.run(
+        [*command, "--dump-dom", (out / "check.html").as_uri()], capture_output=True, text=True, timeout=120
+    )
+    found = json.loads(re.search(r'<pre id="out">(.*?)</pre>', ran.stdout)[1])
+    assert "CONSOLE" not in ran.stderr, ran.stderr
+    assert found["wide"] <= 390 and found["images"] == found["unnamed"] == found["links"] == found["reached"] == 0, (
+        found
+    )
+    assert found["count"] == 1 and found["svgs"] >= 4 and found["loads"] == 0, found
+    assert found["ink"] == found["page"] == ("rgb(255, 255, 255)" if dark else "rgb(0, 0, 0)"), found
+
+
+def test_multiplications():
+    """A product of [2, 3] and [3, 4] is 24; a loop counts as often as it runs."""
+    a, b = np.ones((2, 3), np.float32), np.ones((3, 4), np.float32)
+    assert cost.multiplications(lambda a, b: a @ b, a, b) == 24
+
+    def loop(a, b):
+        step = jax.jit(lambda x, _: (x @ b @ b.T, None))
+        return jax.lax.scan(step, a, None, length=5)[0]
+
+    assert cost.multiplications(loop, a, b) == 5 * (24 + 24)
+    assert cost.multiplications(lambda a, b: jax.lax.cond(a[0, 0] > 0, lambda: a @ b @ b.T, lambda: a), a, b) == 48
+    assert cost.multiplications(jax.vmap(lambda a, b: a @ b, (0, None)), a, b) == 24
