@@ -38,7 +38,7 @@ nav a { margin-right: 1rem } a { color: inherit }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: .88rem }
 td, th { border-bottom: 1px solid var(--line); padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top }
 th { white-space: nowrap } tbody th { font-weight: 600 } caption { text-align: left; padding: .4rem 0 }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1rem }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: 1rem }
 .small { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: 1rem }
 figure { margin: 0 } figcaption { font-size: .88rem } svg, img { width: 100%; height: auto }
 summary { cursor: pointer } :focus-visible { outline: 3px solid #0072b2; outline-offset: 2px }
@@ -135,7 +135,7 @@ def aggregate(records: Sequence[Record]) -> list[dict[str, str]]:
         tasks, both = x.shape[1], np.concatenate([x, found[base]], axis=1) if len(x) == len(found[base]) else None
         better = ""
         if label != base and both is not None and len(x) > 1:
-            split = lambda b: probability_of_improvement(b[:, :tasks], b[:, tasks:])  # noqa: E731
+            split = lambda b: probability_of_improvement(b[..., :tasks], b[..., tasks:])  # noqa: E731
             e = stratified_bootstrap(both, split)
             better = f"{e.mean:.2f} [{e.low:.2f}, {e.high:.2f}]"
         mean = interval(x.mean(axis=1), bounds=(0.0, 1.0) if unit == "success" else None)
@@ -179,6 +179,14 @@ def cost_of(r: Record) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
+def rounded(x: float) -> str:
+    """Three digits: 12300 is 12.3k."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(x) >= size:
+            return f"{x / size:.3g}{letter}"
+    return f"{x:.3g}"
+
+
 def cost_rows(records: Sequence[Record]) -> list[dict[str, str]]:
     """One row per run that was measured."""
     rows = []
@@ -188,11 +196,11 @@ def cost_rows(records: Sequence[Record]) -> list[dict[str, str]]:
                 {
                     "environment": r.env,
                     "method": r.label,
-                    "multiplications per action": f"{c['multiplications'] / 1e6:.2f} million",
+                    "multiplications per action": rounded(c["multiplications"]),
                     "decision, ms (p50)": f"{c['p50']:.2f}",
                     "(p99)": f"{c['p99']:.2f}",
                     "parameters read": f"{c['parameters']:,}",
-                    "memory of a decision, MB": f"{c['memory'] / 1e6:.2f}",
+                    "memory of a decision, bytes": rounded(c["memory"]),
                     "offline rewards": c["offline_rewards"],
                 }
             )

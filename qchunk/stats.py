@@ -96,23 +96,28 @@ def excludes_zero(e: Estimate) -> bool:
     return bool(e.low > 0 or e.high < 0)
 
 
-def interquartile_mean(scores: np.ndarray) -> float:
-    """Mean of the middle half of all scores (Agarwal et al., section 4.3)."""
-    return float(stats.trim_mean(np.asarray(scores, float).ravel(), 0.25))
+def interquartile_mean(scores: np.ndarray) -> np.ndarray:
+    """Mean of the middle half of all scores [*B, S, tasks] (Agarwal et al., section 4.3): [*B]."""
+    x = np.asarray(scores, float)
+    return stats.trim_mean(x.reshape(*x.shape[:-2], -1), 0.25, axis=-1)
 
 
 def stratified_bootstrap(
     scores: np.ndarray,
-    statistic: Callable[[np.ndarray], float] = interquartile_mean,
+    statistic: Callable[[np.ndarray], np.ndarray] = interquartile_mean,
     level: float = 0.95,
     resamples: int = 5000,
     seed: int = 0,
 ) -> Estimate:
-    """A statistic of scores [S, tasks] and its percentile interval, seeds resampled within each task (section 4.1)."""
+    """A statistic of scores [S, tasks] and its percentile interval, seeds resampled within each task (section 4.1).
+
+    Args:
+        statistic: [*B, S, tasks] -> [*B].
+    """
     x = np.asarray(scores, float)
     rng = np.random.default_rng(seed)
     draws = rng.integers(0, len(x), (resamples, *x.shape))
-    found = [statistic(np.take_along_axis(x, d, axis=0)) for d in draws]
+    found = statistic(np.take_along_axis(x[None], draws, axis=1))
     low, high = np.quantile(found, [0.5 - level / 2, 0.5 + level / 2])
     return Estimate(float(statistic(x)), float(low), float(high))
 
@@ -122,8 +127,7 @@ def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarra
     return np.mean(np.asarray(scores, float).ravel()[:, None] > np.asarray(thresholds, float), axis=0)
 
 
-def probability_of_improvement(a: np.ndarray, b: np.ndarray) -> float:
-    """P(A > B) of scores [S, tasks], ties counting half, averaged over tasks (section 4.3)."""
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    wins = (a[:, None] > b[None]) + 0.5 * (a[:, None] == b[None])
-    return float(np.mean(wins))
+def probability_of_improvement(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """P(A > B) of scores [*B, S, tasks], ties counting half, averaged over tasks (section 4.3): [*B]."""
+    a, b = np.asarray(a, float)[..., :, None, :], np.asarray(b, float)[..., None, :, :]
+    return np.mean((a > b) + 0.5 * (a == b), axis=(-3, -2, -1))

@@ -84,13 +84,13 @@ def test_paired_difference():
 
 
 def test_interquartile_mean():
-    assert stats.interquartile_mean(np.arange(8.0)) == 3.5  # of 2, 3, 4, 5
+    assert stats.interquartile_mean(np.arange(8.0)[:, None]) == 3.5  # of 2, 3, 4, 5
     assert stats.interquartile_mean(np.asarray([[0.0, 1.0], [2.0, 1000.0]])) == 1.5  # one outlier weighs nothing
 
 
 def test_stratified_bootstrap_resamples_within_tasks():
     scores = np.asarray([[0.0, 10.0]] * 4)  # seeds of a task agree: no resample within tasks can differ
-    assert stats.stratified_bootstrap(scores, np.mean, resamples=50) == (5.0, 5.0, 5.0)
+    assert stats.stratified_bootstrap(scores, lambda x: x.mean((-2, -1)), resamples=50) == (5.0, 5.0, 5.0)
     varied = np.random.default_rng(0).normal(size=(5, 3))
     first = stats.stratified_bootstrap(varied, resamples=200)
     assert first == stats.stratified_bootstrap(varied, resamples=200)

@@ -1,0 +1,153 @@
+"""qchunk compare: what is held equal, what it leaves behind, mistakes; and qchunk render."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qchunk import arms, cli, names
+from qchunk.arms import Sizes
+from qchunk.commands.compare import CompareFlags, online_steps, plan
+from qchunk.commands.suite import Data
+from qchunk.errors import UserError
+
+TASK1, TASK2 = "tabletop/cube-single-task1", "tabletop/cube-single-task2"
+ALL = CompareFlags((TASK1, TASK2), seeds=3, offline_steps=70, online_steps=1000, online_updates=30)
+
+
+def command(capsys, *argv):
+    with pytest.raises(SystemExit) if "bad" in argv else _nothing():
+        cli.main([str(a) for a in argv if a != "bad"])
+    return capsys.readouterr()
+
+
+class _nothing:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return False
+
+
+def test_everything_is_held_equal():
+    """One prior of each kind for both tasks of a scene; the same data, sizes, seeds, episodes, steps and evaluations."""
+    suite, left_out = plan(ALL, Sizes(hidden=(16,), horizon=4, n=3, steps=2))
+    assert not left_out
+    priors = [r for r in suite if r.label.startswith("prior")]
+    assert [r.label for r in priors] == ["prior (flow)", "prior (diffusion)", "prior (gaussian)"]
+    assert {r.env for r in priors} == {TASK1} and {r.settings.seeds for r in priors} == {1}
+    found = [r for r in suite if r not in priors]
+    assert [(r.env, r.label) for r in found] == [(env, a) for env in ALL.env for a in arms.DEFAULT]
+    assert {r.data for r in found} == {Data("tabletop/cube-single", 200_000), None}
+    steps = set()
+    for r in found:
+        assert (r.settings.seeds, r.settings.seed, r.settings.episodes) == (3, 0, 50)
+        assert r.config.chunk.horizon == 4
+        on = hasattr(r.config, "rollout")
+        assert (r.data is None) == on
+        driver = r.settings if on else r.online
+        steps.add((driver.online_steps, driver.eval_every if on else driver.online_eval_every))
+        for field in dataclasses.fields(r.config):
+            value = getattr(r.config, field.name)
+            assert getattr(value, "hidden", (16,)) == (16,), (r.label, field.name)
+            assert getattr(value, "steps", 2) == (20 if getattr(value, "kind", "") == "diffusion" else 2)
+        if r.label in ("qc", "qc-frozen", "v-gps"):
+            assert r.config.n == 3
+        kind = {"ppo": "gaussian", "dppo@diffusion": "diffusion"}.get(r.label, "flow")
+        assert r.prior == ("" if r.label in ("bc", "qc") else f"{TASK1}/prior ({kind})")
+    assert len(steps) == 1, "as many environment steps, evaluated as often"
+    ((total, _),) = steps
+    assert total == online_steps(ALL, Sizes(horizon=4)) and total >= 1000 and total % (512 * 4) == 0
+
+
+def test_offline_data_alone_leave_out_who_must_play():
+    suite, left_out = plan(dataclasses.replace(ALL, online_steps=0), Sizes())
+    assert left_out == ["dppo", "dppo@diffusion", "ppo"] and not {r.label for r in suite} & set(left_out)
+    assert all(r.online.online_steps == 0 for r in suite)
+
+
+def test_every_algorithm_is_an_arm():
+    """A new method needs no edit here, and its configuration takes the sizes."""
+    for name in names.ALGORITHMS:
+        assert arms.config_of(name, Sizes(horizon=3)).chunk.horizon == 3
+    assert set(arms.TUNED) <= set(names.ALGORITHMS) | set(arms.DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"algos": ("dppo",), "online_steps": 0}, "learn online only"),
+        ({"algos": ("bc", "bc")}, "named twice"),
+        ({"algos": ("qd",)}, "unknown algorithm .qd"),
+        ({"algos": ("bc@gausian",)}, "gaussian"),
+        ({"env": ("tabletop/cube-single-task9",)}, "unknown task 9"),
+    ],
+)
+def test_mistakes(change, told):
+    with pytest.raises(UserError, match=told):
+        plan(dataclasses.replace(ALL, **change), Sizes())
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """Two arms on the pole, and the arguments."""
+    out = tmp_path_factory.mktemp("compare") / "c"
+    argv = ["compare", "--env", "probe/pole", "--algos", "bc@gaussian", "dppo", "--seeds", "2", "--offline-steps", "20"]
+    argv += ["--online-steps", "1", "--online-updates", "2", "--evaluations", "2", "--episodes", "4"]
+    argv += ["--data-steps", "300", "--hidden", "16", "--steps", "2", "--quiet", "--out", str(out)]
+    cli.main(argv)
+    return out, argv
+
+
+def test_report_and_looks(compared):
+    out, _ = compared
+    rows = (out / "report" / "table.md").read_text().splitlines()[2:]
+    assert [r.split(" | ")[1] for r in rows] == ["bc@gaussian", "dppo"]
+    assert "points" in rows[1], "the same environment steps are compared"
+    page = (out / "report" / "report.html").read_text()
+    for word in (
+        "Held equal",
+        "protocol",
+        "102,400 environment steps",
+        "Cost of acting",
+        "data:image/gif",
+        "offline rewards",
+    ):
+        assert word in page, word
+    costs = {a: json.loads((out / "runs/probe/pole" / a / "cost.json").read_text()) for a in ("bc@gaussian", "dppo")}
+    # bc: 2 -> 16 -> 5 x 2 x 3 numbers; dppo: 2 steps of 12 (the time is a plain factor) -> 16 -> 10; five actions a decision
+    assert costs["bc@gaussian"]["multiplications"] == (2 * 16 + 16 * 30) / 5
+    assert costs["dppo"]["multiplications"] == 2 * (12 * 16 + 16 * 10) / 5
+    assert costs["dppo"]["offline_rewards"] == "not used"
+
+
+def test_goes_on_where_it_was(compared, capsys):
+    """Finished runs stay as they are; another comparison is refused, and loses nothing."""
+    out, argv = compared
+    finished = {p: p.stat().st_mtime_ns for p in out.rglob("summary.json")}
+    assert len(finished) == 3
+    began = time.time()
+    cli.main(argv)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("summary.json")} == finished
+    assert (out / "report" / "report.html").stat().st_mtime > began - 1
+    err = command(capsys, *argv, "--n", "4", "bad").err
+    assert "another --n" in err and "--n 8" in err and err.count("\n") == 1
+
+
+def test_an_episode_as_a_gif(compared, tmp_path, capsys):
+    out, _ = compared
+    run = out / "runs/probe/pole/dppo"
+    cli.main(["render", str(run), "--out", str(tmp_path / "e.gif"), "--seed", "3"])
+    image = Image.open(tmp_path / "e.gif")
+    assert 1 < image.n_frames <= 100 and image.size[0] == 280
+    first = np.asarray(image.convert("RGB")).astype(int)
+    image.seek(image.n_frames - 1)
+    assert np.abs(np.asarray(image.convert("RGB")).astype(int) - first).max() > 50, "it moves"
+    assert "unknown flag" in command(capsys, "render", run, "--frames", "3", "bad").err
+    assert "ends in .gif" in command(capsys, "render", run, "--out", "e.mp4", "bad").err
+    assert "exists already" in command(capsys, "render", run, "--out", tmp_path / "e.gif", "bad").err
