@@ -23,8 +23,8 @@ help:  ## this list
 
 install: .venv/base  ## make .venv and install qchunk in it
 
-demo: .venv/base  ## collect data, train BC and Q-chunking with 2 seeds, table and curves (under 10 minutes on 2 cores)
-	$(BIN)/python experiments/demo.py
+demo: .venv/base  ## the default comparison with 1 seed: data, prior, eight arms, one page (under 12 minutes on 2 cores)
+	$(BIN)/qchunk compare --env tabletop/cube-single-task1 --seeds 1 --out runs/demo
 
 test: .venv/test  ## the tests, on 2 processes
 	$(BIN)/python -m pytest -n 2

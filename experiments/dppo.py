@@ -1,7 +1,7 @@
 """Fine-tuning a prior by policy gradients: DPPO through the denoising steps of a flow, PPO with a Gaussian, and the prior.
 
 ``python experiments/dppo.py [FOLDER] [PART ...]``; the parts are cube-single, cube-double and halfcheetah, all by default,
-and ``thresholds`` (PPO from scratch on reacher and inverted_pendulum). 4 seeds, 3 on halfcheetah.
+and ``thresholds`` (PPO from scratch: a return of 900 on inverted_pendulum and of -100 on reacher). 4 seeds, 3 on halfcheetah.
 
 Tabletop stands in for robomimic, and Brax's halfcheetah for MuJoCo's with D4RL's data: none of this is a figure of the paper.
 """
@@ -66,9 +66,9 @@ def scratch(env: str, label: str, steps: int, seeds: int) -> Run:
     """PPO as it is used without a prior: one action a decision, gamma per step."""
     c = PPO(
         GaussianConfig(SMALL),
-        ChunkConfig(1, gamma=0.97),
+        ChunkConfig(1),
         VALUE,
-        RolloutConfig(512, 10, 4, 16),
+        RolloutConfig(128, 64, 8, 16),
         optim=OptimConfig(3e-4),
         clip=0.2,
         explore_std=0.3,
@@ -87,8 +87,8 @@ PARTS = {
         scratch(CHEETAH, "ppo, from scratch", 2_000_000, 3),
     ],
     "thresholds": lambda: [
-        scratch("brax/inverted_pendulum@spring", "ppo", 2_000_000, 4),
-        scratch("brax/reacher@spring", "ppo", 2_000_000, 4),
+        scratch("brax/inverted_pendulum@spring", "ppo", 600_000, 4),
+        scratch("brax/reacher@spring", "ppo", 1_000_000, 4),
     ],
 }
 

@@ -80,6 +80,7 @@ ENVS = {
         for kind in OGBENCH_KINDS
         for t in range(1, 6)
     },
+    "FILE.py:FUNCTION": "your own: a function that returns a brax Env (docs/tutorials/4-environment.md)",
     "gymnasium/ID": "any registered gymnasium environment with continuous actions, such as gymnasium/Pendulum-v1",
 }
 OGBENCH_DATA = tuple(f"ogbench/{scene}-{kind}-v0" for scene in OGBENCH for kind in OGBENCH_KINDS)
@@ -91,6 +92,8 @@ SUITES = {
     "online-cubes": "QC, offline then online, on cube-double tasks 1 and 2 (experiments/online_cubes.py)",
     "pole": "regression, Gaussians, flow and diffusion on probe/pole: who averages (experiments/pole.py)",
     "guidance": "a frozen prior, guided, re-ranked and best of N on tabletop (experiments/guidance.py)",
+    "objective": "success against energy and jerk under swept weights (experiments/objective.py)",
+    "tuning": "the tuning runs behind qchunk compare (experiments/tuning.py)",
     "dppo": "DPPO and PPO from priors on tabletop and halfcheetah, PPO from scratch (experiments/dppo.py)",
     "online-brax": "QC and BC, offline then online, on reacher, pusher and halfcheetah (experiments/online_brax.py)",
 }
@@ -116,6 +119,8 @@ def check_env(name: str, scene_too: bool = False) -> str:
         UserError: for an unknown environment, backend or task; offers the nearest ones.
     """
     scenes = [*(f"tabletop/{s}" for s in TABLETOP), *OGBENCH_DATA] if scene_too else []
+    if is_own(name):
+        return name
     base, _, backend = name.partition("@")
     if base.startswith("gymnasium/") and base != "gymnasium/ID":
         return name  # gymnasium knows its own names
@@ -141,6 +146,11 @@ def check_env(name: str, scene_too: bool = False) -> str:
     if (m := re.fullmatch(r"tabletop/(.+)-task(\d+)", name)) and m[1] in TABLETOP:
         raise UserError(f"unknown task {m[2]} of tabletop/{m[1]}", "its tasks are task1 to task5")
     raise unknown("environment", name, [*ENVS, *scenes], "qchunk list envs shows all")
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is a function of the user's own, as ``file.py:function``."""
+    return name.rpartition(":")[0].endswith(".py")
 
 
 def ogbench(name: str) -> dict[str, str] | None:

@@ -274,3 +274,51 @@ def test_the_pole_is_passed_on_both_sides():
     )
     middle = rows.obs[np.abs(rows.obs[:, 0]) < 0.03]
     assert 0.3 < (middle[:, 1] > 0).mean() < 0.7 and (np.abs(middle[:, 1]) > 0.25).all()
+
+
+MINE = """
+import jax
+import jax.numpy as jnp
+from qchunk.envs.base import Env, State
+
+
+class Point(Env):
+    episode_length = 7
+    observation_size = action_size = 1
+    backend = "mine"
+
+    def reset(self, rng):
+        zero = jnp.zeros(())
+        return State(None, jax.random.normal(rng, (1,)), zero, zero, {})
+
+    def step(self, state, action):
+        obs = state.obs + action
+        return state.replace(obs=obs, reward=-jnp.abs(obs[0]))
+
+
+def point():
+    return Point()
+
+
+def endless():
+    env = Point()
+    env.episode_length = None
+    return env
+
+
+def nothing():
+    return 3
+"""
+
+
+def test_an_environment_of_ones_own(tmp_path):
+    """A function in a file: nothing in the package knows it."""
+    (tmp_path / "mine.py").write_text(MINE)
+    name = f"{tmp_path / 'mine.py'}:point"
+    env = envs.make(names.check_env(name), history=2)
+    assert (env.observation_size, env.episode_length, env.data_name) == (2, 7, "own/point")
+    state = wrap(env).env.reset(jax.random.split(jax.random.key(0), 3))
+    assert state.obs.shape == (3, 2)
+    for wrong, told in (("endless", "no episode_length"), ("nothing", "returns a int"), ("pint", "point")):
+        with pytest.raises(UserError, match=told):
+            envs.make(f"{tmp_path / 'mine.py'}:{wrong}")

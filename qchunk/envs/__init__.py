@@ -24,6 +24,26 @@ FAMILIES = {
 ON_THE_HOST = ("ogbench", "gymnasium")
 
 
+def own(target: str) -> Env:
+    """The environment that a function of the user's own returns, ``file.py:function``.
+
+    Raises:
+        UserError: no such function, or what it returns is no brax Env with an ``episode_length``.
+    """
+    from qchunk.envs.base import Env
+
+    env = loading.function(target)()
+    if not isinstance(env, Env):
+        raise UserError(
+            f"{target} returns a {type(env).__name__}", "return a brax Env: class Mine(qchunk.envs.base.Env)"
+        )
+    if not isinstance(getattr(env, "episode_length", None), int):
+        raise UserError(f"{target} has no episode_length", "give the class episode_length, in steps")
+    if not hasattr(env, "data_name"):
+        env.data_name = f"own/{target.rpartition(':')[2]}"  # data sets are called so
+    return env
+
+
 def make(name: str, history: int = 1, objective: Mapping[str, float] | None = None) -> Env | HostEnv:
     """The environment ``family/name``: ONE environment, without wrappers, or a host environment (host.py).
 
@@ -37,7 +57,7 @@ def make(name: str, history: int = 1, objective: Mapping[str, float] | None = No
         UserError: unknown name; the nearest ones are offered. Or a history or an objective of a host environment.
     """
     family, _, rest = names.check_env(name, scene_too=True).partition("/")
-    env = importlib.import_module(FAMILIES[family]).make(rest)
+    env = own(name) if names.is_own(name) else importlib.import_module(FAMILIES[family]).make(rest)
     if family in ON_THE_HOST:
         if history > 1:
             fix = "leave --chunk.history out"

@@ -1,0 +1,50 @@
+"""The tuning runs behind ``qchunk compare``: three of each method on tabletop/cube-single-task2, one seed, protocol B's budget.
+
+``python experiments/tuning.py [FOLDER]``; the better setting goes into ``qchunk.arms.TUNED`` by hand, and holds for every other
+task. Ties go to the setting that was there before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from _suite import main
+
+from qchunk.arms import Sizes
+from qchunk.commands.compare import CompareFlags, plan
+from qchunk.commands.suite import Run
+from qchunk.config import OptimConfig
+
+ENV = "tabletop/cube-single-task2"
+RATES = [{"optim": OptimConfig(lr)} for lr in (3e-4, 1e-3, 3e-3)]
+CLIPS = [{"clip": x, "clip_base": x} for x in (0.003, 0.01, 0.03)]
+GRID = {
+    "bc": RATES,
+    "qc": RATES,
+    "qc-frozen": RATES,
+    "value-guided": [{"weight": w} for w in (0.1, 0.3, 1.0)],
+    "v-gps": [{"expectile": x} for x in (0.7, 0.8, 0.9)],
+    "dppo": CLIPS,
+    "dppo@diffusion": CLIPS,
+    "ppo": [{"clip": x["clip"]} for x in CLIPS],
+}
+
+
+def name(change: dict) -> str:
+    """A setting, such as "lr 0.001"."""
+    field, value = next(iter(change.items()))
+    return f"lr {value.lr:g}" if isinstance(value, OptimConfig) else f"{field} {value:g}"
+
+
+def suite() -> list[Run]:
+    """The priors, and every arm three times."""
+    runs, _ = plan(CompareFlags((ENV,), seeds=1, evaluations=4), Sizes())
+    return [r for r in runs if r.label not in GRID] + [
+        r._replace(config=dataclasses.replace(r.config, **change), label=f"{r.label}, {name(change)}")
+        for r in runs
+        for change in GRID.get(r.label, [])
+    ]
+
+
+if __name__ == "__main__":
+    main("tuning", suite())
