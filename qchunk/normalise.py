@@ -66,7 +66,7 @@ def fit(x: Array, kind: str, bounded: bool = False) -> Affine:
 class Moments(NamedTuple):
     """Of everything seen so far."""
 
-    count: Array  # []
+    rows: Array  # []
     mean: Array  # [n]
     square: Array  # [n] sum of squared distances to the mean
 
@@ -78,15 +78,15 @@ def no_moments(size: int) -> Moments:
 
 def seen(m: Moments, x: Array) -> Moments:
     """The moments with x [R, n] besides (Chan, Golub and LeVeque 1979)."""
-    rows, mean = x.shape[0], jnp.mean(x, axis=0)
-    count, apart = m.count + rows, mean - m.mean
-    square = m.square + jnp.sum((x - mean) ** 2, axis=0) + apart**2 * m.count * rows / count
-    return Moments(count, m.mean + apart * rows / count, square)
+    more, mean = x.shape[0], jnp.mean(x, axis=0)
+    rows, apart = m.rows + more, mean - m.mean
+    square = m.square + jnp.sum((x - mean) ** 2, axis=0) + apart**2 * m.rows * more / rows
+    return Moments(rows, m.mean + apart * more / rows, square)
 
 
 def of_moments(m: Moments) -> Affine:
     """Mean 0 and deviation 1. A number that has never changed keeps its scale."""
-    deviation = jnp.sqrt(m.square / jnp.maximum(m.count, 1.0))
+    deviation = jnp.sqrt(m.square / jnp.maximum(m.rows, 1.0))
     varies = deviation > 1e-5 * jnp.abs(m.mean)  # less is rounding
     return Affine(jnp.asarray(KINDS.index("standard"), jnp.int32), m.mean, jnp.where(varies, deviation, 1.0))
 

@@ -98,8 +98,10 @@ def draw_compute(ax: Any, members: Sequence[Record], colour: dict[str, str], cos
 
 def svg(draw: Callable[[Any], None], title: str) -> str:
     """One panel as an inline svg element; ``title`` is told to whoever cannot see it."""
-    ink = {n: INK for n in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")}
-    with plt.rc_context({**ink, "svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
+    ink: dict[Any, Any] = {
+        n: INK for n in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    }
+    with plt.rc_context(ink | {"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
         figure, ax = plt.subplots(figsize=(5.4, 4.0), layout="constrained")
         draw(ax)
         ax.legend(frameon=False, fontsize=9)

@@ -192,7 +192,7 @@ def _brax(env: Env, moments: list[Moment]) -> list[np.ndarray]:
         renderer = mujoco.Renderer(model, WIDTH, WIDTH)
     except Exception as e:  # whatever the driver raises
         raise UserError(f"MuJoCo cannot draw here: {e}", "set MUJOCO_GL=egl or MUJOCO_GL=osmesa") from e
-    found = []
+    found: list[np.ndarray] = []
     with renderer:
         for m in moments:
             data.qpos[:] = np.asarray(m.world.q)

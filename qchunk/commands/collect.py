@@ -7,7 +7,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -90,7 +90,7 @@ def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]
         fix = f"--policy {' '.join(f.policy)} needs a task: {name[:-3]}-singletask-v0"
         raise UserError(f"{name} names OGBench's own data", fix)
     env: Any = envs.make(name)
-    play = _host_rows if isinstance(env, HostEnv) else _device_rows
+    play: Any = _host_rows if isinstance(env, HostEnv) else _device_rows
     policies, parts = f.policy or ("",), list[formats.Rows]()
     for i, policy in enumerate(policies):
         steps, seed = -(-f.steps // len(policies)), f.seed + i
@@ -103,7 +103,9 @@ def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]
 def _device_rows(env: Any, name: str, policy: str, run: Path | None, f: CollectFlags, progress: Any) -> formats.Rows:
     if run:
         p, first = _learned(run, name)
-        env = envs.make(name, p.c.chunk.history)  # data hold the environment's own reward, whatever the run's objective
+        env = cast(
+            Any, envs.make(name, p.c.chunk.history)
+        )  # data hold the environment's own reward, whatever the run's objective
         scheme = receding(training.in_units(p.build, p.settings)(p.c).explore, p.c.chunk.horizon)
         vars = view(jax.tree.map(lambda x: x[0], first._replace(step=first.step[None])), p.given)
     else:
@@ -113,7 +115,8 @@ def _device_rows(env: Any, name: str, policy: str, run: Path | None, f: CollectF
     more = {"steps": f.steps, "envs": count, "episode_length": f.episode_length, "progress": progress}
     rows = collecting.collect(env, scheme, vars, jax.random.key(f.seed), **more)
     if hasattr(env, "history"):
-        rows = rows._replace(obs=rows.obs[:, -env.env.observation_size :])
+        size: int = env.env.observation_size
+        rows = rows._replace(obs=rows.obs[:, -size:])
     return rows
 
 
