@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
+import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -34,9 +36,18 @@ def _import(place: str, target: str) -> types.ModuleType:
 
 
 def _load_file(path: Path) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
+    """The file as a module, known to Python (whatever looks up a class's source wants that); loaded once as it stands."""
+    if not path.is_file():
         raise UserError(f"there is no file {path}", "give file.py:function with the path of an existing file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    mark = hashlib.sha256(str(path.resolve()).encode() + path.read_bytes()).hexdigest()[:12]
+    name = f"{path.stem}_{mark}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec and spec.loader
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
