@@ -1,16 +1,11 @@
-"""What the suites share: sizes that fit 2 cores, and their main function."""
+"""What the suites share: sizes that fit 2 cores."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.qc import QC
-from qchunk.commands.suite import Data, Run, run_suite
+from qchunk.commands.suite import Data, Run
 from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig, OptimConfig
-from qchunk.errors import UserError
 from qchunk.train import Settings
 
 SMALL = (128, 128, 128)
@@ -41,13 +36,3 @@ def four_arms(env: str, data: Data, settings: Settings) -> list[Run]:
         Run("qc", env, data, small_qc(horizon=1, steps=5), settings, "h = 1"),
         Run("qc", env, data, small_qc(horizon=1, backup=(5,), steps=5), settings, "n-step (5)"),
     ]
-
-
-def main(name: str, suite: Sequence[Run], after: Callable[[Path], None] = lambda root: None) -> None:
-    """``python experiments/NAME.py [FOLDER]``; the folder is runs/NAME by default. ``after`` looks at the runs in it."""
-    root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("runs") / name
-    try:
-        run_suite(name, suite, root)
-        after(root)
-    except UserError as e:
-        sys.exit(f"error: {e}")

@@ -1,9 +1,9 @@
 """Q-chunking, its one-step and n-step configurations, and behaviour cloning on tabletop/cube-double-task1, 4 seeds,
 equal updates, 1M play transitions, 5 flow steps."""
 
-from _suite import four_arms, main
+from _suite import four_arms
 
-from qchunk.commands.suite import Data, Run
+from qchunk.commands.suite import Data, Run, Suite
 from qchunk.train import Settings
 
 ENV = "tabletop/cube-double-task1"
@@ -11,11 +11,10 @@ DATA = Data("tabletop/cube-double", 1_000_000)
 UPDATES = 8_000
 
 
-def suite() -> list[Run]:
+def suite(scale: str) -> list[Run]:
     """Four runs of 4 seeds; the two without chunks choose among as many candidates as qc does."""
     settings = Settings(seeds=4, offline_steps=UPDATES, eval_every=1000, episodes=100)
     return four_arms(ENV, DATA, settings)
 
 
-if __name__ == "__main__":
-    main("cube_double", suite())
+SUITE = Suite(suite)

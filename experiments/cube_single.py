@@ -1,15 +1,15 @@
 """Q-chunking against behaviour cloning on the five tasks of tabletop/cube-single, 4 seeds, 200k play transitions."""
 
-from _suite import main, small_bc, small_qc
+from _suite import small_bc, small_qc
 
-from qchunk.commands.suite import Data, Run
+from qchunk.commands.suite import Data, Run, Suite
 from qchunk.train import Settings
 
 DATA = Data("tabletop/cube-single", 200_000)
 UPDATES = 6_000
 
 
-def suite() -> list[Run]:
+def suite(scale: str) -> list[Run]:
     """Ten runs of 4 seeds."""
     settings = Settings(seeds=4, offline_steps=UPDATES, eval_every=1000, episodes=100)
     made = []
@@ -20,5 +20,4 @@ def suite() -> list[Run]:
     return made
 
 
-if __name__ == "__main__":
-    main("cube_single", suite())
+SUITE = Suite(suite)

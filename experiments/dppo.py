@@ -1,22 +1,19 @@
 """Fine-tuning a prior by policy gradients: DPPO through the denoising steps of a flow, PPO with a Gaussian, and the prior.
 
-``python experiments/dppo.py [FOLDER] [PART ...]``; the parts are cube-single, cube-double and halfcheetah, all by default,
-and ``thresholds`` (PPO from scratch: a return of 900 on inverted_pendulum and of -100 on reacher). 4 seeds, 3 on halfcheetah.
+``qchunk reproduce dppo [--only cube-single | cube-double | halfcheetah]``; 4 seeds, 3 on halfcheetah.
 
 Tabletop stands in for robomimic, and Brax's halfcheetah for MuJoCo's with D4RL's data: none of this is a figure of the paper.
 """
 
 from __future__ import annotations
 
-import sys
-
-from _suite import OPTIM, SMALL, main
+from _suite import OPTIM, SMALL
 
 from qchunk import on_policy
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.dppo import DPPO, PPO
 from qchunk.algorithms.v_gps import VGPS
-from qchunk.commands.suite import Data, Run
+from qchunk.commands.suite import Data, Run, Suite
 from qchunk.config import (
     ChunkConfig,
     CriticConfig,
@@ -77,21 +74,18 @@ def scratch(env: str, label: str, steps: int, seeds: int) -> Run:
     return Run("ppo", env, None, c, settings, label)
 
 
-PARTS = {
-    "cube-single": lambda: [*priors(SINGLE), *arms(SINGLE, 2_500_000, 4)],
-    "cube-double": lambda: [*priors(DOUBLE), *arms(DOUBLE, 5_000_000, 4)],
-    "halfcheetah": lambda: [
-        scratch(CHEETAH, "ppo, medium", 1_000_000, 1),
-        *priors(CHEETAH, normalise_obs="standard"),
-        *arms(CHEETAH, 2_000_000, 3, normalise_obs="standard"),
+def suite(scale: str) -> list[Run]:
+    """Priors and what is made of them; on halfcheetah the behaviour comes first, and PPO from scratch stands beside."""
+    medium = scratch(CHEETAH, "ppo, medium", 1_000_000, 1)
+    units = {"normalise_obs": "standard"}
+    return [
+        *priors(SINGLE),
+        *arms(SINGLE, 2_500_000, 4),
+        *priors(DOUBLE),
+        *arms(DOUBLE, 5_000_000, 4),
+        *(medium, *priors(CHEETAH, **units), *arms(CHEETAH, 2_000_000, 3, **units)),
         scratch(CHEETAH, "ppo, from scratch", 2_000_000, 3),
-    ],
-    "thresholds": lambda: [
-        scratch("brax/inverted_pendulum@spring", "ppo", 600_000, 4),
-        scratch("brax/reacher@spring", "ppo", 1_000_000, 4),
-    ],
-}
+    ]
 
-if __name__ == "__main__":
-    chosen = sys.argv[2:] or list(PARTS)
-    main("dppo", [run for part in chosen for run in PARTS[part]()])
+
+SUITE = Suite(suite)

@@ -3,20 +3,19 @@
 Tabletop cube-single, tasks 1 to 5, and cube-double task 1; 4 seeds. ``report/compute.md`` and ``compute.png`` set success
 against what an action costs; ``report/steps.md`` the number of denoising steps against success and latency.
 
-``python experiments/guidance.py [FOLDER] [TASK ...]``, such as cube-single-task1; all of them by default.
+``qchunk reproduce guidance [--only cube-single-task1 ...]``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from pathlib import Path
 
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
-from _suite import OPTIM, SMALL, TAU, main
+from _suite import OPTIM, SMALL, TAU
 
 from qchunk import runs, train
 from qchunk.algorithms.bc import BC
@@ -24,7 +23,7 @@ from qchunk.algorithms.qc_frozen import FrozenQC
 from qchunk.algorithms.v_gps import VGPS
 from qchunk.algorithms.value_guided import ValueGuided
 from qchunk.commands.shared import Parts, learner_of, rebuild
-from qchunk.commands.suite import Data, Run, folder_of
+from qchunk.commands.suite import Data, Run, Suite, folder_of
 from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig
 from qchunk.sampling import count_steps
 from qchunk.train import Settings
@@ -53,17 +52,17 @@ def arms(env: str, data: Data, kind: str, prior: str) -> list[Run]:
     return [Run(name, env, data, c, s, f"{kind}: {label}", prior=prior) for name, c, s, label in made]
 
 
-def suite(tasks: list[str]) -> list[Run]:
+def suite(scale: str) -> list[Run]:
     """The priors of the scenes, cloned once with one seed, and their arms on every task."""
     found: list[Run] = []
-    for task in tasks:
+    for task in TASKS:
         scene, env = task.rsplit("-", 1)[0], f"tabletop/{task}"
         first = f"tabletop/{scene}-task1"  # cloning never sees a reward: any task names the scene
         for kind, c in PRIORS.items():
             settings = Settings(offline_steps=20_000, eval_every=20_000, episodes=100)
             prior = Run("bc", first, DATA[scene], BC(CHUNK, c, OPTIM), settings, f"bc ({kind})")
             found += [] if prior in found else [prior]
-            found += arms(env, DATA[scene], kind, f"{first}/{prior.label}")
+            found += arms(env, DATA[scene], kind, prior.name)
     return found
 
 
@@ -97,14 +96,12 @@ def evaluations(c: object) -> int:
     return n * steps + (n * c.critic.members if n > 1 else 0)  # type: ignore[attr-defined]
 
 
-def compute(root: Path, env: str, out: Path) -> None:
+def compute(root: Path, env: str, arms: list[Run], out: Path) -> None:
     """Success against compute per action."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
     lines = ["| method | success % | network evaluations | ms |", "| --- | --- | --- | --- |"]
     marks = dict(zip(("prior", *(f"guided, {t}" for t in WEIGHTS), "v-gps", "qc-frozen"), "o^v<>sD", strict=True))
-    for run in suite([env]):
-        if run.algorithm == "bc":
-            continue
+    for run in arms:
         p, learner = opened(folder_of(run, root))
         success = [line for line in runs.read_metrics(folder_of(run, root)) if line["kind"] == "eval"][-1]["values"]
         mean, ms = 100 * float(np.mean(success["success"])), milliseconds(p, learner)
@@ -117,17 +114,15 @@ def compute(root: Path, env: str, out: Path) -> None:
         axis.grid(alpha=0.3)
     axes[1].legend(fontsize=7, ncols=2)
     figure.suptitle(env)
-    figure.savefig(out / f"compute_{env}.png", dpi=110)
-    (out / f"compute_{env}.md").write_text("\n".join(lines) + "\n")
+    figure.savefig(out / f"compute_{env.split('/')[1]}.png", dpi=110)
+    (out / f"compute_{env.split('/')[1]}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
-def steps(root: Path, env: str, out: Path) -> None:
+def steps(root: Path, env: str, arms: list[Run], out: Path) -> None:
     """qc-frozen, trained with the prior's own steps, acting with K = 1, 2, 4, 10, 20."""
     lines = ["| prior | K | success % | ms |", "| --- | --- | --- | --- |"]
-    for run in suite([env]):
-        if run.algorithm != "qc-frozen":
-            continue
+    for run in (run for run in arms if run.algorithm == "qc-frozen"):
         p, learner = opened(folder_of(run, root))
         for k in (1, 2, 4, 10, 20):
             change = {"steps": k} if run.label.startswith("flow") else {"ddim": k}
@@ -135,17 +130,17 @@ def steps(root: Path, env: str, out: Path) -> None:
             values = train.evaluate(q.build, q.env, q.settings, learner, q.c, q.given)
             name = run.label.split(":")[0] + (" (DDIM)" if "ddim" in change else "")
             lines.append(f"| {name} | {k} | {100 * values['success'].mean():.1f} | {milliseconds(q, learner):.2f} |")
-    (out / f"steps_{env}.md").write_text("\n".join(lines) + "\n")
+    (out / f"steps_{env.split('/')[1]}.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
 
-if __name__ == "__main__":
-    chosen = sys.argv[2:] or TASKS
+def look(root: Path, todo: list[Run]) -> None:
+    """Both tables of every task that was asked for."""
+    todo = [run for run in todo if run.algorithm != "bc"]
+    for env in dict.fromkeys(run.env for run in todo):
+        mine = [run for run in todo if run.env == env]
+        compute(root, env, mine, root / "report")
+        steps(root, env, mine, root / "report")
 
-    def look(root: Path) -> None:
-        """Both tables of every chosen task."""
-        for task in chosen:
-            compute(root, task, root / "report")
-            steps(root, task, root / "report")
 
-    main("guidance", suite(chosen), look)
+SUITE = Suite(suite, after=look)

@@ -1,6 +1,6 @@
 """What calm costs: success against energy and against jerk when their weight in the reward is swept, for DPPO and QC.
 
-``python experiments/objective.py [FOLDER]``: tabletop/cube-single-task1, 4 seeds; QC offline from relabelled play data, DPPO
+``qchunk reproduce objective``: tabletop/cube-single-task1, 4 seeds; QC offline from relabelled play data, DPPO
 from the flow prior of the same data. ``report/objective.png`` and ``objective.md``.
 """
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from _suite import main, small_qc
+from _suite import small_qc
 from dppo import DATA, SINGLE, arms, priors
 
 from qchunk import runs
-from qchunk.commands.suite import Run, folder_of
+from qchunk.commands.suite import Run, Suite, folder_of
 from qchunk.train import Settings
 
 WEIGHTS = (0.0, 0.01, 0.03, 0.1)
@@ -25,10 +25,10 @@ def weighed(name: str, weight: float) -> tuple[str, ...]:
     return ("task=1", *(f"{n}={weight if n == name else 0}" for n in ("energy", "jerk")))
 
 
-def suite() -> list[Run]:
+def suite(scale: str) -> list[Run]:
     """The priors, then every method under every weight of each term; weight 0 once."""
     settings = Settings(seeds=4, offline_steps=6_000, eval_every=3_000, episodes=100)
-    dppo = next(run for run in arms(SINGLE, SINGLE, 2_500_000, 4, 0.01) if run.algorithm == "dppo")
+    dppo = next(run for run in arms(SINGLE, 2_500_000, 4) if run.algorithm == "dppo")
     qc = Run("qc", SINGLE, DATA[SINGLE], small_qc(), settings, "qc")
     found = [run for run in priors(SINGLE) if "flow" in run.label]
     for run in (qc, dppo):
@@ -41,14 +41,14 @@ def suite() -> list[Run]:
     return found
 
 
-def look(root: Path) -> None:
+def look(root: Path, todo: list[Run]) -> None:
     """Both pictures in one, and the table."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
     lines = ["| run | success % | energy per step | jerk per step |", "| --- | --- | --- | --- |"]
     for algorithm, colour in (("qc", "C0"), ("dppo", "C1")):
         for axis, name in zip(axes, ("energy", "jerk"), strict=True):
             points = []
-            for run in suite():
+            for run in todo:
                 if run.algorithm != algorithm or not (run.label.endswith(" 0") or f", {name} " in run.label):
                     continue
                 last = [x for x in runs.read_metrics(folder_of(run, root)) if x["kind"] == "eval"][-1]["values"]
@@ -71,5 +71,4 @@ def look(root: Path) -> None:
     print("\n".join(lines))
 
 
-if __name__ == "__main__":
-    main("objective", suite(), look)
+SUITE = Suite(suite, after=look)

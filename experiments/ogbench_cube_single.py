@@ -4,20 +4,19 @@ Needs ``pip install -c constraints.txt -e '.[ogbench]'``. The data are made by t
 that are installed, so they are not the published file: only the methods' order compares with the papers.
 """
 
-from _suite import four_arms, main
+from _suite import four_arms
 
-from qchunk.commands.suite import Data, Run
+from qchunk.commands.suite import Data, Run, Suite
 from qchunk.train import Settings
 
 ENV, DATA = "ogbench/cube-single-play-singletask-task1-v0", Data("ogbench/cube-single-play-v0", 200_000)
 UPDATES = 30_000
 
 
-def suite() -> list[Run]:
+def suite(scale: str) -> list[Run]:
     """Four runs of 3 seeds; about 70 minutes on 2 cores."""
     settings = Settings(seeds=3, offline_steps=UPDATES, eval_every=5_000, episodes=50)
     return four_arms(ENV, DATA, settings)
 
 
-if __name__ == "__main__":
-    main("ogbench_cube_single", suite())
+SUITE = Suite(suite)

@@ -3,9 +3,9 @@
 Observations are standardised: velocities of these environments spread over tens of units.
 """
 
-from _suite import main, small_bc, small_qc
+from _suite import small_bc, small_qc
 
-from qchunk.commands.suite import Data, Run
+from qchunk.commands.suite import Data, Run, Suite
 from qchunk.online import OnlineSettings
 from qchunk.train import Settings
 
@@ -15,7 +15,7 @@ ONLINE = OnlineSettings(
 )
 
 
-def suite() -> list[Run]:
+def suite(scale: str) -> list[Run]:
     """Six runs of 4 seeds; behaviour cloning as much as there is offline."""
     settings = Settings(seeds=4, offline_steps=2_000, eval_every=1_000, episodes=16, normalise_obs="standard")
     made = []
@@ -27,5 +27,4 @@ def suite() -> list[Run]:
     return made
 
 
-if __name__ == "__main__":
-    main("online_brax", suite())
+SUITE = Suite(suite)

@@ -4,9 +4,9 @@ Half of each online batch is new experience: uniform draws would hold one new tr
 million and the online ones at most a quarter of that.
 """
 
-from _suite import main, small_bc, small_qc
+from _suite import small_bc, small_qc
 
-from qchunk.commands.suite import Data, Run
+from qchunk.commands.suite import Data, Run, Suite
 from qchunk.online import OnlineSettings
 from qchunk.train import Settings
 
@@ -16,7 +16,7 @@ ONLINE = OnlineSettings(
 )
 
 
-def suite() -> list[Run]:
+def suite(scale: str) -> list[Run]:
     """Four runs of 4 seeds: 8,000 updates offline, 15,600 more online; bc goes on imitating what it does itself."""
     settings = Settings(seeds=4, offline_steps=8_000, eval_every=2_000, episodes=100)
     made = []
@@ -27,5 +27,4 @@ def suite() -> list[Run]:
     return made
 
 
-if __name__ == "__main__":
-    main("online_cubes", suite())
+SUITE = Suite(suite)

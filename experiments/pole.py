@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from _suite import OPTIM, SMALL, TAU, main
+from _suite import OPTIM, SMALL, TAU
 
 from qchunk import envs, runs
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.value_guided import ValueGuided
 from qchunk.commands.shared import learner_of, rebuild
-from qchunk.commands.suite import Data, Run, folder_of
+from qchunk.commands.suite import Data, Run, Suite, folder_of
 from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig, GaussianConfig, RegressionConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import formats
@@ -41,7 +41,7 @@ ACTORS = {
 EPISODES = 256
 
 
-def suite() -> list[Run]:
+def suite(scale: str) -> list[Run]:
     """Five ways to imitate, and the flow guided by the critic of its own behaviour, 4 seeds."""
     settings = Settings(seeds=4, offline_steps=30_000, eval_every=5_000, episodes=EPISODES)
     cloned = [Run("bc", ENV, DATA, BC(ChunkConfig(H), c, OPTIM), settings, name) for name, c in ACTORS.items()]
@@ -127,10 +127,10 @@ def draw(root: Path, out: Path) -> None:
     figure.savefig(out, dpi=110)
 
 
-def look(root: Path) -> None:
+def look(root: Path, todo: list[Run]) -> None:
     """Sides, neighbours and the picture, into the report's folder."""
     lines = ["| actor | seed | left % | right % | crash % |", "| --- | --- | --- | --- | --- |"]
-    for run in suite():
+    for run in todo:
         for seed, steps in enumerate(played(folder_of(run, root))):
             s = sides(steps)
             lines.append(f"| {run.label} | {seed} | " + " | ".join(f"{100 * s[n]:.1f}" for n in s) + " |")
@@ -146,8 +146,8 @@ def look(root: Path) -> None:
             lines.append(f"| {horizon} | {count} | {100 * mean:.1f} | {100 * one:.1f} |")
     (root / "report" / "sides.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
-    draw(root, root / "report" / "pole.png")
+    if any(run.algorithm == "value-guided" for run in todo):
+        draw(root, root / "report" / "pole.png")
 
 
-if __name__ == "__main__":
-    main("pole", suite(), look)
+SUITE = Suite(suite, after=look)

@@ -1,15 +1,15 @@
 """Q-chunking against behaviour cloning on brax/reacher@spring, from 200k transitions of uniformly random actions."""
 
-from _suite import main, small_bc, small_qc
+from _suite import small_bc, small_qc
 
-from qchunk.commands.suite import Data, Run
+from qchunk.commands.suite import Data, Run, Suite
 from qchunk.train import Settings
 
 ENV = "brax/reacher@spring"
 DATA = Data(ENV, 200_000, ("random",), episode_length=200)
 
 
-def suite() -> list[Run]:
+def suite(scale: str) -> list[Run]:
     """Two runs of 4 seeds."""
     settings = Settings(seeds=4, offline_steps=2_000, eval_every=500, episodes=32)
     return [
@@ -18,5 +18,4 @@ def suite() -> list[Run]:
     ]
 
 
-if __name__ == "__main__":
-    main("reacher", suite())
+SUITE = Suite(suite)

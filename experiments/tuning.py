@@ -1,6 +1,6 @@
 """The tuning runs behind ``qchunk compare``: three of each method on tabletop/cube-single-task2, one seed, protocol B's budget.
 
-``python experiments/tuning.py [FOLDER]``; the better setting goes into ``qchunk.arms.TUNED`` by hand, and holds for every other
+``qchunk reproduce tuning``; the better setting goes into ``qchunk.arms.TUNED`` by hand, and holds for every other
 task. Ties go to the setting that was there before.
 """
 
@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from _suite import main
-
 from qchunk.arms import Sizes
 from qchunk.commands.compare import CompareFlags, plan
-from qchunk.commands.suite import Run
+from qchunk.commands.suite import Run, Suite
 from qchunk.config import OptimConfig
 
 ENV = "tabletop/cube-single-task2"
@@ -36,7 +34,7 @@ def name(change: dict) -> str:
     return f"lr {value.lr:g}" if isinstance(value, OptimConfig) else f"{field} {value:g}"
 
 
-def suite() -> list[Run]:
+def suite(scale: str) -> list[Run]:
     """The priors, and every arm three times."""
     runs, _ = plan(CompareFlags((ENV,), seeds=1, evaluations=4), Sizes())
     return [r for r in runs if r.label not in GRID] + [
@@ -46,5 +44,4 @@ def suite() -> list[Run]:
     ]
 
 
-if __name__ == "__main__":
-    main("tuning", suite())
+SUITE = Suite(suite)

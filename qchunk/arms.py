@@ -42,7 +42,7 @@ class Sizes:
     """K, denoising steps of every flow (diffusion: as many of 20 levels for imitation, all of them for dppo)."""
 
 
-# learning rate and target rate: of qc on another task, then held for every method (experiments/_suite.py)
+# learning rate and target rate: of qc on another task, then held for every method that has them
 TUNED: dict[str, dict[str, Any]] = {
     "bc": {"optim": OptimConfig(1e-3)},
     "qc": {"optim": OptimConfig(1e-3)},
@@ -52,7 +52,7 @@ TUNED: dict[str, dict[str, Any]] = {
     "dppo": {"clip": 0.01, "clip_base": 0.01, "tuned_steps": 5},
     "ppo": {"clip": 0.01},
 }
-TRIALS = "experiments/tuning.py: three runs of each method on tabletop/cube-single-task2, one seed"
+TRIALS = "qchunk reproduce tuning: three runs of each method on tabletop/cube-single-task2, one seed"
 
 
 def split(arm: str) -> tuple[str, str]:

@@ -28,6 +28,11 @@ COMMANDS = {
         "several methods, everything else held equal: one report",
         "qchunk.commands.compare:compare",
     ),
+    "reproduce": (
+        "SUITE --scale smoke|small",
+        "a table of ours or of a paper, beside the published figures",
+        "qchunk.commands.reproduce:reproduce",
+    ),
     "render": ("RUN", "an episode as a gif", "qchunk.commands.render:render"),
     "report": (
         "RUN... --out DIR",
@@ -44,7 +49,7 @@ COMMANDS = {
 
 def usage() -> str:
     """What ``qchunk --help`` prints."""
-    rows = [f"  qchunk {name:8} {args:28} {text}" for name, (args, text, _) in COMMANDS.items()]
+    rows = [f"  qchunk {name:9} {args:28} {text}" for name, (args, text, _) in COMMANDS.items()]
     return "\n".join(
         [
             "qchunk: reinforcement learning with policies that generate chunks of actions.",
@@ -61,7 +66,7 @@ def list_names(argv: list[str]) -> None:
     tables = {
         "algorithms": {n: e.text for n, e in names.ALGORITHMS.items()},
         "envs": names.ENVS,
-        "suites": names.SUITES,
+        "suites": {n: e.text for n, e in names.SUITES.items()},
     }
     if "--help" in argv or "-h" in argv:
         print(f"usage: qchunk list [{'|'.join(tables)}]")

@@ -14,7 +14,7 @@ from qchunk.errors import UserError, unknown
 
 
 def function(target: str) -> Callable:
-    """The function of that name.
+    """The function, or whatever else has that name.
 
     Raises:
         UserError: no such module, file or function.
@@ -24,6 +24,18 @@ def function(target: str) -> Callable:
     found = getattr(module, name, None)
     if found is None:
         raise unknown(f"function of {place}", name, [n for n in vars(module) if not n.startswith("_")])
+    return found
+
+
+def beside(folder: str) -> Path:
+    """A folder of the repository that is not part of the package.
+
+    Raises:
+        UserError: this is an install without it.
+    """
+    found = Path(__file__).resolve().parents[1] / folder
+    if not found.is_dir():
+        raise UserError(f"this install has no {folder}/: it lies in the repository, not in the wheel", "clone it and run make install")  # fmt: skip
     return found
 
 

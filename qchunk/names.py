@@ -11,7 +11,7 @@ from qchunk.errors import UserError, unknown
 class Entry(NamedTuple):
     """Where a thing is built, and one line about it."""
 
-    target: str  # "module:function"
+    target: str  # "module:function", or a suite's file
     text: str
 
 
@@ -84,18 +84,22 @@ ENVS = {
     "gymnasium/ID": "any registered gymnasium environment with continuous actions, such as gymnasium/Pendulum-v1",
 }
 OGBENCH_DATA = tuple(f"ogbench/{scene}-{kind}-v0" for scene in OGBENCH for kind in OGBENCH_KINDS)
-SUITES = {
-    "cube-single": "QC against BC on the five cube-single tasks (experiments/cube_single.py)",
-    "cube-double": "QC, h = 1, n-step and BC on cube-double task 1 (experiments/cube_double.py)",
-    "reacher": "QC against BC on brax/reacher@spring from random data (experiments/reacher.py)",
-    "ogbench-cube-single": "QC, h = 1, n-step and BC on OGBench's cube-single (experiments/ogbench_cube_single.py)",
-    "online-cubes": "QC, offline then online, on cube-double tasks 1 and 2 (experiments/online_cubes.py)",
-    "pole": "regression, Gaussians, flow and diffusion on probe/pole: who averages (experiments/pole.py)",
-    "guidance": "a frozen prior, guided, re-ranked and best of N on tabletop (experiments/guidance.py)",
-    "objective": "success against energy and jerk under swept weights (experiments/objective.py)",
-    "tuning": "the tuning runs behind qchunk compare (experiments/tuning.py)",
-    "dppo": "DPPO and PPO from priors on tabletop and halfcheetah, PPO from scratch (experiments/dppo.py)",
-    "online-brax": "QC and BC, offline then online, on reacher, pusher and halfcheetah (experiments/online_brax.py)",
+SUITES = {  # files of experiments/
+    "cube-single": Entry("cube_single.py", "QC against BC on the five tabletop/cube-single tasks"),
+    "cube-double": Entry("cube_double.py", "QC, h = 1, n-step and BC on tabletop/cube-double-task1"),
+    "reacher": Entry("reacher.py", "QC against BC on brax/reacher@spring from random data"),
+    "ogbench-cube-single": Entry("ogbench_cube_single.py", "QC, h = 1, n-step and BC on OGBench's cube-single"),
+    "qc-paper": Entry("qc_paper.py", "the table of Q-chunking (2507.07969) on OGBench: QC, BFN and BFN-n"),
+    "online-cubes": Entry("online_cubes.py", "QC and BC, offline then online, on tabletop/cube-double tasks 1 and 2"),
+    "online-brax": Entry("online_brax.py", "QC and BC, offline then online, on reacher, pusher and halfcheetah"),
+    "pole": Entry("pole.py", "regression, Gaussians, flow and diffusion on probe/pole: who averages"),
+    "guidance": Entry("guidance.py", "a frozen prior, guided, re-ranked and best of N on tabletop"),
+    "dppo": Entry("dppo.py", "DPPO and PPO from priors on tabletop and halfcheetah"),
+    "ppo-scratch": Entry(
+        "ppo_scratch.py", "PPO from scratch against stated thresholds on inverted_pendulum and reacher"
+    ),
+    "objective": Entry("objective.py", "success against energy and jerk under swept weights"),
+    "tuning": Entry("tuning.py", "the tuning runs behind qchunk compare"),
 }
 
 
@@ -110,6 +114,19 @@ def algorithm(name: str) -> str:
     if ":" in name:
         return name
     raise unknown("algorithm", name, ALGORITHMS, "or give a function of yours as my_file.py:my_function")
+
+
+def suite(name: str) -> str:
+    """The file of a suite given by its name (in experiments/) or by its own path.
+
+    Raises:
+        UserError: for a name that is in no table; offers the nearest ones.
+    """
+    if name in SUITES:
+        return SUITES[name].target
+    if name.endswith(".py"):
+        return name
+    raise unknown("suite", name, SUITES, "or give a file of yours that holds SUITE")
 
 
 def check_env(name: str, scene_too: bool = False) -> str:

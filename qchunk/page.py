@@ -14,7 +14,7 @@ import numpy as np
 
 from qchunk import plots
 from qchunk import records as tables
-from qchunk.records import Record
+from qchunk.records import Record, Rows
 from qchunk.stats import (
     Estimate,
     interquartile_mean,
@@ -28,7 +28,6 @@ COST, EPISODE, STILL = (
     "episode.gif",
     "episode.png",
 )  # what qchunk render and compare leave in a run's folder
-Rows = Sequence[dict[str, str]]
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8885; --soft: #8881 }
@@ -52,10 +51,10 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{tit
 """
 
 
-def html_page(records: Sequence[Record], rows: Rows, held: dict[str, str]) -> str:
+def html_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) -> str:
     """The page; sections without anything to show are left out."""
     colour = plots.colours([r.label for r in records])
-    found = [(title, body) for title, body in _sections(records, rows, held, colour) if body]
+    found = [(title, body) for title, body in _sections(records, rows, more, colour) if body]
     ids = [title.lower().replace(" ", "-") for title, _ in found]
     nav = "".join(f'<a href="#{i}">{title}</a>' for i, (title, _) in zip(ids, found, strict=True))
     body = "\n".join(f'<h2 id="{i}">{title}</h2>\n{text}' for i, (title, text) in zip(ids, found, strict=True))
@@ -67,10 +66,11 @@ def _title(records: Sequence[Record]) -> str:
     return f"qchunk report: {', '.join(envs[:3])}{' ...' if len(envs) > 3 else ''}"
 
 
-def _sections(records: Sequence[Record], rows: Rows, held: dict[str, str], colour: dict[str, str]) -> Iterable[tuple]:
+def _sections(records: Sequence[Record], rows: Rows, more: dict[str, Rows], colour: dict[str, str]) -> Iterable[tuple]:
     yield "Figures", f"<p>{HOW}</p>" + _table(rows, tables.COLUMNS) + _list(verdicts(rows))
     yield "Over all runs", _aggregates(records, colour)
-    yield "Held equal", _table([{"what": k, "how": v} for k, v in held.items()], ("what", "how"))
+    for title, found in more.items():
+        yield title, _table(found, list(found[0]) if found else ())
     yield "Curves", _curves(records, colour)
     yield "Cost of acting", _costs(records, colour)
     yield "Episodes", _episodes(records)
@@ -275,12 +275,11 @@ def _settings(records: Sequence[Record]) -> str:
     return f"<details><summary>Every hyper-parameter</summary>{fields}</details><details><summary>Versions and data</summary>{told}</details>"
 
 
-def markdown_page(records: Sequence[Record], rows: Rows, held: dict[str, str]) -> str:
+def markdown_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) -> str:
     """The tables of the page, with the pictures that lie beside it."""
     parts = [f"# {_title(records)}", HOW, tables.markdown(rows), "\n".join(f"- {line}" for line in verdicts(rows))]
-    more = {"Over all runs": aggregate(records), "Cost of acting": cost_rows(records)}
-    more["Held equal"] = [{"what": k, "how": v} for k, v in held.items()]
-    for title, found in more.items():
+    ours = {"Over all runs": aggregate(records), **more, "Cost of acting": cost_rows(records)}
+    for title, found in ours.items():
         if found:
             parts += [f"## {title}", tables.markdown(found, tuple(found[0]))]
     parts += ["## Curves", "![against training](curves.png)", "![against time](clock.png)"]

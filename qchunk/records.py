@@ -34,6 +34,7 @@ AXES = {
     "updates": "updates",
     "minutes": "minutes of the program that trained all seeds",
 }
+Rows = Sequence[dict[str, str]]  # of a table
 BASELINE = "bc"  # differences are to it, or to the first run where it is absent
 
 
@@ -184,7 +185,7 @@ def _difference(r: Record, base: Record) -> str:
     return f"{'+' if e.mean >= 0 else ''}{mean} {spread}{verdict}"
 
 
-def markdown(rows: Sequence[dict[str, str]], columns: Sequence[str] = COLUMNS) -> str:
+def markdown(rows: Rows, columns: Sequence[str] = COLUMNS) -> str:
     """A table as markdown; a bar in a label does not end its cell."""
     cells = [[row[c].replace("|", "\\|") for c in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *cells]) + "\n"

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qchunk import files, page, plots, records
+from qchunk.records import Rows
 
 
-def write_report(folders: Sequence[Path], out: Path, held: dict[str, str] | None = None) -> list[dict[str, str]]:
+def write_report(folders: Sequence[Path], out: Path, more: dict[str, Rows] | None = None) -> list[dict[str, str]]:
     """Writes table.md, table.csv, curves.png, clock.png and report.html into ``out`` and returns the table's rows.
 
     Args:
-        held: what was held equal, by name; for the page.
+        more: further tables of the page, by title, such as what was held equal.
     """
     found = records.load(folders)
     rows = records.table(found)
@@ -24,6 +25,6 @@ def write_report(folders: Sequence[Path], out: Path, held: dict[str, str] | None
     files.atomic_write(out / "table.md", records.markdown(rows))
     plots.curves(found, out / "curves.png")
     plots.curves(found, out / "clock.png", "minutes")
-    files.atomic_write(out / "report.html", page.html_page(found, rows, held or {}))
-    files.atomic_write(out / "report.md", page.markdown_page(found, rows, held or {}))
+    files.atomic_write(out / "report.html", page.html_page(found, rows, more or {}))
+    files.atomic_write(out / "report.md", page.markdown_page(found, rows, more or {}))
     return rows

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import sys
 from pathlib import Path
@@ -12,13 +11,12 @@ from typing import Any
 from qchunk import arms, envs, flags, names, on_policy
 from qchunk.arms import Sizes
 from qchunk.commands.render import look
-from qchunk.commands.suite import Data, Run, train_all, write
+from qchunk.commands.suite import Data, Run, claim, train_all, write
 from qchunk.errors import UserError
-from qchunk.files import atomic_write
 from qchunk.online import OnlineSettings
 from qchunk.train import Settings
 
-FILE, PRIOR = "comparison.json", "prior ("
+PRIOR = "prior ("
 ENVS, LENGTH = 512, 200  # E of every online arm; environment steps of an on-policy iteration
 
 
@@ -62,36 +60,14 @@ def compare(argv: list[str]) -> None:
     """``qchunk compare --env ENV ... [--algos A B ...] [--seeds S]``."""
     f, sizes = flags.parse("compare", argv, CompareFlags, Sizes)
     suite, left_out = plan(f, sizes)
-    claim(f, sizes)
+    asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look")}
+    claim(f.out, "comparison", {**asked, **dataclasses.asdict(sizes)})
     folders = train_all("compare", suite, f.out, f.quiet)
     shown = [folder for folder, run in zip(folders, suite, strict=True) if not run.label.startswith(PRIOR)]
     for folder in shown if f.look else ():
         print(f"[compare] looking at {folder.name} on {folder.parent.name}", file=sys.stderr, flush=True)
         look(folder)
-    write(shown, f.out, held(f, sizes, left_out))
-
-
-def claim(f: CompareFlags, sizes: Sizes) -> None:
-    """Makes the folder of a comparison, or finds it made by the same flags.
-
-    Raises:
-        UserError: the folder holds another comparison, or something else.
-    """
-    ours = {n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look")}
-    kept = json.loads(json.dumps({**ours, **dataclasses.asdict(sizes)}, default=str))
-    path = f.out / FILE
-    if f.out.exists() and not path.is_file():
-        raise UserError(f"{f.out} exists and holds no comparison", "pass --out with a new folder")
-    if path.is_file():
-        found = json.loads(path.read_text())
-        odd = sorted(n for n in kept if found.get(n) != kept[n])
-        if odd:
-            flag = odd[0].replace("_", "-")
-            fix = f"pass --out with a new folder, or --{flag} {found.get(odd[0])}"
-            raise UserError(f"{f.out} holds a comparison with another --{flag}", fix)
-        return
-    f.out.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, json.dumps(kept, indent=1) + "\n")
+    write(shown, f.out, {"Held equal": held(f, sizes, left_out)})
 
 
 def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], list[str]]:
@@ -162,7 +138,7 @@ def online_steps(f: CompareFlags, sizes: Sizes) -> int:
     return math.ceil(f.online_steps / per) * per
 
 
-def held(f: CompareFlags, sizes: Sizes, left_out: list[str]) -> dict[str, str]:
+def held(f: CompareFlags, sizes: Sizes, left_out: list[str]) -> list[dict[str, str]]:
     """What was held equal, for the page."""
     steps = online_steps(f, sizes)
     data = str(f.data) if f.data else f"{f.data_steps:,} transitions of the environment's first scripted behaviour"
@@ -184,4 +160,4 @@ def held(f: CompareFlags, sizes: Sizes, left_out: list[str]) -> dict[str, str]:
         )
     if left_out:
         found["left out"] = f"{', '.join(left_out)}: nothing to learn from without environment steps (--online-steps)"
-    return found
+    return [{"what": k, "how": v} for k, v in found.items()]

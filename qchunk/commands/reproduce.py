@@ -1,0 +1,92 @@
+"""``qchunk reproduce``: a table of ours or of a paper, from a file that lists its runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Literal
+
+from qchunk import flags, loading, names
+from qchunk.commands.shared import positional
+from qchunk.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ReproduceFlags:
+    """How much of a suite, and where."""
+
+    scale: Literal["smoke", "small", "paper"] = "small"
+    """smoke: seconds a run, shows that all works; small: 2 cores and hours; paper: the paper's sizes, wants a GPU."""
+    only: tuple[str, ...] = ()
+    """Runs whose ENV/LABEL contains one of these, and what they stand on; by default all."""
+    out: Path | None = None
+    """Folder for data, runs and report; by default runs/NAME-SCALE. The same command goes on with it."""
+    dry: bool = False
+    """Only say what it would run and cost."""
+    quiet: bool = False
+    """No progress bars."""
+
+
+def reproduce(argv: list[str]) -> None:
+    """``qchunk reproduce NAME|FILE.py [--scale smoke|small|paper] [--only TEXT ...]``."""
+    name, rest = positional("reproduce", argv, "a suite or a file")
+    (f,) = flags.parse("reproduce", rest, ReproduceFlags)
+    target = names.suite(name)
+    if target != name:
+        target = f"{loading.beside('experiments') / target}"
+    sys.path.insert(0, str(Path(target).parent))  # what suites share
+    found, name = loading.function(f"{target}:SUITE"), Path(target).stem
+    from qchunk.commands import suite as suites
+
+    if not isinstance(found, suites.Suite):
+        raise UserError(f"SUITE in {target} is no Suite", "make it by qchunk.commands.suite.Suite(runs)")
+    todo = runs_of(found, f, target)
+    root = f.out or Path("runs") / f"{name}-{f.scale}"
+    say(found, todo, f, root, name)
+    if f.dry:
+        return
+    suites.claim(root, "suite", {"suite": name, "scale": f.scale})
+    folders = suites.train_all(name, todo, root, f.quiet)
+    more = {}
+    if found.published:
+        from qchunk import records
+
+        more["Beside the published figures"] = suites.beside(records.table(records.load(folders)), found.published)
+    more["What differs"] = [{"number": str(i), "difference": d} for i, d in enumerate(found.differences(f.scale), 1)]
+    suites.write(folders, root, more)
+    for title, rows in more.items():
+        if rows:
+            print(f"\n{title}:\n{suites.markdown(rows, tuple(rows[0]))}", end="")
+    if found.after:
+        found.after(root, todo)
+
+
+def runs_of(found, f: ReproduceFlags, target: str) -> list:
+    """The runs that are asked for.
+
+    Raises:
+        UserError: a scale that the suite does not have, or nothing that ``only`` names.
+    """
+    from qchunk.commands import suite as suites
+
+    if f.scale not in ("smoke", *found.scales):
+        known = " or ".join(("smoke", *found.scales))
+        raise UserError(f"{target} has no scale {f.scale}", f"give --scale {known}")
+    listed = [suites.smoke(r) for r in found.runs("small")] if f.scale == "smoke" else found.runs(f.scale)
+    todo = suites.chosen(listed, f.only)
+    if not todo:
+        offers = ", ".join(dict.fromkeys(r.name for r in listed[:6]))
+        raise UserError(f"--only {' '.join(f.only)} names no run of {target}", f"give a part of one of: {offers} ...")
+    return todo
+
+
+def say(found, todo: list, f: ReproduceFlags, root: Path, name: str) -> None:
+    """What will be run, and what it will cost, to stderr."""
+    from qchunk.commands import estimate
+
+    lines = [f"{name} at scale {f.scale} in {root}", *estimate.told(todo, root)]
+    if f.dry:
+        lines += [f"  {r.name}: {r.algorithm}, {r.settings.seeds} seeds, {estimate.updates_of(r):,} updates" for r in todo]  # fmt: skip
+        lines += [f"differs: {d}" for d in found.differences(f.scale)]
+    print("\n".join(lines), file=sys.stderr, flush=True)

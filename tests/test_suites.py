@@ -1,0 +1,136 @@
+"""Suites and qchunk reproduce: every table's runs are possible, smoke is small, what is asked for is run and no more."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import pytest
+
+from qchunk import cli, loading, names, on_policy
+from qchunk.algorithms.bc import BC
+from qchunk.commands import estimate, suite
+from qchunk.commands.suite import Data, Run, Suite, chosen, shrunk, smoke
+from qchunk.config import ChunkConfig, RegressionConfig, RolloutConfig, validate
+from qchunk.train import Settings
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared():
+    """Suites import what they share from beside them."""
+    sys.path.insert(0, str(loading.beside("experiments")))
+    yield
+    sys.path.pop(0)
+
+
+@pytest.mark.parametrize("name", names.SUITES)
+def test_every_suite_is_possible(name):
+    found = loading.function(f"{loading.beside('experiments') / names.suite(name)}:SUITE")
+    assert isinstance(found, Suite)
+    for scale in found.scales:
+        for runs in (found.runs(scale), [smoke(r) for r in found.runs(scale)]):
+            before: set[str] = set()
+            for r in runs:
+                validate(r.config)
+                validate(r.settings)
+                validate(r.online)
+                names.check_env(r.env)
+                assert names.algorithm(r.algorithm) and r.name not in before, r.name
+                earlier = [p for p in (r.data.policies if isinstance(r.data, Data) else ()) if "/" in p]
+                assert {r.prior, *earlier} - {""} <= before, f"{r.name} stands on a run that comes before it"
+                assert r.data is not None or isinstance(r.settings, on_policy.Settings)
+                before.add(r.name)
+        if found.published:
+            theirs = found.published.file.read_text()
+            for r in found.runs(scale):
+                assert f",{found.published.task(r.env)},{found.published.methods[r.label]}," in theirs
+
+
+def test_smoke_is_small_and_otherwise_the_same():
+    c = RolloutConfig(envs=512, decisions=3, epochs=5, minibatches=4, scale_rewards=False)
+    assert shrunk(c) == RolloutConfig(16, 3, 1, 2, False)
+    run = Run("bc", "probe/flag", Data("probe/flag", 500), BC(actor=RegressionConfig((8, 300))), Settings(seeds=1), "x")
+    small = smoke(run)
+    assert small.config.actor.hidden == (8, 16) and small.config.chunk == run.config.chunk
+    assert small.settings == dataclasses.replace(run.settings, episodes=4, offline_steps=40, batch=64)
+    assert small.data == run.data and small.label == "x"
+
+
+def test_what_a_run_stands_on_is_run_too():
+    def run(label, prior="", policies=()):
+        return Run("bc", "e", Data("e", 1, policies), BC(), Settings(), label, prior=prior)
+
+    listed = [run("a"), run("b", policies=("e/a",)), run("c", prior="e/b"), run("d")]
+    assert [r.label for r in chosen(listed, ["e/c"])] == ["a", "b", "c"]
+    assert [r.label for r in chosen(listed, ["b", "d"])] == ["a", "b", "d"]
+    assert chosen(listed, []) == listed and chosen(listed, ["z"]) == []
+
+
+def test_cost_by_hand():
+    """Regression 2 -> 16 -> 5 x 2: forward, both weights' gradients and one input's, of 2 seeds' 30 updates of 64 rows."""
+    c = BC(ChunkConfig(5), RegressionConfig((16,)))
+    run = Run("bc", "probe/pole", Data("probe/pole", 100), c, Settings(seeds=2, offline_steps=30, batch=64), "bc")
+    first, second = 64 * 2 * 16, 64 * 16 * 10
+    assert estimate.multiplications(run, (2, 2)) == 2 * 30 * (2 * first + 3 * second)
+
+
+FILE = """
+from pathlib import Path
+from qchunk.algorithms.bc import BC
+from qchunk.commands.suite import Data, Published, Run, Suite
+from qchunk.config import ChunkConfig, RegressionConfig
+from qchunk.train import Settings
+
+def runs(scale):
+    c = BC(ChunkConfig(4), RegressionConfig((16,)))
+    return [Run("bc", "probe/pole", Data("probe/pole", 300), c, Settings(seeds=2), label) for label in ("bc", "again")]
+
+def after(root, todo):
+    (root / "report" / "after.txt").write_text(" ".join(r.label for r in todo))
+
+THEIRS = Published(Path(__file__).parent / "theirs.csv", "somebody, 2020", {"again": "BC"}, lambda env: env.split("/")[1])
+SUITE = Suite(runs, published=THEIRS, differences=lambda scale: ["another simulator"], after=after)
+"""
+THEIRS = """source,task,method,step_millions,mean,ci_low,ci_high,seeds
+x,pole,BC,1.0,0.42,0.4,0.44,4
+x,other,BC,1.0,0.99,0.9,1.0,4
+"""
+
+
+def refused(capsys, *argv) -> str:
+    with pytest.raises(SystemExit) as e:
+        cli.main(["reproduce", *map(str, argv)])
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and err.splitlines()[-1].startswith("error: ")
+    return err
+
+
+def test_reproduce(tmp_path, capsys):
+    """The published figure stands beside ours; a second call trains nothing; a part is a part; mistakes cost nothing."""
+    (tmp_path / "mine.py").write_text(FILE)
+    (tmp_path / "theirs.csv").write_text(THEIRS)
+    mine, out = str(tmp_path / "mine.py"), tmp_path / "out"
+    cli.main(["reproduce", mine, "--scale", "smoke", "--out", str(out), "--dry"])
+    told = capsys.readouterr().err
+    assert "2 of 2 runs are to do: 160 updates" in told and "300 transitions" in told and not out.exists()
+    cli.main(["reproduce", mine, "--scale", "smoke", "--out", str(out), "--only", "again", "--quiet"])
+    said = capsys.readouterr().out
+    assert "42.0 % [40.0, 44.0] at 1.0M" in said and "99.0" not in said and "another simulator" in said
+    for page in ("report.html", "report.md"):
+        text = (out / "report" / page).read_text()
+        assert "Beside the published figures" in text and "somebody, 2020" in text and "another simulator" in text
+    assert (out / "report" / "after.txt").read_text() == "again"
+    assert not (out / "runs/probe/pole/bc").exists()
+    summary = out / "runs/probe/pole/again/summary.json"
+    written = summary.stat().st_mtime_ns
+    cli.main(["reproduce", mine, "--scale", "smoke", "--out", str(out), "--quiet"])
+    assert "1 of 2 runs are to do" in capsys.readouterr().err and summary.stat().st_mtime_ns == written
+    assert suite.finished(Run("bc", "probe/pole", None, None, Settings(), "bc"), out)
+
+    assert "another --scale" in refused(capsys, mine, "--scale", "small", "--out", out)
+    assert "has no scale paper" in refused(capsys, mine, "--scale", "paper")
+    assert "names no run" in refused(capsys, mine, "--only", "qc")
+    assert "qc-paper" in refused(capsys, "qc-papre")
+    assert "no file" in refused(capsys, tmp_path / "none.py")
+    (tmp_path / "odd.py").write_text("SUITE = 3\n")
+    assert "no Suite" in refused(capsys, tmp_path / "odd.py")
