@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help install demo test lint bench docs wheel clean
+.PHONY: help install demo test tutorials lint bench docs wheel clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -28,6 +28,9 @@ demo: .venv/base  ## the default comparison with 1 seed: data, prior, eight arms
 
 test: .venv/test  ## the tests, on 2 processes
 	$(BIN)/python -m pytest -n 2
+
+tutorials: .venv/base  ## docs/tutorials as a reader would run them
+	$(BIN)/python docs/tutorials/run.py
 
 lint: .venv/lint  ## ruff and mypy
 	$(BIN)/ruff check .

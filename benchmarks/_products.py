@@ -6,6 +6,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
+
+from qchunk import cost
 
 
 class Call(NamedTuple):
@@ -43,12 +47,14 @@ def run(call: Call, ws: list[jax.Array], x: jax.Array) -> jax.Array:
 
 def arrays(groups: list[Group]) -> list[list[tuple[list[jax.Array], jax.Array]]]:
     """Weights [members, in, out] and inputs of every call."""
-    key = jax.random.key(1)
+    random = np.random.default_rng(1)
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(random.standard_normal(shape, np.float32))
 
     def of(call: Call):
         pairs = zip(call.dims[:-1], call.dims[1:], strict=True)
-        ws = [jax.random.normal(key, (call.members, a, b)) / a**0.5 for a, b in pairs]
-        return ws, jax.random.normal(key, (call.rows, call.dims[0]))
+        return [normal(call.members, a, b) / a**0.5 for a, b in pairs], normal(call.rows, call.dims[0])
 
     return [[of(call) for call in group.calls] for group in groups]
 
@@ -62,5 +68,37 @@ def products(groups: list[Group], data: list, start: jax.Array) -> jax.Array:
                 used = used * 1e-9 + run(call, ws, x + 1e-9 * used)
             return used, None
 
-        start, _ = jax.lax.scan(once, start, None, length=group.times)
+        if group.times == 1:  # a loop of one round costs 0.1 ms and more on a CPU: a floor has none
+            start, _ = once(start, None)
+        else:
+            start, _ = jax.lax.scan(once, start, None, length=group.times)
     return start
+
+
+def covered(groups: list[Group], fn, *args) -> float:
+    """The products' multiplications over those of ``fn(*args)``, the thing that they are the floor of.
+
+    More than 1 where candidates share an observation: a first layer (nets.Dense) multiplies it once for all of them,
+    the products once for each, as a network over joined inputs would. Less where some are left out (embeddings of time).
+    """
+    parts = arrays(groups)
+    return cost.multiplications(lambda x: products(groups, parts, x), jnp.zeros(())) / cost.multiplications(fn, *args)
+
+
+def with_adam(groups: list[Group], parts: list):
+    """(start, step) of the floor of an update: ``step(i, loop)`` runs the products, and Adam on a tree of parameters.
+
+    ``start(params)`` makes the loop's first value.
+    """
+    tx = optax.adam(3e-4)
+
+    def start(params):
+        return params, tx.init(params), jnp.zeros(())
+
+    def step(_, loop):
+        params, opt, used = loop
+        used = products(groups, parts, used)
+        moves, opt = tx.update(jax.tree.map(lambda p: p + 1e-9 * used, params), opt, params)
+        return optax.apply_updates(params, moves), opt, used * 1e-9
+
+    return start, step

@@ -1,4 +1,4 @@
-"""Interleaved timing: medians of repeats that alternate between the candidates, in one process."""
+"""Interleaved timing: repeats that alternate between the candidates, in one process; and telling figures."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 
 import jax
 
+from qchunk.commands.bench import BETTER, line
 
-def medians(repeats: int, **candidates: Callable[[], Any]) -> dict[str, float]:
-    """Median seconds of each candidate, run in turn ``repeats`` times after one warm-up."""
+
+def times(repeats: int, **candidates: Callable[[], Any]) -> dict[str, list[float]]:
+    """Seconds of each candidate's calls, run in turn ``repeats`` times after one warm-up."""
     for fn in candidates.values():
         jax.block_until_ready(fn())
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
@@ -22,16 +24,30 @@ def medians(repeats: int, **candidates: Callable[[], Any]) -> dict[str, float]:
             began = time.perf_counter()
             jax.block_until_ready(fn())
             seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(s) for name, s in seconds.items()}
+    return seconds
 
 
-def tell(name: str, **figures: Any) -> None:
-    """One line per figure, as JSON with --json."""
+def medians(repeats: int, **candidates: Callable[[], Any]) -> dict[str, float]:
+    """Median seconds of each candidate; see ``times``."""
+    return {name: statistics.median(s) for name, s in times(repeats, **candidates).items()}
+
+
+def tell(name: str, *, better: str = "", asked: float | None = None, **figures: Any) -> None:
+    """One line per benchmark, as JSON with --json.
+
+    Args:
+        name: no other line of this file has it; ``qchunk bench --check`` finds the baseline's by it.
+        better: "lower" or "higher", which way ``ratio`` improves; must be given where there is one.
+        asked: the bound that ``ratio`` is asked to keep, where there is one.
+        figures: ``ratio`` is the one that is checked and drawn.
+    """
+    if ("ratio" in figures) != (better in BETTER):
+        raise ValueError(f"{name}: a ratio needs better='lower' or 'higher', and nothing else does")
+    record = {"benchmark": name, **figures}
+    record |= {"better": better} if better else {}
+    record |= {"asked": asked} if asked is not None else {}
     if "--json" in sys.argv:
-        print(json.dumps({"benchmark": name, **figures}), flush=True)
+        record["device"] = jax.devices()[0].device_kind
+        print(json.dumps(record), flush=True)
     else:
-        print(
-            f"{name:48} "
-            + "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items())
-        )
-        sys.stdout.flush()
+        print(line(record), flush=True)

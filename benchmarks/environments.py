@@ -40,6 +40,7 @@ def throughput(name: str) -> None:
         million_steps_per_second=E * STEPS / t["wrapped"] / 1e6,
         bare_million=E * STEPS / t["bare"] / 1e6,
         ratio=t["wrapped"] / t["bare"],
+        better="lower",
     )
 
 
@@ -81,6 +82,8 @@ def chunked(name: str, envs_at_once: int = 1024, decisions: int = 10) -> None:
         steps_ms=t["steps"] * 1e3,
         actor_ms=t["actor"] * 1e3,
         ratio=t["whole"] / parts,
+        better="lower",
+        asked=1.15,
     )
 
 

@@ -49,6 +49,8 @@ def main() -> None:
         env_steps_per_second=steps / t["online"],
         updates_alone_allow=steps / t["updates"],
         ratio=t["updates"] / t["online"],
+        better="higher",
+        asked=0.9,
     )
 
 

@@ -1,4 +1,5 @@
-"""The tuning runs behind ``qchunk compare``: three of each method on tabletop/cube-single-task2, one seed, protocol B's budget.
+"""The tuning runs behind ``qchunk compare``: three of each method on tabletop/cube-single-task2, one seed, protocol B with half of
+the default updates.
 
 ``qchunk reproduce tuning``; the better setting goes into ``qchunk.arms.TUNED`` by hand, and holds for every other
 task. Ties go to the setting that was there before.
@@ -36,7 +37,7 @@ def name(change: dict) -> str:
 
 def suite(scale: str) -> list[Run]:
     """The priors, and every arm three times."""
-    runs, _ = plan(CompareFlags((ENV,), seeds=1, evaluations=4), Sizes())
+    runs, _ = plan(CompareFlags((ENV,), seeds=1, offline_steps=2_000, online_updates=2_000, evaluations=2), Sizes())
     return [r for r in runs if r.label not in GRID] + [
         r._replace(config=dataclasses.replace(r.config, **change), label=f"{r.label}, {name(change)}")
         for r in runs

@@ -52,7 +52,7 @@ TUNED: dict[str, dict[str, Any]] = {
     "dppo": {"clip": 0.01, "clip_base": 0.01, "tuned_steps": 5},
     "ppo": {"clip": 0.01},
 }
-TRIALS = "qchunk reproduce tuning: three runs of each method on tabletop/cube-single-task2, one seed"
+TRIALS = "qchunk reproduce tuning: three runs of each method on tabletop/cube-single-task2, one seed, half of the default updates"
 
 
 def split(arm: str) -> tuple[str, str]:

@@ -40,7 +40,7 @@ COMMANDS = {
         "qchunk.commands.report:report",
     ),
     "bench": (
-        "[NAME...]",
+        "[NAME...] [--check]",
         "the figures of benchmarks/, each a ratio measured in one process",
         "qchunk.commands.bench:bench",
     ),

@@ -1,0 +1,66 @@
+"""Tracing and compiling one dispatch of every method's driver, from empty caches, over the same for plain products.
+
+The reference is the floor of an update of Q-chunking (update.py): its products and one Adam step, in a loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from _methods import BATCH, METHODS, SIZES, SPEC, configured, data_set, given_of, updating
+from _products import arrays, with_adam
+from _timing import medians, tell
+
+from qchunk import envs, on_policy, train
+from qchunk.types import Spec
+
+REPEATS, ENV = 3, "tabletop/cube-single-task1"
+
+
+def afresh(lower):
+    """Seconds from nothing to a program."""
+
+    def run():
+        jax.clear_caches()
+        lower().compile()
+
+    return run
+
+
+def plain():
+    """The reference."""
+    build, c = configured("qc", *SIZES["3x128"])
+    groups = updating("qc", c)
+    start, step = with_adam(groups, arrays(groups))
+    loop = start(build(c).init(jax.random.key(0), SPEC, {}).params)
+    return lambda: jax.jit(lambda loop: jax.lax.fori_loop(0, 10, step, loop)).lower(loop)
+
+
+def dispatch(name: str, data: Any):
+    """What a method's driver calls over and over, ready to be lowered: a block of updates, or an iteration."""
+    build, c = configured(name, *SIZES["3x128"])
+    if not hasattr(c, "rollout"):
+        s, given = train.Settings(), given_of(c)
+        args = (train.init(build, c, given, SPEC, s), c, given, data, train.seed_keys(s), 1)
+        return lambda: train.updates.lower(build, BATCH, *args)
+    env = envs.make(ENV)
+    spec, s = Spec(env.observation_size, env.action_size, c.chunk.horizon), on_policy.Settings()
+    given = given_of(c, spec)
+    learner = train.init(build, c, given, spec, s)
+    args = (learner, on_policy.start(build, c, given, env, s, learner), c, given, train.seed_keys(s), 1)
+    return lambda: on_policy.iterate.lower(build, env, s.execute, *args)
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_enable_compilation_cache", False)  # a program kept on disk would not be compiled
+    data = data_set()
+    for name in METHODS:
+        t = medians(REPEATS, plain=afresh(plain()), method=afresh(dispatch(name, data)))
+        tell(
+            f"compile {name}",
+            seconds=t["method"],
+            plain_seconds=t["plain"],
+            ratio=t["method"] / t["plain"],
+            better="lower",
+        )

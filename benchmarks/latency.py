@@ -1,0 +1,45 @@
+"""One decision for one observation of every method: p50 and p99, and p50 over the floor of its matrix products."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _methods import METHODS, SIZES, SPEC, acting, configured, deciding, given_of
+from _products import arrays, covered, products
+from _timing import tell, times
+
+from qchunk.types import view
+
+REPEATS = {"3x128": 1000, "4x512": 200}
+ASKED = {"3x128": None, "4x512": 1.4}
+
+
+def measure(name: str, size: str) -> None:
+    """Calls of the actor and of its floor in turn."""
+    build, c = configured(name, *SIZES[size])
+    given, algorithm = given_of(c), build(c)
+    vars = view(jax.jit(lambda: algorithm.init(jax.random.key(0), SPEC, given))(), given)
+    obs, key, decide = jax.random.normal(jax.random.key(4), (1, SPEC.obs)), jax.random.key(5), deciding(algorithm.act)
+    groups = acting(name, c, 1)
+    parts, only = arrays(groups), jax.jit(lambda parts, x: products(groups, parts, x))
+    zero = jnp.zeros(())  # made once: making it takes as long as a small floor
+    t = times(REPEATS[size], floor=lambda: only(parts, zero), act=lambda: decide(vars, key, obs))
+    p50, p99 = np.percentile(t["act"], [50, 99]) * 1e3
+    floor = float(np.median(t["floor"])) * 1e3
+    tell(
+        f"act {name} {size}",
+        p50_ms=float(p50),
+        p99_ms=float(p99),
+        floor_ms=floor,
+        covered=covered(groups, decide, vars, key, obs),
+        ratio=float(p50) / floor,
+        better="lower",
+        asked=ASKED[size],
+    )
+
+
+if __name__ == "__main__":
+    for size in SIZES:
+        for name in METHODS:
+            measure(name, size)

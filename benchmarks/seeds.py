@@ -1,0 +1,84 @@
+"""S seeds in one program over S runs one after another: Q-chunking, 3 x 128, N = 8, runs of a minute (on 2 cores).
+
+Both are cut into as many rounds, which alternate, so that other work on the machine meets both alike. Compiling is in
+neither: S runs in processes of their own would compile S times.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+import jax
+from _methods import BATCH, SIZES, SPEC, configured, data_set
+from _timing import tell, times
+
+from qchunk import train
+
+SEEDS, ROUNDS = (1, 2, 4, 8), 8
+UPDATES = 400  # of all seeds together in one round: with 8 rounds a minute at 20 ms each
+OTHER_ROUNDS = 2  # of the mapping that is not chosen here
+DATA = data_set()
+BUILD, C = configured("qc", *SIZES["3x128"])
+
+
+def learners(seeds: int, first: int = 0):
+    """(learners [S, ...], keys [S]) of seeds first, first + 1, ..."""
+    s = train.Settings(seed=first, seeds=seeds)
+    return train.init(BUILD, C, {}, SPEC, s), train.seed_keys(s)
+
+
+def running(seeds: int, count: int, first: int = 0):
+    """Goes on training with every call: ``count`` updates of so many seeds in one program."""
+    state, keys = learners(seeds, first)
+
+    def go_on():
+        nonlocal state
+        state, metrics = train.updates(BUILD, BATCH, state, C, {}, DATA, keys, count)
+        return metrics
+
+    return go_on
+
+
+def mapped_otherwise(seeds: int, count: int):
+    """The same updates with the mapping that ``over_seeds`` does not choose: vmapped on a CPU, in turn elsewhere."""
+    state, keys = learners(seeds)
+    step = state.step
+
+    def one(state, key):
+        alone = jax.tree.map(lambda x: x[None], state)._replace(step=step)
+        return train.updates(BUILD, BATCH, alone, C, {}, DATA, key[None], count)[1]
+
+    batched = state._replace(step=jax.numpy.zeros(seeds, jax.numpy.int32))
+    on_cpu = jax.default_backend() == "cpu"
+    run = jax.jit(jax.vmap(one) if on_cpu else lambda *args: jax.lax.map(lambda a: one(*a), args))
+    return lambda: run(batched, keys)
+
+
+def compare(seeds: int) -> None:
+    """Seconds are of the whole run; ``ratio`` is of the medians of its rounds."""
+    count = UPDATES // seeds
+    each = [running(1, count, first) for first in range(seeds)]
+    t = times(ROUNDS, together=running(seeds, count), apart=lambda: [go_on() for go_on in each])
+    together, apart = statistics.median(t["together"]), statistics.median(t["apart"])
+    rounds = [a / b for a, b in zip(t["together"], t["apart"], strict=True)]
+    more = {}
+    if seeds > 1:
+        other = statistics.median(times(OTHER_ROUNDS, other=mapped_otherwise(seeds, count))["other"])
+        more = {"vmap_over_map" if jax.default_backend() == "cpu" else "map_over_vmap": other / together}
+    tell(
+        f"seeds qc 3x128-N8 S={seeds}",
+        seconds=sum(t["together"]),
+        apart_seconds=sum(t["apart"]),
+        updates_per_second=UPDATES / together,
+        lowest_round=min(rounds),
+        highest_round=max(rounds),
+        **more,
+        ratio=together / apart,
+        better="lower",
+        asked=1.1,
+    )
+
+
+if __name__ == "__main__":
+    for seeds in SEEDS:
+        compare(seeds)

@@ -1,0 +1,259 @@
+"""``qchunk bench``: what its check finds, what it writes, that benchmarks keep to the rules. Nothing is timed here."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qchunk import cli, names
+from qchunk.commands import bench
+from qchunk.errors import UserError
+
+BENCHMARKS = {
+    "compile",
+    "environments",
+    "host",
+    "latency",
+    "memory",
+    "on_policy",
+    "online",
+    "sampling",
+    "seeds",
+    "update",
+}
+STUB = """
+'''A stub. It times nothing.'''
+import json
+assert __name__ == "__main__"
+print("a library says something")
+print(json.dumps({"benchmark": "stub a", "ms": 2.0, "ratio": RATIO, "better": "lower", "asked": 1.3}), flush=True)
+print(json.dumps({"benchmark": "stub b", "gib": 0.5, "device": "cpu"}), flush=True)
+"""
+
+
+def result(benchmark: str, ratio: float | None, better: str = "lower", file: str = "f"):
+    figures = {} if ratio is None else {"ratio": ratio, "better": better}
+    return {"file": file, "benchmark": benchmark, "ms": 1.0, **figures}
+
+
+def test_only_a_ratio_that_is_worse_by_more_than_the_tolerance_fails():
+    old = [result("x", 2.0)]
+    for ratio in (0.1, 2.0, 2.5):
+        assert bench.compare([result("x", ratio)], old, 0.25) == []
+    (line,) = bench.compare([result("x", 2.51)], old, 0.25)
+    assert "f: x" in line and "2.51" in line and "2.5 " in line and "baseline 2" in line
+    assert bench.compare([result("x", 2.51)], old, 0.3) == []
+    assert bench.compare([{**result("x", 2.0), "ms": 100.0}], old) == [], "seconds are not compared"
+
+
+def test_where_higher_is_better_a_lower_ratio_fails():
+    old = [result("x", 5.0, "higher")]
+    for ratio in (4.0, 5.0, 50.0):
+        assert bench.compare([result("x", ratio, "higher")], old, 0.25) == []
+    assert len(bench.compare([result("x", 3.99, "higher")], old, 0.25)) == 1
+    (line,) = bench.compare([result("x", 5.0, "lower")], old)
+    assert "anew" in line, "a direction that changed is told, whatever the ratio"
+
+
+def test_no_number_and_no_result_fail():
+    assert len(bench.compare([result("x", float("nan"))], [result("x", 1.0)])) == 1
+    assert len(bench.compare([result("x", None)], [result("x", 1.0)])) == 1
+    (line,) = bench.compare([result("y", 1.0), result("x", 1.0, file="other")], [result("x", 1.0)])
+    assert "f: x" in line and "missing" in line
+    assert len(bench.compare([], [result("x", None)])) == 1, "a result without a ratio can be missing, too"
+    assert bench.compare([result("x", 1.0), result("new", 9.0)], [result("x", 1.0)]) == []
+
+
+def test_notes_tell_another_machine_and_what_the_baseline_lacks():
+    here = bench.machine()
+    assert bench.notes(here, [result("x", 1.0)], here, [result("x", 1.0)]) == []
+    told = bench.notes(here, [result("x", 1.0), result("new", 1.0)], {**here, "cores": 0}, [result("x", 1.0)])
+    assert len(told) == 2 and "cores" in told[0] and "f: new" in told[1]
+
+
+def test_lines_show_figures_and_bound():
+    line = bench.line({**result("x", 1.5), "asked": 1.3})
+    assert line.split() == ["x", "ms", "1", "ratio", "1.5", "(asked:", "at", "most", "1.3)"]
+    assert "at least 1.3" in bench.line({**result("x", 1.5, "higher"), "asked": 1.3})
+
+
+@pytest.fixture
+def stubs(tmp_path, monkeypatch):
+    """(folder, run): a folder of benchmarks in place of the repository's; a command in it: (code, stdout, stderr)."""
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    monkeypatch.setattr(bench, "FOLDER", folder)
+    monkeypatch.chdir(tmp_path)
+    (folder / "_shared.py").write_text("")
+
+    def run(capsys, *argv):
+        try:
+            cli.main(["bench", *map(str, argv)])
+            code = 0
+        except SystemExit as e:
+            code = e.code
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return folder, run
+
+
+def write_stub(folder: Path, ratio: float, name: str = "stub", more: str = "") -> None:
+    (folder / f"{name}.py").write_text(STUB.replace("RATIO", str(ratio)) + more)
+
+
+def test_what_is_written_is_a_baseline(stubs, capsys):
+    folder, run = stubs
+    write_stub(folder, 1.2)
+    code, out, err = run(capsys, "--out", "first")
+    assert code == 0 and out.splitlines()[0].startswith("stub a") and "library" not in out, err
+    kept = json.loads(Path("first/bench.json").read_text())
+    assert [r["benchmark"] for r in kept["results"]] == ["stub a", "stub b"]
+    assert kept["results"][0] == {"file": "stub", "benchmark": "stub a", "ms": 2.0, "ratio": 1.2, "better": "lower", "asked": 1.3}  # fmt: skip
+    assert {"platform", "python", "jax", "cores", "date"} <= set(kept["machine"])
+    assert Path("first/bench.png").read_bytes().startswith(b"\x89PNG")
+
+    code, _, err = run(capsys, "--check")
+    assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and "--out" in err
+    (folder / "baseline.json").write_text(Path("first/bench.json").read_text())
+    assert run(capsys, "--check")[0] == 0
+    write_stub(folder, 1.51)
+    code, out, err = run(capsys, "--check", "stub")
+    assert code == 1 and out.count("failed: ") == 1 and "failed: stub: stub a: ratio 1.51" in out
+    code, out, err = run(capsys, "stub", "--check", "first/bench.json", "--json")
+    assert code == 1 and [json.loads(text)["file"] for text in out.splitlines()] == ["stub"] * 2 and "failed: " in err
+
+
+def test_a_part_is_checked_against_its_part_and_all_against_all(stubs, capsys):
+    folder, run = stubs
+    for name in ("one", "two"):
+        write_stub(folder, 1.0, name)
+    assert run(capsys, "--out", "first")[0] == 0
+    (folder / "two.py").unlink()
+    assert run(capsys, "one", "--check", "first/bench.json")[0] == 0
+    code, out, _ = run(capsys, "--check", "first/bench.json")
+    assert code == 1 and out.count("two: ") == 2 and "missing" in out
+
+
+def test_a_benchmark_that_crashes_is_told_and_the_others_run(stubs, capsys):
+    folder, run = stubs
+    write_stub(folder, 1.0, "broken", "raise RuntimeError('no such luck')\n")
+    write_stub(folder, 1.0, "fine")
+    code, out, err = run(capsys, "--out", "o")
+    assert code == 1 and "failed: broken" in out and "no such luck" in err
+    files = [r["file"] for r in json.loads(Path("o/bench.json").read_text())["results"]]
+    assert files == ["broken", "broken", "fine", "fine"], "what it told before it crashed is kept"
+    (folder / "broken.py").write_text("import sys; print('error: needs more', file=sys.stderr); sys.exit(2)")
+    code, out, err = run(capsys, "--out", "o")
+    assert code == 0 and "broken: left out: error: needs more" in err, "something that is not installed is no crash"
+
+
+MISTAKES = [
+    (["stubb"], "stub"),
+    (["--chek"], "--check"),
+    (["--out"], "--out"),
+    (["--check", "nowhere.json"], "nowhere.json"),
+    (["--check", "benchmarks/stub.py"], "no baseline"),
+]
+
+
+@pytest.mark.parametrize("argv, names_it", MISTAKES)
+def test_a_mistake_is_one_line_and_runs_nothing(argv, names_it, stubs, capsys):
+    folder, run = stubs
+    write_stub(folder, 1.0)
+    code, out, err = run(capsys, *argv)
+    assert code == 2 and not out and err.startswith("error: ") and err.count("\n") == 1 and names_it in err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        [],
+        {"results": []},
+        {"machine": {}, "results": [{"file": "f"}]},
+        {"machine": {}, "results": [{"file": "f", "benchmark": "x", "ratio": 1.0}]},
+        {"machine": {}, "results": [{"file": "f", "benchmark": "x", "ratio": "1", "better": "lower"}]},
+    ],
+)
+def test_what_is_no_baseline_is_refused(kept, tmp_path):
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps(kept))
+    with pytest.raises(UserError, match="no baseline"):
+        bench.read(path)
+
+
+def test_an_install_without_benchmarks_says_so(stubs, capsys):
+    folder, run = stubs
+    (folder / "_shared.py").unlink()
+    code, _, err = run(capsys)
+    assert code == 2 and "repository" in err
+    assert run(capsys, "--help")[0] == 0
+
+
+def test_help_lists_every_benchmark(capsys):
+    cli.main(["bench", "--help"])
+    listed = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+    assert {"--json", "--out", "--check", *BENCHMARKS} <= listed
+    assert {p.stem for p in bench.FOLDER.glob("[!_]*.py")} == BENCHMARKS
+
+
+@pytest.mark.parametrize("name", sorted(BENCHMARKS))
+def test_every_ratio_states_its_direction(name):
+    """tell() raises without one; but only when a benchmark has run for minutes."""
+    tree = ast.parse((bench.FOLDER / f"{name}.py").read_text())
+    calls = [
+        n for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id == "tell"
+    ]
+    assert calls and ast.get_docstring(tree)
+    told = [{k.arg: k.value for k in call.keywords} for call in calls]
+    for figures in told:
+        assert ("ratio" in figures) == ("better" in figures)
+        assert "ratio" not in figures or figures["better"].value in bench.BETTER
+    assert any("ratio" in figures for figures in told), "seconds alone say nothing on another machine"
+
+
+def test_bench_is_light_to_import():
+    script = (
+        "import sys; from qchunk.commands import bench; assert not {'jax', 'numpy', 'matplotlib'} & set(sys.modules)"
+    )
+    root = Path(bench.__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def methods():
+    """benchmarks/_methods.py and _products.py."""
+    sys.path.insert(0, str(Path(bench.__file__).parents[2] / "benchmarks"))
+    try:
+        import _methods
+        import _products
+
+        yield _methods, _products
+    finally:
+        sys.path.pop(0)
+
+
+def test_a_floor_has_the_products_of_its_method(methods):
+    """The floor of acting, for every method at its small size: no product more than the method's own networks have over
+    joined inputs (nets.Dense saves up to a sixth of it where candidates share an observation), and hardly one less."""
+    import jax
+    import jax.numpy as jnp
+
+    from qchunk.types import view
+
+    made, products = methods
+    assert set(names.ALGORITHMS) <= set(made.METHODS)
+    for name in made.METHODS:
+        build, c = made.configured(name, *made.SIZES["3x128"])
+        given, algorithm = made.given_of(c), build(c)
+        vars = view(jax.eval_shape(lambda a=algorithm, g=given: a.init(jax.random.key(0), made.SPEC, g)), given)
+        args = (vars, jax.random.key(0), jnp.zeros((1, made.SPEC.obs)))
+        covered = products.covered(made.acting(name, c, 1), made.deciding(algorithm.act), *args)
+        assert 0.95 < covered < 1.2, name
