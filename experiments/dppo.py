@@ -35,7 +35,7 @@ def arms(env: str, steps: int, seeds: int, **units: str) -> list[Run]:
     nothing = Settings(seeds=seeds, offline_steps=1, episodes=100, **units)  # type: ignore[arg-type]
     prior = VGPS(PRIORS["flow"], ChunkConfig(5), CriticConfig(SMALL), OPTIM, n=1)  # one candidate is the prior itself
     d = DPPO(PRIORS["flow"], CHUNK, VALUE, tuned_steps=5)
-    p = PPO(PRIORS["gaussian"], CHUNK, VALUE, clip=0.01)
+    p = PPO(PRIORS["gaussian"], CHUNK, VALUE, clip=0.03)
     return [
         Run("v-gps", env, DATA[env], prior, nothing, "prior", prior=f"{env}/bc (flow)"),
         Run("dppo", env, None, d, settings, "dppo", prior=f"{env}/bc (flow)"),

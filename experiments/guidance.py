@@ -124,8 +124,9 @@ def steps(root: Path, env: str, arms: list[Run], out: Path) -> None:
     lines = ["| prior | K | success % | ms |", "| --- | --- | --- | --- |"]
     for run in (run for run in arms if run.algorithm == "qc-frozen"):
         p, learner = opened(folder_of(run, root))
-        for k in (1, 2, 4, 10, 20):
-            change = {"steps": k} if run.label.startswith("flow") else {"ddim": k}
+        flow = run.label.startswith("flow")
+        for k in (k for k in (1, 2, 4, 10, 20) if flow or k <= p.c.given.steps):  # DDIM takes some of its levels
+            change = {"steps": k} if flow else {"ddim": k}
             q = p._replace(c=dataclasses.replace(p.c, given=dataclasses.replace(p.c.given, **change)))
             values = train.evaluate(q.build, q.env, q.settings, learner, q.c, q.given)
             name = run.label.split(":")[0] + (" (DDIM)" if "ddim" in change else "")

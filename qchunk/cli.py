@@ -95,6 +95,8 @@ def main(argv: list[str] | None = None) -> None:
             return
         if argv[0] not in COMMANDS:
             raise unknown("command", argv[0], COMMANDS, "qchunk --help shows all")
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # modules of the user's own, as python -m would find them
         module, _, function = COMMANDS[argv[0]][2].partition(":")
         getattr(importlib.import_module(module), function)(argv[1:])
     except UserError as e:

@@ -117,9 +117,9 @@ def scores(records: Sequence[Record]) -> dict[str, np.ndarray]:
     envs = list(dict.fromkeys(r.env for r in records))
     if len({r.figure for r in records}) > 1 or (records[0].figure != "success" and len(envs) > 1):
         return {}  # returns of several environments have no common scale
-    found = {}
+    found, base = {}, {r.env: r for r in reversed(records)}  # of each environment the first
     for label in dict.fromkeys(r.label for r in records):
-        mine = {r.env: r for r in records if r.label == label}
+        mine = {r.env: r for r in records if r.label == label and not tables.unpaired(r, base[r.env])}
         if set(mine) == set(envs) and len({r.seeds for r in mine.values()}) == 1:
             found[label] = np.stack([mine[env].final() for env in envs], axis=1)
     return {k: v for k, v in found.items() if np.isfinite(v).all()}
@@ -248,19 +248,11 @@ def _episodes(records: Sequence[Record]) -> str:
     )
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested settings as dotted names."""
-    found: dict[str, str] = {}
-    for k, v in values.items():
-        found |= flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": str(v)}
-    return found
-
-
 def _settings(records: Sequence[Record]) -> str:
     """Every field of every run's configuration, and the versions."""
     labels = list(dict.fromkeys(r.label for r in records))
     one = {label: next(r for r in records if r.label == label).about["config"] for label in labels}
-    groups = {k: {n: flat(c.get(k) or {}) for n, c in one.items()} for k in ("config", "settings", "online")}
+    groups = {k: {n: tables.flat(c.get(k) or {}) for n, c in one.items()} for k in ("config", "settings", "online")}
     rows = []
     for group in groups.values():
         for name in dict.fromkeys(n for fields in group.values() for n in fields):

@@ -8,7 +8,7 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,7 +35,7 @@ AXES = {
     "minutes": "minutes of the program that trained all seeds",
 }
 Rows = Sequence[dict[str, str]]  # of a table
-BASELINE = "bc"  # differences are to it, or to the first run where it is absent
+BASELINE = "bc"  # differences are to it; see load for where it is absent
 
 
 class Record(NamedTuple):
@@ -53,6 +53,11 @@ class Record(NamedTuple):
     def figure(self) -> str:
         """What is compared: success where the environment knows it, else return."""
         return "success" if "success" in self.evals[-1]["values"] else "return"
+
+    @property
+    def still(self) -> bool:
+        """Whether it trained nothing: an earlier stage as it is."""
+        return self.evals[-1]["step"] <= 1
 
     @property
     def training(self) -> str:
@@ -93,7 +98,7 @@ def load(folders: Sequence[Path]) -> list[Record]:
         UserError: a folder that is no run, or one without an evaluation yet.
 
     Returns:
-        By environment, the baseline first. Runs that share environment and label get their folder's last two names too.
+        By environment, the baseline first: ``bc``, or what trained nothing, or the run named first. Runs that share environment and label get their folder's last two names too.
     """
     records = []
     folders = list({Path(f).resolve(): Path(f) for f in folders}.values())  # one named twice is read once
@@ -107,7 +112,9 @@ def load(folders: Sequence[Path]) -> list[Record]:
         label = c.get("label") or c["algorithm"]
         records.append(Record(label, c["env"], seeds, evals, not (folder / runs.SUMMARY).exists(), folder, about))
     shared = Counter((r.env, r.label) for r in records)
-    pairs = sorted(zip(records, folders, strict=True), key=lambda pair: (pair[0].env, pair[0].label != BASELINE))
+    pairs = sorted(
+        zip(records, folders, strict=True), key=lambda pair: (pair[0].env, pair[0].label != BASELINE, not pair[0].still)
+    )
     return [
         r._replace(label=f"{r.label} ({'/'.join(f.resolve().parts[-2:])})") if shared[r.env, r.label] > 1 else r
         for r, f in pairs
@@ -160,12 +167,14 @@ def _estimate(r: Record) -> Estimate:
     return interval(r.final(), bounds=(0.0, 1.0) if r.figure == "success" else None)
 
 
-def _unpaired(r: Record, base: Record) -> str:
+def unpaired(r: Record, base: Record) -> str:
     """What forbids the difference of two runs; empty where nothing does."""
     if r.seeds != base.seeds:
         return "other seeds"
     if r.figure != base.figure:
         return "another figure"
+    if base.still:
+        return ""  # what is compared is training with none
     # more training is not a better method; online it is environment steps that are held equal
     if r.online_steps != base.online_steps:
         return "other environment steps"
@@ -175,7 +184,7 @@ def _unpaired(r: Record, base: Record) -> str:
 def _difference(r: Record, base: Record) -> str:
     if r is base:
         return f"(baseline: {base.label})"
-    if why := _unpaired(r, base):
+    if why := unpaired(r, base):
         return f"not paired: {why}"
     e = paired_difference(r.final(), base.final())
     mean, spread = show(e, "points" if r.figure == "success" else r.figure)
@@ -200,9 +209,17 @@ def numbers(records: Sequence[Record]) -> str:
         members = list(group)
         base = members[0]
         for r in members:
-            paired = r is not base and not _unpaired(r, base)
+            paired = r is not base and not unpaired(r, base)
             figures = [*_estimate(r), *(paired_difference(r.final(), base.final()) if paired else [np.nan] * 3)]
             shown = ["" if np.isnan(x) else repr(float(x)) for x in figures]
             head = (env, r.label, len(r.seeds), r.evals[-1]["step"], r.figure)
             writer.writerow((*head, *shown, base.label if paired else "", int(r.unfinished)))
     return text.getvalue()
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted names."""
+    found: dict[str, str] = {}
+    for k, v in values.items():
+        found |= flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": str(v)}
+    return found

@@ -90,13 +90,15 @@ def host_pictures(env: HostEnv, build: Any, execute: str, learner: Any, c: Any, 
             made, fresh = made + 1, False
     size = {"width": WIDTH, "height": WIDTH} if env.name.startswith("ogbench/") else {}
     kwargs = {**env.description["kwargs"], "render_mode": "rgb_array", **size}
-    one = HostEnv.instance(_described(env, kwargs))
-    one.reset(int(seed[0]))
-    chosen, frames = set(_chosen(len(actions) + 1)), [one.env.render()]
-    for i, action in enumerate(actions, 1):
-        one.step(action)
-        frames += [one.env.render()] if i in chosen else []
-    one.close()
+    shown = _described(env, kwargs)
+    with shown.told("drawn"), contextlib.closing(shown.instance()) as one:
+        one.reset(int(seed[0]))
+        chosen, frames = set(_chosen(len(actions) + 1)), [one.env.render()]
+        for i, action in enumerate(actions, 1):
+            one.step(action)
+            frames += [one.env.render()] if i in chosen else []
+    if np.ndim(frames[0]) != 3:
+        raise UserError(f"{env.name} draws no pictures", "render an environment that has the render mode rgb_array")
     return frames
 
 

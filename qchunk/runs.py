@@ -19,7 +19,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -129,13 +129,14 @@ class Run:
         self._seconds, self._since = (lines[-1]["seconds"] if lines else 0.0), time.monotonic()
 
 
-def create(out: Path, config: Mapping[str, Any]) -> Run:
+def create(out: Path, config: Mapping[str, Any], fill: Callable[[Path], Any] = lambda folder: None) -> Run:
     """Makes a run folder and locks it. It appears under its name complete with config.json, or not at all.
 
     Args:
         out: the folder; it must not exist. Missing parents are made.
         config: the resolved configuration, with ``algorithm`` and ``env`` by name. Paths, dataclasses,
             tuples and numpy numbers become what JSON has for them; infinities stay (Python's json).
+        fill: writes what else must be there from the start, into the folder before it has its name.
 
     Raises:
         UserError: the folder exists, or the disk is full or refuses; nothing is left behind.
@@ -155,6 +156,7 @@ def create(out: Path, config: Mapping[str, Any]) -> Run:
         temp.mkdir()
         lock = acquire(temp / LOCK)
         write_synced(temp / CONFIG, text.encode())
+        fill(temp)
         os.rename(temp, out)
     except BaseException as err:  # an interrupt too leaves nothing behind
         if lock is not None:

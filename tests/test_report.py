@@ -205,6 +205,17 @@ def test_aggregates(tmp_path, pair):
     assert page.aggregate(records.load(mixed)) == [], "a success and a return have no mean"
 
 
+def test_what_trained_nothing_is_a_baseline(tmp_path):
+    """A prior as it is, against what was made of it in more updates; unequal updates are in no aggregate."""
+    still = make(tmp_path / "s", "prior", [0.0, 0.1], steps=(1,))
+    better = make(tmp_path / "g", "guided", [0.5, 0.6], steps=(50,))
+    found = records.load([better, still])
+    assert [r.label for r in found] == ["prior", "guided"]
+    assert records.table(found)[1]["difference to baseline"].startswith("+50.0 points")
+    longer = make(tmp_path / "l", "longer", [0.9, 1.0], steps=(70,))
+    assert set(page.scores(records.load([better, longer]))) == {"guided"}
+
+
 def test_verdicts(tmp_path, pair):
     near = make(tmp_path / "n", "near", [0.1, 0.3, 0.0, 0.2])
     assert page.verdicts(records.table(records.load([*pair, near]))) == [

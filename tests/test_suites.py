@@ -66,6 +66,23 @@ def test_what_a_run_stands_on_is_run_too():
     assert chosen(listed, []) == listed and chosen(listed, ["z"]) == []
 
 
+def test_folders_stay_apart_and_below_the_suite(tmp_path):
+    """Files of the user's own name environments and arms, too."""
+    for env in ("tabletop/cube-single-task1", "/abs/reach.py:reach", "../reach.py:reach"):
+        for label in ("bc", "../mine.py:mine"):
+            folder = suite.folder_of(Run("bc", env, None, BC(), Settings(), label), tmp_path)
+            assert folder.resolve().is_relative_to((tmp_path / "runs").resolve()) and ".." not in folder.parts
+    tasks = {suite.name_of(f"tabletop/cube-single-task{t}", "../mine.py:mine") for t in (1, 2)}
+    assert len(tasks) == 2
+
+
+def test_a_report_leaves_out_what_others_stand_on():
+    few, many = Settings(seeds=1), Settings(seeds=4)
+    listed = [Run("bc", "e", None, BC(), few, "prior"), Run("bc", "e", None, BC(), many, "bc")]
+    listed += [Run("v-gps", "e", None, BC(), many, name, prior=f"e/{p}") for name, p in (("a", "prior"), ("b", "bc"))]
+    assert [r.label for r in suite.shown(listed)] == ["bc", "a", "b"]
+
+
 def test_cost_by_hand():
     """Regression 2 -> 16 -> 5 x 2: forward, both weights' gradients and one input's, of 2 seeds' 30 updates of 64 rows."""
     c = BC(ChunkConfig(5), RegressionConfig((16,)))
@@ -127,6 +144,10 @@ def test_reproduce(tmp_path, capsys):
     assert "1 of 2 runs are to do" in capsys.readouterr().err and summary.stat().st_mtime_ns == written
     assert suite.finished(Run("bc", "probe/pole", None, None, Settings(), "bc"), out)
 
+    (tmp_path / "mine.py").write_text(FILE.replace("RegressionConfig((16,))", "RegressionConfig((8,))"))
+    err = refused(capsys, mine, "--scale", "smoke", "--out", out)
+    assert "was made with another config.actor.hidden" in err and summary.stat().st_mtime_ns == written
+    (tmp_path / "mine.py").write_text(FILE)
     assert "another --scale" in refused(capsys, mine, "--scale", "small", "--out", out)
     assert "has no scale paper" in refused(capsys, mine, "--scale", "paper")
     assert "names no run" in refused(capsys, mine, "--only", "qc")

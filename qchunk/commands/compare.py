@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import sys
 from pathlib import Path
@@ -11,13 +12,18 @@ from typing import Any
 from qchunk import arms, envs, flags, names, on_policy
 from qchunk.arms import Sizes
 from qchunk.commands.render import look
-from qchunk.commands.suite import Data, Run, claim, train_all, write
+from qchunk.commands.suite import Data, Run, check, claim, name_of, train_all, write
+from qchunk.envs.host import HostEnv
 from qchunk.errors import UserError
 from qchunk.online import OnlineSettings
 from qchunk.train import Settings
 
 PRIOR = "prior ("
-ENVS, LENGTH = 512, 200  # E of every online arm; environment steps of an on-policy iteration
+ENVS, HOST_ENVS, LENGTH = (
+    512,
+    16,
+    200,
+)  # E of every online arm, on the device and on the host; environment steps of an on-policy iteration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +66,7 @@ def compare(argv: list[str]) -> None:
     """``qchunk compare --env ENV ... [--algos A B ...] [--seeds S]``."""
     f, sizes = flags.parse("compare", argv, CompareFlags, Sizes)
     suite, left_out = plan(f, sizes)
+    check(suite, f.out)
     asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look")}
     claim(f.out, "comparison", {**asked, **dataclasses.asdict(sizes)})
     folders = train_all("compare", suite, f.out, f.quiet)
@@ -67,7 +74,7 @@ def compare(argv: list[str]) -> None:
     for folder in shown if f.look else ():
         print(f"[compare] looking at {folder.name} on {folder.parent.name}", file=sys.stderr, flush=True)
         look(folder)
-    write(shown, f.out, {"Held equal": held(f, sizes, left_out)})
+    write(shown, f.out, {"Held equal": held(f, sizes, left_out), "Tuning": tuning(f, left_out)})
 
 
 def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], list[str]]:
@@ -81,10 +88,14 @@ def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], list[str]]:
     if len(set(f.algos)) < len(f.algos) or len(set(f.env)) < len(f.env):
         raise UserError("an arm or an environment is named twice", "name each once")
     configs = {arm: arms.config_of(arm, sizes) for arm in f.algos}
-    left_out = [arm for arm, c in configs.items() if hasattr(c, "rollout") and not f.online_steps]
+    on_host = any(map(is_host, f.env))
+    left_out = [arm for arm, c in configs.items() if hasattr(c, "rollout") and (on_host or not f.online_steps)]
     wanted = [arm for arm in f.algos if arm not in left_out]
     if not wanted:
-        raise UserError(f"{', '.join(left_out)} learn online only", "give --online-steps, or other --algos")
+        raise UserError(
+            f"{', '.join(left_out)} learn online only, on the device",
+            "give --online-steps, a device environment, or other --algos",
+        )
     found: list[Run] = []
     for env in f.env:
         data = f.data or Data(envs.make(env).data_name, f.data_steps)
@@ -97,6 +108,12 @@ def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], list[str]]:
     return found, left_out
 
 
+@functools.cache
+def is_host(env: str) -> bool:
+    """Whether an environment runs in worker processes."""
+    return isinstance(envs.make(env), HostEnv)
+
+
 def common(f: CompareFlags) -> dict[str, Any]:
     """What every driver is told."""
     return {"seed": f.seed, "seeds": f.seeds, "episodes": f.episodes, "normalise_obs": f.normalise_obs}
@@ -104,7 +121,7 @@ def common(f: CompareFlags) -> dict[str, Any]:
 
 def settings_of(f: CompareFlags) -> Settings:
     """Of an arm's offline part."""
-    parts = max(1, f.evaluations // 2) if f.online_steps else f.evaluations
+    parts = max(1, f.evaluations // 2 if f.online_steps else f.evaluations)
     return Settings(**common(f), offline_steps=f.offline_steps, eval_every=math.ceil(f.offline_steps / parts))
 
 
@@ -113,7 +130,7 @@ def arm_of(arm: str, env: str, data: Data | Path, f: CompareFlags, sizes: Sizes,
     algorithm, kind = arms.split(arm)
     c, prior = arms.config_of(arm, sizes), ""
     if arms.prior_of(arm, sizes):
-        prior = f"{first}/{PRIOR}{kind})"
+        prior = name_of(first, f"{PRIOR}{kind})")
     steps = online_steps(f, sizes)
     every = math.ceil(steps / max(1, f.evaluations // 2))
     if hasattr(c, "rollout"):
@@ -123,8 +140,21 @@ def arm_of(arm: str, env: str, data: Data | Path, f: CompareFlags, sizes: Sizes,
     online = OnlineSettings()
     if steps:
         ratio = f.online_updates / steps
-        online = OnlineSettings(steps, ENVS, 0, ratio, "share:0.5", online_eval_every=every)
+        online = OnlineSettings(
+            steps,
+            HOST_ENVS if is_host(env) else ENVS,
+            0,
+            ratio,
+            "share:0.5",
+            online_eval_every=every,
+        )
     return Run(algorithm, env, data, c, settings_of(f), arm, online, prior)
+
+
+def tuning(f: CompareFlags, left_out: list[str]) -> list[dict[str, str]]:
+    """The tuning runs of every arm, for the page."""
+    wanted = [arm for arm in f.algos if arm not in left_out]
+    return [{"arm": arm, "success of its tuning runs": arms.trials(arm)} for arm in wanted]
 
 
 def decisions(sizes: Sizes) -> int:
@@ -146,18 +176,23 @@ def held(f: CompareFlags, sizes: Sizes, left_out: list[str]) -> list[dict[str, s
     found = {
         "protocol": f"A: {f.offline_steps:,} updates on offline data only",
         "data": data,
-        "prior": f"methods that stand on one: cloned in {f.offline_steps:,} updates, its seed {f.seed} for every seed of theirs; "
+        "prior": f"methods that stand on one: cloned in {f.offline_steps:,} updates, its seed {f.seed} for every seed of theirs, so their intervals are given this prior; "
         "frozen in value-guided, v-gps and qc-frozen, the start in dppo and ppo; bc and qc clone their own",
         "networks": f"{widths} for every actor, critic and value; flows of {sizes.steps} steps, N = {sizes.n}, chunks of {sizes.horizon}",
         "evaluation": f"{f.episodes} episodes per seed, open loop, the same start states for every arm and every evaluation",
         "seeds": f"{f.seed} to {f.seed + f.seeds - 1}",
-        "tuning": arms.TRIALS,
+        "tuning": "each arm as many runs, on another task (tabletop/cube-single-task2, one seed); see the table",
     }
     if steps:
         found["protocol"] = (
-            f"B: {steps:,} environment steps for every arm, in {ENVS} environments. Arms with data make {f.offline_steps:,} updates on "
+            f"B: {steps:,} environment steps for every arm, in {ENVS} environments ({HOST_ENVS} on the host). Arms with data make {f.offline_steps:,} updates on "
             f"them before and {f.online_updates:,} meanwhile, half of each batch online; dppo and ppo start from the prior and have no data"
         )
     if left_out:
-        found["left out"] = f"{', '.join(left_out)}: nothing to learn from without environment steps (--online-steps)"
+        why = (
+            "they play on the device only"
+            if f.online_steps
+            else "nothing to learn from without environment steps (--online-steps)"
+        )
+        found["left out"] = f"{', '.join(left_out)}: {why}"
     return [{"what": k, "how": v} for k, v in found.items()]

@@ -46,7 +46,9 @@ def rebuild(kept: dict, folder: Path) -> Parts:
 
 
 def save_given(given: dict, run: Path) -> None:
-    """Copies the frozen modules that a run stands on into its folder."""
+    """Copies the frozen modules that a run stands on into its folder; nothing where it stands on none."""
+    if not given:
+        return
     flat = {"/".join(k): v for k, v in flatten_dict(given).items()}
     shapes = {k: [str(v.dtype), list(v.shape)] for k, v in flat.items()}
     checkpoint.save(run / GIVEN, 0, given, {"shapes": shapes})

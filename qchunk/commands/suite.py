@@ -10,16 +10,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qchunk import on_policy, report, runs
+from qchunk import names, on_policy, records, report, runs
 from qchunk.commands.collect import CollectFlags, collect_to
 from qchunk.commands.train import NO_ONLINE, ResumeFlags, TrainFlags
 from qchunk.commands.train import resume as resume_run
 from qchunk.commands.train import run as new_run
+from qchunk.config import validate
 from qchunk.errors import UserError
 from qchunk.files import atomic_write
 from qchunk.online import OnlineSettings
 from qchunk.records import Rows, markdown
-from qchunk.train import Settings
+from qchunk.train import Settings, resolve
 
 
 class Data(NamedTuple):
@@ -47,7 +48,13 @@ class Run(NamedTuple):
     @property
     def name(self) -> str:
         """ENV/LABEL."""
-        return f"{self.env}/{self.label}"
+        return name_of(self.env, self.label)
+
+
+def name_of(env: str, label: str) -> str:
+    """ENV/LABEL, below the folder of a suite: names that are paths of files of the user's own become one word."""
+    own = env.replace("/", "-").strip(".-") if names.is_own(env) else env
+    return f"{own}/{label.replace('/', '-')}"
 
 
 class Published(NamedTuple):
@@ -160,9 +167,44 @@ def finished(run: Run, root: Path) -> bool:
     return (folder_of(run, root) / runs.SUMMARY).exists()
 
 
+def check(suite: Sequence[Run], root: Path) -> None:
+    """Refuses impossible runs, and folders of runs that were made otherwise, before anything is trained.
+
+    Raises:
+        UserError: names the field, or the folder and what differs.
+    """
+    for run in suite:
+        names.check_env(run.env)
+        for part in (run.config, run.settings, run.online):
+            validate(part)
+        folder = folder_of(run, root)
+        if not (folder / runs.CONFIG).is_file():
+            continue
+        found, on = runs.read_config(folder)["config"], isinstance(run.settings, on_policy.Settings)
+        ours = {"config": run.config, "settings": run.settings if on else resolve(run.settings)}
+        ours |= {} if on else {"online": run.online}
+        asked = {"algorithm": run.algorithm, **{k: dataclasses.asdict(v) for k, v in ours.items()}}
+        odd = sorted(n for n, v in records.flat(_plain(asked)).items() if records.flat(_plain(found)).get(n) != v)
+        if odd:
+            fix = "remove the folder, or pass --out with a new one"
+            raise UserError(f"{folder} was made with another {odd[0]}", fix)
+
+
+def _plain(values: Any) -> Any:
+    return json.loads(json.dumps(values, default=str))
+
+
+def shown(suite: Sequence[Run]) -> list[Run]:
+    """The runs that a report is about: without those of fewer seeds that others stand on."""
+    used = {name for r in suite for name in (r.prior, *(r.data.policies if isinstance(r.data, Data) else ()))}
+    most = max(r.settings.seeds for r in suite)
+    return [r for r in suite if r.name not in used or r.settings.seeds == most]
+
+
 def train_all(name: str, suite: Sequence[Run], root: Path, quiet: bool = False) -> list[Path]:
     """Runs what is missing, and returns the folders."""
     quiet = quiet or not sys.stderr.isatty()
+    check(suite, root)
     folders = []
     for i, run in enumerate(suite, 1):
         out = folder_of(run, root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,10 +138,8 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, more: Any = NO_ONL
         "online": more and dataclasses.asdict(more),
     }
     given = {**(earlier.given if earlier else {}), **objective.weights_given(weights)}
-    with runs.create(out, kept) as folder:
+    with runs.create(out, kept, functools.partial(save_given, given)) as folder:
         folder.sinks += runs.sinks_by_name(f.log_to, out)
-        if given:
-            save_given(given, out)
         drive(folder, Parts(build, c, settings, more, env, given), data, (None, None), 0, f)
     return out
 

@@ -35,7 +35,10 @@ NEEDED = ("observations", "actions", "terminals", "qpos")
 
 def is_one(path: Path) -> bool:
     """Whether the file or folder is in OGBench's format, to judge by what it holds; never raises."""
-    with contextlib.suppress(OSError, ValueError, zipfile.BadZipFile, UserError), np.load(shards(path)[0]) as z:
+    with (
+        contextlib.suppress(OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, UserError),
+        np.load(shards(path)[0]) as z,
+    ):
         return "observations" in z
     return False
 

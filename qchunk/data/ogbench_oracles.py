@@ -12,6 +12,7 @@ import copy
 import importlib
 import io
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -137,12 +138,15 @@ def part(folder: Path, number: int) -> Path:
 def play(folder: Path, scene: str, kind: str, seed: int, length: int, numbers: list[int]) -> None:
     """Writes the episodes with these numbers, those that are not there yet."""
     env = make(scene)
+    parent = os.getppid()
     by_task, restore = oracles(env, scene, kind), forget(env)
     for number in numbers:
         if part(folder, number).exists():
             continue
         attempt, made = 0, None
         while made is None:
+            if os.getppid() != parent:
+                return  # it was killed: nobody waits, and a restarted one plays these episodes itself
             restore()
             made = episode(env, by_task, scene, kind, (seed, number, attempt), length)
             attempt += 1

@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from multiprocessing import Pipe, connection
 from typing import Any, NamedTuple
 
@@ -67,28 +68,38 @@ class HostEnv:
     def __init__(self, name: str, description: dict[str, Any], data_name: str | None = None):
         self.name, self.data_name = name, data_name or name
         self.description = {"kwargs": {}, "modules": [], "sparse": False, **description}
-        one = self.instance()
-        row = one.reset(0)
-        self.observation_size, self.action_size = len(row) - worker.EXTRA, len(one.half)
-        self.episode_length = one.limit
-        self.has_success = not np.isnan(one.step(np.zeros(self.action_size))[-1])
-        one.close()
+        with self.told(), contextlib.closing(self.instance()) as one:
+            row = one.reset(0)
+            self.observation_size, self.action_size = len(row) - worker.EXTRA, len(one.half)
+            self.episode_length = one.limit
+            self.has_success = not np.isnan(one.step(np.zeros(self.action_size))[-1])
         self._pools: dict[str, Pool] = {}
 
     def instance(self) -> worker.One:
         """The environment in this process."""
+        with self.told(), contextlib.redirect_stdout(io.StringIO()):
+            return worker.One(self.description)
+
+    @contextlib.contextmanager
+    def told(self, what: str = "made") -> Iterator[None]:
+        """Whatever the environment raises inside, as a UserError of one line: it cannot be made, or drawn."""
         try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                return worker.One(self.description)
+            yield
+        except UserError:
+            raise
         except Exception as e:  # whatever a user's environment raises
             if isinstance(e, ImportError) and e.name in ("gymnasium", "ogbench"):
                 raise UserError(f"{self.name} needs {e.name}, which is missing", "pip install 'qchunk[ogbench]'") from e
-            problem = f"{self.name} cannot be made: {type(e).__name__}: {' '.join(str(e).split())}"
-            raise UserError(problem, "give the id of a gymnasium environment with continuous actions") from e
+            problem = f"{self.name} cannot be {what}: {type(e).__name__}: {' '.join(str(e).split())}"
+            fixes = {
+                "made": "give the id of a gymnasium environment with continuous actions",
+                "drawn": "install what it draws with",
+            }
+            raise UserError(problem, fixes[what]) from e
 
     def pool(self, use: str, envs: int) -> Pool:
         """The pool for a use ("train", "evaluate"), kept between calls; with ``envs`` slots."""
-        if use in self._pools and self._pools[use].envs != envs:
+        if use in self._pools and (self._pools[use].envs != envs or not self._pools[use].workers):
             self._pools.pop(use).close()
         if use not in self._pools:
             self._pools[use] = Pool(self, envs)
@@ -196,7 +207,8 @@ class Pool:
         """
         for slot in np.flatnonzero(state.done == 0):
             w = self.workers[slot % len(self.workers)]
-            row = self._replay(w, state, slot)
+            with self._whole():
+                row = self._replay(w, state, slot)
             if not np.array_equal(row[: -worker.EXTRA].astype(np.float32), state.obs[slot]):
                 raise UserError(
                     f"an open episode of {self.env.name} does not replay to the same state",
@@ -226,16 +238,26 @@ class Pool:
             return new
 
         seconds = self.seconds if op == b"S" else START_SECONDS
-        for w, answer in self._answers(list(waiting), seconds, again).items():
-            rows[waiting[w]] = answer
+        with self._whole():
+            for w, answer in self._answers(list(waiting), seconds, again).items():
+                rows[waiting[w]] = answer
         return rows
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """A request that is not answered to the end (Ctrl-C, an error) ends the pool: the next one would read its answers."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
 
     def _answers(
         self, waiting: list[Worker], seconds: float, failed: Callable[[Worker, str], Worker]
     ) -> dict[Worker, np.ndarray]:
         """One answer of each worker; ``failed`` gives the replacement, which has been asked again, of a lost one."""
         found: dict[Worker, np.ndarray] = {}
-        tries = 0
+        tries: Counter[str] = Counter()
         until = time.monotonic() + seconds
         while waiting:
             ready = connection.wait([w.pipe for w in waiting], max(0.0, until - time.monotonic()))
@@ -247,9 +269,9 @@ class Pool:
                     found[w] = self._read(w)
                 except (EOFError, OSError) as e:
                     late = isinstance(e, TimeoutError)
-                    tries += 1
+                    tries[w.name] += 1
                     why = str(e) if late else f"died{w.last_words()}"
-                    if tries > TRIES:
+                    if tries[w.name] > TRIES:
                         self._fail(w, why)
                     waiting.append(failed(w, why))
                     until = time.monotonic() + seconds
