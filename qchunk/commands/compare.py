@@ -44,11 +44,11 @@ class CompareFlags:
     """The first seed."""
     seeds: int = 4
     """S, seeds of every arm."""
-    offline_steps: int = 4_000
+    offline_steps: int = 2_500
     """Updates on the data set: of the priors, and of every arm that learns from data."""
     online_steps: int = 1_024_000
     """Environment steps of every arm (rounded up to whole iterations of dppo); 0 compares offline data alone."""
-    online_updates: int = 4_000
+    online_updates: int = 2_500
     """Updates that arms with a data set make meanwhile."""
     episodes: int = 50
     """Episodes per evaluation and seed; the same start states for all."""
