@@ -250,7 +250,9 @@ def test_the_page_in_a_browser(tmp_path, pair, dark):
     render.write_gif([np.full((20, 30, 3), x, np.uint8) for x in (0, 200)], run / page.EPISODE, run / page.STILL)
     out = tmp_path / "r"
     report.write_report(
-        [*pair, make(tmp_path / "l", "a method with quite a long name", QC)], out, {"Held equal": [{"what": "data", "how": "all the same"}]}
+        [*pair, make(tmp_path / "l", "a method with quite a long name", QC)],
+        out,
+        {"Held equal": [{"what": "data", "how": "all the same"}]},
     )
     (out / "check.html").write_text(CHECK.format(name="report.html"))
     scheme = ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if dark else []

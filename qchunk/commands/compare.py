@@ -12,7 +12,7 @@ from typing import Any
 from qchunk import arms, envs, flags, names, on_policy
 from qchunk.arms import Sizes
 from qchunk.commands.render import look
-from qchunk.commands.suite import Data, Run, check, claim, name_of, train_all, write
+from qchunk.commands.suite import Data, Run, claim, name_of, train_all, write
 from qchunk.envs.host import HostEnv
 from qchunk.errors import UserError
 from qchunk.online import OnlineSettings
@@ -66,7 +66,6 @@ def compare(argv: list[str]) -> None:
     """``qchunk compare --env ENV ... [--algos A B ...] [--seeds S]``."""
     f, sizes = flags.parse("compare", argv, CompareFlags, Sizes)
     suite, left_out = plan(f, sizes)
-    check(suite, f.out)
     asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look")}
     claim(f.out, "comparison", {**asked, **dataclasses.asdict(sizes)})
     folders = train_all("compare", suite, f.out, f.quiet)

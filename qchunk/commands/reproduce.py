@@ -43,11 +43,12 @@ def reproduce(argv: list[str]) -> None:
         raise UserError(f"SUITE in {target} is no Suite", "make it by qchunk.commands.suite.Suite(runs)")
     todo = runs_of(found, f, target)
     root = f.out or Path("runs") / f"{name}-{f.scale}"
+    if not f.dry:
+        suites.claim(root, "suite", {"suite": name, "scale": f.scale})
     suites.check(todo, root)
     say(found, todo, f, root, name)
     if f.dry:
         return
-    suites.claim(root, "suite", {"suite": name, "scale": f.scale})
     suites.train_all(name, todo, root, f.quiet)
     folders = [suites.folder_of(r, root) for r in suites.shown(todo)]
     more = {}
