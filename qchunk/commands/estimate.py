@@ -105,5 +105,5 @@ def told(suite: Sequence[Run], root: Path) -> list[str]:
         f"{len(left)} of {len(suite)} runs are to do: {updates:,} updates and {steps:,} environment steps over all seeds, evaluations not counted"
         + (f"; {sum(d.steps for d in data):,} transitions to collect" if data else ""),
         f"their products alone take {f'{hours:.1f} hours' if hours >= 1 else f'{60 * hours:.1f} minutes'} at this machine's speed; "
-        "expect 1.5 to 3 times as much, and the simulator's time besides",
+        "everything else (activations, evaluations, the simulator) comes on top",
     ]
