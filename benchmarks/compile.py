@@ -13,6 +13,7 @@ from _products import arrays, with_adam
 from _timing import medians, tell
 
 from qchunk import envs, on_policy, train
+from qchunk.seeds import for_each
 from qchunk.types import Spec
 
 REPEATS, ENV = 3, "tabletop/cube-single-task1"
@@ -41,12 +42,12 @@ def dispatch(name: str, data: Any):
     """What a method's driver calls over and over, ready to be lowered: a block of updates, or an iteration."""
     build, c = configured(name, *SIZES["3x128"])
     if not hasattr(c, "rollout"):
-        s, given = train.Settings(), given_of(c)
+        s, given = train.Settings(), for_each(1, given_of(c))
         args = (train.init(build, c, given, SPEC, s), c, given, data, train.seed_keys(s), 1)
         return lambda: train.updates.lower(build, BATCH, *args)
     env = envs.make(ENV)
     spec, s = Spec(env.observation_size, env.action_size, c.chunk.horizon), on_policy.Settings()
-    given = given_of(c, spec)
+    given = for_each(1, given_of(c, spec))
     learner = train.init(build, c, given, spec, s)
     args = (learner, on_policy.start(build, c, given, env, s, learner), c, given, train.seed_keys(s), 1)
     return lambda: on_policy.iterate.lower(build, env, s.execute, *args)

@@ -57,7 +57,7 @@ def measure(name: str, env: Env, c: DPPO) -> None:
     """An iteration, its environment steps alone, its products alone."""
     spec = Spec(env.observation_size, env.action_size, c.chunk.horizon)
     s = on_policy.Settings(online_steps=1)
-    given = {"actor": jax.tree.map(lambda x: x[0], train.init(dppo, c, {}, spec, s).params["actor"])}
+    given = {"actor": train.init(dppo, c, {}, spec, s).params["actor"]}
     loop = {"learner": train.init(dppo, c, given, spec, s)}
     loop["state"] = on_policy.start(dppo, c, given, env, s, loop["learner"])
     begun = jax.tree.map(lambda x: jnp.copy(x[0]), loop["state"].envs)
@@ -117,7 +117,7 @@ def memory() -> None:
     env, c = envs.make("tabletop/cube-single-task1"), dataclasses.replace(C, rollout=RolloutConfig(4096, 40, 5, 4))
     spec, s = Spec(env.observation_size, env.action_size, 5), on_policy.Settings(online_steps=1)
     learner = jax.eval_shape(lambda: train.init(dppo, c, {}, spec, s))
-    given = {"actor": jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), learner.params["actor"])}
+    given = {"actor": learner.params["actor"]}
     run = (dppo, env, s.execute)
     state = jax.eval_shape(lambda learner, given: on_policy.start(dppo, c, given, env, s, learner), learner, given)
     chunk = jax.eval_shape(

@@ -17,6 +17,7 @@ from _timing import medians, tell
 from qchunk import train
 from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
+from qchunk.seeds import for_each
 
 COUNTS = {"3x128": 15, "4x512": 5}  # updates a dispatch
 ASKED = {"3x128": 1.3, "4x512": 1.15}
@@ -38,7 +39,7 @@ def measure(title: str, build: Any, c: Any, data: Dataset, groups: list, count: 
 
     def whole():
         nonlocal stacked  # goes on: the driver donates its learner, and a copy for each call would be measured, too
-        stacked, metrics = train.updates(build, BATCH, stacked, c, given, data, keys, count)
+        stacked, metrics = train.updates(build, BATCH, stacked, c, for_each(1, given), data, keys, count)
         return metrics
 
     def one_batch(i, state):

@@ -9,25 +9,23 @@ against what an action costs; ``report/steps.md`` the number of denoising steps 
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 
-import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from _suite import OPTIM, SMALL, TAU
 
-from qchunk import runs, train
+from qchunk import cost, runs, train
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.qc_frozen import FrozenQC
 from qchunk.algorithms.v_gps import VGPS
 from qchunk.algorithms.value_guided import ValueGuided
-from qchunk.commands.shared import Parts, learner_of, rebuild
+from qchunk.commands.shared import Parts, learner_of, one_seed, rebuild
 from qchunk.commands.suite import Data, Run, Suite, folder_of
 from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig
 from qchunk.sampling import count_steps
 from qchunk.train import Settings
-from qchunk.types import Learner, view
+from qchunk.types import Learner
 
 TASKS = [*(f"cube-single-task{t}" for t in range(1, 6)), "cube-double-task1"]
 DATA = {"cube-single": Data("tabletop/cube-single", 200_000), "cube-double": Data("tabletop/cube-double", 1_000_000)}
@@ -73,16 +71,9 @@ def opened(folder: Path) -> tuple[Parts, Learner]:
 
 
 def milliseconds(p: Parts, learner: Learner) -> float:
-    """Of one decision for one observation: the median of 50."""
-    vars = view(jax.tree.map(lambda x: x[0], learner._replace(step=learner.step[None].repeat(4))), p.given)
-    policy, obs = p.build(p.c).act, np.zeros((1, p.env.observation_size), np.float32)
-    act = jax.jit(lambda vars, key, obs: policy.plan(vars, policy.draw(vars, key, obs), obs, None).action)
-    times = []
-    for i in range(60):
-        began = time.perf_counter()
-        act(vars, jax.random.key(i), obs).block_until_ready()
-        times.append(time.perf_counter() - began)
-    return float(np.median(times[10:])) * 1e3
+    """Of one decision for one observation: the median."""
+    algorithm, vars = one_seed(p, learner)
+    return cost.of_policy(algorithm.act, vars, p.env.observation_size)["p50"]
 
 
 def evaluations(c: object) -> int:

@@ -18,7 +18,7 @@ from _suite import OPTIM, SMALL, TAU
 from qchunk import envs, runs
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.value_guided import ValueGuided
-from qchunk.commands.shared import learner_of, rebuild
+from qchunk.commands.shared import learner_of, one_seed, rebuild
 from qchunk.commands.suite import Data, Run, Suite, folder_of
 from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig, GaussianConfig, RegressionConfig
 from qchunk.critics.chunk_q import chunk_q
@@ -28,7 +28,6 @@ from qchunk.envs.probes.averaging import GOAL, POLE, SPEED
 from qchunk.execute import receding
 from qchunk.rollout import Steps, rollout
 from qchunk.train import Settings
-from qchunk.types import view
 
 ENV, DATA, H = "probe/pole", Data("probe/pole", 100_000), 16
 ACTORS = {
@@ -57,9 +56,9 @@ def played(folder: Path) -> list[Steps]:
     learner, _ = learner_of(folder, p, None)
     found = []
     for i in range(p.settings.seeds):
-        one = jax.tree.map(lambda x, i=i: x[i], learner._replace(step=learner.step[None].repeat(p.settings.seeds)))
-        scheme, env = receding(p.build(p.c).act, H), wrap(envs.make(ENV))
-        _, steps = rollout(env, scheme, view(one, p.given), jax.random.key(100 + i), -(-100 // H), envs=EPISODES)
+        algorithm, vars = one_seed(p, learner, i)
+        scheme, env = receding(algorithm.act, H), wrap(envs.make(ENV))
+        _, steps = rollout(env, scheme, vars, jax.random.key(100 + i), -(-100 // H), envs=EPISODES)
         found.append(jax.tree.map(np.asarray, steps))
     return found
 
@@ -107,7 +106,7 @@ def draw(root: Path, out: Path) -> None:
     folder = root / "runs" / ENV / "guided flow"
     p = rebuild(runs.read_config(folder)["config"], folder)
     learner, _ = learner_of(folder, p, None)
-    vars = view(jax.tree.map(lambda x: x[0], learner._replace(step=learner.step[None])), p.given)
+    _, vars = one_seed(p, learner)
     obs = jnp.broadcast_to(jnp.asarray([-1.0, 0.0]), (200, 2))
     policies = {w: p.build(dataclasses.replace(p.c, weight=w)).act for w in (0.0, 1.0)}
     chunks = {w: q.plan(vars, q.draw(vars, jax.random.key(0), obs), obs, None).action for w, q in policies.items()}

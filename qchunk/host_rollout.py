@@ -30,7 +30,7 @@ def decide(build, role: str, execute: str, learner: Learner, c: Any, given: dict
 
     Args:
         role: "act" or "explore": which of the algorithm's policies.
-        learner: of all seeds [S, ...].
+        learner, given: of all seeds [S, ...].
         keys: [S].
         labels: [S, E, 2] int, two numbers that no other decision of the seed has.
         obs: [S, E, O].
@@ -38,7 +38,7 @@ def decide(build, role: str, execute: str, learner: Learner, c: Any, given: dict
         carry: what the last decision returned, or None.
     """
 
-    def one_seed(learner: Learner, key, labels, obs, fresh, carry):
+    def one_seed(learner: Learner, given: dict, key, labels, obs, fresh, carry):
         vars, scheme = view(learner, given), scheme_of(build, role, execute, c)
 
         def one(label, obs, fresh, carry):  # a batch of one, so that its noise is its own
@@ -50,18 +50,18 @@ def decide(build, role: str, execute: str, learner: Learner, c: Any, given: dict
 
         return jax.vmap(one)(labels, obs, fresh, carry)
 
-    return over_seeds(one_seed, per_seed(learner, keys), keys, labels, obs, fresh, carry)
+    return over_seeds(one_seed, per_seed(learner, keys), given, keys, labels, obs, fresh, carry)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def act(build, role: str, execute: str, learner: Learner, c: Any, given: dict, i, obs, plan) -> jax.Array:
     """The actions [S, E, A] of a plan's step ``i``."""
 
-    def one_seed(learner: Learner, obs, plan):
+    def one_seed(learner: Learner, given: dict, obs, plan):
         vars, scheme = view(learner, given), scheme_of(build, role, execute, c)
         return jax.vmap(lambda obs, plan: scheme.act(vars, i, seen(obs[None]), plan)[0])(obs, plan)
 
-    return over_seeds(one_seed, per_seed(learner, obs), obs, plan)
+    return over_seeds(one_seed, per_seed(learner, obs), given, obs, plan)
 
 
 def scheme_of(build, role: str, execute: str, c: Any) -> Scheme:

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -102,8 +103,8 @@ def as_dict(units: dict[str, Affine]) -> dict[str, dict]:
 
 
 def of_given(given: dict) -> dict[str, Affine]:
-    """The units that an earlier stage was trained in."""
-    return {name: Affine(**affine) for name, affine in given[STATS].items()}
+    """The units that an earlier stage was trained in; copied, for a learner is donated."""
+    return {name: Affine(**jax.tree.map(jnp.copy, affine)) for name, affine in given[STATS].items()}
 
 
 def normalised(algorithm: Algorithm) -> Algorithm:

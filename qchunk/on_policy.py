@@ -28,7 +28,7 @@ from qchunk.losses.returns import Scale, no_scale, scaled
 from qchunk.normalise import Moments
 from qchunk.online import figures
 from qchunk.rollout import begin, rollout_chunks
-from qchunk.seeds import over_seeds
+from qchunk.seeds import for_each, over_seeds
 from qchunk.train import Build, Common, Event, seed_keys
 from qchunk.types import Algorithm, Array, Chunk, Learner, Metrics, Spec, view
 
@@ -108,7 +108,7 @@ def units(build: Build, c: Any, given: dict, env: Env, s: Settings, learner: Lea
         found = play(build, env, s.execute, learner, loop, c, given, seed_keys(s))
         obs = np.asarray(found.obs).reshape(-1, env.observation_size)
         found = {"obs": normalise.fit(obs, s.normalise_obs), "action": normalise.identity(env.action_size)}
-    found = jax.tree.map(lambda x: jnp.broadcast_to(x, (s.seeds, *x.shape)), found)
+        found = for_each(s.seeds, found)
     return learner._replace(stats={**learner.stats, normalise.STATS: found})
 
 
@@ -116,12 +116,12 @@ def units(build: Build, c: Any, given: dict, env: Env, s: Settings, learner: Lea
 def play(build: Build, env: Env, execute: str, learner: Learner, loop: Loop, c: Any, given: dict, keys) -> Chunk:
     """One iteration's decisions of every seed [S, T, E, ...], for looking at only."""
 
-    def one_seed(learner: Learner, envs: Any, key: jax.Array) -> Chunk:
+    def one_seed(learner: Learner, given: dict, envs: Any, key: jax.Array) -> Chunk:
         scheme, vars = scheme_of(build, "explore", execute, c), view(learner, given)
         play_key = jax.random.fold_in(key, 2**30 + 3)
         return rollout_chunks(wrap(settled(env, given)), scheme, vars, play_key, c.rollout.decisions, envs, c.chunk)[1]
 
-    return over_seeds(one_seed, per_seed(learner, keys), loop.envs, keys)
+    return over_seeds(one_seed, per_seed(learner, keys), given, loop.envs, keys)
 
 
 def start(build: Build, c: Any, given: dict, env: Env, s: Settings, learner: Learner) -> Loop:
@@ -132,25 +132,24 @@ def start(build: Build, c: Any, given: dict, env: Env, s: Settings, learner: Lea
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _start(build: Build, env: Env, execute: str, follows: bool, learner: Learner, c: Any, given: dict, keys) -> Loop:
-    def one_seed(learner: Learner, key: jax.Array):
+    def one_seed(learner: Learner, given: dict, key: jax.Array):
         scheme = scheme_of(build, "explore", execute, c)
         first_keys = jax.random.split(jax.random.fold_in(key, 2**30 + 1))
         return begin(wrap(settled(env, given)), scheme, view(learner, given), first_keys, c.rollout.envs)
 
-    envs, seeds = over_seeds(one_seed, per_seed(learner, keys), keys), len(keys)
+    envs = over_seeds(one_seed, per_seed(learner, keys), given, keys)
     none_yet = no_scale(c.rollout.envs), normalise.no_moments(env.observation_size) if follows else None
-    scale, moments = jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *x.shape)), none_yet)
-    return Loop(envs, jnp.ones((seeds, c.rollout.envs)), scale, moments, jnp.zeros((), jnp.int32))
+    scale, moments = for_each(len(keys), none_yet)
+    return Loop(envs, jnp.ones((len(keys), c.rollout.envs)), scale, moments, jnp.zeros((), jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
 def iterate(build: Build, env: Env, execute: str, learner: Learner, loop: Loop, c: Any, given: dict, keys, n):
     """``n`` iterations of every seed: (learner, loop, sums of the figures [S])."""
-    wrapped = wrap(settled(env, given))
-
     step = learner.step
 
-    def one_seed(learner: Learner, loop: Loop, key: jax.Array):
+    def one_seed(learner: Learner, given: dict, loop: Loop, key: jax.Array):
+        wrapped = wrap(settled(env, given))
         algorithm, scheme = build(c), scheme_of(build, "explore", execute, c)
 
         def iteration(i, state):
@@ -182,7 +181,7 @@ def iterate(build: Build, env: Env, execute: str, learner: Learner, loop: Loop, 
         return learner._replace(step=jnp.zeros((), jnp.int32)), loop, sums
 
     begun = loop._replace(iterations=jnp.full(keys.shape, loop.iterations))
-    learner, after, sums = over_seeds(one_seed, per_seed(learner, keys), begun, keys)
+    learner, after, sums = over_seeds(one_seed, per_seed(learner, keys), given, begun, keys)
     updates = n * c.rollout.epochs * c.rollout.minibatches
     return learner._replace(step=step + updates), after._replace(iterations=loop.iterations + n), sums
 

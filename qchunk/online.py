@@ -29,7 +29,7 @@ from qchunk.errors import UserError
 from qchunk.execute import parse
 from qchunk.host_rollout import per_seed, scheme_of
 from qchunk.rollout import Steps, played
-from qchunk.seeds import over_seeds
+from qchunk.seeds import for_each, over_seeds
 from qchunk.train import Build, Event, Settings, seed_keys
 from qchunk.types import Algorithm, Learner, view
 
@@ -111,7 +111,7 @@ def check(c: Any, s: Settings, o: OnlineSettings) -> None:
 def begin(build: Build, env: Env, plan: Plan, learner: Learner, c: Any, given: dict, keys: jax.Array) -> Online:
     """Empty buffers, and environments at their start (host environments: before it)."""
     rings = buffer.empty(plan.envs, plan.capacity, env.observation_size, env.action_size)
-    rings = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(keys), *x.shape)), rings)
+    rings = for_each(len(keys), rings)
     none_yet = jnp.zeros((), jnp.int32)
     if isinstance(env, HostEnv):
         state = host.nothing(len(keys) * plan.envs, env.observation_size, env.action_size, env.episode_length)
@@ -121,13 +121,12 @@ def begin(build: Build, env: Env, plan: Plan, learner: Learner, c: Any, given: d
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _begin(build: Build, env: Env, plan: Plan, learner: Learner, c: Any, given: dict, keys: jax.Array):
-    wrapped = wrap(settled(env, given))
-
-    def one_seed(learner: Learner, key: jax.Array):
+    def one_seed(learner: Learner, given: dict, key: jax.Array):
+        wrapped = wrap(settled(env, given))
         scheme, keys = scheme_of(build, "explore", plan.execute, c), jax.random.split(jax.random.fold_in(key, 2**30))
         return rollout.begin(wrapped, scheme, view(learner, given), keys, plan.envs)
 
-    return over_seeds(one_seed, per_seed(learner, keys), keys)
+    return over_seeds(one_seed, per_seed(learner, keys), given, keys)
 
 
 def take_in(
@@ -160,10 +159,10 @@ def block(
         n: [] decisions; at most plan.dispatch.
         due: [plan.dispatch] updates after each decision.
     """
-    wrapped = wrap(settled(env, given))
     updates = jnp.sum(jnp.where(jnp.arange(plan.dispatch) < n, due, 0))
 
-    def one_seed(learner: Learner, ring: Ring, loop: Any, key: jax.Array):
+    def one_seed(learner: Learner, given: dict, ring: Ring, loop: Any, key: jax.Array):
+        wrapped = wrap(settled(env, given))
         algorithm, scheme = build(c), scheme_of(build, "explore", plan.execute, c)
 
         def decide(i, state):
@@ -183,7 +182,7 @@ def block(
         return learner._replace(step=jnp.zeros((), jnp.int32)), ring, loop, sums
 
     step = learner.step
-    learner, ring, loop, sums = over_seeds(one_seed, per_seed(learner, keys), online.ring, online.loop, keys)
+    learner, ring, loop, sums = over_seeds(one_seed, per_seed(learner, keys), given, online.ring, online.loop, keys)
     return learner._replace(step=step + updates), Online(ring, loop, online.decisions + n), sums
 
 
@@ -227,14 +226,14 @@ def _resting(seeds: int, steps: int, envs: int, env: HostEnv) -> Steps:
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
 def _learn(build: Build, plan: Plan, learner: Learner, ring: Ring, steps: Steps, c: Any, given: dict, data, keys, due):
-    def one_seed(learner: Learner, ring: Ring, steps: Steps, key: jax.Array):
+    def one_seed(learner: Learner, given: dict, ring: Ring, steps: Steps, key: jax.Array):
         learner, ring, sums = take_in(
             build(c), plan, c, learner._replace(step=step), ring, steps, given, data, key, due
         )
         return learner._replace(step=jnp.zeros((), jnp.int32)), ring, sums
 
     step = learner.step
-    learner, ring, sums = over_seeds(one_seed, per_seed(learner, keys), ring, steps, keys)
+    learner, ring, sums = over_seeds(one_seed, per_seed(learner, keys), given, ring, steps, keys)
     return learner._replace(step=step + due), ring, sums
 
 

@@ -6,6 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+
+
+def for_each(seeds: int, tree: Any) -> Any:
+    """The same for every seed: leaves [...] -> [S, ...]."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *jnp.shape(x))), tree)
 
 
 def over_seeds(fn: Callable, *batched: Any) -> Any:

@@ -27,7 +27,7 @@ from qchunk.envs.objective import settled
 from qchunk.errors import UserError
 from qchunk.evaluate import episodes, summary
 from qchunk.execute import parse
-from qchunk.seeds import over_seeds
+from qchunk.seeds import for_each, over_seeds
 from qchunk.types import Algorithm, Learner, Spec, view
 
 Build = Callable[[Any], Algorithm]
@@ -93,15 +93,18 @@ def init(build: Build, c: Any, given: dict, spec: Spec, s: Common, data: Dataset
     made = _init(in_units(build, s), spec, c, given, seed_keys(s))
     if data is not None and normalise.STATS in made.stats:
         known = normalise.STATS in given
-        units = normalise.of_given(given) if known else normalise.of_data(data, s.normalise_obs, s.normalise_action)
-        units = jax.tree.map(lambda x: jnp.broadcast_to(x, (s.seeds, *x.shape)), units)
+        units = (
+            normalise.of_given(given)
+            if known
+            else for_each(s.seeds, normalise.of_data(data, s.normalise_obs, s.normalise_action))
+        )
         made = made._replace(stats={**made.stats, normalise.STATS: units})
     return made._replace(step=made.step[0])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _init(build: Build, spec: Spec, c: Any, given: dict, keys: jax.Array) -> Learner:
-    return over_seeds(lambda key: build(c).init(key, spec, given), keys)
+    return over_seeds(lambda key, given: build(c).init(key, spec, given), keys, given)
 
 
 def run_updates(algorithm: Algorithm, draw: Callable, state: Learner, given: dict, key: jax.Array, count):
@@ -125,13 +128,13 @@ def updates(build: Build, batch: int, state: Learner, c: Any, given: dict, data:
     """``count`` updates of every seed in one dispatch: (learner, means of the metrics [S])."""
     step = state.step
 
-    def one_seed(state: Learner, key: jax.Array):
+    def one_seed(state: Learner, given: dict, key: jax.Array):
         draw = lambda key: chunks.draw(key, data, c.chunk, batch)  # noqa: E731
         state, total = run_updates(build(c), draw, state._replace(step=step), given, key, count)
         return state._replace(step=jnp.zeros((), jnp.int32)), jax.tree.map(lambda x: x / count, total)
 
     batched = state._replace(step=jnp.zeros(keys.shape, jnp.int32))
-    state, metrics = over_seeds(one_seed, batched, keys)
+    state, metrics = over_seeds(one_seed, batched, given, keys)
     return state._replace(step=step + count), metrics
 
 
@@ -139,12 +142,12 @@ def updates(build: Build, batch: int, state: Learner, c: Any, given: dict, data:
 def evaluation(build: Build, env: Env, execute: str, count: int, state: Learner, c: Any, given: dict, keys: jax.Array):
     """``count`` episodes of every seed's acting policy: means [S]."""
 
-    def one_seed(state: Learner, key: jax.Array):
+    def one_seed(state: Learner, given: dict, key: jax.Array):
         policy = build(c).act
         scheme = parse(execute, c.chunk.horizon)(policy)
         return summary(episodes(wrap(settled(env, given)), scheme, view(state, given), key, count))
 
-    return over_seeds(one_seed, state._replace(step=jnp.zeros(keys.shape, jnp.int32)), keys)
+    return over_seeds(one_seed, state._replace(step=jnp.zeros(keys.shape, jnp.int32)), given, keys)
 
 
 def evaluate(
@@ -179,7 +182,7 @@ def offline(
 
     Args:
         build: config -> Algorithm; the config has a field ``chunk`` (ChunkConfig).
-        given: frozen modules of an earlier stage.
+        given: frozen modules of an earlier stage, of every seed [S, ...] (``seeds.for_each`` where they share one).
         learner: where to go on from; it is donated.
 
     Yields:

@@ -19,6 +19,7 @@ from qchunk.data import formats
 from qchunk.envs import base as envs_base
 from qchunk.execute import receding
 from qchunk.rollout import begin, rollout_chunks
+from qchunk.seeds import for_each
 from qchunk.types import Spec, view
 
 SPEC = Spec(2, 1, 2)
@@ -67,7 +68,7 @@ def plays(c):
 def drive(method, env, data, seed=0, seeds=2, steps=6, learner=None, state=None):
     """``steps`` updates offline, or iterations on-policy, with figures and a checkpoint every 3."""
     build, c, given = method
-    more = {"seed": seed, "seeds": seeds, "episodes": 4}
+    given, more = for_each(seeds, given), {"seed": seed, "seeds": seeds, "episodes": 4}
     if plays(c):
         n = on_policy.plan_of(c, on_policy.Settings()).steps
         s = on_policy.Settings(online_steps=steps * n, log_every=3 * n, eval_every=3 * n, **more)
@@ -254,7 +255,7 @@ def test_other_counts_compile_nothing(method, env, data, trained):
 
 def test_the_second_init_compiles_nothing(method, caplog):
     build, c, given = method
-    s = train.Settings(seeds=2)
+    given, s = for_each(2, given), train.Settings(seeds=2)
     train.init(build, c, given, SPEC, s)
     with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
         caplog.clear()

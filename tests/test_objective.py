@@ -17,6 +17,7 @@ from qchunk.data import formats
 from qchunk.envs.base import History, wrap
 from qchunk.envs.objective import TERMS, Objective, settled, weights_given
 from qchunk.rollout import rollout
+from qchunk.seeds import for_each
 from qchunk.types import Spec
 
 WEIGHTS = {"task": 1.0, "energy": 0.5, "jerk": 0.25}
@@ -65,7 +66,7 @@ def test_weights_are_traced():
     learner = train.init(bc, c, {}, Spec(2, 1, 2), s)
     found = []
     for weight in (0.0, 1.0, 2.0):
-        given = weights_given({"task": 1.0, "energy": weight, "jerk": 0.0})
+        given = for_each(1, weights_given({"task": 1.0, "energy": weight, "jerk": 0.0}))
         found.append(train.evaluate(bc, env, s, learner, c, given))
         size = train.evaluation._cache_size() if weight == 0.0 else size  # noqa: F821
     assert train.evaluation._cache_size() == size

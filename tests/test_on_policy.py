@@ -37,6 +37,7 @@ from qchunk.losses.ppo_path import clip_bounds, surrogate
 from qchunk.losses.returns import gae
 from qchunk.rollout import begin, rollout_chunks
 from qchunk.sampling import log_prob, sample_path
+from qchunk.seeds import for_each
 from qchunk.types import Spec, Vars, view
 
 ACTORS = {
@@ -55,7 +56,7 @@ def walk(name):
 
 def last(build, c, env, steps, given=None, **more):
     s = on_policy.Settings(online_steps=steps, log_every=steps, eval_every=steps, episodes=200, **more)
-    *_, evaluated, saved = on_policy.on_policy(build, c, given or {}, env=env, settings=s)
+    *_, evaluated, saved = on_policy.on_policy(build, c, for_each(1, given or {}), env=env, settings=s)
     first = jax.tree.map(lambda x: x[0], saved.learner._replace(step=saved.learner.step[None]))
     return evaluated.values, view(first, given or {})
 

@@ -51,7 +51,7 @@ def test_a_stage_takes_over_what_its_prior_settled(guided, capsys):
     about = json.loads((guided / "config.json").read_text())["config"]
     assert about["config"]["given"]["kind"] == "diffusion" and about["config"]["given"]["steps"] == 3
     assert about["config"]["chunk"]["horizon"] == 2 and about["settings"]["normalise_obs"] == "standard"
-    assert about["prior"]["algorithm"] == "bc" and about["prior"]["seed"] == 1 and about["prior"]["step"] == 20
+    assert about["prior"]["algorithm"] == "bc" and about["prior"]["seeds"] == [1] and about["prior"]["step"] == 20
     code, out, _ = run(capsys, "eval", guided, "--episodes", "4", "--json")
     assert code == 0 and len(json.loads(out)["success"]["per_seed"]) == 1
 
@@ -63,10 +63,22 @@ def test_the_frozen_modules_are_the_averaged_weights_of_the_chosen_seed(base, gu
     p = shared.rebuild(read_config(base / "bc")["config"], base / "bc")
     (learner, _), _ = shared.restore(base / "bc", p, None)
     given = shared.read_given(guided)
-    bias = given["actor"]["net"]["head_bias"]
+    bias = given["actor"]["net"]["head_bias"][0]
     np.testing.assert_array_equal(bias, learner.slow["actor"]["net"]["head_bias"][1])
     assert (np.asarray(bias) != np.asarray(learner.params["actor"]["net"]["head_bias"][1])).any()
-    np.testing.assert_array_equal(given["units"]["obs"]["scale"], learner.stats["units"]["obs"].scale[1])
+    np.testing.assert_array_equal(given["units"]["obs"]["scale"][0], learner.stats["units"]["obs"].scale[1])
+
+
+def test_each_seed_stands_on_its_own_seed_of_the_prior(base, tmp_path, capsys):
+    """With one candidate v-gps is its prior, so each seed's episodes must be those of the prior's own seed."""
+    argv = ["train", "v-gps", *where(base), "--prior", base / "bc", "--n", "1", "--seeds", "2", *STEPS, *TINY]
+    code, _, err = run(capsys, *argv, "--out", tmp_path / "x")
+    assert code == 0, err
+    code, _, err = run(capsys, *argv, "--out", tmp_path / "y", "--prior-seed", "1")
+    assert code == 0, err
+    found = [json.loads(run(capsys, "eval", folder, "--json")[1]) for folder in (base / "bc", tmp_path / "x", tmp_path / "y")]  # fmt: skip
+    prior, each, second = (f["return"]["per_seed"] for f in found)
+    assert each == prior and second[1] == prior[1] and second[0] != prior[0] != prior[1]
 
 
 def test_resumes_without_the_priors_folder_to_the_same_bits(base, guided, tmp_path, capsys):
@@ -108,6 +120,7 @@ def test_a_stage_stands_on_a_stage(base, guided, capsys):
         (["bc", "--prior", "bc"], "leave --prior out"),
         (["v-gps", "--prior", "nowhere"], "not a run"),
         (["v-gps", "--prior", "bc", "--prior-seed", "2"], "--prior-seed 0 to 1"),
+        (["v-gps", "--prior", "bc", "--seeds", "3"], "give --seeds 2"),
         (["v-gps", "--prior", "bc", "--given.hidden", "17"], "leave --given.hidden out"),
         (["v-gps", "--prior", "bc", "--given.kind", "flow"], "leave --given."),
         (["v-gps", "--prior", "bc", "--chunk.horizon", "1"], "leave --chunk.horizon out"),

@@ -15,13 +15,13 @@ import numpy as np
 from qchunk import collect as collecting
 from qchunk import envs, flags, host_rollout, names, runs
 from qchunk import train as training
-from qchunk.commands.shared import Parts, learner_of, positional, rebuild
+from qchunk.commands.shared import Parts, first_seed, learner_of, one_seed, positional, rebuild
 from qchunk.data import formats, ogbench
 from qchunk.envs.host import HostEnv
 from qchunk.errors import UserError, unknown
 from qchunk.execute import receding
 from qchunk.progress import Bar
-from qchunk.types import Learner, view
+from qchunk.types import Learner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,12 +102,12 @@ def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]
 
 def _device_rows(env: Any, name: str, policy: str, run: Path | None, f: CollectFlags, progress: Any) -> formats.Rows:
     if run:
-        p, first = _learned(run, name)
+        p, learner = _learned(run, name)
         env = cast(
             Any, envs.make(name, p.c.chunk.history)
         )  # data hold the environment's own reward, whatever the run's objective
-        scheme = receding(training.in_units(p.build, p.settings)(p.c).explore, p.c.chunk.horizon)
-        vars = view(jax.tree.map(lambda x: x[0], first._replace(step=first.step[None])), p.given)
+        algorithm, vars = one_seed(p, learner)
+        scheme = receding(algorithm.explore, p.c.chunk.horizon)
     else:
         env = getattr(env, "scene", env)  # a scripted data set serves every task of a scene
         scheme, vars = collecting.scheme_of(env, policy or None), collecting.NO_VARS
@@ -125,9 +125,10 @@ def _host_rows(env: HostEnv, name: str, policy: str, run: Path | None, f: Collec
         raise unknown("policy", policy, ["random"], "or give the folder of a run")
     play = collecting.random_play(f.seed)
     if run:
-        p, first = _learned(run, name)
+        p, learner = _learned(run, name)
+        first, given = first_seed(p, learner)
         build = training.in_units(p.build, p.settings)
-        play = collecting.learned_play(build, p.settings.execute, first, p.c, p.given, jax.random.key(f.seed))
+        play = collecting.learned_play(build, p.settings.execute, first, p.c, given, jax.random.key(f.seed))
     if f.episode_length < env.episode_length:
         env = env.limited(f.episode_length)
     count = max(1, min(f.envs, host_rollout.SLOTS, -(-f.steps // env.episode_length)))
@@ -136,10 +137,9 @@ def _host_rows(env: HostEnv, name: str, policy: str, run: Path | None, f: Collec
 
 
 def _learned(folder: Path, name: str) -> tuple[Parts, Learner]:
-    """A run, and the learner of its first seed, leaves [1, ...]."""
+    """A run and its learner, whose first seed plays."""
     kept = runs.read_config(folder)["config"]
     if kept["env"] != name:
         raise UserError(f"the run {folder} is of {kept['env']}", f"collect {kept['env']}, or take a run of {name}")
     p = rebuild(kept, folder)
-    learner, _ = learner_of(folder, p, None)
-    return p, jax.tree.map(lambda x: x[:1], learner._replace(step=learner.step[None]))._replace(step=learner.step)
+    return p, learner_of(folder, p, None)[0]

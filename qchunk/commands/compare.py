@@ -100,7 +100,7 @@ def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], list[str]]:
         data = f.data or Data(envs.make(env).data_name, f.data_steps)
         first = next((r.env for r in found if r.data == data), env)  # one prior serves every task of a scene
         if first == env:
-            once = dataclasses.replace(settings_of(f), seeds=1, eval_every=f.offline_steps)
+            once = dataclasses.replace(settings_of(f), eval_every=f.offline_steps)
             priors = {p[0]: p[1] for arm in wanted if (p := arms.prior_of(arm, sizes))}
             found += [Run("bc", env, data, c, once, f"{PRIOR}{kind})") for kind, c in priors.items()]
         found += [arm_of(arm, env, data, f, sizes, first) for arm in wanted]
@@ -175,7 +175,7 @@ def held(f: CompareFlags, sizes: Sizes, left_out: list[str]) -> list[dict[str, s
     found = {
         "protocol": f"A: {f.offline_steps:,} updates on offline data only",
         "data": data,
-        "prior": f"methods that stand on one: cloned in {f.offline_steps:,} updates, its seed {f.seed} for every seed of theirs, so their intervals are given this prior; "
+        "prior": f"methods that stand on one: cloned in {f.offline_steps:,} updates with as many seeds; seed i of each stands on seed i of the prior, "
         "frozen in value-guided, v-gps and qc-frozen, the start in dppo and ppo; bc and qc clone their own",
         "networks": f"{widths} for every actor, critic and value; flows of {sizes.steps} steps, N = {sizes.n}, chunks of {sizes.horizon}",
         "evaluation": f"{f.episodes} episodes per seed, open loop, the same start states for every arm and every evaluation",

@@ -19,6 +19,7 @@ from qchunk.commands.prior import field_of
 from qchunk.commands.suite import Data, Run, file_of, finished
 from qchunk.data import chunks
 from qchunk.envs.host import HostEnv
+from qchunk.seeds import for_each
 from qchunk.types import Spec
 
 
@@ -60,6 +61,7 @@ def multiplications(run: Run, sizes: tuple[int, int]) -> float:
     c, s = run.config, run.settings
     build, spec = training.in_units(flags.builder(run.algorithm)[0], s), Spec(*sizes, c.chunk.horizon)
     frozen = {"actor": actor(getattr(c, field_of(c))).modules[0].init(jax.random.key(0), spec)} if run.prior else {}
+    frozen = for_each(s.seeds, frozen)
     state, keys = jax.eval_shape(lambda: build_state(build, c, frozen, spec, s)), training.seed_keys(s)
     if isinstance(s, on_policy.Settings):
         env = envs.make(run.env, c.chunk.history)

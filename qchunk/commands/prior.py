@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from qchunk import normalise, runs
 from qchunk.actors import actor
@@ -23,7 +23,7 @@ MAY_CHANGE = {"flow": {"steps"}, "diffusion": {"ddim", "clip"}}  # of a prior's 
 class Prior(NamedTuple):
     """An earlier run, as a stage stands on it."""
 
-    given: dict  # modules by name, and units
+    given: dict  # modules by name, and units, [S, ...]
     actor: Any  # its ActorConfig
     config: Any
     settings: Any
@@ -31,25 +31,38 @@ class Prior(NamedTuple):
     about: dict  # what config.json keeps of it
 
 
-def load(folder: Path, seed: int = 0) -> Prior:
-    """The newest checkpoint of a run, of the seed at place ``seed`` of its seeds.
+def load(folder: Path, seeds: int = 1, seed: int | None = None) -> Prior:
+    """The newest checkpoint of a run, for ``seeds`` seeds of a stage: seed i stands on the prior's seed i.
+
+    So a comparison over seeds holds the luck of the prior, too.
+
+    Args:
+        seed: the one place among the prior's seeds on which all of them stand instead; a prior of one seed leaves no choice.
 
     Raises:
-        UserError: no run, no checkpoint, no such seed, or a method without an actor.
+        UserError: no run, no checkpoint, no such seed, fewer seeds than ours, or a method without an actor.
     """
     kept = runs.read_config(folder)["config"]
     p = rebuild(kept, folder)
     learner, step = learner_of(folder, p, None)
-    if not 0 <= seed < p.settings.seeds:
-        raise UserError(
-            f"the run {folder} has {p.settings.seeds} seeds", f"give --prior-seed 0 to {p.settings.seeds - 1}"
-        )
+    places = places_of(folder, p.settings.seeds, seeds, seed)
     own = {n: x for n, x in p.given.items() if n != objective.GIVEN}  # a stage has its own objective
-    given = {**own, **jax.tree.map(lambda x: x[seed], p.build(p.c).freeze(learner))}
+    given = {**own, **p.build(p.c).freeze(learner)}
     if normalise.STATS in learner.stats:
-        given[normalise.STATS] = jax.tree.map(lambda x: x[seed], normalise.as_dict(learner.stats[normalise.STATS]))
-    about = {"path": str(Path(folder).resolve()), "seed": seed, "step": step, "algorithm": kept["algorithm"]}
+        given[normalise.STATS] = normalise.as_dict(learner.stats[normalise.STATS])
+    given = jax.tree.map(lambda x: x[np.asarray(places)], given)
+    about = {"path": str(Path(folder).resolve()), "seeds": places, "step": step, "algorithm": kept["algorithm"]}
     return Prior(given, actor_of(p.c, folder), p.c, p.settings, p.env, about)
+
+
+def places_of(folder: Path, found: int, seeds: int, seed: int | None) -> list[int]:
+    """For each of ``seeds`` seeds, the place among the ``found`` ones of a prior that it stands on."""
+    if seed is not None and not 0 <= seed < found:
+        raise UserError(f"the run {folder} has {found} seeds", f"give --prior-seed 0 to {found - 1}")
+    if seed is None and 1 < found < seeds:
+        fix = f"give --seeds {found}, train a prior with {seeds}, or let one serve all of them with --prior-seed 0"
+        raise UserError(f"the prior {folder} has {found} seeds, not {seeds}", fix)
+    return list(range(seeds)) if seed is None and found > 1 else [seed or 0] * seeds
 
 
 def field_of(c: Any) -> str:
@@ -115,5 +128,5 @@ def check(prior: Prior | None, algorithm: str, c: Any, settings: Any, env: Any) 
 def _fits(params: Any, c: Any, horizon: int, env: Any) -> None:
     spec = Spec(env.observation_size, env.action_size, horizon)
     like = jax.eval_shape(lambda: actor(c).modules[0].init(jax.random.key(0), spec))
-    if jax.tree.map(jnp.shape, params) != jax.tree.map(lambda x: x.shape, like):
+    if jax.tree.map(lambda x: x.shape[1:], params) != jax.tree.map(lambda x: x.shape, like):
         raise UserError("the prior's networks do not fit this environment's sizes", "train a prior for it")

@@ -11,7 +11,7 @@ import jax
 from qchunk import cost, flags, page, runs
 from qchunk import render as rendering
 from qchunk import train as training
-from qchunk.commands.shared import learner_of, one_seed, positional, rebuild
+from qchunk.commands.shared import first_seed, learner_of, one_seed, positional, rebuild
 from qchunk.envs.host import HostEnv
 from qchunk.errors import UserError
 from qchunk.files import atomic_write
@@ -48,9 +48,8 @@ def draw(folder: Path, out: Path, seed: int = 1000, step: int | None = None) -> 
     learner, _ = learner_of(folder, p, step)
     key = jax.random.key(seed)
     if isinstance(p.env, HostEnv):
-        first = jax.tree.map(lambda x: x[:1], learner._replace(step=learner.step[None]))
-        build = training.in_units(p.build, p.settings)
-        policy = (build, p.settings.execute, first._replace(step=learner.step), p.c, p.given, key[None])
+        first, given = first_seed(p, learner)
+        policy = (training.in_units(p.build, p.settings), p.settings.execute, first, p.c, given, key[None])
         frames = rendering.host_pictures(p.env, *policy)
     else:
         algorithm, vars = one_seed(p, learner)

@@ -98,8 +98,14 @@ def learner_of(folder: Path, p: Parts, step: int | None) -> tuple[Learner, int]:
 def one_seed(p: Parts, learner: Learner, seed: int = 0) -> tuple[Algorithm, Vars]:
     """A run's algorithm in its units, and what the seed at this place of its seeds reads."""
     stacked = learner._replace(step=jax.numpy.broadcast_to(learner.step, p.settings.seeds))
-    vars = view(jax.tree.map(lambda x: x[seed], stacked), p.given)
+    vars = jax.tree.map(lambda x: x[seed], view(stacked, p.given))
     return training.in_units(p.build, p.settings)(p.c), vars
+
+
+def first_seed(p: Parts, learner: Learner) -> tuple[Learner, dict]:
+    """The learner and the frozen modules of a run's first seed, leaves [1, ...]."""
+    one, given = jax.tree.map(lambda x: x[:1], (learner._replace(step=learner.step[None]), p.given))
+    return one._replace(step=learner.step), given
 
 
 def print_figures(figures: dict[str, dict], f: Any, closing: str) -> None:

@@ -42,7 +42,7 @@ class Run(NamedTuple):
     settings: Settings | on_policy.Settings
     label: str
     online: OnlineSettings = NO_ONLINE
-    prior: str = ""  # ENV/LABEL of an earlier run of the suite, whose first seed this one stands on
+    prior: str = ""  # ENV/LABEL of an earlier run of the suite, of as many seeds or of one, that this one stands on
     objective: tuple[str, ...] = ()
 
     @property

@@ -23,6 +23,7 @@ from qchunk.envs import objective
 from qchunk.envs.host import HostEnv
 from qchunk.errors import UserError
 from qchunk.progress import Bar
+from qchunk.seeds import for_each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +42,8 @@ class TrainFlags:
     """Name in tables and plots; by default the algorithm's."""
     prior: Path | None = None
     """An earlier run, whose modules this one stands on and never trains."""
-    prior_seed: int = 0
-    """Which of the prior's seeds, by place."""
+    prior_seed: int | None = None
+    """The place among the prior's seeds that every seed stands on; by default each on its own."""
     log_to: tuple[str, ...] = ()
     """Also log to: tensorboard, wandb (optional extras)."""
     json: bool = False
@@ -113,7 +114,7 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, more: Any = NO_ONL
     settings = settings if on else training.resolve(settings)
     weights = objective.parse(f.objective)
     env = envs.make(f.env, c.chunk.history, weights)
-    earlier = prior.load(f.prior, f.prior_seed) if f.prior else None
+    earlier = prior.load(f.prior, settings.seeds, f.prior_seed) if f.prior else None
     prior.check(earlier, algorithm, c, settings, env)
     data, about = data_of(f, algorithm, env, on)
     if on:
@@ -137,7 +138,7 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, more: Any = NO_ONL
         "settings": dataclasses.asdict(settings),
         "online": more and dataclasses.asdict(more),
     }
-    given = {**(earlier.given if earlier else {}), **objective.weights_given(weights)}
+    given = {**(earlier.given if earlier else {}), **for_each(settings.seeds, objective.weights_given(weights))}
     with runs.create(out, kept, functools.partial(save_given, given)) as folder:
         folder.sinks += runs.sinks_by_name(f.log_to, out)
         drive(folder, Parts(build, c, settings, more, env, given), data, (None, None), 0, f)
