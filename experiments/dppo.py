@@ -12,11 +12,9 @@ from _suite import OPTIM, SMALL
 from qchunk import on_policy
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.dppo import DPPO, PPO
-from qchunk.algorithms.v_gps import VGPS
 from qchunk.commands.suite import Data, Run, Suite
 from qchunk.config import (
     ChunkConfig,
-    CriticConfig,
     FlowConfig,
     GaussianConfig,
     OptimConfig,
@@ -30,24 +28,22 @@ CHUNK, VALUE = ChunkConfig(5, discount="decision"), ValueConfig(SMALL)
 
 
 def arms(env: str, steps: int, seeds: int, **units: str) -> list[Run]:
-    """The flow prior as it is, DPPO from it, and PPO from the Gaussian prior: the same decisions, environments and epochs."""
+    """DPPO from the flow prior, and PPO from the Gaussian prior: the same decisions, environments and epochs."""
     settings = on_policy.Settings(seeds=seeds, online_steps=steps, episodes=100, **units)  # type: ignore[arg-type]
-    nothing = Settings(seeds=seeds, offline_steps=1, episodes=100, **units)  # type: ignore[arg-type]
-    prior = VGPS(PRIORS["flow"], ChunkConfig(5), CriticConfig(SMALL), OPTIM, n=1)  # one candidate is the prior itself
     d = DPPO(PRIORS["flow"], CHUNK, VALUE, tuned_steps=5)
     p = PPO(PRIORS["gaussian"], CHUNK, VALUE, clip=0.03)
     return [
-        Run("v-gps", env, DATA[env], prior, nothing, "prior", prior=f"{env}/bc (flow)"),
-        Run("dppo", env, None, d, settings, "dppo", prior=f"{env}/bc (flow)"),
-        Run("ppo", env, None, p, settings, "ppo", prior=f"{env}/bc (gaussian)"),
+        Run("dppo", env, None, d, settings, "dppo", prior=f"{env}/prior (flow)"),
+        Run("ppo", env, None, p, settings, "ppo", prior=f"{env}/prior (gaussian)"),
     ]
 
 
-def priors(env: str, **units: str) -> list[Run]:
-    """Both actors, cloned once."""
-    settings = Settings(offline_steps=20_000, eval_every=20_000, episodes=100, **units)  # type: ignore[arg-type]
+def priors(env: str, seeds: int, **units: str) -> list[Run]:
+    """Both actors, cloned: one for each seed that goes on from it."""
+    settings = Settings(seeds=seeds, offline_steps=10_000, eval_every=10_000, episodes=100, **units)  # type: ignore[arg-type]
     return [
-        Run("bc", env, DATA[env], BC(ChunkConfig(5), c, OPTIM), settings, f"bc ({kind})") for kind, c in PRIORS.items()
+        Run("bc", env, DATA[env], BC(ChunkConfig(5), c, OPTIM), settings, f"prior ({kind})")
+        for kind, c in PRIORS.items()
     ]
 
 
@@ -79,11 +75,9 @@ def suite(scale: str) -> list[Run]:
     medium = scratch(CHEETAH, "ppo, medium", 1_000_000, 1)
     units = {"normalise_obs": "standard"}
     return [
-        *priors(SINGLE),
-        *arms(SINGLE, 2_500_000, 4),
-        *priors(DOUBLE),
-        *arms(DOUBLE, 5_000_000, 4),
-        *(medium, *priors(CHEETAH, **units), *arms(CHEETAH, 2_000_000, 3, **units)),
+        *(*priors(SINGLE, 4), *arms(SINGLE, 15_000_000, 4)),
+        *(*priors(DOUBLE, 4), *arms(DOUBLE, 15_000_000, 4)),
+        *(medium, *priors(CHEETAH, 3, **units), *arms(CHEETAH, 2_000_000, 3, **units)),
         scratch(CHEETAH, "ppo, from scratch", 2_000_000, 3),
     ]
 

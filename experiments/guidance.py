@@ -29,7 +29,7 @@ from qchunk.types import Learner
 
 TASKS = [*(f"cube-single-task{t}" for t in range(1, 6)), "cube-double-task1"]
 DATA = {"cube-single": Data("tabletop/cube-single", 200_000), "cube-double": Data("tabletop/cube-double", 1_000_000)}
-PRIORS = {"flow": FlowConfig(SMALL, ema=True), "diffusion": DiffusionConfig(SMALL, ema=True)}
+PRIORS = {"flow": FlowConfig(SMALL, steps=5, ema=True), "diffusion": DiffusionConfig(SMALL, ddim=5, ema=True)}
 # The better of two single-seed runs each with the flow on cube-single-task2 (0.3, 1; 0.1, 0.3; 0.03, 0.1; 0.3, 1), then held for
 # both priors and every task.
 WEIGHTS = {"log-expectation": 0.3, "mean": 0.3, "clean": 0.1, "diffuser": 1.0}
@@ -38,7 +38,7 @@ CHUNK, Q, V = ChunkConfig(5), CriticConfig(SMALL, tau=TAU), CriticConfig(SMALL, 
 
 def arms(env: str, data: Data, kind: str, prior: str) -> list[Run]:
     """What stands on one prior: itself, four guidances, re-ranking, best of N."""
-    settings = Settings(seeds=4, offline_steps=6_000, eval_every=3_000, episodes=100)
+    settings = Settings(seeds=4, offline_steps=4_000, eval_every=2_000, episodes=100)
     none = dataclasses.replace(settings, offline_steps=1)
     c = PRIORS[kind]
     made = [("v-gps", VGPS(c, CHUNK, Q, OPTIM, n=1), none, "prior")]  # one candidate is the prior, bit for bit
@@ -51,13 +51,13 @@ def arms(env: str, data: Data, kind: str, prior: str) -> list[Run]:
 
 
 def suite(scale: str) -> list[Run]:
-    """The priors of the scenes, cloned once with one seed, and their arms on every task."""
+    """The priors of the scenes, cloned once per seed, and their arms on every task."""
     found: list[Run] = []
     for task in TASKS:
         scene, env = task.rsplit("-", 1)[0], f"tabletop/{task}"
         first = f"tabletop/{scene}-task1"  # cloning never sees a reward: any task names the scene
         for kind, c in PRIORS.items():
-            settings = Settings(offline_steps=20_000, eval_every=20_000, episodes=100)
+            settings = Settings(seeds=4, offline_steps=10_000, eval_every=10_000, episodes=100)
             prior = Run("bc", first, DATA[scene], BC(CHUNK, c, OPTIM), settings, f"bc ({kind})")
             found += [] if prior in found else [prior]
             found += arms(env, DATA[scene], kind, prior.name)

@@ -30,7 +30,7 @@ def suite(scale: str) -> list[Run]:
     settings = Settings(seeds=4, offline_steps=6_000, eval_every=3_000, episodes=100)
     dppo = next(run for run in arms(SINGLE, 2_500_000, 4) if run.algorithm == "dppo")
     qc = Run("qc", SINGLE, DATA[SINGLE], small_qc(), settings, "qc")
-    found = [run for run in priors(SINGLE) if "flow" in run.label]
+    found = [run for run in priors(SINGLE, 4) if "flow" in run.label]
     for run in (qc, dppo):
         for name in ("energy", "jerk"):
             for weight in WEIGHTS:

@@ -58,7 +58,7 @@ class Vars(NamedTuple):
     params: dict
     slow: dict
     stats: dict
-    given: dict  # frozen modules of an earlier stage: in no optimiser, never donated
+    given: dict  # frozen modules of an earlier stage: in no optimiser, never donated; stacked over seeds in the drivers
 
 
 class Slow(NamedTuple):

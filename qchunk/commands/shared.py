@@ -46,19 +46,26 @@ def rebuild(kept: dict, folder: Path) -> Parts:
 
 
 def save_given(given: dict, run: Path) -> None:
-    """Copies the frozen modules that a run stands on into its folder; nothing where it stands on none."""
+    """Copies the frozen modules that a run stands on, [S, ...], into its folder; nothing where it stands on none."""
     if not given:
         return
     flat = {"/".join(k): v for k, v in flatten_dict(given).items()}
     shapes = {k: [str(v.dtype), list(v.shape)] for k, v in flat.items()}
-    checkpoint.save(run / GIVEN, 0, given, {"shapes": shapes})
+    checkpoint.save(run / GIVEN, 0, given, {"shapes": shapes, "per_seed": True})
 
 
 def read_given(run: Path) -> dict:
-    """What ``save_given`` wrote; {} for a run that stands on nothing. Every byte is checked."""
+    """What ``save_given`` wrote; {} for a run that stands on nothing. Every byte is checked.
+
+    Raises:
+        UserError: it is damaged, or of the time when all seeds shared their frozen modules.
+    """
     if not (run / GIVEN).is_dir():
         return {}
-    shapes = checkpoint.about(run / GIVEN)["shapes"]
+    kept = checkpoint.about(run / GIVEN)
+    if not kept.get("per_seed"):
+        raise UserError(f"{run} was made when all seeds shared one prior", "train it anew with this version")
+    shapes = kept["shapes"]
     like = {tuple(k.split("/")): jax.ShapeDtypeStruct(s, np.dtype(d)) for k, (d, s) in shapes.items()}
     tree = checkpoint.restore(run / GIVEN, unflatten_dict(like))[0]
     return jax.tree.map(jax.numpy.asarray, tree)
