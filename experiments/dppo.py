@@ -75,8 +75,8 @@ def suite(scale: str) -> list[Run]:
     medium = scratch(CHEETAH, "ppo, medium", 1_000_000, 1)
     units = {"normalise_obs": "standard"}
     return [
-        *(*priors(SINGLE, 4), *arms(SINGLE, 15_000_000, 4)),
-        *(*priors(DOUBLE, 4), *arms(DOUBLE, 15_000_000, 4)),
+        *(*priors(SINGLE, 4), *arms(SINGLE, 5_000_000, 4)),
+        *(*priors(DOUBLE, 4), *arms(DOUBLE, 10_000_000, 4)),
         *(medium, *priors(CHEETAH, 3, **units), *arms(CHEETAH, 2_000_000, 3, **units)),
         scratch(CHEETAH, "ppo, from scratch", 2_000_000, 3),
     ]

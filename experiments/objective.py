@@ -28,7 +28,7 @@ def weighed(name: str, weight: float) -> tuple[str, ...]:
 def suite(scale: str) -> list[Run]:
     """The priors, then every method under every weight of each term; weight 0 once."""
     settings = Settings(seeds=4, offline_steps=6_000, eval_every=3_000, episodes=100)
-    dppo = next(run for run in arms(SINGLE, 2_500_000, 4) if run.algorithm == "dppo")
+    dppo = next(run for run in arms(SINGLE, 4_000_000, 4) if run.algorithm == "dppo")
     qc = Run("qc", SINGLE, DATA[SINGLE], small_qc(), settings, "qc")
     found = [run for run in priors(SINGLE, 4) if "flow" in run.label]
     for run in (qc, dppo):

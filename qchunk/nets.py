@@ -5,6 +5,7 @@ Kernels are Xavier-uniform, biases 0; LayerNorm's epsilon is 1e-6.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qchunk.types import Array, Key, PyTree, Slow
 
@@ -41,6 +43,12 @@ def mish(x: Array) -> Array:
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"gelu": gelu, "mish": mish, "relu": jax.nn.relu}
 
 
+def affine(x: Array, kernel: Array, bias: Array | float) -> Array:
+    """x [*B, I] times kernel [I, J] plus bias, all leading axes as one: for the gradients XLA would otherwise contract
+    several axes, and transpose its operands for that (on a CPU a third of an update of paths)."""
+    return (x.reshape(-1, x.shape[-1]) @ kernel + bias).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
 class Dense(nn.Module):
     """A dense layer over several inputs, whose leading axes broadcast.
 
@@ -55,12 +63,12 @@ class Dense(nn.Module):
         sizes = [part.shape[-1] for part in parts]
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (sum(sizes), self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        start, total = 0, bias
-        for part, size in zip(parts, sizes, strict=True):
-            rows = kernel[start : start + size]
-            total = total + (part * rows[0] if size == 1 else part @ rows)
-            start += size
-        return total
+        if len(parts) == 1:
+            return affine(parts[0], kernel, bias)
+        rows = jnp.split(kernel, np.cumsum(sizes)[:-1])
+        summands = [p * r[0] if r.shape[0] == 1 else affine(p, r, 0.0) for p, r in zip(parts, rows, strict=True)]
+        # the least first, so that the bias's gradient is a sum over few rows
+        return functools.reduce(jnp.add, sorted(summands, key=jnp.size), bias)
 
 
 class MLP(nn.Module):
@@ -139,7 +147,8 @@ def sinusoid(t: Array, features: int) -> Array:
 def _head(module: nn.Module, x: Array) -> Array:
     out: tuple[int, ...] = module.out  # type: ignore[attr-defined]
     kernel = module.param("head_kernel", nn.initializers.xavier_uniform(), (x.shape[-1], math.prod(out)))
-    return (x @ kernel).reshape(*x.shape[:-1], *out) + module.param("head_bias", nn.initializers.zeros_init(), out)
+    bias = module.param("head_bias", nn.initializers.zeros_init(), out)
+    return affine(x, kernel, bias.reshape(-1)).reshape(*x.shape[:-1], *out)
 
 
 def output_shape(params: PyTree) -> tuple[int, ...]:

@@ -104,16 +104,16 @@ def log_prob(kernel: Kernel, vars: Vars, obs, path: Array, mask: Array) -> Array
     Args:
         path: [*B, K' + 1, H, A].
     """
-    tuned = path.shape[-3] - 1
+    tuned, steps = path.shape[-3] - 1, count_steps(kernel)
     before, after = jnp.moveaxis(path[..., :-1, :, :], -3, 0), jnp.moveaxis(path[..., 1:, :, :], -3, 0)
-
-    def one(x: Array, y: Array, k: Array) -> Array:
-        mean, std = kernel.step(vars, obs, x, k)
-        each = jnp.clip(distrax.Normal(mean, std).log_prob(y), *LOG_PROB_BOUNDS)
-        weight = jnp.broadcast_to(mask[..., None], each.shape)
-        return jnp.sum(weight * each, axis=(-2, -1)) / jnp.maximum(jnp.sum(weight, axis=(-2, -1)), 1.0)
-
-    found = jax.vmap(one)(before, after, jnp.arange(count_steps(kernel) - tuned, count_steps(kernel)))
+    k = jnp.arange(steps - tuned, steps).reshape(-1, *(1,) * (path.ndim - 3))
+    # All steps in one call, not vmapped (see nets.affine), with an observation each: for its gradient a sum over steps was
+    # measured dearer on a CPU than these products.
+    obs = jax.tree.map(lambda o: jnp.broadcast_to(o, (tuned, *o.shape)), obs)
+    mean, std = kernel.step(vars, obs, before, k)
+    each = jnp.clip(distrax.Normal(mean, std).log_prob(after), *LOG_PROB_BOUNDS)
+    weight = jnp.broadcast_to(mask[..., None], each.shape)
+    found = jnp.sum(weight * each, axis=(-2, -1)) / jnp.maximum(jnp.sum(weight, axis=(-2, -1)), 1.0)
     return jnp.moveaxis(found, 0, -1)
 
 

@@ -38,8 +38,8 @@ def diffusion(c: DiffusionConfig, name: str = "actor") -> Kernel:
         return (x - sigma * out) / alpha if c.predict == "noise" else out
 
     def denoise(vars: Vars, obs, x: Array, k) -> Array:
-        i = jnp.asarray(times.astype(np.float32))[k]
-        return clean_of(x, apply(vars.params[name], obs, x, i[None]), *jnp.asarray(levels, jnp.float32)[k])
+        i, alpha, sigma = paths.numbers(np.column_stack([times, levels[:-1]]), k)
+        return clean_of(x, apply(vars.params[name], obs, x, i[..., 0]), alpha, sigma)
 
     def level(key: Key, shape: tuple[int, ...]) -> Array:
         return jax.random.randint(key, shape, 0, c.steps)

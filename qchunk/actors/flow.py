@@ -30,8 +30,8 @@ def flow(c: FlowConfig, name: str = "actor") -> Kernel:
     levels = paths.linear(c.steps)
 
     def denoise(vars: Vars, obs, x: Array, k) -> Array:
-        t, rest = jnp.asarray(levels, jnp.float32)[k]
-        return x + rest * apply(vars.params[name], obs, x, t[None])
+        t, rest = paths.numbers(levels, k)
+        return x + rest * apply(vars.params[name], obs, x, t[..., 0])
 
     def loss(vars: Vars, noise: tuple[Array, Array], chunk: Chunk) -> Array:
         z, t = noise  # [*B, H, A], [*B, 1]

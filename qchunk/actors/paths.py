@@ -39,8 +39,13 @@ def variance_preserving(bar: np.ndarray, times: np.ndarray) -> np.ndarray:
     return np.sqrt(np.stack([bar, 1 - bar], axis=1))
 
 
+def numbers(table: np.ndarray, k) -> Array:
+    """Row k of a table [K, n], number by number, to go with chunks: [n, *k's axes, 1, 1]."""
+    return jnp.moveaxis(jnp.asarray(table, jnp.float32)[k], -1, 0)[..., None, None]
+
+
 def bridge(levels: np.ndarray, clip: bool = False) -> Callable:
-    """advance(x, clean, k, eta) -> (mean [.., H, A], std []): from level k to level k + 1, given the clean chunk.
+    """advance(x, clean, k, eta) -> (mean [.., H, A], std [.., 1, 1]): from level k to level k + 1, given the clean chunk.
 
     eta = 0 is the deterministic step: Euler's on the straight path, DDIM's on a diffusion's. eta = 1 is the posterior of
     the noising process, DDPM's step when no level is left out. All have the same marginals (2010.02502, eq. 12, here for
@@ -54,10 +59,9 @@ def bridge(levels: np.ndarray, clip: bool = False) -> Callable:
     (alpha, sigma), (alpha_next, sigma_next) = levels[:-1].T, levels[1:].T
     kept = (alpha * sigma_next / (alpha_next * sigma)) ** 2  # r
     table = np.stack([alpha, alpha_next, sigma_next / sigma, sigma_next * np.sqrt(1 - kept), kept], axis=1)
-    rows = table.astype(np.float32)
 
     def advance(x: Array, clean: Array, k, eta) -> tuple[Array, Array]:
-        alpha, alpha_next, shrink, std, kept = jnp.asarray(rows)[k]
+        alpha, alpha_next, shrink, std, kept = numbers(table, k)
         clean = jnp.clip(clean, -1.0, 1.0) if clip else clean
         along = shrink * jnp.sqrt((1 - eta) * (1 + eta) + eta**2 * kept)
         return (alpha_next - alpha * along) * clean + along * x, eta * std
