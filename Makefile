@@ -23,7 +23,7 @@ help:  ## this list
 
 install: .venv/base  ## make .venv and install qchunk in it
 
-demo: .venv/base  ## the default comparison with 1 seed: data, prior, eight arms, one page (about 12 minutes on 2 cores)
+demo: .venv/base  ## the default comparison with 1 seed: data, prior, eight arms, one page (10 minutes on 2 cores)
 	$(BIN)/qchunk compare --env tabletop/cube-single-task1 --seeds 1 --out runs/demo
 
 test: .venv/test  ## the tests, on 2 processes
