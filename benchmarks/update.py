@@ -32,6 +32,7 @@ def repeat(fn, args, count: int):
 def measure(title: str, build: Any, c: Any, data: Dataset, groups: list, count: int, asked: float) -> None:
     """An update on one batch beside its floor, and the driver, which draws batches besides, beside that."""
     given, settings = given_of(c), train.Settings()
+    each = for_each(1, given)
     state = jax.jit(lambda: build(c).init(jax.random.key(0), SPEC, given))()
     stacked = jax.tree.map(lambda x: x[None], state)._replace(step=jnp.copy(state.step))
     keys = train.seed_keys(settings)
@@ -39,7 +40,7 @@ def measure(title: str, build: Any, c: Any, data: Dataset, groups: list, count: 
 
     def whole():
         nonlocal stacked  # goes on: the driver donates its learner, and a copy for each call would be measured, too
-        stacked, metrics = train.updates(build, BATCH, stacked, c, for_each(1, given), data, keys, count)
+        stacked, metrics = train.updates(build, BATCH, stacked, c, each, data, keys, count)
         return metrics
 
     def one_batch(i, state):

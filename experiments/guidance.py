@@ -1,4 +1,4 @@
-"""One frozen flow prior and one frozen diffusion prior, and what value does with them: guidance, re-ranking, best of N.
+"""One frozen flow prior and one frozen diffusion prior for each seed, and what value does with them: guidance, re-ranking, best of N.
 
 Tabletop cube-single, tasks 1 to 5, and cube-double task 1; 4 seeds. ``report/compute.md`` and ``compute.png`` set success
 against what an action costs; ``report/steps.md`` the number of denoising steps against success and latency.

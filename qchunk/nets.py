@@ -5,7 +5,6 @@ Kernels are Xavier-uniform, biases 0; LayerNorm's epsilon is 1e-6.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from qchunk.types import Array, Key, PyTree, Slow
 
@@ -43,9 +41,9 @@ def mish(x: Array) -> Array:
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"gelu": gelu, "mish": mish, "relu": jax.nn.relu}
 
 
-def affine(x: Array, kernel: Array, bias: Array | float) -> Array:
-    """x [*B, I] times kernel [I, J] plus bias, all leading axes as one: for the gradients XLA would otherwise contract
-    several axes, and transpose its operands for that (on a CPU a third of an update of paths)."""
+def affine(x: Array, kernel: Array, bias: Array | float = 0.0) -> Array:
+    """x [*B, I] times kernel [I, J] plus bias, all leading axes as one: for the gradients XLA would otherwise sum over
+    several axes, and transpose its operands for that."""
     return (x.reshape(-1, x.shape[-1]) @ kernel + bias).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
@@ -65,10 +63,12 @@ class Dense(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         if len(parts) == 1:
             return affine(parts[0], kernel, bias)
-        rows = jnp.split(kernel, np.cumsum(sizes)[:-1])
-        summands = [p * r[0] if r.shape[0] == 1 else affine(p, r, 0.0) for p, r in zip(parts, rows, strict=True)]
-        # the least first, so that the bias's gradient is a sum over few rows
-        return functools.reduce(jnp.add, sorted(summands, key=jnp.size), bias)
+        start, total = 0, bias
+        for part, size in zip(parts, sizes, strict=True):
+            rows = kernel[start : start + size]
+            total = total + (part * rows[0] if size == 1 else affine(part, rows))
+            start += size
+        return total
 
 
 class MLP(nn.Module):

@@ -36,8 +36,9 @@ def draw_curves(ax: Any, members: Sequence[Record], axis: str, colour: dict[str,
     for r in members:
         x, scale = r.along(axis), 100.0 if r.figure == "success" else 1.0
         values = scale * r.values()
-        ax.plot(x, values, color=colour[r.label], alpha=0.25, linewidth=0.8)
-        ax.plot(x, values.mean(axis=1), color=colour[r.label], linewidth=2, label=r.label)
+        mark = "o" if len(x) == 1 else ""  # a line through one point cannot be seen
+        ax.plot(x, values, color=colour[r.label], alpha=0.25, linewidth=0.8, marker=mark)
+        ax.plot(x, values.mean(axis=1), color=colour[r.label], linewidth=2, marker=mark, label=r.label)
     mixed = [r for r in members if 0 < r.online_steps < r.evals[-1]["step"]]
     for at in {r.evals[-1]["step"] - r.online_steps for r in mixed} if axis == "training" else ():
         ax.axvline(at, color="0.5", linestyle=":", linewidth=1)  # the switch

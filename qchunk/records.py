@@ -59,6 +59,11 @@ class Record(NamedTuple):
         """Whether it trained nothing: an earlier stage as it is."""
         return self.evals[-1]["step"] <= 1
 
+    def stands_on(self, other: Record) -> bool:
+        """Whether it goes on from the other run, as its prior."""
+        prior = self.about["config"].get("prior")
+        return bool(prior) and Path(prior["path"]) == other.folder.resolve()
+
     @property
     def training(self) -> str:
         """How far it was trained: updates, and environment steps where it went online."""
@@ -173,7 +178,7 @@ def unpaired(r: Record, base: Record) -> str:
         return "other seeds"
     if r.figure != base.figure:
         return "another figure"
-    if base.still:
+    if base.still or r.stands_on(base):
         return ""  # what is compared is training with none
     # more training is not a better method; online it is environment steps that are held equal
     if r.online_steps != base.online_steps:

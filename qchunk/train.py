@@ -92,12 +92,10 @@ def init(build: Build, c: Any, given: dict, spec: Spec, s: Common, data: Dataset
     """The learners of all seeds, stacked; ``step`` is shared. Units are those ``given``, or those of ``data``."""
     made = _init(in_units(build, s), spec, c, given, seed_keys(s))
     if data is not None and normalise.STATS in made.stats:
-        known = normalise.STATS in given
-        units = (
-            normalise.of_given(given)
-            if known
-            else for_each(s.seeds, normalise.of_data(data, s.normalise_obs, s.normalise_action))
-        )
+        if normalise.STATS in given:
+            units = normalise.of_given(given)
+        else:
+            units = for_each(s.seeds, normalise.of_data(data, s.normalise_obs, s.normalise_action))
         made = made._replace(stats={**made.stats, normalise.STATS: units})
     return made._replace(step=made.step[0])
 

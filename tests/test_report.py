@@ -216,6 +216,16 @@ def test_what_trained_nothing_is_a_baseline(tmp_path):
     assert set(page.scores(records.load([better, longer]))) == {"guided"}
 
 
+def test_a_run_is_paired_with_the_prior_that_it_stands_on(tmp_path):
+    """However much longer it trained; a run that stands on nothing, or on another, is not."""
+    prior = make(tmp_path / "p", "prior", [0.0, 0.1], steps=(10,))
+    tuned = make(tmp_path / "t", "tuned", [0.5, 0.6], steps=(500,), prior={"path": str((tmp_path / "p").resolve())})
+    other = make(tmp_path / "o", "other", [0.5, 0.6], steps=(500,), prior={"path": str(tmp_path / "x")})
+    rows = rows_of([prior, tuned, other])
+    assert rows["tuned"]["difference to baseline"].startswith("+50.0 points")
+    assert rows["other"]["difference to baseline"] == "not paired: other updates"
+
+
 def test_verdicts(tmp_path, pair):
     near = make(tmp_path / "n", "near", [0.1, 0.3, 0.0, 0.2])
     assert page.verdicts(records.table(records.load([*pair, near]))) == [
