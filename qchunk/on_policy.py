@@ -28,7 +28,7 @@ from qchunk.losses.returns import Scale, no_scale, scaled
 from qchunk.normalise import Moments
 from qchunk.online import figures
 from qchunk.rollout import begin, rollout_chunks
-from qchunk.seeds import for_each, over_seeds
+from qchunk.seeds import for_each, over_seeds, spread
 from qchunk.train import Build, Common, Event, seed_keys
 from qchunk.types import Algorithm, Array, Chunk, Learner, Metrics, Spec, view
 
@@ -146,9 +146,8 @@ def _start(build: Build, env: Env, execute: str, follows: bool, learner: Learner
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
 def iterate(build: Build, env: Env, execute: str, learner: Learner, loop: Loop, c: Any, given: dict, keys, n):
     """``n`` iterations of every seed: (learner, loop, sums of the figures [S])."""
-    step = learner.step
 
-    def one_seed(learner: Learner, given: dict, loop: Loop, key: jax.Array):
+    def one_seed(learner: Learner, given: dict, loop: Loop, key: jax.Array, step: Array):
         wrapped = wrap(settled(env, given))
         algorithm, scheme = build(c), scheme_of(build, "explore", execute, c)
 
@@ -181,7 +180,8 @@ def iterate(build: Build, env: Env, execute: str, learner: Learner, loop: Loop, 
         return learner._replace(step=jnp.zeros((), jnp.int32)), loop, sums
 
     begun = loop._replace(iterations=jnp.full(keys.shape, loop.iterations))
-    learner, after, sums = over_seeds(one_seed, per_seed(learner, keys), given, begun, keys)
+    step = learner.step
+    learner, after, sums = over_seeds(one_seed, per_seed(learner, keys), given, begun, keys, shared=(step,))
     updates = n * c.rollout.epochs * c.rollout.minibatches
     return learner._replace(step=step + updates), after._replace(iterations=loop.iterations + n), sums
 
@@ -254,6 +254,7 @@ def on_policy(
         learner = units(trained, c, given, env, s, train.init(build, c, given, spec, s))
     normalise.check(learner, s.normalise_obs, s.normalise_action)
     state = start(trained, c, given, env, s, learner) if state is None else state
+    learner, state, given = spread(s.seeds, (learner, state, given))
     began = time.perf_counter()
     learner, state, _ = iterate(trained, env, s.execute, learner, state, c, given, keys, 0)  # compiles only
     jax.block_until_ready(learner)

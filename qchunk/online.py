@@ -29,9 +29,9 @@ from qchunk.errors import UserError
 from qchunk.execute import parse
 from qchunk.host_rollout import per_seed, scheme_of
 from qchunk.rollout import Steps, played
-from qchunk.seeds import for_each, over_seeds
+from qchunk.seeds import for_each, over_seeds, spread
 from qchunk.train import Build, Event, Settings, seed_keys
-from qchunk.types import Algorithm, Learner, view
+from qchunk.types import Algorithm, Array, Learner, view
 
 
 @config
@@ -161,13 +161,15 @@ def block(
     """
     updates = jnp.sum(jnp.where(jnp.arange(plan.dispatch) < n, due, 0))
 
-    def one_seed(learner: Learner, given: dict, ring: Ring, loop: Any, key: jax.Array):
+    def one_seed(
+        learner: Learner, given: dict, ring: Ring, loop: Any, key: jax.Array, step: Array, done: Array, data: Dataset
+    ):
         wrapped = wrap(settled(env, given))
         algorithm, scheme = build(c), scheme_of(build, "explore", plan.execute, c)
 
         def decide(i, state):
             learner, ring, loop = state
-            play_key = jax.random.fold_in(jax.random.fold_in(key, 2**30 + 1), online.decisions + i)
+            play_key = jax.random.fold_in(jax.random.fold_in(key, 2**30 + 1), done + i)
             loop, steps = rollout.rollout(wrapped, scheme, view(learner, given), play_key, 1, loop)
             learner, ring, sums = take_in(algorithm, plan, c, learner, ring, steps, given, data, key, due[i])
             return (learner, ring, loop), sums
@@ -181,8 +183,8 @@ def block(
         (learner, ring, loop), sums = jax.lax.fori_loop(0, n, body, (first, none_yet))
         return learner._replace(step=jnp.zeros((), jnp.int32)), ring, loop, sums
 
-    step = learner.step
-    learner, ring, loop, sums = over_seeds(one_seed, per_seed(learner, keys), given, online.ring, online.loop, keys)
+    step, batched = learner.step, (per_seed(learner, keys), given, online.ring, online.loop, keys)
+    learner, ring, loop, sums = over_seeds(one_seed, *batched, shared=(step, online.decisions, data))
     return learner._replace(step=step + updates), Online(ring, loop, online.decisions + n), sums
 
 
@@ -226,14 +228,14 @@ def _resting(seeds: int, steps: int, envs: int, env: HostEnv) -> Steps:
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
 def _learn(build: Build, plan: Plan, learner: Learner, ring: Ring, steps: Steps, c: Any, given: dict, data, keys, due):
-    def one_seed(learner: Learner, given: dict, ring: Ring, steps: Steps, key: jax.Array):
+    def one_seed(learner: Learner, given: dict, ring: Ring, steps: Steps, key: jax.Array, step: Array, data: Dataset):
         learner, ring, sums = take_in(
             build(c), plan, c, learner._replace(step=step), ring, steps, given, data, key, due
         )
         return learner._replace(step=jnp.zeros((), jnp.int32)), ring, sums
 
-    step = learner.step
-    learner, ring, sums = over_seeds(one_seed, per_seed(learner, keys), given, ring, steps, keys)
+    step, batched = learner.step, (per_seed(learner, keys), given, ring, steps, keys)
+    learner, ring, sums = over_seeds(one_seed, *batched, shared=(step, data))
     return learner._replace(step=step + due), ring, sums
 
 
@@ -275,6 +277,8 @@ def offline_to_online(
         state = state._replace(loop=jax.tree.map(np.array, state.loop))
         env.pool("train", len(keys) * plan.envs).restore(state.loop.state)
     state = begin(trained, env, plan, learner, c, given, keys) if state is None else state
+    given, data, learner = spread(s.seeds, (given, data, learner))
+    state = state._replace(ring=spread(s.seeds, state.ring)) if is_host else spread(s.seeds, state)
     run = host_block if is_host else block
     began = time.perf_counter()
     none = np.zeros(plan.dispatch, np.int32)

@@ -27,7 +27,7 @@ from qchunk.envs.objective import settled
 from qchunk.errors import UserError
 from qchunk.evaluate import episodes, summary
 from qchunk.execute import parse
-from qchunk.seeds import for_each, over_seeds
+from qchunk.seeds import for_each, over_seeds, spread
 from qchunk.types import Algorithm, Learner, Spec, view
 
 Build = Callable[[Any], Algorithm]
@@ -124,15 +124,14 @@ def run_updates(algorithm: Algorithm, draw: Callable, state: Learner, given: dic
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def updates(build: Build, batch: int, state: Learner, c: Any, given: dict, data: Dataset, keys: jax.Array, count):
     """``count`` updates of every seed in one dispatch: (learner, means of the metrics [S])."""
-    step = state.step
 
-    def one_seed(state: Learner, given: dict, key: jax.Array):
+    def one_seed(state: Learner, given: dict, key: jax.Array, step: jax.Array, data: Dataset):
         draw = lambda key: chunks.draw(key, data, c.chunk, batch)  # noqa: E731
         state, total = run_updates(build(c), draw, state._replace(step=step), given, key, count)
         return state._replace(step=jnp.zeros((), jnp.int32)), jax.tree.map(lambda x: x / count, total)
 
-    batched = state._replace(step=jnp.zeros(keys.shape, jnp.int32))
-    state, metrics = over_seeds(one_seed, batched, given, keys)
+    step, batched = state.step, state._replace(step=jnp.zeros(keys.shape, jnp.int32))
+    state, metrics = over_seeds(one_seed, batched, given, keys, shared=(step, data))
     return state._replace(step=step + count), metrics
 
 
@@ -199,6 +198,7 @@ def offline(
     spec = Spec(env.observation_size, env.action_size, c.chunk.horizon)
     state = init(build, c, given, spec, s, data) if learner is None else learner
     normalise.check(state, s.normalise_obs, s.normalise_action)
+    state, given, data = spread(s.seeds, (state, given, data))
     keys, trained = seed_keys(s), in_units(build, s)
     step = int(state.step)
     began = time.perf_counter()

@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# two seeds are spread over two devices, three are not
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 # most of the tests' time is compiling: without LLVM's optimisations they take two thirds of it
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 

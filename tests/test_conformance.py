@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qchunk import checkpoint, collect, envs, flags, names, on_policy, train
+from qchunk import checkpoint, collect, envs, flags, names, on_policy, seeds, train
 from qchunk.actors.flow import flow
 from qchunk.config import FlowConfig
 from qchunk.data import formats
@@ -225,8 +225,7 @@ def test_one_update(method, env, data):
 def test_seeds_vmapped_as_on_an_accelerator(method, env, data, trained, monkeypatch):
     """A CPU loops over seeds; everywhere else they are vmapped. Both must give the same numbers."""
     build, c, given = method
-    for module in (train, on_policy):
-        monkeypatch.setattr(module, "over_seeds", lambda fn, *batched: jax.vmap(fn)(*batched))
+    monkeypatch.setattr(seeds, "mapped", lambda fn, batched: jax.vmap(fn)(*batched))
     anew = functools.partial(build)  # another function to jit, which must not reuse the loop's program
     with jax.debug_key_reuse(False):  # it mistakes the guards that jax puts around a vmapped cond's operands for a use
         vmapped = run((anew, c, given), env, data, steps=3)[-1].learner
