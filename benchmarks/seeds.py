@@ -1,11 +1,12 @@
 """S seeds in one program over S runs one after another: Q-chunking, 3 x 128, N = 8, runs of a minute (on 2 cores).
 
 Both are cut into as many rounds, which alternate, so that other work on the machine meets both alike. Compiling is in
-neither: S runs in processes of their own would compile S times.
+neither: S runs in processes of their own would compile S times. As on the command line, seeds are spread over the cores.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 
 import jax
@@ -13,10 +14,12 @@ from _methods import BATCH, SIZES, SPEC, configured, data_set
 from _timing import tell, times
 
 from qchunk import train
+from qchunk.seeds import spread
 
 SEEDS, ROUNDS = (1, 2, 4, 8), 8
 UPDATES = 400  # of all seeds together in one round: with 8 rounds a minute at 20 ms each
 OTHER_ROUNDS = 2  # of the mapping that is not chosen here
+jax.config.update("jax_num_cpu_devices", os.cpu_count())
 DATA = data_set()
 BUILD, C = configured("qc", *SIZES["3x128"])
 
@@ -30,6 +33,7 @@ def learners(seeds: int, first: int = 0):
 def running(seeds: int, count: int, first: int = 0):
     """Goes on training with every call: ``count`` updates of so many seeds in one program."""
     state, keys = learners(seeds, first)
+    state = spread(seeds, state)
 
     def go_on():
         nonlocal state

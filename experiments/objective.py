@@ -17,7 +17,7 @@ from qchunk import runs
 from qchunk.commands.suite import Run, Suite, folder_of
 from qchunk.train import Settings
 
-WEIGHTS = (0.0, 0.01, 0.03, 0.1)
+WEIGHTS = (0.0, 0.03, 0.1, 0.3)
 
 
 def weighed(name: str, weight: float) -> tuple[str, ...]:
@@ -27,9 +27,9 @@ def weighed(name: str, weight: float) -> tuple[str, ...]:
 
 def suite(scale: str) -> list[Run]:
     """The priors, then every method under every weight of each term; weight 0 once."""
-    settings = Settings(seeds=4, offline_steps=6_000, eval_every=3_000, episodes=100)
+    settings = Settings(seeds=4, offline_steps=3_000, eval_every=1_500, episodes=100)
     dppo = next(run for run in arms(SINGLE, 4_000_000, 4) if run.algorithm == "dppo")
-    qc = Run("qc", SINGLE, DATA[SINGLE], small_qc(), settings, "qc")
+    qc = Run("qc", SINGLE, DATA[SINGLE], small_qc(steps=5), settings, "qc")
     found = [run for run in priors(SINGLE, 4) if "flow" in run.label]
     for run in (qc, dppo):
         for name in ("energy", "jerk"):
