@@ -38,7 +38,7 @@ CHUNK, Q, V = ChunkConfig(5), CriticConfig(SMALL, tau=TAU), CriticConfig(SMALL, 
 
 def arms(env: str, data: Data, kind: str, prior: str) -> list[Run]:
     """What stands on one prior: itself, four guidances, re-ranking, best of N."""
-    settings = Settings(seeds=4, offline_steps=4_000, eval_every=2_000, episodes=100)
+    settings = Settings(seeds=4, offline_steps=2_000, eval_every=1_000, episodes=100)
     none = dataclasses.replace(settings, offline_steps=1)
     c = PRIORS[kind]
     made = [("v-gps", VGPS(c, CHUNK, Q, OPTIM, n=1), none, "prior")]  # one candidate is the prior, bit for bit
