@@ -32,9 +32,15 @@ def _count(jaxpr: Any) -> int:
         elif eqn.primitive.name == "cond":
             total += max(_count(b.jaxpr) for b in eqn.params["branches"])
         else:
-            times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
-            total += times * sum(_count(inner) for inner in _inner(eqn.params))
+            total += _times(eqn) * sum(_count(inner) for inner in _inner(eqn.params))
     return total
+
+
+def _times(eqn: Any) -> int:
+    """How often what is written once runs: in every round of a loop, on every device of a mesh."""
+    if eqn.primitive.name == "scan":
+        return eqn.params["length"]
+    return eqn.params["mesh"].size if eqn.primitive.name == "shard_map" else 1
 
 
 def _inner(params: dict) -> list[Any]:
