@@ -6,13 +6,16 @@ neither: S runs in processes of their own would compile S times. As on the comma
 
 from __future__ import annotations
 
+import functools
 import os
 import statistics
+from unittest import mock
 
 import jax
 from _methods import BATCH, SIZES, SPEC, configured, data_set
 from _timing import tell, times
 
+from qchunk import seeds as mapping
 from qchunk import train
 from qchunk.seeds import spread
 
@@ -30,32 +33,27 @@ def learners(seeds: int, first: int = 0):
     return train.init(BUILD, C, {}, SPEC, s), train.seed_keys(s)
 
 
-def running(seeds: int, count: int, first: int = 0):
+def running(seeds: int, count: int, first: int = 0, build=BUILD):
     """Goes on training with every call: ``count`` updates of so many seeds in one program."""
     state, keys = learners(seeds, first)
-    state = spread(seeds, state)
+    state, data = spread(seeds, (state, DATA))
 
     def go_on():
         nonlocal state
-        state, metrics = train.updates(BUILD, BATCH, state, C, {}, DATA, keys, count)
+        state, metrics = train.updates(build, BATCH, state, C, {}, data, keys, count)
         return metrics
 
     return go_on
 
 
 def mapped_otherwise(seeds: int, count: int):
-    """The same updates with the mapping that ``over_seeds`` does not choose: vmapped on a CPU, in turn elsewhere."""
-    state, keys = learners(seeds)
-    step = state.step
-
-    def one(state, key):
-        alone = jax.tree.map(lambda x: x[None], state)._replace(step=step)
-        return train.updates(BUILD, BATCH, alone, C, {}, DATA, key[None], count)[1]
-
-    batched = state._replace(step=jax.numpy.zeros(seeds, jax.numpy.int32))
+    """The same with the mapping that is not chosen: vmapped on a CPU, in turn elsewhere."""
     on_cpu = jax.default_backend() == "cpu"
-    run = jax.jit(jax.vmap(one) if on_cpu else lambda *args: jax.lax.map(lambda a: one(*a), args))
-    return lambda: run(batched, keys)
+    other = lambda fn, batched: jax.vmap(fn)(*batched) if on_cpu else jax.lax.map(lambda args: fn(*args), batched)  # noqa: E731
+    run = running(seeds, count, build=functools.partial(BUILD))  # another function to jit
+    with mock.patch.object(mapping, "mapped", other):
+        run()
+    return run
 
 
 def compare(seeds: int) -> None:

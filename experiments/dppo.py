@@ -77,7 +77,7 @@ def suite(scale: str) -> list[Run]:
     """Priors and what is made of them; on halfcheetah the behaviour comes first, and PPO from scratch stands beside."""
     medium = scratch(CHEETAH, "ppo, medium", 1_000_000, 1)
     units = {"normalise_obs": "standard"}
-    # A prior that succeeds once in 500 episodes: what a random value says of its actions, or a small iteration, unlearns that
+    # A prior that succeeds in 2 to 5 of 1,000 episodes: what a random value says of its actions, or a small iteration, unlearns that
     # before it is found. 1,024 environments and a critic that learns first were chosen with seeds 0 to 3; these are others.
     rare = {"seed": 4, "envs": 1024, "critic_updates": 100}
     return [

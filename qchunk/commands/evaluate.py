@@ -10,6 +10,7 @@ from qchunk import train as training
 from qchunk.commands.shared import learner_of, positional, print_figures, rebuild
 from qchunk.errors import UserError
 from qchunk.execute import parse
+from qchunk.seeds import spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,5 +41,6 @@ def evaluate(argv: list[str]) -> None:
     shown = dataclasses.replace(p.settings, episodes=f.episodes, execute=f.execute or p.settings.execute)
     parse(shown.execute, p.c.chunk.horizon)
     learner, step = learner_of(Path(folder), p, f.step)
-    values = training.evaluate(p.build, p.env, shown, learner, p.c, p.given, base=f.seed)
+    learner, given = spread(shown.seeds, (learner, p.given))  # once, and not at every decision in a host environment
+    values = training.evaluate(p.build, p.env, shown, learner, p.c, given, base=f.seed)
     print_figures({k: runs.figure(v) for k, v in values.items()}, f, f"checkpoint: step {step} of {folder}")

@@ -23,7 +23,7 @@ from qchunk.envs import objective
 from qchunk.envs.host import HostEnv
 from qchunk.errors import UserError
 from qchunk.progress import Bar
-from qchunk.seeds import for_each
+from qchunk.seeds import for_each, spread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +132,7 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, more: Any = NO_ONL
         "seed": settings.seed,
         "seeds": settings.seeds,
         "device": str(jax.devices()[0].device_kind),
+        "devices": jax.local_device_count(),
         "prior": earlier and earlier.about,
         "data": about,
         "config": dataclasses.asdict(c),
@@ -171,7 +172,13 @@ def resume(f: ResumeFlags) -> None:
             if about["fingerprint"] != kept["data"]["fingerprint"]:
                 fix = f"put the data set with fingerprint {kept['data']['fingerprint']} back"
                 raise UserError(f"{kept['data']['path']} has changed since the run began", fix)
+        if kept.get("devices", 1) != (devices := jax.local_device_count()):
+            print(
+                f"{f.resume} was made on {kept.get('devices', 1)} devices, this is {devices}: bits may differ",
+                file=sys.stderr,
+            )
         state, step = restore(f.resume, parts, f.step)
+        state = spread(parts.settings.seeds, state)  # here, so that no second copy lives as long as the run
         run.rewind(step)
         drive(run, parts, data, state, step, f)
 
