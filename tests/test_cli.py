@@ -132,8 +132,11 @@ def test_a_kill_between_the_last_checkpoint_and_the_summary(trained, tmp_path, c
     code, _, err = run(capsys, "train", "--resume", copy)
     assert code == 2 and "finished" in err
     (copy / "summary.json").unlink()
-    code, _, _ = run(capsys, "train", "--resume", copy, "--quiet")
-    assert code == 0
+    kept = json.loads((copy / "config.json").read_text())
+    kept["config"]["devices"] += 1
+    (copy / "config.json").write_text(json.dumps(kept))
+    code, _, err = run(capsys, "train", "--resume", copy, "--quiet")
+    assert code == 0 and "bits may differ" in err
     again, before = (json.loads((f / "summary.json").read_text()) for f in (copy, trained))
     assert again["success"] == before["success"] and last_checkpoint(copy) == last_checkpoint(trained)
 
