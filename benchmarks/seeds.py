@@ -1,13 +1,12 @@
 """S seeds in one program over S runs one after another: Q-chunking, 3 x 128, N = 8, runs of a minute (on 2 cores).
 
 Both are cut into as many rounds, which alternate, so that other work on the machine meets both alike. Compiling is in
-neither: S runs in processes of their own would compile S times. As on the command line, seeds are spread over the cores.
+neither: S runs in processes of their own would compile S times. Seeds are spread over the cores.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import statistics
 from unittest import mock
 
@@ -17,26 +16,22 @@ from _timing import tell, times
 
 from qchunk import seeds as mapping
 from qchunk import train
+from qchunk.processes import cores
 from qchunk.seeds import spread
 
 SEEDS, ROUNDS = (1, 2, 4, 8), 8
 UPDATES = 400  # of all seeds together in one round: with 8 rounds a minute at 20 ms each
 OTHER_ROUNDS = 2  # of the mapping that is not chosen here
-jax.config.update("jax_num_cpu_devices", os.cpu_count())
+jax.config.update("jax_num_cpu_devices", cores())
 DATA = data_set()
 BUILD, C = configured("qc", *SIZES["3x128"])
 
 
-def learners(seeds: int, first: int = 0):
-    """(learners [S, ...], keys [S]) of seeds first, first + 1, ..."""
-    s = train.Settings(seed=first, seeds=seeds)
-    return train.init(BUILD, C, {}, SPEC, s), train.seed_keys(s)
-
-
 def running(seeds: int, count: int, first: int = 0, build=BUILD):
-    """Goes on training with every call: ``count`` updates of so many seeds in one program."""
-    state, keys = learners(seeds, first)
-    state, data = spread(seeds, (state, DATA))
+    """Goes on training with every call: ``count`` updates of seeds first, first + 1, ... in one program."""
+    s = train.Settings(seed=first, seeds=seeds)
+    keys = train.seed_keys(s)
+    state, data = spread(seeds, (train.init(build, C, {}, SPEC, s), DATA))
 
     def go_on():
         nonlocal state

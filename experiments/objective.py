@@ -17,7 +17,7 @@ from qchunk import runs
 from qchunk.commands.suite import Run, Suite, folder_of
 from qchunk.train import Settings
 
-# Energy is about 0.2 a step and the task 1: up to 0.3 nothing changes, and slower is better where weight times energy is above 1.
+# Energy is about 0.2 a step where it costs nothing, beside 1 for the task.
 WEIGHTS = (0.0, 0.3, 3.0, 30.0)
 
 

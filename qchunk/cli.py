@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from qchunk import names
 from qchunk.errors import UserError, unknown
+from qchunk.processes import cores
 
 COMMANDS = {
     "list": ("[algorithms|envs|suites]", "every name, one line each", "qchunk.cli:list_names"),
@@ -99,8 +100,7 @@ def main(argv: list[str] | None = None) -> None:
         if os.getcwd() not in sys.path:
             sys.path.append(os.getcwd())  # modules of the user's own, as python -m would find them
         if argv[0] != "bench" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(MOST_DEVICES, cores)))
+            os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(MOST_DEVICES, cores())))
         module, _, function = COMMANDS[argv[0]][2].partition(":")
         getattr(importlib.import_module(module), function)(argv[1:])
     except UserError as e:

@@ -1,4 +1,4 @@
-"""Fresh interpreters for work beside this process, such as simulators."""
+"""Fresh interpreters for work beside this process, such as simulators, and how many cores there are for all of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start(module: str, *args: str, **more: Any) -> subprocess.Popen:

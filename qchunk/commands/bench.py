@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 
 from qchunk.errors import UserError, unknown
 from qchunk.files import atomic_write, explain_oserror
+from qchunk.processes import cores
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"  # in the repository, not in the wheel
 BASELINE = "baseline.json"
@@ -173,8 +174,7 @@ def machine() -> dict[str, Any]:
     """Where and when figures were measured."""
     versions = {name: metadata.version(name) for name in ("jax", "jaxlib")}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    about = {"platform": platform.platform(), "machine": platform.machine(), "cores": cores}
+    about = {"platform": platform.platform(), "machine": platform.machine(), "cores": cores()}
     return {**about, "python": platform.python_version(), **versions, "date": date}
 
 

@@ -172,11 +172,10 @@ def resume(f: ResumeFlags) -> None:
             if about["fingerprint"] != kept["data"]["fingerprint"]:
                 fix = f"put the data set with fingerprint {kept['data']['fingerprint']} back"
                 raise UserError(f"{kept['data']['path']} has changed since the run began", fix)
-        if kept.get("devices", 1) != (devices := jax.local_device_count()):
-            print(
-                f"{f.resume} was made on {kept.get('devices', 1)} devices, this is {devices}: bits may differ",
-                file=sys.stderr,
-            )
+        made, here = kept.get("devices", 1), jax.local_device_count()
+        if made != here:
+            fix = f"for the same ones set JAX_NUM_CPU_DEVICES={made}"
+            print(f"{f.resume} was made on {made} devices, here are {here}: bits may differ; {fix}", file=sys.stderr)
         state, step = restore(f.resume, parts, f.step)
         state = spread(parts.settings.seeds, state)  # here, so that no second copy lives as long as the run
         run.rewind(step)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from qchunk.data import formats
 from qchunk.data import ogbench_oracles as oracles
 from qchunk.data.formats import Rows
 from qchunk.errors import UserError
+from qchunk.processes import cores
 
 NEEDED = ("observations", "actions", "terminals", "qpos")
 
@@ -164,7 +164,7 @@ def collect(
     if note.exists() and note.read_text() != settings:
         raise UserError(f"{folder} holds episodes of {note.read_text()}", "remove it, or pass --out with another file")
     files.atomic_write(note, settings)
-    play(folder, json.loads(settings), count, processes or len(os.sched_getaffinity(0)), progress)
+    play(folder, json.loads(settings), count, processes or cores(), progress)
     arrays = load_parts(folder, count)
     mark = fingerprint({n: x for n, x in arrays.items() if n != "qvel"})
     buffer = io.BytesIO()

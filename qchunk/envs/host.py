@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -166,7 +165,7 @@ class Pool:
 
     def __init__(self, env: HostEnv, envs: int, workers: int | None = None, seconds: float = STEP_SECONDS):
         self.env, self.envs, self.seconds = env, envs, seconds
-        self.workers = [self._start(w) for w in range(min(envs, workers or len(os.sched_getaffinity(0))))]
+        self.workers = [self._start(w) for w in range(min(envs, workers or processes.cores()))]
 
     def _start(self, w: int) -> Worker:
         return Worker(f"worker {w} of {self.env.name}", self.env.description)
