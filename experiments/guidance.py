@@ -1,7 +1,7 @@
 """One frozen flow prior and one frozen diffusion prior for each seed, and what value does with them: guidance, re-ranking, best of N.
 
-Tabletop cube-single, tasks 1 to 5, and cube-double task 1; 4 seeds. ``report/compute.md`` and ``compute.png`` set success
-against what an action costs; ``report/steps.md`` the number of denoising steps against success and latency.
+Tabletop cube-single, tasks 1 to 5, and cube-double task 1; 4 seeds. ``report/guidance.md`` and ``.png`` set success
+against what an action costs; ``report/steps.md`` and ``.png`` the number of denoising steps against success and latency.
 
 ``qchunk reproduce guidance [--only cube-single-task1 ...]``.
 """
@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 from _suite import OPTIM, SMALL, TAU
 
-from qchunk import cost, runs, train
+from qchunk import cost, records, runs, train
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.qc_frozen import FrozenQC
 from qchunk.algorithms.v_gps import VGPS
@@ -24,6 +25,7 @@ from qchunk.commands.shared import Parts, learner_of, one_seed, rebuild
 from qchunk.commands.suite import Data, Run, Suite, folder_of
 from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig
 from qchunk.sampling import count_steps
+from qchunk.stats import interval, paired_difference
 from qchunk.train import Settings
 from qchunk.types import Learner
 
@@ -34,6 +36,7 @@ PRIORS = {"flow": FlowConfig(SMALL, steps=5, ema=True), "diffusion": DiffusionCo
 # and every task: log-expectation 0.3, 1, 3: 19, 60, 0; mean 0.1, 0.3, 1: 8, 77, 99; clean 0.03, 0.1, 0.3: 64, 94, 82; diffuser 1, 3,
 # 10: 8, 66, 54; v-gps with expectile 0.7 and 0.9: 1, 75.
 WEIGHTS = {"log-expectation": 1.0, "mean": 1.0, "clean": 0.1, "diffuser": 3.0}
+COLOURS = {"flow": "C0", "diffusion": "C1"}
 CHUNK, Q, V = ChunkConfig(5), CriticConfig(SMALL, tau=TAU), CriticConfig(SMALL, members=1, tau=TAU)
 
 
@@ -88,52 +91,97 @@ def evaluations(c: object) -> int:
     return n * steps + (n * c.critic.members if n > 1 else 0)  # type: ignore[attr-defined]
 
 
-def compute(root: Path, env: str, arms: list[Run], out: Path) -> None:
-    """Success against compute per action."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
-    lines = ["| method | success % | network evaluations | ms |", "| --- | --- | --- | --- |"]
+class Point(NamedTuple):
+    """A method, or a number of its steps, on one task."""
+
+    env: str
+    method: str
+    style: str  # mark and colour
+    count: int  # network evaluations, or denoising steps
+    ms: float  # of a decision
+    success: np.ndarray  # [S]
+
+
+def compute(root: Path, todo: list[Run]) -> tuple[list[Point], list[dict[str, str]]]:
+    """Success against what an action costs: the points, and a row of the table for each."""
     marks = dict(zip(("prior", *(f"guided, {t}" for t in WEIGHTS), "v-gps", "qc-frozen"), "o^v<>sD", strict=True))
-    for run in arms:
-        p, learner = opened(folder_of(run, root))
-        success = [line for line in runs.read_metrics(folder_of(run, root)) if line["kind"] == "eval"][-1]["values"]
-        mean, ms = 100 * float(np.mean(success["success"])), milliseconds(p, learner)
-        lines.append(f"| {run.label} | {mean:.1f} | {evaluations(p.c)} | {ms:.2f} |")
+    points, rows = [], []
+    for run in todo:
         kind, label = run.label.split(": ")
-        for axis, x in zip(axes, (evaluations(p.c), ms), strict=True):
-            axis.plot(x, mean, marks[label], color="C0" if kind == "flow" else "C1", label=run.label)
-    for axis, name in zip(axes, ("network evaluations per decision", "ms per decision"), strict=True):
-        axis.set(xscale="log", xlabel=name, ylabel="success, %", ylim=(-3, 103))
-        axis.grid(alpha=0.3)
-    axes[1].legend(fontsize=7, ncols=2)
-    figure.suptitle(env)
-    figure.savefig(out / f"compute_{env.split('/')[1]}.png", dpi=110)
-    (out / f"compute_{env.split('/')[1]}.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-
-
-def steps(root: Path, env: str, arms: list[Run], out: Path) -> None:
-    """qc-frozen, trained with the prior's own steps, acting with K = 1, 2, 4, 10, 20."""
-    lines = ["| prior | K | success % | ms |", "| --- | --- | --- | --- |"]
-    for run in (run for run in arms if run.algorithm == "qc-frozen"):
         p, learner = opened(folder_of(run, root))
-        flow = run.label.startswith("flow")
-        for k in (k for k in (1, 2, 4, 10, 20) if flow or k <= p.c.given.steps):  # DDIM takes some of its levels
-            change = {"steps": k} if flow else {"ddim": k}
+        values = records.load([folder_of(run, root)])[0].final()
+        points.append(
+            Point(
+                run.env, run.label, f"{marks[label]}{COLOURS[kind]}", evaluations(p.c), milliseconds(p, learner), values
+            )
+        )
+        mean, spread = records.show(interval(values, bounds=(0.0, 1.0)), "success")
+        base = next(x for x in points if x.env == run.env and x.method == f"{kind}: prior")
+        gain = " ".join(records.show(paired_difference(values, base.success), "points"))
+        cost = {"network evaluations": str(points[-1].count), "ms": f"{points[-1].ms:.2f}"}
+        said = {"success": f"{mean} {spread}", "difference to the prior": "" if label == "prior" else gain}
+        rows.append({"environment": run.env, "method": run.label, **said, **cost})
+    return points, rows
+
+
+def steps(root: Path, todo: list[Run]) -> tuple[list[Point], list[dict[str, str]]]:
+    """qc-frozen, trained with the prior's own steps, acting with K = 1, 2, 4, 10, 20: likewise."""
+    points, rows = [], []
+    for run in (run for run in todo if run.algorithm == "qc-frozen"):
+        p, learner = opened(folder_of(run, root))
+        kind = run.label.split(":")[0]
+        for k in (1, 2, 4, 10, 20):
+            change = {"steps": k} if kind == "flow" else {"ddim": k}  # DDIM takes some of its levels
             q = p._replace(c=dataclasses.replace(p.c, given=dataclasses.replace(p.c.given, **change)))
-            values = train.evaluate(q.build, q.env, q.settings, learner, q.c, q.given)
-            name = run.label.split(":")[0] + (" (DDIM)" if "ddim" in change else "")
-            lines.append(f"| {name} | {k} | {100 * values['success'].mean():.1f} | {milliseconds(q, learner):.2f} |")
-    (out / f"steps_{env.split('/')[1]}.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+            values = train.evaluate(q.build, q.env, q.settings, learner, q.c, q.given)["success"]
+            points.append(Point(run.env, kind, f"o-{COLOURS[kind]}", k, milliseconds(q, learner), values))
+            said = " ".join(records.show(interval(values, bounds=(0.0, 1.0)), "success"))
+            rows.append(
+                {"environment": run.env, "prior": kind, "K": str(k), "success": said, "ms": f"{points[-1].ms:.2f}"}
+            )
+    return points, rows
+
+
+def draw(points: list[Point], count: str, path: Path) -> None:
+    """Success against the count and against time, a column for each task; small: every seed."""
+    envs = list(dict.fromkeys(p.env for p in points))
+    figure, axes = plt.subplots(
+        2, len(envs), figsize=(2 + 2.4 * len(envs), 6), sharey=True, sharex="row", squeeze=False, layout="constrained"
+    )
+    for env, (above, below) in zip(envs, axes.T, strict=True):
+        above.set_title(env.split("/")[1], fontsize=10)
+        for method in dict.fromkeys(p.method for p in points):
+            mine = [p for p in points if (p.env, p.method) == (env, method)]
+            means = [100 * p.success.mean() for p in mine]
+            for axis, x in ((above, [p.count for p in mine]), (below, [p.ms for p in mine])):
+                axis.plot(x, 100 * np.stack([p.success for p in mine]), ".", color=mine[0].style[-2:], alpha=0.35)
+                axis.plot(x, means, mine[0].style[:-2], color=mine[0].style[-2:], label=method)
+        above.set(xscale="log", ylim=(-4, 104))
+        above.set_xticks(sorted({p.count for p in points}))
+        above.minorticks_off()
+        above.xaxis.set_major_formatter("{x:g}")
+        for axis in (above, below):
+            axis.grid(alpha=0.3)
+    for row, name in zip(axes, (count, "ms per decision"), strict=True):
+        row[0].set_ylabel("success, %")
+        row[len(row) // 2].set_xlabel(name)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, ncols=min(1 + len(envs), len(labels)), loc="outside lower center")
+    figure.savefig(path, dpi=110)
 
 
 def look(root: Path, todo: list[Run]) -> None:
-    """Both tables of every task that was asked for."""
+    """Both tables and pictures, of every task that was asked for."""
     todo = [run for run in todo if run.algorithm != "bc"]
-    for env in dict.fromkeys(run.env for run in todo):
-        mine = [run for run in todo if run.env == env]
-        compute(root, env, mine, root / "report")
-        steps(root, env, mine, root / "report")
+    for name, found, count in (
+        ("guidance", compute(root, todo), "network evaluations per decision"),
+        ("steps", steps(root, todo), "denoising steps"),
+    ):
+        points, rows = found
+        draw(points, count, root / "report" / f"{name}.png")
+        text = records.markdown(rows, list(rows[0]))
+        (root / "report" / f"{name}.md").write_text(text)
+        print(text)
 
 
 SUITE = Suite(suite, after=look)
