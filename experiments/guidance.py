@@ -103,25 +103,45 @@ class Point(NamedTuple):
 
 
 def compute(root: Path, todo: list[Run]) -> tuple[list[Point], list[dict[str, str]]]:
-    """Success against what an action costs: the points, and a row of the table for each."""
+    """Success against what an action costs: the points, and the table's rows; first the means of each scene's tasks."""
     marks = dict(zip(("prior", *(f"guided, {t}" for t in WEIGHTS), "v-gps", "qc-frozen"), "o^v<>sD", strict=True))
-    points, rows = [], []
+    points = []
     for run in todo:
         kind, label = run.label.split(": ")
         p, learner = opened(folder_of(run, root))
         values = records.load([folder_of(run, root)])[0].final()
-        points.append(
-            Point(
-                run.env, run.label, f"{marks[label]}{COLOURS[kind]}", evaluations(p.c), milliseconds(p, learner), values
-            )
+        style = f"{marks[label]}{COLOURS[kind]}"
+        points.append(Point(run.env, run.label, style, evaluations(p.c), milliseconds(p, learner), values))
+    return points, [row(p, found) for found in (over_tasks(points), points) for p in found]
+
+
+def over_tasks(points: list[Point]) -> list[Point]:
+    """Each method's mean over the tasks of a scene, where there are several: of every seed, and the median time."""
+    found = {}
+    for p in points:
+        found.setdefault((p.env.rsplit("-", 1)[0], p.method), []).append(p)
+    return [
+        same[0]._replace(
+            env=f"{scene}, mean of {len(same)} tasks",
+            ms=float(np.median([p.ms for p in same])),
+            success=np.mean([p.success for p in same], axis=0),
         )
-        mean, spread = records.show(interval(values, bounds=(0.0, 1.0)), "success")
-        base = next(x for x in points if x.env == run.env and x.method == f"{kind}: prior")
-        gain = " ".join(records.show(paired_difference(values, base.success), "points"))
-        cost = {"network evaluations": str(points[-1].count), "ms": f"{points[-1].ms:.2f}"}
-        said = {"success": f"{mean} {spread}", "difference to the prior": "" if label == "prior" else gain}
-        rows.append({"environment": run.env, "method": run.label, **said, **cost})
-    return points, rows
+        for (scene, _), same in found.items()
+        if len(same) > 1
+    ]
+
+
+def row(p: Point, found: list[Point]) -> dict[str, str]:
+    """A method's row; its differences are to others on the same prior, seed by seed."""
+    kind = p.method.split(": ")[0]
+    same = {q.method.removeprefix(f"{kind}: "): q.success for q in found if q.env == p.env}
+    said = {"environment": p.env, "method": p.method}
+    said["success"] = " ".join(records.show(interval(p.success, bounds=(0.0, 1.0)), "success"))
+    for other in ("prior", "qc-frozen"):
+        shown = other in same and not p.method.endswith(other)  # --only may have left it out
+        e = records.show(paired_difference(p.success, same[other]), "points") if shown else ()
+        said[f"difference to {other}"] = " ".join(e)
+    return said | {"network evaluations": str(p.count), "ms": f"{p.ms:.2f}"}
 
 
 def steps(root: Path, todo: list[Run]) -> tuple[list[Point], list[dict[str, str]]]:
