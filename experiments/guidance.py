@@ -180,6 +180,7 @@ def draw(points: list[Point], count: str, path: Path) -> None:
         above.set_xticks(sorted({p.count for p in points}))
         above.minorticks_off()
         above.xaxis.set_major_formatter("{x:g}")
+        above.tick_params(axis="x", labelsize=7)
         for axis in (above, below):
             axis.grid(alpha=0.3)
     for row, name in zip(axes, (count, "ms per decision"), strict=True):
