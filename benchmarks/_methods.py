@@ -74,8 +74,6 @@ def acting(name: str, c: Any, rows: int) -> list[Group]:
     k, denoise = count_steps(actor(a)), walking(a, rows * n, c.chunk.horizon)
     if name == "value-guided":
         return [Group((denoise, critic(c, rows, "input", noisy=True)), k)]
-    if name == "dppo":  # a frozen copy walks the first steps: other weights, which a cache has to fetch, too
-        return [Group((denoise,), k - c.tuned_steps), Group((denoise,), c.tuned_steps)]
     return [Group((denoise,), k), *([Group((critic(c, rows * n),))] if n > 1 else [])]
 
 

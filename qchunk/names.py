@@ -94,6 +94,7 @@ SUITES = {  # files of experiments/
     "online-brax": Entry("online_brax.py", "QC and BC, offline then online, on reacher, pusher and halfcheetah"),
     "pole": Entry("pole.py", "regression, Gaussians, flow and diffusion on probe/pole: who averages"),
     "guidance": Entry("guidance.py", "a frozen prior, guided, re-ranked and best of N on tabletop"),
+    "guidance-tuning": Entry("guidance_tuning.py", "the tuning runs behind the weights of guidance"),
     "dppo": Entry("dppo.py", "DPPO and PPO from priors on tabletop and halfcheetah"),
     "ppo-scratch": Entry(
         "ppo_scratch.py", "PPO from scratch against stated thresholds on inverted_pendulum and reacher"
