@@ -21,7 +21,7 @@ GRID = {
     "bc": RATES,
     "qc": RATES,
     "qc-frozen": RATES,
-    "value-guided": [{"weight": w} for w in (0.1, 0.3, 1.0)],
+    "value-guided": [{"weight": 0.3}, {"weight": 1.0}, {"guidance": "mean", "weight": 1.0}],
     "v-gps": [{"expectile": x} for x in (0.7, 0.8, 0.9)],
     "dppo": CLIPS,
     "dppo@diffusion": CLIPS,
@@ -30,9 +30,15 @@ GRID = {
 
 
 def name(change: dict) -> str:
-    """A setting, such as "lr 0.001"."""
-    field, value = next(iter(change.items()))
-    return f"lr {value.lr:g}" if isinstance(value, OptimConfig) else f"{field} {value:g}"
+    """A setting, such as "lr 0.001" or "mean, weight 1"."""
+
+    def one(field: str, value) -> str:
+        if isinstance(value, OptimConfig):
+            return f"lr {value.lr:g}"
+        return value if isinstance(value, str) else f"{field} {value:g}"
+
+    fields = [f for f in change if f != "clip_base"]
+    return ", ".join(one(f, change[f]) for f in fields)
 
 
 def suite(scale: str) -> list[Run]:
