@@ -96,8 +96,11 @@ class Record(NamedTuple):
         return self.values()[-1]
 
 
-def load(folders: Sequence[Path]) -> list[Record]:
+def load(folders: Sequence[Path], until: float = np.inf) -> list[Record]:
     """Reads runs.
+
+    Args:
+        until: the last step (updates, then environment steps) of which evaluations are read.
 
     Raises:
         UserError: a folder that is no run, or one without an evaluation yet.
@@ -110,7 +113,8 @@ def load(folders: Sequence[Path]) -> list[Record]:
     for folder in folders:
         about = runs.read_config(folder)
         c = about["config"]
-        evals = [line for line in runs.read_metrics(folder) if line["kind"] == "eval"] if _has_metrics(folder) else []
+        lines = runs.read_metrics(folder) if _has_metrics(folder) else []
+        evals = [line for line in lines if line["kind"] == "eval" and line["step"] <= until]
         if not evals:
             raise UserError(f"{folder} has no evaluation yet", f"go on with qchunk train --resume {folder}")
         seeds = tuple(range(c["seed"], c["seed"] + c["seeds"]))

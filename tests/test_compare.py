@@ -109,9 +109,12 @@ def test_report_and_looks(compared):
     rows = (out / "report" / "table.md").read_text().splitlines()[2:]
     assert [r.split(" | ")[1] for r in rows] == ["bc@gaussian", "dppo"]
     assert "points" in rows[1], "the same environment steps are compared"
+    offline = (out / "report" / "report.md").read_text().split("## Offline part (protocol A)")[1].splitlines()[4]
+    assert offline.startswith("| probe/pole | bc@gaussian | 2 | 20 | success |"), "what it was before it played"
     page = (out / "report" / "report.html").read_text()
     for word in (
         "Held equal",
+        "Offline part (protocol A)",
         "protocol",
         "102,400 environment steps",
         "Cost of acting",

@@ -6,16 +6,18 @@ import dataclasses
 import functools
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qchunk import arms, envs, flags, names, on_policy
+from qchunk import arms, envs, flags, names, on_policy, page, records
 from qchunk.arms import Sizes
 from qchunk.commands.render import look
 from qchunk.commands.suite import Data, Run, claim, name_of, train_all, write
 from qchunk.envs.host import HostEnv
 from qchunk.errors import UserError
 from qchunk.online import OnlineSettings
+from qchunk.records import Rows
 from qchunk.train import Settings
 
 PRIOR = "prior ("
@@ -73,7 +75,9 @@ def compare(argv: list[str]) -> None:
     for folder in shown if f.look else ():
         print(f"[compare] looking at {folder.name} on {folder.parent.name}", file=sys.stderr, flush=True)
         look(folder)
-    write(shown, f.out, {"Held equal": held(f, sizes, left_out), "Tuning": tuning(f, left_out)})
+    learnt = [folder for folder, run in zip(folders, suite, strict=True) if folder in shown and run.data]
+    offline = offline_part(learnt, f) if f.online_steps and learnt else {}
+    write(shown, f.out, {**offline, "Held equal": held(f, sizes, left_out), "Tuning": tuning(f, left_out)})
 
 
 def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], list[str]]:
@@ -148,6 +152,15 @@ def arm_of(arm: str, env: str, data: Data | Path, f: CompareFlags, sizes: Sizes,
             online_eval_every=every,
         )
     return Run(algorithm, env, data, c, settings_of(f), arm, online, prior)
+
+
+def offline_part(folders: Sequence[Path], f: CompareFlags) -> dict[str, Rows]:
+    """Where arms with data stood before their first environment step, which is protocol A at these updates, for the page."""
+    found = records.load(folders, until=f.offline_steps)
+    return {
+        "Offline part (protocol A)": records.table(found),
+        "Offline part, over all runs": page.aggregate(found),
+    }
 
 
 def tuning(f: CompareFlags, left_out: list[str]) -> list[dict[str, str]]:
