@@ -20,7 +20,7 @@ from qchunk.data.chunks import Dataset
 from qchunk.seeds import for_each
 
 COUNTS = {"3x128": 15, "4x512": 5}  # updates a dispatch
-ASKED = {"3x128": 1.3, "4x512": 1.15}
+ASKED = {"qc 4x512": 1.15}  # else 1.3
 
 
 def repeat(fn, args, count: int):
@@ -65,7 +65,8 @@ def main() -> None:
         for name in METHODS:
             build, c = configured(name, hidden, n)
             if not hasattr(c, "rollout"):
-                measure(f"{name} {size}", build, c, data, updating(name, c), COUNTS[size], ASKED[size])
+                title = f"{name} {size}"
+                measure(title, build, c, data, updating(name, c), COUNTS[size], ASKED.get(title, 1.3))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -51,7 +52,16 @@ def atomic_write(path: Path, data: bytes | str) -> None:
     except OSError as err:
         raise explain_oserror(err, path) from err
     finally:
-        temp.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a parent that is no folder: the write has told
+            temp.unlink()
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder with its parents, where it is not there. Raises UserError where the disk refuses."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise explain_oserror(err, path) from err
 
 
 def append(path: Path, line: bytes) -> None:

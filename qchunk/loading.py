@@ -17,14 +17,13 @@ def function(target: str) -> Callable:
     """The function, or whatever else has that name.
 
     Raises:
-        UserError: no such module, file or function.
+        UserError: no such module, file or function, or a file that cannot be read as Python or imports what is not there.
     """
     place, _, name = target.rpartition(":")
     module = _load_file(Path(place)) if place.endswith(".py") else _import(place, target)
-    found = getattr(module, name, None)
-    if found is None:
+    if not hasattr(module, name):
         raise unknown(f"function of {place}", name, [n for n in vars(module) if not n.startswith("_")])
-    return found
+    return getattr(module, name)
 
 
 def beside(folder: str) -> Path:
@@ -59,7 +58,11 @@ def _load_file(path: Path) -> types.ModuleType:
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except BaseException:
+        except BaseException as e:
             del sys.modules[name]
+            if isinstance(e, SyntaxError):
+                raise UserError(f"{path} is no Python: line {e.lineno}: {e.msg}", "mend it") from e
+            if isinstance(e, ImportError):
+                raise UserError(f"{path} cannot be loaded: {e}", "install that, or mend its import") from e
             raise
     return sys.modules[name]

@@ -6,6 +6,7 @@ import base64
 import html
 import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from qchunk import plots
 from qchunk import records as tables
+from qchunk.errors import UserError
 from qchunk.records import Record, Rows
 from qchunk.stats import (
     Estimate,
@@ -27,7 +29,7 @@ COST, EPISODE, STILL = (
     "cost.json",
     "episode.gif",
     "episode.png",
-)  # what qchunk render and compare leave in a run's folder
+)  # what qchunk compare leaves in a run's folder; the episode by qchunk render, too
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8885; --soft: #8881 }
@@ -55,10 +57,10 @@ def html_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) -> s
     """The page; sections without anything to show are left out."""
     colour = plots.colours([r.label for r in records])
     found = [(title, body) for title, body in _sections(records, rows, more, colour) if body]
-    ids = [title.lower().replace(" ", "-") for title, _ in found]
+    ids = [re.sub(r"\W+", "-", title.lower()).strip("-") for title, _ in found]
     nav = "".join(f'<a href="#{i}">{title}</a>' for i, (title, _) in zip(ids, found, strict=True))
     body = "\n".join(f'<h2 id="{i}">{title}</h2>\n{text}' for i, (title, text) in zip(ids, found, strict=True))
-    return PAGE.format(title=_title(records), style=STYLE, nav=nav, body=body)
+    return PAGE.format(title=html.escape(_title(records)), style=STYLE, nav=nav, body=body)
 
 
 def _title(records: Sequence[Record]) -> str:
@@ -129,7 +131,7 @@ def aggregate(records: Sequence[Record]) -> list[dict[str, str]]:
     """Interquartile mean and probability of improvement over the baseline, with stratified bootstrap intervals."""
     found = scores(records)
     base = next(iter(found), "")
-    unit = records[0].figure
+    unit, returns = records[0].figure, _returns(records)
     rows = []
     for label, x in found.items():
         tasks, both = x.shape[1], np.concatenate([x, found[base]], axis=1) if len(x) == len(found[base]) else None
@@ -141,8 +143,19 @@ def aggregate(records: Sequence[Record]) -> list[dict[str, str]]:
         mean = interval(x.mean(axis=1), bounds=(0.0, 1.0) if unit == "success" else None)
         iqm = stratified_bootstrap(x) if len(x) > 1 else Estimate(interquartile_mean(x), np.nan, np.nan)
         shown = {"mean": " ".join(tables.show(mean, unit)), "interquartile mean": " ".join(tables.show(iqm, unit))}
+        shown |= (
+            {"return, interquartile mean": " ".join(tables.show(returns[label], "return"))} if label in returns else {}
+        )
         rows.append({"method": label, "runs": str(x.size), **shown, f"P(better than {base})": better})
     return rows if len(rows) > 1 else []
+
+
+def _returns(records: Sequence[Record]) -> dict[str, Estimate]:
+    """Interquartile mean of the return by label, where it stands beside a success; of one environment, for several have no common scale."""
+    if len({r.env for r in records}) > 1 or any(r.figure == "return" for r in records):
+        return {}
+    found = {r.label: np.asarray(r.evals[-1]["values"].get("return", [np.nan]), float)[:, None] for r in records}
+    return {k: stratified_bootstrap(x) for k, x in found.items() if len(x) > 1 and np.isfinite(x).all()}
 
 
 def _aggregates(records: Sequence[Record], colour: dict[str, str]) -> str:
@@ -176,7 +189,10 @@ def _curves(records: Sequence[Record], colour: dict[str, str]) -> str:
 def cost_of(r: Record) -> dict[str, Any]:
     """What acting with a run costs, as ``qchunk compare`` measured it; {} where nobody did."""
     path = r.folder / COST
-    return json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        return dict(json.loads(path.read_text())) if path.is_file() else {}
+    except (ValueError, TypeError) as e:
+        raise UserError(f"{path} is damaged", "remove it; qchunk compare measures it again") from e
 
 
 def rounded(x: float) -> str:
@@ -237,12 +253,16 @@ def _episodes(records: Sequence[Record]) -> str:
     for r in records:
         if (r.folder / EPISODE).is_file():
             title = html.escape(f"{r.label} on {r.env}")
-            still = f'<source media="(prefers-reduced-motion: reduce)" srcset="{_uri(r.folder / STILL, "png")}">'
+            still = ""
+            if (r.folder / STILL).is_file():
+                still = f'<source media="(prefers-reduced-motion: reduce)" srcset="{_uri(r.folder / STILL, "png")}">'
             image = f'<img alt="An episode of {title}" src="{_uri(r.folder / EPISODE, "gif")}">'
             found.append(f"<figure><picture>{still}{image}</picture><figcaption>{title}</figcaption></figure>")
-    told = "<p>One episode of each run's first seed, all from the same start.</p>"
+    told = "One episode of each run's first seed, all from the same start."
+    if without := ", ".join(f"{r.label} on {r.env}" for r in records if not (r.folder / EPISODE).is_file()):
+        told += f" None was drawn of {html.escape(without)}."
     return (
-        f'<details open><summary>Show or hide</summary>{told}<div class="small">{"".join(found)}</div></details>'
+        f'<details open><summary>Show or hide</summary><p>{told}</p><div class="small">{"".join(found)}</div></details>'
         if found
         else ""
     )
@@ -257,14 +277,33 @@ def _settings(records: Sequence[Record]) -> str:
     for group in groups.values():
         for name in dict.fromkeys(n for fields in group.values() for n in fields):
             rows.append({"field": name, **{label: group[label].get(name, "") for label in labels}})
-    about = records[0].about
-    versions = {**about.get("versions", {}), "python": about.get("python", ""), "commit": about.get("git_commit") or ""}
-    data = {str(c["data"]["fingerprint"]) for c in (r.about["config"] for r in records) if c.get("data")}
-    facts = {**versions, "platform": about.get("platform", ""), "device": one[labels[0]].get("device", "")}
-    facts["data fingerprints"] = ", ".join(sorted(data))
-    told = _table([{"what": k, "which": v or ""} for k, v in facts.items()], ("what", "which"))
+    facts = [_facts(r) for r in records]
+    told = _table(
+        [{"what": k, "which": _told(records, [f.get(k, "") for f in facts])} for k in facts[0]], ("what", "which")
+    )
     fields = _table(rows, ("field", *labels))
     return f"<details><summary>Every hyper-parameter</summary>{fields}</details><details><summary>Versions and data</summary>{told}</details>"
+
+
+def _facts(r: Record) -> dict[str, str]:
+    """What a run was made with."""
+    about, c = r.about, r.about["config"]
+    found = {**about.get("versions", {}), "python": about.get("python"), "commit": about.get("git_commit")}
+    found |= {"platform": about.get("platform"), "device": c.get("device"), "made": about.get("created", "")[:10]}
+    return {k: str(v or "") for k, v in {**found, "data": (c.get("data") or {}).get("fingerprint")}.items()}
+
+
+def _told(records: Sequence[Record], values: Sequence[str]) -> str:
+    """A fact of all runs, or of which runs it holds where they differ; runs without it do not count."""
+    labels: dict[str, list[str]] = {}
+    for r, value in zip(records, values, strict=True):
+        labels.setdefault(value, []).append(r.label)
+    labels.pop("", None)
+    return (
+        next(iter(labels), "")
+        if len(labels) < 2
+        else "; ".join(f"{v} ({', '.join(dict.fromkeys(names))})" for v, names in labels.items())
+    )
 
 
 def markdown_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) -> str:

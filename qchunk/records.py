@@ -25,6 +25,7 @@ COLUMNS = (
     "mean",
     "95 % interval",
     "difference to baseline",
+    "return",
     "note",
 )
 NUMBERS = ("mean", "low", "high", "difference", "difference_low", "difference_high")  # of table.csv, not rounded
@@ -35,6 +36,7 @@ AXES = {
     "minutes": "minutes of the program that trained all seeds",
 }
 Rows = Sequence[dict[str, str]]  # of a table
+FIGURES = ("success", "return")
 BASELINE = "bc"  # differences are to it; see load for where it is absent
 
 
@@ -113,11 +115,16 @@ def load(folders: Sequence[Path], until: float = np.inf) -> list[Record]:
     for folder in folders:
         about = runs.read_config(folder)
         c = about["config"]
+        if not (isinstance(c, dict) and {"algorithm", "env", "seed", "seeds"} <= set(c)):
+            raise UserError(f"{folder} is no whole run: its {runs.CONFIG} lacks what was trained", "leave it out")
         lines = runs.read_metrics(folder) if _has_metrics(folder) else []
         evals = [line for line in lines if line["kind"] == "eval" and line["step"] <= until]
         if not evals:
             raise UserError(f"{folder} has no evaluation yet", f"go on with qchunk train --resume {folder}")
         seeds = tuple(range(c["seed"], c["seed"] + c["seeds"]))
+        odd = [e["step"] for e in evals if {len(e["values"].get(n, seeds)) for n in FIGURES} != {len(seeds)}]
+        if odd or not {*FIGURES} & set(evals[-1]["values"]):
+            raise UserError(f"{folder} has an evaluation without a figure for each of its seeds", "leave it out")
         label = c.get("label") or c["algorithm"]
         records.append(Record(label, c["env"], seeds, evals, not (folder / runs.SUMMARY).exists(), folder, about))
     shared = Counter((r.env, r.label) for r in records)
@@ -166,6 +173,7 @@ def table(records: Sequence[Record]) -> list[dict[str, str]]:
                     "mean": mean,
                     "95 % interval": spread,
                     "difference to baseline": _difference(r, base),
+                    "return": _return(r),
                     "note": "unfinished: last evaluation" if r.unfinished else "",
                 }
             )
@@ -174,6 +182,14 @@ def table(records: Sequence[Record]) -> list[dict[str, str]]:
 
 def _estimate(r: Record) -> Estimate:
     return interval(r.final(), bounds=(0.0, 1.0) if r.figure == "success" else None)
+
+
+def _return(r: Record) -> str:
+    """Mean and interval of the return beside a success; empty where it is the figure itself, or is not known."""
+    values = r.evals[-1]["values"].get("return")
+    return (
+        "" if r.figure == "return" or values is None else " ".join(show(interval(np.asarray(values, float)), "return"))
+    )
 
 
 def unpaired(r: Record, base: Record) -> str:

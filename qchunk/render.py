@@ -207,15 +207,16 @@ def _brax(env: Env, moments: list[Moment]) -> list[np.ndarray]:
     return found
 
 
-def write_gif(frames: list[np.ndarray], path: Path, still: Path) -> None:
-    """A gif that repeats, and its last frame as a png."""
+def write_gif(frames: list[np.ndarray], path: Path, still: Path | None = None) -> None:
+    """A gif that repeats, and its last frame as a png where ``still`` names one."""
     from PIL import Image
 
     images = [Image.fromarray(f).convert("P", palette=Image.Palette.ADAPTIVE, colors=64) for f in frames]
     buffer = io.BytesIO()
     length = [round(1000 / FPS)] * (len(images) - 1) + [1000]
     images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=length, loop=0, optimize=True)
+    if still:  # first: a gif that is there has its still
+        picture = io.BytesIO()
+        Image.fromarray(frames[-1]).save(picture, "PNG")
+        files.atomic_write(still, picture.getvalue())
     files.atomic_write(path, buffer.getvalue())
-    buffer = io.BytesIO()
-    Image.fromarray(frames[-1]).save(buffer, "PNG")
-    files.atomic_write(still, buffer.getvalue())

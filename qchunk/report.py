@@ -17,10 +17,7 @@ def write_report(folders: Sequence[Path], out: Path, more: dict[str, Rows] | Non
     """
     found = records.load(folders)
     rows = records.table(found)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise files.explain_oserror(err, out) from err
+    files.make_folder(out)
     files.atomic_write(out / "table.csv", records.numbers(found))
     files.atomic_write(out / "table.md", records.markdown(rows))
     plots.curves(found, out / "curves.png")

@@ -138,6 +138,9 @@ def test_a_part_is_checked_against_its_part_and_all_against_all(stubs, capsys):
     assert run(capsys, "one", "--check", "first/bench.json")[0] == 0
     code, out, _ = run(capsys, "--check", "first/bench.json")
     assert code == 1 and out.count("two: ") == 2 and "missing" in out
+    write_stub(folder, 1.0, "three")
+    code, out, _ = run(capsys, "three", "--check", "first/bench.json")
+    assert code == 1 and "three: nothing of it is in" in out, "a check against nothing is no check"
 
 
 def test_a_benchmark_that_crashes_is_told_and_the_others_run(stubs, capsys):

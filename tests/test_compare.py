@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from PIL import Image
 
 from qchunk import arms, cli, names
 from qchunk.arms import Sizes
+from qchunk.commands import held
 from qchunk.commands.compare import CompareFlags, online_steps, plan
-from qchunk.commands.suite import Data
+from qchunk.commands.suite import Data, claim
 from qchunk.errors import UserError
 
 TASK1, TASK2 = "tabletop/cube-single-task1", "tabletop/cube-single-task2"
@@ -67,7 +69,8 @@ def test_everything_is_held_equal():
 
 def test_offline_data_alone_leave_out_who_must_play():
     suite, left_out = plan(dataclasses.replace(ALL, online_steps=0), Sizes())
-    assert left_out == ["dppo", "dppo@diffusion", "ppo"] and not {r.label for r in suite} & set(left_out)
+    play = ["dppo", "dppo@diffusion", "ppo"]
+    assert left_out == {TASK1: play, TASK2: play} and not {r.label for r in suite} & set(play)
     assert all(r.online.online_steps == 0 for r in suite)
 
 
@@ -82,6 +85,11 @@ def test_every_algorithm_is_an_arm():
     ("change", "told"),
     [
         ({"algos": ("dppo",), "online_steps": 0}, "learn online only"),
+        ({"algos": ("dppo@regression",)}, "no probabilities"),
+        ({"algos": ("value-guided@gaussian",)}, "one denoising step"),
+        ({"online_steps": -1}, "--online-steps is -1"),
+        ({"seeds": 0}, "--seeds is 0. give at least 1"),
+        ({"data": "nowhere.npz"}, "no data set nowhere.npz"),
         ({"algos": ("bc", "bc")}, "named twice"),
         ({"algos": ("qd",)}, "unknown algorithm .qd"),
         ({"algos": ("bc@gausian",)}, "gaussian"),
@@ -90,7 +98,44 @@ def test_every_algorithm_is_an_arm():
 )
 def test_mistakes(change, told):
     with pytest.raises(UserError, match=told):
+        if "data" in change:
+            change = {"data": Path(change["data"])}
         plan(dataclasses.replace(ALL, **change), Sizes())
+    with pytest.raises(UserError, match="--hidden names no widths"):
+        plan(ALL, Sizes(hidden=()))
+
+
+def test_what_differs_all_the_same():
+    """Nothing that a reader would take for equal is told as equal."""
+    suite, _ = plan(ALL, Sizes(hidden=(16,), steps=4))
+    rows = {row["arm"]: row for row in held.unequal([r for r in suite if r.label in arms.DEFAULT])}
+    assert list(rows) == list(arms.DEFAULT)
+    found = {arm: (r["denoising steps"], r["discount"], r["rewards of the data"]) for arm, r in rows.items()}
+    assert found["qc"] == ("4", "0.99 per environment step", "used")
+    assert found["bc"][2] == "not used" and rows["bc"]["critic"] == "none"
+    assert found["dppo"] == ("4", "0.99 per decision", "not used")
+    assert found["dppo@diffusion"][0] == "20" and found["ppo"][0] == "1"
+    assert rows["qc"]["updates"] == "100" and rows["dppo"]["updates"] == "20"
+
+
+def test_tuning_is_told_as_it_was():
+    """Every figure stands in docs/results/tuning.md, the setting in use is the best of its arm, and its own name is no lie."""
+    table = (Path(__file__).parents[1] / "docs/results/tuning.md").read_text()
+    for arm, runs in arms.TRIALS.items():
+        assert len(runs) == 3
+        for setting, found in runs.items():
+            (row,) = [line for line in table.splitlines() if f"| {arm}, {setting} |" in line]
+            assert f"| {found}.0 % |" in row
+    assert "second round" in arms.trials("value-guided")
+    assert arms.trials("v-gps@diffusion").startswith("none: the settings of v-gps")
+    assert arms.trials("mine.py:mine") == "none: its own defaults"
+    suite, left_out = plan(ALL, Sizes())
+    (told,) = [
+        row["how"]
+        for row in held.equal([r for r in suite if r.label in arms.DEFAULT], Sizes(), left_out)
+        if row["what"] == "tuning"
+    ]
+    assert "That task is compared here, too" in told, "task 2 is the one that arms were tuned on"
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +183,33 @@ def test_goes_on_where_it_was(compared, capsys):
     cli.main(argv)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("summary.json")} == finished
     assert (out / "report" / "report.html").stat().st_mtime > began - 1
+    assert "is damaged" in damaged(out, capsys, argv)
     err = command(capsys, *argv, "--n", "4", "bad").err
     line = err.splitlines()[-1]
     assert line.startswith("error: ") and "another --n" in line and "--n 8" in line
+
+
+def damaged(out, capsys, argv):
+    """What the command says when its folder's own record is no JSON; the record is put back."""
+    record = out / "comparison.json"
+    kept = record.read_bytes()
+    record.write_text("{")
+    told = command(capsys, *argv, "bad").err
+    record.write_bytes(kept)
+    return told
+
+
+def test_nothing_trained_is_nothing_claimed(tmp_path, capsys):
+    """A folder that only flags were written to takes others; a file in its way is told, not raised."""
+    claim(tmp_path / "c", "comparison", {"n": 1})
+    claim(tmp_path / "c", "comparison", {"n": 2})
+    (tmp_path / "c" / "runs").mkdir()
+    with pytest.raises(UserError, match="another --n"):
+        claim(tmp_path / "c", "comparison", {"n": 1})
+    (tmp_path / "file").write_text("")
+    for argv in (["compare", "--env", TASK1, "--algos", "bc"], ["reproduce", "reacher"], ["collect", TASK1]):
+        told = command(capsys, *argv, "--out", tmp_path / "file" / "x", "bad").err
+        assert "cannot write" in told.splitlines()[-1], argv
 
 
 def test_an_episode_as_a_gif(compared, tmp_path, capsys):

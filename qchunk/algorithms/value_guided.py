@@ -10,12 +10,13 @@ from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, Op
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.noisy_value import noisy_value
 from qchunk.critics.state_v import state_v
+from qchunk.errors import UserError
 from qchunk.improve import diffuser, guide
 from qchunk.learner import frozen, learner
 from qchunk.losses.expectile import iql
 from qchunk.losses.noise_value import noise_value
 from qchunk.losses.td import td
-from qchunk.sampling import sample
+from qchunk.sampling import count_steps, sample
 from qchunk.types import Algorithm
 
 
@@ -42,8 +43,16 @@ class ValueGuided:
 
 
 def value_guided(c: ValueGuided) -> Algorithm:
-    """The prior is read and never trained; the critic learns offline, the value of noisy chunks from the critic."""
+    """The prior is read and never trained; the critic learns offline, the value of noisy chunks from the critic.
+
+    Raises:
+        UserError: a prior of one denoising step, which guidance leaves as it is.
+    """
     pi, q, v, s = frozen(actor(c.given)), chunk_q(c.critic), noisy_value(c.value), state_v(c.critic)
+    if count_steps(pi) == 1:  # from pure noise to the chunk: there is no noisy chunk to steer
+        raise UserError(
+            f"a prior of one denoising step ({c.given.kind}) cannot be guided", "take v-gps or qc-frozen, or a flow"
+        )
     if c.guidance == "diffuser":
         steered = diffuser(pi if pi.noisy else stochastic(pi), v.score, c.weight)
     else:

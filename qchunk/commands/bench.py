@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from qchunk.errors import UserError, unknown
-from qchunk.files import atomic_write, explain_oserror
+from qchunk.files import atomic_write, make_folder
 from qchunk.processes import cores
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"  # in the repository, not in the wheel
@@ -35,7 +35,7 @@ FLAGS = {
     "--json": "one JSON object per line of figures, in place of text",
     "--out DIR": "folder for bench.json and bench.png; runs/bench by default",
     "--check [BASELINE]": f"compare the ratios with a stored bench.json, benchmarks/{BASELINE} by default; exit code 1 "
-    f"if one is more than {TOLERANCE:.0%} worse, or missing",
+    f"if one is more than {TOLERANCE:.0%} worse, or missing in either",
 }
 BETTER = ("lower", "higher")
 NOT_FIGURES = ("file", "benchmark", "better", "asked", "device")
@@ -66,10 +66,7 @@ def bench(argv: list[str]) -> None:
         )
     f = parse(argv, found)
     baseline = read(f.check) if f.check else None
-    try:
-        f.out.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise explain_oserror(e, f.out) from e
+    make_folder(f.out)
     results: list[Result] = []
     failures: list[str] = []
     for name in f.names:
@@ -85,6 +82,9 @@ def bench(argv: list[str]) -> None:
     if baseline is not None:
         ours = [r for r in baseline["results"] if f.whole or r["file"] in f.names]
         failures += compare(results, ours)
+        failures += [
+            f"{name}: nothing of it is in {f.check}" for name in f.names if name not in {r["file"] for r in ours}
+        ]
         for text in notes(machine(), results, baseline["machine"], ours):
             print(f"note: {text}", file=sys.stderr)
     picture(results, f.out / "bench.png", baseline["results"] if baseline else ())

@@ -20,6 +20,7 @@ from qchunk.data import formats, ogbench
 from qchunk.envs.host import HostEnv
 from qchunk.errors import UserError, unknown
 from qchunk.execute import receding
+from qchunk.files import make_folder
 from qchunk.progress import Bar
 from qchunk.types import Learner
 
@@ -61,7 +62,7 @@ def collect_to(name: str, f: CollectFlags) -> None:
         raise UserError(f"{out} exists already", "pass --out with a new file")
     if min(f.steps, f.envs, f.episode_length) < 1:
         raise UserError("--steps, --envs and --episode-length must be positive", "give positive whole numbers")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
     about = {"policy": " ".join(f.policy) or "default", "seed": f.seed, "versions": runs.versions()}
     with Bar(f.steps, 0, f.quiet, f"collecting {name}") as bar:
         part = names.ogbench(name)

@@ -12,8 +12,9 @@ from typing import Any
 
 from qchunk import arms, envs, flags, names, on_policy, page, records
 from qchunk.arms import Sizes
+from qchunk.commands import held
 from qchunk.commands.render import look
-from qchunk.commands.suite import Data, Run, claim, name_of, train_all, write
+from qchunk.commands.suite import Data, Run, check, claim, name_of, train_all, write
 from qchunk.envs.host import HostEnv
 from qchunk.errors import UserError
 from qchunk.online import OnlineSettings
@@ -64,49 +65,78 @@ class CompareFlags:
     """No progress bars."""
 
 
+LEAST = {
+    **dict.fromkeys(("data_steps", "seeds", "offline_steps", "episodes", "evaluations", "horizon", "n", "steps"), 1),
+    **dict.fromkeys(("seed", "online_steps", "online_updates"), 0),
+}
+
+
 def compare(argv: list[str]) -> None:
     """``qchunk compare --env ENV ... [--algos A B ...] [--seeds S]``."""
     f, sizes = flags.parse("compare", argv, CompareFlags, Sizes)
+    f = dataclasses.replace(f, algos=tuple(a for given in f.algos for a in given.split(",") if a))
     suite, left_out = plan(f, sizes)
+    check(suite, f.out)
     asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look")}
     claim(f.out, "comparison", {**asked, **dataclasses.asdict(sizes)})
     folders = train_all("compare", suite, f.out, f.quiet)
-    shown = [folder for folder, run in zip(folders, suite, strict=True) if not run.label.startswith(PRIOR)]
-    for folder in shown if f.look else ():
+    compared = {folder: r for folder, r in zip(folders, suite, strict=True) if not r.label.startswith(PRIOR)}
+    for folder in compared if f.look else ():
         print(f"[compare] looking at {folder.name} on {folder.parent.name}", file=sys.stderr, flush=True)
         look(folder)
-    learnt = [folder for folder, run in zip(folders, suite, strict=True) if folder in shown and run.data]
-    offline = offline_part(learnt, f) if f.online_steps and learnt else {}
-    write(shown, f.out, {**offline, "Held equal": held(f, sizes, left_out), "Tuning": tuning(f, left_out)})
+    shown = list(compared.values())
+    more = offline_part([folder for folder, r in compared.items() if r.data], f) if f.online_steps else {}
+    more |= {"Held equal": held.equal(shown, sizes, left_out), "Not equal": held.unequal(shown)}
+    write(list(compared), f.out, {**more, "Tuning": held.tuning(shown)})
 
 
-def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], list[str]]:
-    """(the runs: priors first, then every arm, environment by environment; the arms that offline data cannot train).
+def checked(f: CompareFlags, sizes: Sizes) -> None:
+    """Refuses numbers and files that no arm can use.
 
     Raises:
-        UserError: an unknown name, or nothing to compare.
+        UserError: names the flag.
     """
+    for name, value in (*vars(f).items(), *vars(sizes).items()):
+        if name in LEAST and value < LEAST[name]:
+            raise UserError(f"--{name.replace('_', '-')} is {value}", f"give at least {LEAST[name]}")
+    if not sizes.hidden or min(sizes.hidden) < 1:
+        raise UserError("--hidden names no widths", "give one or more, such as --hidden 128 128 128")
+    if f.data and not f.data.is_file():
+        raise UserError(f"there is no data set {f.data}", "make one with qchunk collect, or leave --data out")
     for env in f.env:
         names.check_env(env)
     if len(set(f.algos)) < len(f.algos) or len(set(f.env)) < len(f.env):
         raise UserError("an arm or an environment is named twice", "name each once")
+
+
+def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], held.LeftOut]:
+    """(the runs: priors first, then every arm, environment by environment; by environment the arms that it cannot have).
+
+    Raises:
+        UserError: an unknown name, a number out of range, an arm that cannot be made, or nothing to compare.
+    """
+    checked(f, sizes)
     configs = {arm: arms.config_of(arm, sizes) for arm in f.algos}
-    on_host = any(map(is_host, f.env))
-    left_out = [arm for arm, c in configs.items() if hasattr(c, "rollout") and (on_host or not f.online_steps)]
-    wanted = [arm for arm in f.algos if arm not in left_out]
-    if not wanted:
-        raise UserError(
-            f"{', '.join(left_out)} learn online only, on the device",
-            "give --online-steps, a device environment, or other --algos",
-        )
+    for arm, c in configs.items():
+        flags.builder(arms.split(arm)[0])[0](c)  # says what does not fit together, before anything is trained
     found: list[Run] = []
+    left_out: held.LeftOut = {}
     for env in f.env:
+        wanted = [
+            arm for arm, c in configs.items() if not hasattr(c, "rollout") or (f.online_steps and not is_host(env))
+        ]
+        if without := [arm for arm in f.algos if arm not in wanted]:
+            left_out[env] = without
+        if not wanted:
+            fix = "give --online-steps, a device environment, or other --algos"
+            raise UserError(f"{', '.join(without)} learn online only, on the device", fix)
         data = f.data or Data(envs.make(env).data_name, f.data_steps)
         first = next((r.env for r in found if r.data == data), env)  # one prior serves every task of a scene
-        if first == env:
-            once = dataclasses.replace(settings_of(f), eval_every=f.offline_steps)
-            priors = {p[0]: p[1] for arm in wanted if (p := arms.prior_of(arm, sizes))}
-            found += [Run("bc", env, data, c, once, f"{PRIOR}{kind})") for kind, c in priors.items()]
+        once = dataclasses.replace(settings_of(f), eval_every=f.offline_steps)
+        priors = {p[0]: p[1] for arm in wanted if (p := arms.prior_of(arm, sizes))}
+        made = {r.name for r in found}
+        runs = [Run("bc", first, data, c, once, f"{PRIOR}{kind})") for kind, c in priors.items()]
+        found += [r for r in runs if r.name not in made]
         found += [arm_of(arm, env, data, f, sizes, first) for arm in wanted]
     return found, left_out
 
@@ -163,12 +193,6 @@ def offline_part(folders: Sequence[Path], f: CompareFlags) -> dict[str, Rows]:
     }
 
 
-def tuning(f: CompareFlags, left_out: list[str]) -> list[dict[str, str]]:
-    """The tuning runs of every arm, for the page."""
-    wanted = [arm for arm in f.algos if arm not in left_out]
-    return [{"arm": arm, "success of its tuning runs": arms.trials(arm)} for arm in wanted]
-
-
 def decisions(sizes: Sizes) -> int:
     """Of an on-policy iteration: LENGTH environment steps, in whole chunks."""
     return math.ceil(LENGTH / sizes.horizon)
@@ -178,33 +202,3 @@ def online_steps(f: CompareFlags, sizes: Sizes) -> int:
     """Environment steps of every arm: whole on-policy iterations, which are whole decisions of the others."""
     per = ENVS * decisions(sizes) * sizes.horizon
     return math.ceil(f.online_steps / per) * per
-
-
-def held(f: CompareFlags, sizes: Sizes, left_out: list[str]) -> list[dict[str, str]]:
-    """What was held equal, for the page."""
-    steps = online_steps(f, sizes)
-    data = str(f.data) if f.data else f"{f.data_steps:,} transitions of the environment's first scripted behaviour"
-    widths = " x ".join(map(str, sizes.hidden))
-    found = {
-        "protocol": f"A: {f.offline_steps:,} updates on offline data only",
-        "data": data,
-        "prior": f"methods that stand on one: cloned in {f.offline_steps:,} updates with as many seeds; seed i of each stands on seed i of the prior, "
-        "frozen in value-guided, v-gps and qc-frozen, the start in dppo and ppo; bc and qc clone their own",
-        "networks": f"{widths} for every actor, critic and value; flows of {sizes.steps} steps, N = {sizes.n}, chunks of {sizes.horizon}",
-        "evaluation": f"{f.episodes} episodes per seed, open loop, the same start states for every arm and every evaluation",
-        "seeds": f"{f.seed} to {f.seed + f.seeds - 1}",
-        "tuning": "each arm as many runs, on another task (tabletop/cube-single-task2, one seed); see the table",
-    }
-    if steps:
-        found["protocol"] = (
-            f"B: {steps:,} environment steps for every arm, in {ENVS} environments ({HOST_ENVS} on the host). Arms with data make {f.offline_steps:,} updates on "
-            f"them before and {f.online_updates:,} meanwhile, half of each batch online; dppo and ppo start from the prior and have no data"
-        )
-    if left_out:
-        why = (
-            "they play on the device only"
-            if f.online_steps
-            else "nothing to learn from without environment steps (--online-steps)"
-        )
-        found["left out"] = f"{', '.join(left_out)}: {why}"
-    return [{"what": k, "how": v} for k, v in found.items()]

@@ -11,6 +11,7 @@ import jax
 from qchunk import cost, flags, page, runs
 from qchunk import render as rendering
 from qchunk import train as training
+from qchunk.commands.held import uses_rewards
 from qchunk.commands.shared import first_seed, learner_of, one_seed, positional, rebuild
 from qchunk.envs.host import HostEnv
 from qchunk.errors import UserError
@@ -37,13 +38,15 @@ def render(argv: list[str]) -> None:
         raise UserError(f"{f.out} is no gif", "give --out a name that ends in .gif")
     if f.out and f.out.exists():
         raise UserError(f"{f.out} exists already", "pass --out with a new file")
+    if not f.out and (f.seed, f.step) != (RenderFlags.seed, RenderFlags.step):
+        raise UserError("reports show the episode of the default --seed and --step", "give --out for another")
     out = f.out or Path(folder) / page.EPISODE
     frames = draw(Path(folder), out, f.seed, f.step)
     print(f"{frames} frames -> {out}")
 
 
 def draw(folder: Path, out: Path, seed: int = 1000, step: int | None = None) -> int:
-    """Draws an episode of a run's first seed, its last frame beside it as a png; returns the number of frames."""
+    """Draws an episode of a run's first seed; returns the number of frames. RUN/episode.gif gets its last frame as a png."""
     p = rebuild(runs.read_config(folder)["config"], folder)
     learner, _ = learner_of(folder, p, step)
     key = jax.random.key(seed)
@@ -55,7 +58,7 @@ def draw(folder: Path, out: Path, seed: int = 1000, step: int | None = None) -> 
         algorithm, vars = one_seed(p, learner)
         moments = rendering.episode(p.env, algorithm.act, vars, key, p.settings.execute, p.c.chunk.horizon)
         frames = rendering.pictures(p.env, moments)
-    rendering.write_gif(frames, out, out.with_suffix(".png"))
+    rendering.write_gif(frames, out, folder / page.STILL if out == folder / page.EPISODE else None)
     return len(frames)
 
 
@@ -67,8 +70,8 @@ def measure(folder: Path) -> None:
     found = cost.of_policy(algorithm.act, vars, p.env.observation_size)
     actions = training.parse(p.settings.execute, p.c.chunk.horizon)(algorithm.act).steps
     found["multiplications"] /= actions
-    learns = bool(kept["data"]) and hasattr(p.c, "critic")
-    atomic_write(folder / page.COST, json.dumps({**found, "offline_rewards": "used" if learns else "not used"}) + "\n")
+    learns = "used" if uses_rewards(bool(kept["data"]), p.c) else "not used"
+    atomic_write(folder / page.COST, json.dumps({**found, "offline_rewards": learns}) + "\n")
 
 
 def look(folder: Path) -> None:

@@ -43,8 +43,7 @@ def reproduce(argv: list[str]) -> None:
         raise UserError(f"SUITE in {target} is no Suite", "make it by qchunk.commands.suite.Suite(runs)")
     todo = runs_of(found, f, target)
     root = f.out or Path("runs") / f"{name}-{f.scale}"
-    if not f.dry:
-        suites.claim(root, "suite", {"suite": name, "scale": f.scale})
+    suites.claim(root, "suite", {"suite": name, "scale": f.scale}, f.dry)
     suites.check(todo, root)
     say(found, todo, f, root, name)
     if f.dry:
@@ -77,6 +76,8 @@ def runs_of(found, f: ReproduceFlags, target: str) -> list:
         known = " or ".join(("smoke", *found.scales))
         raise UserError(f"{target} has no scale {f.scale}", f"give --scale {known}")
     listed = [suites.smoke(r) for r in found.runs("small")] if f.scale == "smoke" else found.runs(f.scale)
+    if not listed:
+        raise UserError(f"SUITE in {target} lists no runs", "let its function return some")
     todo = suites.chosen(listed, f.only)
     if not todo:
         offers = ", ".join(dict.fromkeys(r.name for r in listed[:6]))

@@ -17,7 +17,7 @@ from qchunk.commands.train import resume as resume_run
 from qchunk.commands.train import run as new_run
 from qchunk.config import validate
 from qchunk.errors import UserError
-from qchunk.files import atomic_write
+from qchunk.files import atomic_write, make_folder
 from qchunk.online import OnlineSettings
 from qchunk.records import Rows, markdown
 from qchunk.train import Settings, resolve
@@ -116,11 +116,12 @@ def chosen(suite: Sequence[Run], only: Sequence[str]) -> list[Run]:
     return [r for r in suite if r.name in wanted]
 
 
-def claim(root: Path, kind: str, asked: dict[str, Any]) -> None:
-    """Makes the folder of a comparison or a suite, or finds it made by the same flags.
+def claim(root: Path, kind: str, asked: dict[str, Any], dry: bool = False) -> None:
+    """Makes the folder of a comparison or a suite, or finds it made by the same flags, or by others that trained nothing yet.
 
     Args:
         kind: what it is; ROOT/KIND.json keeps ``asked``.
+        dry: only look.
 
     Raises:
         UserError: the folder holds another one, or something else.
@@ -130,14 +131,20 @@ def claim(root: Path, kind: str, asked: dict[str, Any]) -> None:
     if root.exists() and not path.is_file():
         raise UserError(f"{root} exists and holds no {kind}", "pass --out with a new folder")
     if path.is_file():
-        found = json.loads(path.read_text())
+        try:
+            found = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as e:
+            raise UserError(f"{path} is damaged", "pass --out with a new folder") from e
         odd = sorted(n for n in kept if found.get(n) != kept[n])
-        if odd:
+        if odd and (root / "runs").exists():
             flag = odd[0].replace("_", "-")
             fix = f"pass --out with a new folder, or --{flag} {found.get(odd[0])}"
             raise UserError(f"{root} holds a {kind} with another --{flag}", fix)
+        if not odd:
+            return
+    if dry:
         return
-    root.mkdir(parents=True, exist_ok=True)
+    make_folder(root)
     atomic_write(path, json.dumps(kept, indent=1) + "\n")
 
 
@@ -147,12 +154,12 @@ def file_of(data: Data, root: Path) -> Path:
     return root / "data" / f"{name.replace('/', '-').replace(' ', '-')}.npz"
 
 
-def collected(data: Data, root: Path) -> Path:
+def collected(data: Data, root: Path, quiet: bool = False) -> Path:
     """The file of a data set, collected if it is not there."""
     out = file_of(data, root)
     if not out.exists():
         policies = tuple(str(root / "runs" / p) if (root / "runs" / p).is_dir() else p for p in data.policies)
-        flags = CollectFlags(out, policies, data.steps, episode_length=data.episode_length)
+        flags = CollectFlags(out, policies, data.steps, episode_length=data.episode_length, quiet=quiet)
         collect_to(data.env, flags)
     return out
 
@@ -216,7 +223,7 @@ def train_all(name: str, suite: Sequence[Run], root: Path, quiet: bool = False) 
             resume_run(ResumeFlags(out, quiet=quiet))
         else:
             prior = root / "runs" / run.prior if run.prior else None
-            data = collected(run.data, root) if isinstance(run.data, Data) else run.data
+            data = collected(run.data, root, quiet) if isinstance(run.data, Data) else run.data
             where = TrainFlags(run.env, data, out, run.objective, run.label, prior, quiet=quiet)
             new_run(run.algorithm, where, run.config, run.settings, run.online)
     return folders
