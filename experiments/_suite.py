@@ -5,7 +5,7 @@ from __future__ import annotations
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.qc import QC
 from qchunk.commands.suite import Data, Run
-from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig, OptimConfig
+from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
 from qchunk.train import Settings
 
 SMALL = (128, 128, 128)
@@ -21,11 +21,6 @@ def small_qc(horizon: int = 5, backup: tuple[int, ...] = (), steps: int = 10) ->
 def small_bc(horizon: int = 5, steps: int = 10) -> BC:
     """The same actor, imitating only."""
     return BC(ChunkConfig(horizon), FlowConfig(SMALL, steps=steps), OPTIM)
-
-
-def small_diffusion_bc(horizon: int = 5) -> BC:
-    """A diffusion actor of the same widths, 20 DDPM steps."""
-    return BC(ChunkConfig(horizon), DiffusionConfig(SMALL), OPTIM)
 
 
 def four_arms(env: str, data: Data, settings: Settings) -> list[Run]:

@@ -30,7 +30,7 @@ COMMANDS = {
         "qchunk.commands.compare:compare",
     ),
     "reproduce": (
-        "SUITE --scale smoke|small",
+        "SUITE [--scale SCALE]",
         "a table of ours or of a paper, beside the published figures",
         "qchunk.commands.reproduce:reproduce",
     ),

@@ -56,7 +56,7 @@ def draw_curves(ax: Any, members: Sequence[Record], axis: str, colour: dict[str,
 
 
 def curves(records: Sequence[Record], path: Path, axis: str = "training") -> None:
-    """One panel per environment, as a png. ``axis`` is one of ``report.AXES``."""
+    """One panel per environment, as a png. ``axis`` is one of ``records.AXES``."""
     groups = [(env, list(group)) for env, group in itertools.groupby(records, key=lambda r: r.env)]
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)

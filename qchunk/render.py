@@ -114,16 +114,10 @@ def _chosen(count: int) -> list[int]:
 
 
 def pictures(env: Env, moments: list[Moment]) -> list[np.ndarray]:
-    """Frames [height, width, 3] of an episode.
-
-    Raises:
-        UserError: nobody can draw this environment.
-    """
+    """Frames [height, width, 3] of an episode: its world, or its numbers where nobody knows how that looks."""
     family = env.data_name.partition("/")[0]
     painters: dict[str, Callable[[Env, list[Moment]], list[np.ndarray]]] = {"tabletop": _tabletop, "brax": _brax}
-    draw = _pole if env.data_name == "probe/pole" else painters.get(family)
-    if draw is None:
-        raise UserError(f"there are no pictures of {env.data_name}", "render runs on tabletop, brax, probe/pole, ogbench or gymnasium")  # fmt: skip
+    draw = _pole if env.data_name == "probe/pole" else painters.get(family, _numbers)
     return draw(env, [moments[i] for i in _chosen(len(moments))])
 
 
@@ -181,6 +175,33 @@ def _pole(env: Env, moments: list[Moment]) -> list[np.ndarray]:
         ax.set_title("success" if m.success else "blue: chunks it might play", fontsize=9)
 
     return _painted((3.5, 3.1), {}, moments, paint)
+
+
+def _numbers(env: Env, moments: list[Moment]) -> list[np.ndarray]:
+    """What was seen and what was done, along the episode; grey: the actions of chunks that might have been chosen."""
+    seen = np.stack([m.obs for m in moments])
+    done = np.stack([np.full_like(moments[1].action, np.nan) if m.action is None else m.action for m in moments])
+    at = {id(m): i for i, m in enumerate(moments)}
+
+    def paint(axes: Any, m: Moment) -> None:
+        i = at[id(m)]
+        decided = next(k for k in range(i + 1) if moments[k].plans is m.plans)
+        steps = np.arange(max(decided, 1), max(decided, 1) + m.plans.shape[1])
+        for one in np.moveaxis(m.plans, 2, 0):
+            axes[1].plot(steps, one.T, ".", color="0.6", ms=3, alpha=0.4)
+        for ax, values in zip(axes, (seen, done), strict=True):
+            ax.plot(values[: i + 1], ".-", lw=1, ms=3)
+            ax.set_xlim(-0.5, len(moments) - 0.5)
+        axes[0].set_ylim(*_span(seen))
+        axes[1].set_ylim(-1.1, 1.1)
+        axes[0].set_title(f"success: {m.success:g}; above what is seen, below actions", fontsize=8)
+
+    return _painted((3.5, 3.5), {"nrows": 2}, moments, paint)
+
+
+def _span(values: np.ndarray) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    return low - 0.1 - 0.05 * (high - low), high + 0.1 + 0.05 * (high - low)
 
 
 def _brax(env: Env, moments: list[Moment]) -> list[np.ndarray]:

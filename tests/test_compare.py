@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qchunk import arms, cli, names
+from qchunk import arms, cli, envs, names
+from qchunk import render as rendering
 from qchunk.arms import Sizes
 from qchunk.commands import held
 from qchunk.commands.compare import CompareFlags, online_steps, plan
 from qchunk.commands.suite import Data, claim
 from qchunk.errors import UserError
+from qchunk.render import Moment
 
 TASK1, TASK2 = "tabletop/cube-single-task1", "tabletop/cube-single-task2"
 ALL = CompareFlags((TASK1, TASK2), seeds=3, offline_steps=70, online_steps=1000, online_updates=30)
@@ -210,6 +212,15 @@ def test_nothing_trained_is_nothing_claimed(tmp_path, capsys):
     for argv in (["compare", "--env", TASK1, "--algos", "bc"], ["reproduce", "reacher"], ["collect", TASK1]):
         told = command(capsys, *argv, "--out", tmp_path / "file" / "x", "bad").err
         assert "cannot write" in told.splitlines()[-1], argv
+
+
+def test_an_environment_without_a_painter_shows_its_numbers():
+    """A frame for every moment, and what was done is in it."""
+    plans = np.zeros((3, 2, 1))
+    start = Moment(np.zeros(2), None, None, plans, 0.0)
+    low, high = (start._replace(action=np.full(1, a), obs=np.ones(2)) for a in (-1.0, 1.0))
+    frames, other = (rendering.pictures(envs.make("probe/fork"), [start, end]) for end in (low, high))
+    assert len(frames) == 2 and (frames[0] == other[0]).all() and (frames[1] != other[1]).any()
 
 
 def test_an_episode_as_a_gif(compared, tmp_path, capsys):
