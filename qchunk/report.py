@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,3 +27,10 @@ def write_report(folders: Sequence[Path], out: Path, more: dict[str, Rows] | Non
     files.atomic_write(out / "report.html", page.html_page(found, rows, more or {}))
     files.atomic_write(out / "report.md", page.markdown_page(found, rows, more or {}))
     return rows
+
+
+def publish(folders: Sequence[Path], out: Path, more: dict[str, Rows] | None = None, as_json: bool = False) -> None:
+    """``write_report``, and its table to stdout: for a reader, or as JSON."""
+    rows = write_report(folders, out, more)
+    print(json.dumps(rows) if as_json else records.markdown(rows))
+    print(f"report: {out / 'report.html'}", file=sys.stderr if as_json else sys.stdout)

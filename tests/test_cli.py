@@ -64,6 +64,8 @@ def test_run_folder(trained, capsys):
 def test_report(trained, tmp_path, capsys):
     code, out, _ = run(capsys, "report", trained, "--out", tmp_path / "r")
     assert code == 0 and "| probe/two-step | qc | 2 |" in out
+    code, out, _ = run(capsys, "report", "--out", tmp_path / "r", trained, "--json")
+    assert code == 0 and [row["method"] for row in json.loads(out)] == ["qc"]
     page = (tmp_path / "r" / "report.html").read_text()
     assert "<svg" in page and not re.search(r"""(src|href|url\()=?["']?http""", page)
 

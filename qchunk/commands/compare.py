@@ -14,11 +14,12 @@ from qchunk import arms, envs, flags, names, on_policy, page, records
 from qchunk.arms import Sizes
 from qchunk.commands import held
 from qchunk.commands.render import look
-from qchunk.commands.suite import Data, Run, check, claim, name_of, train_all, write
+from qchunk.commands.suite import Data, Run, check, claim, name_of, train_all
 from qchunk.envs.host import HostEnv
 from qchunk.errors import UserError
 from qchunk.online import OnlineSettings
 from qchunk.records import Rows
+from qchunk.report import publish
 from qchunk.train import Settings
 
 PRIOR = "prior ("
@@ -63,6 +64,8 @@ class CompareFlags:
     """Measure what acting costs and draw an episode of every arm."""
     quiet: bool = False
     """No progress bars."""
+    json: bool = False
+    """Print the table as JSON to stdout, and nothing else there."""
 
 
 LEAST = {
@@ -77,9 +80,9 @@ def compare(argv: list[str]) -> None:
     f = dataclasses.replace(f, algos=tuple(a for given in f.algos for a in given.split(",") if a))
     suite, left_out = plan(f, sizes)
     check(suite, f.out)
-    asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look")}
+    asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look", "json")}
     claim(f.out, "comparison", {**asked, **dataclasses.asdict(sizes)})
-    folders = train_all("compare", suite, f.out, f.quiet)
+    folders = train_all("compare", suite, f.out, f.quiet or f.json)
     compared = {folder: r for folder, r in zip(folders, suite, strict=True) if not r.label.startswith(PRIOR)}
     for folder in compared if f.look else ():
         print(f"[compare] looking at {folder.name} on {folder.parent.name}", file=sys.stderr, flush=True)
@@ -87,7 +90,7 @@ def compare(argv: list[str]) -> None:
     shown = list(compared.values())
     more = offline_part([folder for folder, r in compared.items() if r.data], f) if f.online_steps else {}
     more |= {"Held equal": held.equal(shown, sizes, left_out), "Not equal": held.unequal(shown)}
-    write(list(compared), f.out, {**more, "Tuning": held.tuning(shown)})
+    publish(list(compared), f.out / "report", {**more, "Tuning": held.tuning(shown)}, f.json)
 
 
 def checked(f: CompareFlags, sizes: Sizes) -> None:

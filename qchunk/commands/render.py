@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import jax
@@ -82,4 +83,4 @@ def look(folder: Path) -> None:
         try:
             draw(folder, folder / page.EPISODE)
         except UserError as e:
-            print(f"no picture of {folder.name}: {e}")
+            print(f"no picture of {folder.name}: {e}", file=sys.stderr)

@@ -15,20 +15,19 @@ class ReportFlags:
 
     out: Path = Path("report")
     """Folder for table.md, table.csv, curves.png, clock.png and report.html."""
+    json: bool = False
+    """Print the table as JSON to stdout, and nothing else there."""
 
 
 def report(argv: list[str]) -> None:
     """``qchunk report RUN... --out DIR``."""
     from qchunk import report as reporting
 
-    folders = []
-    for arg in argv:
-        if arg.startswith("-"):
-            break
-        folders.append(arg)
-    (f,) = flags.parse("report", argv[len(folders) :], ReportFlags)
+    folders: list[str] = []
+    rest: list[str] = []
+    for before, arg in zip(["", *argv], argv, strict=False):
+        (rest if arg.startswith("-") or before == "--out" else folders).append(arg)
+    (f,) = flags.parse("report", rest, ReportFlags)
     if not folders:
         raise UserError("report needs at least one run folder", "qchunk report RUN... --out DIR")
-    reporting.write_report([Path(p) for p in folders], f.out)
-    print((f.out / "table.md").read_text())
-    print(f"report: {f.out / 'report.html'}")
+    reporting.publish([Path(p) for p in folders], f.out, as_json=f.json)

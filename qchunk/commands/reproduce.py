@@ -26,6 +26,8 @@ class ReproduceFlags:
     """Only say what it would run and cost."""
     quiet: bool = False
     """No progress bars."""
+    json: bool = False
+    """Print the table as JSON to stdout, and nothing else there."""
 
 
 def reproduce(argv: list[str]) -> None:
@@ -37,6 +39,7 @@ def reproduce(argv: list[str]) -> None:
         target = f"{loading.beside('experiments') / target}"
     sys.path.insert(0, str(Path(target).parent))  # what suites share
     found, name = loading.function(f"{target}:SUITE"), Path(target).stem
+    from qchunk import records, report
     from qchunk.commands import suite as suites
 
     if not isinstance(found, suites.Suite):
@@ -48,18 +51,16 @@ def reproduce(argv: list[str]) -> None:
     say(found, todo, f, root, name)
     if f.dry:
         return
-    suites.train_all(name, todo, root, f.quiet)
+    suites.train_all(name, todo, root, f.quiet or f.json)
     folders = [suites.folder_of(r, root) for r in suites.shown(todo)]
     more = {}
     if found.published:
-        from qchunk import records
-
         more["Beside the published figures"] = suites.beside(records.table(records.load(folders)), found.published)
     more["What differs"] = [{"number": str(i), "difference": d} for i, d in enumerate(found.differences(f.scale), 1)]
-    suites.write(folders, root, more)
+    report.publish(folders, root / "report", more, f.json)
     for title, rows in more.items():
-        if rows:
-            print(f"\n{title}:\n{suites.markdown(rows, tuple(rows[0]))}", end="")
+        if rows and not f.json:
+            print(f"\n{title}:\n{records.markdown(rows, tuple(rows[0]))}", end="")
     if found.after:
         found.after(root, todo)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qchunk import names, on_policy, records, report, runs
+from qchunk import names, on_policy, records, runs
 from qchunk.commands.collect import CollectFlags, collect_to
 from qchunk.commands.train import NO_ONLINE, ResumeFlags, TrainFlags
 from qchunk.commands.train import resume as resume_run
@@ -19,7 +19,7 @@ from qchunk.config import validate
 from qchunk.errors import UserError
 from qchunk.files import atomic_write, make_folder
 from qchunk.online import OnlineSettings
-from qchunk.records import Rows, markdown
+from qchunk.records import Rows
 from qchunk.train import Settings, resolve
 
 
@@ -227,14 +227,6 @@ def train_all(name: str, suite: Sequence[Run], root: Path, quiet: bool = False) 
             where = TrainFlags(run.env, data, out, run.objective, run.label, prior, quiet=quiet)
             new_run(run.algorithm, where, run.config, run.settings, run.online)
     return folders
-
-
-def write(folders: Sequence[Path], root: Path, more: dict[str, Rows] | None = None) -> list[dict[str, str]]:
-    """Writes the report to root/report and its table to the terminal."""
-    rows = report.write_report(folders, root / "report", more)
-    print(markdown(rows))
-    print(f"runs: {root / 'runs'}\nreport: {root / 'report' / 'report.html'}")
-    return rows
 
 
 def beside(rows: Rows, published: Published) -> list[dict[str, str]]:
