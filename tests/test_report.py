@@ -90,6 +90,55 @@ def test_a_diverged_seed_is_not_averaged_away(tmp_path, pair):
     assert rows["nan"]["mean"] == rows["nan"]["95 % interval"] == rows["nan"]["difference to baseline"] == "not finite"
 
 
+def test_return_stands_beside_success_and_is_what_was_logged(tmp_path, pair):
+    """-1 for every seed, in the table and as the interquartile mean over the runs; a return alone has no second column."""
+    assert rows_of(pair)["qc"]["return"] == "-1.00 [-1.00, -1.00]"
+    assert [r["return, interquartile mean"] for r in page.aggregate(records.load(pair))] == ["-1.00 [-1.00, -1.00]"] * 2
+    assert rows_of([make(tmp_path / "r", "r", QC, REACHER, "return")])["r"]["return"] == ""
+
+
+def test_until_a_step(pair):
+    """What runs were before it: half of where they end."""
+    early = {r.label: r for r in records.load(pair, until=1500)}
+    assert early["qc"].training == "1,000" and np.allclose(early["qc"].final(), np.asarray(QC) / 2)
+    with pytest.raises(UserError, match="no evaluation"):
+        records.load(pair, until=999)
+
+
+def whole(folder, change):
+    about = json.loads((folder / "config.json").read_text())
+    about["config"] = change(about["config"])
+    (folder / "config.json").write_text(json.dumps(about))
+
+
+DAMAGE = {
+    "config": lambda f: whole(f, lambda c: {}),
+    "list": lambda f: whole(f, lambda c: []),
+    "seeds": lambda f: whole(f, lambda c: {**c, "seeds": 3}),
+    "figures": lambda f: (f / "metrics.jsonl").write_text(
+        '{"kind": "eval", "step": 9, "seconds": 1, "values": {"x": [1]}}\n'
+    ),
+    "cost": lambda f: (f / "cost.json").write_text("{"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_run_is_one_line_that_names_it(damage, pair, tmp_path):
+    DAMAGE[damage](pair[0])
+    with pytest.raises(UserError, match=str(pair[0])):
+        report.write_report(pair, tmp_path / "r")
+
+
+def test_facts_that_differ_are_told_of_their_runs(pair):
+    """Two commits are not one."""
+    for folder, commit in zip(pair, ("aaa", "bbb"), strict=True):
+        about = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**about, "git_commit": commit}))
+    found = records.load(pair)
+    text = page.html_page(found, records.table(found), {})
+    assert "bbb (bc); aaa (qc)" in text
+
+
 def test_labels(tmp_path):
     """The algorithm where there is no label; the folder too where two runs would look alike; a run given twice is one."""
     a, b = make(tmp_path / "a" / "qc", "", QC), make(tmp_path / "b" / "qc", "qc", QC)
