@@ -155,3 +155,10 @@ def test_reproduce(tmp_path, capsys):
     assert "no file" in refused(capsys, tmp_path / "none.py")
     (tmp_path / "odd.py").write_text("SUITE = 3\n")
     assert "no Suite" in refused(capsys, tmp_path / "odd.py")
+    (tmp_path / "none.py").write_text("from qchunk.commands.suite import Suite\nSUITE = Suite(lambda scale: [])\n")
+    assert "lists no runs" in refused(capsys, tmp_path / "none.py")
+    (tmp_path / "torn.py").write_text("a = 1\nSUITE = (\n")
+    assert "torn.py is no Python: line 2" in refused(capsys, tmp_path / "torn.py")
+    (tmp_path / "lacks.py").write_text("import nothing_of_that_name\n")
+    assert "nothing_of_that_name" in refused(capsys, tmp_path / "lacks.py")
+    assert "holds no suite" in refused(capsys, mine, "--dry", "--out", tmp_path), "a dry run is refused what the run is"
