@@ -23,55 +23,18 @@ def equal(suite: Sequence[Run], sizes: Sizes, left_out: LeftOut) -> Rows:
     Args:
         suite: the arms' runs, without those of the priors.
     """
-    first, s = suite[0], suite[0].settings
-    offline = next((r for r in suite if r.data), None)
-    steps = max(map(env_steps_of, suite))
-    found = {}
-    if not steps:
-        found["protocol"] = f"A: {updates_of(first):,} updates on offline data only"
-    else:
-        envs = {r.config.rollout.envs if _plays(r) else r.online.envs for r in suite}
-        found["protocol"] = (
-            f"B: {steps:,} environment steps for every arm, in {' or '.join(map(str, sorted(envs)))} environments"
-        )
-    if offline:
-        before = offline.settings.offline_steps  # type: ignore[union-attr]
-        if steps:
-            found["data arms"] = (
-                f"{before:,} updates on the data before, {updates_of(offline) - before:,} meanwhile, half of each batch online"
-            )
-        found["data"] = _data(offline)
-    standing = [r for r in suite if r.prior]
-    if standing:
-        frozen = [r.label for r in standing if not _plays(r)]
-        tuned = [r.label for r in standing if _plays(r)]
-        own = [r.label for r in suite if not r.prior and not _plays(r)]
-        said = [f"frozen in {_names(frozen)}"] * bool(frozen) + [
-            f"the start of {_names(tuned)}, which have no data"
-        ] * bool(tuned)
-        said += [f"{_names(own)} clone their own"] * bool(own)
-        found["prior"] = (
-            f"cloned from the data with as many seeds and updates; seed i stands on its seed i; {'; '.join(said)}"
-        )
-    widths = " x ".join(map(str, sizes.hidden))
-    found["networks"] = (
-        f"{widths} for every actor, critic and value; flows of {sizes.steps} steps, N = {sizes.n}, chunks of {sizes.horizon}"
-    )
-    found["evaluation"] = (
-        f"{s.episodes} episodes per seed, open loop, the same start states for every arm and every evaluation"
-    )
-    found["seeds"] = f"{s.seed} to {s.seed + s.seeds - 1}"
-    found["tuning"] = f"three runs of every default arm on {arms.TUNING_ENV}, one seed, {TUNING}; see the table"
-    if any(r.env == arms.TUNING_ENV for r in suite):
-        found["tuning"] += ". That task is compared here, too: its figures favour arms that depend on their settings"
-    if left_out:
-        why = (
-            "they play on the device only"
-            if steps
-            else "nothing to learn from without environment steps (--online-steps)"
-        )
-        found["left out"] = "; ".join(f"{', '.join(names)} on {env}" for env, names in left_out.items()) + f": {why}"
-    return [{"what": k, "how": v} for k, v in found.items()]
+    s, widths = suite[0].settings, " x ".join(map(str, sizes.hidden))
+    found = {
+        "protocol": _protocol(suite),
+        "data": _data(next((r for r in suite if r.data), None)),
+        "prior": _prior(suite),
+        "networks": f"{widths} for every actor, critic and value; flows of {sizes.steps} steps, N = {sizes.n}, chunks of {sizes.horizon}",
+        "evaluation": f"{s.episodes} episodes per seed, open loop, the same start states for every arm and every evaluation",
+        "seeds": f"{s.seed} to {s.seed + s.seeds - 1}",
+        "tuning": f"three runs of every default arm on {arms.TUNING_ENV}, one seed, {TUNING}; see the table{_compared(suite)}",
+        "left out": _absent(left_out, bool(max(map(env_steps_of, suite)))),
+    }
+    return [{"what": k, "how": v} for k, v in found.items() if v]
 
 
 def unequal(suite: Sequence[Run]) -> Rows:
@@ -105,10 +68,45 @@ def _plays(r: Run) -> bool:
     return hasattr(r.config, "rollout")
 
 
-def _data(r: Run) -> str:
-    if not isinstance(r.data, Data):
-        return str(r.data)
+def _protocol(suite: Sequence[Run]) -> str:
+    steps, learnt = max(map(env_steps_of, suite)), next((r for r in suite if r.data), None)
+    if learnt and not steps:
+        return f"A: {updates_of(learnt):,} updates on offline data only"
+    envs = sorted({r.config.rollout.envs if _plays(r) else r.online.envs for r in suite})
+    told = f"B: {steps:,} environment steps for every arm, in {' or '.join(map(str, envs))} environments"
+    if learnt:
+        before = learnt.settings.offline_steps  # type: ignore[union-attr]
+        told += f". Arms with data make {before:,} updates on them before and {updates_of(learnt) - before:,} meanwhile, half of each batch online"
+    return told
+
+
+def _data(r: Run | None) -> str:
+    if not r or not isinstance(r.data, Data):
+        return str(r.data) if r else ""
     return f"{r.data.steps:,} transitions of the environment's first scripted behaviour"
+
+
+def _prior(suite: Sequence[Run]) -> str:
+    """Who stands on a prior, and how."""
+    frozen, tuned = ([r.label for r in suite if r.prior and _plays(r) == on] for on in (False, True))
+    own = [r.label for r in suite if not r.prior and not _plays(r)]
+    said = {"frozen in {}": frozen, "the start of {}, which have no data": tuned, "{} clone their own": own}
+    told = "; ".join(text.format(_names(labels)) for text, labels in said.items() if labels)
+    return f"cloned from the data with as many seeds and updates, seed i for seed i: {told}" if frozen or tuned else ""
+
+
+def _compared(suite: Sequence[Run]) -> str:
+    if all(r.env != arms.TUNING_ENV for r in suite):
+        return ""
+    return ". That task is compared here, too: its figures favour arms that depend on their settings"
+
+
+def _absent(left_out: LeftOut, online: bool) -> str:
+    told = "; ".join(f"{', '.join(labels)} on {env}" for env, labels in left_out.items())
+    why = (
+        "they play on the device only" if online else "nothing to learn from without environment steps (--online-steps)"
+    )
+    return f"{told}: {why}" if told else ""
 
 
 def _names(labels: Sequence[str]) -> str:
