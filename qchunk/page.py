@@ -19,8 +19,10 @@ from qchunk.errors import UserError
 from qchunk.records import Record, Rows
 from qchunk.stats import (
     Estimate,
+    excludes_zero,
     interquartile_mean,
     interval,
+    paired_difference,
     probability_of_improvement,
     stratified_bootstrap,
 )
@@ -79,6 +81,7 @@ def _sections(records: Sequence[Record], rows: Rows, more: dict[str, Rows], colo
     yield "Settings", _settings(records)
 
 
+PAIRS = "Each against each: the paired difference of a seed's mean over environments, row minus column, in points of success or in return; * excludes 0."
 HOW = (
     "Means over seeds; intervals at 95 % are Student's t over seeds, differences are paired by seed and interval. Runs with "
     "the same seeds were evaluated from the same start states."
@@ -150,6 +153,23 @@ def aggregate(records: Sequence[Record]) -> list[dict[str, str]]:
     return rows if len(rows) > 1 else []
 
 
+def pairs(records: Sequence[Record]) -> list[dict[str, str]]:
+    """Paired differences of every two labels: of a seed's mean over the environments, row minus column."""
+    found, unit = scores(records), "points" if records[0].figure == "success" else "return"
+    if len(found) < 3:
+        return []  # two stand beside each other in the figures
+    means = {label: x.mean(axis=1) for label, x in found.items()}
+    rows = []
+    for one, a in means.items():
+        row = {"row minus column": one}
+        for other, b in list(means.items())[:-1]:
+            e = paired_difference(a, b) if one != other and len(a) == len(b) > 1 else None
+            mean, spread = tables.show(e, unit) if e else ("", "")
+            row[other] = f"{mean.removesuffix(' points')} {spread}{' *' if e and excludes_zero(e) else ''}".strip()
+        rows.append(row)
+    return rows[1:]
+
+
 def _returns(records: Sequence[Record]) -> dict[str, Estimate]:
     """Interquartile mean of the return by label, where it stands beside a success; of one environment, for several have no common scale."""
     if len({r.env for r in records}) > 1 or any(r.figure == "return" for r in records):
@@ -168,6 +188,8 @@ def _aggregates(records: Sequence[Record], colour: dict[str, str]) -> str:
         "performance profiles."
     )
     text = f"<p>{told}</p>" + _table(rows, list(rows[0]))
+    if each := pairs(records):
+        text += f"<p>{PAIRS}</p>" + _table(each, list(each[0]))
     if records[0].figure == "success":
         picture = plots.svg(lambda ax: plots.draw_profile(ax, scores(records), colour), "Performance profiles")
         text += f'<div class="grid"><figure>{picture}<figcaption>Performance profiles</figcaption></figure></div>'
@@ -313,5 +335,7 @@ def markdown_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) 
     for title, found in ours.items():
         if found:
             parts += [f"## {title}", tables.markdown(found, tuple(found[0]))]
+        if title == "Over all runs" and (each := pairs(records)):
+            parts += [PAIRS, tables.markdown(each, tuple(each[0]))]
     parts += ["## Curves", "![against training](curves.png)", "![against time](clock.png)"]
     return "\n\n".join(p.strip() for p in parts if p) + "\n"

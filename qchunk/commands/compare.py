@@ -193,6 +193,7 @@ def offline_part(folders: Sequence[Path], f: CompareFlags) -> dict[str, Rows]:
     return {
         "Offline part (protocol A)": records.table(found),
         "Offline part, over all runs": page.aggregate(found),
+        "Offline part, each against each": page.pairs(found),
     }
 
 
