@@ -64,12 +64,18 @@ def curves(records: Sequence[Record], path: Path, axis: str = "training") -> Non
         rows, columns, figsize=(5.2 * columns, 3.8 * rows), squeeze=False, layout="constrained", dpi=120
     )
     colour = colours([r.label for r in records])
+    told = {"frameon": False, "fontsize": 9, "title": "mean; thin: each seed", "title_fontsize": 8}
+    spare = list(axes.flat)[len(groups) :]
+    once = bool(spare) and len({tuple(r.label for r in members) for _, members in groups}) == 1
     for ax, (env, members) in zip(axes.flat, groups, strict=False):
         draw_curves(ax, members, axis, colour)
         ax.set_title(env, fontsize=10)
-        ax.legend(frameon=False, fontsize=9, title="mean; thin: each seed", title_fontsize=8)
-    for ax in list(axes.flat)[len(groups) :]:
+        if not once:
+            ax.legend(**told)
+    for ax in spare:
         ax.axis("off")
+    if once:  # the free panel has room for it
+        spare[0].legend(*axes.flat[0].get_legend_handles_labels(), **told, loc="center left")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     plt.close(figure)
