@@ -101,6 +101,8 @@ def main(argv: list[str] | None = None) -> None:
             sys.path.append(os.getcwd())  # modules of the user's own, as python -m would find them
         if argv[0] != "bench" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
             os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(MOST_DEVICES, cores())))
+        if argv[0] in ("compare", "render"):
+            draw_without_a_screen()
         module, _, function = COMMANDS[argv[0]][2].partition(":")
         getattr(importlib.import_module(module), function)(argv[1:])
     except UserError as e:
@@ -110,6 +112,16 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: that is no mistake
         sys.exit(0)
+
+
+def draw_without_a_screen() -> None:
+    """Where there is no screen, MuJoCo is to draw by EGL; it reads that once, when it is imported, and cannot be without it then."""
+    if {"DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"} & set(os.environ) or not sys.platform.startswith("linux"):
+        return
+    from ctypes.util import find_library
+
+    if find_library("EGL"):
+        os.environ["MUJOCO_GL"] = "egl"
 
 
 def _leave(line: str, code: int) -> NoReturn:

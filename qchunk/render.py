@@ -21,6 +21,8 @@ from qchunk.execute import parse
 from qchunk.types import Policy, Vars
 
 FRAMES, WIDTH, FPS = 100, 280, 20  # at most so many of an episode; pixels; per second
+OPENGL = "install libegl1 or a screen, or set MUJOCO_GL=osmesa where that is installed"
+_NO_OPENGL: dict[str, str] = {}  # why MuJoCo could not draw in this process
 SAMPLES = 40  # chunks drawn at each decision, where they can be seen
 
 
@@ -211,10 +213,13 @@ def _brax(env: Env, moments: list[Moment]) -> list[np.ndarray]:
     model = env.sys.mj_model
     data, camera = mujoco.MjData(model), mujoco.MjvCamera()
     camera.azimuth, camera.elevation = 90, -20
+    if "why" in _NO_OPENGL:  # a second try would end the process
+        raise UserError(_NO_OPENGL["why"], OPENGL)
     try:
         renderer = mujoco.Renderer(model, WIDTH, WIDTH)
     except Exception as e:  # whatever the driver raises
-        raise UserError(f"MuJoCo cannot draw here: {e}", "set MUJOCO_GL=egl or MUJOCO_GL=osmesa") from e
+        _NO_OPENGL["why"] = f"MuJoCo cannot draw here: {e}"
+        raise UserError(_NO_OPENGL["why"], OPENGL) from e
     found: list[np.ndarray] = []
     with renderer:
         for m in moments:
