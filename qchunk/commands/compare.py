@@ -88,7 +88,8 @@ def compare(argv: list[str]) -> None:
         print(f"[compare] looking at {folder.name} on {folder.parent.name}", file=sys.stderr, flush=True)
         look(folder)
     shown = list(compared.values())
-    more = offline_part([folder for folder, r in compared.items() if r.data], f) if f.online_steps else {}
+    learnt = [folder for folder, r in compared.items() if r.data]
+    more = offline_part(learnt, f) if learnt and f.online_steps else {}
     more |= {"Held equal": held.equal(shown, sizes, left_out), "Not equal": held.unequal(shown)}
     publish(list(compared), f.out / "report", {**more, "Tuning": held.tuning(shown)}, f.json)
 
