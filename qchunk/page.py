@@ -175,7 +175,8 @@ def _returns(records: Sequence[Record]) -> dict[str, Estimate]:
     if len({r.env for r in records}) > 1 or any(r.figure == "return" for r in records):
         return {}
     found = {r.label: np.asarray(r.evals[-1]["values"].get("return", [np.nan]), float)[:, None] for r in records}
-    return {k: stratified_bootstrap(x) for k, x in found.items() if len(x) > 1 and np.isfinite(x).all()}
+    whole = all(len(x) > 1 and np.isfinite(x).all() for x in found.values())
+    return {k: stratified_bootstrap(x) for k, x in found.items()} if whole else {}
 
 
 def _aggregates(records: Sequence[Record], colour: dict[str, str]) -> str:
@@ -301,7 +302,11 @@ def _settings(records: Sequence[Record]) -> str:
             rows.append({"field": name, **{label: group[label].get(name, "") for label in labels}})
     facts = [_facts(r) for r in records]
     told = _table(
-        [{"what": k, "which": _told(records, [f.get(k, "") for f in facts])} for k in facts[0]], ("what", "which")
+        [
+            {"what": k, "which": _told(records, [f.get(k, "") for f in facts])}
+            for k in dict.fromkeys(k for f in facts for k in f)
+        ],
+        ("what", "which"),
     )
     fields = _table(rows, ("field", *labels))
     return f"<details><summary>Every hyper-parameter</summary>{fields}</details><details><summary>Versions and data</summary>{told}</details>"
