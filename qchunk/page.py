@@ -73,7 +73,7 @@ def _title(records: Sequence[Record]) -> str:
 def _sections(records: Sequence[Record], rows: Rows, more: dict[str, Rows], colour: dict[str, str]) -> Iterable[tuple]:
     yield "Figures", f"<p>{HOW}</p>" + _table(rows, tables.COLUMNS) + _list(verdicts(rows))
     yield "Over all runs", _aggregates(records, colour)
-    for title, found in more.items():
+    for title, found in {"Each against each": pairs(records), **more}.items():
         yield title, _table(found, list(found[0]) if found else ())
     yield "Curves", _curves(records, colour)
     yield "Cost of acting", _costs(records, colour)
@@ -81,7 +81,7 @@ def _sections(records: Sequence[Record], rows: Rows, more: dict[str, Rows], colo
     yield "Settings", _settings(records)
 
 
-PAIRS = "Each against each: the paired difference of a seed's mean over environments, row minus column, in points of success or in return; * excludes 0."
+PAIR = "row minus column (* excludes 0)"
 HOW = (
     "Means over seeds; intervals at 95 % are Student's t over seeds, differences are paired by seed and interval. Runs with "
     "the same seeds were evaluated from the same start states."
@@ -154,14 +154,14 @@ def aggregate(records: Sequence[Record]) -> list[dict[str, str]]:
 
 
 def pairs(records: Sequence[Record]) -> list[dict[str, str]]:
-    """Paired differences of every two labels: of a seed's mean over the environments, row minus column."""
+    """Paired differences of every two labels: of a seed's mean over the environments, in points of success or in return."""
     found, unit = scores(records), "points" if records[0].figure == "success" else "return"
     if len(found) < 3:
         return []  # two stand beside each other in the figures
     means = {label: x.mean(axis=1) for label, x in found.items()}
     rows = []
     for one, a in means.items():
-        row = {"row minus column": one}
+        row = {PAIR: one}
         for other, b in list(means.items())[:-1]:
             e = paired_difference(a, b) if one != other and len(a) == len(b) > 1 else None
             mean, spread = tables.show(e, unit) if e else ("", "")
@@ -189,8 +189,6 @@ def _aggregates(records: Sequence[Record], colour: dict[str, str]) -> str:
         "performance profiles."
     )
     text = f"<p>{told}</p>" + _table(rows, list(rows[0]))
-    if each := pairs(records):
-        text += f"<p>{PAIRS}</p>" + _table(each, list(each[0]))
     if records[0].figure == "success":
         picture = plots.svg(lambda ax: plots.draw_profile(ax, scores(records), colour), "Performance profiles")
         text += f'<div class="grid"><figure>{picture}<figcaption>Performance profiles</figcaption></figure></div>'
@@ -336,11 +334,14 @@ def _told(records: Sequence[Record], values: Sequence[str]) -> str:
 def markdown_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) -> str:
     """The tables of the page, with the pictures that lie beside it."""
     parts = [f"# {_title(records)}", HOW, tables.markdown(rows), "\n".join(f"- {line}" for line in verdicts(rows))]
-    ours = {"Over all runs": aggregate(records), **more, "Cost of acting": cost_rows(records)}
+    ours = {
+        "Over all runs": aggregate(records),
+        "Each against each": pairs(records),
+        **more,
+        "Cost of acting": cost_rows(records),
+    }
     for title, found in ours.items():
         if found:
             parts += [f"## {title}", tables.markdown(found, tuple(found[0]))]
-        if title == "Over all runs" and (each := pairs(records)):
-            parts += [PAIRS, tables.markdown(each, tuple(each[0]))]
     parts += ["## Curves", "![against training](curves.png)", "![against time](clock.png)"]
     return "\n\n".join(p.strip() for p in parts if p) + "\n"

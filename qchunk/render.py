@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +22,6 @@ from qchunk.execute import parse
 from qchunk.types import Policy, Vars
 
 FRAMES, WIDTH, FPS = 100, 280, 20  # at most so many of an episode; pixels; per second
-OPENGL = "install libegl1 or a screen, or set MUJOCO_GL=osmesa where that is installed"
-_NO_OPENGL: dict[str, str] = {}  # why MuJoCo could not draw in this process
 SAMPLES = 40  # chunks drawn at each decision, where they can be seen
 
 
@@ -124,7 +123,7 @@ def pictures(env: Env, moments: list[Moment]) -> list[np.ndarray]:
 
 
 def _painted(size: tuple[float, float], panels: dict, frames: list, paint: Callable) -> list[np.ndarray]:
-    """Frames by matplotlib: ``paint(axes, frame)`` onto axes that were cleared."""
+    """Frames by matplotlib: ``paint(axes, i, frames[i])`` onto axes that were cleared."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -133,10 +132,10 @@ def _painted(size: tuple[float, float], panels: dict, frames: list, paint: Calla
     figure, axes = plt.subplots(figsize=size, dpi=WIDTH / size[0], **panels)
     figure.subplots_adjust(0.01, 0.01, 0.99, 0.93, hspace=0.04)
     found = []
-    for frame in frames:
+    for i, frame in enumerate(frames):
         for ax in np.ravel(axes):
             ax.clear()
-        paint(axes, frame)
+        paint(axes, i, frame)
         for ax in np.ravel(axes):
             ax.set(xticks=[], yticks=[])
         figure.canvas.draw()
@@ -148,7 +147,7 @@ def _painted(size: tuple[float, float], panels: dict, frames: list, paint: Calla
 def _tabletop(env: Env, moments: list[Moment]) -> list[np.ndarray]:
     from qchunk.envs.tabletop.draw import draw_world
 
-    def paint(axes: Any, m: Moment) -> None:
+    def paint(axes: Any, i: int, m: Moment) -> None:
         draw_world(axes[0], axes[1], m.world, env.goal)
         axes[0].set_title("success" if m.success else "from above, and from the side", fontsize=9)
 
@@ -160,15 +159,14 @@ def _pole(env: Env, moments: list[Moment]) -> list[np.ndarray]:
     from qchunk.envs.probes.averaging import GOAL, POLE, REACH, SPEED
 
     ways = np.stack([m.obs[:2] for m in moments])
-    at = {id(m): i for i, m in enumerate(moments)}
 
-    def paint(ax: Any, m: Moment) -> None:
+    def paint(ax: Any, i: int, m: Moment) -> None:
         from matplotlib.patches import Circle
 
-        i = at[id(m)]
-        decided = next(k for k in range(i + 1) if moments[k].plans is m.plans)
         for plan in m.plans:
-            ax.plot(*(ways[decided] + SPEED * np.cumsum(plan, axis=0)).T, color="#0072B2", alpha=0.3, lw=0.7)
+            ax.plot(
+                *(ways[_decided(moments, i)] + SPEED * np.cumsum(plan, axis=0)).T, color="#0072B2", alpha=0.3, lw=0.7
+            )
         ax.add_patch(Circle((0, 0), POLE, color="0.3"))
         ax.add_patch(Circle(GOAL, REACH, color="#009E73"))
         ax.plot(*ways[: i + 1].T, color="#D55E00", lw=2)
@@ -183,12 +181,9 @@ def _numbers(env: Env, moments: list[Moment]) -> list[np.ndarray]:
     """What was seen and what was done, along the episode; grey: the actions of chunks that might have been chosen."""
     seen = np.stack([m.obs for m in moments])
     done = np.stack([np.full_like(moments[1].action, np.nan) if m.action is None else m.action for m in moments])
-    at = {id(m): i for i, m in enumerate(moments)}
 
-    def paint(axes: Any, m: Moment) -> None:
-        i = at[id(m)]
-        decided = next(k for k in range(i + 1) if moments[k].plans is m.plans)
-        steps = np.arange(max(decided, 1), max(decided, 1) + m.plans.shape[1])
+    def paint(axes: Any, i: int, m: Moment) -> None:
+        steps = max(_decided(moments, i), 1) + np.arange(m.plans.shape[1])
         for one in np.moveaxis(m.plans, 2, 0):
             axes[1].plot(steps, one.T, ".", color="0.6", ms=3, alpha=0.4)
         for ax, values in zip(axes, (seen, done), strict=True):
@@ -199,6 +194,11 @@ def _numbers(env: Env, moments: list[Moment]) -> list[np.ndarray]:
         axes[0].set_title(f"success: {m.success:g}; above what is seen, below actions", fontsize=8)
 
     return _painted((3.5, 3.5), {"nrows": 2}, moments, paint)
+
+
+def _decided(moments: list[Moment], i: int) -> int:
+    """The first moment that shares the chunks of moment i."""
+    return next(k for k in range(i + 1) if moments[k].plans is moments[i].plans)
 
 
 def _span(values: np.ndarray) -> tuple[float, float]:
@@ -213,15 +213,11 @@ def _brax(env: Env, moments: list[Moment]) -> list[np.ndarray]:
     model = env.sys.mj_model
     data, camera = mujoco.MjData(model), mujoco.MjvCamera()
     camera.azimuth, camera.elevation = 90, -20
-    if "why" in _NO_OPENGL:  # a second try would end the process
-        raise UserError(_NO_OPENGL["why"], OPENGL)
-    try:
-        renderer = mujoco.Renderer(model, WIDTH, WIDTH)
-    except Exception as e:  # whatever the driver raises
-        _NO_OPENGL["why"] = f"MuJoCo cannot draw here: {e}"
-        raise UserError(_NO_OPENGL["why"], OPENGL) from e
+    if why := _no_opengl():
+        fix = "install libegl1 or a screen, or set MUJOCO_GL=osmesa where that is installed"
+        raise UserError(f"MuJoCo cannot draw here: {why}", fix)
     found: list[np.ndarray] = []
-    with renderer:
+    with mujoco.Renderer(model, WIDTH, WIDTH) as renderer:
         for m in moments:
             data.qpos[:] = np.asarray(m.world.q)
             mujoco.mj_forward(model, data)
@@ -231,6 +227,18 @@ def _brax(env: Env, moments: list[Moment]) -> list[np.ndarray]:
             renderer.update_scene(data, camera)
             found.append(renderer.render())
     return found
+
+
+@functools.cache  # a second try after a failure would end the process
+def _no_opengl() -> str:
+    """Why MuJoCo cannot draw in this process; empty where it can."""
+    import mujoco
+
+    try:
+        mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 1, 1).close()
+    except Exception as e:  # whatever the driver raises
+        return str(e) or type(e).__name__
+    return ""
 
 
 def write_gif(frames: list[np.ndarray], path: Path, still: Path | None = None) -> None:

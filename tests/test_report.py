@@ -101,7 +101,7 @@ def test_each_against_each(tmp_path, pair):
     """The difference of test_table once more, and a third run that is told apart from neither."""
     third = make(tmp_path / "t", "third", [0.1, 0.9, 0.5, 0.6])
     rows = page.pairs(records.load([*pair, third]))
-    assert [row["row minus column"] for row in rows] == ["qc", "third"] and list(rows[0])[1:] == ["bc", "qc"]
+    assert [row[page.PAIR] for row in rows] == ["qc", "third"] and list(rows[0])[1:] == ["bc", "qc"]
     assert rows[0]["bc"] == "75.0 [59.1, 90.9] *" and rows[0]["qc"] == ""
     assert rows[1]["qc"].startswith("-37.5 [") and not rows[1]["qc"].endswith("*")
     assert page.pairs(records.load(pair)) == [], "two stand beside each other already"

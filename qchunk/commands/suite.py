@@ -1,4 +1,4 @@
-"""A suite is a list of runs: what is there is skipped, what was interrupted goes on, and a report is written over all."""
+"""A suite is a list of runs: what is there is skipped, what was interrupted goes on."""
 
 from __future__ import annotations
 
