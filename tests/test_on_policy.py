@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_cli import run as command
 
-from qchunk import cli, collect, envs, on_policy, train
+from qchunk import checkpoint, cli, collect, envs, on_policy, train
 from qchunk.actors import actor
 from qchunk.actors.paths import floored, stochastic
 from qchunk.algorithms.bc import BC, bc
@@ -311,6 +311,13 @@ def test_a_run_resumes_to_the_same_bits(tmp_path, capsys):
     drop = ("updates_per_second", "env_steps_per_second", "compile_seconds")
     plain = [[(f["kind"], f["step"], {k: v for k, v in f["values"].items() if k not in drop}) for f in found if f["kind"] != "compile"] for found in figures]  # fmt: skip
     assert plain[0] == plain[1] and len(plain[0]) >= 4
+    # the last checkpoint has no environments left; a run that was killed before it was summed up needs none
+    states = {n: checkpoint.about(tmp_path / "b" / "checkpoints", n)["online"] for n in (128, 192)}
+    assert states == {128: True, 192: False}
+    before = (tmp_path / "b" / "summary.json").read_text()
+    (tmp_path / "b" / "summary.json").unlink()
+    cli.main(["train", "--resume", str(tmp_path / "b"), "--quiet"])
+    assert (tmp_path / "b" / "summary.json").read_text() == before
     code, out, _ = command(
         capsys, "collect", ENV, "--policy", tmp_path / "a", "--out", tmp_path / "c.npz", "--steps", "50", "--json"
     )

@@ -201,11 +201,13 @@ def drive(run: runs.Run, p: Parts, data: Dataset | None, state: tuple, began: in
     with Bar(total, began, f.quiet, title) as bar, going_on(run.path), contextlib.ExitStack() as after:
         if isinstance(p.env, HostEnv):
             after.callback(p.env.close)
-        for event in events:
+        for event in events if began < total else ():
             bar.show(event)
             if event.kind == "checkpoint":
-                tree = {"learner": event.learner} | ({} if event.online is None else {"online": event.online})
-                about |= {"step": event.step, "online": event.online is not None}
+                # the last one leaves environments and replay behind: nothing follows it, and they are most of a run's disk
+                playing = event.online is not None and event.step < total
+                tree = {"learner": event.learner} | ({"online": event.online} if playing else {})
+                about |= {"step": event.step, "online": playing}
                 checkpoint.save(run.checkpoints, event.step, tree, about)
             else:
                 run.log(event.kind, event.step, event.values)
