@@ -76,6 +76,20 @@ def test_offline_data_alone_leave_out_who_must_play():
     assert all(r.online.online_steps == 0 for r in suite)
 
 
+def test_the_offline_part_of_b_is_a():
+    """Only when it is evaluated and what follows differ: updates are keyed by seed and step, so their bits are equal."""
+
+    def trained(online_steps):
+        suite, _ = plan(dataclasses.replace(ALL, online_steps=online_steps), Sizes())
+        once = [dataclasses.replace(r.settings, eval_every=0) if r.data else None for r in suite]
+        return [r._replace(settings=s, online=None) for r, s in zip(suite, once, strict=True) if s]
+
+    a = trained(0)
+    priors = [r.label for r in a if r.label.startswith("prior")]
+    assert priors == ["prior (flow)"], "the others are of arms that must play"
+    assert a == [r for r in trained(1000) if r.label not in ("prior (diffusion)", "prior (gaussian)")]
+
+
 def test_every_algorithm_is_an_arm():
     """A new method needs no edit here, and its configuration takes the sizes."""
     for name in names.ALGORITHMS:
