@@ -81,6 +81,9 @@ def test_paired_difference():
     assert stats.excludes_zero(stats.paired_difference(a, b, method="bootstrap")), "anti-conservative, as said"
     with pytest.raises(ValueError, match="equal shapes"):
         stats.paired_difference([1.0, 2.0], [1.0])
+    agreed = stats.paired_difference([0.12, 0.08], [0.08, 0.04])  # 25 episodes a seed, one more success in each
+    assert agreed.mean == pytest.approx(0.04) and np.isnan(agreed.low) and not stats.excludes_zero(agreed)
+    assert stats.excludes_zero(stats.paired_difference([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]))
 
 
 def test_interquartile_mean():
