@@ -148,7 +148,7 @@ def show(e: Estimate, unit: str) -> tuple[str, str]:
         return "not finite", "not finite"
     mean = f"{scale * e.mean:.{digits}f}" + {"success": " %", "points": " points"}.get(unit, "")
     if not np.isfinite(e.low):
-        return mean, "one seed: none"
+        return mean, "too few seeds"
     return mean, f"[{scale * e.low:.{digits}f}, {scale * e.high:.{digits}f}]"
 
 

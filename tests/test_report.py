@@ -73,7 +73,7 @@ def test_only_equal_seeds_are_paired(tmp_path, pair):
     assert (
         rows["other"]["difference to baseline"] == rows["fewer"]["difference to baseline"] == "not paired: other seeds"
     )
-    assert rows["fewer"]["95 % interval"] == "one seed: none"
+    assert rows["fewer"]["95 % interval"] == "too few seeds"
 
 
 def test_return_where_there_is_no_success(tmp_path):
