@@ -146,7 +146,7 @@ def show(e: Estimate, unit: str) -> tuple[str, str]:
     scale, digits = (1.0, 2) if unit == "return" else (100.0, 1)
     if np.isnan(e.mean):
         return "not finite", "not finite"
-    mean = f"{scale * e.mean:.{digits}f}" + {"success": " %", "points": " points"}.get(unit, "")
+    mean = f"{round(scale * e.mean, digits) + 0.0:.{digits}f}" + {"success": " %", "points": " points"}.get(unit, "")
     if not np.isfinite(e.low):
         return mean, "too few seeds"
     return mean, f"[{scale * e.low:.{digits}f}, {scale * e.high:.{digits}f}]"
