@@ -92,8 +92,9 @@ def paired_difference(
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
         raise ValueError(f"paired values need equal shapes, got {a.shape} and {b.shape}")
-    e = interval(a - b, level, method=method)
-    return Estimate(e.mean, np.nan, np.nan) if len(a) == 2 and np.isclose(*(a - b), rtol=1e-6) else e
+    found = a - b
+    e = interval(found, level, method=method)
+    return Estimate(e.mean, np.nan, np.nan) if len(found) == 2 and np.isclose(found[0], found[1], rtol=1e-6) else e
 
 
 def excludes_zero(e: Estimate) -> bool:
