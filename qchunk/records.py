@@ -146,7 +146,8 @@ def show(e: Estimate, unit: str) -> tuple[str, str]:
     scale, digits = (1.0, 2) if unit == "return" else (100.0, 1)
     if np.isnan(e.mean):
         return "not finite", "not finite"
-    mean = f"{round(scale * e.mean, digits) + 0.0:.{digits}f}" + {"success": " %", "points": " points"}.get(unit, "")
+    value = round(round(scale * e.mean, 4), digits) + 0.0  # float32 means that are equal look equal, none is -0.0
+    mean = f"{value:.{digits}f}" + {"success": " %", "points": " points"}.get(unit, "")
     if not np.isfinite(e.low):
         return mean, "too few seeds"
     return mean, f"[{scale * e.low:.{digits}f}, {scale * e.high:.{digits}f}]"

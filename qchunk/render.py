@@ -163,10 +163,9 @@ def _pole(env: Env, moments: list[Moment]) -> list[np.ndarray]:
     def paint(ax: Any, i: int, m: Moment) -> None:
         from matplotlib.patches import Circle
 
+        start = ways[_decided(moments, i)]
         for plan in m.plans:
-            ax.plot(
-                *(ways[_decided(moments, i)] + SPEED * np.cumsum(plan, axis=0)).T, color="#0072B2", alpha=0.3, lw=0.7
-            )
+            ax.plot(*(start + SPEED * np.cumsum(plan, axis=0)).T, color="#0072B2", alpha=0.3, lw=0.7)
         ax.add_patch(Circle((0, 0), POLE, color="0.3"))
         ax.add_patch(Circle(GOAL, REACH, color="#009E73"))
         ax.plot(*ways[: i + 1].T, color="#D55E00", lw=2)

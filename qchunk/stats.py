@@ -11,7 +11,7 @@ from scipy import stats
 
 
 class Estimate(NamedTuple):
-    """A figure and its confidence interval; ``low`` and ``high`` are NaN where one value allows none."""
+    """A figure and its confidence interval; ``low`` and ``high`` are NaN where the values are too few for one."""
 
     mean: float
     low: float
@@ -40,7 +40,9 @@ def interval(
         resamples, seed: of the bootstrap; equal ones give equal intervals.
 
     Returns:
-        NaN bounds for one value; all NaN where a value is not finite: an interval of the others would be of other seeds.
+        NaN bounds for one value, and for two that agree exactly: shares of a few episodes do so by chance, and an interval
+        without width would call the smallest difference real. All NaN where a value is not finite: an interval of the
+        others would be of other seeds.
 
     Raises:
         ValueError: ``values`` is empty or not one-dimensional, or the method is unknown.
@@ -53,7 +55,7 @@ def interval(
     if not np.isfinite(x).all():
         return Estimate(np.nan, np.nan, np.nan)
     mean = float(x.mean())
-    if len(x) < 2:
+    if len(x) < 2 or (len(x) == 2 and np.isclose(x[0], x[1], rtol=1e-6)):
         return Estimate(mean, np.nan, np.nan)
     low, high = _student(x, level) if method == "t" else _percentile(x, level, resamples, seed)
     if bounds is not None:
@@ -82,19 +84,13 @@ def paired_difference(
     The default is Student's t for the reason given at ``interval``: a percentile bootstrap of four differences promises
     95 % and covers about 77 % (normal data), so it would call differences real that are not.
 
-    Returns:
-        NaN bounds where one pair allows none, and where two agree exactly: shares of a few episodes do so by chance, and an
-        interval without width would call the smallest difference real.
-
     Raises:
         ValueError: the two have different numbers of seeds.
     """
     a, b = np.asarray(a, float), np.asarray(b, float)
     if a.shape != b.shape:
         raise ValueError(f"paired values need equal shapes, got {a.shape} and {b.shape}")
-    found = a - b
-    e = interval(found, level, method=method)
-    return Estimate(e.mean, np.nan, np.nan) if len(found) == 2 and np.isclose(found[0], found[1], rtol=1e-6) else e
+    return interval(a - b, level, method=method)
 
 
 def excludes_zero(e: Estimate) -> bool:

@@ -17,6 +17,7 @@ import pytest
 
 from qchunk import cost, page, plots, records, render, report, runs
 from qchunk.errors import UserError
+from qchunk.stats import Estimate
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 CUBE, REACHER = "tabletop/cube-single-task1", "brax/reacher@spring"
@@ -74,6 +75,14 @@ def test_only_equal_seeds_are_paired(tmp_path, pair):
         rows["other"]["difference to baseline"] == rows["fewer"]["difference to baseline"] == "not paired: other seeds"
     )
     assert rows["fewer"]["95 % interval"] == "too few seeds"
+
+
+def test_equal_means_look_equal():
+    """Sums of float32 shares differ in their last digits; they are not to differ in the first."""
+    shares = [0.1475, np.nextafter(0.1475, 0), np.float32(0.1475).item(), 0.147499996]
+    told = {records.show(Estimate(x, x - 0.1, x + 0.1), "success")[0] for x in shares}
+    assert len(told) == 1
+    assert records.show(Estimate(-1e-9, -0.1, 0.1), "points")[0] == "0.0 points"
 
 
 def test_return_where_there_is_no_success(tmp_path):

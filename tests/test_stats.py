@@ -83,6 +83,7 @@ def test_paired_difference():
         stats.paired_difference([1.0, 2.0], [1.0])
     agreed = stats.paired_difference([0.12, 0.08], [0.08, 0.04])  # 25 episodes a seed, one more success in each
     assert agreed.mean == pytest.approx(0.04) and np.isnan(agreed.low) and not stats.excludes_zero(agreed)
+    assert np.isnan(stats.interval([0.1, 0.1]).low) and np.isfinite(stats.interval([0.1, 0.1, 0.1]).low)
     assert stats.excludes_zero(stats.paired_difference([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]))
 
 
