@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from _products import Call, Group
 
-from qchunk import flags, names
+from qchunk import names, registry
 from qchunk.actors import actor
 from qchunk.config import DiffusionConfig, FlowConfig, GaussianConfig
 from qchunk.data import chunks
@@ -26,7 +26,7 @@ def configured(
     name: str, hidden: tuple[int, ...], n: int, steps: int = 10, horizon: int = SPEC.horizon
 ) -> tuple[Any, Any]:
     """(build, config) of a method: a flow of ``steps`` steps where one fits, networks ``hidden``, ``n`` for Q-chunking."""
-    build, config_class = flags.builder(name.split(" ")[0])
+    build, config_class = registry.builder(name.split(" ")[0])
     c = config_class()
     deep = DiffusionConfig(hidden if len(hidden) % 2 else hidden[:-1], steps=20)  # 3 x 512 is DPPO's
     values: dict[str, Any] = {"chunk": dataclasses.replace(c.chunk, horizon=horizon)}

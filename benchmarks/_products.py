@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from qchunk import cost
+from qchunk.report import cost
 
 
 class Call(NamedTuple):

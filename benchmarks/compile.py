@@ -12,7 +12,8 @@ from _methods import BATCH, METHODS, SIZES, SPEC, configured, data_set, given_of
 from _products import arrays, with_adam
 from _timing import medians, tell
 
-from qchunk import envs, on_policy, train
+from qchunk import envs
+from qchunk.drivers import offline, on_policy
 from qchunk.seeds import for_each
 from qchunk.types import Spec
 
@@ -42,14 +43,14 @@ def dispatch(name: str, data: Any):
     """What a method's driver calls over and over, ready to be lowered: a block of updates, or an iteration."""
     build, c = configured(name, *SIZES["3x128"])
     if not hasattr(c, "rollout"):
-        s, given = train.Settings(), for_each(1, given_of(c))
-        args = (train.init(build, c, given, SPEC, s), c, given, data, train.seed_keys(s), 1)
-        return lambda: train.updates.lower(build, BATCH, *args)
+        s, given = offline.Settings(), for_each(1, given_of(c))
+        args = (offline.init(build, c, given, SPEC, s), c, given, data, offline.seed_keys(s), 1)
+        return lambda: offline.updates.lower(build, BATCH, *args)
     env = envs.make(ENV)
     spec, s = Spec(env.observation_size, env.action_size, c.chunk.horizon), on_policy.Settings()
     given = for_each(1, given_of(c, spec))
-    learner = train.init(build, c, given, spec, s)
-    args = (learner, on_policy.start(build, c, given, env, s, learner), c, given, train.seed_keys(s), 1)
+    learner = offline.init(build, c, given, spec, s)
+    args = (learner, on_policy.start(build, c, given, env, s, learner), c, given, offline.seed_keys(s), 1)
     return lambda: on_policy.iterate.lower(build, env, s.execute, *args)
 
 

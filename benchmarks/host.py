@@ -9,10 +9,11 @@ import jax
 import numpy as np
 from _timing import medians, tell
 
-from qchunk import envs, train
+from qchunk import envs
 from qchunk.algorithms.qc import QC, qc
 from qchunk.config import CriticConfig, FlowConfig
-from qchunk.errors import UserError
+from qchunk.drivers import offline
+from qchunk.system.errors import UserError
 from qchunk.types import Spec, view
 
 NAME = "ogbench/cube-single-play-singletask-task1-v0"
@@ -22,8 +23,8 @@ OURS, THEIRS = 50, 2  # episodes per repeat; an untrained policy plays each to i
 def compare(label: str, c: QC, asked: float) -> None:
     """Environment steps per second both ways."""
     env = envs.make(NAME)
-    s = train.Settings(episodes=OURS)
-    learner = train.init(qc, c, {}, Spec(env.observation_size, env.action_size, c.chunk.horizon), s)
+    s = offline.Settings(episodes=OURS)
+    learner = offline.init(qc, c, {}, Spec(env.observation_size, env.action_size, c.chunk.horizon), s)
     one, policy = env.instance(), qc(c).act
     vars = view(jax.tree.map(lambda x: x[0], learner._replace(step=learner.step[None])), {})
 
@@ -34,7 +35,7 @@ def compare(label: str, c: QC, asked: float) -> None:
     steps = {"parallel": 0.0, "published": 0}
 
     def parallel():
-        steps["parallel"] = float(train.evaluate(qc, env, s, learner, c, {})["length"].sum()) * OURS
+        steps["parallel"] = float(offline.evaluate(qc, env, s, learner, c, {})["length"].sum()) * OURS
 
     def published():
         steps["published"] = 0

@@ -14,12 +14,13 @@ import optax
 from _products import Call, Group, arrays, products
 from _timing import medians, tell
 
-from qchunk import envs, on_policy, train
+from qchunk import envs
 from qchunk.algorithms.dppo import DPPO, dppo
 from qchunk.config import ChunkConfig, FlowConfig, RolloutConfig, ValueConfig
+from qchunk.drivers import offline, on_policy
 from qchunk.envs.base import Env, wrap
-from qchunk.execute import Scheme
-from qchunk.rollout import rollout
+from qchunk.play.execute import Scheme
+from qchunk.play.rollout import rollout
 from qchunk.types import Spec, Vars
 
 WIDTHS, T = (128,) * 3, 8
@@ -57,11 +58,11 @@ def measure(name: str, env: Env, c: DPPO) -> None:
     """An iteration, its environment steps alone, its products alone."""
     spec = Spec(env.observation_size, env.action_size, c.chunk.horizon)
     s = on_policy.Settings(online_steps=1)
-    given = {"actor": train.init(dppo, c, {}, spec, s).params["actor"]}
-    loop = {"learner": train.init(dppo, c, given, spec, s)}
+    given = {"actor": offline.init(dppo, c, {}, spec, s).params["actor"]}
+    loop = {"learner": offline.init(dppo, c, given, spec, s)}
     loop["state"] = on_policy.start(dppo, c, given, env, s, loop["learner"])
     begun = jax.tree.map(lambda x: jnp.copy(x[0]), loop["state"].envs)
-    keys, groups, tx = train.seed_keys(s), floor_of(c, spec), optax.adam(1e-4)
+    keys, groups, tx = offline.seed_keys(s), floor_of(c, spec), optax.adam(1e-4)
     params = jax.tree.map(lambda x: jnp.copy(x[0]), loop["learner"].params)
     parts, updates = arrays(groups), c.rollout.epochs * c.rollout.minibatches
 
@@ -116,19 +117,21 @@ def memory() -> None:
     """Stored chains against the formula decisions x environments x (K' + 1) x H x A x 4 bytes, and all that is stored."""
     env, c = envs.make("tabletop/cube-single-task1"), dataclasses.replace(C, rollout=RolloutConfig(4096, 40, 5, 4))
     spec, s = Spec(env.observation_size, env.action_size, 5), on_policy.Settings(online_steps=1)
-    learner = jax.eval_shape(lambda: train.init(dppo, c, {}, spec, s))
+    learner = jax.eval_shape(lambda: offline.init(dppo, c, {}, spec, s))
     given = {"actor": learner.params["actor"]}
     run = (dppo, env, s.execute)
     state = jax.eval_shape(lambda learner, given: on_policy.start(dppo, c, given, env, s, learner), learner, given)
     chunk = jax.eval_shape(
-        lambda learner, state, given: on_policy.play(*run, learner, state, c, given, train.seed_keys(s)),
+        lambda learner, state, given: on_policy.play(*run, learner, state, c, given, offline.seed_keys(s)),
         learner,
         state,
         given,
     )
     size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)) / 2**20  # noqa: E731
     formula = 40 * 4096 * (c.tuned_steps + 1) * 25 * 4 / 2**20
-    lowered = on_policy.iterate.lower(*run, learner, state, c, given, train.seed_keys(s), 1).compile().memory_analysis()
+    lowered = (
+        on_policy.iterate.lower(*run, learner, state, c, given, offline.seed_keys(s), 1).compile().memory_analysis()
+    )
     tell(
         "memory of 4096 environments, T 40, K' 5, MiB",
         chains=size(chunk.extras["path"]),

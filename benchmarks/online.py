@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from _timing import medians, tell
 
-from qchunk import envs, online, train
+from qchunk import envs
 from qchunk.algorithms.qc import QC, qc
-from qchunk.collect import NO_VARS, collect, scheme_of
 from qchunk.config import CriticConfig, FlowConfig
 from qchunk.data import formats
-from qchunk.online import OnlineSettings
+from qchunk.drivers import offline, online
+from qchunk.drivers.online import OnlineSettings
+from qchunk.play.collecting import NO_VARS, collect, scheme_of
 from qchunk.types import Spec
 
 E, DECISIONS, RATIO = 256, 2, 0.2
@@ -24,10 +25,10 @@ def main() -> None:
     env = envs.make("tabletop/cube-double-task1")
     rows = collect(env.scene, scheme_of(env, "play"), NO_VARS, jax.random.key(0), steps=100_000, envs=100)
     data = formats.to_device(formats.relabelled(rows, env))
-    s = train.Settings(log_every=10**9)
+    s = offline.Settings(log_every=10**9)
     o = OnlineSettings(online_steps=1_000_000, envs=E, start_training=0, update_ratio=RATIO)
-    plan, keys = online.plan_of(C, s, o)._replace(dispatch=DECISIONS), train.seed_keys(s)
-    learner = train.init(qc, C, {}, Spec(env.observation_size, env.action_size, C.chunk.horizon), s)
+    plan, keys = online.plan_of(C, s, o)._replace(dispatch=DECISIONS), offline.seed_keys(s)
+    learner = offline.init(qc, C, {}, Spec(env.observation_size, env.action_size, C.chunk.horizon), s)
     state = online.begin(qc, env, plan, learner, C, {}, keys)
     updates = round(plan.steps * RATIO)
     due = np.full(DECISIONS, updates, np.int32)
@@ -40,7 +41,7 @@ def main() -> None:
         return total
 
     def updates_alone():
-        return train.updates(qc, s.batch, jax.tree.map(jnp.copy, learner), C, {}, data, keys, DECISIONS * updates)
+        return offline.updates(qc, s.batch, jax.tree.map(jnp.copy, learner), C, {}, data, keys, DECISIONS * updates)
 
     t = medians(7, online=with_environment, updates=updates_alone)
     steps = DECISIONS * plan.steps

@@ -15,9 +15,9 @@ from _methods import BATCH, SIZES, SPEC, configured, data_set
 from _timing import tell, times
 
 from qchunk import seeds as mapping
-from qchunk import train
-from qchunk.processes import cores
+from qchunk.drivers import offline
 from qchunk.seeds import spread
+from qchunk.system.processes import cores
 
 SEEDS, ROUNDS = (1, 2, 4, 8), 8
 UPDATES = 400  # of all seeds together in one round: with 8 rounds a minute at 20 ms each
@@ -29,13 +29,13 @@ BUILD, C = configured("qc", *SIZES["3x128"])
 
 def running(seeds: int, count: int, first: int = 0, build=BUILD):
     """Goes on training with every call: ``count`` updates of seeds first, first + 1, ... in one program."""
-    s = train.Settings(seed=first, seeds=seeds)
-    keys = train.seed_keys(s)
-    state, data = spread(seeds, (train.init(build, C, {}, SPEC, s), DATA))
+    s = offline.Settings(seed=first, seeds=seeds)
+    keys = offline.seed_keys(s)
+    state, data = spread(seeds, (offline.init(build, C, {}, SPEC, s), DATA))
 
     def go_on():
         nonlocal state
-        state, metrics = train.updates(build, BATCH, state, C, {}, data, keys, count)
+        state, metrics = offline.updates(build, BATCH, state, C, {}, data, keys, count)
         return metrics
 
     return go_on

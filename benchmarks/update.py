@@ -14,9 +14,9 @@ from _methods import BATCH, METHODS, SIZES, SPEC, configured, data_set, given_of
 from _products import arrays, covered, with_adam
 from _timing import medians, tell
 
-from qchunk import train
 from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
+from qchunk.drivers import offline
 from qchunk.seeds import for_each
 
 COUNTS = {"3x128": 15, "4x512": 5}  # updates a dispatch
@@ -31,16 +31,16 @@ def repeat(fn, args, count: int):
 
 def measure(title: str, build: Any, c: Any, data: Dataset, groups: list, count: int, asked: float) -> None:
     """An update on one batch beside its floor, and the driver, which draws batches besides, beside that."""
-    given, settings = given_of(c), train.Settings()
+    given, settings = given_of(c), offline.Settings()
     each = for_each(1, given)
     state = jax.jit(lambda: build(c).init(jax.random.key(0), SPEC, given))()
     stacked = jax.tree.map(lambda x: x[None], state)._replace(step=jnp.copy(state.step))
-    keys = train.seed_keys(settings)
+    keys = offline.seed_keys(settings)
     fixed = chunks.draw(jax.random.key(3), data, c.chunk, BATCH)
 
     def whole():
         nonlocal stacked  # goes on: the driver donates its learner, and a copy for each call would be measured, too
-        stacked, metrics = train.updates(build, BATCH, stacked, c, each, data, keys, count)
+        stacked, metrics = offline.updates(build, BATCH, stacked, c, each, data, keys, count)
         return metrics
 
     def one_batch(i, state):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.qc import QC
-from qchunk.commands.suite import Data, Run
+from qchunk.comparison.suite import Data, Run
 from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
-from qchunk.train import Settings
+from qchunk.drivers.offline import Settings
 
 SMALL = (128, 128, 128)
 # Chosen by single-seed runs of qc on cube-single-task2 (against 3e-4 and 0.005), then held for every method and task.

@@ -3,8 +3,8 @@ equal updates, 1M play transitions, 5 flow steps."""
 
 from _suite import four_arms
 
-from qchunk.commands.suite import Data, Run, Suite
-from qchunk.train import Settings
+from qchunk.comparison.suite import Data, Run, Suite
+from qchunk.drivers.offline import Settings
 
 ENV = "tabletop/cube-double-task1"
 DATA = Data("tabletop/cube-double", 1_000_000)

@@ -2,8 +2,8 @@
 
 from _suite import small_bc, small_qc
 
-from qchunk.commands.suite import Data, Run, Suite
-from qchunk.train import Settings
+from qchunk.comparison.suite import Data, Run, Suite
+from qchunk.drivers.offline import Settings
 
 DATA = Data("tabletop/cube-single", 200_000)
 UPDATES = 6_000

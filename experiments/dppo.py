@@ -11,10 +11,9 @@ from typing import Any
 
 from _suite import OPTIM, SMALL
 
-from qchunk import on_policy
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.dppo import DPPO, PPO
-from qchunk.commands.suite import Data, Run, Suite
+from qchunk.comparison.suite import Data, Run, Suite
 from qchunk.config import (
     ChunkConfig,
     FlowConfig,
@@ -23,7 +22,8 @@ from qchunk.config import (
     RolloutConfig,
     ValueConfig,
 )
-from qchunk.train import Settings
+from qchunk.drivers import on_policy
+from qchunk.drivers.offline import Settings
 
 PRIORS = {"flow": FlowConfig(SMALL, ema=True), "gaussian": GaussianConfig(SMALL, ema=True)}
 CHUNK, VALUE = ChunkConfig(5, discount="decision"), ValueConfig(SMALL)

@@ -16,17 +16,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 from _suite import OPTIM, SMALL, TAU
 
-from qchunk import cost, records, runs, train
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.qc_frozen import FrozenQC
 from qchunk.algorithms.v_gps import VGPS
 from qchunk.algorithms.value_guided import ValueGuided
-from qchunk.commands.shared import Parts, learner_of, one_seed, rebuild
-from qchunk.commands.suite import Data, Run, Suite, folder_of
+from qchunk.comparison.suite import Data, Run, Suite, folder_of
 from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig
+from qchunk.drivers import offline
+from qchunk.drivers.offline import Settings
+from qchunk.report import cost, records
+from qchunk.report.stats import interval, paired_difference
+from qchunk.runs import run_folder
+from qchunk.runs.opened import Parts, learner_of, one_seed, rebuild
 from qchunk.sampling import count_steps
-from qchunk.stats import interval, paired_difference
-from qchunk.train import Settings
 from qchunk.types import Learner
 
 TASKS = [*(f"cube-single-task{t}" for t in range(1, 6)), "cube-double-task1"]
@@ -70,7 +72,7 @@ def suite(scale: str) -> list[Run]:
 
 def opened(folder: Path) -> tuple[Parts, Learner]:
     """A finished run."""
-    p = rebuild(runs.read_config(folder)["config"], folder)
+    p = rebuild(run_folder.read_config(folder)["config"], folder)
     return p, learner_of(folder, p, None)[0]
 
 
@@ -153,7 +155,7 @@ def steps(root: Path, todo: list[Run]) -> tuple[list[Point], list[dict[str, str]
         for k in (1, 2, 4, 10, 20):
             change = {"steps": k} if kind == "flow" else {"ddim": k}  # DDIM takes some of its levels
             q = p._replace(c=dataclasses.replace(p.c, given=dataclasses.replace(p.c.given, **change)))
-            values = train.evaluate(q.build, q.env, q.settings, learner, q.c, q.given)["success"]
+            values = offline.evaluate(q.build, q.env, q.settings, learner, q.c, q.given)["success"]
             points.append(Point(run.env, kind, f"o-{COLOURS[kind]}", k, milliseconds(q, learner), values))
             said = " ".join(records.show(interval(values, bounds=(0.0, 1.0)), "success"))
             rows.append(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk.actors import paths
-from qchunk.envs.probes import gaussian
+from qchunk.envs.probes import bandit
 from qchunk.improve import diffuser, guide
 from qchunk.sampling import decode
 from qchunk.types import Kernel, Vars
@@ -38,8 +38,8 @@ def moments(kernel: Kernel) -> tuple[float, float]:
 
 
 def main() -> None:
-    p = gaussian.SCALAR
-    mean, cov = gaussian.tilted(p, WEIGHT)
+    p = bandit.SCALAR
+    mean, cov = bandit.tilted(p, WEIGHT)
     print(f"prior N(0.3, 0.5), Q = -(a - 1.5)^2 / 2, w = 2: the tilted prior is N({mean[0]:.3f}, {cov[0, 0]:.3f})\n")
     print("| target | " + " | ".join(f"{name}, K = {k}" for name in GRIDS for k in (10, 400)) + " |")
     print("| --- |" + " --- |" * (2 * len(GRIDS)))
@@ -47,8 +47,8 @@ def main() -> None:
         cells = []
         for grid, eta in GRIDS.values():
             for k in (10, 400):
-                kernel = gaussian.kernel(p, grid(k), eta)
-                value = gaussian.value(p, "mean" if target == "diffuser" else target, WEIGHT)
+                kernel = bandit.kernel(p, grid(k), eta)
+                value = bandit.value(p, "mean" if target == "diffuser" else target, WEIGHT)
                 if target == "diffuser" and not kernel.noisy:
                     cells.append("no variance")
                     continue

@@ -14,8 +14,8 @@ from guidance import CHUNK, DATA, PRIORS, Q, V
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.v_gps import VGPS
 from qchunk.algorithms.value_guided import ValueGuided
-from qchunk.commands.suite import Run, Suite
-from qchunk.train import Settings
+from qchunk.comparison.suite import Run, Suite
+from qchunk.drivers.offline import Settings
 
 ENV, FLOW = "tabletop/cube-single-task2", PRIORS["flow"]
 WEIGHTS = {

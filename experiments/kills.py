@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qchunk import checkpoint
+from qchunk.runs import checkpoint
 
 SMALL = "--chunk.horizon 2 --actor.hidden 16 --actor.steps 2 --critic.hidden 16 --n 2 --batch 32 --episodes 4 --seeds 2"
 STEPS = "--offline-steps 40 --eval-every 10 --log-every 5 --online-steps 160 --envs 4 --start-training 16"

@@ -13,9 +13,9 @@ import numpy as np
 from _suite import small_qc
 from dppo import DATA, SINGLE, arms, priors
 
-from qchunk import runs
-from qchunk.commands.suite import Run, Suite, folder_of
-from qchunk.train import Settings
+from qchunk.comparison.suite import Run, Suite, folder_of
+from qchunk.drivers.offline import Settings
+from qchunk.runs import run_folder
 
 # Energy is about 0.2 a step where it costs nothing, beside 1 for the task.
 WEIGHTS = (0.0, 0.3, 3.0, 30.0)
@@ -52,7 +52,7 @@ def look(root: Path, todo: list[Run]) -> None:
             for run in todo:
                 if run.algorithm != algorithm or not (run.label.endswith(" 0") or f", {name} " in run.label):
                     continue
-                last = [x for x in runs.read_metrics(folder_of(run, root)) if x["kind"] == "eval"][-1]["values"]
+                last = [x for x in run_folder.read_metrics(folder_of(run, root)) if x["kind"] == "eval"][-1]["values"]
                 v = {n: np.asarray(x, float) for n, x in last.items()}
                 cost = {n: -v[n] / v["length"] for n in ("energy", "jerk")}
                 points.append((cost[name].mean(), 100 * v["success"].mean(), run.label.rsplit(" ", 1)[1]))

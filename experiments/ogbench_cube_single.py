@@ -6,8 +6,8 @@ that are installed, so they are not the published file: only the methods' order 
 
 from _suite import four_arms
 
-from qchunk.commands.suite import Data, Run, Suite
-from qchunk.train import Settings
+from qchunk.comparison.suite import Data, Run, Suite
+from qchunk.drivers.offline import Settings
 
 ENV, DATA = "ogbench/cube-single-play-singletask-task1-v0", Data("ogbench/cube-single-play-v0", 200_000)
 UPDATES = 30_000

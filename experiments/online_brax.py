@@ -5,9 +5,9 @@ Observations are standardised: velocities of these environments spread over tens
 
 from _suite import small_bc, small_qc
 
-from qchunk.commands.suite import Data, Run, Suite
-from qchunk.online import OnlineSettings
-from qchunk.train import Settings
+from qchunk.comparison.suite import Data, Run, Suite
+from qchunk.drivers.offline import Settings
+from qchunk.drivers.online import OnlineSettings
 
 LENGTH = 200  # steps of an episode of the data
 ONLINE = OnlineSettings(

@@ -6,9 +6,9 @@ million and the online ones at most a quarter of that.
 
 from _suite import small_bc, small_qc
 
-from qchunk.commands.suite import Data, Run, Suite
-from qchunk.online import OnlineSettings
-from qchunk.train import Settings
+from qchunk.comparison.suite import Data, Run, Suite
+from qchunk.drivers.offline import Settings
+from qchunk.drivers.online import OnlineSettings
 
 DATA = Data("tabletop/cube-double", 1_000_000)
 ONLINE = OnlineSettings(

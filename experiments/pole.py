@@ -15,19 +15,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 from _suite import OPTIM, SMALL, TAU
 
-from qchunk import envs, runs
+from qchunk import envs
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.value_guided import ValueGuided
-from qchunk.commands.shared import learner_of, one_seed, rebuild
-from qchunk.commands.suite import Data, Run, Suite, folder_of
+from qchunk.comparison.suite import Data, Run, Suite, folder_of
 from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig, GaussianConfig, RegressionConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import formats
+from qchunk.drivers.offline import Settings
 from qchunk.envs.base import wrap
 from qchunk.envs.probes.averaging import GOAL, POLE, SPEED
-from qchunk.execute import receding
-from qchunk.rollout import Steps, rollout
-from qchunk.train import Settings
+from qchunk.play.execute import receding
+from qchunk.play.rollout import Steps, rollout
+from qchunk.runs import run_folder
+from qchunk.runs.opened import learner_of, one_seed, rebuild
 
 ENV, DATA, H = "probe/pole", Data("probe/pole", 100_000), 16
 ACTORS = {
@@ -52,7 +53,7 @@ def suite(scale: str) -> list[Run]:
 
 def played(folder: Path) -> list[Steps]:
     """What each seed's policy does in 256 episodes."""
-    p = rebuild(runs.read_config(folder)["config"], folder)
+    p = rebuild(run_folder.read_config(folder)["config"], folder)
     learner, _ = learner_of(folder, p, None)
     found = []
     for i in range(p.settings.seeds):
@@ -104,7 +105,7 @@ def neighbours(path: Path, horizon: int, count: int, average: bool, seed: int = 
 def draw(root: Path, out: Path) -> None:
     """Chunks from the start: of the prior, the same coloured by the critic, and guided ones."""
     folder = root / "runs" / ENV / "guided flow"
-    p = rebuild(runs.read_config(folder)["config"], folder)
+    p = rebuild(run_folder.read_config(folder)["config"], folder)
     learner, _ = learner_of(folder, p, None)
     _, vars = one_seed(p, learner)
     obs = jnp.broadcast_to(jnp.asarray([-1.0, 0.0]), (200, 2))

@@ -2,7 +2,7 @@
 
 from dppo import scratch
 
-from qchunk.commands.suite import Run, Suite
+from qchunk.comparison.suite import Run, Suite
 
 
 def suite(scale: str) -> list[Run]:

@@ -13,10 +13,10 @@ from pathlib import Path
 from _suite import OPTIM, SMALL, TAU
 
 from qchunk.algorithms.qc import QC
-from qchunk.commands.suite import Data, Published, Run, Suite
+from qchunk.comparison.suite import Data, Published, Run, Suite
 from qchunk.config import ChunkConfig, CriticConfig, FlowConfig
-from qchunk.online import OnlineSettings
-from qchunk.train import Settings
+from qchunk.drivers.offline import Settings
+from qchunk.drivers.online import OnlineSettings
 
 ARMS = {  # label: chunks, and the paper's name
     "qc": (ChunkConfig(5), "QC"),

@@ -2,8 +2,8 @@
 
 from _suite import small_bc, small_qc
 
-from qchunk.commands.suite import Data, Run, Suite
-from qchunk.train import Settings
+from qchunk.comparison.suite import Data, Run, Suite
+from qchunk.drivers.offline import Settings
 
 ENV = "brax/reacher@spring"
 DATA = Data(ENV, 200_000, ("random",), episode_length=200)

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from qchunk import collect, envs
+from qchunk import envs
 from qchunk.data.formats import Rows, relabelled
 from qchunk.envs.base import Behaviour, Env, wrap
 from qchunk.envs.tabletop import oracles
@@ -23,8 +23,9 @@ from qchunk.envs.tabletop.draw import draw_tasks
 from qchunk.envs.tabletop.env import cubes_of
 from qchunk.envs.tabletop.physics import REACH_YAW
 from qchunk.envs.tabletop.tasks import CUBE, OBJECTS, REST, SCENES, SUCCESS
-from qchunk.evaluate import episodes
-from qchunk.execute import scripted
+from qchunk.play import collecting
+from qchunk.play.episodes import episodes
+from qchunk.play.execute import scripted
 
 ROOT = Path(__file__).resolve().parent.parent
 EPISODES = 200  # of the oracle, per task
@@ -47,7 +48,7 @@ def without_yaw(behaviour: Behaviour) -> Behaviour:
 
 def outcome(env: Env, behaviour: Behaviour, seed: int) -> tuple[float, float]:
     """Success, and mean length of the successful episodes in steps."""
-    run = jax.jit(lambda k: episodes(wrap(env), scripted(behaviour), collect.NO_VARS, k, EPISODES))
+    run = jax.jit(lambda k: episodes(wrap(env), scripted(behaviour), collecting.NO_VARS, k, EPISODES))
     e = jax.tree.map(np.asarray, run(jax.random.key(seed)))
     return float(e.success.mean()), float(e.length[e.success > 0].mean()) if e.success.any() else float("nan")
 
@@ -55,10 +56,10 @@ def outcome(env: Env, behaviour: Behaviour, seed: int) -> tuple[float, float]:
 def play_of(scene: str) -> Rows:
     """Play data of the bare scene: 1000 environments, one episode each."""
     bare = envs.make(f"tabletop/{scene}")
-    scheme, envs_at_once = collect.scheme_of(bare, "play"), PLAY // PLAY_EPISODE
+    scheme, envs_at_once = collecting.scheme_of(bare, "play"), PLAY // PLAY_EPISODE
     key = jax.random.key(0)
-    return collect.collect(
-        bare, scheme, collect.NO_VARS, key, steps=PLAY, envs=envs_at_once, episode_length=PLAY_EPISODE
+    return collecting.collect(
+        bare, scheme, collecting.NO_VARS, key, steps=PLAY, envs=envs_at_once, episode_length=PLAY_EPISODE
     )
 
 

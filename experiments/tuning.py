@@ -1,7 +1,7 @@
 """The tuning runs behind ``qchunk compare``: three of each method on tabletop/cube-single-task2, one seed, protocol B with half of
 the default updates.
 
-``qchunk reproduce tuning``; the better setting goes into ``qchunk.arms.TUNED`` by hand, and holds for every other
+``qchunk reproduce tuning``; the better setting goes into ``qchunk.comparison.arms.TUNED`` by hand, and holds for every other
 task. Ties go to the setting that was there before.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from qchunk.arms import Sizes
 from qchunk.commands.compare import CompareFlags, plan
-from qchunk.commands.suite import Run, Suite
+from qchunk.comparison.arms import Sizes
+from qchunk.comparison.suite import Run, Suite
 from qchunk.config import OptimConfig
 
 ENV = "tabletop/cube-single-task2"

@@ -8,8 +8,8 @@ import sys
 from typing import NoReturn
 
 from qchunk import names
-from qchunk.errors import UserError, unknown
-from qchunk.processes import cores
+from qchunk.system.errors import UserError, unknown
+from qchunk.system.processes import cores
 
 COMMANDS = {
     "list": ("[algorithms|envs|suites]", "every name, one line each", "qchunk.cli:list_names"),

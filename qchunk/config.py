@@ -14,7 +14,7 @@ from typing import Any, Literal, Union, dataclass_transform, get_args, get_origi
 
 import jax
 
-from qchunk.errors import UserError
+from qchunk.system.errors import UserError
 
 
 def members(hint: Any) -> tuple[type, ...]:
@@ -30,6 +30,27 @@ def config(cls: type) -> Any:
     hints = get_type_hints(cls)
     traced = [n for n, t in hints.items() if t is float or members(t)]
     return jax.tree_util.register_dataclass(cls, traced, [n for n in hints if n not in traced])
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """A configuration from what JSON kept of it.
+
+    Raises:
+        UserError: a field that this version does not know, or lacks.
+    """
+    hints = get_type_hints(cls)
+    if set(values) != set(hints):
+        odd = sorted(set(values) ^ set(hints))
+        raise UserError(f"the run's {cls.__name__} differs from this version's in {', '.join(odd)}", "train it anew")
+
+    def field(hint: Any, value: Any) -> Any:
+        if found := members(hint):
+            return from_dict(next((t for t in found if getattr(t, "kind", None) == value.get("kind")), found[0]), value)
+        if hint is float:
+            return float(value)
+        return tuple(value) if isinstance(value, list) else value
+
+    return cls(**{n: field(hints[n], v) for n, v in values.items()})
 
 
 @config

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from qchunk.errors import UserError, unknown
+from qchunk.system.errors import UserError, unknown
 
 
 class Entry(NamedTuple):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk.data.chunks import Dataset
-from qchunk.errors import UserError
+from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Array, Chunk, Learner, Plan, Policy, Vars
 
 KINDS = ("none", "min-max", "standard")

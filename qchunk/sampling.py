@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk.errors import UserError
+from qchunk.system.errors import UserError
 from qchunk.types import Array, Kernel, Plan, Policy, Vars
 
 NOISE_BOUND = 3.0  # of exploring steps, as in DPPO's code

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from qchunk import envs, names
-from qchunk.collect import NO_VARS, collect, scheme_of
 from qchunk.envs.base import wrap
 from qchunk.envs.gymnax import Gymnax
-from qchunk.errors import UserError
+from qchunk.play.collecting import NO_VARS, collect, scheme_of
+from qchunk.system.errors import UserError
 
 SIZES = {  # observation, action
     "ant": (27, 8),

@@ -12,7 +12,7 @@ import pytest
 
 from qchunk import cli, names
 from qchunk.commands import bench
-from qchunk.errors import UserError
+from qchunk.system.errors import UserError
 
 BENCHMARKS = {
     "compile",

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from qchunk.config import ChunkConfig
 from qchunk.data import buffer, chunks
-from qchunk.errors import UserError
-from qchunk.rollout import Steps
+from qchunk.play.rollout import Steps
+from qchunk.system.errors import UserError
 
 E, N, CAPACITY = 3, 4, 8  # environments, steps per write, rows of each environment
 write = jax.jit(buffer.write)

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qchunk import checkpoint
-from qchunk.errors import UserError
+from qchunk.runs import checkpoint
+from qchunk.system.errors import UserError
 
 CPU = {**os.environ, "JAX_PLATFORMS": "cpu"}
 
@@ -388,6 +388,6 @@ def test_only_the_disk_s_refusal_becomes_a_users_error(tmp_path, monkeypatch, nu
 
 
 def test_the_import_is_light():
-    code = "import sys, qchunk.checkpoint; sys.exit('orbax' in sys.modules)"
+    code = "import sys, qchunk.runs.checkpoint; sys.exit('orbax' in sys.modules)"
     root = Path(checkpoint.__file__).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qchunk import checkpoint, cli
+from qchunk import cli
+from qchunk.runs import checkpoint
 
 ENV = "probe/two-step"
 SMALL = ["--chunk.horizon", "2", "--actor.hidden", "16", "--actor.steps", "2", "--n", "2", "--critic.hidden", "16"]
@@ -81,12 +82,12 @@ def test_collect_with_a_run(trained, tmp_path, capsys):
 def last_checkpoint(folder: Path) -> dict[str, bytes]:
     """Every array of a run's newest checkpoint, by file-independent content."""
     where = folder / "checkpoints"
-    from qchunk import flags, train
-    from qchunk.commands import shared
-    from qchunk.runs import read_config
+    from qchunk.commands import flags
+    from qchunk.runs import opened
+    from qchunk.runs.run_folder import read_config
 
-    (learner, _), step = shared.restore(folder, shared.rebuild(read_config(folder)["config"], folder), None)
-    assert step == checkpoint.steps(where)[-1] and flags and train
+    (learner, _), step = opened.restore(folder, opened.rebuild(read_config(folder)["config"], folder), None)
+    assert step == checkpoint.steps(where)[-1] and flags
     import jax
 
     return {jax.tree_util.keystr(k): np.asarray(v).tobytes() for k, v in jax.tree_util.tree_leaves_with_path(learner)}

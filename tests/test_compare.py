@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qchunk import arms, cli, envs, names
-from qchunk import render as rendering
-from qchunk.arms import Sizes
-from qchunk.commands import held
+from qchunk import cli, envs, names
 from qchunk.commands.compare import CompareFlags, online_steps, plan
-from qchunk.commands.suite import Data, claim
-from qchunk.errors import UserError
-from qchunk.render import Moment
+from qchunk.comparison import arms, tables
+from qchunk.comparison.arms import Sizes
+from qchunk.comparison.suite import Data, claim
+from qchunk.report import film as rendering
+from qchunk.report.film import Moment
+from qchunk.system.errors import UserError
 
 TASK1, TASK2 = "tabletop/cube-single-task1", "tabletop/cube-single-task2"
 ALL = CompareFlags((TASK1, TASK2), seeds=3, offline_steps=70, online_steps=1000, online_updates=30)
@@ -124,7 +124,7 @@ def test_mistakes(change, told):
 def test_what_differs_all_the_same():
     """Nothing that a reader would take for equal is told as equal."""
     suite, _ = plan(ALL, Sizes(hidden=(16,), steps=4))
-    rows = {row["arm"]: row for row in held.unequal([r for r in suite if r.label in arms.DEFAULT])}
+    rows = {row["arm"]: row for row in tables.unequal([r for r in suite if r.label in arms.DEFAULT])}
     assert list(rows) == list(arms.DEFAULT)
     found = {arm: (r["denoising steps"], r["discount"], r["rewards of the data"]) for arm, r in rows.items()}
     assert found["qc"] == ("4", "0.99 per environment step", "used")
@@ -148,7 +148,7 @@ def test_tuning_is_told_as_it_was():
     suite, left_out = plan(ALL, Sizes())
     (told,) = [
         row["how"]
-        for row in held.equal([r for r in suite if r.label in arms.DEFAULT], Sizes(), left_out)
+        for row in tables.equal([r for r in suite if r.label in arms.DEFAULT], Sizes(), left_out)
         if row["what"] == "tuning"
     ]
     assert "That task is compared here, too" in told, "task 2 is the one that arms were tuned on"

@@ -12,13 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qchunk import checkpoint, collect, envs, flags, names, on_policy, seeds, train
+from qchunk import envs, names, registry, seeds
 from qchunk.actors.flow import flow
 from qchunk.config import FlowConfig
 from qchunk.data import formats
+from qchunk.drivers import offline, on_policy
 from qchunk.envs import base as envs_base
-from qchunk.execute import receding
-from qchunk.rollout import begin, rollout_chunks
+from qchunk.play import collecting
+from qchunk.play.execute import receding
+from qchunk.play.rollout import begin, rollout_chunks
+from qchunk.runs import checkpoint
 from qchunk.seeds import for_each
 from qchunk.types import Spec, view
 
@@ -45,8 +48,8 @@ def env():
 
 @pytest.fixture(scope="module")
 def data(env):
-    rows = collect.collect(
-        env, collect.scheme_of(env, "random"), collect.NO_VARS, jax.random.key(0), steps=400, envs=8, dispatch=50
+    rows = collecting.collect(
+        env, collecting.scheme_of(env, "random"), collecting.NO_VARS, jax.random.key(0), steps=400, envs=8, dispatch=50
     )
     return formats.to_device(rows)
 
@@ -54,7 +57,7 @@ def data(env):
 @pytest.fixture(scope="module", params=sorted(names.ALGORITHMS))
 def method(request):
     """A builder, its tiny configuration, and whose modules it is given."""
-    build, config_class = flags.builder(request.param)
+    build, config_class = registry.builder(request.param)
     c = tiny(config_class())
     if request.param == "dppo":  # a prior that walks the first step; from scratch it would train both
         c = dataclasses.replace(c, tuned=ACTOR)
@@ -73,8 +76,8 @@ def drive(method, env, data, seed=0, seeds=2, steps=6, learner=None, state=None)
         n = on_policy.plan_of(c, on_policy.Settings()).steps
         s = on_policy.Settings(online_steps=steps * n, log_every=3 * n, eval_every=3 * n, **more)
         return on_policy.on_policy(build, c, given, env=env, settings=s, learner=learner, state=state)
-    s = train.Settings(offline_steps=steps, batch=16, log_every=3, eval_every=3, **more)
-    return train.offline(build, c, given, env=env, data=data, settings=s, learner=learner)
+    s = offline.Settings(offline_steps=steps, batch=16, log_every=3, eval_every=3, **more)
+    return offline.offline(build, c, given, env=env, data=data, settings=s, learner=learner)
 
 
 def run(method, env, data, **more):
@@ -85,8 +88,8 @@ def run(method, env, data, **more):
 
 
 def programs(c):
-    found = (on_policy.iterate, on_policy._start) if plays(c) else (train.updates,)
-    return [f._cache_size() for f in (*found, train.evaluation)]
+    found = (on_policy.iterate, on_policy._start) if plays(c) else (offline.updates,)
+    return [f._cache_size() for f in (*found, offline.evaluation)]
 
 
 def per_unit(c):
@@ -110,7 +113,7 @@ def experience(method, env, data, state, key):
     build, c, given = method
     draw_key, begin_key, prepare_key = jax.random.split(key, 3)
     if not plays(c):
-        chunk = train.chunks.draw(draw_key, data, c.chunk, 8)
+        chunk = offline.chunks.draw(draw_key, data, c.chunk, 8)
         return build(c).prepare(state, given, prepare_key, chunk)
     wrapped, scheme, vars = envs_base.wrap(env), receding(build(c).explore, 2), view(state, given)
     loop = begin(wrapped, scheme, vars, jax.random.split(begin_key), 4)
@@ -255,10 +258,10 @@ def test_other_counts_compile_nothing(method, env, data, trained):
 
 def test_the_second_init_compiles_nothing(method, caplog):
     build, c, given = method
-    given, s = for_each(2, given), train.Settings(seeds=2)
-    train.init(build, c, given, SPEC, s)
+    given, s = for_each(2, given), offline.Settings(seeds=2)
+    offline.init(build, c, given, SPEC, s)
     with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
         caplog.clear()
-        train.init(build, c, given, SPEC, s)
+        offline.init(build, c, given, SPEC, s)
     compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
     assert not compiled, compiled

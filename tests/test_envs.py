@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 import qchunk
-from qchunk import collect, envs, flags, names
+from qchunk import envs, names, registry
 from qchunk.envs.base import AutoReset, Env, EpisodeLimit, State, Vmap, wrap
-from qchunk.errors import UserError
-from qchunk.evaluate import episodes
+from qchunk.play import collecting
+from qchunk.play.episodes import episodes
+from qchunk.system.errors import UserError
 
 ACTION = jnp.ones((1,))
 
@@ -80,7 +81,7 @@ def test_wrappers_of_any_brax_environment():
 
 def test_names_are_true():
     for name in names.ALGORITHMS:
-        build, config_class = flags.builder(name)
+        build, config_class = registry.builder(name)
         assert callable(build) and hasattr(config_class(), "chunk")
     for name in names.ENVS:
         assert names.check_env(name) == name
@@ -236,7 +237,7 @@ def test_reset_of_a_brax_environment_prints_nothing():
 
 @pytest.mark.parametrize("name", sorted(names.ALGORITHMS))
 def test_every_target_builds_an_algorithm(name):
-    build, config_class = flags.builder(name)
+    build, config_class = registry.builder(name)
     algorithm = build(config_class())
     assert all(callable(getattr(algorithm, f)) for f in ("init", "update", "prepare", "stop"))
     assert names.ALGORITHMS[name].text and "\n" not in names.ALGORITHMS[name].text
@@ -246,8 +247,8 @@ def test_every_target_builds_an_algorithm(name):
 def test_experts_of_the_averaging_probes(name, least):
     """Experts reach both modes equally and succeed; what lies between the modes fails."""
     env = envs.make(f"probe/{name}")
-    scheme = collect.scheme_of(env, "expert")
-    played = episodes(wrap(env), scheme, collect.NO_VARS, jax.random.key(0), 400)
+    scheme = collecting.scheme_of(env, "expert")
+    played = episodes(wrap(env), scheme, collecting.NO_VARS, jax.random.key(0), 400)
     assert float(played.success.mean()) >= least
     if name == "pole":
         assert 42 <= float(played.length.mean()) <= 52  # specification: 46 steps
@@ -265,8 +266,8 @@ def test_experts_of_the_averaging_probes(name, least):
 
 def test_the_pole_is_passed_on_both_sides():
     env = envs.make("probe/pole")
-    rows = collect.collect(
-        env, collect.scheme_of(env, "expert"), collect.NO_VARS, jax.random.key(0), steps=8000, envs=50
+    rows = collecting.collect(
+        env, collecting.scheme_of(env, "expert"), collecting.NO_VARS, jax.random.key(0), steps=8000, envs=50
     )
     middle = rows.obs[np.abs(rows.obs[:, 0]) < 0.03]
     assert 0.3 < (middle[:, 1] > 0).mean() < 0.7 and (np.abs(middle[:, 1]) > 0.25).all()

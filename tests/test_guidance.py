@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qchunk import flags, names
+from qchunk import names, registry
 from qchunk.actors import actor, paths
 from qchunk.config import CriticConfig, DiffusionConfig, FlowConfig, GaussianConfig, RegressionConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.noisy_value import noisy_value
 from qchunk.critics.state_v import state_v
-from qchunk.envs.probes import gaussian
+from qchunk.envs.probes import bandit
 from qchunk.improve import best_of_n, diffuser, guide
-from qchunk.losses.bc import bc
-from qchunk.losses.expectile import expectile
+from qchunk.losses.cloning import bc
+from qchunk.losses.iql import expectile
 from qchunk.losses.noise_value import noise_value
 from qchunk.sampling import decode, sample
 from qchunk.types import Chunk, Critic, Module, Plan, Spec, Vars, view
@@ -77,16 +77,16 @@ class Levels(np.ndarray):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers_have_the_moments_of_a_gaussian_prior(name):
     grid, eta = SAMPLERS[name]
-    p = gaussian.correlated(3)
-    mean, cov = moments(gaussian.kernel(p, grid(K), eta))
+    p = bandit.correlated(3)
+    mean, cov = moments(bandit.kernel(p, grid(K), eta))
     np.testing.assert_allclose(mean, p.m, atol=0.03)
     np.testing.assert_allclose(cov, p.S, atol=0.03)
 
 
 def test_stochastic_is_the_same_prior_with_noise():
     """It takes the deterministic Kernel, and gives the marginals of the noisy one; one-step actors are refused."""
-    p = gaussian.correlated(2, seed=1)
-    mean, cov = moments(paths.stochastic(gaussian.kernel(p, paths.linear(K), 0.0)))
+    p = bandit.correlated(2, seed=1)
+    mean, cov = moments(paths.stochastic(bandit.kernel(p, paths.linear(K), 0.0)))
     np.testing.assert_allclose(mean, p.m, atol=0.03)
     np.testing.assert_allclose(cov, p.S, atol=0.03)
     with pytest.raises(ValueError, match="noise levels"):
@@ -97,9 +97,9 @@ def test_stochastic_is_the_same_prior_with_noise():
 @pytest.mark.parametrize(("dimensions", "weight"), [(1, 2.0), (3, 0.5), (3, 2.0)])
 def test_exact_guidance_samples_the_tilted_prior(name, dimensions, weight):
     grid, eta = SAMPLERS[name]
-    p = gaussian.SCALAR if dimensions == 1 else gaussian.correlated(dimensions)
-    kernel = guide(gaussian.kernel(p, grid(K), eta), gaussian.value(p, "log-expectation", weight), weight)
-    wanted_mean, wanted_cov = gaussian.tilted(p, weight)
+    p = bandit.SCALAR if dimensions == 1 else bandit.correlated(dimensions)
+    kernel = guide(bandit.kernel(p, grid(K), eta), bandit.value(p, "log-expectation", weight), weight)
+    wanted_mean, wanted_cov = bandit.tilted(p, weight)
     mean, cov = moments(kernel)
     np.testing.assert_allclose(mean, wanted_mean, atol=0.03)
     np.testing.assert_allclose(cov, wanted_cov, atol=0.03)
@@ -108,11 +108,11 @@ def test_exact_guidance_samples_the_tilted_prior(name, dimensions, weight):
 @pytest.mark.parametrize("name", ["flow", "ddpm"])
 def test_the_guided_score_is_the_tilted_one_at_every_level(name):
     """The identity behind it, without sampling: the guided clean estimate is the posterior mean of the tilted prior."""
-    p, weight = gaussian.correlated(3), 2.0
-    kernel = gaussian.kernel(p, SAMPLERS[name][0](20), 0.0)
-    steered = guide(kernel, gaussian.value(p, "log-expectation", weight), weight)
-    mean, cov = gaussian.tilted(p, weight)
-    other = gaussian.kernel(p._replace(m=mean, S=cov), kernel.levels, 0.0)
+    p, weight = bandit.correlated(3), 2.0
+    kernel = bandit.kernel(p, SAMPLERS[name][0](20), 0.0)
+    steered = guide(kernel, bandit.value(p, "log-expectation", weight), weight)
+    mean, cov = bandit.tilted(p, weight)
+    other = bandit.kernel(p._replace(m=mean, S=cov), kernel.levels, 0.0)
     x = jax.random.normal(jax.random.key(0), (5, 1, 3))
     with jax.default_matmul_precision("highest"):
         for k in range(1, 20):
@@ -126,8 +126,8 @@ def test_the_guided_score_is_the_tilted_one_at_every_level(name):
 )
 def test_what_the_approximations_do(target, mean, variance):
     """The scalar case of the specification, Euler with 400 steps: clean-Q gradients over-guide."""
-    p, weight = gaussian.SCALAR, 2.0
-    kernel = guide(gaussian.kernel(p, paths.linear(K), 0.0), gaussian.value(p, target, weight), weight)
+    p, weight = bandit.SCALAR, 2.0
+    kernel = guide(bandit.kernel(p, paths.linear(K), 0.0), bandit.value(p, target, weight), weight)
     m, v = moments(kernel, 20_000)
     np.testing.assert_allclose(m[0], mean, atol=0.015)
     np.testing.assert_allclose(v[0, 0], variance, atol=0.01)
@@ -135,21 +135,21 @@ def test_what_the_approximations_do(target, mean, variance):
 
 def test_diffusers_rule_tends_to_the_exact_one():
     """One step of gradient scaled by the posterior variance: right to first order on many levels, up to the gain."""
-    p, weight = gaussian.correlated(2), 1.0
-    value = gaussian.value(p, "log-expectation", weight)
-    steered = diffuser(gaussian.kernel(p, cosine(K), 1.0), value, weight, repeats=1, stop=0)
-    wanted_mean, wanted_cov = gaussian.tilted(p, weight)
+    p, weight = bandit.correlated(2), 1.0
+    value = bandit.value(p, "log-expectation", weight)
+    steered = diffuser(bandit.kernel(p, cosine(K), 1.0), value, weight, repeats=1, stop=0)
+    wanted_mean, wanted_cov = bandit.tilted(p, weight)
     mean, cov = moments(steered)
     np.testing.assert_allclose(mean, wanted_mean, atol=0.05)
     np.testing.assert_allclose(cov, wanted_cov, atol=0.05)
     with pytest.raises(ValueError, match="stochastic"):
-        diffuser(gaussian.kernel(p, cosine(4), 0.0), value, weight)
+        diffuser(bandit.kernel(p, cosine(4), 0.0), value, weight)
 
 
 @pytest.mark.parametrize(("n", "mean"), [(2, 0.564), (10, 1.539), (50, 2.249)])
 def test_best_of_n_of_a_normal(n, mean):
-    p = gaussian.Gaussian(np.zeros(1), np.eye(1), np.zeros(1), np.eye(1))
-    kernel = gaussian.kernel(p, paths.linear(50), 0.0)
+    p = bandit.Gaussian(np.zeros(1), np.eye(1), np.zeros(1), np.eye(1))
+    kernel = bandit.kernel(p, paths.linear(50), 0.0)
     unclipped = sample(kernel)._replace(plan=lambda v, z, o, old: sample(kernel).plan(v, z, o, old)._replace(action=z))
     policy = best_of_n(unclipped, lambda vars, obs, a: a[..., 0, 0], n)
     obs = jnp.zeros((20_000, 1))
@@ -193,7 +193,7 @@ def chunk_of(batch=8):
 @functools.cache
 def stage(name, prior, **more):
     """An algorithm of two stages at a small size, its learner and its prior."""
-    build, config_class = flags.builder(name)
+    build, config_class = registry.builder(name)
     small = {"hidden": (16,), "members": 2, "n": 3}
     c = dataclasses.replace(config_class(), given=prior, **more)
     fit = lambda x: dataclasses.replace(x, **{k: v for k, v in small.items() if hasattr(x, k)})  # noqa: E731
@@ -207,7 +207,7 @@ def bytes_of(tree):
     return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
 
 
-STAGES = [n for n in names.ALGORITHMS if hasattr(flags.builder(n)[1](), "given")]
+STAGES = [n for n in names.ALGORITHMS if hasattr(registry.builder(n)[1](), "given")]
 CASES = [(n, {}) for n in STAGES] + [("value-guided", {"guidance": g}) for g in ("mean", "clean", "diffuser")]
 CASES += [("value-guided", {"backup": "prior"}), ("value-guided", {"backup": "iql"}), ("v-gps", {"learning": "td"})]
 
@@ -245,7 +245,7 @@ def test_weight_0_is_the_unguided_sampler_bit_for_bit(prior, guidance, jit):
 @pytest.mark.parametrize("name", ["v-gps", "qc-frozen"])
 def test_one_candidate_is_the_unguided_sampler_bit_for_bit(prior, name):
     algorithm, state, given = stage(name, PRIORS[prior])
-    build, config_class = flags.builder(name)
+    build, config_class = registry.builder(name)
     algorithm = build(dataclasses.replace(config_class(), given=PRIORS[prior], n=1, critic=CriticConfig((16,))))
     same_bits(algorithm.act, sample(actor(PRIORS[prior])), view(state, given), given, True)
 

@@ -14,19 +14,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qchunk import collect, envs, host_rollout, online, train
+from qchunk import envs
 from qchunk.algorithms.qc import QC, qc
 from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
 from qchunk.data import formats
-from qchunk.envs.host import HostEnv, Pool
-from qchunk.errors import UserError
-from qchunk.online import OnlineSettings
+from qchunk.drivers import offline, online
+from qchunk.drivers.online import OnlineSettings
+from qchunk.envs.host.pool import HostEnv, Pool
+from qchunk.play import collecting, host
+from qchunk.system.errors import UserError
 from qchunk.types import Spec
 
 pytest.importorskip("gymnasium")
 WALK = "gymnasium/host_envs:Walk-v0"
 C = QC(ChunkConfig(2), FlowConfig((16,), steps=2), CriticConfig((16,)), OptimConfig(1e-3), n=2)
-S = train.Settings(seeds=2, offline_steps=4, batch=16, log_every=4, eval_every=4, episodes=5)
+S = offline.Settings(seeds=2, offline_steps=4, batch=16, log_every=4, eval_every=4, episodes=5)
 ONLINE = OnlineSettings(online_steps=48, envs=2, start_training=8, update_ratio=0.5, online_eval_every=24)
 
 
@@ -148,10 +150,10 @@ def test_restore_replays_open_episodes(walk):
 
 
 def test_figures_do_not_depend_on_the_number_of_slots(walk, monkeypatch):
-    learner = train.init(qc, C, {}, Spec(2, 1, 2), S)
-    many = train.evaluate(qc, walk, S, learner, C, {})
-    monkeypatch.setattr(host_rollout, "SLOTS", 2)
-    few = train.evaluate(qc, walk, S, learner, C, {})
+    learner = offline.init(qc, C, {}, Spec(2, 1, 2), S)
+    many = offline.evaluate(qc, walk, S, learner, C, {})
+    monkeypatch.setattr(host, "SLOTS", 2)
+    few = offline.evaluate(qc, walk, S, learner, C, {})
     assert set(many) == {"success", "return", "length"}
     for name in many:
         np.testing.assert_array_equal(many[name], few[name])
@@ -160,13 +162,13 @@ def test_figures_do_not_depend_on_the_number_of_slots(walk, monkeypatch):
 
 def test_evaluation_equals_a_loop_over_one_environment(walk):
     """Every episode alone, by hand, with the actor's own noise: labelled by episode and decision."""
-    s = train.Settings(seeds=1, episodes=3)
-    learner = train.init(qc, C, {}, Spec(2, 1, 2), s)
-    got = train.evaluate(qc, walk, s, learner, C, {})
+    s = offline.Settings(seeds=1, episodes=3)
+    learner = offline.init(qc, C, {}, Spec(2, 1, 2), s)
+    got = offline.evaluate(qc, walk, s, learner, C, {})
     one = walk.instance()
-    key = jax.random.fold_in(train.seed_keys(s)[0], 2**31)[None]
+    key = jax.random.fold_in(offline.seed_keys(s)[0], 2**31)[None]
     returns = []
-    for episode, seed in enumerate(host_rollout.reset_seeds(host_rollout.label(key[0]), 3)):
+    for episode, seed in enumerate(host.reset_seeds(host.label(key[0]), 3)):
         np.random.seed(int(seed))
         row, total, decision = one.reset(int(seed)), 0.0, 0
         done = False
@@ -174,10 +176,10 @@ def test_evaluation_equals_a_loop_over_one_environment(walk):
             label = np.asarray([[[episode, decision]]])
             policy = (qc, "act", "open-loop", learner, C, {})
             obs = row[None, None, :2].astype(np.float32)
-            _, plan = host_rollout.decide(*policy, key, label, obs, np.ones((1, 1), bool), None)
+            _, plan = host.decide(*policy, key, label, obs, np.ones((1, 1), bool), None)
             for i in range(2):
                 obs = row[None, None, :2].astype(np.float32)
-                row = one.step(np.clip(np.asarray(host_rollout.act(*policy, i, obs, plan))[0, 0], -1, 1))
+                row = one.step(np.clip(np.asarray(host.act(*policy, i, obs, plan))[0, 0], -1, 1))
                 total += np.float32(row[2])
                 if done := bool(row[3] or row[4]):
                     break
@@ -188,7 +190,7 @@ def test_evaluation_equals_a_loop_over_one_environment(walk):
 
 @pytest.fixture
 def data(walk):
-    rows = collect.collect_host(walk, collect.random_play(0), steps=150, envs=3)
+    rows = collecting.collect_host(walk, collecting.random_play(0), steps=150, envs=3)
     assert (rows.end.sum() >= 3) and rows.terminal.any()
     return formats.to_device(rows)
 
@@ -241,7 +243,7 @@ def test_processes_end_with_a_killed_parent(tmp_path):
     code = (
         "import time, numpy as np\n"
         "from qchunk import envs\n"
-        "from qchunk.envs.host import Pool\n"
+        "from qchunk.envs.host.pool import Pool\n"
         f"pool = Pool(envs.make({WALK!r}), 2, workers=2)\n"
         "pool.begin(pool.nothing(), np.ones(2, bool), np.arange(2))\n"
         "print(*[w.process.pid for w in pool.workers], flush=True)\n"

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qchunk import collect, envs, train
+from qchunk import envs
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.qc import QC, qc
 from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import formats
+from qchunk.drivers import offline
+from qchunk.play import collecting
 from qchunk.types import view
 
 ACTOR, CRITIC, OPTIM = FlowConfig((32, 32), steps=4), CriticConfig((32, 32), tau=0.05), OptimConfig(3e-3)
@@ -21,13 +23,15 @@ ACTOR, CRITIC, OPTIM = FlowConfig((32, 32), steps=4), CriticConfig((32, 32), tau
 def data_of(env, steps=3000):
     key = jax.random.key(0)
     return formats.to_device(
-        collect.collect(env, collect.scheme_of(env, "random"), collect.NO_VARS, key, steps=steps, envs=16, dispatch=100)
+        collecting.collect(
+            env, collecting.scheme_of(env, "random"), collecting.NO_VARS, key, steps=steps, envs=16, dispatch=100
+        )
     )
 
 
 def last(build, c, env, steps, **more):
-    s = train.Settings(offline_steps=steps, eval_every=steps, log_every=steps, episodes=100, batch=128, **more)
-    *_, evaluated, saved = train.offline(build, c, {}, env=env, data=data_of(env), settings=s)
+    s = offline.Settings(offline_steps=steps, eval_every=steps, log_every=steps, episodes=100, batch=128, **more)
+    *_, evaluated, saved = offline.offline(build, c, {}, env=env, data=data_of(env), settings=s)
     return evaluated.values, saved.learner
 
 

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from test_cli import run as command
 
-from qchunk import cli, collect, envs, train
+from qchunk import cli, envs
 from qchunk.algorithms.bc import BC, bc
 from qchunk.config import ChunkConfig, FlowConfig
 from qchunk.data import formats
+from qchunk.drivers import offline
 from qchunk.envs.base import History, wrap
 from qchunk.envs.objective import TERMS, Objective, settled, weights_given
-from qchunk.rollout import rollout
+from qchunk.play import collecting
+from qchunk.play.rollout import rollout
 from qchunk.seeds import for_each
 from qchunk.types import Spec
 
@@ -24,8 +26,8 @@ WEIGHTS = {"task": 1.0, "energy": 0.5, "jerk": 0.25}
 
 
 def played(env, name="random", steps=40):
-    scheme = collect.scheme_of(env, name)
-    return rollout(wrap(env), scheme, collect.NO_VARS, jax.random.key(0), steps, None, 3)[1]
+    scheme = collecting.scheme_of(env, name)
+    return rollout(wrap(env), scheme, collecting.NO_VARS, jax.random.key(0), steps, None, 3)[1]
 
 
 @pytest.mark.parametrize("history", [1, 2])
@@ -48,7 +50,9 @@ def test_data_are_rewarded_as_the_environment_rewards(tmp_path):
     """Rows that were collected without an objective, read for one, hold what playing under it would have given."""
     own, ours = (envs.make("probe/two-step", 1, w) for w in ({}, WEIGHTS))
     rows = [
-        collect.collect(env, collect.scheme_of(env, "random"), collect.NO_VARS, jax.random.key(1), steps=60, envs=4)
+        collecting.collect(
+            env, collecting.scheme_of(env, "random"), collecting.NO_VARS, jax.random.key(1), steps=60, envs=4
+        )
         for env in (own, ours)
     ]
     formats.save(tmp_path / "d.npz", rows[0], {"env": "probe/two-step"})
@@ -62,14 +66,14 @@ def test_data_are_rewarded_as_the_environment_rewards(tmp_path):
 def test_weights_are_traced():
     """Another weight is another number of the same program; and weights can be vmapped."""
     env = Objective(envs.make("probe/two-step"), TERMS, dict.fromkeys(TERMS, 1.0))
-    c, s = BC(ChunkConfig(2), FlowConfig((16,), steps=2)), train.Settings(episodes=8)
-    learner = train.init(bc, c, {}, Spec(2, 1, 2), s)
+    c, s = BC(ChunkConfig(2), FlowConfig((16,), steps=2)), offline.Settings(episodes=8)
+    learner = offline.init(bc, c, {}, Spec(2, 1, 2), s)
     found = []
     for weight in (0.0, 1.0, 2.0):
         given = for_each(1, weights_given({"task": 1.0, "energy": weight, "jerk": 0.0}))
-        found.append(train.evaluate(bc, env, s, learner, c, given))
-        size = train.evaluation._cache_size() if weight == 0.0 else size  # noqa: F821
-    assert train.evaluation._cache_size() == size
+        found.append(offline.evaluate(bc, env, s, learner, c, given))
+        size = offline.evaluation._cache_size() if weight == 0.0 else size  # noqa: F821
+    assert offline.evaluation._cache_size() == size
     ret, energy, own = (np.asarray([f[n][0] for f in found]) for n in ("return", "energy", "task"))
     np.testing.assert_allclose(ret, own + energy * np.asarray([0.0, 1.0, 2.0]), rtol=1e-5)
     assert energy.max() < 0

@@ -10,9 +10,9 @@ import pytest
 
 from qchunk import envs
 from qchunk.data import formats
-from qchunk.data import ogbench as data
+from qchunk.data import ogbench_files as data
 from qchunk.data import ogbench_oracles as oracles
-from qchunk.errors import UserError
+from qchunk.system.errors import UserError
 
 pytest.importorskip("ogbench")
 NAME = "ogbench/cube-single-play-singletask-task1-v0"

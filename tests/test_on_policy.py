@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_cli import run as command
 
-from qchunk import checkpoint, cli, collect, envs, on_policy, train
+from qchunk import cli, envs
 from qchunk.actors import actor
 from qchunk.actors.paths import floored, stochastic
 from qchunk.algorithms.bc import BC, bc
@@ -29,15 +29,18 @@ from qchunk.config import (
 )
 from qchunk.critics.state_v import state_v
 from qchunk.data import chunks, formats
+from qchunk.drivers import offline, on_policy
 from qchunk.envs.base import wrap
-from qchunk.errors import UserError
-from qchunk.execute import receding
 from qchunk.losses.common import mean_in_slices
 from qchunk.losses.ppo_path import clip_bounds, surrogate
 from qchunk.losses.returns import gae
-from qchunk.rollout import begin, rollout_chunks
+from qchunk.play import collecting
+from qchunk.play.execute import receding
+from qchunk.play.rollout import begin, rollout_chunks
+from qchunk.runs import checkpoint
 from qchunk.sampling import log_prob, sample_path
 from qchunk.seeds import for_each
+from qchunk.system.errors import UserError
 from qchunk.types import Spec, Vars, view
 
 ACTORS = {
@@ -220,12 +223,18 @@ def test_ppo_learns_from_scratch():
 def test_fine_tuning_improves_a_prior_that_stays_as_it_is(name):
     """The second action must have the sign of the first: the clone of random play succeeds in half of the episodes."""
     env, chunk = envs.make("probe/two-step"), ChunkConfig(2)
-    rows = collect.collect(
-        env, collect.scheme_of(env, "random"), collect.NO_VARS, jax.random.key(0), steps=3000, envs=16, dispatch=100
+    rows = collecting.collect(
+        env,
+        collecting.scheme_of(env, "random"),
+        collecting.NO_VARS,
+        jax.random.key(0),
+        steps=3000,
+        envs=16,
+        dispatch=100,
     )
-    s = train.Settings(offline_steps=800, eval_every=800, log_every=800, episodes=200, batch=128)
+    s = offline.Settings(offline_steps=800, eval_every=800, log_every=800, episodes=200, batch=128)
     cloned = list(
-        train.offline(
+        offline.offline(
             bc, BC(chunk, ACTORS[name], OptimConfig(3e-3)), {}, env=env, data=formats.to_device(rows), settings=s
         )
     )

@@ -9,15 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qchunk import collect, envs, online, train
+from qchunk import envs
 from qchunk.algorithms.qc import QC, qc
 from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
 from qchunk.data import formats
-from qchunk.errors import UserError
-from qchunk.online import OnlineSettings
+from qchunk.drivers import offline, online
+from qchunk.drivers.online import OnlineSettings
+from qchunk.play import collecting
+from qchunk.system.errors import UserError
 
 C = QC(ChunkConfig(2), FlowConfig((16,), steps=2), CriticConfig((16,)), OptimConfig(1e-3), n=4)
-S = train.Settings(seeds=2, offline_steps=6, batch=32, log_every=3, eval_every=3, episodes=8)
+S = offline.Settings(seeds=2, offline_steps=6, batch=32, log_every=3, eval_every=3, episodes=8)
 ONLINE = OnlineSettings(online_steps=160, envs=4, start_training=16, update_ratio=0.25, online_eval_every=80)
 
 
@@ -28,8 +30,8 @@ def env():
 
 @pytest.fixture(scope="module")
 def data(env):
-    random = collect.scheme_of(env, "random")
-    rows = collect.collect(env, random, collect.NO_VARS, jax.random.key(0), steps=200, envs=8, dispatch=50)
+    random = collecting.scheme_of(env, "random")
+    rows = collecting.collect(env, random, collecting.NO_VARS, jax.random.key(0), steps=200, envs=8, dispatch=50)
     return formats.to_device(rows)
 
 

@@ -15,7 +15,7 @@ from qchunk.critics.chunk_q import chunk_q
 from qchunk.data.chunks import dataset, windows
 from qchunk.improve import best_of_n
 from qchunk.learner import learner
-from qchunk.losses.bc import bc
+from qchunk.losses.cloning import bc
 from qchunk.losses.td import td
 from qchunk.sampling import decode, sample
 from qchunk.types import Chunk, Learner, Spec, Vars

@@ -15,7 +15,7 @@ from qchunk.actors import paths
 from qchunk.actors.diffusion import diffusion
 from qchunk.config import DiffusionConfig
 from qchunk.improve import best_of_n, diffuser
-from qchunk.losses.bc import bc
+from qchunk.losses.cloning import bc
 from qchunk.sampling import decode, sample
 from qchunk.types import Chunk, Kernel, Plan, Policy, Vars
 

@@ -15,9 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from qchunk import cost, page, plots, records, render, report, runs
-from qchunk.errors import UserError
-from qchunk.stats import Estimate
+from qchunk.report import cost, film, page, plots, publish, records
+from qchunk.report.stats import Estimate
+from qchunk.runs import run_folder
+from qchunk.system.errors import UserError
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 CUBE, REACHER = "tabletop/cube-single-task1", "brax/reacher@spring"
@@ -27,7 +28,7 @@ BC, QC = [0.1, 0.2, 0.1, 0.2], [0.8, 0.9, 1.0, 0.9]
 def make(folder, label, finals, env=CUBE, name="success", *, seed=0, steps=(1000, 2000), finished=True, **config):
     """A run whose evaluations rise to ``finals`` [S]."""
     about = {"algorithm": "qc", "env": env, "seeds": len(finals), "seed": seed, "label": label, **config}
-    with runs.create(folder, about) as run:
+    with run_folder.create(folder, about) as run:
         for i, step in enumerate(steps, 1):
             run.log("train", step, {"loss": 1.0})
             values = [x * i / len(steps) for x in finals]
@@ -145,7 +146,7 @@ DAMAGE = {
 def test_a_damaged_run_is_one_line_that_names_it(damage, pair, tmp_path):
     DAMAGE[damage](pair[0])
     with pytest.raises(UserError, match=str(pair[0])):
-        report.write_report(pair, tmp_path / "r")
+        publish.write_report(pair, tmp_path / "r")
 
 
 def test_facts_that_differ_are_told_of_their_runs(pair):
@@ -200,7 +201,7 @@ class Page(html.parser.HTMLParser):
 def test_report_is_whole_and_self_contained(tmp_path, pair):
     odd = make(tmp_path / "odd", "<b>odd</b>", QC, REACHER, "return")
     out = tmp_path / "deep" / "report"
-    report.write_report([*pair, odd], out)
+    publish.write_report([*pair, odd], out)
     written = ["clock.png", "curves.png", "report.html", "report.md", "table.csv", "table.md"]
     assert sorted(p.name for p in out.iterdir()) == written
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -209,7 +210,7 @@ def test_report_is_whole_and_self_contained(tmp_path, pair):
     assert seen.loads and all(x.startswith(("data:", "#")) for x in seen.loads), "nothing from the network"
     assert "script" not in seen.tags and "b" not in seen.tags and "<b>odd</b>" in seen.text
     assert "+75.0 points" in seen.text and str(tmp_path) not in text
-    report.write_report(pair, out)  # again, over the old one
+    publish.write_report(pair, out)  # again, over the old one
 
 
 def test_curves_hold_every_run(pair, tmp_path, monkeypatch):
@@ -240,7 +241,7 @@ def test_mistakes(tmp_path):
 
 
 def test_matplotlib_is_imported_late():
-    code = "import sys, qchunk.records; assert not {'jax', 'matplotlib'} & set(sys.modules)"
+    code = "import sys, qchunk.report.records; assert not {'jax', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -249,13 +250,13 @@ def test_online_runs_tell_updates_and_environment_steps(tmp_path):
     folders = []
     for label, online in (("bc", 500), ("qc", 500), ("longer", 700)):
         about = {"algorithm": "qc", "env": CUBE, "seeds": 2, "seed": 0, "label": label}
-        with runs.create(tmp_path / label, about) as run:
+        with run_folder.create(tmp_path / label, about) as run:
             run.log("eval", 1000, {"success": [0.1, 0.2]})
             values = {"success": [0.5, 0.6], "env_steps": [online], "updates": [1100]}
             run.log("eval", 1000 + online, values)
             run.finish({"success": [0.5, 0.6]})
         folders.append(tmp_path / label)
-    report.write_report(folders, tmp_path / "r")
+    publish.write_report(folders, tmp_path / "r")
     rows = rows_of(folders)
     assert rows["qc"]["updates"] == "1,000 + 500 env steps" and "points" in rows["qc"]["difference to baseline"]
     assert rows["longer"]["difference to baseline"] == "not paired: other environment steps"
@@ -325,9 +326,9 @@ def test_the_page_in_a_browser(tmp_path, pair, dark):
     run = pair[0]
     costs = {"multiplications": 2e6, "p50": 1.0, "p99": 2.0, "memory": 1e4, "parameters": 7, "offline_rewards": "used"}
     (run / page.COST).write_text(json.dumps(costs))
-    render.write_gif([np.full((20, 30, 3), x, np.uint8) for x in (0, 200)], run / page.EPISODE, run / page.STILL)
+    film.write_gif([np.full((20, 30, 3), x, np.uint8) for x in (0, 200)], run / page.EPISODE, run / page.STILL)
     out = tmp_path / "r"
-    report.write_report(
+    publish.write_report(
         [*pair, make(tmp_path / "l", "a method with quite a long name", QC)],
         out,
         {"Held equal": [{"what": "data", "how": "all the same"}]},

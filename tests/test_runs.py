@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qchunk import files, runs
-from qchunk.errors import UserError
+from qchunk.runs import run_folder, sinks
+from qchunk.system import files
+from qchunk.system.errors import UserError
 
 CONFIG = {"algorithm": "qc", "env": "probe/pole", "seed": 3}
-ROOT = str(Path(runs.__file__).parents[1])
+ROOT = str(Path(run_folder.__file__).parents[1])
 
 
 def child(code: str, *args: object) -> subprocess.Popen:
@@ -33,15 +34,15 @@ def child(code: str, *args: object) -> subprocess.Popen:
 
 def test_create_and_open(tmp_path):
     out = tmp_path / "a" / "run"
-    with runs.create(out, CONFIG) as run:
+    with run_folder.create(out, CONFIG) as run:
         assert run.path == out and run.config == CONFIG and run.checkpoints == out / "checkpoints"
     assert sorted(p.name for p in out.iterdir()) == ["config.json", "lock"]
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["run"]
     about = json.loads((out / "config.json").read_text())
     assert about["format"] == "qchunk" and about["config"] == CONFIG and "git_commit" in about
     assert about["versions"]["numpy"] == np.__version__ and about["python"] == ".".join(map(str, sys.version_info[:3]))
-    with runs.open_run(out) as run:
-        assert run.about == about == runs.read_config(out)
+    with run_folder.open_run(out) as run:
+        assert run.about == about == run_folder.read_config(out)
 
 
 def test_config_of_many_types(tmp_path):
@@ -51,7 +52,7 @@ def test_config_of_many_types(tmp_path):
         hidden: tuple = (1, 2)
 
     given = {"inner": Inner(), "out": Path("x"), "n": np.int64(3), "clip": float("inf"), "a": jnp.arange(2)}
-    with runs.create(tmp_path / "r", given) as run:
+    with run_folder.create(tmp_path / "r", given) as run:
         want = {
             "inner": {"tau": 0.005, "hidden": [1, 2]},
             "out": "x",
@@ -59,7 +60,7 @@ def test_config_of_many_types(tmp_path):
             "clip": float("inf"),
             "a": [0, 1],
         }
-        assert run.config == want == runs.read_config(tmp_path / "r")["config"]
+        assert run.config == want == run_folder.read_config(tmp_path / "r")["config"]
 
 
 @pytest.mark.parametrize("what", ["folder", "empty", "file", "dangling"])
@@ -74,7 +75,7 @@ def test_create_refuses_what_exists(tmp_path, what):
         if what == "folder":
             (out / "mine").write_text("mine")
     with pytest.raises(UserError, match=r"exists already.*another|--resume"):
-        runs.create(out, CONFIG)
+        run_folder.create(out, CONFIG)
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
@@ -89,17 +90,17 @@ def test_a_failed_creation_leaves_nothing(tmp_path, monkeypatch, fail):
     elif fail == "rename":
         monkeypatch.setattr(os, "rename", refuse)
     else:
-        monkeypatch.setattr(runs, "write_synced", refuse)
+        monkeypatch.setattr(run_folder, "write_synced", refuse)
         error = KeyboardInterrupt if fail == "interrupt" else UserError
     with pytest.raises(error):
-        runs.create(tmp_path / "a" / "b" / "run", config)
+        run_folder.create(tmp_path / "a" / "b" / "run", config)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_create_below_a_file(tmp_path):
     (tmp_path / "f").write_text("mine")
     with pytest.raises(UserError, match="cannot write"):
-        runs.create(tmp_path / "f" / "run", CONFIG)
+        run_folder.create(tmp_path / "f" / "run", CONFIG)
 
 
 NO_RUN = {
@@ -121,7 +122,7 @@ NO_RUN = {
 def test_open_refuses_what_is_no_run(tmp_path, what):
     NO_RUN[what](tmp_path / "run")
     with pytest.raises(UserError, match="format version 9" if what == "newer" else "is not a run") as e:
-        runs.open_run(tmp_path / "run")
+        run_folder.open_run(tmp_path / "run")
     assert str(tmp_path / "run") in e.value.problem and not (tmp_path / "run" / "lock").exists()
 
 
@@ -133,30 +134,30 @@ def test_one_writer_and_a_kill_frees_the_lock(tmp_path):
     other = child("run = runs.create(sys.argv[2], {}); print(1, flush=True); sys.stdin.read()", out)
     assert other.stdout is not None and other.stdout.readline() == "1\n"
     with pytest.raises(UserError, match=rf"process {other.pid} on .* is writing to the run {out}"):
-        runs.open_run(out)
+        run_folder.open_run(out)
     other.send_signal(signal.SIGKILL)
     other.wait()
-    with runs.open_run(out) as run:
+    with run_folder.open_run(out) as run:
         with pytest.raises(UserError, match=f"process {os.getpid()} "):
-            runs.open_run(out)
+            run_folder.open_run(out)
         run.close()
-        runs.open_run(out).close()
+        run_folder.open_run(out).close()
 
 
 def test_a_failed_open_keeps_no_lock(tmp_path):
-    runs.create(tmp_path / "run", CONFIG).close()
+    run_folder.create(tmp_path / "run", CONFIG).close()
     (tmp_path / "run" / "metrics.jsonl").write_text("damaged\n")
     with pytest.raises(UserError, match="line 1 of .* is damaged"):
-        runs.open_run(tmp_path / "run")
+        run_folder.open_run(tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").unlink()
-    runs.open_run(tmp_path / "run").close()
+    run_folder.open_run(tmp_path / "run").close()
 
 
 # ------------------------------------------------------------------------------------------- metrics
 
 
 def values(path: Path) -> list:
-    return [(line["kind"], line["step"], line["values"]) for line in runs.read_metrics(path)]
+    return [(line["kind"], line["step"], line["values"]) for line in run_folder.read_metrics(path)]
 
 
 def strict(text: str) -> dict:
@@ -169,7 +170,7 @@ def strict(text: str) -> dict:
 
 
 def test_log_writes_valid_json(tmp_path):
-    with runs.create(tmp_path / "run", CONFIG) as run:
+    with run_folder.create(tmp_path / "run", CONFIG) as run:
         run.log("train", 1, {"loss": jnp.float32(0.5), "q": np.array([1.0, np.nan]), "n": 3})
         run.log("eval", 2, {"return": [float("inf"), -1.5], "success": float("nan")})
         assert values(run.path) == [
@@ -190,26 +191,26 @@ def test_what_is_logged_survives_a_kill(tmp_path):
     other.send_signal(signal.SIGKILL)
     seen += [int(x) for x in other.stdout.read().split("\n")[:-1]]
     other.wait()
-    steps = [line["step"] for line in runs.read_metrics(tmp_path / "run")]
+    steps = [line["step"] for line in run_folder.read_metrics(tmp_path / "run")]
     assert steps in (seen, [*seen, len(seen)])
 
 
 @pytest.mark.parametrize("torn", ['{"kind": "train", "st', "\x00" * 5000, '{"kind": "train", "step": 3, "values": {}}'])
 def test_a_torn_last_line(tmp_path, torn):
-    with runs.create(tmp_path / "run", CONFIG) as run:
+    with run_folder.create(tmp_path / "run", CONFIG) as run:
         run.log("train", 1, {"x": 1})
     path = tmp_path / "run" / "metrics.jsonl"
     with path.open("a") as f:
         f.write(torn)
     assert values(path) == [("train", 1, {"x": 1})]
-    with runs.open_run(tmp_path / "run") as run:  # even without a rewind
+    with run_folder.open_run(tmp_path / "run") as run:  # even without a rewind
         run.log("train", 2, {"x": 2})
         assert path.read_bytes().endswith(b"}\n")
         assert values(path) == [("train", 1, {"x": 1}), ("train", 2, {"x": 2})]
 
 
 def test_nothing_but_a_torn_line(tmp_path):
-    with runs.create(tmp_path / "run", CONFIG) as run:
+    with run_folder.create(tmp_path / "run", CONFIG) as run:
         (run.path / "metrics.jsonl").write_text('{"ki')
         run.log("train", 2, {"x": 2})
         assert values(run.path) == [("train", 2, {"x": 2})]
@@ -220,13 +221,13 @@ def test_damage_in_the_middle_is_named(tmp_path):
     for bad in ("{", "3", '{"kind": "train"}'):
         path.write_text('{"kind":"t","step":1,"seconds":0,"values":{}}\n' + bad + "\n")
         with pytest.raises(UserError, match="line 2 of .* is damaged"):
-            runs.read_metrics(path)
+            run_folder.read_metrics(path)
     with pytest.raises(UserError, match="cannot read the metrics"):
-        runs.read_metrics(tmp_path / "none")
+        run_folder.read_metrics(tmp_path / "none")
 
 
 def test_rewind(tmp_path, monkeypatch):
-    with runs.create(tmp_path / "run", CONFIG) as run:
+    with run_folder.create(tmp_path / "run", CONFIG) as run:
         run.rewind(0)  # no metrics yet
         for n in range(1, 6):
             run.log("train", n, {"x": 0.1 * n})
@@ -238,17 +239,17 @@ def test_rewind(tmp_path, monkeypatch):
         assert path.read_text().splitlines() == before[:3]
         monkeypatch.setattr(run, "_since", run._since - 100)
         run.log("train", 4, {})
-        assert 100 <= runs.read_metrics(path)[-1]["seconds"] < 160
-    with runs.open_run(run.path) as run:  # the clock goes on from the last line
+        assert 100 <= run_folder.read_metrics(path)[-1]["seconds"] < 160
+    with run_folder.open_run(run.path) as run:  # the clock goes on from the last line
         run.log("train", 5, {})
-        assert 100 <= runs.read_metrics(path)[-1]["seconds"] < 160
+        assert 100 <= run_folder.read_metrics(path)[-1]["seconds"] < 160
         run.rewind(3)
         run.log("train", 4, {})
-        assert runs.read_metrics(path)[-1]["seconds"] < 60
+        assert run_folder.read_metrics(path)[-1]["seconds"] < 60
 
 
 def test_a_rewind_that_fails_changes_nothing(tmp_path, monkeypatch):
-    with runs.create(tmp_path / "run", CONFIG) as run:
+    with run_folder.create(tmp_path / "run", CONFIG) as run:
         run.log("train", 1, {})
         run.log("train", 2, {})
         before = (run.path / "metrics.jsonl").read_bytes()
@@ -265,7 +266,7 @@ def test_a_rewind_that_fails_changes_nothing(tmp_path, monkeypatch):
 
 def test_a_full_disk_while_logging_loses_nothing(tmp_path):
     """A file-size limit stops a write half way, as a full disk does; it needs no root."""
-    with runs.create(tmp_path / "run", CONFIG) as run:
+    with run_folder.create(tmp_path / "run", CONFIG) as run:
         run.log("train", 0, {"x": 0})
         limit = (run.path / "metrics.jsonl").stat().st_size + 30  # less than a line more
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -277,7 +278,7 @@ def test_a_full_disk_while_logging_loses_nothing(tmp_path):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         run.log("train", 2, {"x": 2})
-        assert [line["step"] for line in runs.read_metrics(run.path)] == [0, 2]
+        assert [line["step"] for line in run_folder.read_metrics(run.path)] == [0, 2]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -305,8 +306,10 @@ def test_dev_full(tmp_path):
 
 
 def test_summary(tmp_path):
-    with runs.create(tmp_path / "run", CONFIG) as run:
-        run.finish({"success": runs.figure([0.5, 1.0]), "return": np.array([1.0, np.nan]), "updates_per_second": 9})
+    with run_folder.create(tmp_path / "run", CONFIG) as run:
+        run.finish(
+            {"success": run_folder.figure([0.5, 1.0]), "return": np.array([1.0, np.nan]), "updates_per_second": 9}
+        )
         got = strict((run.path / "summary.json").read_text())
         assert got == {
             "success": {"mean": 0.75, "per_seed": [0.5, 1.0]},
@@ -332,8 +335,8 @@ def test_an_atomic_write_that_fails_keeps_the_old(tmp_path, monkeypatch):
 
 def test_tensorboard(tmp_path):
     pytest.importorskip("tensorboardX")
-    with runs.create(tmp_path / "run", CONFIG) as run:
-        run.sinks = runs.sinks_by_name(["tensorboard"], run.path)
+    with run_folder.create(tmp_path / "run", CONFIG) as run:
+        run.sinks = sinks.sinks_by_name(["tensorboard"], run.path)
         run.log("eval", 5, {"success": [0.0, 1.0]})
     [events] = (run.path / "tensorboard").iterdir()
     assert b"eval/success" in events.read_bytes()
@@ -347,10 +350,10 @@ def test_wandb_gets_the_means_and_the_same_identity_after_a_resume(tmp_path, mon
     ids = []
     module = types.SimpleNamespace(init=lambda **k: (ids.append(k["id"]), fake)[1])
     monkeypatch.setitem(sys.modules, "wandb", module)
-    runs.create(tmp_path / "run", CONFIG).close()
+    run_folder.create(tmp_path / "run", CONFIG).close()
     for _ in range(2):
-        with runs.open_run(tmp_path / "run") as run:
-            run.sinks = runs.sinks_by_name(["wandb"], run.path)
+        with run_folder.open_run(tmp_path / "run") as run:
+            run.sinks = sinks.sinks_by_name(["wandb"], run.path)
             run.log("eval", 5, {"success": np.array([0.0, 1.0])})
     assert seen == [{"step": 5, "eval/success": 0.5}, "finished"] * 2 and ids[0] == ids[1]
 
@@ -359,15 +362,15 @@ def test_wandb_gets_the_means_and_the_same_identity_after_a_resume(tmp_path, mon
 def test_a_missing_sink_names_its_extra(tmp_path, monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError) as e:
-        runs.sinks_by_name([name], tmp_path)
+        sinks.sinks_by_name([name], tmp_path)
     assert f'pip install "qchunk[{name}]"' in e.value.fix
 
 
 def test_an_unknown_sink(tmp_path):
     with pytest.raises(UserError, match="tensorboard"):
-        runs.sinks_by_name(["tensorbord"], tmp_path)
+        sinks.sinks_by_name(["tensorbord"], tmp_path)
 
 
 def test_no_jax():
-    code = "import sys, qchunk.runs; sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
+    code = "import sys, qchunk.runs.run_folder; sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

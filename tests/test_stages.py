@@ -57,12 +57,12 @@ def test_a_stage_takes_over_what_its_prior_settled(guided, capsys):
 
 
 def test_the_frozen_modules_are_the_averaged_weights_of_the_chosen_seed(base, guided):
-    from qchunk.commands import shared
-    from qchunk.runs import read_config
+    from qchunk.runs import opened
+    from qchunk.runs.run_folder import read_config
 
-    p = shared.rebuild(read_config(base / "bc")["config"], base / "bc")
-    (learner, _), _ = shared.restore(base / "bc", p, None)
-    given = shared.read_given(guided)
+    p = opened.rebuild(read_config(base / "bc")["config"], base / "bc")
+    (learner, _), _ = opened.restore(base / "bc", p, None)
+    given = opened.read_given(guided)
     bias = given["actor"]["net"]["head_bias"][0]
     np.testing.assert_array_equal(bias, learner.slow["actor"]["net"]["head_bias"][1])
     assert (np.asarray(bias) != np.asarray(learner.params["actor"]["net"]["head_bias"][1])).any()

@@ -7,12 +7,14 @@ import sys
 
 import pytest
 
-from qchunk import cli, loading, names, on_policy
+from qchunk import cli, names
 from qchunk.algorithms.bc import BC
-from qchunk.commands import estimate, suite
-from qchunk.commands.suite import Data, Run, Suite, chosen, shrunk, smoke
+from qchunk.comparison import estimate, suite
+from qchunk.comparison.suite import Data, Run, Suite, chosen, shrunk, smoke
 from qchunk.config import ChunkConfig, RegressionConfig, RolloutConfig, validate
-from qchunk.train import Settings
+from qchunk.drivers import on_policy
+from qchunk.drivers.offline import Settings
+from qchunk.system import loading
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -155,7 +157,7 @@ def test_reproduce(tmp_path, capsys):
     assert "no file" in refused(capsys, tmp_path / "none.py")
     (tmp_path / "odd.py").write_text("SUITE = 3\n")
     assert "no Suite" in refused(capsys, tmp_path / "odd.py")
-    (tmp_path / "none.py").write_text("from qchunk.commands.suite import Suite\nSUITE = Suite(lambda scale: [])\n")
+    (tmp_path / "none.py").write_text("from qchunk.comparison.suite import Suite\nSUITE = Suite(lambda scale: [])\n")
     assert "lists no runs" in refused(capsys, tmp_path / "none.py")
     (tmp_path / "torn.py").write_text("a = 1\nSUITE = (\n")
     assert "torn.py is no Python: line 2" in refused(capsys, tmp_path / "torn.py")

@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qchunk import collect, envs
+from qchunk import envs
 from qchunk.envs.base import wrap
 from qchunk.envs.tabletop import oracles
 from qchunk.envs.tabletop.env import cubes_of, observe
 from qchunk.envs.tabletop.physics import World, advance
 from qchunk.envs.tabletop.tasks import CUBE, REST, SCENES, WORKSPACE
-from qchunk.evaluate import episodes
-from qchunk.execute import scripted
-from qchunk.rollout import rollout
+from qchunk.play import collecting
+from qchunk.play.episodes import episodes
+from qchunk.play.execute import scripted
+from qchunk.play.rollout import rollout
 
 STILL, CLOSE, OPEN, UP = np.zeros(5), np.eye(5)[4], -np.eye(5)[4], np.eye(5)[2]
 step = jax.jit(advance)
@@ -107,7 +108,9 @@ def test_workspace():
 def test_observations_tell_the_reward(scene):
     """Along oracle trajectories: cubes are read back from observations, and relabelling equals what the steps gave."""
     env = envs.make(f"tabletop/{scene}-task1")
-    play = jax.jit(lambda k: rollout(wrap(env), scripted(oracles.commanded(env)), collect.NO_VARS, k, 180, None, 4)[1])
+    play = jax.jit(
+        lambda k: rollout(wrap(env), scripted(oracles.commanded(env)), collecting.NO_VARS, k, 180, None, 4)[1]
+    )
     s = play(jax.random.key(0))
     reward, terminal = env.relabel(s.obs, s.action, s.next_obs)
     alive = np.asarray(s.alive) > 0
@@ -121,7 +124,7 @@ def test_observations_tell_the_reward(scene):
 @pytest.mark.parametrize("name", ["cube-single-task4", "cube-double-task4", "cube-double-task5"])
 def test_the_commanded_oracle_succeeds(name):
     env = envs.make(f"tabletop/{name}")
-    e = jax.jit(lambda k: episodes(wrap(env), scripted(oracles.commanded(env)), collect.NO_VARS, k, 16))(
+    e = jax.jit(lambda k: episodes(wrap(env), scripted(oracles.commanded(env)), collecting.NO_VARS, k, 16))(
         jax.random.key(2)
     )
     np.testing.assert_array_equal(e.success, 1.0)
@@ -132,8 +135,14 @@ def test_the_commanded_oracle_succeeds(name):
 def test_bare_scenes_are_for_collecting(policy):
     """Never done, no reward, cubes moved and stacked, nothing that is not finite, actions in range."""
     env = envs.make("tabletop/cube-double")
-    rows = collect.collect(
-        env, collect.scheme_of(env, policy), collect.NO_VARS, jax.random.key(0), steps=6000, envs=8, episode_length=750
+    rows = collecting.collect(
+        env,
+        collecting.scheme_of(env, policy),
+        collecting.NO_VARS,
+        jax.random.key(0),
+        steps=6000,
+        envs=8,
+        episode_length=750,
     )
     assert not rows.terminal.any() and not rows.reward.any() and np.isfinite(rows.obs).all()
     heights = np.asarray(cubes_of(rows.obs))[..., 2]

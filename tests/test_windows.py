@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qchunk import collect, envs
+from qchunk import envs
 from qchunk.config import ChunkConfig
 from qchunk.data import chunks, formats
-from qchunk.errors import UserError
+from qchunk.play import collecting
+from qchunk.system.errors import UserError
 
 O, A = 2, 1
 
@@ -309,7 +310,9 @@ def test_history_of_data_is_what_the_environment_shows():
     env = envs.make("probe/pole")
     shown, plain = (
         formats.to_device(
-            collect.collect(e, collect.scheme_of(env, "random"), collect.NO_VARS, jax.random.key(0), steps=300, envs=4)
+            collecting.collect(
+                e, collecting.scheme_of(env, "random"), collecting.NO_VARS, jax.random.key(0), steps=300, envs=4
+            )
         )
         for e in (envs.make("probe/pole", history=3), env)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from qchunk.actors import actor
 from qchunk.config import ActorConfig, ChunkConfig, FlowConfig, OptimConfig, config
 from qchunk.learner import acting, learner
-from qchunk.losses.bc import bc as clone
+from qchunk.losses.cloning import bc as clone
 from qchunk.sampling import sample
 from qchunk.types import Algorithm
 

@@ -17,10 +17,10 @@ from qchunk.config import (
     config,
 )
 from qchunk.critics.state_v import state_v
-from qchunk.errors import UserError
 from qchunk.learner import frozen, learner, starting
 from qchunk.losses.ppo_path import advantages, kl_above, ppo_path, value_mse
 from qchunk.sampling import count_steps, sample, sample_path
+from qchunk.system.errors import UserError
 from qchunk.types import Algorithm
 
 

@@ -11,7 +11,7 @@ from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, Op
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
 from qchunk.learner import acting, learner
-from qchunk.losses.bc import bc
+from qchunk.losses.cloning import bc
 from qchunk.losses.td import td
 from qchunk.sampling import sample
 from qchunk.types import Algorithm

@@ -10,7 +10,7 @@ from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
 from qchunk.improve import best_of_n
 from qchunk.learner import frozen, learner
-from qchunk.losses.expectile import iql
+from qchunk.losses.iql import iql
 from qchunk.losses.td import td
 from qchunk.sampling import sample
 from qchunk.types import Algorithm

@@ -10,13 +10,13 @@ from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, Op
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.noisy_value import noisy_value
 from qchunk.critics.state_v import state_v
-from qchunk.errors import UserError
 from qchunk.improve import diffuser, guide
 from qchunk.learner import frozen, learner
-from qchunk.losses.expectile import iql
+from qchunk.losses.iql import iql
 from qchunk.losses.noise_value import noise_value
 from qchunk.losses.td import td
 from qchunk.sampling import count_steps, sample
+from qchunk.system.errors import UserError
 from qchunk.types import Algorithm
 
 

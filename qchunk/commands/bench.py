@@ -22,9 +22,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from qchunk.errors import UserError, unknown
-from qchunk.files import atomic_write, make_folder
-from qchunk.processes import cores
+from qchunk.system.errors import UserError, unknown
+from qchunk.system.files import atomic_write, make_folder
+from qchunk.system.processes import cores
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"  # in the repository, not in the wheel
 BASELINE = "baseline.json"

@@ -12,16 +12,19 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from qchunk import collect as collecting
-from qchunk import envs, flags, host_rollout, names, runs
-from qchunk import train as training
-from qchunk.commands.shared import Parts, first_seed, learner_of, one_seed, positional, rebuild
-from qchunk.data import formats, ogbench
-from qchunk.envs.host import HostEnv
-from qchunk.errors import UserError, unknown
-from qchunk.execute import receding
-from qchunk.files import make_folder
-from qchunk.progress import Bar
+from qchunk import envs, names
+from qchunk.commands import flags
+from qchunk.commands.shared import positional
+from qchunk.data import formats, ogbench_files
+from qchunk.drivers import offline as training
+from qchunk.envs.host.pool import HostEnv
+from qchunk.play import collecting, host
+from qchunk.play.execute import receding
+from qchunk.runs import run_folder
+from qchunk.runs.opened import Parts, first_seed, learner_of, one_seed, rebuild
+from qchunk.runs.progress import Bar
+from qchunk.system.errors import UserError, unknown
+from qchunk.system.files import make_folder
 from qchunk.types import Learner
 
 
@@ -63,14 +66,14 @@ def collect_to(name: str, f: CollectFlags) -> None:
     if min(f.steps, f.envs, f.episode_length) < 1:
         raise UserError("--steps, --envs and --episode-length must be positive", "give positive whole numbers")
     make_folder(out.parent)
-    about = {"policy": " ".join(f.policy) or "default", "seed": f.seed, "versions": runs.versions()}
+    about = {"policy": " ".join(f.policy) or "default", "seed": f.seed, "versions": run_folder.versions()}
     with Bar(f.steps, 0, f.quiet, f"collecting {name}") as bar:
         part = names.ogbench(name)
         if part and f.policy in ((), (part["kind"],)):
             about["env"] = f"ogbench/{part['scene']}-{part['kind']}-v0"
             more = {"transitions": f.steps, "seed": f.seed, "about": about, "progress": bar.move}
             try:
-                found = ogbench.collect(part["scene"], part["kind"], out, **more)
+                found = ogbench_files.collect(part["scene"], part["kind"], out, **more)
             except KeyboardInterrupt:
                 print("stopped; the same command goes on where this one was", file=sys.stderr)
                 raise
@@ -95,7 +98,7 @@ def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]
     policies, parts = f.policy or ("",), list[formats.Rows]()
     for i, policy in enumerate(policies):
         steps, seed = -(-f.steps // len(policies)), f.seed + i
-        run = Path(policy) if (Path(policy) / runs.CONFIG).is_file() else None
+        run = Path(policy) if (Path(policy) / run_folder.CONFIG).is_file() else None
         share = dataclasses.replace(f, steps=steps, seed=seed)
         parts.append(play(env, name, policy, run, share, lambda done: progress(min(f.steps, i * steps + done))))
     return formats.Rows(*(np.concatenate(x) for x in zip(*parts, strict=True))), getattr(env, "data_name", name)
@@ -132,14 +135,14 @@ def _host_rows(env: HostEnv, name: str, policy: str, run: Path | None, f: Collec
         play = collecting.learned_play(build, p.settings.execute, first, p.c, given, jax.random.key(f.seed))
     if f.episode_length < env.episode_length:
         env = env.limited(f.episode_length)
-    count = max(1, min(f.envs, host_rollout.SLOTS, -(-f.steps // env.episode_length)))
+    count = max(1, min(f.envs, host.SLOTS, -(-f.steps // env.episode_length)))
     with contextlib.closing(env):
         return collecting.collect_host(env, play, steps=f.steps, seed=f.seed, envs=count, progress=progress)
 
 
 def _learned(folder: Path, name: str) -> tuple[Parts, Learner]:
     """A run and its learner, whose first seed plays."""
-    kept = runs.read_config(folder)["config"]
+    kept = run_folder.read_config(folder)["config"]
     if kept["env"] != name:
         raise UserError(f"the run {folder} is of {kept['env']}", f"collect {kept['env']}, or take a run of {name}")
     p = rebuild(kept, folder)

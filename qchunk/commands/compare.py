@@ -10,17 +10,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qchunk import arms, envs, flags, names, on_policy, page, records
-from qchunk.arms import Sizes
-from qchunk.commands import held
+from qchunk import envs, names, registry
+from qchunk.commands import flags
 from qchunk.commands.render import look
-from qchunk.commands.suite import Data, Run, check, claim, name_of, train_all
-from qchunk.envs.host import HostEnv
-from qchunk.errors import UserError
-from qchunk.online import OnlineSettings
-from qchunk.records import Rows
-from qchunk.report import publish
-from qchunk.train import Settings
+from qchunk.comparison import arms, tables
+from qchunk.comparison.arms import Sizes
+from qchunk.comparison.suite import Data, Run, check, claim, name_of, train_all
+from qchunk.drivers import on_policy
+from qchunk.drivers.offline import Settings
+from qchunk.drivers.online import OnlineSettings
+from qchunk.envs.host.pool import HostEnv
+from qchunk.report import page, records
+from qchunk.report.publish import publish
+from qchunk.report.records import Rows
+from qchunk.system.errors import UserError
 
 PRIOR = "prior ("
 ENVS, HOST_ENVS, LENGTH = (
@@ -90,8 +93,8 @@ def compare(argv: list[str]) -> None:
     shown = list(compared.values())
     learnt = [folder for folder, r in compared.items() if r.data]
     more = offline_part(learnt, f) if learnt and f.online_steps else {}
-    more |= {"Held equal": held.equal(shown, sizes, left_out), "Not equal": held.unequal(shown)}
-    publish(list(compared), f.out / "report", {**more, "Tuning": held.tuning(shown)}, f.json)
+    more |= {"Held equal": tables.equal(shown, sizes, left_out), "Not equal": tables.unequal(shown)}
+    publish(list(compared), f.out / "report", {**more, "Tuning": tables.tuning(shown)}, f.json)
 
 
 def checked(f: CompareFlags, sizes: Sizes) -> None:
@@ -113,7 +116,7 @@ def checked(f: CompareFlags, sizes: Sizes) -> None:
         raise UserError("an arm or an environment is named twice", "name each once")
 
 
-def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], held.LeftOut]:
+def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], tables.LeftOut]:
     """(the runs: priors first, then every arm, environment by environment; by environment the arms that it cannot have).
 
     Raises:
@@ -122,9 +125,9 @@ def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], held.LeftOut]:
     checked(f, sizes)
     configs = {arm: arms.config_of(arm, sizes) for arm in f.algos}
     for arm, c in configs.items():
-        flags.builder(arms.split(arm)[0])[0](c)  # says what does not fit together, before anything is trained
+        registry.builder(arms.split(arm)[0])[0](c)  # says what does not fit together, before anything is trained
     found: list[Run] = []
-    left_out: held.LeftOut = {}
+    left_out: tables.LeftOut = {}
     for env in f.env:
         wanted = [
             arm for arm, c in configs.items() if not hasattr(c, "rollout") or (f.online_steps and not is_host(env))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from qchunk import flags, runs
-from qchunk import train as training
-from qchunk.commands.shared import learner_of, positional, print_figures, rebuild
-from qchunk.errors import UserError
-from qchunk.execute import parse
+from qchunk.commands import flags
+from qchunk.commands.shared import positional, print_figures
+from qchunk.drivers import offline as training
+from qchunk.play.execute import parse
+from qchunk.runs import run_folder
+from qchunk.runs.opened import learner_of, rebuild
 from qchunk.seeds import spread
+from qchunk.system.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +39,10 @@ def evaluate(argv: list[str]) -> None:
     (f,) = flags.parse("eval", rest, EvalFlags)
     if f.episodes < 1:
         raise UserError(f"--episodes {f.episodes} is below 1", "give a positive whole number")
-    p = rebuild(runs.read_config(Path(folder))["config"], Path(folder))
+    p = rebuild(run_folder.read_config(Path(folder))["config"], Path(folder))
     shown = dataclasses.replace(p.settings, episodes=f.episodes, execute=f.execute or p.settings.execute)
     parse(shown.execute, p.c.chunk.horizon)
     learner, step = learner_of(Path(folder), p, f.step)
     learner, given = spread(shown.seeds, (learner, p.given))  # once, and not at every decision in a host environment
     values = training.evaluate(p.build, p.env, shown, learner, p.c, given, base=f.seed)
-    print_figures({k: runs.figure(v) for k, v in values.items()}, f, f"checkpoint: step {step} of {folder}")
+    print_figures({k: run_folder.figure(v) for k, v in values.items()}, f, f"checkpoint: step {step} of {folder}")

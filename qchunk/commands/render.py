@@ -9,14 +9,17 @@ from pathlib import Path
 
 import jax
 
-from qchunk import cost, flags, page, runs
-from qchunk import render as rendering
-from qchunk import train as training
-from qchunk.commands.held import uses_rewards
-from qchunk.commands.shared import first_seed, learner_of, one_seed, positional, rebuild
-from qchunk.envs.host import HostEnv
-from qchunk.errors import UserError
-from qchunk.files import atomic_write
+from qchunk.commands import flags
+from qchunk.commands.shared import positional
+from qchunk.comparison.tables import uses_rewards
+from qchunk.drivers import offline as training
+from qchunk.envs.host.pool import HostEnv
+from qchunk.report import cost, page
+from qchunk.report import film as rendering
+from qchunk.runs import run_folder
+from qchunk.runs.opened import first_seed, learner_of, one_seed, rebuild
+from qchunk.system.errors import UserError
+from qchunk.system.files import atomic_write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +51,7 @@ def render(argv: list[str]) -> None:
 
 def draw(folder: Path, out: Path, seed: int = 1000, step: int | None = None) -> int:
     """Draws an episode of a run's first seed; returns the number of frames. RUN/episode.gif gets its last frame as a png."""
-    p = rebuild(runs.read_config(folder)["config"], folder)
+    p = rebuild(run_folder.read_config(folder)["config"], folder)
     learner, _ = learner_of(folder, p, step)
     key = jax.random.key(seed)
     if isinstance(p.env, HostEnv):
@@ -65,7 +68,7 @@ def draw(folder: Path, out: Path, seed: int = 1000, step: int | None = None) -> 
 
 def measure(folder: Path) -> None:
     """Writes RUN/cost.json."""
-    kept = runs.read_config(folder)["config"]
+    kept = run_folder.read_config(folder)["config"]
     p = rebuild(kept, folder)
     algorithm, vars = one_seed(p, learner_of(folder, p, None)[0])
     found = cost.of_policy(algorithm.act, vars, p.env.observation_size)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from qchunk import flags
-from qchunk.errors import UserError
+from qchunk.commands import flags
+from qchunk.system.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ReportFlags:
 
 def report(argv: list[str]) -> None:
     """``qchunk report RUN... --out DIR``."""
-    from qchunk import report as reporting
+    from qchunk.report import publish as reporting
 
     folders: list[str] = []
     rest: list[str] = []

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from qchunk import flags, loading, names
+from qchunk import names
+from qchunk.commands import flags
 from qchunk.commands.shared import positional
-from qchunk.errors import UserError
+from qchunk.system import loading
+from qchunk.system.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +41,11 @@ def reproduce(argv: list[str]) -> None:
         target = f"{loading.beside('experiments') / target}"
     sys.path.insert(0, str(Path(target).parent))  # what suites share
     found, name = loading.function(f"{target}:SUITE"), Path(target).stem
-    from qchunk import records, report
-    from qchunk.commands import suite as suites
+    from qchunk.comparison import suite as suites
+    from qchunk.report import publish, records
 
     if not isinstance(found, suites.Suite):
-        raise UserError(f"SUITE in {target} is no Suite", "make it by qchunk.commands.suite.Suite(runs)")
+        raise UserError(f"SUITE in {target} is no Suite", "make it by qchunk.comparison.suite.Suite(runs)")
     todo = runs_of(found, f, target)
     root = f.out or Path("runs") / f"{name}-{f.scale}"
     suites.claim(root, "suite", {"suite": name, "scale": f.scale}, f.dry)
@@ -57,7 +59,7 @@ def reproduce(argv: list[str]) -> None:
     if found.published:
         more["Beside the published figures"] = suites.beside(records.table(records.load(folders)), found.published)
     more["What differs"] = [{"number": str(i), "difference": d} for i, d in enumerate(found.differences(f.scale), 1)]
-    report.publish(folders, root / "report", more, f.json)
+    publish.publish(folders, root / "report", more, f.json)
     for title, rows in more.items():
         if rows and not f.json:
             print(f"\n{title}:\n{records.markdown(rows, tuple(rows[0]))}", end="")
@@ -71,7 +73,7 @@ def runs_of(found, f: ReproduceFlags, target: str) -> list:
     Raises:
         UserError: a scale that the suite does not have, or nothing that ``only`` names.
     """
-    from qchunk.commands import suite as suites
+    from qchunk.comparison import suite as suites
 
     if f.scale not in ("smoke", *found.scales):
         known = " or ".join(("smoke", *found.scales))
@@ -88,7 +90,7 @@ def runs_of(found, f: ReproduceFlags, target: str) -> list:
 
 def say(found, todo: list, f: ReproduceFlags, root: Path, name: str) -> None:
     """What will be run, and what it will cost, to stderr."""
-    from qchunk.commands import estimate
+    from qchunk.comparison import estimate
 
     lines = [f"{name} at scale {f.scale} in {root}", *estimate.told(todo, root)]
     if f.dry:

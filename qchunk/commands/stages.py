@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from qchunk import flags, names, runs
-from qchunk.commands.shared import drivers
-from qchunk.errors import UserError
-from qchunk.files import atomic_write
+from qchunk import names, registry
+from qchunk.commands import flags
+from qchunk.runs import run_folder
+from qchunk.runs.opened import drivers
+from qchunk.system.errors import UserError
+from qchunk.system.files import atomic_write
 
 THEN, FILE = "--then", "stages.json"
 OWN = ("out", "label", "prior", "prior-seed")  # what no stage takes over from the first
@@ -66,7 +68,7 @@ def plan(argv: list[str], shared: type) -> tuple[Path, list[list[str]]]:
 
 def known_to(algorithm: str, shared: type) -> set[str]:
     """The flags besides its own configuration's that a stage of this algorithm takes."""
-    settings = drivers(flags.builder(algorithm)[1])
+    settings = drivers(registry.builder(algorithm)[1])
     found = {n for cls in (shared, *settings) for n in flags.flag_names(cls)}
     return found - ({"data"} if len(settings) == 1 else set())
 
@@ -83,12 +85,12 @@ def run(argv: list[str], shared: type, train: Callable) -> None:
 
 def resume(folder: Path, train: Callable) -> None:
     """Runs what is left of a chain: finished stages are skipped, an interrupted one goes on."""
-    from qchunk import report  # matplotlib, which plain training does not need
+    from qchunk.report import publish  # matplotlib, which plain training does not need
 
     stages = json.loads((folder / FILE).read_text())
     outs = [Path(flags.value_of(words, "--out")) for words in stages]
     for out, words in zip(outs, stages, strict=True):
-        if not (out / runs.SUMMARY).exists():
+        if not (out / run_folder.SUMMARY).exists():
             train(["--resume", str(out)] if out.exists() else words)
-    report.write_report(outs, folder / "report")
+    publish.write_report(outs, folder / "report")
     print(f"report: {folder / 'report' / 'report.html'}")

@@ -12,18 +12,21 @@ from typing import Any
 
 import jax
 
-from qchunk import checkpoint, envs, flags, names, on_policy, online, runs
-from qchunk import train as training
-from qchunk.commands import prior, stages
-from qchunk.commands.shared import Parts, drivers, print_figures, rebuild, restore, save_given
-from qchunk.config import validate
+from qchunk import envs, names, registry
+from qchunk.commands import flags, stages
+from qchunk.commands.shared import print_figures
+from qchunk.config import from_dict, validate
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
+from qchunk.drivers import offline as training
+from qchunk.drivers import on_policy, online
 from qchunk.envs import objective
-from qchunk.envs.host import HostEnv
-from qchunk.errors import UserError
-from qchunk.progress import Bar
+from qchunk.envs.host.pool import HostEnv
+from qchunk.runs import checkpoint, prior, run_folder, sinks
+from qchunk.runs.opened import Parts, drivers, rebuild, restore, save_given
+from qchunk.runs.progress import Bar
 from qchunk.seeds import for_each, spread
+from qchunk.system.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +87,7 @@ def train(argv: list[str]) -> None:
             print(f"algorithms: {', '.join(names.ALGORITHMS)}, or yours as my_file.py:my_function")
             return None
         raise UserError("train needs an algorithm first", "qchunk train ALGO --env ENV --data DATA; see qchunk list")
-    build, config_class = flags.builder(argv[0])
+    build, config_class = registry.builder(argv[0])
     f, c, settings, more = parse(argv, config_class)
     run(argv[0], f, c, settings, more, build)
     return None
@@ -95,8 +98,8 @@ def parse(argv: list[str], config_class: type) -> list[Any]:
     c, (settings, *more) = config_class(), [cls() for cls in drivers(config_class)]
     folder = flags.value_of(argv, "--prior")
     if folder and (field := prior.field_of(c)):
-        kept = runs.read_config(Path(folder))["config"]
-        before = flags.from_dict(flags.builder(kept["algorithm"])[1], kept["config"])
+        kept = run_folder.read_config(Path(folder))["config"]
+        before = from_dict(registry.builder(kept["algorithm"])[1], kept["config"])
         chunk = before.chunk if field == "given" else prior.sizes(c.chunk, before.chunk)
         c = dataclasses.replace(c, chunk=chunk, **{field: prior.actor_of(before, folder)})
         units = {n: kept["settings"][n] for n in ("normalise_obs", "normalise_action")}
@@ -106,7 +109,7 @@ def parse(argv: list[str], config_class: type) -> list[Any]:
 
 def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, more: Any = NO_ONLINE, build: Any = None) -> Path:
     """Trains in a new run folder and returns it; also what experiments call."""
-    build = build or flags.builder(algorithm)[0]
+    build = build or registry.builder(algorithm)[0]
     names.check_env(f.env)
     validate(c)
     on = isinstance(settings, on_policy.Settings)
@@ -140,8 +143,8 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, more: Any = NO_ONL
         "online": more and dataclasses.asdict(more),
     }
     given = {**(earlier.given if earlier else {}), **for_each(settings.seeds, objective.weights_given(weights))}
-    with runs.create(out, kept, functools.partial(save_given, given)) as folder:
-        folder.sinks += runs.sinks_by_name(f.log_to, out)
+    with run_folder.create(out, kept, functools.partial(save_given, given)) as folder:
+        folder.sinks += sinks.sinks_by_name(f.log_to, out)
         drive(folder, Parts(build, c, settings, more, env, given), data, (None, None), 0, f)
     return out
 
@@ -162,8 +165,8 @@ def data_of(f: TrainFlags, algorithm: str, env: Any, on: bool) -> tuple[Dataset 
 
 def resume(f: ResumeFlags) -> None:
     """Goes on from a checkpoint to the same bits as a run that was never stopped."""
-    with runs.open_run(f.resume) as run:
-        run.sinks += runs.sinks_by_name(f.log_to, f.resume)
+    with run_folder.open_run(f.resume) as run:
+        run.sinks += sinks.sinks_by_name(f.log_to, f.resume)
         kept = run.config
         parts = rebuild(kept, f.resume)
         data = None
@@ -191,10 +194,10 @@ def events_of(p: Parts, data: Dataset | None, state: tuple) -> tuple[int, Iterat
     return online.total_steps(p.c, p.settings, p.online), events
 
 
-def drive(run: runs.Run, p: Parts, data: Dataset | None, state: tuple, began: int, f: Any) -> None:
+def drive(run: run_folder.Run, p: Parts, data: Dataset | None, state: tuple, began: int, f: Any) -> None:
     """Consumes a driver's events: logs, saves, shows; then sums the run up."""
     total, events = events_of(p, data, state)
-    if began >= total and (run.path / runs.SUMMARY).exists():
+    if began >= total and (run.path / run_folder.SUMMARY).exists():
         raise UserError(f"{run.path} is finished: all {total} steps are done", "qchunk eval it")
     about = {"algorithm": run.config["algorithm"], "env": run.config["env"]}
     title = f"{run.config['label']} on {run.config['env']}"
@@ -219,10 +222,10 @@ def drive(run: runs.Run, p: Parts, data: Dataset | None, state: tuple, began: in
 def final_figures(folder: Path) -> dict[str, dict]:
     """A run's last evaluation, its compile time and its last speed, read from its metrics."""
     found: dict[str, Any] = {}
-    for line in runs.read_metrics(folder):
+    for line in run_folder.read_metrics(folder):
         wanted = ("updates_per_second", "env_steps_per_second") if line["kind"] == "train" else tuple(line["values"])
         found.update({name: line["values"][name] for name in wanted if name in line["values"]})
-    return {name: runs.figure(values) for name, values in found.items()}
+    return {name: run_folder.figure(values) for name, values in found.items()}
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from qchunk.config import ChunkConfig
 from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
-from qchunk.errors import UserError
+from qchunk.system.errors import UserError
 from qchunk.types import Array, Chunk, Key
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk.config import ChunkConfig
-from qchunk.errors import UserError
+from qchunk.system.errors import UserError
 from qchunk.types import Array, Chunk, Key
 
 EDGE = 1.0 - 1e-5  # actions of data are clipped to +-EDGE, as the papers do, so that tanh can reach them

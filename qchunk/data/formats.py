@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qchunk import files
 from qchunk.data.chunks import EDGE, Dataset, dataset, with_history
-from qchunk.errors import UserError
+from qchunk.system import files
+from qchunk.system.errors import UserError
 
 FORMAT, VERSION = "qchunk-data", 1
 ARRAYS = ("obs", "action", "reward", "terminal", "end")

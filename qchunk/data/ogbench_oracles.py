@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from qchunk import files
+from qchunk.system import files
 
 LENGTH = 1001  # rows of an episode; the last one is only its final observation
 NOISE, SMOOTHING, MIN_NORM = 0.1, 0.5, 0.4

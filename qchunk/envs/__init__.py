@@ -6,19 +6,20 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from qchunk import loading, names
-from qchunk.errors import UserError
+from qchunk import names
+from qchunk.system import loading
+from qchunk.system.errors import UserError
 
 if TYPE_CHECKING:
     from qchunk.envs.base import Env
-    from qchunk.envs.host import HostEnv
+    from qchunk.envs.host.pool import HostEnv
 
 FAMILIES = {
     "tabletop": "qchunk.envs.tabletop",
     "brax": "qchunk.envs.brax",
     "gymnax": "qchunk.envs.gymnax",
-    "ogbench": "qchunk.envs.ogbench",
-    "gymnasium": "qchunk.envs.gymnasium",
+    "ogbench": "qchunk.envs.host.ogbench",
+    "gymnasium": "qchunk.envs.host.gymnasium",
     "probe": "qchunk.envs.probes",
 }
 ON_THE_HOST = ("ogbench", "gymnasium")

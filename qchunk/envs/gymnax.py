@@ -14,7 +14,7 @@ import numpy as np
 
 from qchunk import names
 from qchunk.envs.base import Env, State, quiet
-from qchunk.errors import UserError
+from qchunk.system.errors import UserError
 from qchunk.types import Array, PyTree
 
 REACHES = ("MountainCarContinuous-v0",)  # environments that end at their goal and nowhere else

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from qchunk.envs.base import State, Wrapper
-from qchunk.errors import UserError, unknown
+from qchunk.system.errors import UserError, unknown
 from qchunk.types import Array
 
 GIVEN = "objective"  # the entry of ``given`` that holds a run's weights

@@ -20,7 +20,7 @@ from qchunk.envs.tabletop.tasks import (
     START_NOISE,
     SUCCESS,
 )
-from qchunk.errors import UserError, unknown
+from qchunk.system.errors import UserError, unknown
 from qchunk.types import Array
 
 CUBES_AT, PER_CUBE = 7, 5  # where cubes begin in an observation, and how many numbers each has

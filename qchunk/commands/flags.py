@@ -1,0 +1,88 @@
+"""Command-line flags from dataclasses (tyro), with mistakes told in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+import typing
+from typing import Annotated, Any
+
+from qchunk.config import members
+from qchunk.system.errors import UserError, unknown
+
+
+def parse(command: str, argv: list[str], *parts: Any, text: str = "") -> list[Any]:
+    """One instance of every dataclass of ``parts``, whose fields are flags side by side.
+
+    A part may be an instance: then its values are the defaults. A field that holds one of several configurations is
+    switched by ``--FIELD.kind KIND``, and has the flags of that kind.
+
+    Raises:
+        UserError: an unknown flag (the nearest ones are offered) or a value of the wrong type.
+    """
+    import tyro
+
+    parts = tuple(part if isinstance(part, type) else switched(part, argv) for part in parts)
+    fields = []
+    for i, part in enumerate(parts):
+        hint: Any = Annotated[part if isinstance(part, type) else type(part), tyro.conf.arg(name="")]
+        fields.append((f"part{i}", hint, *([] if isinstance(part, type) else [dataclasses.field(default=part)])))
+    fields.sort(key=len)  # those with defaults come last
+    whole = dataclasses.make_dataclass("Flags", fields, frozen=True)
+    whole.__doc__ = text
+    one_kind = (tyro.conf.AvoidSubcommands,)  # a union is of the kind that its default is of
+    if "--help" in argv or "-h" in argv:
+        tyro.cli(whole, prog=f"qchunk {command}", args=["--help"], description=text, config=one_kind)
+    known = [f"--{n}" for part in parts for n in flag_names(part)]
+    for arg in argv:
+        name = arg.split("=")[0].replace("_", "-")
+        if arg.startswith("--") and name not in known and re.sub(r"(--|\.)no-", r"\1", name) not in known:
+            raise unknown("flag", arg, known, f"qchunk {command} --help shows all")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            parsed: Any = tyro.cli(whole, prog=f"qchunk {command}", args=argv, config=one_kind)
+    except SystemExit as e:
+        told = " ".join(re.sub(r"[^\x20-\x7e]|[-=]{5,}", " ", re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())).split())
+        told = told.split("For full helptext")[0].removeprefix("Parsing error").strip()
+        raise UserError(told or "wrong flags", f"qchunk {command} --help shows every flag") from e
+    return [getattr(parsed, f"part{i}") for i in range(len(parts))]
+
+
+def switched(c: Any, argv: list[str]) -> Any:
+    """The configuration with every field that holds one of several of the kind that ``--FIELD.kind`` asks for.
+
+    Raises:
+        UserError: no such kind.
+    """
+    for name, hint in typing.get_type_hints(type(c)).items():
+        kinds = {cls.kind: cls for cls in members(hint)} if len(members(hint)) > 1 else {}  # type: ignore[attr-defined]
+        wanted = kinds and value_of(argv, f"--{name}.kind")
+        if wanted and wanted not in kinds:
+            raise unknown("kind", wanted, kinds)
+        if wanted and wanted != getattr(c, name).kind:
+            c = dataclasses.replace(c, **{name: kinds[wanted]()})
+    return c
+
+
+def value_of(argv: list[str], flag: str) -> str:
+    """The value of a flag, "" where it is absent."""
+    for i, arg in enumerate(argv):
+        if arg == flag:
+            return argv[i + 1] if i + 1 < len(argv) else ""
+        if arg.startswith(f"{flag}="):
+            return arg.split("=", 1)[1]
+    return ""
+
+
+def flag_names(part: Any, prefix: str = "") -> list[str]:
+    """Every flag of a dataclass or of an instance of one, without dashes in front, nested ones joined by dots."""
+    found = []
+    for name, hint in typing.get_type_hints(part if isinstance(part, type) else type(part)).items():
+        if members(hint):
+            found += flag_names(hint if isinstance(part, type) else getattr(part, name), f"{prefix}{name}.")
+        else:
+            found.append(f"{prefix}{name}".replace("_", "-"))
+    return found

@@ -1,0 +1,1 @@
+"""Lists of runs that are compared, and what they hold equal."""

@@ -1,0 +1,141 @@
+"""The arms of a comparison: every method at the same sizes, with the settings that a few runs on another task chose.
+
+An arm is an algorithm's name, or ``ALGORITHM@KIND`` with another kind of actor (``dppo@diffusion``), or a function of the
+user's own as ``file.py:function``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from qchunk import registry
+from qchunk.config import (
+    ActorConfig,
+    ChunkConfig,
+    CriticConfig,
+    DiffusionConfig,
+    FlowConfig,
+    GaussianConfig,
+    OptimConfig,
+    RegressionConfig,
+    ValueConfig,
+)
+from qchunk.system.errors import UserError, unknown
+
+DEFAULT = ("bc", "qc", "qc-frozen", "value-guided", "v-gps", "dppo", "dppo@diffusion", "ppo")
+KINDS = {"flow": FlowConfig, "diffusion": DiffusionConfig, "gaussian": GaussianConfig, "regression": RegressionConfig}
+OWN_KIND = {"ppo": "gaussian"}  # of those that a flow does not fit
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What every arm shares."""
+
+    hidden: tuple[int, ...] = (128, 128, 128)
+    """Widths of the hidden layers of every network."""
+    horizon: int = 5
+    """H, actions per chunk."""
+    n: int = 8
+    """N, candidates of the methods that choose among some."""
+    steps: int = 10
+    """K, denoising steps of every flow; a diffusion has 20 levels and walks as many of them by DDIM, all of them in dppo."""
+
+
+# Of the runs of each arm in TRIALS the best; ties go to what stood here before. By arm, or by algorithm.
+TUNED: dict[str, dict[str, Any]] = {
+    "bc": {"optim": OptimConfig(1e-3)},
+    "qc": {"optim": OptimConfig(1e-3)},
+    "qc-frozen": {"optim": OptimConfig(1e-3)},
+    "value-guided": {"optim": OptimConfig(1e-3), "guidance": "mean", "weight": 1.0},
+    "v-gps": {"optim": OptimConfig(1e-3), "expectile": 0.9},
+    "dppo": {"clip": 0.03, "clip_base": 0.03, "tuned_steps": 5},
+    "dppo@diffusion": {"clip": 0.01, "clip_base": 0.01, "tuned_steps": 5},
+    "ppo": {"clip": 0.03},
+}
+TUNING_ENV = "tabletop/cube-single-task2"
+# Success in percent by setting, as in docs/results/tuning.md: qchunk reproduce tuning, on TUNING_ENV, one seed, 50 episodes,
+# 2,000 updates offline and as many during 1,024,000 environment steps.
+TRIALS: dict[str, dict[str, int]] = {
+    "bc": {"lr 0.0003": 2, "lr 0.001": 2, "lr 0.003": 2},
+    "qc": {"lr 0.0003": 100, "lr 0.001": 100, "lr 0.003": 100},
+    "qc-frozen": {"lr 0.0003": 100, "lr 0.001": 100, "lr 0.003": 98},
+    "value-guided": {"weight 0.3": 44, "weight 1": 40, "mean, weight 1": 94},
+    "v-gps": {"expectile 0.7": 30, "expectile 0.8": 88, "expectile 0.9": 100},
+    "dppo": {"clip 0.003": 6, "clip 0.01": 36, "clip 0.03": 42},
+    "dppo@diffusion": {"clip 0.003": 4, "clip 0.01": 8, "clip 0.03": 0},
+    "ppo": {"clip 0.003": 0, "clip 0.01": 38, "clip 0.03": 98},
+}
+# What a reader of the runs above must know.
+FOOTNOTES = {
+    "value-guided": "a second round: three weights of its exact target came before (0.1: 22 %, 0.3: 60 %, 1: 28 %, on another machine) and "
+    "lost on task 1; the mean was then tried because it had won offline on all five tasks (docs/results/guidance.md)",
+}
+
+
+def trials(arm: str) -> str:
+    """The tuning runs of an arm, for the page; of its algorithm, whose settings it takes, where it had none itself."""
+    name = split(arm)[0]
+    tuned = arm if arm in TRIALS else name
+    if tuned not in TRIALS:
+        return "none: its own defaults"
+    told = ", ".join(f"{setting}: {found} %" for setting, found in TRIALS[tuned].items())
+    note = f" ({FOOTNOTES[tuned]})" if tuned in FOOTNOTES else ""
+    return f"{told}{note}" if tuned == arm else f"none: the settings of {tuned}, whose runs were {told}{note}"
+
+
+def split(arm: str) -> tuple[str, str]:
+    """(algorithm, kind of its actor) of an arm's name.
+
+    Raises:
+        UserError: no such kind.
+    """
+    name, _, kind = arm.partition("@")
+    if kind and kind not in KINDS:
+        raise unknown("kind", kind, KINDS)
+    return name, kind or OWN_KIND.get(name, "flow")
+
+
+def actor_of(kind: str, sizes: Sizes, tuned: bool = False) -> ActorConfig:
+    """An actor of a kind; it acts with a moving average of its weights. ``tuned`` ones need the noise of every step."""
+    h = sizes.hidden
+    if kind == "flow":
+        return FlowConfig(h, steps=sizes.steps, ema=True)
+    if kind == "diffusion":
+        residual, ddim = len(h) % 2 == 1 and len(set(h)) == 1, 0 if tuned else min(sizes.steps, DiffusionConfig().steps)
+        return DiffusionConfig(h, residual=residual, ddim=ddim, ema=True)
+    return KINDS[kind](h, ema=True)
+
+
+def config_of(arm: str, sizes: Sizes) -> Any:
+    """The configuration of an arm.
+
+    Raises:
+        UserError: an unknown algorithm or kind, or a kind for a method without an actor.
+    """
+    name, kind = split(arm)
+    c = registry.builder(name)[1]()
+    found = {f.name: getattr(c, f.name) for f in dataclasses.fields(c)}
+    actors = [field for field in ("actor", "given", "tuned") if isinstance(found.get(field), tuple(KINDS.values()))]
+    if "@" in arm and not actors:
+        raise UserError(f"{name} has no actor of its own", f"give {name} without @{kind}")
+    made: dict[str, Any] = {field: actor_of(kind, sizes, field == "tuned") for field in actors}
+    made["chunk"] = dataclasses.replace(c.chunk, horizon=sizes.horizon)
+    for field, value in found.items():
+        if isinstance(value, CriticConfig):
+            made[field] = dataclasses.replace(value, hidden=sizes.hidden, tau=0.01)
+        elif isinstance(value, ValueConfig):
+            made[field] = dataclasses.replace(value, hidden=sizes.hidden)
+    if type(found.get("n")) is int:
+        made["n"] = sizes.n
+    return dataclasses.replace(c, **made, **TUNED.get(arm, TUNED.get(name, {})))
+
+
+def prior_of(arm: str, sizes: Sizes) -> tuple[str, Any] | None:
+    """(kind, configuration of ``bc``) of the prior that an arm stands on; None for one that trains its own actor."""
+    kind = split(arm)[1]
+    c = config_of(arm, sizes)
+    if not (hasattr(c, "given") or hasattr(c, "tuned")):
+        return None
+    cloned = config_of(f"bc@{kind}", sizes)
+    return kind, dataclasses.replace(cloned, chunk=ChunkConfig(sizes.horizon))

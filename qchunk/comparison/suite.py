@@ -1,0 +1,252 @@
+"""A suite is a list of runs: what is there is skipped, what was interrupted goes on."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from qchunk import names
+from qchunk.commands.collect import CollectFlags, collect_to
+from qchunk.commands.train import NO_ONLINE, ResumeFlags, TrainFlags
+from qchunk.commands.train import resume as resume_run
+from qchunk.commands.train import run as new_run
+from qchunk.config import validate
+from qchunk.drivers import on_policy
+from qchunk.drivers.offline import Settings, resolve
+from qchunk.drivers.online import OnlineSettings
+from qchunk.report import records
+from qchunk.report.records import Rows
+from qchunk.runs import run_folder
+from qchunk.system.errors import UserError
+from qchunk.system.files import atomic_write, make_folder
+
+
+class Data(NamedTuple):
+    """A data set to collect."""
+
+    env: str
+    steps: int
+    policies: tuple[str, ...] = ()  # scripted behaviours, or ENV/LABEL of earlier runs of the suite
+    episode_length: int = 1000
+
+
+class Run(NamedTuple):
+    """One run of a suite."""
+
+    algorithm: str
+    env: str
+    data: Data | Path | None  # None where a method learns from what it plays
+    config: Any
+    settings: Settings | on_policy.Settings
+    label: str
+    online: OnlineSettings = NO_ONLINE
+    prior: str = ""  # ENV/LABEL of an earlier run of the suite, of as many seeds or of one, that this one stands on
+    objective: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """ENV/LABEL."""
+        return name_of(self.env, self.label)
+
+
+def name_of(env: str, label: str) -> str:
+    """ENV/LABEL, below the folder of a suite: names that are paths of files of the user's own become one word."""
+    own = env.replace("/", "-").strip(".-") if names.is_own(env) else env
+    return f"{own}/{label.replace('/', '-')}"
+
+
+class Published(NamedTuple):
+    """Figures of others to print beside ours: a csv with columns source, task, method, step_millions, mean, ci_low, ci_high."""
+
+    file: Path
+    source: str  # who published them, and where
+    methods: dict[str, str]  # label of a run -> method in the file
+    task: Callable[[str], str]  # environment -> task in the file
+
+
+class Suite(NamedTuple):
+    """What ``qchunk reproduce`` finds under the name SUITE in a file."""
+
+    runs: Callable[[str], list[Run]]  # scale -> runs; "smoke" is "small" shrunk, and not asked for
+    scales: tuple[str, ...] = ("small",)  # of small and paper
+    published: Published | None = None
+    differences: Callable[[str], Sequence[str]] = lambda scale: ()  # scale -> each difference from what is reproduced
+    after: Callable[[Path, list[Run]], None] | None = (
+        None  # (root, runs): pictures and tables of its own, into root/report
+    )
+
+
+# what fits seconds, by the field's name; the rest of a configuration stays as it is
+SMOKE = {
+    **{"seeds": 2, "episodes": 4, "offline_steps": 40, "eval_every": 20, "online_steps": 640, "online_eval_every": 320},
+    **{"envs": 16, "decisions": 4, "epochs": 1, "minibatches": 2, "start_training": 64, "batch": 64},
+    **{"steps": 3, "tuned_steps": 2, "ddim": 2, "n": 2, "hidden": 16},
+}
+
+
+def shrunk(c: Any) -> Any:
+    """A configuration or settings with every number that costs time at most what ``SMOKE`` says."""
+    made = {}
+    for field in dataclasses.fields(c):
+        value, most = getattr(c, field.name), SMOKE.get(field.name)
+        if dataclasses.is_dataclass(value):
+            made[field.name] = shrunk(value)
+        elif field.name == "hidden":
+            made[field.name] = tuple(min(width, most) for width in value)
+        elif isinstance(value, int) and most is not None:
+            made[field.name] = min(value, most)
+    return dataclasses.replace(c, **made)
+
+
+def smoke(run: Run) -> Run:
+    """The same run in seconds: it shows that everything works, and nothing about how well."""
+    data = run.data._replace(steps=min(run.data.steps, 10_000)) if isinstance(run.data, Data) else run.data
+    parts = {name: shrunk(getattr(run, name)) for name in ("config", "settings", "online")}
+    return run._replace(data=data, **parts)
+
+
+def chosen(suite: Sequence[Run], only: Sequence[str]) -> list[Run]:
+    """The runs whose ENV/LABEL contains one of ``only`` (all where it is empty), and the runs that those stand on."""
+    wanted = {r.name for r in suite if not only or any(text in r.name for text in only)}
+    for r in reversed(suite):  # what a run stands on comes before it
+        if r.name in wanted:
+            wanted |= {r.prior, *(r.data.policies if isinstance(r.data, Data) else ())}
+    return [r for r in suite if r.name in wanted]
+
+
+def claim(root: Path, kind: str, asked: dict[str, Any], dry: bool = False) -> None:
+    """Makes the folder of a comparison or a suite, or finds it made by the same flags, or by others that trained nothing yet.
+
+    Args:
+        kind: what it is; ROOT/KIND.json keeps ``asked``.
+        dry: only look.
+
+    Raises:
+        UserError: the folder holds another one, or something else.
+    """
+    kept = json.loads(json.dumps(asked, default=str))
+    path = root / f"{kind}.json"
+    if root.exists() and not path.is_file():
+        raise UserError(f"{root} exists and holds no {kind}", "pass --out with a new folder")
+    if path.is_file():
+        try:
+            found = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as e:
+            raise UserError(f"{path} is damaged", "pass --out with a new folder") from e
+        odd = sorted(n for n in kept if found.get(n) != kept[n])
+        if odd and (root / "runs").exists():
+            flag = odd[0].replace("_", "-")
+            fix = f"pass --out with a new folder, or --{flag} {found.get(odd[0])}"
+            raise UserError(f"{root} holds a {kind} with another --{flag}", fix)
+        if not odd:
+            return
+    if dry:
+        return
+    make_folder(root)
+    atomic_write(path, json.dumps(kept, indent=1) + "\n")
+
+
+def file_of(data: Data, root: Path) -> Path:
+    """Where a data set of a suite lies."""
+    name = f"{data.env}-{'+'.join(data.policies) or 'default'}-{data.steps}"
+    return root / "data" / f"{name.replace('/', '-').replace(' ', '-')}.npz"
+
+
+def collected(data: Data, root: Path, quiet: bool = False) -> Path:
+    """The file of a data set, collected if it is not there."""
+    out = file_of(data, root)
+    if not out.exists():
+        policies = tuple(str(root / "runs" / p) if (root / "runs" / p).is_dir() else p for p in data.policies)
+        flags = CollectFlags(out, policies, data.steps, episode_length=data.episode_length, quiet=quiet)
+        collect_to(data.env, flags)
+    return out
+
+
+def folder_of(run: Run, root: Path) -> Path:
+    """Where a run of a suite lies."""
+    return root / "runs" / run.name
+
+
+def finished(run: Run, root: Path) -> bool:
+    """Whether a run of a suite has nothing left to do."""
+    return (folder_of(run, root) / run_folder.SUMMARY).exists()
+
+
+def check(suite: Sequence[Run], root: Path) -> None:
+    """Refuses impossible runs, and folders of runs that were made otherwise, before anything is trained.
+
+    Raises:
+        UserError: names the field, or the folder and what differs.
+    """
+    for run in suite:
+        names.check_env(run.env)
+        for part in (run.config, run.settings, run.online):
+            validate(part)
+        folder = folder_of(run, root)
+        if not (folder / run_folder.CONFIG).is_file():
+            continue
+        found, on = run_folder.read_config(folder)["config"], isinstance(run.settings, on_policy.Settings)
+        ours = {"config": run.config, "settings": run.settings if on else resolve(run.settings)}
+        ours |= {} if on else {"online": run.online}
+        asked = {"algorithm": run.algorithm, **{k: dataclasses.asdict(v) for k, v in ours.items()}}
+        odd = sorted(n for n, v in records.flat(_plain(asked)).items() if records.flat(_plain(found)).get(n) != v)
+        if odd:
+            fix = "remove the folder, or pass --out with a new one"
+            raise UserError(f"{folder} was made with another {odd[0]}", fix)
+
+
+def _plain(values: Any) -> Any:
+    return json.loads(json.dumps(values, default=str))
+
+
+def shown(suite: Sequence[Run]) -> list[Run]:
+    """The runs that a report is about: without those of fewer seeds that others stand on."""
+    used = {name for r in suite for name in (r.prior, *(r.data.policies if isinstance(r.data, Data) else ()))}
+    most = max(r.settings.seeds for r in suite)
+    return [r for r in suite if r.name not in used or r.settings.seeds == most]
+
+
+def train_all(name: str, suite: Sequence[Run], root: Path, quiet: bool = False) -> list[Path]:
+    """Runs what is missing, and returns the folders."""
+    quiet = quiet or not sys.stderr.isatty()
+    check(suite, root)
+    folders = []
+    for i, run in enumerate(suite, 1):
+        out = folder_of(run, root)
+        folders.append(out)
+        print(f"[{name} {i}/{len(suite)}] {run.label} on {run.env}", file=sys.stderr, flush=True)
+        if finished(run, root):
+            continue
+        if out.exists():
+            resume_run(ResumeFlags(out, quiet=quiet))
+        else:
+            prior = root / "runs" / run.prior if run.prior else None
+            data = collected(run.data, root, quiet) if isinstance(run.data, Data) else run.data
+            where = TrainFlags(run.env, data, out, run.objective, run.label, prior, quiet=quiet)
+            new_run(run.algorithm, where, run.config, run.settings, run.online)
+    return folders
+
+
+def beside(rows: Rows, published: Published) -> list[dict[str, str]]:
+    """Our figures (rows of a report's table) and the published ones, a line for each of ours that has any."""
+    with published.file.open(newline="") as f:
+        theirs = list(csv.DictReader(f))
+    found = []
+    for row in rows:
+        task, method = published.task(row["environment"]), published.methods.get(row["method"])
+        known = [r for r in theirs if r["task"] == task and r["method"] == method]
+        if known:
+            figures = [f"{_percent(r['mean'])} % [{_percent(r['ci_low'])}, {_percent(r['ci_high'])}] at {r['step_millions']}M" for r in known]  # fmt: skip
+            ours = {"ours": f"{row['mean']} {row['95 % interval']}", "after updates": row["updates"]}
+            names = {n: row[n] for n in ("environment", "method")}
+            found.append({**names, **ours, "published": ", ".join(figures), "their name": str(method), "source": published.source})  # fmt: skip
+    return found
+
+
+def _percent(share: str) -> str:
+    return f"{100 * float(share):.1f}"

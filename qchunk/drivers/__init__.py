@@ -1,0 +1,1 @@
+"""Who trains: each regime a generator of events."""

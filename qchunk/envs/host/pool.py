@@ -1,0 +1,317 @@
+"""Host environments: gymnasium simulators stepped by worker processes, many at a time.
+
+A pool is a set of slots, each with one environment. Its state is data: observations, and the open episodes' seeds and
+actions, from which any slot is rebuilt to the same bits. That is how a dead or hanging worker is replaced, and how a run
+resumes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from multiprocessing import Pipe, connection
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qchunk.envs.host import worker
+from qchunk.system import processes
+from qchunk.system.errors import UserError
+
+STEP_SECONDS = 60.0  # a step that takes longer hangs
+START_SECONDS = 300.0  # so does starting or replaying episodes
+TRIES = 3  # replacements of one worker for one request, before the run stops
+
+
+class HostState(NamedTuple):
+    """E slots, as numpy arrays. ``actions`` is a log: rows from ``steps`` on mean nothing."""
+
+    obs: np.ndarray  # [E, O] float32
+    reward: np.ndarray  # [E]
+    terminal: np.ndarray  # [E] 1.0 where the environment ended by itself
+    truncation: np.ndarray  # [E] 1.0 where only a limit ended it
+    success: np.ndarray  # [E] NaN where the environment does not tell
+    done: np.ndarray  # [E] 1.0 where the episode has ended
+    seed: np.ndarray  # [E] int32, of the open episode
+    steps: np.ndarray  # [E] int32, taken in it
+    actions: np.ndarray  # [E, limit, A] float32, taken in it
+
+
+def nothing(envs: int, obs: int, action: int, limit: int) -> HostState:
+    """A state in which every slot has ended."""
+    zero, one, whole = np.zeros(envs, np.float32), np.ones(envs, np.float32), np.zeros(envs, np.int32)
+    log = np.zeros((envs, limit, action), np.float32)
+    return HostState(np.zeros((envs, obs), np.float32), zero, zero, zero, zero, one, whole, whole, log)
+
+
+class HostEnv:
+    """A gymnasium environment by its id: sizes, and pools that step it.
+
+    Args:
+        name: ours, such as ``gymnasium/Pendulum-v1``.
+        description: ``id``, ``kwargs`` of gymnasium.make, ``modules`` to import first, ``sparse`` (reward -1 unless 0),
+            ``limit`` in steps.
+        data_name: what a data set for it is called.
+
+    Raises:
+        UserError: gymnasium is missing or cannot make it, or its actions are no bounded box.
+    """
+
+    def __init__(self, name: str, description: dict[str, Any], data_name: str | None = None):
+        self.name, self.data_name = name, data_name or name
+        self.description = {"kwargs": {}, "modules": [], "sparse": False, **description}
+        with self.told(), contextlib.closing(self.instance()) as one:
+            row = one.reset(0)
+            self.observation_size, self.action_size = len(row) - worker.EXTRA, len(one.half)
+            self.episode_length = one.limit
+            self.has_success = not np.isnan(one.step(np.zeros(self.action_size))[-1])
+        self._pools: dict[str, Pool] = {}
+
+    def instance(self) -> worker.One:
+        """The environment in this process."""
+        with self.told(), contextlib.redirect_stdout(io.StringIO()):
+            return worker.One(self.description)
+
+    @contextlib.contextmanager
+    def told(self, what: str = "made") -> Iterator[None]:
+        """Whatever the environment raises inside, as a UserError of one line: it cannot be made, or drawn."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as e:  # whatever a user's environment raises
+            if isinstance(e, ImportError) and e.name in ("gymnasium", "ogbench"):
+                raise UserError(f"{self.name} needs {e.name}, which is missing", "pip install 'qchunk[ogbench]'") from e
+            problem = f"{self.name} cannot be {what}: {type(e).__name__}: {' '.join(str(e).split())}"
+            fixes = {
+                "made": "give the id of a gymnasium environment with continuous actions",
+                "drawn": "install what it draws with",
+            }
+            raise UserError(problem, fixes[what]) from e
+
+    def pool(self, use: str, envs: int) -> Pool:
+        """The pool for a use ("train", "evaluate"), kept between calls; with ``envs`` slots."""
+        if use in self._pools and (self._pools[use].envs != envs or not self._pools[use].workers):
+            self._pools.pop(use).close()
+        if use not in self._pools:
+            self._pools[use] = Pool(self, envs)
+        return self._pools[use]
+
+    def limited(self, limit: int) -> HostEnv:
+        """The same environment with episodes of at most ``limit`` steps."""
+        return HostEnv(self.name, {**self.description, "limit": limit}, self.data_name)
+
+    def close(self) -> None:
+        """Ends every process."""
+        for pool in self._pools.values():
+            pool.close()
+        self._pools.clear()
+
+
+class Worker:
+    """One process and the pipe to it."""
+
+    def __init__(self, name: str, description: dict[str, Any]):
+        self.name = name
+        self.pipe, theirs = Pipe()
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the process
+        args = (str(theirs.fileno()), json.dumps(description))
+        self.process = processes.start("qchunk.envs.host.worker", *args, pass_fds=[theirs.fileno()], stderr=self.errors)
+        theirs.close()
+
+    def send(self, op: bytes, m: np.ndarray) -> None:
+        """Asks; a dead worker is found out when its answer is waited for."""
+        m = np.ascontiguousarray(m, np.float64)
+        head = op.ljust(8) + np.asarray(m.shape, np.int64).tobytes()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.pipe.send_bytes(head + m.tobytes())
+
+    def last_words(self) -> str:
+        """The last line that the process wrote to stderr."""
+        self.errors.seek(0)
+        lines = self.errors.read().decode(errors="replace").strip().splitlines()
+        return f" ({lines[-1].strip()})" if lines else ""
+
+    def end(self) -> None:
+        """Kills the process, if it is not gone."""
+        self.pipe.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(0.2)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self.errors.close()
+
+
+class Pool:
+    """E slots of one environment in W processes; slot e is worker e % W's.
+
+    Every method takes and returns a HostState, the newest one: the simulators have moved on from older ones. A worker that
+    dies, or does not answer in time, is reported on stderr by name and replaced; its open episodes are replayed.
+
+    Args:
+        workers: W; by default one per processor.
+
+    Raises:
+        UserError: the environment itself raised, or a worker failed again and again.
+    """
+
+    def __init__(self, env: HostEnv, envs: int, workers: int | None = None, seconds: float = STEP_SECONDS):
+        self.env, self.envs, self.seconds = env, envs, seconds
+        self.workers = [self._start(w) for w in range(min(envs, workers or processes.cores()))]
+
+    def _start(self, w: int) -> Worker:
+        return Worker(f"worker {w} of {self.env.name}", self.env.description)
+
+    def nothing(self) -> HostState:
+        """The state before the first episode: every slot has ended."""
+        return nothing(self.envs, self.env.observation_size, self.env.action_size, self.env.episode_length)
+
+    def begin(self, state: HostState, which: np.ndarray, seeds: np.ndarray) -> HostState:
+        """Starts an episode with ``seeds`` [E] in the slots where ``which`` [E] is set."""
+        slots = np.flatnonzero(which)
+        if not len(slots):
+            return state
+        asked = np.stack([slots, seeds[slots]], axis=1)
+        state = state._replace(done=np.where(which, np.float32(1), state.done))  # not to be replayed
+        rows = self._ask(b"R", asked, state)
+        seed, steps = state.seed.copy(), state.steps.copy()
+        seed[slots], steps[slots] = seeds[slots], 0
+        return _written(state, slots, rows)._replace(seed=seed, steps=steps)
+
+    def step(self, state: HostState, action: np.ndarray, which: np.ndarray) -> HostState:
+        """One step with ``action`` [E, A] in the slots where ``which`` [E] is set; the others rest."""
+        slots = np.flatnonzero(which)
+        if not len(slots):
+            return state
+        action = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
+        rows = self._ask(b"S", np.concatenate([slots[:, None], action[slots]], axis=1), state)
+        steps = state.steps.copy()
+        state.actions[slots, steps[slots]] = action[slots]
+        steps[slots] += 1
+        return _written(state, slots, rows)._replace(steps=steps)
+
+    def restore(self, state: HostState) -> None:
+        """Brings the simulators to ``state`` by replaying its open episodes.
+
+        Raises:
+            UserError: they come out elsewhere, as under another version of the simulator.
+        """
+        for slot in np.flatnonzero(state.done == 0):
+            w = self.workers[slot % len(self.workers)]
+            with self._whole():
+                row = self._replay(w, state, slot)
+            if not np.array_equal(row[: -worker.EXTRA].astype(np.float32), state.obs[slot]):
+                raise UserError(
+                    f"an open episode of {self.env.name} does not replay to the same state",
+                    "resume with the versions that the run's config.json names",
+                )
+
+    def _replay(self, w: Worker, state: HostState, slot: int) -> np.ndarray:
+        taken = state.actions[slot, : state.steps[slot]]
+        m = np.zeros((1 + len(taken), 1 + self.env.action_size))
+        m[0, :2], m[1:, 1:] = (slot, state.seed[slot]), taken
+        w.send(b"P", m)
+        return self._answers([w], START_SECONDS, self._fail)[w][0]
+
+    def _ask(self, op: bytes, m: np.ndarray, state: HostState) -> np.ndarray:
+        """The answers [n, O + 4] to the rows of ``m``, whose first column is the slot."""
+        owner = m[:, 0].astype(int) % len(self.workers)
+        width = self.env.observation_size + worker.EXTRA
+        rows = np.empty((len(m), width))
+        waiting = {self.workers[w]: owner == w for w in np.unique(owner)}
+        for w, mine in waiting.items():
+            w.send(op, m[mine])
+
+        def again(w: Worker, why: str) -> Worker:
+            new = self._replace(w, why, state)
+            waiting[new] = waiting.pop(w)
+            new.send(op, m[waiting[new]])
+            return new
+
+        seconds = self.seconds if op == b"S" else START_SECONDS
+        with self._whole():
+            for w, answer in self._answers(list(waiting), seconds, again).items():
+                rows[waiting[w]] = answer
+        return rows
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """A request that is not answered to the end (Ctrl-C, an error) ends the pool: the next one would read its answers."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _answers(
+        self, waiting: list[Worker], seconds: float, failed: Callable[[Worker, str], Worker]
+    ) -> dict[Worker, np.ndarray]:
+        """One answer of each worker; ``failed`` gives the replacement, which has been asked again, of a lost one."""
+        found: dict[Worker, np.ndarray] = {}
+        tries: Counter[str] = Counter()
+        until = time.monotonic() + seconds
+        while waiting:
+            ready = connection.wait([w.pipe for w in waiting], max(0.0, until - time.monotonic()))
+            for w in [w for w in waiting if w.pipe in ready or not ready]:
+                waiting.remove(w)
+                try:
+                    if not ready:
+                        raise TimeoutError(f"did not answer in {seconds:g} s")
+                    found[w] = self._read(w)
+                except (EOFError, OSError) as e:
+                    late = isinstance(e, TimeoutError)
+                    tries[w.name] += 1
+                    why = str(e) if late else f"died{w.last_words()}"
+                    if tries[w.name] > TRIES:
+                        self._fail(w, why)
+                    waiting.append(failed(w, why))
+                    until = time.monotonic() + seconds
+        return found
+
+    def _read(self, w: Worker) -> np.ndarray:
+        answer = w.pipe.recv_bytes()
+        if answer[:1] == b"-":
+            raise UserError(f"{w.name}: the environment raised {answer[1:].decode()}", "mend the environment")
+        return np.frombuffer(answer[1:], np.float64).reshape(-1, self.env.observation_size + worker.EXTRA)
+
+    def _fail(self, w: Worker, why: str) -> Worker:
+        self.close()
+        raise UserError(f"{w.name} {why}, again and again", "mend the environment, then go on with --resume")
+
+    def _replace(self, w: Worker, why: str, state: HostState) -> Worker:
+        """A new worker with the lost one's open episodes."""
+        print(f"{w.name} {why}; it is replaced and its open episodes are replayed", file=sys.stderr, flush=True)
+        w.end()
+        i = self.workers.index(w)
+        self.workers[i] = self._start(i)
+        for slot in range(i, self.envs, len(self.workers)):
+            if state.done[slot] == 0:
+                self._replay(self.workers[i], state, slot)
+        return self.workers[i]
+
+    def close(self) -> None:
+        """Ends every process. A parent that is killed takes them along: their pipes close."""
+        for w in self.workers:
+            w.end()
+        self.workers = []
+
+
+def _written(state: HostState, slots: np.ndarray, rows: np.ndarray) -> HostState:
+    """The state with the workers' rows in these slots."""
+    rows = rows.astype(np.float32)
+    new = {"obs": rows[:, : -worker.EXTRA]}
+    new |= dict(zip(("reward", "terminal", "truncation", "success"), rows[:, -worker.EXTRA :].T, strict=True))
+    new["done"] = np.maximum(new["terminal"], new["truncation"])
+    out = {}
+    for name, values in new.items():
+        out[name] = getattr(state, name).copy()
+        out[name][slots] = values
+    return state._replace(**out)

@@ -1,0 +1,145 @@
+"""A process that steps host environments for ``host.Pool``: ``python -m qchunk.envs.host.worker FD DESCRIPTION``.
+
+A fresh interpreter without jax. Messages are an operation byte and a float64 matrix; nothing is pickled. A reply is ``b"+"``
+and one row ``[obs (O), reward, terminal, truncation, success]`` per slot asked for, or ``b"-"`` and a text: the
+environment itself raised.
+
+==  ========================================  ==========================================
+op  matrix                                    does
+==  ========================================  ==========================================
+R   [n, 2] slot, seed                         starts episodes
+S   [n, 1 + A] slot, action in [-1, 1]        steps
+P   [n, 1 + A]; the first row is slot, seed   starts an episode and plays n - 1 actions
+==  ========================================  ==========================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+DEFAULT_LIMIT = 1000  # steps of an episode, where the environment is registered without a limit
+EXTRA = 4  # reward, terminal, truncation, success
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Keeps warnings, such as on the precision of a space's bounds, from users, who can do nothing about them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+class One:
+    """One gymnasium environment with actions in [-1, 1] and flat observations.
+
+    Raises:
+        ValueError: its actions are no bounded box, or its observations cannot be flattened.
+    """
+
+    def __init__(self, description: dict[str, Any]):
+        import gymnasium
+
+        for module in description["modules"]:
+            importlib.import_module(module)
+        with hushed():
+            self.env = gymnasium.make(description["id"], disable_env_checker=True, **description["kwargs"])
+            box, space = self.env.action_space, self.env.observation_space
+        if not isinstance(box, gymnasium.spaces.Box):
+            raise ValueError(f"{description['id']} has the actions {box}, no continuous ones")
+        if not (np.isfinite(box.low).all() and np.isfinite(box.high).all()):
+            raise ValueError(f"{description['id']} has unbounded actions")
+        self.shape, self.type = box.shape, box.dtype
+        low, high = box.low.astype(np.float64).ravel(), box.high.astype(np.float64).ravel()
+        self.centre, self.half = (low + high) / 2, (high - low) / 2
+        if not space.is_np_flattenable:
+            raise ValueError(f"{description['id']} has the observations {space}, which do not flatten to a vector")
+        self._flat = None if len(space.shape or ()) == 1 else (lambda x: gymnasium.spaces.flatten(space, x))
+        spec = self.env.spec
+        own = (spec.max_episode_steps if spec else None) or DEFAULT_LIMIT
+        self.limit = min(own, description.get("limit", own))
+        self.sparse = bool(description["sparse"])
+        self.steps = 0
+
+    def reset(self, seed: int) -> np.ndarray:
+        """Row of an episode's start; the same seed gives the same start."""
+        with hushed():
+            obs, info = self.env.reset(seed=seed)
+        self.steps = 0
+        return self._row(obs, 0.0, False, False, info)
+
+    def step(self, action: np.ndarray) -> np.ndarray:
+        """Row of the step taken; the limit, if the environment has none, is ours."""
+        self.steps += 1
+        scaled = (self.centre + self.half * np.clip(action, -1.0, 1.0)).reshape(self.shape).astype(self.type)
+        obs, reward, terminal, truncation, info = self.env.step(scaled)
+        if self.sparse:
+            reward = -1.0 if reward != 0 else 0.0
+        return self._row(obs, reward, terminal, truncation or self.steps >= self.limit, info)
+
+    def _row(self, obs: Any, reward: Any, terminal: Any, truncation: Any, info: dict) -> np.ndarray:
+        obs = np.asarray(self._flat(obs) if self._flat else obs, np.float64)
+        success = float(info["success"]) if "success" in info else np.nan
+        return np.append(obs, [float(reward), float(terminal), float(bool(truncation) and not terminal), success])
+
+    def close(self) -> None:
+        """Ends the environment."""
+        self.env.close()
+
+
+def started(one: One, seed: int) -> np.ndarray:
+    """Starts an episode; environments that draw from numpy's global generator are seeded too, in this process only."""
+    np.random.seed(seed)
+    return one.reset(seed)
+
+
+def answer(slots: dict[int, One], op: bytes, m: np.ndarray, description: dict) -> np.ndarray:
+    """The rows that a message asks for. Environments are made when first needed."""
+    for slot in {int(s) for s in (m[:1] if op == b"P" else m)[:, 0]} - slots.keys():
+        slots[slot] = One(description)
+    if op == b"R":
+        return np.stack([started(slots[int(slot)], int(seed)) for slot, seed in m])
+    if op == b"S":
+        return np.stack([slots[int(x[0])].step(x[1:]) for x in m])
+    one = slots[int(m[0, 0])]
+    row = started(one, int(m[0, 1]))
+    for action in m[1:, 1:]:
+        row = one.step(action)
+    return row[None]
+
+
+def serve(pipe: Connection, description: dict[str, Any]) -> None:
+    """Answers until the other end is closed."""
+    slots: dict[int, One] = {}
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            message = pipe.recv_bytes()
+            op, shape = message[:1], np.frombuffer(message, np.int64, 2, offset=8)
+            m = np.frombuffer(message, np.float64, offset=24).reshape(shape)
+            try:
+                rows = answer(slots, op, m, description)
+            except Exception as e:  # the environment's own error: told, and the parent decides
+                pipe.send_bytes(b"-" + f"{type(e).__name__}: {e}".encode())
+            else:
+                pipe.send_bytes(b"+" + np.ascontiguousarray(rows).tobytes())
+
+
+def main() -> None:
+    """Ctrl-C is the parent's business: it closes the pipe. What environments print goes to stderr."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")
+    sys.stdout = sys.stderr
+    serve(Connection(int(sys.argv[1])), json.loads(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How chunks are played: execution, rollouts, episodes, on the device and on the host."""

@@ -1,0 +1,339 @@
+"""Records -> one self-contained html page, and the same as markdown. Nothing is fetched and no script runs."""
+
+from __future__ import annotations
+
+import base64
+import html
+import itertools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qchunk.report import plots
+from qchunk.report import records as tables
+from qchunk.system.errors import UserError
+from qchunk.report.records import Record, Rows
+from qchunk.report.stats import Estimate, excludes_zero, interquartile_mean, interval, paired_difference, probability_of_improvement, stratified_bootstrap
+
+COST, EPISODE, STILL = (
+    "cost.json",
+    "episode.gif",
+    "episode.png",
+)  # what qchunk compare leaves in a run's folder; the episode by qchunk render, too
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8885; --soft: #8881 }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 0 auto; padding: 1rem }
+h1 { font-size: 1.6rem } h2 { font-size: 1.25rem; margin-top: 2.2rem; border-top: 1px solid var(--line); padding-top: .8rem }
+nav a { margin-right: 1rem } a { color: inherit }
+.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .88rem }
+td, th { border-bottom: 1px solid var(--line); padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top }
+th { white-space: nowrap } tbody th { font-weight: 600 } caption { text-align: left; padding: .4rem 0 }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: 1rem }
+.small { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: 1rem }
+figure { margin: 0 } figcaption { font-size: .88rem } svg, img { width: 100%; height: auto }
+summary { cursor: pointer } :focus-visible { outline: 3px solid #0072b2; outline-offset: 2px }
+"""
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,"><style>{style}</style></head>
+<body><h1>{title}</h1>
+<nav aria-label="sections">{nav}</nav>
+{body}</body></html>
+"""
+
+
+def html_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) -> str:
+    """The page; sections without anything to show are left out."""
+    colour = plots.colours([r.label for r in records])
+    found = [(title, body) for title, body in _sections(records, rows, more, colour) if body]
+    ids = [re.sub(r"\W+", "-", title.lower()).strip("-") for title, _ in found]
+    nav = "".join(f'<a href="#{i}">{title}</a>' for i, (title, _) in zip(ids, found, strict=True))
+    body = "\n".join(f'<h2 id="{i}">{title}</h2>\n{text}' for i, (title, text) in zip(ids, found, strict=True))
+    return PAGE.format(title=html.escape(_title(records)), style=STYLE, nav=nav, body=body)
+
+
+def _title(records: Sequence[Record]) -> str:
+    envs = list(dict.fromkeys(r.env for r in records))
+    return f"qchunk report: {', '.join(envs[:3])}{' ...' if len(envs) > 3 else ''}"
+
+
+def _sections(records: Sequence[Record], rows: Rows, more: dict[str, Rows], colour: dict[str, str]) -> Iterable[tuple]:
+    yield "Figures", f"<p>{HOW}</p>" + _table(rows, tables.COLUMNS) + _list(verdicts(rows))
+    yield "Over all runs", _aggregates(records, colour)
+    for title, found in {"Each against each": pairs(records), **more}.items():
+        yield title, _table(found, list(found[0]) if found else ())
+    yield "Curves", _curves(records, colour)
+    yield "Cost of acting", _costs(records, colour)
+    yield "Episodes", _episodes(records)
+    yield "Settings", _settings(records)
+
+
+PAIR = "row minus column (* excludes 0)"
+HOW = (
+    "Means over seeds; intervals at 95 % are Student's t over seeds, differences are paired by seed and interval. Runs with "
+    "the same seeds were evaluated from the same start states."
+)
+
+
+def _table(rows: Rows, columns: Sequence[str]) -> str:
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in columns)
+    cells = "".join("<tr>" + "".join(f"<td>{html.escape(row[c])}</td>" for c in columns) + "</tr>" for row in rows)
+    return f'<div class="wide" tabindex="0" role="region" aria-label="table"><table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table></div>'
+
+
+def _list(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>" if lines else ""
+
+
+def verdicts(rows: Rows) -> list[str]:
+    """What the intervals of the paired differences allow one to say, an environment a line."""
+    found = []
+    for env, group in itertools.groupby(rows, key=lambda r: r["environment"]):
+        members = list(group)
+        base, words = members[0]["method"], {}
+        for word, mark in (("better", "+"), ("worse", "-")):
+            sure = [r["method"] for r in members if r["difference to baseline"].endswith("excludes 0") and r["difference to baseline"].startswith(mark)]  # fmt: skip
+            words[word] = ", ".join(sure)
+        open_ = ", ".join(r["method"] for r in members if r["difference to baseline"].endswith("includes 0"))
+        said = [f"{w} than {base}: {names}" for w, names in words.items() if names]
+        said += [f"not told apart from {base}: {open_}"] if open_ else []
+        if said:
+            found.append(f"{env}: {'; '.join(said)}.")
+    return found
+
+
+def scores(records: Sequence[Record]) -> dict[str, np.ndarray]:
+    """Final figures [S, tasks] of every label that has the same seeds on every environment, where all figures are alike."""
+    envs = list(dict.fromkeys(r.env for r in records))
+    if len({r.figure for r in records}) > 1 or (records[0].figure != "success" and len(envs) > 1):
+        return {}  # returns of several environments have no common scale
+    found, base = {}, {r.env: r for r in reversed(records)}  # of each environment the first
+    for label in dict.fromkeys(r.label for r in records):
+        mine = {r.env: r for r in records if r.label == label and not tables.unpaired(r, base[r.env])}
+        if set(mine) == set(envs) and len({r.seeds for r in mine.values()}) == 1:
+            found[label] = np.stack([mine[env].final() for env in envs], axis=1)
+    return {k: v for k, v in found.items() if np.isfinite(v).all()}
+
+
+def aggregate(records: Sequence[Record]) -> list[dict[str, str]]:
+    """Interquartile mean and probability of improvement over the baseline, with stratified bootstrap intervals."""
+    found = scores(records)
+    base = next(iter(found), "")
+    unit, returns = records[0].figure, _returns(records)
+    rows = []
+    for label, x in found.items():
+        tasks, both = x.shape[1], np.concatenate([x, found[base]], axis=1) if len(x) == len(found[base]) else None
+        better = ""
+        if label != base and both is not None and len(x) > 1:
+            split = lambda b: probability_of_improvement(b[..., :tasks], b[..., tasks:])  # noqa: E731
+            e = stratified_bootstrap(both, split)
+            better = f"{e.mean:.2f} [{e.low:.2f}, {e.high:.2f}]"
+        mean = interval(x.mean(axis=1), bounds=(0.0, 1.0) if unit == "success" else None)
+        iqm = stratified_bootstrap(x) if len(x) > 1 else Estimate(interquartile_mean(x), np.nan, np.nan)
+        shown = {"mean": " ".join(tables.show(mean, unit)), "interquartile mean": " ".join(tables.show(iqm, unit))}
+        shown |= (
+            {"return, interquartile mean": " ".join(tables.show(returns[label], "return"))} if label in returns else {}
+        )
+        rows.append({"method": label, "runs": str(x.size), **shown, f"P(better than {base})": better})
+    return rows if len(rows) > 1 else []
+
+
+def pairs(records: Sequence[Record]) -> list[dict[str, str]]:
+    """Paired differences of every two labels: of a seed's mean over the environments, in points of success or in return."""
+    found, unit = scores(records), "points" if records[0].figure == "success" else "return"
+    if len(found) < 3:
+        return []  # two stand beside each other in the figures
+    means = {label: x.mean(axis=1) for label, x in found.items()}
+    rows = []
+    for one, a in means.items():
+        row = {PAIR: one}
+        for other, b in list(means.items())[:-1]:
+            e = paired_difference(a, b) if one != other and len(a) == len(b) > 1 else None
+            mean, spread = tables.show(e, unit) if e else ("", "")
+            row[other] = f"{mean.removesuffix(' points')} {spread}{' *' if e and excludes_zero(e) else ''}".strip()
+        rows.append(row)
+    return rows[1:]
+
+
+def _returns(records: Sequence[Record]) -> dict[str, Estimate]:
+    """Interquartile mean of the return by label, where it stands beside a success; of one environment, for several have no common scale."""
+    if len({r.env for r in records}) > 1 or any(r.figure == "return" for r in records):
+        return {}
+    found = {r.label: np.asarray(r.evals[-1]["values"].get("return", [np.nan]), float)[:, None] for r in records}
+    whole = all(len(x) > 1 and np.isfinite(x).all() for x in found.values())
+    return {k: stratified_bootstrap(x) for k, x in found.items()} if whole else {}
+
+
+def _aggregates(records: Sequence[Record], colour: dict[str, str]) -> str:
+    rows = aggregate(records)
+    if not rows:
+        return ""
+    told = (
+        "Over all seeds and environments (Agarwal et al. 2021): the interquartile mean and the probability that a run of the method "
+        "beats one of the baseline, each with a stratified percentile bootstrap, whose intervals are too narrow below ten seeds; "
+        "performance profiles."
+    )
+    text = f"<p>{told}</p>" + _table(rows, list(rows[0]))
+    if records[0].figure == "success":
+        picture = plots.svg(lambda ax: plots.draw_profile(ax, scores(records), colour), "Performance profiles")
+        text += f'<div class="grid"><figure>{picture}<figcaption>Performance profiles</figcaption></figure></div>'
+    return text
+
+
+def _curves(records: Sequence[Record], colour: dict[str, str]) -> str:
+    found = []
+    online = any(r.online_steps for r in records)
+    for env, group in itertools.groupby(records, key=lambda r: r.env):
+        members = list(group)
+        for axis in ("env_steps", "updates", "minutes") if online else ("updates", "minutes"):
+            title = f"{env}: {members[0].figure} against {tables.AXES[axis]}"
+            picture = plots.svg(lambda ax: plots.draw_curves(ax, members, axis, colour), html.escape(title))
+            found.append(f"<figure>{picture}<figcaption>{html.escape(title)}</figcaption></figure>")
+    return f'<p>Thick: mean over seeds; thin: each seed.</p><div class="grid">{"".join(found)}</div>'
+
+
+def cost_of(r: Record) -> dict[str, Any]:
+    """What acting with a run costs, as ``qchunk compare`` measured it; {} where nobody did."""
+    path = r.folder / COST
+    try:
+        return dict(json.loads(path.read_text())) if path.is_file() else {}
+    except (ValueError, TypeError) as e:
+        raise UserError(f"{path} is damaged", "remove it; qchunk compare measures it again") from e
+
+
+def rounded(x: float) -> str:
+    """Three digits: 12300 is 12.3k."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(x) >= size:
+            return f"{x / size:.3g}{letter}"
+    return f"{x:.3g}"
+
+
+def cost_rows(records: Sequence[Record]) -> list[dict[str, str]]:
+    """One row per run that was measured."""
+    rows = []
+    for r in records:
+        if c := cost_of(r):
+            rows.append(
+                {
+                    "environment": r.env,
+                    "method": r.label,
+                    "multiplications per action": rounded(c["multiplications"]),
+                    "decision, ms (p50)": f"{c['p50']:.2f}",
+                    "(p99)": f"{c['p99']:.2f}",
+                    "parameters read": f"{c['parameters']:,}",
+                    "memory of a decision, bytes": rounded(c["memory"]),
+                    "offline rewards": c["offline_rewards"],
+                }
+            )
+    return rows
+
+
+def _costs(records: Sequence[Record], colour: dict[str, str]) -> str:
+    rows = cost_rows(records)
+    if not rows:
+        return ""
+    found = []
+    for env, group in itertools.groupby(records, key=lambda r: r.env):
+        members = list(group)
+        if not any(map(cost_of, members)):
+            continue
+        for name, unit, scale in (("multiplications", "million multiplications per action", 1e6), ("p50", "ms per decision", 1.0)):  # fmt: skip
+            cost = lambda r: cost_of(r)[name] / scale if cost_of(r) else None  # noqa: E731
+            title = f"{env}: {members[0].figure} against {unit}"
+            picture = plots.svg(lambda ax: plots.draw_compute(ax, members, colour, cost, unit), html.escape(title))
+            found.append(
+                f"<figure>{picture}<figcaption>{html.escape(title)}; lines span the seeds</figcaption></figure>"
+            )
+    told = "One decision for one observation, first seed, on the machine that trained; its chunk is played open loop."
+    return f'<p>{told}</p>{_table(rows, list(rows[0]))}<div class="grid">{"".join(found)}</div>'
+
+
+def _uri(path: Path, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _episodes(records: Sequence[Record]) -> str:
+    """Animations; whoever asked for less motion sees a still."""
+    found = []
+    for r in records:
+        if (r.folder / EPISODE).is_file():
+            title = html.escape(f"{r.label} on {r.env}")
+            still = ""
+            if (r.folder / STILL).is_file():
+                still = f'<source media="(prefers-reduced-motion: reduce)" srcset="{_uri(r.folder / STILL, "png")}">'
+            image = f'<img alt="An episode of {title}" src="{_uri(r.folder / EPISODE, "gif")}">'
+            found.append(f"<figure><picture>{still}{image}</picture><figcaption>{title}</figcaption></figure>")
+    told = "One episode of each run's first seed, all from the same start."
+    if without := ", ".join(f"{r.label} on {r.env}" for r in records if not (r.folder / EPISODE).is_file()):
+        told += f" None was drawn of {html.escape(without)}."
+    return (
+        f'<details open><summary>Show or hide</summary><p>{told}</p><div class="small">{"".join(found)}</div></details>'
+        if found
+        else ""
+    )
+
+
+def _settings(records: Sequence[Record]) -> str:
+    """Every field of every run's configuration, and the versions."""
+    labels = list(dict.fromkeys(r.label for r in records))
+    one = {label: next(r for r in records if r.label == label).about["config"] for label in labels}
+    groups = {k: {n: tables.flat(c.get(k) or {}) for n, c in one.items()} for k in ("config", "settings", "online")}
+    rows = []
+    for group in groups.values():
+        for name in dict.fromkeys(n for fields in group.values() for n in fields):
+            rows.append({"field": name, **{label: group[label].get(name, "") for label in labels}})
+    facts = [_facts(r) for r in records]
+    told = _table(
+        [
+            {"what": k, "which": _told(records, [f.get(k, "") for f in facts])}
+            for k in dict.fromkeys(k for f in facts for k in f)
+        ],
+        ("what", "which"),
+    )
+    fields = _table(rows, ("field", *labels))
+    return f"<details><summary>Every hyper-parameter</summary>{fields}</details><details><summary>Versions and data</summary>{told}</details>"
+
+
+def _facts(r: Record) -> dict[str, str]:
+    """What a run was made with."""
+    about, c = r.about, r.about["config"]
+    found = {**about.get("versions", {}), "python": about.get("python"), "commit": about.get("git_commit")}
+    found |= {"platform": about.get("platform"), "device": c.get("device"), "made": about.get("created", "")[:10]}
+    return {k: str(v or "") for k, v in {**found, "data": (c.get("data") or {}).get("fingerprint")}.items()}
+
+
+def _told(records: Sequence[Record], values: Sequence[str]) -> str:
+    """A fact of all runs, or of which runs it holds where they differ; runs without it do not count."""
+    labels: dict[str, list[str]] = {}
+    for r, value in zip(records, values, strict=True):
+        labels.setdefault(value, []).append(r.label)
+    labels.pop("", None)
+    return (
+        next(iter(labels), "")
+        if len(labels) < 2
+        else "; ".join(f"{v} ({', '.join(dict.fromkeys(names))})" for v, names in labels.items())
+    )
+
+
+def markdown_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) -> str:
+    """The tables of the page, with the pictures that lie beside it."""
+    parts = [f"# {_title(records)}", HOW, tables.markdown(rows), "\n".join(f"- {line}" for line in verdicts(rows))]
+    ours = {
+        "Over all runs": aggregate(records),
+        "Each against each": pairs(records),
+        **more,
+        "Cost of acting": cost_rows(records),
+    }
+    for title, found in ours.items():
+        if found:
+            parts += [f"## {title}", tables.markdown(found, tuple(found[0]))]
+    parts += ["## Curves", "![against training](curves.png)", "![against time](clock.png)"]
+    return "\n\n".join(p.strip() for p in parts if p) + "\n"

@@ -1,0 +1,37 @@
+"""Run folders -> a table (markdown and csv), curves (png), and one self-contained page (html)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from qchunk.system import files
+from qchunk.report import page, plots, records
+from qchunk.report.records import Rows
+
+
+def write_report(folders: Sequence[Path], out: Path, more: dict[str, Rows] | None = None) -> list[dict[str, str]]:
+    """Writes table.md, table.csv, curves.png, clock.png and report.html into ``out`` and returns the table's rows.
+
+    Args:
+        more: further tables of the page, by title, such as what was held equal.
+    """
+    found = records.load(folders)
+    rows = records.table(found)
+    files.make_folder(out)
+    files.atomic_write(out / "table.csv", records.numbers(found))
+    files.atomic_write(out / "table.md", records.markdown(rows))
+    plots.curves(found, out / "curves.png")
+    plots.curves(found, out / "clock.png", "minutes")
+    files.atomic_write(out / "report.html", page.html_page(found, rows, more or {}))
+    files.atomic_write(out / "report.md", page.markdown_page(found, rows, more or {}))
+    return rows
+
+
+def publish(folders: Sequence[Path], out: Path, more: dict[str, Rows] | None = None, as_json: bool = False) -> None:
+    """``write_report``, and its table to stdout: for a reader, or as JSON."""
+    rows = write_report(folders, out, more)
+    print(json.dumps(rows) if as_json else records.markdown(rows))
+    print(f"report: {out / 'report.html'}", file=sys.stderr if as_json else sys.stdout)

@@ -1,0 +1,251 @@
+"""Run folders -> what a report needs of them, and its table. No jax and no matplotlib."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qchunk.runs import run_folder
+from qchunk.system.errors import UserError
+from qchunk.report.stats import Estimate, excludes_zero, interval, paired_difference
+
+COLUMNS = (
+    "environment",
+    "method",
+    "seeds",
+    "updates",
+    "figure",
+    "mean",
+    "95 % interval",
+    "difference to baseline",
+    "return",
+    "note",
+)
+NUMBERS = ("mean", "low", "high", "difference", "difference_low", "difference_high")  # of table.csv, not rounded
+AXES = {
+    "training": "updates, then environment steps",
+    "env_steps": "environment steps",
+    "updates": "updates",
+    "minutes": "minutes of the program that trained all seeds",
+}
+Rows = Sequence[dict[str, str]]  # of a table
+FIGURES = ("success", "return")
+BASELINE = "bc"  # differences are to it; see load for where it is absent
+
+
+class Record(NamedTuple):
+    """What a report needs of a run."""
+
+    label: str
+    env: str
+    seeds: tuple[int, ...]
+    evals: list[dict]  # lines of metrics.jsonl with kind "eval", by step
+    unfinished: bool
+    folder: Path
+    about: dict  # what config.json holds
+
+    @property
+    def figure(self) -> str:
+        """What is compared: success where the environment knows it, else return."""
+        return "success" if "success" in self.evals[-1]["values"] else "return"
+
+    @property
+    def still(self) -> bool:
+        """Whether it trained nothing: an earlier stage as it is."""
+        return self.evals[-1]["step"] <= 1
+
+    def stands_on(self, other: Record) -> bool:
+        """Whether it goes on from the other run, as its prior."""
+        prior = self.about["config"].get("prior")
+        return bool(prior) and Path(prior["path"]) == other.folder.resolve()
+
+    @property
+    def training(self) -> str:
+        """How far it was trained: updates, and environment steps where it went online."""
+        online, step = self.online_steps, self.evals[-1]["step"]
+        offline = f"{step - online:,} + " if step > online else ""
+        return f"{offline}{online:,} env steps" if online else f"{step:,}"
+
+    @property
+    def online_steps(self) -> int:
+        """Environment steps at the last evaluation."""
+        return int(self.evals[-1]["values"].get("env_steps", [0])[0])
+
+    def along(self, axis: str) -> list[float]:
+        """Where each evaluation lies on one of ``AXES``."""
+        if axis == "training":
+            return [line["step"] for line in self.evals]
+        if axis == "minutes":
+            return [line["seconds"] / 60 for line in self.evals]
+        found = [line["values"] for line in self.evals]
+        if axis == "updates":
+            return [v.get("updates", [line["step"]])[0] for v, line in zip(found, self.evals, strict=True)]
+        return [v.get("env_steps", [0])[0] for v in found]
+
+    def values(self) -> np.ndarray:
+        """Every evaluation [evaluations, S]."""
+        return np.asarray([line["values"][self.figure] for line in self.evals], float)
+
+    def final(self) -> np.ndarray:
+        """Last evaluation [S]."""
+        return self.values()[-1]
+
+
+def load(folders: Sequence[Path], until: float = np.inf) -> list[Record]:
+    """Reads runs.
+
+    Args:
+        until: the last step (updates, then environment steps) of which evaluations are read.
+
+    Raises:
+        UserError: a folder that is no run, or one without an evaluation yet.
+
+    Returns:
+        By environment, the baseline first: ``bc``, or what trained nothing, or the run named first. Runs that share environment and label get their folder's last two names too.
+    """
+    records = []
+    folders = list({Path(f).resolve(): Path(f) for f in folders}.values())  # one named twice is read once
+    for folder in folders:
+        about = run_folder.read_config(folder)
+        c = about["config"]
+        if not (isinstance(c, dict) and {"algorithm", "env", "seed", "seeds"} <= set(c)):
+            raise UserError(f"{folder} is no whole run: its {run_folder.CONFIG} lacks what was trained", "leave it out")
+        lines = run_folder.read_metrics(folder) if _has_metrics(folder) else []
+        evals = [line for line in lines if line["kind"] == "eval" and line["step"] <= until]
+        if not evals:
+            raise UserError(f"{folder} has no evaluation yet", f"go on with qchunk train --resume {folder}")
+        seeds = tuple(range(c["seed"], c["seed"] + c["seeds"]))
+        odd = [e["step"] for e in evals if {len(e["values"].get(n, seeds)) for n in FIGURES} != {len(seeds)}]
+        if odd or not {*FIGURES} & set(evals[-1]["values"]):
+            raise UserError(f"{folder} has an evaluation without a figure for each of its seeds", "leave it out")
+        label = c.get("label") or c["algorithm"]
+        records.append(Record(label, c["env"], seeds, evals, not (folder / run_folder.SUMMARY).exists(), folder, about))
+    shared = Counter((r.env, r.label) for r in records)
+    pairs = sorted(
+        zip(records, folders, strict=True), key=lambda pair: (pair[0].env, pair[0].label != BASELINE, not pair[0].still)
+    )
+    return [
+        r._replace(label=f"{r.label} ({'/'.join(f.resolve().parts[-2:])})") if shared[r.env, r.label] > 1 else r
+        for r, f in pairs
+    ]
+
+
+def _has_metrics(folder: Path) -> bool:
+    return (folder / run_folder.METRICS).is_file()
+
+
+def show(e: Estimate, unit: str) -> tuple[str, str]:
+    """Mean and interval as text: percent for a success, percentage points for a difference of two, plain for a return."""
+    scale, digits = (1.0, 2) if unit == "return" else (100.0, 1)
+    if np.isnan(e.mean):
+        return "not finite", "not finite"
+    value = round(round(scale * e.mean, 4), digits) + 0.0  # float32 means that are equal look equal, none is -0.0
+    mean = f"{value:.{digits}f}" + {"success": " %", "points": " points"}.get(unit, "")
+    if not np.isfinite(e.low):
+        return mean, "too few seeds"
+    return mean, f"[{scale * e.low:.{digits}f}, {scale * e.high:.{digits}f}]"
+
+
+def table(records: Sequence[Record]) -> list[dict[str, str]]:
+    """One row per run, grouped by environment as ``load`` orders them.
+
+    The paired difference is there where seeds and updates are the baseline's; otherwise its cell says what differs.
+    """
+    rows = []
+    for env, group in itertools.groupby(records, key=lambda r: r.env):
+        members = list(group)
+        base = members[0]
+        for r in members:
+            mean, spread = show(_estimate(r), r.figure)
+            rows.append(
+                {
+                    "environment": env,
+                    "method": r.label,
+                    "seeds": str(len(r.seeds)),
+                    "updates": r.training,
+                    "figure": r.figure,
+                    "mean": mean,
+                    "95 % interval": spread,
+                    "difference to baseline": _difference(r, base),
+                    "return": _return(r),
+                    "note": "unfinished: last evaluation" if r.unfinished else "",
+                }
+            )
+    return rows
+
+
+def _estimate(r: Record) -> Estimate:
+    return interval(r.final(), bounds=(0.0, 1.0) if r.figure == "success" else None)
+
+
+def _return(r: Record) -> str:
+    """Mean and interval of the return beside a success; empty where it is the figure itself, or is not known."""
+    values = r.evals[-1]["values"].get("return")
+    return (
+        "" if r.figure == "return" or values is None else " ".join(show(interval(np.asarray(values, float)), "return"))
+    )
+
+
+def unpaired(r: Record, base: Record) -> str:
+    """What forbids the difference of two runs; empty where nothing does."""
+    if r.seeds != base.seeds:
+        return "other seeds"
+    if r.figure != base.figure:
+        return "another figure"
+    if base.still or r.stands_on(base):
+        return ""  # what is compared is training with none
+    # more training is not a better method; online it is environment steps that are held equal
+    if r.online_steps != base.online_steps:
+        return "other environment steps"
+    return "other updates" if not r.online_steps and r.evals[-1]["step"] != base.evals[-1]["step"] else ""
+
+
+def _difference(r: Record, base: Record) -> str:
+    if r is base:
+        return f"(baseline: {base.label})"
+    if why := unpaired(r, base):
+        return f"not paired: {why}"
+    e = paired_difference(r.final(), base.final())
+    mean, spread = show(e, "points" if r.figure == "success" else r.figure)
+    if np.isnan(e.mean):
+        return mean
+    verdict = "" if not np.isfinite(e.low) else (" excludes 0" if excludes_zero(e) else " includes 0")
+    return f"{'+' if e.mean >= 0 else ''}{mean} {spread}{verdict}"
+
+
+def markdown(rows: Rows, columns: Sequence[str] = COLUMNS) -> str:
+    """A table as markdown; a bar in a label does not end its cell."""
+    cells = [[row[c].replace("|", "\\|") for c in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *cells]) + "\n"
+
+
+def numbers(records: Sequence[Record]) -> str:
+    """The table as csv for programs: shares in [0, 1], whole precision, empty where there is no figure."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("environment", "method", "seeds", "updates", "figure", *NUMBERS, "baseline", "unfinished"))
+    for env, group in itertools.groupby(records, key=lambda r: r.env):
+        members = list(group)
+        base = members[0]
+        for r in members:
+            paired = r is not base and not unpaired(r, base)
+            figures = [*_estimate(r), *(paired_difference(r.final(), base.final()) if paired else [np.nan] * 3)]
+            shown = ["" if np.isnan(x) else repr(float(x)) for x in figures]
+            head = (env, r.label, len(r.seeds), r.evals[-1]["step"], r.figure)
+            writer.writerow((*head, *shown, base.label if paired else "", int(r.unfinished)))
+    return text.getvalue()
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested settings as dotted names."""
+    found: dict[str, str] = {}
+    for k, v in values.items():
+        found |= flat(v, f"{prefix}{k}.") if isinstance(v, dict) else {f"{prefix}{k}": str(v)}
+    return found

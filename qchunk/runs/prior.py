@@ -1,0 +1,133 @@
+"""Stages: the modules of an earlier run, frozen, as ``given`` of the next one. They are copied into its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from qchunk import normalise
+from qchunk.runs import run_folder
+from qchunk.actors import actor
+from qchunk.runs.opened import learner_of, rebuild
+from qchunk.envs import objective
+from qchunk.system.errors import UserError
+from qchunk.sampling import count_steps
+from qchunk.types import Spec
+
+MAY_CHANGE = {"flow": {"steps"}, "diffusion": {"ddim", "clip"}}  # of a prior's configuration: how it is sampled
+
+
+class Prior(NamedTuple):
+    """An earlier run, as a stage stands on it."""
+
+    given: dict  # modules by name, and units, [S, ...]
+    actor: Any  # its ActorConfig
+    config: Any
+    settings: Any
+    env: Any
+    about: dict  # what config.json keeps of it
+
+
+def load(folder: Path, seeds: int = 1, seed: int | None = None) -> Prior:
+    """The newest checkpoint of a run, for ``seeds`` seeds of a stage: seed i stands on the prior's seed i.
+
+    So a comparison over seeds holds the luck of the prior, too.
+
+    Args:
+        seed: the one place among the prior's seeds on which all of them stand instead; a prior of one seed leaves no choice.
+
+    Raises:
+        UserError: no run, no checkpoint, no such seed, fewer seeds than ours, or a method without an actor.
+    """
+    kept = run_folder.read_config(folder)["config"]
+    p = rebuild(kept, folder)
+    learner, step = learner_of(folder, p, None)
+    places = places_of(folder, p.settings.seeds, seeds, seed)
+    own = {n: x for n, x in p.given.items() if n != objective.GIVEN}  # a stage has its own objective
+    given = {**own, **p.build(p.c).freeze(learner)}
+    if normalise.STATS in learner.stats:
+        given[normalise.STATS] = normalise.as_dict(learner.stats[normalise.STATS])
+    given = jax.tree.map(lambda x: x[np.asarray(places)], given)
+    about = {"path": str(Path(folder).resolve()), "seeds": places, "step": step, "algorithm": kept["algorithm"]}
+    return Prior(given, actor_of(p.c, folder), p.c, p.settings, p.env, about)
+
+
+def places_of(folder: Path, found: int, seeds: int, seed: int | None) -> list[int]:
+    """For each of ``seeds`` seeds, the place among the ``found`` ones of a prior that it stands on."""
+    if seed is not None and not 0 <= seed < found:
+        raise UserError(f"the run {folder} has {found} seeds", f"give --prior-seed 0 to {found - 1}")
+    if seed is None and 1 < found < seeds:
+        fix = f"give --seeds {found}, train a prior with {seeds}, or let one serve all of them with --prior-seed 0"
+        raise UserError(f"the prior {folder} has {found} seeds, not {seeds}", fix)
+    return list(range(seeds)) if seed is None and found > 1 else [seed or 0] * seeds
+
+
+def field_of(c: Any) -> str:
+    """The field of a configuration that a prior's actor fills in: "given" is frozen, "tuned" goes on from its weights."""
+    return next((name for name in ("given", "tuned") if hasattr(c, name)), "")
+
+
+def sizes(chunk: Any, prior: Any) -> Any:
+    """A method's own chunks, as long as the prior's and seeing as much."""
+    return dataclasses.replace(chunk, horizon=prior.horizon, history=prior.history)
+
+
+def actor_of(c: Any, folder: Any) -> Any:
+    """The configuration of a run's actor, or of the one that it stands on."""
+    found = getattr(c, "actor", None) or getattr(c, "given", None)
+    if hasattr(c, "tuned") and getattr(c, "tuned_steps", 1) >= count_steps(actor(c.tuned)):
+        found = c.tuned
+    elif hasattr(c, "tuned"):
+        why = f"the run {folder} trained the last {c.tuned_steps} denoising steps only, so it holds no single actor"
+        raise UserError(why, "take one with --tuned-steps of all of them, or stand on its own prior")
+    if found is None:
+        raise UserError(f"the run {folder} has no actor", "give the folder of a bc or qc run")
+    return found
+
+
+def check(prior: Prior | None, algorithm: str, c: Any, settings: Any, env: Any) -> None:
+    """Refuses a prior that a stage cannot stand on.
+
+    Raises:
+        UserError: names what differs and the fix.
+    """
+    field = field_of(c)
+    if prior is None and field == "given":
+        raise UserError(f"{algorithm} stands on a frozen prior", "give --prior RUN, the folder of a bc run")
+    if prior is None:
+        if field == "tuned" and getattr(c, "tuned_steps", 1) < (steps := count_steps(actor(c.tuned))):
+            fix = f"give --prior RUN, the folder of a bc run, or --tuned-steps {steps} to train all from scratch"
+            raise UserError(f"the first of {steps} denoising steps are a frozen prior's", fix)
+        return
+    if not field:
+        fix = "leave --prior out, or take qc-frozen, v-gps, value-guided, dppo or ppo"
+        raise UserError(f"{algorithm} trains its own actor from data", fix)
+    ours, theirs = dataclasses.asdict(getattr(c, field)), dataclasses.asdict(prior.actor)
+    odd = sorted(n for n in theirs if ours.get(n) != theirs[n] and n not in MAY_CHANGE.get(theirs["kind"], ()))
+    if odd:
+        name = odd[0].replace("_", "-")
+        raise UserError(
+            f"--{field}.{name} {ours.get(odd[0])} is not the prior's {theirs[odd[0]]}", f"leave --{field}.{name} out"
+        )
+    if c.chunk.horizon != prior.config.chunk.horizon:
+        fix = f"leave --chunk.horizon out, or train a prior with {c.chunk.horizon}"
+        raise UserError(f"the prior's chunks have {prior.config.chunk.horizon} actions, not {c.chunk.horizon}", fix)
+    if env.data_name != prior.env.data_name:
+        fix = f"take an environment of {prior.env.data_name}, or train a prior for {env.data_name}"
+        raise UserError(f"the prior was trained for {prior.env.data_name}, not for {env.data_name}", fix)
+    for name in ("normalise_obs", "normalise_action"):
+        if getattr(settings, name) != getattr(prior.settings, name):
+            flag = name.replace("_", "-")
+            raise UserError(f"the prior's --{flag} is {getattr(prior.settings, name)}", f"leave --{flag} out")
+    _fits(prior.given["actor"], getattr(c, field), c.chunk.horizon, env)
+
+
+def _fits(params: Any, c: Any, horizon: int, env: Any) -> None:
+    spec = Spec(env.observation_size, env.action_size, horizon)
+    like = jax.eval_shape(lambda: actor(c).modules[0].init(jax.random.key(0), spec))
+    if jax.tree.map(lambda x: x.shape[1:], params) != jax.tree.map(lambda x: x.shape, like):
+        raise UserError("the prior's networks do not fit this environment's sizes", "train a prior for it")

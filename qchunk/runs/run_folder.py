@@ -1,0 +1,309 @@
+"""The folder of a run: configuration, lock, metrics, summary. No jax in here: reports read it too. ::
+
+config.json      the resolved configuration, versions, git commit, platform
+metrics.jsonl    one JSON object a line
+summary.json     final figures, each {"mean":, "per_seed": []}
+checkpoints/     see checkpoint.py
+lock             held (flock) by the process that writes
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from qchunk.system.errors import UserError, unknown
+from qchunk.system.files import acquire, append, atomic_write, explain_oserror, write_synced
+
+FORMAT, VERSION = "qchunk", 1
+CONFIG, METRICS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "summary.json", "lock"
+_PACKAGES = (
+    *("qchunk", "jax", "jaxlib", "flax", "optax", "brax", "mujoco", "numpy", "orbax-checkpoint"),
+    *("gymnax", "gymnasium", "ogbench", "dm_control"),  # of those that are installed
+)
+
+
+class Run:
+    """A run folder that this process may write to. Made by ``create`` or ``open_run``; usable in a ``with``.
+
+    Attributes:
+        path: the folder.
+        about: what config.json holds: ``config``, ``versions``, ``git_commit``, ``platform``, ...
+        sinks: where else ``log`` sends its values.
+    """
+
+    def __init__(self, path: Path, about: dict, lock: int):
+        self.path, self.about, self.sinks = path, about, list[Any]()
+        self._lock: int | None = lock
+        self._start()
+
+    @property
+    def config(self) -> dict:
+        """The resolved configuration, as it was given to ``create``."""
+        return self.about["config"]
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder for ``checkpoint.save``."""
+        return self.path / "checkpoints"
+
+    def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Appends one line to metrics.jsonl; when this returns, a kill of the process cannot lose it.
+
+        Args:
+            kind: "train", "eval" or another word.
+            step: the step that the values belong to.
+            values: name -> number, or list (or array) with one number per seed; NaN and inf become null.
+
+        Raises:
+            UserError: the disk is full or refuses; the lines before this one are intact.
+        """
+        values = {name: _plain(v) for name, v in values.items()}
+        seconds = round(self._seconds + time.monotonic() - self._since, 3)
+        line = {"kind": kind, "step": int(step), "seconds": seconds, "values": _finite(values)}
+        append(self.path / METRICS, (json.dumps(line, allow_nan=False) + "\n").encode())
+        for sink in self.sinks:
+            sink.log(kind, int(step), values)
+
+    def rewind(self, step: int) -> None:
+        """Drops the metrics of steps after ``step`` and a torn last line; a resumed run does this first.
+
+        Raises:
+            UserError: a line in the middle is damaged, or the disk refuses; the file is as before.
+        """
+        path = self.path / METRICS
+        if path.exists():
+            kept = [line for line in read_metrics(path) if line["step"] <= step]
+            atomic_write(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._start()
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Writes summary.json in one step.
+
+        Args:
+            summary: name -> ``figure(...)``, or a number or list per seed, which becomes one.
+
+        Raises:
+            UserError: the disk is full or refuses.
+        """
+        figures = {name: _finite(v if isinstance(v, Mapping) else figure(v)) for name, v in summary.items()}
+        atomic_write(self.path / SUMMARY, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+
+    def close(self) -> None:
+        """Closes the sinks and frees the lock. Harmless the second time."""
+        for sink in self.sinks:
+            sink.close()
+        self.sinks = []
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        """Sets the clock: a resumed run goes on from the seconds of its last line."""
+        path = self.path / METRICS
+        lines = read_metrics(path) if path.exists() else []
+        self._seconds, self._since = (lines[-1]["seconds"] if lines else 0.0), time.monotonic()
+
+
+def create(out: Path, config: Mapping[str, Any], fill: Callable[[Path], Any] = lambda folder: None) -> Run:
+    """Makes a run folder and locks it. It appears under its name complete with config.json, or not at all.
+
+    Args:
+        out: the folder; it must not exist. Missing parents are made.
+        config: the resolved configuration, with ``algorithm`` and ``env`` by name. Paths, dataclasses,
+            tuples and numpy numbers become what JSON has for them; infinities stay (Python's json).
+        fill: writes what else must be there from the start, into the folder before it has its name.
+
+    Raises:
+        UserError: the folder exists, or the disk is full or refuses; nothing is left behind.
+        TypeError: the configuration holds what JSON cannot.
+    """
+    out = Path(out)
+    if out.exists() or out.is_symlink():
+        raise UserError(
+            f"{out} exists already", f"Pass --out with a new folder, or --resume {out} to go on with that run"
+        )
+    text = json.dumps(_describe(config), indent=2, default=_jsonable) + "\n"
+    made = [p for p in out.absolute().parents if not p.exists()]
+    temp = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+    lock = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temp.mkdir()
+        lock = acquire(temp / LOCK)
+        write_synced(temp / CONFIG, text.encode())
+        fill(temp)
+        os.rename(temp, out)
+    except BaseException as err:  # an interrupt too leaves nothing behind
+        if lock is not None:
+            os.close(lock)
+        shutil.rmtree(temp, ignore_errors=True)
+        for parent in made:  # the nearest first; stops at the first that is not there or not empty
+            try:
+                parent.rmdir()
+            except OSError:
+                break
+        if isinstance(err, OSError):
+            raise explain_oserror(err, out) from err
+        raise
+    return Run(out, json.loads(text), lock)
+
+
+def open_run(path: Path) -> Run:
+    """Opens a run folder for writing, to go on with it.
+
+    Raises:
+        UserError: it is no run, another process is writing to it, or the disk refuses.
+    """
+    path = Path(path)
+    about = read_config(path)
+    try:
+        lock = acquire(path / LOCK)
+    except BlockingIOError as err:
+        fix = "Wait for it or stop it, or pass --out with a new folder"
+        raise UserError(f"process {err.strerror} is writing to the run {path}", fix) from err
+    except OSError as err:
+        raise explain_oserror(err, path) from err
+    try:
+        return Run(path, about, lock)
+    except BaseException:
+        os.close(lock)
+        raise
+
+
+def read_config(path: Path) -> dict:
+    """What config.json of a run holds; takes no lock. Raises UserError where ``path`` is no run."""
+    path, fix = Path(path), "Pass the folder that `qchunk train --out` made"
+    try:
+        about = json.loads((path / CONFIG).read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as err:
+        raise UserError(f"{path} is not a run: there is no {CONFIG} in it", fix) from err
+    except (OSError, ValueError, RecursionError) as err:
+        raise UserError(f"{path} is not a run: its {CONFIG} cannot be read", fix) from err
+    if not (isinstance(about, dict) and about.get("format") == FORMAT and "config" in about):
+        raise UserError(f"{path} is not a run: its {CONFIG} is not qchunk's", fix)
+    if about.get("version") != VERSION:
+        raise UserError(
+            f"run {path} has format version {about.get('version')}, this qchunk reads {VERSION}",
+            "Install the version of qchunk that wrote it",
+        )
+    return about
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The lines of a metrics.jsonl (or of the one in a run folder), in order; a torn last line is left out.
+
+    Raises:
+        UserError: there is none, or a line before the last is damaged.
+    """
+    path = Path(path)
+    path = path / METRICS if path.is_dir() else path
+    try:
+        data = path.read_bytes()
+    except OSError as err:
+        raise UserError(f"cannot read the metrics {path}: {err.strerror}", "Check the path of the run") from err
+    lines, found = data.split(b"\n"), []
+    for i, line in enumerate(lines[:-1], 1):  # what follows the last newline is empty, or torn
+        try:
+            found.append(json.loads(line))
+            if not {"kind", "step", "seconds", "values"} <= found[-1].keys():
+                raise ValueError(line)
+        except (ValueError, AttributeError) as err:
+            fix = f"Delete line {i}, or start a new run with --out"
+            raise UserError(f"line {i} of {path} is damaged", fix) from err
+    return found
+
+
+def figure(per_seed: Any) -> dict[str, Any]:
+    """``{"mean":, "per_seed": []}`` of one number per seed (a single number is one seed)."""
+    flat = _plain(per_seed)
+    flat = [float(x) for x in (flat if isinstance(flat, list) else [flat])]
+    mean = math.fsum(flat) / len(flat) if flat and all(map(math.isfinite, flat)) else math.nan
+    return {"mean": mean, "per_seed": flat}
+
+
+# --------------------------------------------------------------------------------------------------- writing
+
+
+def _plain(x: Any) -> Any:
+    """Numbers and (nested) lists of them, from numpy, JAX or Python."""
+    if hasattr(x, "tolist"):
+        return x.tolist()
+    return [_plain(v) for v in x] if isinstance(x, (list, tuple)) else x
+
+
+def _finite(x: Any) -> Any:
+    """The same with None for NaN and infinities, for which JSON has no word."""
+    if isinstance(x, Mapping):
+        return {k: _finite(v) for k, v in x.items()}
+    if isinstance(x, list):
+        return [_finite(v) for v in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x
+
+
+def _jsonable(x: Any) -> Any:
+    if dataclasses.is_dataclass(x) and not isinstance(x, type):
+        return {f.name: getattr(x, f.name) for f in dataclasses.fields(x)}
+    if isinstance(x, os.PathLike):
+        return os.fspath(x)
+    if isinstance(x, Mapping):
+        return dict(x)
+    if not isinstance(x, type) and hasattr(x, "tolist"):
+        return x.tolist()
+    raise TypeError(f"a run's configuration cannot hold {x!r}")
+
+
+def _describe(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "config": dict(config),
+        "versions": versions(),
+        "git_commit": _git_commit(Path(__file__).parent),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that decide what a run computes, of those that are installed."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_commit(folder: Path) -> str | None:
+    """The commit of the checkout that this code lies in, "-dirty" where files differ; None outside of one."""
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(folder), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        # an installed copy may lie in somebody else's checkout
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,1 @@
+"""What is beside the subject: files, processes, mistakes, functions of the user's own."""

@@ -1,0 +1,184 @@
+"""Files that are whole or not there: writing in one step, and a disk's refusal told as a user's error."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import socket
+import time
+from pathlib import Path
+
+from qchunk.system.errors import UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# tensorstore turns an errno into text; both spellings have been released
+_ERRNO_IN_TEXT = re.compile(r"os_error_code='(\d+)'|\[OS error (\d+)")
+
+
+def write_synced(path: Path, data: bytes) -> None:
+    """Writes ``data`` and waits until the disk holds it. Raises OSError."""
+    with open(path, "wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+
+
+def sync(path: Path) -> None:
+    """Waits until the disk holds a file's contents, or a folder's entries. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def atomic_write(path: Path, data: bytes | str) -> None:
+    """Replaces ``path`` by ``data``; a crash at any moment leaves the old contents or the new, never a part.
+
+    Raises:
+        UserError: the disk refuses (full, read-only, ...); the old contents are still there.
+    """
+    path = Path(path)
+    temp = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        write_synced(temp, data.encode() if isinstance(data, str) else data)
+        os.replace(temp, path)
+        sync(path.parent)
+    except OSError as err:
+        raise explain_oserror(err, path) from err
+    finally:
+        with contextlib.suppress(OSError):  # of a parent that is no folder: the write has told
+            temp.unlink()
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder with its parents, where it is not there. Raises UserError where the disk refuses."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise explain_oserror(err, path) from err
+
+
+def append(path: Path, line: bytes) -> None:
+    """Appends a whole line, with its newline, or nothing; a torn line at the end (a kill left it) goes first.
+
+    Raises:
+        UserError: the disk refuses (full, read-only, ...); the lines before are still there.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            end = _end_of_lines(fd)
+            os.ftruncate(fd, end)
+            written = 0
+            try:
+                while written < len(line):
+                    written += os.pwrite(fd, line[written:], end + written)
+            except BaseException:
+                os.ftruncate(fd, end)
+                raise
+        finally:
+            os.close(fd)
+    except OSError as err:
+        raise explain_oserror(err, path) from err
+
+
+def _end_of_lines(fd: int, block: int = 4096) -> int:
+    """The position after the last newline of a file."""
+    end = os.fstat(fd).st_size
+    while end > 0:
+        start = max(0, end - block)
+        cut = os.pread(fd, end - start, start).rfind(b"\n")
+        if cut >= 0:
+            return start + cut + 1
+        end = start
+    return 0
+
+
+def acquire(path: Path) -> int:
+    """Locks a file, made if missing, and writes this process's name into it; returns the descriptor to close.
+
+    The kernel frees the lock when the process ends, however it ends. A child made by fork shares it,
+    one made by spawn does not.
+
+    Raises:
+        BlockingIOError: another holds it; ``strerror`` is its name, "PID on HOST".
+        OSError: the disk refuses.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()} on {socket.gethostname()}".encode(), 0)
+    except BlockingIOError as err:
+        owner = os.pread(fd, 200, 0).decode(errors="replace") or "(unknown)"
+        os.close(fd)
+        raise BlockingIOError(err.errno, owner) from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's contents, in hexadecimal. Raises OSError."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def remove(path: Path) -> None:
+    """Removes a file, or a folder with everything in it, if it is there. Raises OSError."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_busy(path: Path, patience: float = 3.0) -> None:
+    """Removes a folder into which other threads may still write, for at most ``patience`` seconds."""
+    end = time.monotonic() + patience
+    quiet = 0
+    while quiet < 4 and time.monotonic() < end:
+        quiet = 0 if path.exists() else quiet + 1
+        shutil.rmtree(path, ignore_errors=True)
+        time.sleep(0.05)
+
+
+def oserror_in(err: BaseException) -> OSError | None:
+    """The operating system's error that is, caused or is spelt out inside ``err``; None if there is none."""
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [err]
+    while todo:
+        e = todo.pop(0)
+        if e is None or id(e) in seen:
+            continue
+        seen.add(id(e))
+        if isinstance(e, OSError) and e.errno is not None:
+            return e
+        if found := _ERRNO_IN_TEXT.search(str(e)):
+            number = int(found[1] or found[2])
+            return OSError(number, os.strerror(number))
+        for number in _FULL:
+            if os.strerror(number) in str(e):
+                return OSError(number, os.strerror(number))
+        context = None if e.__suppress_context__ else e.__context__
+        todo += [*getattr(e, "exceptions", ()), e.__cause__, context]
+    return None
+
+
+def explain_oserror(err: OSError, path: Path) -> UserError:
+    """The user's error for a write to ``path`` (a file or a folder) that the operating system refused."""
+    reason = err.strerror or str(err)
+    if err.errno in _FULL:
+        return UserError(
+            f"cannot write {path}: the disk is full ({reason})",
+            "Free some space there, then go on with --resume; what was saved before is intact",
+        )
+    denied = err.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    fix = "Make the folder writable, or pass --out with another" if denied else "Mend that, or pass --out with another"
+    return UserError(f"cannot write {path}: {reason}", fix)

@@ -1,0 +1,68 @@
+"""A user's own functions, by "module:function" or "path/to/file.py:function"."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+from qchunk.system.errors import UserError, unknown
+
+
+def function(target: str) -> Callable:
+    """The function, or whatever else has that name.
+
+    Raises:
+        UserError: no such module, file or function, or a file that cannot be read as Python or imports what is not there.
+    """
+    place, _, name = target.rpartition(":")
+    module = _load_file(Path(place)) if place.endswith(".py") else _import(place, target)
+    if not hasattr(module, name):
+        raise unknown(f"function of {place}", name, [n for n in vars(module) if not n.startswith("_")])
+    return getattr(module, name)
+
+
+def beside(folder: str) -> Path:
+    """A folder of the repository that is not part of the package.
+
+    Raises:
+        UserError: this is an install without it.
+    """
+    found = Path(__file__).resolve().parents[2] / folder
+    if not found.is_dir():
+        raise UserError(f"this install has no {folder}/: it lies in the repository, not in the wheel", "clone it and run make install")  # fmt: skip
+    return found
+
+
+def _import(place: str, target: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as e:
+        fix = "give module:function or file.py:function"
+        raise UserError(f"cannot import {target!r}: {e}", fix) from e
+
+
+def _load_file(path: Path) -> types.ModuleType:
+    """The file as a module, known to Python (whatever looks up a class's source wants that); loaded once as it stands."""
+    if not path.is_file():
+        raise UserError(f"there is no file {path}", "give file.py:function with the path of an existing file")
+    mark = hashlib.sha256(str(path.resolve()).encode() + path.read_bytes()).hexdigest()[:12]
+    name = f"{path.stem}_{mark}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec and spec.loader
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException as e:
+            del sys.modules[name]
+            if isinstance(e, SyntaxError):
+                raise UserError(f"{path} is no Python: line {e.lineno}: {e.msg}", "mend it") from e
+            if isinstance(e, ImportError):
+                raise UserError(f"{path} cannot be loaded: {e}", "install that, or mend its import") from e
+            raise
+    return sys.modules[name]
