@@ -6,7 +6,7 @@ from qchunk.algorithms.bc import BC
 from qchunk.algorithms.qc import QC
 from qchunk.comparison.suite import Data, Run
 from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
-from qchunk.drivers.offline import Settings
+from qchunk.drivers.online import OnlineSettings
 
 SMALL = (128, 128, 128)
 # Chosen by single-seed runs of qc on cube-single-task2 (against 3e-4 and 0.005), then held for every method and task.
@@ -23,7 +23,7 @@ def small_bc(horizon: int = 5, steps: int = 10) -> BC:
     return BC(ChunkConfig(horizon), FlowConfig(SMALL, steps=steps), OPTIM)
 
 
-def four_arms(env: str, data: Data, settings: Settings) -> list[Run]:
+def four_arms(env: str, data: Data, settings: OnlineSettings) -> list[Run]:
     """Cloning, Q-chunking, and Q-chunking's configurations without chunks: one step, and five-step returns."""
     return [
         Run("bc", env, data, small_bc(steps=5), settings, "bc"),

@@ -3,7 +3,7 @@
 from _suite import small_bc, small_qc
 
 from qchunk.comparison.suite import Data, Run, Suite
-from qchunk.drivers.offline import Settings
+from qchunk.drivers.online import OnlineSettings
 
 DATA = Data("tabletop/cube-single", 200_000)
 UPDATES = 6_000
@@ -11,7 +11,7 @@ UPDATES = 6_000
 
 def suite(scale: str) -> list[Run]:
     """Ten runs of 4 seeds."""
-    settings = Settings(seeds=4, offline_steps=UPDATES, eval_every=1000, episodes=100)
+    settings = OnlineSettings(seeds=4, offline_steps=UPDATES, eval_every=1000, episodes=100)
     made = []
     for task in range(1, 6):
         env = f"tabletop/cube-single-task{task}"

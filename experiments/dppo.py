@@ -22,8 +22,8 @@ from qchunk.config import (
     RolloutConfig,
     ValueConfig,
 )
-from qchunk.drivers import on_policy
-from qchunk.drivers.offline import Settings
+from qchunk.drivers.on_policy import OnPolicySettings
+from qchunk.drivers.online import OnlineSettings
 
 PRIORS = {"flow": FlowConfig(SMALL, ema=True), "gaussian": GaussianConfig(SMALL, ema=True)}
 CHUNK, VALUE = ChunkConfig(5, discount="decision"), ValueConfig(SMALL)
@@ -31,7 +31,7 @@ CHUNK, VALUE = ChunkConfig(5, discount="decision"), ValueConfig(SMALL)
 
 def arms(env: str, steps: int, seeds: int, envs: int = 512, critic_updates: int = 0, **more: Any) -> list[Run]:
     """DPPO from the flow prior, and PPO from the Gaussian prior: the same decisions, environments and epochs."""
-    settings = on_policy.Settings(seeds=seeds, online_steps=steps, episodes=100, **more)
+    settings = OnPolicySettings(seeds=seeds, online_steps=steps, episodes=100, **more)
     both = {"rollout": RolloutConfig(envs), "critic_updates": critic_updates}
     d = DPPO(PRIORS["flow"], CHUNK, VALUE, tuned_steps=5, **both)
     p = PPO(PRIORS["gaussian"], CHUNK, VALUE, clip=0.03, **both)
@@ -43,7 +43,7 @@ def arms(env: str, steps: int, seeds: int, envs: int = 512, critic_updates: int 
 
 def priors(env: str, seeds: int, **more: Any) -> list[Run]:
     """Both actors, cloned: one for each seed that goes on from it."""
-    settings = Settings(seeds=seeds, offline_steps=10_000, eval_every=10_000, episodes=100, **more)
+    settings = OnlineSettings(seeds=seeds, offline_steps=10_000, eval_every=10_000, episodes=100, **more)
     return [
         Run("bc", env, DATA[env], BC(ChunkConfig(5), c, OPTIM), settings, f"prior ({kind})")
         for kind, c in PRIORS.items()
@@ -69,7 +69,7 @@ def scratch(env: str, label: str, steps: int, seeds: int) -> Run:
         clip=0.2,
         explore_std=0.3,
     )
-    settings = on_policy.Settings(seeds=seeds, online_steps=steps, episodes=32, normalise_obs="standard")
+    settings = OnPolicySettings(seeds=seeds, online_steps=steps, episodes=32, normalise_obs="standard")
     return Run("ppo", env, None, c, settings, label)
 
 

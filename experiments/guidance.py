@@ -23,7 +23,7 @@ from qchunk.algorithms.value_guided import ValueGuided
 from qchunk.comparison.suite import Data, Run, Suite, folder_of
 from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig
 from qchunk.drivers import offline
-from qchunk.drivers.offline import Settings
+from qchunk.drivers.online import OnlineSettings
 from qchunk.report import cost, records
 from qchunk.report.stats import interval, paired_difference
 from qchunk.runs import run_folder
@@ -44,7 +44,7 @@ CHUNK, Q, V = ChunkConfig(5), CriticConfig(SMALL, tau=TAU), CriticConfig(SMALL, 
 
 def arms(env: str, data: Data, kind: str, prior: str) -> list[Run]:
     """What stands on one prior: itself, four guidances, re-ranking, best of N."""
-    settings = Settings(seeds=4, offline_steps=3_000, eval_every=1_500, episodes=100)
+    settings = OnlineSettings(seeds=4, offline_steps=3_000, eval_every=1_500, episodes=100)
     none = dataclasses.replace(settings, offline_steps=1)
     c = PRIORS[kind]
     made = [("v-gps", VGPS(c, CHUNK, Q, OPTIM, n=1), none, "prior")]  # one candidate is the prior, bit for bit
@@ -63,7 +63,7 @@ def suite(scale: str) -> list[Run]:
         scene, env = task.rsplit("-", 1)[0], f"tabletop/{task}"
         first = f"tabletop/{scene}-task1"  # cloning never sees a reward: any task names the scene
         for kind, c in PRIORS.items():
-            settings = Settings(seeds=4, offline_steps=10_000, eval_every=10_000, episodes=100)
+            settings = OnlineSettings(seeds=4, offline_steps=10_000, eval_every=10_000, episodes=100)
             prior = Run("bc", first, DATA[scene], BC(CHUNK, c, OPTIM), settings, f"bc ({kind})")
             found += [] if prior in found else [prior]
             found += arms(env, DATA[scene], kind, prior.name)

@@ -15,7 +15,7 @@ from qchunk.algorithms.bc import BC
 from qchunk.algorithms.v_gps import VGPS
 from qchunk.algorithms.value_guided import ValueGuided
 from qchunk.comparison.suite import Run, Suite
-from qchunk.drivers.offline import Settings
+from qchunk.drivers.online import OnlineSettings
 
 ENV, FLOW = "tabletop/cube-single-task2", PRIORS["flow"]
 WEIGHTS = {
@@ -28,12 +28,12 @@ WEIGHTS = {
 
 def suite(scale: str) -> list[Run]:
     """The prior, every target with three weights, re-ranking with two expectiles, and the two long runs."""
-    cloned = Settings(seed=9, seeds=1, offline_steps=10_000, eval_every=10_000, episodes=100)
+    cloned = OnlineSettings(seed=9, seeds=1, offline_steps=10_000, eval_every=10_000, episodes=100)
     short = dataclasses.replace(cloned, offline_steps=3_000, eval_every=1_500)
     long = dataclasses.replace(cloned, eval_every=2_500)
     prior = Run("bc", ENV, DATA["cube-single"], BC(CHUNK, FLOW, OPTIM), cloned, "bc")
 
-    def guided(target: str, weight: float, settings: Settings) -> Run:
+    def guided(target: str, weight: float, settings: OnlineSettings) -> Run:
         c = ValueGuided(FLOW, CHUNK, Q, V, OPTIM, target, weight)  # type: ignore[arg-type]
         label = f"{target}, weight {weight:g}, {settings.offline_steps} updates"
         return Run("value-guided", ENV, prior.data, c, settings, label, prior=prior.name)

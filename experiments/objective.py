@@ -14,7 +14,7 @@ from _suite import small_qc
 from dppo import DATA, SINGLE, arms, priors
 
 from qchunk.comparison.suite import Run, Suite, folder_of
-from qchunk.drivers.offline import Settings
+from qchunk.drivers.online import OnlineSettings
 from qchunk.runs import run_folder
 
 # Energy is about 0.2 a step where it costs nothing, beside 1 for the task.
@@ -28,7 +28,7 @@ def weighed(name: str, weight: float) -> tuple[str, ...]:
 
 def suite(scale: str) -> list[Run]:
     """The priors, then every method under every weight of each term; weight 0 once."""
-    settings = Settings(seeds=4, offline_steps=3_000, eval_every=1_500, episodes=100)
+    settings = OnlineSettings(seeds=4, offline_steps=3_000, eval_every=1_500, episodes=100)
     dppo = next(run for run in arms(SINGLE, 4_000_000, 4) if run.algorithm == "dppo")
     qc = Run("qc", SINGLE, DATA[SINGLE], small_qc(steps=5), settings, "qc")
     found = [run for run in priors(SINGLE, 4) if "flow" in run.label]

@@ -7,7 +7,7 @@ that are installed, so they are not the published file: only the methods' order 
 from _suite import four_arms
 
 from qchunk.comparison.suite import Data, Run, Suite
-from qchunk.drivers.offline import Settings
+from qchunk.drivers.online import OnlineSettings
 
 ENV, DATA = "ogbench/cube-single-play-singletask-task1-v0", Data("ogbench/cube-single-play-v0", 200_000)
 UPDATES = 30_000
@@ -15,7 +15,7 @@ UPDATES = 30_000
 
 def suite(scale: str) -> list[Run]:
     """Four runs of 3 seeds; about 70 minutes on 2 cores."""
-    settings = Settings(seeds=3, offline_steps=UPDATES, eval_every=5_000, episodes=50)
+    settings = OnlineSettings(seeds=3, offline_steps=UPDATES, eval_every=5_000, episodes=50)
     return four_arms(ENV, DATA, settings)
 
 

@@ -22,7 +22,7 @@ from qchunk.comparison.suite import Data, Run, Suite, folder_of
 from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig, GaussianConfig, RegressionConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import formats
-from qchunk.drivers.offline import Settings
+from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap
 from qchunk.envs.probes.averaging import GOAL, POLE, SPEED
 from qchunk.play.execute import receding
@@ -43,7 +43,7 @@ EPISODES = 256
 
 def suite(scale: str) -> list[Run]:
     """Five ways to imitate, and the flow guided by the critic of its own behaviour, 4 seeds."""
-    settings = Settings(seeds=4, offline_steps=30_000, eval_every=5_000, episodes=EPISODES)
+    settings = OnlineSettings(seeds=4, offline_steps=30_000, eval_every=5_000, episodes=EPISODES)
     cloned = [Run("bc", ENV, DATA, BC(ChunkConfig(H), c, OPTIM), settings, name) for name, c in ACTORS.items()]
     small = CriticConfig(SMALL, tau=TAU)
     value = CriticConfig(SMALL, members=1, tau=TAU)

@@ -15,7 +15,6 @@ from _suite import OPTIM, SMALL, TAU
 from qchunk.algorithms.qc import QC
 from qchunk.comparison.suite import Data, Published, Run, Suite
 from qchunk.config import ChunkConfig, CriticConfig, FlowConfig
-from qchunk.drivers.offline import Settings
 from qchunk.drivers.online import OnlineSettings
 
 ARMS = {  # label: chunks, and the paper's name
@@ -36,11 +35,11 @@ def suite(scale: str) -> list[Run]:
     """All tasks as the paper trains them, or three tasks as 2 cores can."""
     if scale == "paper":
         tasks = [(scene, task) for scene in SCENES for task in range(1, 6)]
-        settings, online = Settings(seeds=4, offline_steps=1_000_000, eval_every=100_000), OnlineSettings(1_000_000)
+        settings = OnlineSettings(seeds=4, offline_steps=1_000_000, eval_every=100_000, online_steps=1_000_000)
         nets, sizes = QC(), {"cube-triple": 3_000_000}
     else:
         tasks = [("cube-double", 1), ("scene", 1), ("puzzle-3x3", 1)]
-        settings, online = Settings(seeds=3, offline_steps=30_000, eval_every=5_000), OnlineSettings()
+        settings = OnlineSettings(seeds=3, offline_steps=30_000, eval_every=5_000)
         nets, sizes = QC(actor=FlowConfig(SMALL, steps=5), critic=CriticConfig(SMALL, tau=TAU), optim=OPTIM, n=8), {}
     plain = 1_000_000 if scale == "paper" else 200_000
     return [
@@ -51,7 +50,6 @@ def suite(scale: str) -> list[Run]:
             QC(chunk, nets.actor, nets.critic, nets.optim, nets.n),
             settings,
             label,
-            online,
         )
         for task in tasks
         for label, (chunk, _) in ARMS.items()

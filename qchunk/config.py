@@ -8,6 +8,7 @@ configuration is an argument of a jitted function and two that differ in floats 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import math
 import types
 from typing import Any, Literal, Union, dataclass_transform, get_args, get_origin, get_type_hints
@@ -51,6 +52,28 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
         return tuple(value) if isinstance(value, list) else value
 
     return cls(**{n: field(hints[n], v) for n, v in values.items()})
+
+
+class Stands(enum.Enum):
+    """How a method stands on the actor of an earlier run; the annotation of the field that holds that actor's configuration."""
+
+    FROZEN = "frozen"  # it is read and never trained
+    WARM_STARTED = "warm-started"  # training goes on from its weights
+
+
+def actor_fields(cls: type) -> list[str]:
+    """The fields of a method's configuration that hold an actor's."""
+    return [name for name, hint in get_type_hints(cls).items() if hint == ActorConfig]
+
+
+def stands_on(c: Any) -> tuple[str, Stands] | None:
+    """The field of a configuration (or of its class) that a prior's actor fills in, and how; None for a method without one."""
+    cls = c if isinstance(c, type) else type(c)
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        for mark in getattr(hint, "__metadata__", ()):
+            if isinstance(mark, Stands):
+                return name, mark
+    return None
 
 
 @config

@@ -10,7 +10,7 @@ import numpy as np
 
 from qchunk.actors.paths import step_of
 from qchunk.sampling import count_steps
-from qchunk.types import Array, Kernel, Plan, Policy, Vars
+from qchunk.types import Array, Kernel, Old, Plan, Policy, Vars
 
 CPU_ROWS, DEVICE_ROWS = 2048, 32768  # candidates at once: fits a core's cache / fills a GPU
 
@@ -40,7 +40,7 @@ def best_of_n(policy: Policy, score: Callable, n: int, slice_rows: int = 0, temp
         shape = (*jax.tree.leaves(obs)[0].shape[:-1], n)
         return policy.draw(vars, key, repeated), jax.random.gumbel(choice_key, shape)
 
-    def choose(vars: Vars, noise, obs, old: Plan | None) -> Plan:
+    def choose(vars: Vars, noise, obs, old: Old | None) -> Plan:
         axis = lead(obs)  # candidates stand behind *B; the observation is not repeated, only broadcast
         noise, gumbel = noise if tempered else (noise, None)
         plans = jax.vmap(lambda z: policy.plan(vars, z, obs, old), in_axes=axis, out_axes=axis)(noise)
@@ -54,7 +54,7 @@ def best_of_n(policy: Policy, score: Callable, n: int, slice_rows: int = 0, temp
 
         return jax.tree.map(gather, plans)
 
-    def plan(vars: Vars, noise, obs, old: Plan | None = None) -> Plan:
+    def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
         rows = slice_rows or (CPU_ROWS if jax.default_backend() == "cpu" else DEVICE_ROWS)
         batch = jax.tree.leaves(obs)[0].shape[0] if lead(obs) else 1
         size = max(1, rows // n)
@@ -63,7 +63,7 @@ def best_of_n(policy: Policy, score: Callable, n: int, slice_rows: int = 0, temp
         args = (noise, obs) if old is None else (noise, obs, old)
         return jax.lax.map(lambda a: choose(vars, a[0], a[1], *(a[2:] or (None,))), args, batch_size=size)
 
-    return Policy(draw, plan, policy.emit)
+    return policy._replace(draw=draw, plan=plan)
 
 
 def guide(kernel: Kernel, value: Callable, weight: float) -> Kernel:

@@ -29,6 +29,11 @@ ALGORITHMS = {
     ),
 }
 
+DRIVERS = {  # who trains; the attribute ``driver`` of a method's configuration names one, by default the first
+    "offline_to_online": Entry("qchunk.drivers.online:OFFLINE_TO_ONLINE", "a data set, then an environment"),
+    "on_policy": Entry("qchunk.drivers.on_policy:ON_POLICY", "what its own policy plays"),
+}
+
 BRAX = (
     "ant",
     "halfcheetah",

@@ -13,7 +13,7 @@ import numpy as np
 
 from qchunk.data.chunks import Dataset
 from qchunk.system.errors import UserError
-from qchunk.types import Algorithm, Array, Chunk, Learner, Plan, Policy, Vars
+from qchunk.types import Algorithm, Array, Chunk, Learner, Old, Plan, Policy, Vars
 
 KINDS = ("none", "min-max", "standard")
 STATS = "units"  # the entry of Learner.stats
@@ -138,13 +138,13 @@ def _normalised(policy: Policy) -> Policy:
     def draw(vars: Vars, key, obs):
         return policy.draw(vars, key, inside(vars, obs))
 
-    def plan(vars: Vars, noise, obs, old: Plan | None) -> Plan:
+    def plan(vars: Vars, noise, obs, old: Old | None) -> Plan:
         return policy.plan(vars, noise, inside(vars, obs), old)
 
     def emit(vars: Vars, plan: Plan, i, obs):
         return invert(vars.stats[STATS]["action"], policy.emit(vars, plan, i, inside(vars, obs)))
 
-    return Policy(draw, plan, emit)
+    return Policy(draw, plan, emit, policy.length)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from typing import Any
 
 from qchunk import names
 from qchunk.system import loading
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, unknown
 
 
 def builder(name: str) -> tuple[Callable, type]:
@@ -29,3 +29,19 @@ def builder(name: str) -> tuple[Callable, type]:
     if "chunk" not in typing.get_type_hints(hints[0]):
         raise UserError(f"the configuration of {target} has no field chunk", "add chunk: ChunkConfig = ChunkConfig()")
     return build, typing.cast(type, hints[0])
+
+
+def driver(name: str) -> Any:
+    """The ``Driver`` of this name.
+
+    Raises:
+        UserError: no such driver.
+    """
+    if name not in names.DRIVERS:
+        raise unknown("driver", name, names.DRIVERS)
+    return loading.function(names.DRIVERS[name].target)
+
+
+def driver_of(config_class: type) -> Any:
+    """The ``Driver`` that a method's configuration asks for by its attribute ``driver``."""
+    return driver(getattr(config_class, "driver", next(iter(names.DRIVERS))))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk.system.errors import UserError
-from qchunk.types import Array, Kernel, Plan, Policy, Vars
+from qchunk.types import Array, Kernel, Old, Plan, Policy, Vars
 
 NOISE_BOUND = 3.0  # of exploring steps, as in DPPO's code
 LOG_PROB_BOUNDS = (-5.0, 2.0)  # of one number's log-density, likewise
@@ -55,7 +55,7 @@ def sample(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> Policy
         base: walks all but the last ``tuned`` steps in the Kernel's place.
     """
 
-    def plan(vars: Vars, noise, obs, old: Plan | None = None) -> Plan:
+    def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
         del old
         start, steps = noise if kernel.noisy else (noise, None)
         first = 0 if base is None else count_steps(kernel) - tuned
@@ -82,7 +82,7 @@ def sample_path(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> P
         raise UserError(f"the steps of the {what} Kernel draw no noise, so its paths have no probabilities", fix)
     first = 0 if base is None else count_steps(kernel) - tuned
 
-    def plan(vars: Vars, noise, obs, old: Plan | None = None) -> Plan:
+    def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
         del old
         start, steps = noise
         steps = jnp.clip(steps, -NOISE_BOUND, NOISE_BOUND)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from qchunk.types import Learner
+
 SPLIT = PartitionSpec("seeds")
 
 
@@ -47,18 +49,47 @@ def mapped(fn: Callable, batched: tuple) -> Any:
 def over_seeds(fn: Callable, *batched: Any, shared: tuple = ()) -> Any:
     """``fn`` for each seed, whose values lead the leaves of ``batched``, in one program.
 
-    Seeds never speak to each other, so each device works on an equal share of them.
+    Seeds never speak to each other, so each device works on an equal share of them. A ``Learner`` among the arguments or the
+    results has one ``step`` for all seeds: ``fn`` sees it as a number that is no seed's own, so that a condition on it
+    stays a branch where seeds are vmapped.
 
     Args:
         shared: further arguments of ``fn``, the same for every seed. What a driver has ``spread`` must come this way: JAX
             refuses it where it is closed over.
     """
+    steps = [x.step for x in _learners(batched)]
 
-    def share(batched: tuple, shared: tuple) -> Any:
-        return mapped(lambda *args: fn(*args, *shared), batched)
+    def one(args: tuple, steps: list, shared: tuple) -> Any:
+        return fn(*_with_steps(args, steps), *shared)
 
-    over = mesh(jax.tree.leaves(batched)[0].shape[0])
+    def share(batched: tuple, steps: list, shared: tuple) -> Any:
+        return mapped(lambda *args: one(args, steps, shared), batched)
+
+    bare, over = _with_steps(batched, [None] * len(steps)), mesh(jax.tree.leaves(batched)[0].shape[0])
     if over.size == 1:
-        return share(batched, shared)
-    specs = SPLIT, PartitionSpec()
-    return jax.shard_map(share, mesh=over, in_specs=specs, out_specs=SPLIT, check_vma=False)(batched, shared)
+        found = share(bare, steps, shared)
+    else:
+        specs = SPLIT, PartitionSpec(), PartitionSpec()
+        found = jax.shard_map(share, mesh=over, in_specs=specs, out_specs=SPLIT, check_vma=False)(bare, steps, shared)
+    return _with_steps(found, [x.step[0] for x in _learners(found)])
+
+
+def one(tree: Any, seed: int, keep: bool = False) -> Any:
+    """What belongs to the seed at this place: leaves [S, ...] -> [...], or [1, ...] with ``keep``. A learner's step stays."""
+    at = slice(seed, seed + 1) if keep else seed
+    bare = _with_steps(tree, [None] * len(_learners(tree)))
+    return _with_steps(jax.tree.map(lambda x: x[at], bare), [x.step for x in _learners(tree)])
+
+
+def _is_learner(x: Any) -> bool:
+    return isinstance(x, Learner)
+
+
+def _learners(tree: Any) -> list[Learner]:
+    return [x for x in jax.tree.leaves(tree, is_leaf=_is_learner) if _is_learner(x)]
+
+
+def _with_steps(tree: Any, steps: list) -> Any:
+    """The tree with the steps of its learners replaced, in the order of its leaves."""
+    left = iter(steps)
+    return jax.tree.map(lambda x: x._replace(step=next(left)) if _is_learner(x) else x, tree, is_leaf=_is_learner)

@@ -105,8 +105,16 @@ class Plan(NamedTuple):
     """A chunk that an actor decided on."""
 
     action: Array  # [*B, H, A] in [-1, 1]
-    carry: PyTree = ()
     extras: dict = {}  # noqa: RUF012  (never written to)
+
+
+class Old(NamedTuple):
+    """The plan that is being played when the next one is made, aligned to now: its action i is meant for the i-th step from now."""
+
+    plan: Plan
+    left: (
+        Array  # [*B, H] 1 where the plan still has an action; 0 behind its end, and everywhere where an episode begins
+    )
 
 
 class Policy(NamedTuple):
@@ -117,8 +125,9 @@ class Policy(NamedTuple):
     """
 
     draw: Callable  # (vars, key, obs [*B, O]) -> noise
-    plan: Callable  # (vars, noise, obs, old plan or None) -> Plan
+    plan: Callable  # (vars, noise, obs, Old) -> Plan; None in place of Old where no episode is played, as in a target
     emit: Callable  # (vars, plan, i, obs) -> [*B, A]
+    length: int | None = None  # actions in its chunks where that is not the configuration's horizon
 
 
 class Critic(NamedTuple):

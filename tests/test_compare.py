@@ -52,10 +52,10 @@ def test_everything_is_held_equal():
     for r in found:
         assert (r.settings.seeds, r.settings.seed, r.settings.episodes) == (3, 0, 50)
         assert r.config.chunk.horizon == 4
-        on = hasattr(r.config, "rollout")
+        on = not r.driver.needs_data
         assert (r.data is None) == on
-        driver = r.settings if on else r.online
-        steps.add((driver.online_steps, driver.eval_every if on else driver.online_eval_every))
+        every = r.settings.eval_every if on else r.settings.online_eval_every
+        steps.add((r.settings.online_steps, every))
         for field in dataclasses.fields(r.config):
             value = getattr(r.config, field.name)
             assert getattr(value, "hidden", (16,)) == (16,), (r.label, field.name)
@@ -73,7 +73,7 @@ def test_offline_data_alone_leave_out_who_must_play():
     suite, left_out = plan(dataclasses.replace(ALL, online_steps=0), Sizes())
     play = ["dppo", "dppo@diffusion", "ppo"]
     assert left_out == {TASK1: play, TASK2: play} and not {r.label for r in suite} & set(play)
-    assert all(r.online.online_steps == 0 for r in suite)
+    assert all(r.settings.online_steps == 0 for r in suite)
 
 
 def test_the_offline_part_of_b_is_a():

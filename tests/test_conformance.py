@@ -15,12 +15,15 @@ import pytest
 from qchunk import envs, names, registry, seeds
 from qchunk.actors.flow import flow
 from qchunk.config import FlowConfig
-from qchunk.data import formats
-from qchunk.drivers import offline, on_policy
+from qchunk.data import chunks, formats
+from qchunk.drivers import offline, on_policy, train
+from qchunk.drivers.common import assemble, init
+from qchunk.drivers.on_policy import OnPolicySettings
+from qchunk.drivers.online import OnlineSettings
 from qchunk.envs import base as envs_base
-from qchunk.play import collecting
+from qchunk.play import collecting, device
+from qchunk.play.device import begin, rollout_chunks
 from qchunk.play.execute import receding
-from qchunk.play.rollout import begin, rollout_chunks
 from qchunk.runs import checkpoint
 from qchunk.seeds import for_each
 from qchunk.types import Spec, view
@@ -65,7 +68,7 @@ def method(request):
 
 
 def plays(c):
-    return hasattr(c, "rollout")
+    return not registry.driver_of(type(c)).needs_data
 
 
 def drive(method, env, data, seed=0, seeds=2, steps=6, learner=None, state=None):
@@ -73,23 +76,28 @@ def drive(method, env, data, seed=0, seeds=2, steps=6, learner=None, state=None)
     build, c, given = method
     given, more = for_each(seeds, given), {"seed": seed, "seeds": seeds, "episodes": 4}
     if plays(c):
-        n = on_policy.plan_of(c, on_policy.Settings()).steps
-        s = on_policy.Settings(online_steps=steps * n, log_every=3 * n, eval_every=3 * n, **more)
-        return on_policy.on_policy(build, c, given, env=env, settings=s, learner=learner, state=state)
-    s = offline.Settings(offline_steps=steps, batch=16, log_every=3, eval_every=3, **more)
-    return offline.offline(build, c, given, env=env, data=data, settings=s, learner=learner)
+        n = per_iteration(c)
+        s = OnPolicySettings(online_steps=steps * n, log_every=3 * n, eval_every=3 * n, **more)
+        return train(build, c, given=given, env=env, settings=s, learner=learner, state=state)
+    s = OnlineSettings(offline_steps=steps, batch=16, log_every=3, eval_every=3, **more)
+    return train(build, c, given=given, env=env, data=data, settings=s, learner=learner)
+
+
+def per_iteration(c):
+    """Environment steps."""
+    return c.rollout.envs * c.rollout.decisions * c.chunk.horizon
 
 
 def run(method, env, data, **more):
     """The events of ``drive``, their steps counted in its units."""
     c = method[1]
-    unit = on_policy.plan_of(c, on_policy.Settings()).steps if plays(c) else 1
+    unit = per_iteration(c) if plays(c) else 1
     return [e._replace(step=e.step / unit) for e in drive(method, env, data, **more)]
 
 
 def programs(c):
-    found = (on_policy.iterate, on_policy._start) if plays(c) else (offline.updates,)
-    return [f._cache_size() for f in (*found, offline.evaluation)]
+    found = (on_policy.iterate, on_policy.start) if plays(c) else (offline.updates,)
+    return [f._cache_size() for f in (*found, device.evaluate)]
 
 
 def per_unit(c):
@@ -102,8 +110,8 @@ def trained(method, env, data):
     events, halfway = [], None
     for event in drive(method, env, data):
         if event.kind == "checkpoint" and halfway is None:
-            halfway = jax.tree.map(jnp.copy, (event.learner, event.online))
-        events.append(event._replace(learner=jax.tree.map(jnp.copy, event.learner), online=None))
+            halfway = jax.tree.map(jnp.copy, (event.learner, event.state))
+        events.append(event._replace(learner=jax.tree.map(jnp.copy, event.learner), state=None))
     unit = events[-1].step / 6
     return [e._replace(step=e.step / unit) for e in events], halfway
 
@@ -113,7 +121,7 @@ def experience(method, env, data, state, key):
     build, c, given = method
     draw_key, begin_key, prepare_key = jax.random.split(key, 3)
     if not plays(c):
-        chunk = offline.chunks.draw(draw_key, data, c.chunk, 8)
+        chunk = chunks.draw(draw_key, data, c.chunk, 8)
         return build(c).prepare(state, given, prepare_key, chunk)
     wrapped, scheme, vars = envs_base.wrap(env), receding(build(c).explore, 2), view(state, given)
     loop = begin(wrapped, scheme, vars, jax.random.split(begin_key), 4)
@@ -256,12 +264,12 @@ def test_other_counts_compile_nothing(method, env, data, trained):
     assert programs(method[1]) == size
 
 
-def test_the_second_init_compiles_nothing(method, caplog):
+def test_the_second_init_compiles_nothing(method, env, caplog):
     build, c, given = method
-    given, s = for_each(2, given), offline.Settings(seeds=2)
-    offline.init(build, c, given, SPEC, s)
+    program, x = assemble(build, c, env, OnlineSettings(seeds=2), for_each(2, given))
+    init(program, x)
     with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
         caplog.clear()
-        offline.init(build, c, given, SPEC, s)
+        init(program, x)
     compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
     assert not compiled, compiled

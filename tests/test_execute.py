@@ -10,9 +10,10 @@ import pytest
 from qchunk import envs
 from qchunk.envs.base import wrap
 from qchunk.play import collecting
-from qchunk.play.episodes import episodes, summary
+from qchunk.play.device import episodes, rollout
+from qchunk.play.episodes import summary
 from qchunk.play.execute import parse, receding
-from qchunk.play.rollout import Steps, rollout
+from qchunk.play.rollout import Steps
 from qchunk.sampling import emit_step
 from qchunk.system.errors import UserError
 from qchunk.types import Plan, Policy
@@ -37,7 +38,7 @@ def ramp(horizon, action_size=1):
 )
 def test_the_actor_runs_once_per_decision(name, calls, played):
     env = wrap(envs.make("probe/constant"), 100)
-    scheme = parse(name, 4)(ramp(4))
+    scheme = parse(name, 4).scheme(ramp(4))
     CALLS.clear()
     _, steps = jax.jit(lambda k: rollout(env, scheme, NO_VARS, k, calls, None, 5))(jax.random.key(0))
     jax.effects_barrier()
@@ -48,7 +49,7 @@ def test_the_actor_runs_once_per_decision(name, calls, played):
 
 def test_an_environment_that_ends_inside_a_chunk_rests():
     env = wrap(envs.make("probe/two-step"))  # episodes of 2 steps, chunks of 3
-    scheme = parse("open-loop", 3)(ramp(3))
+    scheme = parse("open-loop", 3).scheme(ramp(3))
     _, s = jax.jit(lambda k: rollout(env, scheme, NO_VARS, k, 2, None, 4))(jax.random.key(0))
     np.testing.assert_array_equal(s.alive[:, 0], [1, 1, 0, 1, 1, 0])
     np.testing.assert_array_equal(s.terminal[:, 1] * s.alive[:, 1], [0, 1, 0, 0, 1, 0])
@@ -62,7 +63,7 @@ def test_an_environment_that_ends_inside_a_chunk_rests():
 
 def test_a_rollout_goes_on_where_it_stopped():
     env = wrap(envs.make("tabletop/cube-single-task1"), 7)
-    scheme = parse("open-loop", 4)(ramp(4, 5))
+    scheme = parse("open-loop", 4).scheme(ramp(4, 5))
     run = jax.jit(lambda k, start, n: rollout(env, scheme, NO_VARS, k, n, start, 3), static_argnums=2)
     start, first = run(jax.random.key(0), None, 2)
     _, second = run(jax.random.key(1), start, 2)
@@ -72,7 +73,7 @@ def test_a_rollout_goes_on_where_it_stopped():
 
 def test_a_cut_episode_is_a_time_out():
     env = wrap(envs.make("probe/constant"), 4)
-    _, s = jax.jit(lambda k: rollout(env, parse("open-loop", 3)(ramp(3)), NO_VARS, k, 3, None, 1))(jax.random.key(0))
+    _, s = jax.jit(lambda k: rollout(env, parse("open-loop", 3).scheme(ramp(3)), NO_VARS, k, 3, None, 1))(jax.random.key(0))
     rows = collecting.to_rows(jax.tree.map(np.asarray, s))
     np.testing.assert_array_equal(s.alive[:, 0], [1, 1, 1, 1, 0, 0, 1, 1, 1])
     np.testing.assert_array_equal(np.flatnonzero(rows.end), [4, 8])
@@ -139,7 +140,7 @@ def test_wrong_schemes(text):
 @pytest.mark.parametrize("text", ["open-loop", "receding:1"])
 def test_returns_and_lengths_are_exact(name, horizon, returns, length, text):
     """Also where the chunk does not divide the episode: what follows its end is not counted."""
-    env, scheme = wrap(envs.make(f"probe/{name}")), parse(text, horizon)(ramp(horizon))
+    env, scheme = wrap(envs.make(f"probe/{name}")), parse(text, horizon).scheme(ramp(horizon))
     e = jax.jit(lambda k: episodes(env, scheme, NO_VARS, k, 3))(jax.random.key(0))
     np.testing.assert_array_equal(e.ret, returns)
     np.testing.assert_array_equal(e.length, length)
@@ -148,7 +149,7 @@ def test_returns_and_lengths_are_exact(name, horizon, returns, length, text):
 
 def test_two_rollouts_are_one_longer_rollout():
     """To the bit, through time-outs and fresh starts: resets draw from the state, not the rollout's key."""
-    env, scheme = wrap(envs.make("tabletop/cube-single-task1"), 7), parse("open-loop", 4)(ramp(4, 5))
+    env, scheme = wrap(envs.make("tabletop/cube-single-task1"), 7), parse("open-loop", 4).scheme(ramp(4, 5))
     run = jax.jit(lambda k, start, n: rollout(env, scheme, NO_VARS, k, n, start, 3), static_argnums=2)
     middle, first = run(jax.random.key(0), None, 3)
     end, second = run(jax.random.key(1), middle, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -18,18 +19,19 @@ from qchunk import envs
 from qchunk.algorithms.qc import QC, qc
 from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
 from qchunk.data import formats
-from qchunk.drivers import offline, online
+from qchunk.drivers import train
+from qchunk.drivers.common import assemble, evaluate, init
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.host.pool import HostEnv, Pool
 from qchunk.play import collecting, host
 from qchunk.system.errors import UserError
-from qchunk.types import Spec
 
 pytest.importorskip("gymnasium")
 WALK = "gymnasium/host_envs:Walk-v0"
 C = QC(ChunkConfig(2), FlowConfig((16,), steps=2), CriticConfig((16,)), OptimConfig(1e-3), n=2)
-S = offline.Settings(seeds=2, offline_steps=4, batch=16, log_every=4, eval_every=4, episodes=5)
-ONLINE = OnlineSettings(online_steps=48, envs=2, start_training=8, update_ratio=0.5, online_eval_every=24)
+S = OnlineSettings(seeds=2, offline_steps=4, batch=16, log_every=4, eval_every=4, episodes=5)
+PLAYED = {"online_steps": 48, "envs": 2, "start_training": 8, "update_ratio": 0.5, "online_eval_every": 24}
+ONLINE = dataclasses.replace(S, **PLAYED)
 
 
 @pytest.fixture(autouse=True)
@@ -150,10 +152,11 @@ def test_restore_replays_open_episodes(walk):
 
 
 def test_figures_do_not_depend_on_the_number_of_slots(walk, monkeypatch):
-    learner = offline.init(qc, C, {}, Spec(2, 1, 2), S)
-    many = offline.evaluate(qc, walk, S, learner, C, {})
+    program, x = assemble(qc, C, walk, S)
+    learner = init(program, x)
+    many = evaluate(program, x, S, learner)
     monkeypatch.setattr(host, "SLOTS", 2)
-    few = offline.evaluate(qc, walk, S, learner, C, {})
+    few = evaluate(program, x, S, learner)
     assert set(many) == {"success", "return", "length"}
     for name in many:
         np.testing.assert_array_equal(many[name], few[name])
@@ -162,24 +165,25 @@ def test_figures_do_not_depend_on_the_number_of_slots(walk, monkeypatch):
 
 def test_evaluation_equals_a_loop_over_one_environment(walk):
     """Every episode alone, by hand, with the actor's own noise: labelled by episode and decision."""
-    s = offline.Settings(seeds=1, episodes=3)
-    learner = offline.init(qc, C, {}, Spec(2, 1, 2), s)
-    got = offline.evaluate(qc, walk, s, learner, C, {})
+    s = OnlineSettings(seeds=1, episodes=3)
+    program, x = assemble(qc, C, walk, s)
+    learner = init(program, x)
+    got = evaluate(program, x, s, learner)
     one = walk.instance()
-    key = jax.random.fold_in(offline.seed_keys(s)[0], 2**31)[None]
+    key = jax.random.fold_in(x.keys[0], 2**31)[None]
+    x = x._replace(keys=key)
     returns = []
     for episode, seed in enumerate(host.reset_seeds(host.label(key[0]), 3)):
         np.random.seed(int(seed))
         row, total, decision = one.reset(int(seed)), 0.0, 0
-        done = False
+        done, carry = False, host.nothing_carried(program, "act", learner, x, 1)
         while not done:
             label = np.asarray([[[episode, decision]]])
-            policy = (qc, "act", "open-loop", learner, C, {})
             obs = row[None, None, :2].astype(np.float32)
-            _, plan = host.decide(*policy, key, label, obs, np.ones((1, 1), bool), None)
+            carry, plan = host.decide(program, "act", learner, x, label, obs, np.ones((1, 1), bool), carry)
             for i in range(2):
                 obs = row[None, None, :2].astype(np.float32)
-                row = one.step(np.clip(np.asarray(host.act(*policy, i, obs, plan))[0, 0], -1, 1))
+                row = one.step(np.clip(np.asarray(host.act(program, "act", learner, x, i, obs, plan))[0, 0], -1, 1))
                 total += np.float32(row[2])
                 if done := bool(row[3] or row[4]):
                     break
@@ -190,7 +194,7 @@ def test_evaluation_equals_a_loop_over_one_environment(walk):
 
 @pytest.fixture
 def data(walk):
-    rows = collecting.collect_host(walk, collecting.random_play(0), steps=150, envs=3)
+    rows = collecting.collect_host(walk, collecting.random_player(walk, 0), steps=150, envs=3)
     assert (rows.end.sum() >= 3) and rows.terminal.any()
     return formats.to_device(rows)
 
@@ -202,31 +206,31 @@ def keep(tree):
 
 def test_online_resumes_to_the_same_bits(walk, data):
     """48 steps of 2 environments a seed, 2 a decision: 12 decisions, the checkpoint after 6 within open episodes."""
-    given = {"env": walk, "data": data, "settings": S, "online": ONLINE}
+    given = {"env": walk, "data": data, "settings": ONLINE}
     events = [
-        e._replace(learner=keep(e.learner), online=keep(e.online))
-        for e in online.offline_to_online(qc, C, {}, **given)
+        e._replace(learner=keep(e.learner), state=keep(e.state))
+        for e in train(qc, C, **given)
         if e.kind in ("eval", "checkpoint")
     ]
     assert [e.step for e in events if e.kind == "checkpoint"] == [4, 28, 52]
     last, middle = events[-1], events[-3]
     assert int(last.learner.step) == 4 + (48 - 8) // 2
-    assert (middle.online.loop.state.done == 0).any() and (middle.online.loop.state.steps > 0).any()
+    assert (middle.state.loop[0].envs.done == 0).any() and (middle.state.loop[0].envs.steps > 0).any()
     walk.close()
     again = envs.make(WALK)
     given = {**given, "env": again}
-    *_, resumed = online.offline_to_online(qc, C, {}, **given, learner=keep(middle.learner), state=keep(middle.online))
+    *_, resumed = train(qc, C, **given, learner=keep(middle.learner), state=keep(middle.state))
     again.close()
     same(last.learner, resumed.learner)
-    same(last.online.ring, resumed.online.ring)
-    np.testing.assert_array_equal(last.online.loop.begun, resumed.online.loop.begun)
-    np.testing.assert_array_equal(last.online.loop.state.obs, resumed.online.loop.state.obs)
+    same(last.state.ring, resumed.state.ring)
+    np.testing.assert_array_equal(last.state.loop[0].begun, resumed.state.loop[0].begun)
+    np.testing.assert_array_equal(last.state.loop[0].envs.obs, resumed.state.loop[0].envs.obs)
 
 
 def test_online_experience_is_what_the_environment_did(walk, data):
     """The ring's rows chain: next_obs is the following row's obs inside an episode, t counts from 0."""
-    *_, last = online.offline_to_online(qc, C, {}, env=walk, data=data, settings=S, online=ONLINE)
-    ring = jax.tree.map(np.asarray, last.online.ring)
+    *_, last = train(qc, C, env=walk, data=data, settings=ONLINE)
+    ring = jax.tree.map(np.asarray, last.state.ring)
     capacity = ring.reward.shape[1] // 2
     for s in range(2):
         for e in range(2):

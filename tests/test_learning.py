@@ -13,7 +13,8 @@ from qchunk.algorithms.qc import QC, qc
 from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import formats
-from qchunk.drivers import offline
+from qchunk.drivers import train
+from qchunk.drivers.online import OnlineSettings
 from qchunk.play import collecting
 from qchunk.types import view
 
@@ -30,8 +31,8 @@ def data_of(env, steps=3000):
 
 
 def last(build, c, env, steps, **more):
-    s = offline.Settings(offline_steps=steps, eval_every=steps, log_every=steps, episodes=100, batch=128, **more)
-    *_, evaluated, saved = offline.offline(build, c, {}, env=env, data=data_of(env), settings=s)
+    s = OnlineSettings(offline_steps=steps, eval_every=steps, log_every=steps, episodes=100, batch=128, **more)
+    *_, evaluated, saved = train(build, c, env=env, data=data_of(env), settings=s)
     return evaluated.values, saved.learner
 
 

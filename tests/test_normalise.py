@@ -14,9 +14,11 @@ from qchunk import cli, envs, normalise
 from qchunk.algorithms.bc import BC, bc
 from qchunk.config import ChunkConfig, FlowConfig
 from qchunk.data import formats
-from qchunk.drivers import offline
+from qchunk.drivers import train
+from qchunk.drivers.online import OnlineSettings
 from qchunk.play import collecting
-from qchunk.types import Chunk, Plan, Policy, Vars
+from qchunk.program import Program
+from qchunk.types import Chunk, Plan, Policy, Spec, Vars
 
 X = np.asarray([[0.0, 5.0, 0.1], [2.0, 5.0, 0.2], [4.0, 5.0, 0.6]])
 
@@ -67,7 +69,7 @@ def test_policies_and_chunks_meet_their_units():
     np.testing.assert_allclose(outer.act.emit(vars, plan, 0, jnp.asarray(X)), 10 * X, atol=1e-4)
     x = jnp.asarray(X)
     chunk = Chunk(x, 10 * x[:, None], *[jnp.ones((3, 1))] * 3, x[:, None], jnp.ones((3, 1)), jnp.zeros(3), {})
-    learner = outer.init(jax.random.key(0), offline.Spec(3, 3, 1))._replace(stats={normalise.STATS: units})
+    learner = outer.init(jax.random.key(0), Spec(3, 3, 1))._replace(stats={normalise.STATS: units})
     _, seen = outer.prepare(learner, {}, jax.random.key(0), chunk)
     for got in (seen.obs, seen.action[:, 0], seen.next_obs[:, 0]):
         np.testing.assert_allclose(got, [[-1, 0, -1], [0, 0, -0.6], [1, 0, 1]], atol=1e-6)
@@ -85,14 +87,15 @@ def flag():
 def test_units_are_the_same_experiment(flag):
     """Actions within 0.01: in min-max units imitation fills the range, in the data's own it cannot tell them from 0."""
     env, data = flag
-    s = offline.Settings(offline_steps=300, batch=64, eval_every=300, log_every=300, episodes=64)
+    s = OnlineSettings(offline_steps=300, batch=64, eval_every=300, log_every=300, episodes=64)
     c = BC(ChunkConfig(1), FlowConfig((32,), steps=4))
     spread = {}
     for kind in ("none", "min-max"):
         of = dataclasses.replace(s, normalise_action=kind)
-        *_, last = offline.offline(bc, c, {}, env=env, data=data, settings=of)
+        *_, last = train(bc, c, env=env, data=data, settings=of)
         first = jax.tree.map(lambda x: x[0], last.learner._replace(step=last.learner.step[None]))
-        policy, vars = offline.in_units(bc, of)(c).act, Vars(first.params, first.slow, first.stats, {})
+        program = Program(bc, env, (of.normalise_obs, of.normalise_action))
+        policy, vars = program.algorithm(c).act, Vars(first.params, first.slow, first.stats, {})
         obs = jnp.zeros((500, 2))
         plan = policy.plan(vars, policy.draw(vars, jax.random.key(1), obs), obs, None)
         spread[kind] = float(policy.emit(vars, plan, 0, obs).std())

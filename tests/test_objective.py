@@ -14,13 +14,13 @@ from qchunk import cli, envs
 from qchunk.algorithms.bc import BC, bc
 from qchunk.config import ChunkConfig, FlowConfig
 from qchunk.data import formats
-from qchunk.drivers import offline
+from qchunk.drivers.common import assemble, evaluate, init
+from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import History, wrap
 from qchunk.envs.objective import TERMS, Objective, settled, weights_given
-from qchunk.play import collecting
-from qchunk.play.rollout import rollout
+from qchunk.play import collecting, device
+from qchunk.play.device import rollout
 from qchunk.seeds import for_each
-from qchunk.types import Spec
 
 WEIGHTS = {"task": 1.0, "energy": 0.5, "jerk": 0.25}
 
@@ -66,14 +66,15 @@ def test_data_are_rewarded_as_the_environment_rewards(tmp_path):
 def test_weights_are_traced():
     """Another weight is another number of the same program; and weights can be vmapped."""
     env = Objective(envs.make("probe/two-step"), TERMS, dict.fromkeys(TERMS, 1.0))
-    c, s = BC(ChunkConfig(2), FlowConfig((16,), steps=2)), offline.Settings(episodes=8)
-    learner = offline.init(bc, c, {}, Spec(2, 1, 2), s)
+    c, s = BC(ChunkConfig(2), FlowConfig((16,), steps=2)), OnlineSettings(episodes=8)
+    program, x = assemble(bc, c, env, s)
+    learner = init(program, x)
     found = []
     for weight in (0.0, 1.0, 2.0):
         given = for_each(1, weights_given({"task": 1.0, "energy": weight, "jerk": 0.0}))
-        found.append(offline.evaluate(bc, env, s, learner, c, given))
-        size = offline.evaluation._cache_size() if weight == 0.0 else size  # noqa: F821
-    assert offline.evaluation._cache_size() == size
+        found.append(evaluate(program, x._replace(given=given), s, learner))
+        size = device.evaluate._cache_size() if weight == 0.0 else size  # noqa: F821
+    assert device.evaluate._cache_size() == size
     ret, energy, own = (np.asarray([f[n][0] for f in found]) for n in ("return", "energy", "task"))
     np.testing.assert_allclose(ret, own + energy * np.asarray([0.0, 1.0, 2.0]), rtol=1e-5)
     assert energy.max() < 0

@@ -29,14 +29,16 @@ from qchunk.config import (
 )
 from qchunk.critics.state_v import state_v
 from qchunk.data import chunks, formats
-from qchunk.drivers import offline, on_policy
+from qchunk.drivers import train
+from qchunk.drivers.on_policy import OnPolicySettings
+from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap
 from qchunk.losses.common import mean_in_slices
 from qchunk.losses.ppo_path import clip_bounds, surrogate
 from qchunk.losses.returns import gae
 from qchunk.play import collecting
+from qchunk.play.device import begin, rollout_chunks
 from qchunk.play.execute import receding
-from qchunk.play.rollout import begin, rollout_chunks
 from qchunk.runs import checkpoint
 from qchunk.sampling import log_prob, sample_path
 from qchunk.seeds import for_each
@@ -58,8 +60,8 @@ def walk(name):
 
 
 def last(build, c, env, steps, given=None, **more):
-    s = on_policy.Settings(online_steps=steps, log_every=steps, eval_every=steps, episodes=200, **more)
-    *_, evaluated, saved = on_policy.on_policy(build, c, for_each(1, given or {}), env=env, settings=s)
+    s = OnPolicySettings(online_steps=steps, log_every=steps, eval_every=steps, episodes=200, **more)
+    *_, evaluated, saved = train(build, c, given=for_each(1, given or {}), env=env, settings=s)
     first = jax.tree.map(lambda x: x[0], saved.learner._replace(step=saved.learner.step[None]))
     return evaluated.values, view(first, given or {})
 
@@ -190,8 +192,8 @@ def test_values_bootstrap_at_time_outs():
 def test_updates_stop_when_the_policy_has_moved_far_enough():
     """With a limit below any divergence, an iteration makes one update; the others are counted all the same."""
     c = PPO(ACTORS["gaussian"], ChunkConfig(2), rollout=RolloutConfig(8, 4, 2, 4), target_kl=-1.0, **SMALL)
-    s = on_policy.Settings(online_steps=3 * 64, episodes=4)
-    events = list(on_policy.on_policy(ppo, c, {}, env=envs.make("probe/two-step"), settings=s))
+    s = OnPolicySettings(online_steps=3 * 64, episodes=4)
+    events = list(train(ppo, c, env=envs.make("probe/two-step"), settings=s))
     ratio = [
         float(e.values["updates_per_second"][0] / e.values["env_steps_per_second"][0])
         for e in events
@@ -203,9 +205,9 @@ def test_updates_stop_when_the_policy_has_moved_far_enough():
 
 def test_the_actor_waits_for_the_critic():
     c = PPO(ACTORS["gaussian"], ChunkConfig(2), rollout=RolloutConfig(8, 4, 1, 2), critic_updates=4, **SMALL)
-    s = on_policy.Settings(online_steps=3 * 64, checkpoint_every=64, episodes=4)
+    s = OnPolicySettings(online_steps=3 * 64, checkpoint_every=64, episodes=4)
     kept = []
-    for event in on_policy.on_policy(ppo, c, {}, env=envs.make("probe/two-step"), settings=s):
+    for event in train(ppo, c, env=envs.make("probe/two-step"), settings=s):
         if event.kind in ("compile", "checkpoint"):
             kept.append(jax.tree.map(np.asarray, event.learner.params))
     moved = [[max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), x[n], y[n]))) > 0 for x, y in itertools.pairwise(kept)] for n in ("actor", "state_value")]  # fmt: skip
@@ -232,11 +234,9 @@ def test_fine_tuning_improves_a_prior_that_stays_as_it_is(name):
         envs=16,
         dispatch=100,
     )
-    s = offline.Settings(offline_steps=800, eval_every=800, log_every=800, episodes=200, batch=128)
+    s = OnlineSettings(offline_steps=800, eval_every=800, log_every=800, episodes=200, batch=128)
     cloned = list(
-        offline.offline(
-            bc, BC(chunk, ACTORS[name], OptimConfig(3e-3)), {}, env=env, data=formats.to_device(rows), settings=s
-        )
+        train(bc, BC(chunk, ACTORS[name], OptimConfig(3e-3)), env=env, data=formats.to_device(rows), settings=s)
     )
     given = jax.tree.map(lambda x: x[0], cloned[-1].learner.params)
     before = jax.tree.map(np.asarray, given)
@@ -321,7 +321,7 @@ def test_a_run_resumes_to_the_same_bits(tmp_path, capsys):
     plain = [[(f["kind"], f["step"], {k: v for k, v in f["values"].items() if k not in drop}) for f in found if f["kind"] != "compile"] for found in figures]  # fmt: skip
     assert plain[0] == plain[1] and len(plain[0]) >= 4
     # the last checkpoint has no environments left; a run that was killed before it was summed up needs none
-    states = {n: checkpoint.about(tmp_path / "b" / "checkpoints", n)["online"] for n in (128, 192)}
+    states = {n: checkpoint.about(tmp_path / "b" / "checkpoints", n)["state"] for n in (128, 192)}
     assert states == {128: True, 192: False}
     before = (tmp_path / "b" / "summary.json").read_text()
     (tmp_path / "b" / "summary.json").unlink()

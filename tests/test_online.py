@@ -13,14 +13,15 @@ from qchunk import envs
 from qchunk.algorithms.qc import QC, qc
 from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
 from qchunk.data import formats
-from qchunk.drivers import offline, online
+from qchunk.drivers import online, train
 from qchunk.drivers.online import OnlineSettings
 from qchunk.play import collecting
 from qchunk.system.errors import UserError
 
 C = QC(ChunkConfig(2), FlowConfig((16,), steps=2), CriticConfig((16,)), OptimConfig(1e-3), n=4)
-S = offline.Settings(seeds=2, offline_steps=6, batch=32, log_every=3, eval_every=3, episodes=8)
-ONLINE = OnlineSettings(online_steps=160, envs=4, start_training=16, update_ratio=0.25, online_eval_every=80)
+S = OnlineSettings(seeds=2, offline_steps=6, batch=32, log_every=3, eval_every=3, episodes=8)
+PLAYED = {"online_steps": 160, "envs": 4, "start_training": 16, "update_ratio": 0.25, "online_eval_every": 80}
+ONLINE = dataclasses.replace(S, **PLAYED)
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +41,9 @@ def keep(tree):
     return jax.tree.map(jnp.copy, tree)
 
 
-def run(env, data, s=S, o=ONLINE, **state):
-    events = online.offline_to_online(qc, C, {}, env=env, data=data, settings=s, online=o, **state)
-    return [e._replace(learner=keep(e.learner), online=keep(e.online)) for e in events]
+def run(env, data, s=ONLINE, **state):
+    events = train(qc, C, env=env, data=data, settings=s, **state)
+    return [e._replace(learner=keep(e.learner), state=keep(e.state)) for e in events]
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +53,12 @@ def events(env, data):
 
 def test_schedule(events):
     """20 decisions of 4 environments and 2 steps: 160 steps; updates begin at 16 and come one in 4 steps."""
-    phase = [(e.kind, e.step) for e in events if e.online is not None and e.kind != "train"]
+    phase = [(e.kind, e.step) for e in events if e.state is not None and e.kind != "train"]
     assert phase == [("compile", 6), ("eval", 86), ("checkpoint", 86), ("eval", 166), ("checkpoint", 166)]
     assert int(events[-1].learner.step) == 6 + (160 - 16) // 4
     evals = [e for e in events if e.kind == "eval"]
-    assert [int(e.values["env_steps"][0]) for e in evals if e.online is not None] == [80, 160]
-    np.testing.assert_array_equal(events[-1].online.ring.written.sum(axis=1), 160)  # no episode ends inside a chunk
+    assert [int(e.values["env_steps"][0]) for e in evals if e.state is not None] == [80, 160]
+    np.testing.assert_array_equal(events[-1].state.ring.written.sum(axis=1), 160)  # no episode ends inside a chunk
     *_, trained = (e for e in events if e.kind == "train")
     assert trained.values["td_loss"].shape == (2,) and np.isfinite(trained.values["td_loss"]).all()
 
@@ -67,23 +68,23 @@ def test_resume_is_bitwise_equal(env, data, events):
     middle = next(e for e in events if e.kind == "checkpoint" and e.step == 86)
     switch = next(e for e in events if e.kind == "checkpoint" and e.step == 6)
     for start in (middle, switch):
-        end = run(env, data, learner=keep(start.learner), state=keep(start.online))[-1]
+        end = run(env, data, learner=keep(start.learner), state=keep(start.state))[-1]
         assert end.step == 166
-        for a, b in zip(*(jax.tree.leaves((x.learner, x.online)) for x in (end, events[-1])), strict=True):
+        for a, b in zip(*(jax.tree.leaves((x.learner, x.state)) for x in (end, events[-1])), strict=True):
             if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
                 a, b = jax.random.key_data(a), jax.random.key_data(b)
             np.testing.assert_array_equal(a, b)
 
 
 def test_the_second_run_compiles_nothing(env, data, events):
-    before = online.block._cache_size()
-    run(env, data, dataclasses.replace(S, seed=5))
-    assert online.block._cache_size() == before
+    before = online.device_block._cache_size()
+    run(env, data, dataclasses.replace(ONLINE, seed=5))
+    assert online.device_block._cache_size() == before
 
 
 def test_no_online_steps_is_the_offline_driver(env, data, events):
-    end = run(env, data, o=OnlineSettings())[-1]
-    assert end.step == 6 and end.online is None
+    end = run(env, data, S)[-1]
+    assert end.step == 6 and end.state is None
 
 
 def test_experience_helps(env, data):
@@ -92,9 +93,9 @@ def test_experience_helps(env, data):
     action = jnp.where(data.obs[:, :1] == 0.0, size, -size)
     obs = data.obs.at[:, 1].set(jnp.where(data.obs[:, 0] > 0.0, 1.0, 0.0))
     failing = data._replace(obs=obs, action=action, reward=jnp.zeros_like(data.reward))
-    s = dataclasses.replace(S, offline_steps=300, eval_every=300, log_every=300, episodes=64)
-    o = OnlineSettings(online_steps=6000, envs=16, start_training=0, update_ratio=0.25, online_eval_every=6000)
-    before, after = (e.values["success"] for e in run(env, failing, s, o) if e.kind == "eval")
+    played = {"online_steps": 6000, "envs": 16, "start_training": 0, "update_ratio": 0.25, "online_eval_every": 6000}
+    s = dataclasses.replace(S, offline_steps=300, eval_every=300, log_every=300, episodes=64, **played)
+    before, after = (e.values["success"] for e in run(env, failing, s) if e.kind == "eval")
     assert (after > before + 0.3).all() and (after > 0.9).all()
 
 
@@ -110,6 +111,6 @@ def test_experience_helps(env, data):
 )
 def test_impossible_settings(env, data, change, told):
     with pytest.raises(UserError, match=told):
-        run(env, data, o=dataclasses.replace(ONLINE, **change))
+        run(env, data, dataclasses.replace(ONLINE, **change))
     with pytest.raises(UserError, match="nothing to train"):
-        run(env, data, dataclasses.replace(S, offline_steps=0), OnlineSettings())
+        run(env, data, dataclasses.replace(S, offline_steps=0))

@@ -12,8 +12,7 @@ from qchunk.algorithms.bc import BC
 from qchunk.comparison import estimate, suite
 from qchunk.comparison.suite import Data, Run, Suite, chosen, shrunk, smoke
 from qchunk.config import ChunkConfig, RegressionConfig, RolloutConfig, validate
-from qchunk.drivers import on_policy
-from qchunk.drivers.offline import Settings
+from qchunk.drivers.online import OnlineSettings
 from qchunk.system import loading
 
 
@@ -35,12 +34,11 @@ def test_every_suite_is_possible(name):
             for r in runs:
                 validate(r.config)
                 validate(r.settings)
-                validate(r.online)
                 names.check_env(r.env)
                 assert names.algorithm(r.algorithm) and r.name not in before, r.name
                 earlier = [p for p in (r.data.policies if isinstance(r.data, Data) else ()) if "/" in p]
                 assert {r.prior, *earlier} - {""} <= before, f"{r.name} stands on a run that comes before it"
-                assert r.data is not None or isinstance(r.settings, on_policy.Settings)
+                assert r.data is not None or not r.driver.needs_data
                 before.add(r.name)
         if found.published:
             theirs = found.published.file.read_text()
@@ -51,7 +49,9 @@ def test_every_suite_is_possible(name):
 def test_smoke_is_small_and_otherwise_the_same():
     c = RolloutConfig(envs=512, decisions=3, epochs=5, minibatches=4, scale_rewards=False)
     assert shrunk(c) == RolloutConfig(16, 3, 1, 2, False)
-    run = Run("bc", "probe/flag", Data("probe/flag", 500), BC(actor=RegressionConfig((8, 300))), Settings(seeds=1), "x")
+    run = Run(
+        "bc", "probe/flag", Data("probe/flag", 500), BC(actor=RegressionConfig((8, 300))), OnlineSettings(seeds=1), "x"
+    )
     small = smoke(run)
     assert small.config.actor.hidden == (8, 16) and small.config.chunk == run.config.chunk
     assert small.settings == dataclasses.replace(run.settings, episodes=4, offline_steps=40, batch=64)
@@ -60,7 +60,7 @@ def test_smoke_is_small_and_otherwise_the_same():
 
 def test_what_a_run_stands_on_is_run_too():
     def run(label, prior="", policies=()):
-        return Run("bc", "e", Data("e", 1, policies), BC(), Settings(), label, prior=prior)
+        return Run("bc", "e", Data("e", 1, policies), BC(), OnlineSettings(), label, prior=prior)
 
     listed = [run("a"), run("b", policies=("e/a",)), run("c", prior="e/b"), run("d")]
     assert [r.label for r in chosen(listed, ["e/c"])] == ["a", "b", "c"]
@@ -72,14 +72,14 @@ def test_folders_stay_apart_and_below_the_suite(tmp_path):
     """Files of the user's own name environments and arms, too."""
     for env in ("tabletop/cube-single-task1", "/abs/reach.py:reach", "../reach.py:reach"):
         for label in ("bc", "../mine.py:mine"):
-            folder = suite.folder_of(Run("bc", env, None, BC(), Settings(), label), tmp_path)
+            folder = suite.folder_of(Run("bc", env, None, BC(), OnlineSettings(), label), tmp_path)
             assert folder.resolve().is_relative_to((tmp_path / "runs").resolve()) and ".." not in folder.parts
     tasks = {suite.name_of(f"tabletop/cube-single-task{t}", "../mine.py:mine") for t in (1, 2)}
     assert len(tasks) == 2
 
 
 def test_a_report_leaves_out_what_others_stand_on():
-    few, many = Settings(seeds=1), Settings(seeds=4)
+    few, many = OnlineSettings(seeds=1), OnlineSettings(seeds=4)
     listed = [Run("bc", "e", None, BC(), few, "prior"), Run("bc", "e", None, BC(), many, "bc")]
     listed += [Run("v-gps", "e", None, BC(), many, name, prior=f"e/{p}") for name, p in (("a", "prior"), ("b", "bc"))]
     assert [r.label for r in suite.shown(listed)] == ["bc", "a", "b"]
@@ -88,7 +88,7 @@ def test_a_report_leaves_out_what_others_stand_on():
 def test_cost_by_hand():
     """Regression 2 -> 16 -> 5 x 2: forward, both weights' gradients and one input's, of 2 seeds' 30 updates of 64 rows."""
     c = BC(ChunkConfig(5), RegressionConfig((16,)))
-    run = Run("bc", "probe/pole", Data("probe/pole", 100), c, Settings(seeds=2, offline_steps=30, batch=64), "bc")
+    run = Run("bc", "probe/pole", Data("probe/pole", 100), c, OnlineSettings(seeds=2, offline_steps=30, batch=64), "bc")
     first, second = 64 * 2 * 16, 64 * 16 * 10
     assert estimate.multiplications(run, (2, 2)) == 2 * 30 * (2 * first + 3 * second)
 
@@ -102,7 +102,7 @@ from qchunk.train import Settings
 
 def runs(scale):
     c = BC(ChunkConfig(4), RegressionConfig((16,)))
-    return [Run("bc", "probe/pole", Data("probe/pole", 300), c, Settings(seeds=2), label) for label in ("bc", "again")]
+    return [Run("bc", "probe/pole", Data("probe/pole", 300), c, OnlineSettings(seeds=2), label) for label in ("bc", "again")]
 
 def after(root, todo):
     (root / "report" / "after.txt").write_text(" ".join(r.label for r in todo))
@@ -144,7 +144,7 @@ def test_reproduce(tmp_path, capsys):
     written = summary.stat().st_mtime_ns
     cli.main(["reproduce", mine, "--scale", "smoke", "--out", str(out), "--quiet"])
     assert "1 of 2 runs are to do" in capsys.readouterr().err and summary.stat().st_mtime_ns == written
-    assert suite.finished(Run("bc", "probe/pole", None, None, Settings(), "bc"), out)
+    assert suite.finished(Run("bc", "probe/pole", None, None, OnlineSettings(), "bc"), out)
 
     (tmp_path / "mine.py").write_text(FILE.replace("RegressionConfig((16,))", "RegressionConfig((8,))"))
     err = refused(capsys, mine, "--scale", "smoke", "--out", out)

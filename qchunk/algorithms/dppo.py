@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Annotated
 
 from qchunk.actors import actor
 from qchunk.actors.paths import floored, stochastic
@@ -13,6 +14,7 @@ from qchunk.config import (
     GaussianConfig,
     OptimConfig,
     RolloutConfig,
+    Stands,
     ValueConfig,
     config,
 )
@@ -28,7 +30,9 @@ from qchunk.types import Algorithm
 class DPPO:
     """Diffusion policy policy optimisation."""
 
-    tuned: ActorConfig = DiffusionConfig()
+    driver = "on_policy"
+
+    tuned: Annotated[ActorConfig, Stands.WARM_STARTED] = DiffusionConfig()
     """The actor; --prior RUN fills it in, and its weights are where training starts."""
     chunk: ChunkConfig = ChunkConfig(4, discount="decision")
     critic: ValueConfig = ValueConfig()
@@ -57,12 +61,19 @@ class DPPO:
     target_kl: float = 1.0
     """An iteration's updates end when its policy is further from the one that played."""
 
+    @property
+    def walks_alone(self) -> bool:
+        """Whether its actor walks every denoising step itself, without a frozen prior for the first ones."""
+        return self.tuned_steps >= count_steps(actor(self.tuned))
+
 
 @config
 class PPO:
     """PPO with a Gaussian over chunks."""
 
-    tuned: ActorConfig = GaussianConfig((256, 256, 256))
+    driver = "on_policy"
+
+    tuned: Annotated[ActorConfig, Stands.WARM_STARTED] = GaussianConfig((256, 256, 256))
     """The actor; --prior RUN fills it in, and its weights are where training starts."""
     chunk: ChunkConfig = ChunkConfig(1, discount="decision")
     critic: ValueConfig = ValueConfig()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from qchunk.actors import actor
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, config
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
 from qchunk.learner import frozen, learner
@@ -16,7 +18,7 @@ from qchunk.types import Algorithm
 class FrozenQC:
     """Q-chunking on a frozen prior."""
 
-    given: ActorConfig = FlowConfig()
+    given: Annotated[ActorConfig, Stands.FROZEN] = FlowConfig()
     """The frozen prior, as it was trained; --prior RUN fills it in."""
     chunk: ChunkConfig = ChunkConfig()
     critic: CriticConfig = CriticConfig()

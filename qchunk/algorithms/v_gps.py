@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from qchunk.actors import actor
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, config
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
 from qchunk.improve import best_of_n
@@ -20,7 +20,7 @@ from qchunk.types import Algorithm
 class VGPS:
     """V-GPS."""
 
-    given: ActorConfig = FlowConfig()
+    given: Annotated[ActorConfig, Stands.FROZEN] = FlowConfig()
     """The frozen prior, as it was trained; --prior RUN fills it in."""
     chunk: ChunkConfig = ChunkConfig()
     critic: CriticConfig = CriticConfig()

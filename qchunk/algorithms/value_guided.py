@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from qchunk.actors import actor
 from qchunk.actors.paths import stochastic
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, config
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.noisy_value import noisy_value
 from qchunk.critics.state_v import state_v
@@ -24,7 +24,7 @@ from qchunk.types import Algorithm
 class ValueGuided:
     """Value-guided sampling."""
 
-    given: ActorConfig = FlowConfig()
+    given: Annotated[ActorConfig, Stands.FROZEN] = FlowConfig()
     """The frozen prior, as it was trained; --prior RUN fills it in."""
     chunk: ChunkConfig = ChunkConfig()
     critic: CriticConfig = CriticConfig()

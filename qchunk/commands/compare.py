@@ -16,8 +16,7 @@ from qchunk.commands.render import look
 from qchunk.comparison import arms, tables
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, Run, check, claim, name_of, train_all
-from qchunk.drivers import on_policy
-from qchunk.drivers.offline import Settings
+from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.host.pool import HostEnv
 from qchunk.report import page, records
@@ -130,7 +129,9 @@ def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], tables.LeftOut]:
     left_out: tables.LeftOut = {}
     for env in f.env:
         wanted = [
-            arm for arm, c in configs.items() if not hasattr(c, "rollout") or (f.online_steps and not is_host(env))
+            arm
+            for arm, c in configs.items()
+            if registry.driver_of(type(c)).needs_data or (f.online_steps and not is_host(env))
         ]
         if without := [arm for arm in f.algos if arm not in wanted]:
             left_out[env] = without
@@ -159,10 +160,10 @@ def common(f: CompareFlags) -> dict[str, Any]:
     return {"seed": f.seed, "seeds": f.seeds, "episodes": f.episodes, "normalise_obs": f.normalise_obs}
 
 
-def settings_of(f: CompareFlags) -> Settings:
+def settings_of(f: CompareFlags) -> OnlineSettings:
     """Of an arm's offline part."""
     parts = max(1, f.evaluations // 2 if f.online_steps else f.evaluations)
-    return Settings(**common(f), offline_steps=f.offline_steps, eval_every=math.ceil(f.offline_steps / parts))
+    return OnlineSettings(**common(f), offline_steps=f.offline_steps, eval_every=math.ceil(f.offline_steps / parts))
 
 
 def arm_of(arm: str, env: str, data: Data | Path, f: CompareFlags, sizes: Sizes, first: str) -> Run:
@@ -173,22 +174,16 @@ def arm_of(arm: str, env: str, data: Data | Path, f: CompareFlags, sizes: Sizes,
         prior = name_of(first, f"{PRIOR}{kind})")
     steps = online_steps(f, sizes)
     every = math.ceil(steps / max(1, f.evaluations // 2))
-    if hasattr(c, "rollout"):
+    if not registry.driver_of(type(c)).needs_data:
         rollout = dataclasses.replace(c.rollout, envs=ENVS, decisions=decisions(sizes))
-        settings = on_policy.Settings(**common(f), online_steps=steps, eval_every=every)
-        return Run(algorithm, env, None, dataclasses.replace(c, rollout=rollout), settings, arm, prior=prior)
-    online = OnlineSettings()
+        played = OnPolicySettings(**common(f), online_steps=steps, eval_every=every)
+        return Run(algorithm, env, None, dataclasses.replace(c, rollout=rollout), played, arm, prior=prior)
+    settings = settings_of(f)
     if steps:
-        ratio = f.online_updates / steps
-        online = OnlineSettings(
-            steps,
-            HOST_ENVS if is_host(env) else ENVS,
-            0,
-            ratio,
-            "share:0.5",
-            online_eval_every=every,
-        )
-    return Run(algorithm, env, data, c, settings_of(f), arm, online, prior)
+        online: dict[str, Any] = {"online_steps": steps, "start_training": 0, "update_ratio": f.online_updates / steps}
+        online |= {"envs": HOST_ENVS if is_host(env) else ENVS, "mix": "share:0.5", "online_eval_every": every}
+        settings = dataclasses.replace(settings, **online)
+    return Run(algorithm, env, data, c, settings, arm, prior)
 
 
 def offline_part(folders: Sequence[Path], f: CompareFlags) -> dict[str, Rows]:

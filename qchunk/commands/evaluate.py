@@ -7,10 +7,11 @@ from pathlib import Path
 
 from qchunk.commands import flags
 from qchunk.commands.shared import positional, print_figures
-from qchunk.drivers import offline as training
+from qchunk.drivers.common import evaluate as measure
 from qchunk.play.execute import parse
 from qchunk.runs import run_folder
 from qchunk.runs.opened import learner_of, rebuild
+from qchunk.runs.training import closed
 from qchunk.seeds import spread
 from qchunk.system.errors import UserError
 
@@ -22,7 +23,7 @@ class EvalFlags:
     episodes: int = 100
     """Episodes per seed."""
     execute: str = ""
-    """open-loop or receding:STEPS; by default as the run was evaluated."""
+    """open-loop, receding:STEPS or a function of yours; by default as the run was evaluated."""
     seed: int = 1000
     """Seed of the start states; training evaluates on others."""
     step: int | None = None
@@ -40,9 +41,11 @@ def evaluate(argv: list[str]) -> None:
     if f.episodes < 1:
         raise UserError(f"--episodes {f.episodes} is below 1", "give a positive whole number")
     p = rebuild(run_folder.read_config(Path(folder))["config"], Path(folder))
-    shown = dataclasses.replace(p.settings, episodes=f.episodes, execute=f.execute or p.settings.execute)
-    parse(shown.execute, p.c.chunk.horizon)
+    shown = dataclasses.replace(p.settings, episodes=f.episodes)
+    execution = parse(f.execute, p.config.chunk.horizon) if f.execute else p.inputs.execution
     learner, step = learner_of(Path(folder), p, f.step)
-    learner, given = spread(shown.seeds, (learner, p.given))  # once, and not at every decision in a host environment
-    values = training.evaluate(p.build, p.env, shown, learner, p.c, given, base=f.seed)
+    learner, given = spread(shown.seeds, (learner, p.inputs.given))  # once, and not at every decision on a host
+    with closed(p.program):
+        x = p.inputs._replace(given=given, execution=execution)
+        values = measure(p.program, x, shown, learner, base=f.seed)
     print_figures({k: run_folder.figure(v) for k, v in values.items()}, f, f"checkpoint: step {step} of {folder}")

@@ -12,12 +12,9 @@ import jax
 from qchunk.commands import flags
 from qchunk.commands.shared import positional
 from qchunk.comparison.tables import uses_rewards
-from qchunk.drivers import offline as training
-from qchunk.envs.host.pool import HostEnv
-from qchunk.report import cost, page
-from qchunk.report import film as rendering
+from qchunk.report import cost, film, page
 from qchunk.runs import run_folder
-from qchunk.runs.opened import first_seed, learner_of, one_seed, rebuild
+from qchunk.runs.opened import first_seed, learner_of, rebuild, vars_of
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write
 
@@ -54,15 +51,13 @@ def draw(folder: Path, out: Path, seed: int = 1000, step: int | None = None) -> 
     p = rebuild(run_folder.read_config(folder)["config"], folder)
     learner, _ = learner_of(folder, p, step)
     key = jax.random.key(seed)
-    if isinstance(p.env, HostEnv):
-        first, given = first_seed(p, learner)
-        policy = (training.in_units(p.build, p.settings), p.settings.execute, first, p.c, given, key[None])
-        frames = rendering.host_pictures(p.env, *policy)
+    if p.program.on_host:
+        frames = film.host_pictures(p.program, *first_seed(p, learner, key))
     else:
-        algorithm, vars = one_seed(p, learner)
-        moments = rendering.episode(p.env, algorithm.act, vars, key, p.settings.execute, p.c.chunk.horizon)
-        frames = rendering.pictures(p.env, moments)
-    rendering.write_gif(frames, out, folder / page.STILL if out == folder / page.EPISODE else None)
+        scheme = p.program.scheme(p.inputs, "act")
+        shown = film.episode(p.program.env, p.algorithm.act, scheme, vars_of(p, learner), key)
+        frames = film.pictures(p.program.env, shown)
+    film.write_gif(frames, out, folder / page.STILL if out == folder / page.EPISODE else None)
     return len(frames)
 
 
@@ -70,11 +65,9 @@ def measure(folder: Path) -> None:
     """Writes RUN/cost.json."""
     kept = run_folder.read_config(folder)["config"]
     p = rebuild(kept, folder)
-    algorithm, vars = one_seed(p, learner_of(folder, p, None)[0])
-    found = cost.of_policy(algorithm.act, vars, p.env.observation_size)
-    actions = training.parse(p.settings.execute, p.c.chunk.horizon)(algorithm.act).steps
-    found["multiplications"] /= actions
-    learns = "used" if uses_rewards(bool(kept["data"]), p.c) else "not used"
+    found = cost.of_policy(p.algorithm.act, vars_of(p, learner_of(folder, p, None)[0]), p.program.env.observation_size)
+    found["multiplications"] /= p.program.scheme(p.inputs, "act").steps
+    learns = "used" if uses_rewards(bool(kept["data"]), p.config) else "not used"
     atomic_write(folder / page.COST, json.dumps({**found, "offline_rewards": learns}) + "\n")
 
 

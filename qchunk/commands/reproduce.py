@@ -94,6 +94,6 @@ def say(found, todo: list, f: ReproduceFlags, root: Path, name: str) -> None:
 
     lines = [f"{name} at scale {f.scale} in {root}", *estimate.told(todo, root)]
     if f.dry:
-        lines += [f"  {r.name}: {r.algorithm}, {r.settings.seeds} seeds, {estimate.updates_of(r):,} updates" for r in todo]  # fmt: skip
+        lines += [f"  {r.name}: {r.algorithm}, {r.settings.seeds} seeds, {r.amount.updates:,} updates" for r in todo]  # fmt: skip
         lines += [f"differs: {d}" for d in found.differences(f.scale)]
     print("\n".join(lines), file=sys.stderr, flush=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from qchunk import names, registry
 from qchunk.commands import flags
 from qchunk.runs import run_folder
-from qchunk.runs.opened import drivers
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write
 
@@ -68,9 +67,9 @@ def plan(argv: list[str], shared: type) -> tuple[Path, list[list[str]]]:
 
 def known_to(algorithm: str, shared: type) -> set[str]:
     """The flags besides its own configuration's that a stage of this algorithm takes."""
-    settings = drivers(registry.builder(algorithm)[1])
-    found = {n for cls in (shared, *settings) for n in flags.flag_names(cls)}
-    return found - ({"data"} if len(settings) == 1 else set())
+    driver = registry.driver_of(registry.builder(algorithm)[1])
+    found = {n for cls in (shared, driver.settings) for n in flags.flag_names(cls)}
+    return found - (set() if driver.needs_data else {"data"})
 
 
 def run(argv: list[str], shared: type, train: Callable) -> None:

@@ -19,7 +19,10 @@ from qchunk.config import (
     GaussianConfig,
     OptimConfig,
     RegressionConfig,
+    Stands,
     ValueConfig,
+    actor_fields,
+    stands_on,
 )
 from qchunk.system.errors import UserError, unknown
 
@@ -116,10 +119,11 @@ def config_of(arm: str, sizes: Sizes) -> Any:
     name, kind = split(arm)
     c = registry.builder(name)[1]()
     found = {f.name: getattr(c, f.name) for f in dataclasses.fields(c)}
-    actors = [field for field in ("actor", "given", "tuned") if isinstance(found.get(field), tuple(KINDS.values()))]
+    actors, stands = actor_fields(type(c)), stands_on(c)
+    warm = stands[0] if stands and stands[1] is Stands.WARM_STARTED else ""
     if "@" in arm and not actors:
         raise UserError(f"{name} has no actor of its own", f"give {name} without @{kind}")
-    made: dict[str, Any] = {field: actor_of(kind, sizes, field == "tuned") for field in actors}
+    made: dict[str, Any] = {field: actor_of(kind, sizes, field == warm) for field in actors}
     made["chunk"] = dataclasses.replace(c.chunk, horizon=sizes.horizon)
     for field, value in found.items():
         if isinstance(value, CriticConfig):
@@ -135,7 +139,7 @@ def prior_of(arm: str, sizes: Sizes) -> tuple[str, Any] | None:
     """(kind, configuration of ``bc``) of the prior that an arm stands on; None for one that trains its own actor."""
     kind = split(arm)[1]
     c = config_of(arm, sizes)
-    if not (hasattr(c, "given") or hasattr(c, "tuned")):
+    if not stands_on(c):
         return None
     cloned = config_of(f"bc@{kind}", sizes)
     return kind, dataclasses.replace(cloned, chunk=ChunkConfig(sizes.horizon))

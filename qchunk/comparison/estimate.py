@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,19 @@ import numpy as np
 from qchunk import envs, registry
 from qchunk.actors import actor
 from qchunk.comparison.suite import Data, Run, file_of, finished
+from qchunk.config import stands_on
 from qchunk.data import chunks
-from qchunk.drivers import offline as training
-from qchunk.drivers import on_policy, online
-from qchunk.envs.host.pool import HostEnv
+from qchunk.drivers.common import assemble
 from qchunk.report import cost
-from qchunk.runs.prior import field_of
 from qchunk.seeds import for_each
 from qchunk.types import Spec
+
+
+class Shapes(NamedTuple):
+    """Stands for an environment where only its sizes are needed."""
+
+    observation_size: int
+    action_size: int
 
 
 def speed(seconds: float = 0.3) -> float:
@@ -37,58 +42,34 @@ def speed(seconds: float = 0.3) -> float:
     return count * 2048 * 256 * 256 / (time.perf_counter() - began)
 
 
-def updates_of(run: Run) -> int:
-    """Updates per seed, offline and online."""
-    c, s = run.config, run.settings
-    if isinstance(s, on_policy.Settings):
-        return on_policy.plan_of(c, s).iterations * c.rollout.epochs * c.rollout.minibatches
-    steps = online.total_steps(c, s, run.online) - s.offline_steps
-    return s.offline_steps + int(online.updates_due(run.online, np.asarray(steps)))
-
-
-def env_steps_of(run: Run) -> int:
-    """Environment steps per seed, evaluations not counted."""
-    s = run.settings
-    if isinstance(s, on_policy.Settings):
-        return on_policy.total_steps(run.config, s)
-    return online.total_steps(run.config, s, run.online) - s.offline_steps
-
-
 def multiplications(run: Run, sizes: tuple[int, int]) -> float:
-    """Of all products in a run's training, all seeds: of its updates, and where it is on-policy of its rollouts, too.
+    """Of all products in a run's training, all seeds: of its updates, and where it plays its own data of its rollouts, too.
 
     Args:
         sizes: O and A.
     """
-    c, s = run.config, run.settings
-    build, spec = training.in_units(registry.builder(run.algorithm)[0], s), Spec(*sizes, c.chunk.horizon)
-    frozen = {"actor": actor(getattr(c, field_of(c))).modules[0].init(jax.random.key(0), spec)} if run.prior else {}
-    frozen = for_each(s.seeds, frozen)
-    state, keys = jax.eval_shape(lambda: build_state(build, c, frozen, spec, s)), training.seed_keys(s)
-    if isinstance(s, on_policy.Settings):
-        env = envs.make(run.env, c.chunk.history)
-        loop = jax.eval_shape(lambda state: on_policy.start(build, c, frozen, env, s, state), state)
-        once = partial(on_policy.iterate, build, env, s.execute)
-        return cost.multiplications(once, state, loop, c, frozen, keys, 1) * on_policy.plan_of(c, s).iterations
-    rows = 4 * max(c.chunk.horizon, *c.chunk.backup, 1)
-    end = np.arange(rows) == rows - 1
-    data = chunks.dataset(np.zeros((rows, sizes[0])), np.zeros((rows, sizes[1])), np.zeros(rows), np.zeros(rows), end)
-    return cost.multiplications(partial(training.updates, build, s.batch), state, c, frozen, data, keys, 1) * updates_of(run)  # fmt: skip
-
-
-def build_state(build: Any, c: Any, given: dict, spec: Spec, s: Any) -> Any:
-    """Learners of all seeds; ``build`` is in its units already."""
-    plain = s.__class__(**{**vars(s), "normalise_obs": "none", "normalise_action": "none"})
-    return training.init(build, c, given, spec, plain)
+    c, s = run.config, dataclasses.replace(run.settings, normalise_obs="none", normalise_action="none")
+    spec = Spec(*sizes, c.chunk.horizon)
+    frozen = {}
+    if run.prior and (stands := stands_on(c)):
+        frozen = {"actor": actor(getattr(c, stands[0])).modules[0].init(jax.random.key(0), spec)}
+    data = None
+    if run.driver.needs_data:
+        rows = 4 * max(c.chunk.horizon, *c.chunk.backup, 1)
+        end = np.arange(rows) == rows - 1
+        data = chunks.dataset(
+            np.zeros((rows, sizes[0])), np.zeros((rows, sizes[1])), np.zeros(rows), np.zeros(rows), end
+        )
+    env = Shapes(*sizes) if run.driver.needs_data else envs.make(run.env, c.chunk.history)
+    program, x = assemble(registry.builder(run.algorithm)[0], c, env, s, for_each(s.seeds, frozen), data)
+    once, args, times = run.driver.unit(program, x, s)
+    return cost.multiplications(once, *args) * times
 
 
 def sizes_of(run: Run) -> tuple[int, int]:
     """O and A of a run's environment."""
     env = envs.make(run.env, run.config.chunk.history)
-    found = env.observation_size, env.action_size
-    if isinstance(env, HostEnv):
-        env.close()
-    return found
+    return env.observation_size, env.action_size
 
 
 def told(suite: Sequence[Run], root: Path) -> list[str]:
@@ -100,10 +81,11 @@ def told(suite: Sequence[Run], root: Path) -> list[str]:
     sizes = {env: sizes_of(next(r for r in left if r.env == env)) for env in dict.fromkeys(r.env for r in left)}
     seen: dict[Any, float] = {}
     for r in left:
-        key = (r.algorithm, sizes[r.env], r.config, r.settings, r.online, bool(r.prior))
+        key = (r.algorithm, sizes[r.env], r.config, r.settings, bool(r.prior))
         seen[key] = seen.get(key) or multiplications(r, sizes[r.env])
-    total = sum(seen[(r.algorithm, sizes[r.env], r.config, r.settings, r.online, bool(r.prior))] for r in left)
-    updates, steps = (sum(f(r) * r.settings.seeds for r in left) for f in (updates_of, env_steps_of))
+    total = sum(seen[(r.algorithm, sizes[r.env], r.config, r.settings, bool(r.prior))] for r in left)
+    updates = sum(r.amount.updates * r.settings.seeds for r in left)
+    steps = sum(r.amount.env_steps * r.settings.seeds for r in left)
     hours = total / speed() / 3600
     return [
         f"{len(left)} of {len(suite)} runs are to do: {updates:,} updates and {steps:,} environment steps over all seeds, evaluations not counted"

@@ -10,18 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qchunk import names
-from qchunk.commands.collect import CollectFlags, collect_to
-from qchunk.commands.train import NO_ONLINE, ResumeFlags, TrainFlags
-from qchunk.commands.train import resume as resume_run
-from qchunk.commands.train import run as new_run
+from qchunk import names, registry
 from qchunk.config import validate
-from qchunk.drivers import on_policy
-from qchunk.drivers.offline import Settings, resolve
-from qchunk.drivers.online import OnlineSettings
+from qchunk.drivers.common import Amount, Common, Driver
 from qchunk.report import records
 from qchunk.report.records import Rows
-from qchunk.runs import run_folder
+from qchunk.runs import run_folder, training
+from qchunk.runs.recording import CollectFlags, collect_to
+from qchunk.runs.training import TrainFlags
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write, make_folder
 
@@ -42,9 +38,8 @@ class Run(NamedTuple):
     env: str
     data: Data | Path | None  # None where a method learns from what it plays
     config: Any
-    settings: Settings | on_policy.Settings
+    settings: Common  # of the driver that the configuration asks for
     label: str
-    online: OnlineSettings = NO_ONLINE
     prior: str = ""  # ENV/LABEL of an earlier run of the suite, of as many seeds or of one, that this one stands on
     objective: tuple[str, ...] = ()
 
@@ -52,6 +47,17 @@ class Run(NamedTuple):
     def name(self) -> str:
         """ENV/LABEL."""
         return name_of(self.env, self.label)
+
+    @property
+    def driver(self) -> Driver:
+        """Who trains it."""
+        return registry.driver_of(type(self.config))
+
+    @property
+    def amount(self) -> Amount:
+        """The updates and environment steps that it makes, for each seed."""
+        algorithm = registry.builder(self.algorithm)[0](self.config)
+        return self.driver.amount(algorithm, self.config, self.settings)
 
 
 def name_of(env: str, label: str) -> str:
@@ -106,7 +112,7 @@ def shrunk(c: Any) -> Any:
 def smoke(run: Run) -> Run:
     """The same run in seconds: it shows that everything works, and nothing about how well."""
     data = run.data._replace(steps=min(run.data.steps, 10_000)) if isinstance(run.data, Data) else run.data
-    parts = {name: shrunk(getattr(run, name)) for name in ("config", "settings", "online")}
+    parts = {name: shrunk(getattr(run, name)) for name in ("config", "settings")}
     return run._replace(data=data, **parts)
 
 
@@ -185,14 +191,13 @@ def check(suite: Sequence[Run], root: Path) -> None:
     """
     for run in suite:
         names.check_env(run.env)
-        for part in (run.config, run.settings, run.online):
+        for part in (run.config, run.settings):
             validate(part)
         folder = folder_of(run, root)
         if not (folder / run_folder.CONFIG).is_file():
             continue
-        found, on = run_folder.read_config(folder)["config"], isinstance(run.settings, on_policy.Settings)
-        ours = {"config": run.config, "settings": run.settings if on else resolve(run.settings)}
-        ours |= {} if on else {"online": run.online}
+        found = run_folder.read_config(folder)["config"]
+        ours = {"config": run.config, "settings": run.driver.resolve(run.settings)}
         asked = {"algorithm": run.algorithm, **{k: dataclasses.asdict(v) for k, v in ours.items()}}
         odd = sorted(n for n, v in records.flat(_plain(asked)).items() if records.flat(_plain(found)).get(n) != v)
         if odd:
@@ -223,12 +228,12 @@ def train_all(name: str, suite: Sequence[Run], root: Path, quiet: bool = False) 
         if finished(run, root):
             continue
         if out.exists():
-            resume_run(ResumeFlags(out, quiet=quiet))
+            training.resume(out, quiet=quiet)
         else:
             prior = root / "runs" / run.prior if run.prior else None
             data = collected(run.data, root, quiet) if isinstance(run.data, Data) else run.data
             where = TrainFlags(run.env, data, out, run.objective, run.label, prior, quiet=quiet)
-            new_run(run.algorithm, where, run.config, run.settings, run.online)
+            training.run(run.algorithm, where, run.config, run.settings)
     return folders
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from qchunk.actors import actor
 from qchunk.comparison import arms
 from qchunk.comparison.arms import Sizes
-from qchunk.comparison.estimate import env_steps_of, updates_of
 from qchunk.comparison.suite import Data, Run
+from qchunk.config import actor_fields
 from qchunk.report.records import Rows
 from qchunk.sampling import count_steps
 
@@ -32,7 +32,7 @@ def equal(suite: Sequence[Run], sizes: Sizes, left_out: LeftOut) -> Rows:
         "evaluation": f"{s.episodes} episodes per seed, open loop, the same start states for every arm and every evaluation",
         "seeds": f"{s.seed} to {s.seed + s.seeds - 1}",
         "tuning": f"three runs of every default arm on {arms.TUNING_ENV}, one seed, {TUNING}; see the table{_compared(suite)}",
-        "left out": _absent(left_out, bool(max(map(env_steps_of, suite)))),
+        "left out": _absent(left_out, any(r.amount.env_steps for r in suite)),
     }
     return [{"what": k, "how": v} for k, v in found.items() if v]
 
@@ -45,7 +45,7 @@ def unequal(suite: Sequence[Run]) -> Rows:
             "denoising steps": " / ".join(str(count_steps(actor(a))) for a in _actors(r.config)) or "no actor",
             "discount": f"{r.config.chunk.gamma:g} per {'decision' if r.config.chunk.discount == 'decision' else 'environment step'}",
             "critic": _critic(r.config),
-            "updates": f"{updates_of(r):,}",
+            "updates": f"{r.amount.updates:,}",
             "rewards of the data": "used" if uses_rewards(bool(r.data), r.config) else "not used",
         }
         for r in {r.label: r for r in suite}.values()
@@ -61,22 +61,22 @@ def tuning(suite: Sequence[Run]) -> Rows:
 
 def uses_rewards(data: bool, c: Any) -> bool:
     """Whether a method learns from the rewards of offline data: one with data and a critic."""
-    return data and hasattr(c, "critic")
+    return data and getattr(c, "critic", None) is not None
 
 
 def _plays(r: Run) -> bool:
-    return hasattr(r.config, "rollout")
+    return not r.driver.needs_data
 
 
 def _protocol(suite: Sequence[Run]) -> str:
-    steps, learnt = max(map(env_steps_of, suite)), next((r for r in suite if r.data), None)
+    steps, learnt = max(r.amount.env_steps for r in suite), next((r for r in suite if r.data), None)
     if learnt and not steps:
-        return f"A: {updates_of(learnt):,} updates on offline data only"
-    envs = sorted({r.config.rollout.envs if _plays(r) else r.online.envs for r in suite})
+        return f"A: {learnt.amount.updates:,} updates on offline data only"
+    envs = sorted({r.config.rollout.envs if _plays(r) else r.settings.envs for r in suite})
     told = f"B: {steps:,} environment steps for every arm, in {' or '.join(map(str, envs))} environments"
     if learnt:
         before = learnt.settings.offline_steps  # type: ignore[union-attr]
-        told += f". Arms with data make {before:,} updates on them before and {updates_of(learnt) - before:,} meanwhile, half of each batch online"
+        told += f". Arms with data make {before:,} updates on them before and {learnt.amount.updates - before:,} meanwhile, half of each batch online"
     return told
 
 
@@ -114,7 +114,7 @@ def _names(labels: Sequence[str]) -> str:
 
 
 def _actors(c: Any) -> list[Any]:
-    return [getattr(c, field) for field in ("actor", "given", "tuned") if hasattr(c, field)]
+    return [getattr(c, field) for field in actor_fields(type(c))]
 
 
 def _critic(c: Any) -> str:

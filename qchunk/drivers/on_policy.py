@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -17,25 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import normalise
-from qchunk.config import RolloutConfig, config, validate
-from qchunk.drivers import offline
-from qchunk.drivers.offline import Build, Common, Event, seed_keys
-from qchunk.drivers.online import figures
-from qchunk.envs.base import Env, wrap
-from qchunk.envs.host.pool import HostEnv
-from qchunk.envs.objective import settled
+from qchunk.config import RolloutConfig, config
+from qchunk.drivers.common import Amount, Common, Driver, Event, Work, accumulate, events, figures, init
 from qchunk.losses.returns import Scale, no_scale, scaled
 from qchunk.normalise import Moments
+from qchunk.play import device
 from qchunk.play.execute import parse
-from qchunk.play.host import per_seed, scheme_of
-from qchunk.play.rollout import begin, rollout_chunks
-from qchunk.seeds import for_each, over_seeds, spread
+from qchunk.program import Inputs, Program, each_seed, reads
+from qchunk.seeds import for_each, spread
 from qchunk.system.errors import UserError
-from qchunk.types import Algorithm, Array, Chunk, Learner, Metrics, Spec, view
+from qchunk.types import Algorithm, Array, Chunk, Learner, Metrics
 
 
 @config
-class Settings(Common):
+class OnPolicySettings(Common):
     """What the driver ``on_policy`` needs besides the algorithm's own configuration."""
 
     online_steps: int = 2_000_000
@@ -58,133 +53,121 @@ class Loop(NamedTuple):
     iterations: jax.Array  # [] int32, done so far
 
 
-class Plan(NamedTuple):
+class Iterations(NamedTuple):
     """Whole iterations, worked out from the settings."""
 
     steps: int  # environment steps per iteration
-    iterations: int
+    total: int
     log_every: int  # iterations, as the two below
     eval_every: int
-    checkpoint_every: int
+    save_every: int
 
 
-def plan_of(c: Any, s: Settings) -> Plan:
-    """Everything rounded up to whole iterations."""
-    steps = c.rollout.envs * c.rollout.decisions * parse(s.execute, c.chunk.horizon)(None).steps
+def iterations(per_decision: int, c: RolloutConfig, s: OnPolicySettings) -> Iterations:
+    """Everything rounded up to whole iterations.
+
+    Args:
+        per_decision: environment steps that execution plays of a chunk.
+    """
+    steps = c.envs * c.decisions * per_decision
     total = math.ceil(s.online_steps / steps)
     eval_every = math.ceil(s.eval_every / steps) if s.eval_every else max(1, math.ceil(total / 10))
     save_every = math.ceil(s.checkpoint_every / steps) or eval_every
-    return Plan(steps, total, math.ceil(s.log_every / steps), eval_every, save_every)
+    return Iterations(steps, total, math.ceil(s.log_every / steps), eval_every, save_every)
 
 
-def check(c: Any, s: Settings, env: Env | HostEnv, given: dict) -> None:
-    """Refuses a configuration, settings and an environment that cannot run.
+def check(program: Program, x: Inputs, s: OnPolicySettings) -> None:
+    """Refuses settings and an environment that cannot run.
 
     Raises:
         UserError: names the field and the fix.
     """
-    validate(c)
-    validate(s)
-    parse(s.execute, c.chunk.horizon)
-    if isinstance(env, HostEnv):
+    del s
+    if program.on_host:
         fix = "take one on the device: tabletop/, brax/ or gymnax/"
-        raise UserError(f"{env.name} runs in worker processes, and on-policy methods play thousands of steps", fix)
-    if s.normalise_action != "none" and normalise.STATS not in given:
+        problem = f"{program.env.name} runs in worker processes, and on-policy methods play thousands of steps"
+        raise UserError(problem, fix)
+    if program.units[1] != "none" and normalise.STATS not in x.given:
         fix = "leave --normalise-action out, or give --prior RUN"
         raise UserError("there are no data to take the units of actions from", fix)
 
 
-def units(build: Build, c: Any, given: dict, env: Env, s: Settings, learner: Learner) -> Learner:
+def in_units(program: Program, x: Inputs, learner: Learner) -> Learner:
     """The learner in its units: those of the stage before, or of what its first policy sees in one iteration's decisions.
 
     Standard units from scratch are a beginning only: ``iterate`` moves them with everything that was seen since. A first
-    iteration is short and near its start; kept for good, its deviations put later observations far outside of the usual range.
+    iteration is short and near its start; kept for good, its standard deviations put later observations far outside of the usual range.
     """
     if normalise.STATS not in learner.stats:
         return learner
-    if normalise.STATS in given:
-        found = normalise.of_given(given)
+    if normalise.STATS in x.given:
+        found = normalise.of_given(x.given)
     else:
-        loop = start(build, c, given, env, s, learner)
-        found = play(build, env, s.execute, learner, loop, c, given, seed_keys(s))
-        obs = np.asarray(found.obs).reshape(-1, env.observation_size)
-        found = {"obs": normalise.fit(obs, s.normalise_obs), "action": normalise.identity(env.action_size)}
-        found = for_each(s.seeds, found)
+        env = program.env
+        obs = np.asarray(play(program, learner, start(program, x, learner), x).obs).reshape(-1, env.observation_size)
+        found = {"obs": normalise.fit(obs, program.units[0]), "action": normalise.identity(env.action_size)}
+        found = for_each(len(x.keys), found)
     return learner._replace(stats={**learner.stats, normalise.STATS: found})
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def play(build: Build, env: Env, execute: str, learner: Learner, loop: Loop, c: Any, given: dict, keys) -> Chunk:
+@functools.partial(jax.jit, static_argnums=0)
+def play(program: Program, learner: Learner, loop: Loop, x: Inputs) -> Chunk:
     """One iteration's decisions of every seed [S, T, E, ...], for looking at only."""
 
-    def one_seed(learner: Learner, given: dict, envs: Any, key: jax.Array) -> Chunk:
-        scheme, vars = scheme_of(build, "explore", execute, c), view(learner, given)
-        play_key = jax.random.fold_in(key, 2**30 + 3)
-        return rollout_chunks(wrap(settled(env, given)), scheme, vars, play_key, c.rollout.decisions, envs, c.chunk)[1]
+    def one_seed(learner: Learner, x: Inputs, envs: Any) -> Chunk:
+        scheme, env = program.scheme(x, "explore"), program.playable(x.given)
+        key = jax.random.fold_in(x.keys, 2**30 + 3)
+        return device.rollout_chunks(env, scheme, reads(learner, x), key, x.c.rollout.decisions, envs, x.c.chunk)[1]
 
-    return over_seeds(one_seed, per_seed(learner, keys), given, loop.envs, keys)
+    return each_seed(one_seed, learner, x, loop.envs)
 
 
-def start(build: Build, c: Any, given: dict, env: Env, s: Settings, learner: Learner) -> Loop:
+@functools.partial(jax.jit, static_argnums=0)
+def start(program: Program, x: Inputs, learner: Learner) -> Loop:
     """Environments at their start."""
-    follows = s.normalise_obs == "standard" and normalise.STATS not in given
-    return _start(build, env, s.execute, follows, learner, c, given, seed_keys(s))
+    envs, seeds = x.c.rollout.envs, len(x.keys)
+
+    def one_seed(learner: Learner, x: Inputs) -> device.Loop:
+        keys = jax.random.split(jax.random.fold_in(x.keys, 2**30 + 1))
+        return device.begin(program.playable(x.given), program.scheme(x, "explore"), reads(learner, x), keys, envs)
+
+    follows = program.units[0] == "standard" and normalise.STATS not in x.given
+    none_yet = no_scale(envs), normalise.no_moments(program.env.observation_size) if follows else None
+    scale, moments = for_each(seeds, none_yet)
+    played = each_seed(one_seed, learner, x)
+    return Loop(played, jnp.ones((seeds, envs)), scale, moments, jnp.zeros((), jnp.int32))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _start(build: Build, env: Env, execute: str, follows: bool, learner: Learner, c: Any, given: dict, keys) -> Loop:
-    def one_seed(learner: Learner, given: dict, key: jax.Array):
-        scheme = scheme_of(build, "explore", execute, c)
-        first_keys = jax.random.split(jax.random.fold_in(key, 2**30 + 1))
-        return begin(wrap(settled(env, given)), scheme, view(learner, given), first_keys, c.rollout.envs)
-
-    envs = over_seeds(one_seed, per_seed(learner, keys), given, keys)
-    none_yet = no_scale(c.rollout.envs), normalise.no_moments(env.observation_size) if follows else None
-    scale, moments = for_each(len(keys), none_yet)
-    return Loop(envs, jnp.ones((len(keys), c.rollout.envs)), scale, moments, jnp.zeros((), jnp.int32))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
-def iterate(build: Build, env: Env, execute: str, learner: Learner, loop: Loop, c: Any, given: dict, keys, n):
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+def iterate(program: Program, learner: Learner, loop: Loop, x: Inputs, n) -> tuple[Learner, Loop, Metrics]:
     """``n`` iterations of every seed: (learner, loop, sums of the figures [S])."""
+    c, done = x.c.rollout, loop.iterations
 
-    def one_seed(learner: Learner, given: dict, loop: Loop, key: jax.Array, step: Array):
-        wrapped = wrap(settled(env, given))
-        algorithm, scheme = build(c), scheme_of(build, "explore", execute, c)
+    def one_seed(learner: Learner, x: Inputs, *mine: Any):
+        env, algorithm, scheme = program.playable(x.given), program.algorithm(x.c), program.scheme(x, "explore")
 
         def iteration(i, state):
-            learner, (envs, first, scale, moments, done) = state
-            mine = jax.random.fold_in(jax.random.fold_in(key, 2**30 + 2), done)
-            play_key, prepare_key, learn_key = jax.random.split(mine, 3)
-            vars = view(learner, given)
-            envs, chunk, seen = rollout_chunks(wrapped, scheme, vars, play_key, c.rollout.decisions, envs, c.chunk)
-            if c.rollout.scale_rewards:
+            learner, (envs, first, scale, moments) = state
+            key = jax.random.fold_in(jax.random.fold_in(x.keys, 2**30 + 2), done + i)
+            play_key, prepare_key, learn_key = jax.random.split(key, 3)
+            vars = reads(learner, x)
+            envs, chunk, seen = device.rollout_chunks(env, scheme, vars, play_key, c.decisions, envs, x.c.chunk)
+            if c.scale_rewards:
                 firsts = jnp.concatenate([first[None], chunk.last[:-1]])
                 scale, reward = scaled(scale, chunk.reward[..., 0], firsts)
                 chunk = chunk._replace(reward=reward[..., None])
             if moments is not None:
                 moments = normalise.seen(moments, chunk.obs.reshape(-1, chunk.obs.shape[-1]))
-            learner, chunk = algorithm.prepare(learner, given, prepare_key, chunk)
-            learner, sums = learn(algorithm, c.rollout, learner, given, learn_key, chunk)
+            learner, chunk = algorithm.prepare(learner, x.given, prepare_key, chunk)
+            learner, sums = learn(algorithm, c, learner, x.given, learn_key, chunk)
             if moments is not None:  # after the updates: they take the policy in the units that it played in
                 learner = in_moments(learner, moments)
-            return (learner, Loop(envs, chunk.last[-1], scale, moments, done + 1)), {**sums, **seen}
+            return (learner, (envs, chunk.last[-1], scale, moments)), {**sums, **seen}
 
-        def body(i, state):
-            now, sums = iteration(i, state[0])
-            return now, jax.tree.map(jnp.add, state[1], sums)
+        return accumulate(iteration, (learner, mine), n)
 
-        begun = learner._replace(step=step), loop
-        like = jax.eval_shape(lambda state: iteration(0, state)[1], begun)
-        none_yet = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-        (learner, loop), sums = jax.lax.fori_loop(0, n, body, (begun, none_yet))
-        return learner._replace(step=jnp.zeros((), jnp.int32)), loop, sums
-
-    begun = loop._replace(iterations=jnp.full(keys.shape, loop.iterations))
-    step = learner.step
-    learner, after, sums = over_seeds(one_seed, per_seed(learner, keys), given, begun, keys, shared=(step,))
-    updates = n * c.rollout.epochs * c.rollout.minibatches
-    return learner._replace(step=step + updates), after._replace(iterations=loop.iterations + n), sums
+    (learner, after), sums = each_seed(one_seed, learner, x, *loop[:-1])
+    return learner, Loop(*after, iterations=done + n), sums
 
 
 def in_moments(learner: Learner, moments: Moments) -> Learner:
@@ -226,13 +209,10 @@ def learn(
     return learner, jax.tree.map(jnp.sum, metrics)
 
 
-def on_policy(
-    build: Build,
-    c: Any,
-    given: dict,
-    *,
-    env: Env,
-    settings: Settings,
+def run(
+    program: Program,
+    x: Inputs,
+    settings: OnPolicySettings,
     learner: Learner | None = None,
     state: Loop | None = None,
 ) -> Iterator[Event]:
@@ -242,49 +222,52 @@ def on_policy(
         learner, state: where to go on from; both are donated.
 
     Yields:
-        The events of ``train.offline``; ``step`` counts environment steps, and every event carries its ``online`` part.
+        See ``common.events``; ``step`` counts environment steps, and every event carries its ``state``.
 
     Raises:
         UserError: impossible settings.
     """
-    s, keys, trained = settings, seed_keys(settings), offline.in_units(build, settings)
-    check(c, s, env, given)
-    plan = plan_of(c, s)
-    if learner is None:
-        spec = Spec(env.observation_size, env.action_size, c.chunk.horizon)
-        learner = units(trained, c, given, env, s, offline.init(build, c, given, spec, s))
-    normalise.check(learner, s.normalise_obs, s.normalise_action)
-    state = start(trained, c, given, env, s, learner) if state is None else state
-    learner, state, given = spread(s.seeds, (learner, state, given))
-    began = time.perf_counter()
-    learner, state, _ = iterate(trained, env, s.execute, learner, state, c, given, keys, 0)  # compiles only
-    jax.block_until_ready(learner)
-    done = int(state.iterations)
-    values = {"compile_seconds": np.asarray([time.perf_counter() - began])}
-    yield Event("compile", done * plan.steps, values, learner, state)
-    while done < plan.iterations:
-        stops = (plan.log_every, plan.eval_every, plan.checkpoint_every)
-        goal = min(plan.iterations, *(every * (done // every + 1) for every in stops))
+    s = settings
+    check(program, x, s)
+    plan = iterations(program.scheme(x, "explore").steps, x.c.rollout, s)
+    learner = in_units(program, x, init(program, x)) if learner is None else learner
+    normalise.check(learner, *program.units)
+    state = start(program, x, learner) if state is None else state
+    learner, state, given = spread(s.seeds, (learner, state, x.given))
+    x = x._replace(given=given)
+
+    def advance(learner: Learner, state: Loop, done: int, goal: int):
         began = time.perf_counter()
-        learner, state, sums = iterate(trained, env, s.execute, learner, state, c, given, keys, goal - done)
-        values = figures(sums, plan.steps * (goal - done), s.seeds, began)
-        done = goal
-        step = done * plan.steps
-        counts = {"env_steps": np.asarray([step]), "updates": np.asarray([int(learner.step)])}
-        yield Event("train", step, {**values, **counts}, learner, state)
-        if offline.due(done, plan.eval_every, plan.iterations):
-            found = offline.evaluate(build, env, s, learner, c, given)
-            yield Event("eval", step, {**found, **counts}, learner, state)
-        if offline.due(done, plan.checkpoint_every, plan.iterations):
-            yield Event("checkpoint", step, {}, learner, state)
+        learner, state, sums = iterate(program, learner, state, x, goal - done)
+        return learner, state, figures(sums, plan.steps * max(goal - done, 1), s.seeds, began)
+
+    def counts(done: int, learner: Learner) -> dict[str, np.ndarray]:
+        return {"env_steps": np.asarray([done * plan.steps]), "updates": np.asarray([int(learner.step)])}
+
+    step = lambda done: done * plan.steps  # noqa: E731
+    work = Work(advance, plan.total, plan.log_every, plan.eval_every, plan.save_every, step, counts)
+    yield from events(work, program, x, s, learner, state, int(state.iterations))
 
 
-def state_like(build: Build, env: Env, learner: Learner, c: Any, given: dict, s: Settings) -> Loop:
+def state_like(program: Program, x: Inputs, s: OnPolicySettings, learner: Learner) -> Loop:
     """Shapes and types of the online part beside such a ``learner``, for restoring one."""
-    return jax.eval_shape(lambda learner: start(offline.in_units(build, s), c, given, env, s, learner), learner)
+    del s
+    return jax.eval_shape(lambda learner, x: start(program, x, learner), learner, x)
 
 
-def total_steps(c: Any, s: Settings) -> int:
-    """The last event's ``step``."""
-    plan = plan_of(c, s)
-    return plan.iterations * plan.steps
+def amount(algorithm: Algorithm, c: Any, s: OnPolicySettings) -> Amount:
+    """What a run will do."""
+    steps = parse(s.execute, c.chunk.horizon).scheme(algorithm.explore).steps
+    plan, r = iterations(steps, c.rollout, s), c.rollout
+    return Amount(plan.total * r.epochs * r.minibatches, plan.total * plan.steps, plan.total * plan.steps)
+
+
+def unit(program: Program, x: Inputs, s: OnPolicySettings) -> tuple[Callable, tuple, int]:
+    """One iteration of every seed."""
+    learner = jax.eval_shape(lambda: init(program, x))
+    loop, done = state_like(program, x, s, learner), amount(program.build(x.c), x.c, s)
+    per = iterations(program.scheme(x, "explore").steps, x.c.rollout, s).steps
+    return functools.partial(iterate, program), (learner, loop, x, 1), done.env_steps // per
+
+
+ON_POLICY = Driver("on_policy", OnPolicySettings, False, check, run, state_like, amount, unit)

@@ -11,12 +11,13 @@ import numpy as np
 
 from qchunk.data.formats import Rows
 from qchunk.envs.base import Behaviour, Env, State, wrap
-from qchunk.envs.host.pool import HostEnv, HostState, Pool
-from qchunk.play import host
+from qchunk.envs.host.pool import HostEnv
+from qchunk.play import device, host
 from qchunk.play.execute import Scheme, scripted
-from qchunk.play.rollout import Steps, rollout
+from qchunk.play.rollout import Player, Steps, decision
+from qchunk.program import Inputs, Program
 from qchunk.system.errors import unknown
-from qchunk.types import Vars
+from qchunk.types import Learner, Vars
 
 NO_VARS = Vars({}, {}, {}, {})
 
@@ -49,6 +50,17 @@ def scheme_of(env: Env, policy: str | None) -> Scheme:
     return scripted(known[name](env))
 
 
+def gather(play: Callable, loop: Any, steps: int, progress: Callable[[int], Any]) -> Rows:
+    """Rows of at least ``steps`` transitions; ``play`` (i, loop) -> (loop, Steps) gives some more each time."""
+    parts, done = list[Steps](), 0
+    while done < steps:
+        loop, out = play(len(parts), loop)
+        parts.append(jax.tree.map(np.asarray, out._replace(success=None)))
+        done += int(parts[-1].alive.sum())
+        progress(min(done, steps))
+    return to_rows(jax.tree.map(lambda *x: np.concatenate(x), *parts))
+
+
 def collect(
     env: Env,
     scheme: Scheme,
@@ -61,7 +73,7 @@ def collect(
     progress: Callable[[int], Any] = lambda done: None,
     dispatch: int = 250,
 ) -> Rows:
-    """Plays E environments in parallel, in whole decisions, until at least ``steps`` transitions are there.
+    """Plays E environments on the device in parallel, in whole decisions, until at least ``steps`` transitions are there.
 
     Args:
         episode_length: environment steps after which an episode is cut (no bootstrap is lost: it is a time-out).
@@ -70,63 +82,55 @@ def collect(
     """
     wrapped = wrap(env, episode_length)
     decisions = max(1, min(dispatch, -(-steps // envs)) // scheme.steps)
-    step = jax.jit(lambda vars, key, start: rollout(wrapped, scheme, vars, key, decisions, start, envs))
-    parts: list[Steps] = []
-    start, done, i = None, 0, 0
-    while done < steps:
-        start, out = step(vars, jax.random.fold_in(key, i), start)
-        parts.append(jax.tree.map(np.asarray, out))
-        done, i = done + int(parts[-1].alive.sum()), i + 1
-        progress(min(done, steps))
-    return to_rows(jax.tree.map(lambda *x: np.concatenate(x), *parts))
+    run = jax.jit(lambda vars, key, loop: device.rollout(wrapped, scheme, vars, key, decisions, loop, envs))
+    return gather(lambda i, loop: run(vars, jax.random.fold_in(key, i), loop), None, steps, progress)
 
 
 def collect_host(
     env: HostEnv,
-    play: Callable[[Pool, HostState, int, np.ndarray], tuple[HostState, Steps]],
+    player: Player,
+    carry: Any = None,
     *,
     steps: int,
     seed: int = 0,
-    envs: int = 8,
+    envs: int = 1,
     progress: Callable[[int], Any] = lambda done: None,
 ) -> Rows:
-    """``collect`` for host environments.
+    """``collect`` in E host environments.
 
     Args:
-        play: (pool, state, number of the decision, slots that have just begun [E]) -> what was played.
+        player: ``random_player`` or ``learned_player``.
+        carry: what its scheme carries before the first episode.
+        seed: of the start states.
     """
-    pool, parts, done = env.pool("collect", envs), list[Steps](), 0
-    state, begun = pool.nothing(), np.zeros(envs, np.int64)
-    while done < steps:
-        state, begun, fresh = host.begin_ended(pool, state, begun, [(seed, e) for e in range(envs)])
-        state, out = play(pool, state, len(parts), fresh)
-        parts.append(out._replace(success=None))
-        done += int(out.alive.sum())
-        progress(min(done, steps))
-    return to_rows(jax.tree.map(lambda *x: np.concatenate(x), *parts))
+    pool = env.pool("collect", envs)
+    sim = host.simulator(pool, host.one_after_another(pool, [(seed, e) for e in range(envs)]))
+
+    def play(i: int, loop: Any) -> tuple[Any, Steps]:
+        loop, _, out = decision(sim, player, i, loop)
+        return loop, out
+
+    return gather(play, (host.Slots(pool.nothing(), np.zeros(envs, np.int64)), carry), steps, progress)
 
 
-def random_play(seed: int) -> Callable:
-    """Uniform actions, as ``play`` of ``collect_host``."""
+def random_player(env: HostEnv, seed: int) -> Player:
+    """Uniform actions in [-1, 1], drawn at each step."""
 
-    def play(pool: Pool, state: HostState, i: int, fresh: np.ndarray) -> tuple[HostState, Steps]:
+    def decide(i: int, state: Any, fresh: np.ndarray, carry: Any) -> tuple[Any, np.ndarray]:
         rng = np.random.default_rng((seed, i))
-        shape = (pool.envs, pool.env.action_size)
-        return host.play_chunk(pool, state, 1, lambda i, obs: rng.uniform(-1.0, 1.0, shape))
+        return carry, rng.uniform(-1.0, 1.0, (len(fresh), env.action_size)).astype(np.float32)
 
-    return play
+    return Player(1, decide, lambda i, state, plan, alive: plan)
 
 
-def learned_play(build: Any, execute: str, learner: Any, c: Any, given: dict, key: Any) -> Callable:
-    """The exploring policy of a learner of one seed [1, ...], as ``play`` of ``collect_host``."""
+def learned_player(program: Program, learner: Learner, x: Inputs) -> Player:
+    """The exploring policy of a learner of one seed, leaves [1, ...]."""
 
-    def play(pool: Pool, state: HostState, i: int, fresh: np.ndarray) -> tuple[HostState, Steps]:
-        labels = np.stack([np.arange(pool.envs), np.full(pool.envs, i)], axis=1)[None].astype(np.int32)
-        more = {"learner": learner, "c": c, "given": given, "keys": key[None], "labels": labels, "fresh": fresh}
-        state, _, steps = host.decision(pool, state, build, "explore", execute, carry=None, **more)
-        return state, steps
+    def labels(i: int, state: Any) -> np.ndarray:
+        slots = len(state.begun)
+        return np.stack([np.arange(slots), np.full(slots, i)], axis=1)
 
-    return play
+    return host.player(program, "explore", learner, x, labels)
 
 
 def to_rows(steps: Steps) -> Rows:

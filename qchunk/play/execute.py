@@ -1,10 +1,12 @@
-"""How much of a chunk is played before the next is planned. The same schemes train, evaluate and deploy.
+"""How much of a chunk is played before the next is planned. The same schemes train, evaluate, collect and deploy.
 
 A scheme sees a batch of E environments through their ``State`` (of which a policy's scheme reads ``obs`` only).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,14 +14,18 @@ import jax
 import jax.numpy as jnp
 
 from qchunk.envs.base import Behaviour, where
+from qchunk.system import loading
 from qchunk.system.errors import UserError, unknown
-from qchunk.types import Plan, Policy, Vars
+from qchunk.types import Old, Plan, Policy, Vars
 
 NAMES = ("open-loop", "receding:STEPS")
 
 
 class Scheme(NamedTuple):
-    """Execution as pure functions around a carry, which outlives a decision; the actor runs in ``decide`` only."""
+    """Execution as pure functions around a carry, which outlives a decision; the actor runs in ``decide`` only.
+
+    A scheme whose boundaries are not known beforehand has ``steps`` 1 and keeps the plan that it is playing in its carry.
+    """
 
     steps: int  # environment steps per decision
     init: Callable  # (vars, key, State) -> carry, for environments at their episode's start
@@ -27,19 +33,67 @@ class Scheme(NamedTuple):
     act: Callable  # (vars, i, State, plan) -> action [E, A], at step i < steps of a decision
 
 
-def receding(policy: Policy, steps: int) -> Scheme:
-    """Plays the first ``steps`` actions of each chunk, then plans anew (open loop where that is the whole chunk).
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["floats"], meta_fields=["name", "make", "whole", "horizon"]
+)
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """A scheme by its name: static but for the floats among its numbers, which are traced."""
 
-    Plans are made afresh: ``old`` is None until a policy that warm-starts from it exists.
+    name: str  # such as receding:3; without the numbers of a user's own
+    make: Callable  # (policy, H, *numbers) -> Scheme
+    horizon: int  # H, actions in the chunks of policies that do not say otherwise
+    whole: tuple = ()  # the numbers in order; None where a float stands
+    floats: tuple = ()
+
+    def scheme(self, policy: Policy) -> Scheme:
+        """The scheme around a policy."""
+        floats = iter(self.floats)
+        numbers = (next(floats) if n is None else n for n in self.whole)
+        return self.make(policy, policy.length or self.horizon, *numbers)
+
+
+def receding(policy: Policy, horizon: int, steps: int | None = None) -> Scheme:
+    """Plays the first ``steps`` of the ``horizon`` actions of each chunk, by default all, then plans again.
+
+    The policy is shown its last plan, and how much of it is left (``Old``).
     """
+    steps = horizon if steps is None else steps
+    if steps > horizon:
+        raise UserError(
+            f"the policy's chunks have {horizon} actions, not {steps}", f"give --execute receding:{horizon}"
+        )
 
-    def decide(vars: Vars, key, state: Any, carry: tuple) -> tuple[tuple, Plan]:
-        return carry, policy.plan(vars, policy.draw(vars, key, state.obs), state.obs, None)
+    def init(vars: Vars, key, state: Any) -> Old:
+        return nothing_left(policy, vars, key, state.obs)
+
+    def decide(vars: Vars, key, state: Any, old: Old) -> tuple[Old, Plan]:
+        plan = policy.plan(vars, policy.draw(vars, key, state.obs), state.obs, old)
+        if plan.action.shape[-2] != horizon:
+            raise ValueError(
+                f"the policy's chunks have {plan.action.shape[-2]} actions, and it says {horizon}: give it length={plan.action.shape[-2]}"
+            )
+        return played(plan, steps), plan
 
     def act(vars: Vars, i, state: Any, plan: Plan):
         return policy.emit(vars, plan, i, state.obs)
 
-    return Scheme(steps, lambda vars, key, state: (), decide, act)
+    return Scheme(steps, init, decide, act)
+
+
+def nothing_left(policy: Policy, vars: Vars, key, obs) -> Old:
+    """The old plan of environments at their episode's start: of the right shapes, and nothing of it is left."""
+    like = jax.eval_shape(lambda key, obs: policy.plan(vars, policy.draw(vars, key, obs), obs, None), key, obs)
+    plan = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    return Old(plan, jnp.zeros(plan.action.shape[:-1]))
+
+
+def played(plan: Plan, steps: int) -> Old:
+    """A plan of which ``steps`` actions have been played: the rest moves to the front, zeros follow it."""
+    gone = jnp.zeros_like(plan.action[..., :steps, :])
+    action = jnp.concatenate([plan.action[..., steps:, :], gone], axis=-2)
+    left = (jnp.arange(action.shape[-2]) < action.shape[-2] - steps).astype(action.dtype)
+    return Old(plan._replace(action=action), jnp.broadcast_to(left, action.shape[:-1]))
 
 
 def scripted(behaviour: Behaviour) -> Scheme:
@@ -58,22 +112,52 @@ def scripted(behaviour: Behaviour) -> Scheme:
     return Scheme(1, init, decide, lambda vars, i, state, action: action)
 
 
-def parse(text: str, horizon: int) -> Callable[[Policy], Scheme]:
-    """The scheme of a name: ``open-loop`` or ``receding:3``.
+def _open_loop(policy: Policy, horizon: int) -> Scheme:
+    return receding(policy, horizon)
+
+
+def _receding(policy: Policy, horizon: int, steps: int) -> Scheme:
+    return receding(policy, steps)
+
+
+def parse(text: str, horizon: int) -> Execution:
+    """The execution of a name: ``open-loop``, ``receding:3``, or a function of the user's own, ``file.py:function:NUMBER,...``.
+
+    The function takes the policy, H and the numbers, and returns a Scheme. Numbers with a point or an exponent are traced.
 
     Raises:
         UserError: unknown, or more steps than the chunk has.
     """
+    if ".py:" in text:
+        file, _, rest = text.rpartition(".py:")
+        function, _, numbers = rest.partition(":")
+        made = loading.function(f"{file}.py:{function}")
+        return Execution(f"{file}.py:{function}", made, horizon, *_numbers(text, numbers))
     name, _, steps = text.partition(":")
     if name == "open-loop" and not steps:
-        return lambda policy: receding(policy, horizon)
+        return Execution(text, receding, horizon)
     if name != "receding":
-        raise unknown("execution", text, NAMES)
-    if not steps.isdigit() or not 1 <= int(steps) <= horizon:
+        raise unknown("execution", text, NAMES, "or give a function of yours as my_file.py:my_function")
+    if not (steps.isascii() and steps.isdigit()) or not 1 <= int(steps) <= horizon:
         raise UserError(
             f"--execute {text} does not fit chunks of {horizon} actions", f"give receding:1 to receding:{horizon}"
         )
-    return lambda policy: receding(policy, int(steps))
+    return Execution(text, receding, horizon, (int(steps),))
+
+
+def _numbers(text: str, numbers: str) -> tuple[tuple, tuple]:
+    """(whole numbers, with None where a float stands; floats) of "1,0.5"."""
+    whole, floats = list[int | None](), list[float]()
+    for number in filter(None, numbers.split(",")):
+        try:
+            whole.append(int(number))
+        except ValueError:
+            try:
+                floats.append(float(number))
+            except ValueError as e:
+                raise UserError(f"--execute {text}: {number} is no number", "give numbers behind the function") from e
+            whole.append(None)
+    return tuple(whole), tuple(floats)
 
 
 def restart(scheme: Scheme, vars: Vars, key, state: Any, fresh: jax.Array, carry: Any) -> Any:

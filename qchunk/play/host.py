@@ -1,91 +1,214 @@
-"""What rollout.py and evaluate.py do, for host environments: Python loops around the same schemes.
+"""Environments in worker processes, as rollout.py and episodes.py play them: Python loops around compiled decisions.
 
-The actor runs once per chunk, for all slots of all seeds in one call. A slot's randomness is labelled by its episode and
-decision, so figures do not depend on how many slots or worker processes there are.
+The actor runs once per chunk, for all slots of all seeds in one call. A slot's randomness is labelled by two numbers, such as
+its episode and decision, so figures do not depend on how many slots or worker processes there are. S * E slots stand seed
+after seed.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from qchunk.envs.base import State
-from qchunk.envs.host.pool import HostEnv, HostState, Pool
-from qchunk.play.episodes import Episodes
-from qchunk.play.execute import Scheme, parse, restart
-from qchunk.play.rollout import Steps
-from qchunk.seeds import over_seeds
-from qchunk.types import Learner, PyTree, view
+from qchunk.envs.host.pool import HostState, Pool, nothing
+from qchunk.play import episodes as counting
+from qchunk.play.episodes import Episodes, Tally, summary
+from qchunk.play.execute import restart
+from qchunk.play.rollout import Outcome, Player, Simulator, Steps
+from qchunk.program import Inputs, Program, each_seed, reads
+from qchunk.types import Array, Learner
 
 SLOTS = 16  # environments that evaluation keeps open: each takes a second and 160 MB to make (OGBench)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def decide(build, role: str, execute: str, learner: Learner, c: Any, given: dict, keys, labels, obs, fresh, carry):
+class Slots(NamedTuple):
+    """S * E slots that play one episode after the other."""
+
+    envs: HostState
+    begun: np.ndarray  # [S * E] int32, episodes
+
+
+class Lanes(NamedTuple):
+    """S * E slots that share a list of episodes."""
+
+    envs: HostState
+    episode: np.ndarray  # [S * E] the episode that a slot plays; there is none from ``count`` on
+    made: np.ndarray  # [S * E] int32, decisions in it
+    queued: np.ndarray  # [S] the next episode that no slot has taken
+
+
+def scan(fn: Callable, carry: Any, xs: Any) -> tuple[Any, Any]:
+    """``jax.lax.scan`` as a Python loop over numpy arrays."""
+    found = []
+    for x in xs:
+        carry, out = fn(carry, x)
+        found.append(out)
+    return carry, jax.tree.map(lambda *x: np.stack(x), *found)
+
+
+def repeat(going: Callable, body: Callable, carry: Any) -> Any:
+    """``jax.lax.while_loop`` as Python's."""
+    while going(carry):
+        carry = body(carry)
+    return carry
+
+
+def simulator(pool: Pool, begin: Callable) -> Simulator:
+    """The slots of a pool. ``begin`` decides which episodes start: ``one_after_another``, or ``from_a_list``."""
+
+    def step(state: Any, action: np.ndarray, alive: np.ndarray) -> Any:
+        return state._replace(envs=pool.step(state.envs, action, alive))
+
+    def show(state: Any) -> Outcome:
+        s = state.envs
+        return Outcome(
+            s.obs, s.reward, s.terminal, s.truncation, s.done, s.success if pool.env.has_success else None, {}
+        )
+
+    return Simulator(begin, step, show, scan, repeat)
+
+
+def one_after_another(pool: Pool, labels: list[tuple]) -> Callable:
+    """Starts an episode in every slot whose last one has ended; state is ``Slots``.
+
+    Args:
+        labels: [S * E] of the slots; an episode's start follows from its slot's label and its number there.
+    """
+
+    def begin(state: Slots) -> tuple[Slots, np.ndarray]:
+        fresh = state.envs.done > 0
+        seeds = np.zeros(pool.envs, np.int64)
+        for slot in np.flatnonzero(fresh):
+            seeds[slot] = reset_seeds((*labels[slot], int(state.begun[slot])), 1)[0]
+        return Slots(pool.begin(state.envs, fresh, seeds), state.begun + fresh.astype(state.begun.dtype)), fresh
+
+    return begin
+
+
+def from_a_list(pool: Pool, seeds: np.ndarray) -> Callable:
+    """Hands slots that are done the next of the episodes that start from ``seeds`` [S, count]; state is ``Lanes``."""
+    count = seeds.shape[1]
+    seed_of = np.repeat(np.arange(len(seeds)), pool.envs // len(seeds))
+
+    def begin(state: Lanes) -> tuple[Lanes, np.ndarray]:
+        episode, made, queued = state.episode.copy(), state.made.copy(), state.queued.copy()
+        fresh = (state.envs.done > 0) & (episode < count)
+        for slot in np.flatnonzero(fresh & (made > 0)):
+            episode[slot], made[slot] = queued[seed_of[slot]], 0
+            queued[seed_of[slot]] += 1
+        begun = pool.begin(state.envs, fresh & (episode < count), seeds[seed_of, np.minimum(episode, count - 1)])
+        return Lanes(begun, episode, made + 1, queued), fresh & (episode < count)
+
+    return begin
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def decide(program: Program, role: str, learner: Learner, x: Inputs, labels, obs, fresh, carry) -> tuple[Any, Any]:
     """One decision in every slot: (carry, plan), leaves [S, E, ...].
 
     Args:
         role: "act" or "explore": which of the algorithm's policies.
-        learner, given: of all seeds [S, ...].
-        keys: [S].
         labels: [S, E, 2] int, two numbers that no other decision of the seed has.
         obs: [S, E, O].
         fresh: [S, E] whether the episode has just begun; its carry is then a new one.
-        carry: what the last decision returned, or None.
+        carry: what the last decision returned, or ``nothing_carried``.
     """
 
-    def one_seed(learner: Learner, given: dict, key, labels, obs, fresh, carry):
-        vars, scheme = view(learner, given), scheme_of(build, role, execute, c)
+    def one_seed(learner: Learner, x: Inputs, labels, obs, fresh, carry):
+        vars, scheme = reads(learner, x), program.scheme(x, role)
 
         def one(label, obs, fresh, carry):  # a batch of one, so that its noise is its own
-            start_key, restart_key, plan_key = jax.random.split(labelled(key, label), 3)
-            state = seen(obs[None])
-            carry = scheme.init(vars, start_key, state) if carry is None else carry
-            carry = restart(scheme, vars, restart_key, state, fresh[None], carry)
-            return scheme.decide(vars, plan_key, state, carry)
+            _, restart_key, plan_key = jax.random.split(labelled(x.keys, label), 3)
+            carry = restart(scheme, vars, restart_key, seen(obs[None]), fresh[None], carry)
+            return scheme.decide(vars, plan_key, seen(obs[None]), carry)
 
         return jax.vmap(one)(labels, obs, fresh, carry)
 
-    return over_seeds(one_seed, per_seed(learner, keys), given, keys, labels, obs, fresh, carry)
+    return each_seed(one_seed, learner, x, labels, obs, fresh, carry)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def act(build, role: str, execute: str, learner: Learner, c: Any, given: dict, i, obs, plan) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def act(program: Program, role: str, learner: Learner, x: Inputs, i, obs, plan) -> Array:
     """The actions [S, E, A] of a plan's step ``i``."""
 
-    def one_seed(learner: Learner, given: dict, obs, plan):
-        vars, scheme = view(learner, given), scheme_of(build, role, execute, c)
+    def one_seed(learner: Learner, x: Inputs, obs, plan):
+        vars, scheme = reads(learner, x), program.scheme(x, role)
         return jax.vmap(lambda obs, plan: scheme.act(vars, i, seen(obs[None]), plan)[0])(obs, plan)
 
-    return over_seeds(one_seed, per_seed(learner, obs), given, obs, plan)
+    return each_seed(one_seed, learner, x, obs, plan)
 
 
-def scheme_of(build, role: str, execute: str, c: Any) -> Scheme:
-    """Execution of one of an algorithm's policies."""
-    return parse(execute, c.chunk.horizon)(getattr(build(c), role))
+def nothing_carried(program: Program, role: str, learner: Learner, x: Inputs, envs: int) -> Any:
+    """What a scheme carries before the first episode, zeros [S, E, 1, ...]: every episode's start replaces it."""
+
+    def one_seed(learner: Learner, x: Inputs) -> Any:
+        obs = jnp.zeros((1, program.env.observation_size))
+        return program.scheme(x, role).init(reads(learner, x), x.keys, seen(obs))
+
+    like = jax.eval_shape(lambda learner, x: each_seed(one_seed, learner, x), learner, x)
+    return jax.tree.map(lambda a: jnp.zeros((a.shape[0], envs, *a.shape[1:]), a.dtype), like)
 
 
-def labelled(key: jax.Array, label: jax.Array) -> jax.Array:
+def player(program: Program, role: str, learner: Learner, x: Inputs, labels: Callable) -> Player:
+    """The scheme of one of the algorithm's policies, for all slots of all seeds.
+
+    Args:
+        labels: (number of the decision, state) -> [S * E, 2] int, see ``decide``.
+    """
+    seeds, steps = len(x.keys), program.scheme(x, role).steps
+
+    def split(a: np.ndarray) -> np.ndarray:
+        return a.reshape(seeds, -1, *a.shape[1:])
+
+    def choose(number: int, state: Any, fresh: np.ndarray, carry: Any) -> tuple[Any, Any]:
+        label = labels(number, state).astype(np.int32)
+        return decide(program, role, learner, x, split(label), split(state.envs.obs), split(fresh), carry)
+
+    def action(i: int, state: Any, plan: Any, alive: np.ndarray) -> np.ndarray:
+        if not alive.any():
+            return np.zeros((len(alive), program.env.action_size), np.float32)
+        found = np.asarray(act(program, role, learner, x, i, split(state.envs.obs), plan), np.float32)
+        return np.clip(found.reshape(len(alive), -1), -1.0, 1.0)
+
+    return Player(steps, choose, action)
+
+
+def empty(env: Any, slots: int) -> HostState:
+    """The state before the first episode: every slot has ended."""
+    return nothing(slots, env.observation_size, env.action_size, env.episode_length)
+
+
+def by_seed(seeds: int, steps: Steps) -> Steps:
+    """Steps [n, S * E, ...] -> [S, n, E, ...], without success, which no buffer keeps."""
+    steps = steps._replace(success=None)
+    return jax.tree.map(lambda x: np.moveaxis(x.reshape(len(x), seeds, -1, *x.shape[2:]), 1, 0), steps)
+
+
+def restored(pool: Pool, loop: tuple[Slots, Any]) -> tuple[Slots, Any]:
+    """What a checkpoint held of ``training``, with the pool's simulators brought to it."""
+    slots = jax.tree.map(np.array, loop[0])
+    pool.restore(slots.envs)
+    return slots, loop[1]
+
+
+def labelled(key: Array, label: Array) -> Array:
     """A key for two numbers [2]."""
     return jax.random.fold_in(jax.random.fold_in(key, label[0]), label[1])
 
 
-def seen(obs: jax.Array) -> State:
+def seen(obs: Array) -> State:
     """What a scheme sees of a host environment."""
     zero = jnp.zeros(obs.shape[0])
     return State(None, obs, zero, zero)
 
 
-def per_seed(learner: Learner, like: Any) -> Learner:
-    """The learner with its step once per seed, for mapping over seeds."""
-    return learner._replace(step=jnp.full(like.shape[0], learner.step))
-
-
-def label(key: jax.Array) -> tuple[int, ...]:
+def label(key: Array) -> tuple[int, ...]:
     """A key as numbers, for ``reset_seeds``."""
     return tuple(int(x) for x in jax.random.key_data(key))
 
@@ -95,98 +218,59 @@ def reset_seeds(label: tuple[int, ...], count: int) -> np.ndarray:
     return (np.random.SeedSequence(label).generate_state(count) >> 1).astype(np.int64)
 
 
-def begin_ended(pool: Pool, state: HostState, begun: np.ndarray, labels: list[tuple]) -> tuple[HostState, Any, Any]:
-    """Starts an episode in every slot whose last one has ended: (state, begun, which slots those are [E]).
+def lanes(env: Any, seeds: int, slots: int) -> Lanes:
+    """Slots at the head of the list."""
+    episode = np.tile(np.arange(slots), seeds)
+    return Lanes(empty(env, seeds * slots), episode, np.zeros(seeds * slots, np.int32), np.full(seeds, slots))
+
+
+def from_seeds(
+    program: Program, role: str, learner: Learner, x: Inputs, seeds: np.ndarray, use: str = "evaluate"
+) -> tuple[Simulator, Player, tuple[Lanes, Any]]:
+    """What plays the episodes that start from ``seeds`` [S, count] int, and (lanes, carry) before the first decision.
 
     Args:
-        begun: [E] episodes so far in each slot.
-        labels: [E] of the slots; an episode's start follows from its slot's label and its number there.
+        use: which of the environment's pools is taken.
     """
-    fresh = state.done > 0
-    seeds = np.zeros(pool.envs, np.int64)
-    for slot in np.flatnonzero(fresh):
-        seeds[slot] = reset_seeds((*labels[slot], int(begun[slot])), 1)[0]
-    return pool.begin(state, fresh, seeds), begun + fresh.astype(begun.dtype), fresh
+    slots = max(1, min(seeds.shape[1], SLOTS // len(seeds)))
+    pool = program.env.pool(use, len(seeds) * slots)
+    labels = lambda i, state: np.stack([state.episode, state.made - 1], axis=1)  # noqa: E731
+    start = lanes(program.env, len(seeds), slots), nothing_carried(program, role, learner, x, slots)
+    return simulator(pool, from_a_list(pool, seeds)), player(program, role, learner, x, labels), start
 
 
-def play_chunk(pool: Pool, state: HostState, steps: int, act_at: Any) -> tuple[HostState, Steps]:
-    """Executes one decision in every open slot; one that ends rests. Steps' leaves are numpy arrays [steps, E, ...].
+def episodes(program: Program, role: str, learner: Learner, x: Inputs, seeds: np.ndarray) -> Episodes:
+    """The episodes that start from ``seeds`` [S, count] int, of every seed's policy: [S, count] numpy arrays."""
+    count = seeds.shape[1]
+    sim, player, start = from_seeds(program, role, learner, x, seeds)
+    seed_of = np.repeat(np.arange(len(seeds)), len(start[0].episode) // len(seeds))
 
-    Args:
-        act_at: (i, obs [E, O]) -> action [E, A].
-    """
-    out = []
-    for i in range(steps):
-        alive = state.done == 0
-        action = np.zeros((pool.envs, pool.env.action_size), np.float32)
-        if alive.any():
-            action = np.clip(np.asarray(act_at(i, state.obs), np.float32), -1.0, 1.0)
-        after = pool.step(state, action, alive)
-        success = after.success if pool.env.has_success else None
-        ended = (after.terminal, after.truncation)
-        out.append(Steps(state.obs, action, after.reward, *ended, after.obs, success, alive.astype(np.float32)))
-        state = after
-    return state, jax.tree.map(lambda *x: np.stack(x), *out)
+    def going(state: Lanes) -> bool:
+        waiting = (state.made == 0) & (state.episode < count)
+        return bool(((state.envs.done == 0) | waiting).any() or (state.queued < count).any())
 
+    def add(state: Lanes, total: Episodes, more: Episodes) -> Episodes:
+        at = np.flatnonzero(more.length > 0)
+        cell = seed_of[at], state.episode[at]
+        total.ret[cell] += more.ret[at]
+        total.length[cell] += more.length[at]
+        if total.success is not None:
+            total.success[cell] = np.maximum(total.success[cell], more.success[at])  # type: ignore[index]
+        return total
 
-def decision(
-    pool: Pool, state: HostState, build, role: str, execute: str, learner, c, given, keys, labels, fresh, carry: PyTree
-) -> tuple[HostState, PyTree, Steps]:
-    """Plans and plays one chunk in every open slot: (state, carry, Steps [steps, S * E, ...]).
-
-    Args:
-        labels, fresh: see ``decide``; S * E slots, seed after seed.
-    """
-    by_seed = (len(keys), pool.envs // len(keys))
-    obs = state.obs.reshape(*by_seed, -1)
-    policy = (build, role, execute, learner, c, given)
-    carry, plan = decide(*policy, keys, labels, obs, fresh.reshape(by_seed), carry)
-
-    def act_at(i: int, obs: np.ndarray) -> np.ndarray:
-        return np.asarray(act(*policy, i, obs.reshape(*by_seed, -1), plan)).reshape(pool.envs, -1)
-
-    state, steps = play_chunk(pool, state, scheme_of(build, role, execute, c).steps, act_at)
-    return state, carry, steps
+    zeros = [np.zeros(seeds.shape, np.float32) for _ in range(3)]
+    none_yet = Episodes(zeros[0], zeros[1] if program.env.has_success else None, zeros[2])
+    return counting.episodes(sim, player, Tally(going, lambda i: i, add), start, none_yet)
 
 
-def episodes(
-    env: HostEnv, build, execute: str, count: int, learner: Learner, c: Any, given: dict, keys: jax.Array, seeds
-) -> Episodes:
-    """``count`` episodes of every seed's acting policy, [S, count] numpy arrays. Slots that are done take the next one.
-
-    Args:
-        seeds: [S, count] int, of the start states.
-    """
-    lanes = max(1, min(count, SLOTS // len(keys)))
-    pool = env.pool("evaluate", len(keys) * lanes)
-    seed_of = np.repeat(np.arange(len(keys)), lanes)  # [S * E]
-    episode = np.tile(np.arange(lanes), len(keys))  # [S * E] that the slot plays; there is none from ``count`` on
-    queued = np.full(len(keys), lanes)  # [S] the next episode that no slot has taken
-    made = np.zeros(pool.envs, np.int32)  # decisions in the slot's episode
-    total = {name: np.zeros(seeds.shape, np.float32) for name in Episodes._fields}
-    state, carry, fresh = pool.nothing(), None, np.ones(pool.envs, bool)
-    while (episode < count).any():
-        state = pool.begin(state, fresh & (episode < count), seeds[seed_of, np.minimum(episode, count - 1)])
-        labels = np.stack([episode, made], axis=1).reshape(len(keys), lanes, 2)
-        policy = (build, "act", execute, learner, c, given, keys)
-        state, carry, s = decision(pool, state, *policy, labels, fresh, carry)
-        at = np.flatnonzero(s.alive[0] > 0)
-        cell = seed_of[at], episode[at]
-        total["ret"][cell] += (s.reward * s.alive).sum(axis=0)[at]
-        total["length"][cell] += s.alive.sum(axis=0)[at]
-        if s.success is not None:
-            total["success"][cell] = np.maximum(total["success"][cell], (s.success * s.alive).max(axis=0)[at])
-        made += 1
-        fresh = (state.done > 0) & (episode < count)
-        for slot in np.flatnonzero(fresh):
-            episode[slot], made[slot] = queued[seed_of[slot]], 0
-            queued[seed_of[slot]] += 1
-    return Episodes(**{**total, **({} if env.has_success else {"success": None})})
+def evaluate(program: Program, count: int, learner: Learner, x: Inputs) -> dict[str, Array]:
+    """``count`` episodes of every seed's acting policy: means [S]; equal keys give equal start states."""
+    seeds = np.stack([reset_seeds(label(key), count) for key in x.keys])
+    return summary(episodes(program, "act", learner, x, seeds))
 
 
-def evaluate(env: HostEnv, build, execute: str, count: int, learner: Learner, c, given, keys) -> dict[str, np.ndarray]:
-    """Figures [S] of an evaluation, as ``evaluate.summary``; equal ``keys`` [S] give equal start states."""
-    seeds = np.stack([reset_seeds(label(key), count) for key in keys])
-    e = episodes(env, build, execute, count, learner, c, given, keys, seeds)
-    means = {"success": e.success, "return": e.ret, "length": e.length}
-    return {name: x.mean(axis=1) for name, x in means.items() if x is not None}
+def training(program: Program, learner: Learner, x: Inputs, envs: int) -> tuple[Slots, Any]:
+    """(slots, carry) before the first decision of training or collecting, ``envs`` slots for each seed."""
+    slots = len(x.keys) * envs
+    carry = nothing_carried(program, "explore", learner, x, envs)
+    return Slots(empty(program.env, slots), np.zeros(slots, np.int32)), carry

@@ -1,17 +1,51 @@
-"""Playing chunks: an outer loop over decisions, an inner scan over environment steps; the actor runs once per chunk."""
+"""Playing chunks, written once for environments on the device and in worker processes.
+
+An outer loop over decisions, an inner one over environment steps; the actor runs once per decision. What differs between
+the two faces stands in a ``Simulator`` (device.py, host.py): how environments step, and what a loop is.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qchunk.config import ChunkConfig
 from qchunk.data import chunks
-from qchunk.envs.base import AutoReset, State, where
-from qchunk.play.execute import Scheme, restart
-from qchunk.types import Array, Chunk, Metrics, Vars
+from qchunk.types import Array, Chunk, Metrics
+
+
+class Outcome(NamedTuple):
+    """What a batch of E environments shows after a step."""
+
+    obs: Any  # [E, O] the true ones
+    reward: Array  # [E]
+    terminal: Array  # [E] 1 where the environment ended by itself
+    truncation: Array  # [E] 1 where only a limit ended it
+    done: Array  # [E] either
+    success: Array | None  # [E], None where the environment has no notion of it
+    terms: dict  # [E] each, what an objective is made of
+
+
+class Simulator(NamedTuple):
+    """E environments, and the loops around them."""
+
+    begin: Callable  # state -> (state, fresh [E]): starts the episodes that are due; fresh is None where there never are any
+    step: Callable  # (state, action [E, A], alive [E]) -> state; environments that are not alive rest
+    show: Callable  # state -> Outcome
+    scan: Callable  # (fn, carry, xs) -> (carry, stacked), as jax.lax.scan
+    repeat: Callable  # (going, body, carry) -> carry, as jax.lax.while_loop
+
+
+class Player(NamedTuple):
+    """A scheme with the variables that it reads, for E environments."""
+
+    steps: int  # environment steps per decision
+    decide: Callable  # (label, state, fresh, carry) -> (carry, plan); its noise follows from the label
+    act: Callable  # (i, state, plan, alive [E]) -> action [E, A] in [-1, 1]
 
 
 class Steps(NamedTuple):
@@ -28,72 +62,44 @@ class Steps(NamedTuple):
     terms: dict = {}  # noqa: RUF012  (never written to)  [n, E] each, what an objective is made of
 
 
-def play_chunk(env: Any, scheme: Scheme, vars: Vars, state: State, plan: Any) -> tuple[State, Steps]:
-    """Executes one decision in E environments (``env`` as within AutoReset). One that ends rests until the next."""
+def play_chunk(sim: Simulator, player: Player, state: Any, plan: Any) -> tuple[Any, Steps]:
+    """Executes one decision in E environments. One that ends rests until the next."""
 
-    def step(state: State, i: Array) -> tuple[State, Steps]:
-        alive = state.done == 0
-        action = jnp.clip(scheme.act(vars, i, state, plan), -1.0, 1.0)
-        after = env.step(state, action)
-        success = after.metrics.get("success")
-        ended = (after.info["terminal"], after.info["truncation"])
-        terms = after.info.get("terms", {})
-        out = Steps(state.obs, action, after.reward, *ended, after.obs, success, alive.astype(jnp.float32), terms)
-        return where(alive, after, state), out
+    def step(state: Any, i: Any) -> tuple[Any, Steps]:
+        before = sim.show(state)
+        alive = before.done == 0
+        action = player.act(i, state, plan, alive)
+        state = sim.step(state, action, alive)
+        now = sim.show(state)
+        out = (before.obs, action, now.reward, now.terminal, now.truncation, now.obs, now.success)
+        return state, Steps(*out, alive.astype(np.float32), now.terms)
 
-    return jax.lax.scan(step, state, jnp.arange(scheme.steps))
-
-
-def rollout(
-    env: AutoReset,
-    scheme: Scheme,
-    vars: Vars,
-    key,
-    decisions: int,
-    start: tuple[State, Any] | None = None,
-    envs: int = 1,
-) -> tuple[tuple[State, Any], Steps]:
-    """Plays ``decisions`` chunks in E environments, starting ended ones anew between chunks.
-
-    Args:
-        start: the (state, carry) that an earlier call returned; None resets ``envs`` environments.
-
-    Returns:
-        (state, carry) to go on from, and Steps [decisions * steps, E, ...].
-    """
-    *first_keys, key = jax.random.split(key, 3)
-    loop = begin(env, scheme, vars, first_keys, envs) if start is None else start
-
-    def play(loop: tuple[State, Any], key) -> tuple[tuple[State, Any], Steps]:
-        loop, _, steps = decision(env, scheme, vars, key, loop)
-        return loop, steps
-
-    loop, steps = jax.lax.scan(play, loop, jax.random.split(key, decisions))
-    return loop, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), steps)
+    return sim.scan(step, state, np.arange(player.steps, dtype=np.int32))
 
 
-def begin(env: AutoReset, scheme: Scheme, vars: Vars, keys, envs: int) -> tuple[State, Any]:
-    """(state, carry) of ``envs`` environments at their start; two keys."""
-    reset_key, carry_key = keys
-    state = env.env.reset(jax.random.split(reset_key, envs))
-    return state, scheme.init(vars, carry_key, state)
-
-
-def decision(env: AutoReset, scheme: Scheme, vars: Vars, key, loop: tuple[State, Any]) -> tuple[Any, Any, Steps]:
-    """Starts ended environments anew, decides and plays: ((state, carry), plan, Steps [steps, E, ...])."""
+def decision(sim: Simulator, player: Player, label: Any, loop: tuple[Any, Any]) -> tuple[Any, Any, Steps]:
+    """Starts the episodes that are due, decides and plays: ((state, carry), plan, Steps [steps, E, ...])."""
     state, carry = loop
-    restart_key, decide_key = jax.random.split(key)
-    fresh = state.done > 0
-    state = env.reset_done(state)
-    carry = restart(scheme, vars, restart_key, state, fresh, carry)
-    carry, plan = scheme.decide(vars, decide_key, state, carry)
-    state, steps = play_chunk(env.env, scheme, vars, state, plan)
+    state, fresh = sim.begin(state)
+    carry, plan = player.decide(label, state, fresh, carry)
+    state, steps = play_chunk(sim, player, state, plan)
     return (state, carry), plan, steps
 
 
+def rollout(sim: Simulator, player: Player, labels: Any, loop: tuple[Any, Any]) -> tuple[tuple[Any, Any], Steps]:
+    """Plays a chunk for each of ``labels``: ((state, carry) to go on from, Steps [decisions * steps, E, ...])."""
+
+    def play(loop: tuple[Any, Any], label: Any) -> tuple[tuple[Any, Any], Steps]:
+        loop, _, steps = decision(sim, player, label, loop)
+        return loop, steps
+
+    loop, steps = sim.scan(play, loop, labels)
+    return loop, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), steps)
+
+
 def rollout_chunks(
-    env: AutoReset, scheme: Scheme, vars: Vars, key, decisions: int, loop: tuple[State, Any], c: ChunkConfig
-) -> tuple[tuple[State, Any], Chunk, Metrics]:
+    sim: Simulator, player: Player, labels: Any, loop: tuple[Any, Any], c: ChunkConfig
+) -> tuple[tuple[Any, Any], Chunk, Metrics]:
     """``rollout`` by decisions, for methods that learn from what they just did.
 
     Returns:
@@ -101,12 +107,12 @@ def rollout_chunks(
         "alive_steps" and "reward_sum", over all steps that were played.
     """
 
-    def play(loop: tuple[State, Any], key) -> tuple[tuple[State, Any], tuple[Chunk, Metrics]]:
-        loop, plan, s = decision(env, scheme, vars, key, loop)
+    def play(loop: tuple[Any, Any], label: Any) -> tuple[tuple[Any, Any], tuple[Chunk, Metrics]]:
+        loop, plan, s = decision(sim, player, label, loop)
         chunk = chunks.of_decision(s.obs, s.action, s.reward, s.terminal, s.truncation, s.next_obs, s.alive, c)
         return loop, (chunk._replace(extras=plan.extras), played(s))
 
-    loop, (found, sums) = jax.lax.scan(play, loop, jax.random.split(key, decisions))
+    loop, (found, sums) = sim.scan(play, loop, labels)
     return loop, found, jax.tree.map(jnp.sum, sums)
 
 

@@ -13,20 +13,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk.system import files
-from qchunk.play import host
 from qchunk.envs.base import Env, wrap
 from qchunk.envs.host.pool import HostEnv
 from qchunk.envs.objective import settled
+from qchunk.play import host
+from qchunk.play.execute import Scheme
+from qchunk.play.rollout import decision
+from qchunk.program import Inputs, Program
+from qchunk.system import files
 from qchunk.system.errors import UserError
-from qchunk.play.execute import parse
-from qchunk.types import Policy, Vars
+from qchunk.types import Learner, Policy, Vars
 
 FRAMES, WIDTH, FPS = 100, 280, 20  # at most so many of an episode; pixels; per second
 SAMPLES = 40  # chunks drawn at each decision, where they can be seen
 
 
-class Moment(NamedTuple):
+class Frame(NamedTuple):
     """One step of an episode."""
 
     obs: np.ndarray  # [O]
@@ -36,9 +38,9 @@ class Moment(NamedTuple):
     success: float
 
 
-def episode(env: Env, policy: Policy, vars: Vars, key: jax.Array, execute: str, horizon: int) -> list[Moment]:
-    """One episode on the device, from its start to its end, L + 1 moments. Equal keys give equal starts."""
-    world, scheme = wrap(settled(env, vars.given)).env, parse(execute, horizon)(policy)
+def episode(env: Env, policy: Policy, scheme: Scheme, vars: Vars, key: jax.Array) -> list[Frame]:
+    """One episode on the device, from its start to its end, L + 1 frames. Equal keys give equal starts."""
+    world = wrap(settled(env, vars.given)).env
     reset_key, carry_key, key = jax.random.split(key, 3)
 
     @jax.jit
@@ -54,12 +56,12 @@ def episode(env: Env, policy: Policy, vars: Vars, key: jax.Array, execute: str, 
         return world.step(state, action), action
 
     state = jax.jit(world.reset)(jax.random.split(reset_key, 1))
-    carry, found, made = scheme.init(vars, carry_key, state), list[Moment](), 0
+    carry, found, made = scheme.init(vars, carry_key, state), list[Frame](), 0
 
-    def seen(action: Any, plans: Any) -> Moment:
+    def seen(action: Any, plans: Any) -> Frame:
         first = jax.tree.map(lambda x: x[0], state.pipeline_state)
         success = float(state.metrics["success"][0]) if "success" in state.metrics else 0.0
-        return Moment(np.asarray(state.obs[0]), jax.device_get(first), action, plans, success)
+        return Frame(np.asarray(state.obs[0]), jax.device_get(first), action, plans, success)
 
     while not state.done[0]:
         carry, plan, plans = decide(vars, jax.random.fold_in(key, made), state, carry)
@@ -74,27 +76,24 @@ def episode(env: Env, policy: Policy, vars: Vars, key: jax.Array, execute: str, 
     return found
 
 
-def host_pictures(env: HostEnv, build: Any, execute: str, learner: Any, c: Any, given: dict, keys: Any) -> list:
-    """Frames of one episode, drawn by the environment itself, which plays the actions again from the same seed.
+def host_pictures(program: Program, learner: Learner, x: Inputs) -> list:
+    """Pictures of one episode, drawn by the environment itself, which plays the actions again from the same seed.
 
     Args:
-        learner, keys: of one seed, leaves [1, ...].
+        learner, x: of one seed, leaves [1, ...].
     """
-    seed = host.reset_seeds(host.label(keys[0]), 1)
+    env, seeds = program.env, host.reset_seeds(host.label(x.keys[0]), 1)[None]
     with contextlib.closing(env):
-        pool = env.pool("render", 1)
-        state, carry, fresh, actions, made = pool.begin(pool.nothing(), np.ones(1, bool), seed), None, True, [], 0
-        while not state.done[0]:
-            labels = np.asarray([[[0, made]]], np.int32)
-            policy = (build, "act", execute, learner, c, given, keys)
-            state, carry, s = host.decision(pool, state, *policy, labels, np.asarray([fresh]), carry)
+        sim, player, loop = host.from_seeds(program, "act", learner, x, seeds, "render")
+        actions = list[np.ndarray]()
+        while not actions or not loop[0].envs.done[0]:
+            loop, _, s = decision(sim, player, 0, loop)
             actions += list(s.action[:, 0][s.alive[:, 0] > 0])
-            made, fresh = made + 1, False
     size = {"width": WIDTH, "height": WIDTH} if env.name.startswith("ogbench/") else {}
     kwargs = {**env.description["kwargs"], "render_mode": "rgb_array", **size}
     shown = _described(env, kwargs)
     with shown.told("drawn"), contextlib.closing(shown.instance()) as one:
-        one.reset(int(seed[0]))
+        one.reset(int(seeds[0, 0]))
         chosen, frames = set(_chosen(len(actions) + 1)), [one.env.render()]
         for i, action in enumerate(actions, 1):
             one.step(action)
@@ -115,10 +114,10 @@ def _chosen(count: int) -> list[int]:
     return sorted({round(x) for x in np.linspace(0, count - 1, min(count, FRAMES))})
 
 
-def pictures(env: Env, moments: list[Moment]) -> list[np.ndarray]:
+def pictures(env: Env, moments: list[Frame]) -> list[np.ndarray]:
     """Frames [height, width, 3] of an episode: its world, or its numbers where nobody knows how that looks."""
     family = env.data_name.partition("/")[0]
-    painters: dict[str, Callable[[Env, list[Moment]], list[np.ndarray]]] = {"tabletop": _tabletop, "brax": _brax}
+    painters: dict[str, Callable[[Env, list[Frame]], list[np.ndarray]]] = {"tabletop": _tabletop, "brax": _brax}
     draw = _pole if env.data_name == "probe/pole" else painters.get(family, _numbers)
     return draw(env, [moments[i] for i in _chosen(len(moments))])
 
@@ -145,23 +144,23 @@ def _painted(size: tuple[float, float], panels: dict, frames: list, paint: Calla
     return found
 
 
-def _tabletop(env: Env, moments: list[Moment]) -> list[np.ndarray]:
+def _tabletop(env: Env, moments: list[Frame]) -> list[np.ndarray]:
     from qchunk.envs.tabletop.draw import draw_world
 
-    def paint(axes: Any, i: int, m: Moment) -> None:
+    def paint(axes: Any, i: int, m: Frame) -> None:
         draw_world(axes[0], axes[1], m.world, env.goal)
         axes[0].set_title("success" if m.success else "from above, and from the side", fontsize=9)
 
     return _painted((3.5, 3.8), {"nrows": 2, "height_ratios": (0.43, 0.43)}, moments, paint)
 
 
-def _pole(env: Env, moments: list[Moment]) -> list[np.ndarray]:
+def _pole(env: Env, moments: list[Frame]) -> list[np.ndarray]:
     """The car, the way that it came, and chunks that it might have chosen when it last decided."""
     from qchunk.envs.probes.averaging import GOAL, POLE, REACH, SPEED
 
     ways = np.stack([m.obs[:2] for m in moments])
 
-    def paint(ax: Any, i: int, m: Moment) -> None:
+    def paint(ax: Any, i: int, m: Frame) -> None:
         from matplotlib.patches import Circle
 
         start = ways[_decided(moments, i)]
@@ -177,12 +176,12 @@ def _pole(env: Env, moments: list[Moment]) -> list[np.ndarray]:
     return _painted((3.5, 3.1), {}, moments, paint)
 
 
-def _numbers(env: Env, moments: list[Moment]) -> list[np.ndarray]:
+def _numbers(env: Env, moments: list[Frame]) -> list[np.ndarray]:
     """What was seen and what was done, along the episode; grey: the actions of chunks that might have been chosen."""
     seen = np.stack([m.obs for m in moments])
     done = np.stack([np.full_like(moments[1].action, np.nan) if m.action is None else m.action for m in moments])
 
-    def paint(axes: Any, i: int, m: Moment) -> None:
+    def paint(axes: Any, i: int, m: Frame) -> None:
         steps = max(_decided(moments, i), 1) + np.arange(m.plans.shape[1])
         for one in np.moveaxis(m.plans, 2, 0):
             axes[1].plot(steps, one.T, ".", color="0.6", ms=3, alpha=0.4)
@@ -196,7 +195,7 @@ def _numbers(env: Env, moments: list[Moment]) -> list[np.ndarray]:
     return _painted((3.5, 3.5), {"nrows": 2}, moments, paint)
 
 
-def _decided(moments: list[Moment], i: int) -> int:
+def _decided(moments: list[Frame], i: int) -> int:
     """The first moment that shares the chunks of moment i."""
     return next(k for k in range(i + 1) if moments[k].plans is moments[i].plans)
 
@@ -206,7 +205,7 @@ def _span(values: np.ndarray) -> tuple[float, float]:
     return low - 0.1 - 0.05 * (high - low), high + 0.1 + 0.05 * (high - low)
 
 
-def _brax(env: Env, moments: list[Moment]) -> list[np.ndarray]:
+def _brax(env: Env, moments: list[Frame]) -> list[np.ndarray]:
     """Drawn by MuJoCo, from the side, the camera following."""
     import mujoco
 

@@ -15,9 +15,17 @@ import numpy as np
 
 from qchunk.report import plots
 from qchunk.report import records as tables
-from qchunk.system.errors import UserError
 from qchunk.report.records import Record, Rows
-from qchunk.report.stats import Estimate, excludes_zero, interquartile_mean, interval, paired_difference, probability_of_improvement, stratified_bootstrap
+from qchunk.report.stats import (
+    Estimate,
+    excludes_zero,
+    interquartile_mean,
+    interval,
+    paired_difference,
+    probability_of_improvement,
+    stratified_bootstrap,
+)
+from qchunk.system.errors import UserError
 
 COST, EPISODE, STILL = (
     "cost.json",

@@ -12,9 +12,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from qchunk.system import files
 from qchunk.report.records import AXES, BASELINE, Record
 from qchunk.report.stats import performance_profile
+from qchunk.system import files
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

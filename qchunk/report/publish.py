@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from qchunk.system import files
 from qchunk.report import page, plots, records
 from qchunk.report.records import Rows
+from qchunk.system import files
 
 
 def write_report(folders: Sequence[Path], out: Path, more: dict[str, Rows] | None = None) -> list[dict[str, str]]:

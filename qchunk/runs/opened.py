@@ -1,8 +1,7 @@
-"""What several commands need: a run rebuilt from its folder, figures printed, an argument without a flag."""
+"""A run, opened from its folder."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,44 +9,43 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from qchunk import envs, normalise, registry, seeds
 from qchunk.config import from_dict
-from qchunk import registry
+from qchunk.drivers.common import Driver, assemble, init
+from qchunk.program import Inputs, Program, reads
 from qchunk.runs import checkpoint
-from qchunk import envs, normalise
-from qchunk.commands import flags
-from qchunk.drivers import on_policy, online
-from qchunk.drivers import offline as training
 from qchunk.system.errors import UserError
-from qchunk.types import Algorithm, Learner, Spec, Vars, view
+from qchunk.types import Algorithm, Learner, Vars
 
 GIVEN = "given"  # the folder within a run's that holds the frozen modules it stands on
 
 
-class Parts(NamedTuple):
+class Opened(NamedTuple):
     """What a run is made of, besides its data."""
 
-    build: Any
-    c: Any
+    driver: Driver
     settings: Any
-    online: online.OnlineSettings | None  # None for an on-policy method
-    env: Any
-    given: dict
+    program: Program
+    inputs: Inputs
+
+    @property
+    def config(self) -> Any:
+        """The method's configuration."""
+        return self.inputs.c
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The method, in its units."""
+        return self.program.algorithm(self.config)
 
 
-def drivers(config_class: type) -> tuple[type, ...]:
-    """The settings of what trains such a method: a configuration with a ``rollout`` is that of an on-policy one."""
-    on = "rollout" in config_class.__dataclass_fields__  # type: ignore[attr-defined]
-    return (on_policy.Settings,) if on else (training.Settings, online.OnlineSettings)
-
-
-def rebuild(kept: dict, folder: Path) -> Parts:
+def rebuild(kept: dict, folder: Path) -> Opened:
     """What a run was made of, from its configuration and its folder."""
     build, config_class = registry.builder(kept["algorithm"])
-    c = from_dict(config_class, kept["config"])
-    first, *rest = drivers(config_class)
-    settings, more = from_dict(first, kept["settings"]), [from_dict(cls, kept["online"]) for cls in rest]
+    driver = registry.driver(kept["driver"])
+    c, settings = from_dict(config_class, kept["config"]), from_dict(driver.settings, kept["settings"])
     env = envs.make(kept["env"], c.chunk.history, kept.get("objective"))
-    return Parts(build, c, settings, more[0] if more else None, env, read_given(folder))
+    return Opened(driver, settings, *assemble(build, c, env, settings, read_given(folder)))
 
 
 def save_given(given: dict, run: Path) -> None:
@@ -56,65 +54,53 @@ def save_given(given: dict, run: Path) -> None:
         return
     flat = {"/".join(k): v for k, v in flatten_dict(given).items()}
     shapes = {k: [str(v.dtype), list(v.shape)] for k, v in flat.items()}
-    checkpoint.save(run / GIVEN, 0, given, {"shapes": shapes, "per_seed": True})
+    checkpoint.save(run / GIVEN, 0, given, {"shapes": shapes})
 
 
 def read_given(run: Path) -> dict:
     """What ``save_given`` wrote; {} for a run that stands on nothing. Every byte is checked.
 
     Raises:
-        UserError: it is damaged, or of the time when all seeds shared their frozen modules.
+        UserError: it is damaged.
     """
     if not (run / GIVEN).is_dir():
         return {}
-    kept = checkpoint.about(run / GIVEN)
-    if not kept.get("per_seed"):
-        raise UserError(f"{run} was made when all seeds shared one prior", "train it anew with this version")
-    shapes = kept["shapes"]
+    shapes = checkpoint.about(run / GIVEN)["shapes"]
     like = {tuple(k.split("/")): jax.ShapeDtypeStruct(s, np.dtype(d)) for k, (d, s) in shapes.items()}
     tree = checkpoint.restore(run / GIVEN, unflatten_dict(like))[0]
     return jax.tree.map(jax.numpy.asarray, tree)
 
 
-def restore(folder: Path, p: Parts, step: int | None) -> tuple[tuple[Learner | None, Any], int]:
-    """(learner, online part or None) of a checkpoint, and its step; None and 0 where the run never saved one."""
+def restore(folder: Path, run: Opened, step: int | None) -> tuple[tuple[Learner | None, Any], int]:
+    """(learner, what else the driver goes on from or None) of a checkpoint, and its step; None and 0 where none was saved."""
     where = folder / "checkpoints"
     if step is None and not checkpoint.steps(where):
         return (None, None), 0
-    spec = Spec(p.env.observation_size, p.env.action_size, p.c.chunk.horizon)
-    learner = jax.eval_shape(lambda: training.init(p.build, p.c, p.given, spec, p.settings))
+    learner = jax.eval_shape(lambda: init(run.program, run.inputs))
     like = {"learner": learner}
-    if checkpoint.about(where, step).get("online"):
-        like["online"] = state_like(p, learner)
+    if checkpoint.about(where, step).get("state"):
+        like["state"] = run.driver.state_like(run.program, run.inputs, run.settings, learner)
     tree, about = checkpoint.restore(where, like, step)
     tree = jax.tree.map(jax.numpy.asarray, tree)
-    normalise.check(tree["learner"], p.settings.normalise_obs, p.settings.normalise_action)
-    return (tree["learner"], tree.get("online")), int(about["step"])
+    normalise.check(tree["learner"], *run.program.units)
+    return (tree["learner"], tree.get("state")), int(about["step"])
 
 
-def state_like(p: Parts, learner: Learner) -> Any:
-    """Shapes and types of what a run holds besides its learner while it plays in its environment."""
-    if p.online is None:
-        return on_policy.state_like(p.build, p.env, learner, p.c, p.given, p.settings)
-    return online.state_like(p.build, p.env, learner, p.c, p.given, p.settings, p.online)
-
-
-def learner_of(folder: Path, p: Parts, step: int | None) -> tuple[Learner, int]:
+def learner_of(folder: Path, run: Opened, step: int | None) -> tuple[Learner, int]:
     """The learner of a checkpoint that must be there."""
-    (learner, _), at = restore(folder, p, step)
+    (learner, _), at = restore(folder, run, step)
     if learner is None:
         raise UserError(f"{folder} has no checkpoint yet", f"go on with qchunk train --resume {folder}")
     return learner, at
 
 
-def one_seed(p: Parts, learner: Learner, seed: int = 0) -> tuple[Algorithm, Vars]:
-    """A run's algorithm in its units, and what the seed at this place of its seeds reads."""
-    stacked = learner._replace(step=jax.numpy.broadcast_to(learner.step, p.settings.seeds))
-    vars = jax.tree.map(lambda x: x[seed], view(stacked, p.given))
-    return training.in_units(p.build, p.settings)(p.c), vars
+def vars_of(run: Opened, learner: Learner, seed: int = 0) -> Vars:
+    """What the policies of the seed at this place of a run's seeds read."""
+    learner, given = seeds.one((learner, run.inputs.given), seed)
+    return reads(learner, run.inputs._replace(given=given))
 
 
-def first_seed(p: Parts, learner: Learner) -> tuple[Learner, dict]:
-    """The learner and the frozen modules of a run's first seed, leaves [1, ...]."""
-    one, given = jax.tree.map(lambda x: x[:1], (learner._replace(step=learner.step[None]), p.given))
-    return one._replace(step=learner.step), given
+def first_seed(run: Opened, learner: Learner, key: Any) -> tuple[Learner, Inputs]:
+    """The learner and the inputs of a run's first seed alone, leaves [1, ...], with another key."""
+    learner, given = seeds.one((learner, run.inputs.given), 0, keep=True)
+    return learner, run.inputs._replace(given=given, keys=key[None])

@@ -10,12 +10,13 @@ import jax
 import numpy as np
 
 from qchunk import normalise
-from qchunk.runs import run_folder
 from qchunk.actors import actor
-from qchunk.runs.opened import learner_of, rebuild
+from qchunk.config import Stands, stands_on
 from qchunk.envs import objective
-from qchunk.system.errors import UserError
+from qchunk.runs import run_folder
+from qchunk.runs.opened import learner_of, rebuild
 from qchunk.sampling import count_steps
+from qchunk.system.errors import UserError
 from qchunk.types import Spec
 
 MAY_CHANGE = {"flow": {"steps"}, "diffusion": {"ddim", "clip"}}  # of a prior's configuration: how it is sampled
@@ -47,13 +48,13 @@ def load(folder: Path, seeds: int = 1, seed: int | None = None) -> Prior:
     p = rebuild(kept, folder)
     learner, step = learner_of(folder, p, None)
     places = places_of(folder, p.settings.seeds, seeds, seed)
-    own = {n: x for n, x in p.given.items() if n != objective.GIVEN}  # a stage has its own objective
-    given = {**own, **p.build(p.c).freeze(learner)}
+    own = {n: x for n, x in p.inputs.given.items() if n != objective.GIVEN}  # a stage has its own objective
+    given = {**own, **p.algorithm.freeze(learner)}
     if normalise.STATS in learner.stats:
         given[normalise.STATS] = normalise.as_dict(learner.stats[normalise.STATS])
     given = jax.tree.map(lambda x: x[np.asarray(places)], given)
     about = {"path": str(Path(folder).resolve()), "seeds": places, "step": step, "algorithm": kept["algorithm"]}
-    return Prior(given, actor_of(p.c, folder), p.c, p.settings, p.env, about)
+    return Prior(given, actor_of(p.config, folder), p.config, p.settings, p.program.env, about)
 
 
 def places_of(folder: Path, found: int, seeds: int, seed: int | None) -> list[int]:
@@ -66,11 +67,6 @@ def places_of(folder: Path, found: int, seeds: int, seed: int | None) -> list[in
     return list(range(seeds)) if seed is None and found > 1 else [seed or 0] * seeds
 
 
-def field_of(c: Any) -> str:
-    """The field of a configuration that a prior's actor fills in: "given" is frozen, "tuned" goes on from its weights."""
-    return next((name for name in ("given", "tuned") if hasattr(c, name)), "")
-
-
 def sizes(chunk: Any, prior: Any) -> Any:
     """A method's own chunks, as long as the prior's and seeing as much."""
     return dataclasses.replace(chunk, horizon=prior.horizon, history=prior.history)
@@ -78,12 +74,11 @@ def sizes(chunk: Any, prior: Any) -> Any:
 
 def actor_of(c: Any, folder: Any) -> Any:
     """The configuration of a run's actor, or of the one that it stands on."""
-    found = getattr(c, "actor", None) or getattr(c, "given", None)
-    if hasattr(c, "tuned") and getattr(c, "tuned_steps", 1) >= count_steps(actor(c.tuned)):
-        found = c.tuned
-    elif hasattr(c, "tuned"):
+    stands = stands_on(c)
+    if not getattr(c, "walks_alone", True):
         why = f"the run {folder} trained the last {c.tuned_steps} denoising steps only, so it holds no single actor"
         raise UserError(why, "take one with --tuned-steps of all of them, or stand on its own prior")
+    found = getattr(c, "actor", None) or (getattr(c, stands[0]) if stands else None)
     if found is None:
         raise UserError(f"the run {folder} has no actor", "give the folder of a bc or qc run")
     return found
@@ -95,17 +90,19 @@ def check(prior: Prior | None, algorithm: str, c: Any, settings: Any, env: Any) 
     Raises:
         UserError: names what differs and the fix.
     """
-    field = field_of(c)
-    if prior is None and field == "given":
-        raise UserError(f"{algorithm} stands on a frozen prior", "give --prior RUN, the folder of a bc run")
+    stands = stands_on(c)
     if prior is None:
-        if field == "tuned" and getattr(c, "tuned_steps", 1) < (steps := count_steps(actor(c.tuned))):
+        if stands and stands[1] is Stands.FROZEN:
+            raise UserError(f"{algorithm} stands on a frozen prior", "give --prior RUN, the folder of a bc run")
+        if not getattr(c, "walks_alone", True):
+            steps = count_steps(actor(c.tuned))
             fix = f"give --prior RUN, the folder of a bc run, or --tuned-steps {steps} to train all from scratch"
             raise UserError(f"the first of {steps} denoising steps are a frozen prior's", fix)
         return
-    if not field:
+    if not stands:
         fix = "leave --prior out, or take qc-frozen, v-gps, value-guided, dppo or ppo"
         raise UserError(f"{algorithm} trains its own actor from data", fix)
+    field = stands[0]
     ours, theirs = dataclasses.asdict(getattr(c, field)), dataclasses.asdict(prior.actor)
     odd = sorted(n for n in theirs if ours.get(n) != theirs[n] and n not in MAY_CHANGE.get(theirs["kind"], ()))
     if odd:

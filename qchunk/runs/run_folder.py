@@ -10,7 +10,6 @@ lock             held (flock) by the process that writes
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -19,11 +18,11 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
-from qchunk.system.errors import UserError, unknown
+from qchunk.system.errors import UserError
 from qchunk.system.files import acquire, append, atomic_write, explain_oserror, write_synced
 
 FORMAT, VERSION = "qchunk", 1

@@ -1,0 +1,203 @@
+"""What every driver is made of. Drivers know only Algorithm: a method is a function ``build(config) -> Algorithm``.
+
+A driver is a generator of events; whoever runs it decides what to print, log and save. Every random draw is a
+function of (seed, number of the update), so that a run restored at any update goes on to the same bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qchunk import normalise
+from qchunk.config import config, validate
+from qchunk.data.chunks import Dataset
+from qchunk.play import evaluation
+from qchunk.play.execute import parse
+from qchunk.program import Build, Inputs, Program
+from qchunk.seeds import for_each, over_seeds
+from qchunk.types import Algorithm, Learner
+
+
+@config
+class Common:
+    """What every driver needs besides the algorithm's own configuration."""
+
+    seed: int = 0
+    """The first seed."""
+    seeds: int = 1
+    """S, seeds trained in one program: seed, seed + 1, ..."""
+    episodes: int = 50
+    """Episodes per evaluation and seed."""
+    execute: str = "open-loop"
+    """Execution: open-loop, receding:STEPS, or a function of yours as my_file.py:my_function:NUMBERS."""
+    normalise_obs: Literal["none", "min-max", "standard"] = "none"
+    """Units of observations inside the algorithm, from the data."""
+    normalise_action: Literal["none", "min-max", "standard"] = "none"
+    """Units of actions inside the algorithm, from the data."""
+
+
+class Event(NamedTuple):
+    """What a driver reports. ``values`` are numpy arrays [S], or [1] where they are of the program; ``learner`` is that of all seeds, for saving."""
+
+    kind: str  # "compile", "train", "eval" or "checkpoint"
+    step: int  # updates, or environment steps, as the driver counts
+    values: dict[str, np.ndarray]
+    learner: Learner
+    state: Any = None  # what else a run resumes from, once it plays in an environment
+
+
+class Amount(NamedTuple):
+    """What a run will do, for each seed."""
+
+    updates: int
+    env_steps: int  # evaluations not counted
+    last: int  # the last event's ``step``
+
+
+class Driver(NamedTuple):
+    """A regime: where data come from, and when updates are made. A new one is a file and a row of ``names.DRIVERS``."""
+
+    name: str
+    settings: type  # its settings, a dataclass that inherits from Common; they are flags of ``qchunk train``
+    needs_data: bool  # whether it learns from a data set; one that does not refuses it
+    check: Callable  # (program, inputs, settings) raises UserError, before anything is compiled or written
+    run: Callable  # (program, inputs, settings, learner or None, state or None) -> Iterator[Event]
+    state_like: Callable  # (program, inputs, settings, learner) -> shapes of an event's ``state``
+    amount: Callable  # (algorithm, config, settings) -> Amount
+    unit: Callable  # (program, inputs, settings) -> (fn, its arguments, how often a run calls it): what costs are counted of
+    resolve: Callable = lambda s: s  # settings -> the same with every 0 that means "choose" replaced
+
+
+def seed_keys(s: Common) -> jax.Array:
+    """One key per seed [S]: seed i alone or among others draws the same."""
+    return jax.vmap(jax.random.key)(s.seed + np.arange(s.seeds))
+
+
+def assemble(
+    build: Build, c: Any, env: Any, s: Common, given: dict | None = None, data: Dataset | None = None
+) -> tuple[Program, Inputs]:
+    """What is run, from its parts.
+
+    Args:
+        build: config -> Algorithm; the config has a field ``chunk`` (ChunkConfig).
+        given: frozen modules of an earlier stage, of every seed [S, ...] (``seeds.for_each`` where they share one).
+
+    Raises:
+        UserError: impossible values, or an execution that does not fit the chunks.
+    """
+    validate(c)
+    validate(s)
+    execution = parse(s.execute, c.chunk.horizon)
+    return Program(build, env, (s.normalise_obs, s.normalise_action)), Inputs(
+        c, execution, given or {}, seed_keys(s), data
+    )
+
+
+def init(program: Program, x: Inputs) -> Learner:
+    """The learners of all seeds, stacked. Units are those ``given``, or those of the data."""
+    made = _init(program, x._replace(data=None))
+    if x.data is not None and normalise.STATS in made.stats:
+        if normalise.STATS in x.given:
+            units = normalise.of_given(x.given)
+        else:
+            units = for_each(len(x.keys), normalise.of_data(x.data, *program.units))
+        made = made._replace(stats={**made.stats, normalise.STATS: units})
+    return made
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(program: Program, x: Inputs) -> Learner:
+    def one_seed(key: jax.Array, given: dict) -> Learner:
+        return program.algorithm(x.c).init(key, program.spec(x.c), given)
+
+    return over_seeds(one_seed, x.keys, x.given)
+
+
+def run_updates(algorithm: Algorithm, draw: Callable, state: Learner, given: dict, key: jax.Array, count):
+    """``count`` updates of one seed, each on ``draw(key)``: (learner, sums of the metrics)."""
+
+    def one_update(state: Learner):
+        draw_key, prepare_key, update_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
+        state, chunk = algorithm.prepare(state, given, prepare_key, draw(draw_key))
+        return algorithm.update(state, given, update_key, chunk)
+
+    return accumulate(lambda i, state: one_update(state), state, count)
+
+
+def accumulate(fn: Callable, state: Any, count) -> tuple[Any, Any]:
+    """``fn(i, state) -> (state, figures)``, ``count`` times: (state, sums of the figures)."""
+
+    def body(i, loop):
+        state, figures = fn(i, loop[0])
+        return state, jax.tree.map(jnp.add, loop[1], figures)
+
+    like = jax.eval_shape(lambda state: fn(0, state)[1], state)
+    none_yet = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    return jax.lax.fori_loop(0, count, body, (state, none_yet))
+
+
+def evaluate(program: Program, x: Inputs, s: Common, learner: Learner, base: int = 2**31) -> dict[str, np.ndarray]:
+    """Figures of an evaluation [S]. Every method and every evaluation of a seed sees the same start states (``base``)."""
+    keys = jax.vmap(lambda k: jax.random.fold_in(k, base))(x.keys)
+    values = evaluation.evaluate(program, s.episodes, learner, x._replace(keys=keys, data=None))
+    return {k: np.asarray(v) for k, v in values.items()}
+
+
+class Work(NamedTuple):
+    """What a driver does between two events, in units of its own: updates, decisions or iterations."""
+
+    advance: Callable  # (learner, state, done, goal) -> (learner, state, values); goal == done only compiles
+    total: int  # units
+    log_every: int  # units, as the two below
+    eval_every: int
+    save_every: int
+    step: Callable  # units done -> an event's ``step``
+    counts: Callable = lambda done, learner: {}  # further values of training and evaluation
+
+
+def events(
+    work: Work, program: Program, x: Inputs, s: Common, learner: Learner, state: Any = None, done: int = 0
+) -> Iterator[Event]:
+    """Works to the end: "compile" (seconds), then "train", "eval" and "checkpoint" events, in this order where they coincide.
+
+    A yielded learner and state must be read before the generator goes on: their memory is then reused.
+
+    Args:
+        done: units that are behind ``learner`` and ``state``.
+    """
+    began = time.perf_counter()
+    learner, state, _ = work.advance(learner, state, done, done)
+    jax.block_until_ready(learner)
+    yield Event(
+        "compile", work.step(done), {"compile_seconds": np.asarray([time.perf_counter() - began])}, learner, state
+    )
+    while done < work.total:
+        stops = (work.log_every, work.eval_every, work.save_every)
+        goal = min(work.total, *(every * (done // every + 1) for every in stops))
+        learner, state, values = work.advance(learner, state, done, goal)
+        done = goal
+        step, counts = work.step(done), work.counts(done, learner)
+        yield Event("train", step, {**values, **counts}, learner, state)
+        if done == work.total or done % work.eval_every == 0:
+            yield Event("eval", step, {**evaluate(program, x, s, learner), **counts}, learner, state)
+        if done == work.total or done % work.save_every == 0:
+            yield Event("checkpoint", step, {}, learner, state)
+
+
+def figures(total: dict, steps: int, seeds: int, began: float) -> dict[str, np.ndarray]:
+    """Means over the "updates_done" and over steps [S], and speeds of all seeds together [1]."""
+    sums = {k: np.asarray(v) for k, v in total.items()}
+    seconds = time.perf_counter() - began
+    alive, updates = sums.pop("alive_steps"), sums.pop("updates_done")
+    reward = sums.pop("reward_sum") / np.maximum(alive, 1)
+    means = {k: v / np.maximum(updates, 1) for k, v in sums.items()} if updates.any() else {}
+    speed = {"env_steps_per_second": steps * seeds / seconds, "updates_per_second": updates.sum() / seconds}
+    speeds = {k: np.asarray([v]) for k, v in speed.items()}
+    return {**means, "reward_per_step": reward, "resting": 1.0 - alive / steps, **speeds}

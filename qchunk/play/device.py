@@ -1,0 +1,117 @@
+"""Environments on the device, as rollout.py and episodes.py play them; everything here is traced."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from qchunk.config import ChunkConfig
+from qchunk.envs.base import AutoReset, State, where
+from qchunk.play import episodes as counting
+from qchunk.play import rollout as playing
+from qchunk.play.episodes import Episodes, Tally, summary
+from qchunk.play.execute import Scheme, restart
+from qchunk.play.rollout import Outcome, Player, Simulator, Steps
+from qchunk.program import Inputs, Program, each_seed, reads
+from qchunk.types import Array, Chunk, Learner, Metrics, Vars
+
+Loop = tuple[State, Any]  # environments, and what their scheme carries
+
+
+def simulator(env: AutoReset, restarts: bool = True) -> Simulator:
+    """E environments whose episodes begin again, or with ``restarts`` False end for good."""
+
+    def begin(state: State) -> tuple[State, Array | None]:
+        return (env.reset_done(state), state.done > 0) if restarts else (state, None)
+
+    def step(state: State, action: Array, alive: Array) -> State:
+        return where(alive, env.env.step(state, action), state)
+
+    return Simulator(begin, step, show, jax.lax.scan, jax.lax.while_loop)
+
+
+def show(state: State) -> Outcome:
+    """What a step left behind."""
+    ended = state.info["terminal"], state.info["truncation"]
+    return Outcome(
+        state.obs, state.reward, *ended, state.done, state.metrics.get("success"), state.info.get("terms", {})
+    )
+
+
+def player(scheme: Scheme, vars: Vars) -> Player:
+    """A scheme for E environments of one seed; labels are keys."""
+
+    def decide(key: Array, state: State, fresh: Array | None, carry: Any) -> tuple[Any, Any]:
+        if fresh is not None:
+            restart_key, key = jax.random.split(key)
+            carry = restart(scheme, vars, restart_key, state, fresh, carry)
+        return scheme.decide(vars, key, state, carry)
+
+    def act(i: Array, state: State, plan: Any, alive: Array) -> Array:
+        return jnp.clip(scheme.act(vars, i, state, plan), -1.0, 1.0)
+
+    return Player(scheme.steps, decide, act)
+
+
+def begin(env: AutoReset, scheme: Scheme, vars: Vars, keys: Array, envs: int) -> Loop:
+    """``envs`` environments at their start; two keys."""
+    reset_key, carry_key = keys
+    state = env.env.reset(jax.random.split(reset_key, envs))
+    return state, scheme.init(vars, carry_key, state)
+
+
+def rollout(
+    env: AutoReset, scheme: Scheme, vars: Vars, key: Array, decisions: int, start: Loop | None = None, envs: int = 1
+) -> tuple[Loop, Steps]:
+    """Plays ``decisions`` chunks in E environments, starting ended ones again between chunks.
+
+    Args:
+        start: what an earlier call returned; None resets ``envs`` environments.
+
+    Returns:
+        (state, carry) to go on from, and Steps [decisions * steps, E, ...].
+    """
+    *first_keys, key = jax.random.split(key, 3)
+    loop = begin(env, scheme, vars, first_keys, envs) if start is None else start
+    return playing.rollout(simulator(env), player(scheme, vars), jax.random.split(key, decisions), loop)
+
+
+def rollout_chunks(
+    env: AutoReset, scheme: Scheme, vars: Vars, key: Array, decisions: int, loop: Loop, c: ChunkConfig
+) -> tuple[Loop, Chunk, Metrics]:
+    """``rollout`` by decisions; see there, and rollout.rollout_chunks."""
+    keys = jax.random.split(key, decisions)
+    return playing.rollout_chunks(simulator(env), player(scheme, vars), keys, loop, c)
+
+
+def episodes(env: AutoReset, scheme: Scheme, vars: Vars, key: Array, count: int) -> Episodes:
+    """``count`` parallel episodes [count], each to its own end.
+
+    Equal keys give equal start states whatever the policy (common random numbers).
+    """
+    *first_keys, key = jax.random.split(key, 3)
+    start = begin(env, scheme, vars, first_keys, count)
+    first, zeros = show(start[0]), jnp.zeros(count)
+    none_yet = Episodes(zeros, None if first.success is None else zeros, zeros, dict.fromkeys(first.terms, zeros))
+    tally = Tally(
+        going=lambda state: jnp.any(state.done == 0),
+        label=lambda i: jax.random.fold_in(key, i),
+        add=lambda state, total, more: jax.tree.map(jnp.add, total, more)._replace(
+            success=None if total.success is None else jnp.maximum(total.success, more.success)
+        ),
+    )
+    return counting.episodes(simulator(env, restarts=False), player(scheme, vars), tally, start, none_yet)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def evaluate(program: Program, count: int, learner: Learner, x: Inputs) -> dict[str, Array]:
+    """``count`` episodes of every seed's acting policy: means [S]."""
+
+    def one_seed(learner: Learner, x: Inputs) -> dict[str, Array]:
+        env = program.playable(x.given)
+        return summary(episodes(env, program.scheme(x, "act"), reads(learner, x), x.keys, count))
+
+    return each_seed(one_seed, learner, x)

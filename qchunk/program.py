@@ -1,0 +1,84 @@
+"""What is run: a static ``Program`` and the arrays that it takes. Drivers and players pass these two, and a learner."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from qchunk import normalise
+from qchunk.envs.base import AutoReset, wrap
+from qchunk.envs.host.pool import HostEnv
+from qchunk.envs.objective import settled
+from qchunk.play.execute import Execution, Scheme
+from qchunk.seeds import over_seeds
+from qchunk.types import Algorithm, Array, Learner, Spec, Vars, view
+
+Build = Callable[[Any], Algorithm]
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a compiled program is made for. Hashable: the static argument of everything that is jitted.
+
+    Attributes:
+        build: config -> Algorithm.
+        env: a brax ``Env`` for ONE environment, or a ``HostEnv``.
+        units: kinds of the units of observations and actions inside the algorithm (normalise.KINDS).
+    """
+
+    build: Build
+    env: Any
+    units: tuple[str, str] = ("none", "none")
+
+    def algorithm(self, c: Any) -> Algorithm:
+        """The method in its units."""
+        made = self.build(c)
+        return made if self.units == ("none", "none") else normalise.normalised(made)
+
+    def spec(self, c: Any) -> Spec:
+        """The sizes that networks are built for."""
+        return Spec(self.env.observation_size, self.env.action_size, c.chunk.horizon)
+
+    def scheme(self, x: Inputs, role: str) -> Scheme:
+        """Execution of one of the algorithm's policies, "act" (evaluation) or "explore" (collecting)."""
+        return x.execution.scheme(getattr(self.algorithm(x.c), role))
+
+    def playable(self, given: dict) -> AutoReset:
+        """The environment of one seed, wrapped, with the objective's weights that the run is given."""
+        return wrap(settled(self.env, given))
+
+    @property
+    def on_host(self) -> bool:
+        """Whether its environments run in worker processes, outside of what can be compiled."""
+        return isinstance(self.env, HostEnv)
+
+
+class Inputs(NamedTuple):
+    """The arrays of a program, for S seeds; with their first axis gone those of one seed (``each_seed``)."""
+
+    c: Any  # the method's configuration: its floats are traced
+    execution: Execution  # how much of a chunk is played; its floats are traced
+    given: dict  # [S, ...] frozen modules of an earlier stage
+    keys: Array  # [S]
+    data: Any = None  # a Dataset, the same for every seed; None where there is none
+
+
+def reads(learner: Learner, x: Inputs) -> Vars:
+    """What policies and losses may read, of one seed or of all."""
+    return view(learner, x.given)
+
+
+def each_seed(fn: Callable, learner: Learner, x: Inputs, *batched: Any, shared: tuple = ()) -> Any:
+    """``fn(learner, inputs, *batched, *shared)`` for each seed in one program; its inputs are that seed's.
+
+    Args:
+        batched: further values, whose leaves lead with S.
+        shared: further values, the same for every seed.
+    """
+
+    def one(learner: Learner, given: dict, key: Array, *rest: Any) -> Any:
+        *more, data = rest
+        return fn(learner, x._replace(given=given, keys=key, data=data), *more)
+
+    return over_seeds(one, learner, x.given, x.keys, *batched, shared=(*shared, x.data))

@@ -1,0 +1,145 @@
+"""A data set in a file, from scripted behaviours and from runs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from qchunk import envs, names
+from qchunk.data import formats, ogbench_files
+from qchunk.envs.host.pool import HostEnv
+from qchunk.play import collecting, host
+from qchunk.play.execute import parse
+from qchunk.runs import run_folder
+from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
+from qchunk.runs.progress import Bar
+from qchunk.system.errors import UserError, unknown
+from qchunk.system.files import make_folder
+from qchunk.types import Learner
+
+
+@dataclasses.dataclass(frozen=True)
+class CollectFlags:
+    """A data set to make."""
+
+    out: Path
+    """File to write (.npz); it must not exist."""
+    policy: tuple[str, ...] = ()
+    """Scripted behaviours (play, noisy, random) or run folders, each with an equal share; by default the environment's first."""
+    steps: int = 200_000
+    """Transitions, at least."""
+    envs: int = 200
+    """E, environments in parallel."""
+    episode_length: int = 1000
+    """Environment steps after which an episode is cut; at most this."""
+    execute: str = ""
+    """How a run's chunks are played: open-loop, receding:STEPS or a function of yours; by default as the run was evaluated."""
+    seed: int = 0
+    """Seed of everything drawn."""
+    json: bool = False
+    """Print what was collected as JSON to stdout."""
+    quiet: bool = False
+    """No progress bar and no closing line."""
+
+
+def collect_to(name: str, f: CollectFlags) -> None:
+    """Collects a data set into a new file.
+
+    Raises:
+        UserError: an unknown name, or a file that is there already.
+    """
+    names.check_env(name, scene_too=True)
+    out = f.out if f.out.suffix == ".npz" else f.out.with_name(f.out.name + ".npz")
+    if out.exists():
+        raise UserError(f"{out} exists already", "pass --out with a new file")
+    if min(f.steps, f.envs, f.episode_length) < 1:
+        raise UserError("--steps, --envs and --episode-length must be positive", "give positive whole numbers")
+    make_folder(out.parent)
+    about = {"policy": " ".join(f.policy) or "default", "seed": f.seed, "versions": run_folder.versions()}
+    with Bar(f.steps, 0, f.quiet, f"collecting {name}") as bar:
+        part = names.ogbench(name)
+        if part and f.policy in ((), (part["kind"],)):
+            about["env"] = f"ogbench/{part['scene']}-{part['kind']}-v0"
+            more = {"transitions": f.steps, "seed": f.seed, "about": about, "progress": bar.move}
+            try:
+                found = ogbench_files.collect(part["scene"], part["kind"], out, **more)
+            except KeyboardInterrupt:
+                print("stopped; the same command goes on where this one was", file=sys.stderr)
+                raise
+        else:
+            rows, about["env"] = _rows(name, f, bar.move)
+            mark = formats.save(out, rows, about)
+            found = {"transitions": int((~rows.end).sum()), "episodes": int(rows.end.sum()), "fingerprint": mark}
+    if f.json:
+        print(json.dumps({"path": str(out), **found}))
+    elif not f.quiet:
+        count, episodes, mark = (found[k] for k in ("transitions", "episodes", "fingerprint"))
+        print(f"{count} transitions in {episodes} episodes of {about['env']} -> {out} ({mark})")
+
+
+def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]:
+    """What was played, one policy after the other, and what such data are called."""
+    if (found := names.ogbench(name)) and not found["single"]:
+        fix = f"--policy {' '.join(f.policy)} needs a task: {name[:-3]}-singletask-v0"
+        raise UserError(f"{name} names OGBench's own data", fix)
+    env: Any = envs.make(name)
+    play: Any = _host_rows if isinstance(env, HostEnv) else _device_rows
+    policies, parts = f.policy or ("",), list[formats.Rows]()
+    for i, policy in enumerate(policies):
+        steps, seed = -(-f.steps // len(policies)), f.seed + i
+        run = Path(policy) if (Path(policy) / run_folder.CONFIG).is_file() else None
+        share = dataclasses.replace(f, steps=steps, seed=seed)
+        parts.append(play(env, name, policy, run, share, lambda done: progress(min(f.steps, i * steps + done))))
+    return formats.Rows(*(np.concatenate(x) for x in zip(*parts, strict=True))), getattr(env, "data_name", name)
+
+
+def _device_rows(env: Any, name: str, policy: str, run: Path | None, f: CollectFlags, progress: Any) -> formats.Rows:
+    history = 1
+    if run:
+        p, learner = _learned(run, name)
+        history = p.config.chunk.history
+        env = envs.make(name, history)  # data hold the environment's own reward, whatever the run's objective
+        execution = parse(f.execute, p.config.chunk.horizon) if f.execute else p.inputs.execution
+        scheme, vars = execution.scheme(p.algorithm.explore), vars_of(p, learner)
+    else:
+        env = getattr(env, "scene", env)  # a scripted data set serves every task of a scene
+        scheme, vars = collecting.scheme_of(env, policy or None), collecting.NO_VARS
+    count = max(1, min(f.envs, -(-f.steps // f.episode_length)))
+    more = {"steps": f.steps, "envs": count, "episode_length": f.episode_length, "progress": progress}
+    rows = collecting.collect(env, scheme, vars, jax.random.key(f.seed), **more)
+    return rows._replace(obs=rows.obs[:, rows.obs.shape[1] // history * (history - 1) :])
+
+
+def _host_rows(env: HostEnv, name: str, policy: str, run: Path | None, f: CollectFlags, progress: Any) -> formats.Rows:
+    if not run and policy not in ("", "random"):
+        raise unknown("policy", policy, ["random"], "or give the folder of a run")
+    if f.episode_length < env.episode_length:
+        env = env.limited(f.episode_length)
+    count = max(1, min(f.envs, host.SLOTS, -(-f.steps // env.episode_length)))
+    player, carry = collecting.random_player(env, f.seed), None
+    if run:
+        p, learner = _learned(run, name)
+        learner, x = first_seed(p, learner, jax.random.key(f.seed))
+        if f.execute:
+            x = x._replace(execution=parse(f.execute, p.config.chunk.horizon))
+        player = collecting.learned_player(p.program, learner, x)
+        carry = host.nothing_carried(p.program, "explore", learner, x, count)
+    with contextlib.closing(env):
+        more = {"steps": f.steps, "seed": f.seed, "envs": count, "progress": progress}
+        return collecting.collect_host(env, player, carry, **more)
+
+
+def _learned(folder: Path, name: str) -> tuple[Opened, Learner]:
+    """A run and its learner, whose first seed plays."""
+    kept = run_folder.read_config(folder)["config"]
+    if kept["env"] != name:
+        raise UserError(f"the run {folder} is of {kept['env']}", f"collect {kept['env']}, or take a run of {name}")
+    p = rebuild(kept, folder)
+    return p, learner_of(folder, p, None)[0]
