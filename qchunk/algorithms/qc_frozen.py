@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from qchunk.actors import actor
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, config
+from qchunk.config import (
+    ActorConfig,
+    ChunkConfig,
+    CriticConfig,
+    FlowConfig,
+    NonNegativeInt,
+    OptimConfig,
+    PositiveInt,
+    config,
+)
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
 from qchunk.learner import frozen, learner
@@ -21,9 +30,9 @@ class FrozenQC:
     chunk: ChunkConfig = ChunkConfig()
     critic: CriticConfig = CriticConfig()
     optim: OptimConfig = OptimConfig()
-    n: int = 32
+    n: PositiveInt = 32
     """N, candidates per decision; also in the target."""
-    slice_rows: int = 0
+    slice_rows: NonNegativeInt = 0
     """Candidates evaluated at once (bounds memory); 0 chooses by backend."""
 
 

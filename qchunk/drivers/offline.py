@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import normalise
-from qchunk.config import config, validate
+from qchunk.config import NonNegativeInt, PositiveInt, config, validate
 from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
 from qchunk.envs.base import Env, wrap
@@ -38,11 +38,11 @@ Build = Callable[[Any], Algorithm]
 class Common:
     """What every driver needs besides the algorithm's own configuration."""
 
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """The first seed."""
-    seeds: int = 1
+    seeds: PositiveInt = 1
     """S, seeds trained in one program: seed, seed + 1, ..."""
-    episodes: int = 50
+    episodes: PositiveInt = 50
     """Episodes per evaluation and seed."""
     execute: str = "open-loop"
     """Execution: open-loop or receding:STEPS."""
@@ -56,15 +56,15 @@ class Common:
 class Settings(Common):
     """What the drivers ``offline`` and ``offline_to_online`` need."""
 
-    offline_steps: int = 1_000_000
+    offline_steps: NonNegativeInt = 1_000_000
     """Updates."""
-    batch: int = 256
+    batch: PositiveInt = 256
     """B, windows per update."""
-    log_every: int = 500
+    log_every: PositiveInt = 500
     """Updates between two lines of training figures."""
-    eval_every: int = 0
+    eval_every: NonNegativeInt = 0
     """Updates between two evaluations; 0 makes ten of them."""
-    checkpoint_every: int = 0
+    checkpoint_every: NonNegativeInt = 0
     """Updates between two checkpoints; 0 saves at each evaluation."""
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import normalise
-from qchunk.config import RolloutConfig, config, validate
+from qchunk.config import NonNegativeInt, PositiveInt, RolloutConfig, config, validate
 from qchunk.drivers import offline
 from qchunk.drivers.offline import Build, Common, Event, seed_keys
 from qchunk.drivers.online import figures
@@ -38,13 +38,13 @@ from qchunk.types import Algorithm, Array, Chunk, Learner, Metrics, Spec, view
 class Settings(Common):
     """What the driver ``on_policy`` needs besides the algorithm's own configuration."""
 
-    online_steps: int = 2_000_000
+    online_steps: NonNegativeInt = 2_000_000
     """Environment steps per seed, rounded up to whole iterations."""
-    log_every: int = 1
+    log_every: PositiveInt = 1
     """Environment steps between two lines of training figures, rounded up, as the two below, to whole iterations."""
-    eval_every: int = 0
+    eval_every: NonNegativeInt = 0
     """Environment steps between two evaluations; 0 makes ten of them."""
-    checkpoint_every: int = 0
+    checkpoint_every: NonNegativeInt = 0
     """Environment steps between two checkpoints; 0 saves at each evaluation."""
 
 

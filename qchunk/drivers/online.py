@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk.config import config, validate
+from qchunk.config import NonNegativeFloat, NonNegativeInt, PositiveInt, config, validate
 from qchunk.data import buffer
 from qchunk.data.buffer import Ring
 from qchunk.data.chunks import Dataset, length
@@ -39,19 +39,19 @@ from qchunk.types import Algorithm, Array, Learner, view
 class OnlineSettings:
     """What the online part of a run needs besides the offline one's settings."""
 
-    online_steps: int = 0
+    online_steps: NonNegativeInt = 0
     """Environment steps per seed after the offline updates; 0: none."""
-    envs: int = 1
+    envs: PositiveInt = 1
     """E, environments in parallel."""
-    start_training: int = 5000
+    start_training: NonNegativeInt = 5000
     """Environment steps before the first online update."""
-    update_ratio: float = 1.0
+    update_ratio: NonNegativeFloat = 1.0
     """Updates per environment step from then on."""
     mix: str = "uniform"
     """Batches: uniform over offline and online transitions, or share:0.5 for half of each batch online."""
-    capacity: int = 0
+    capacity: NonNegativeInt = 0
     """Environment steps that the online buffer holds; 0: all of them. Offline data are never overwritten."""
-    online_eval_every: int = 0
+    online_eval_every: NonNegativeInt = 0
     """Environment steps between two evaluations and checkpoints; 0 makes ten of them."""
 
 
