@@ -328,7 +328,7 @@ def _check_numbers(flag: str, value: Any, hint: Any, ranges: tuple[Range, ...] =
 def _check_number(flag: str, value: Any, hint: Any, ranges: tuple[Range, ...]) -> None:
     whole = isinstance(value, numbers.Integral) and hint is not float
     if not whole and not abs(value) <= FLOAT32:
-        raise UserError(f"{flag} is not finite", "give a finite number")
+        raise UserError(f"{flag} is not finite in float32", "give a finite number")
     for r in ranges:
         if value not in r:
             raise UserError(f"{flag} is out of range", f"give a {'whole ' * whole}number {r}")
