@@ -21,7 +21,7 @@ import jax
 
 from qchunk.system.errors import UserError
 
-INT32, FLOAT32 = 2**31 - 1, 3.4028234663852886e38  # the largest numbers of programs
+INT32, FLOAT32 = 2**31 - 1, 3.4028234663852886e38  # the largest numbers that a compiled program holds
 
 
 @dataclasses.dataclass(frozen=True)
