@@ -121,7 +121,7 @@ def resized(c: Any, sizes: Sizes) -> Any:
     """
     if type(c) is tuple:
         return tuple(resized(part, sizes) for part in c)
-    if not dataclasses.is_dataclass(c):
+    if not dataclasses.is_dataclass(c) or isinstance(c, type):
         return c
     made = {field.name: resized(getattr(c, field.name), sizes) for field in dataclasses.fields(c)}
     if "hidden" in made:
