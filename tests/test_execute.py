@@ -73,7 +73,9 @@ def test_a_rollout_goes_on_where_it_stopped():
 
 def test_a_cut_episode_is_a_time_out():
     env = wrap(envs.make("probe/constant"), 4)
-    _, s = jax.jit(lambda k: rollout(env, parse("open-loop", 3).scheme(ramp(3)), NO_VARS, k, 3, None, 1))(jax.random.key(0))
+    _, s = jax.jit(lambda k: rollout(env, parse("open-loop", 3).scheme(ramp(3)), NO_VARS, k, 3, None, 1))(
+        jax.random.key(0)
+    )
     rows = collecting.to_rows(jax.tree.map(np.asarray, s))
     np.testing.assert_array_equal(s.alive[:, 0], [1, 1, 1, 1, 0, 0, 1, 1, 1])
     np.testing.assert_array_equal(np.flatnonzero(rows.end), [4, 8])

@@ -106,7 +106,7 @@ def test_experience_helps(env, data):
         ({"update_ratio": -1.0}, "--update-ratio"),
         ({"capacity": 4}, "--capacity"),
         ({"envs": 0}, "--envs"),
-        ({"start_training": -1}, "--start_training"),
+        ({"start_training": -1}, "--start-training"),
     ],
 )
 def test_impossible_settings(env, data, change, told):

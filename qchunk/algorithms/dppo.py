@@ -12,7 +12,11 @@ from qchunk.config import (
     ChunkConfig,
     DiffusionConfig,
     GaussianConfig,
+    NonNegativeInt,
     OptimConfig,
+    PositiveFloat,
+    PositiveInt,
+    Range,
     RolloutConfig,
     Stands,
     ValueConfig,
@@ -40,23 +44,23 @@ class DPPO:
     optim: OptimConfig = OptimConfig(1e-4)
     """Of the actor."""
     critic_optim: OptimConfig = OptimConfig(1e-3)
-    tuned_steps: int = 10
+    tuned_steps: PositiveInt = 10
     """K', the last denoising steps, which are trained; the prior walks the others. From scratch all must be."""
-    critic_updates: int = 0
+    critic_updates: NonNegativeInt = 0
     """Updates before the actor moves."""
-    clip: float = 0.01
+    clip: PositiveFloat = 0.01
     """Bound of a ratio's distance from 1, at the last denoising step. Ratios are per number: roots of the true ones."""
-    clip_base: float = 0.01
+    clip_base: PositiveFloat = 0.01
     """The same at the first tuned step."""
-    clip_rate: float = 3.0
-    """How late the bound rises from one to the other."""
-    gamma_denoise: float = 0.99
+    clip_rate: Annotated[float, Range(above=0, high=80)] = 3.0
+    """How late the bound rises from one to the other, in (0, 80]."""
+    gamma_denoise: Annotated[float, Range(0, 1)] = 0.99
     """Discount per denoising step, in [0, 1]."""
-    lam: float = 0.95
+    lam: Annotated[float, Range(0, 1)] = 0.95
     """Lambda of the advantages, in [0, 1]."""
-    explore_std: float = 0.1
+    explore_std: Annotated[float, Range(0, 1)] = 0.1
     """Least standard deviation of a tuned step while exploring, in units of action."""
-    prob_std: float = 0.1
+    prob_std: Annotated[float, Range(1e-3, 1)] = 0.1
     """The same in its probability."""
     target_kl: float = 1.0
     """An iteration's updates end when its policy is further from the one that played."""
@@ -81,13 +85,13 @@ class PPO:
     optim: OptimConfig = OptimConfig(3e-4)
     """Of the actor."""
     critic_optim: OptimConfig = OptimConfig(1e-3)
-    critic_updates: int = 0
+    critic_updates: NonNegativeInt = 0
     """Updates before the actor moves."""
-    clip: float = 0.05
+    clip: PositiveFloat = 0.05
     """Bound of a ratio's distance from 1. Ratios are per number: roots of the true ones."""
-    lam: float = 0.95
+    lam: Annotated[float, Range(0, 1)] = 0.95
     """Lambda of the advantages, in [0, 1]."""
-    explore_std: float = 0.1
+    explore_std: Annotated[float, Range(0, 1)] = 0.1
     """Least standard deviation, in units of action."""
     target_kl: float = 1.0
     """An iteration's updates end when its policy is further from the one that played."""

@@ -7,7 +7,16 @@ Configurations of the same parts: ``--chunk.horizon 1`` is the paper's BFN (one-
 from __future__ import annotations
 
 from qchunk.actors import actor
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, config
+from qchunk.config import (
+    ActorConfig,
+    ChunkConfig,
+    CriticConfig,
+    FlowConfig,
+    NonNegativeInt,
+    OptimConfig,
+    PositiveInt,
+    config,
+)
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
 from qchunk.learner import acting, learner
@@ -25,9 +34,9 @@ class QC:
     actor: ActorConfig = FlowConfig()
     critic: CriticConfig = CriticConfig()
     optim: OptimConfig = OptimConfig()
-    n: int = 32
+    n: PositiveInt = 32
     """N, candidates per decision; also in the target."""
-    slice_rows: int = 0
+    slice_rows: NonNegativeInt = 0
     """Candidates evaluated at once (bounds memory); 0 chooses by backend."""
 
 

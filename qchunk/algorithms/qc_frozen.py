@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Annotated
 
 from qchunk.actors import actor
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, Stands, config
+from qchunk.config import (
+    ActorConfig,
+    ChunkConfig,
+    CriticConfig,
+    FlowConfig,
+    NonNegativeInt,
+    OptimConfig,
+    PositiveInt,
+    Stands,
+    config,
+)
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
 from qchunk.learner import frozen, learner
@@ -23,9 +33,9 @@ class FrozenQC:
     chunk: ChunkConfig = ChunkConfig()
     critic: CriticConfig = CriticConfig()
     optim: OptimConfig = OptimConfig()
-    n: int = 32
+    n: PositiveInt = 32
     """N, candidates per decision; also in the target."""
-    slice_rows: int = 0
+    slice_rows: NonNegativeInt = 0
     """Candidates evaluated at once (bounds memory); 0 chooses by backend."""
 
 

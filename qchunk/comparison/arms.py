@@ -20,7 +20,6 @@ from qchunk.config import (
     OptimConfig,
     RegressionConfig,
     Stands,
-    ValueConfig,
     actor_fields,
     stands_on,
 )
@@ -105,9 +104,41 @@ def actor_of(kind: str, sizes: Sizes, tuned: bool = False) -> ActorConfig:
     if kind == "flow":
         return FlowConfig(h, steps=sizes.steps, ema=True)
     if kind == "diffusion":
-        residual, ddim = len(h) % 2 == 1 and len(set(h)) == 1, 0 if tuned else min(sizes.steps, DiffusionConfig().steps)
-        return DiffusionConfig(h, residual=residual, ddim=ddim, ema=True)
+        ddim = 0 if tuned else min(sizes.steps, DiffusionConfig().steps)
+        return DiffusionConfig(h, residual=fits_residual(h), ddim=ddim, ema=True)
     return KINDS[kind](h, ema=True)
+
+
+def fits_residual(hidden: tuple[int, ...]) -> bool:
+    """Whether a residual network can have these widths."""
+    return len(hidden) % 2 == 1 and len(set(hidden)) == 1
+
+
+def resized(c: Any, sizes: Sizes) -> Any:
+    """A configuration whose networks, at any depth and of whatever class, have the widths that every arm has.
+
+    A network is what has a field ``hidden``; flows take the number of steps, too, and target networks one rate.
+
+    Raises:
+        UserError: a field ``hidden`` that does not hold widths.
+    """
+    if type(c) is tuple:
+        return tuple(resized(part, sizes) for part in c)
+    if not dataclasses.is_dataclass(c) or isinstance(c, type):
+        return c
+    made = {field.name: resized(getattr(c, field.name), sizes) for field in dataclasses.fields(c)}
+    if "hidden" in made:
+        if not isinstance(made["hidden"], tuple):
+            problem = f"hidden of {type(c).__name__} is no tuple of widths, so that a comparison cannot hold it equal"
+            raise UserError(problem, "make it hidden: Widths = (512, 512), with Widths of qchunk.config")
+        made["hidden"] = sizes.hidden
+    if isinstance(c, FlowConfig):
+        made["steps"] = sizes.steps
+    if isinstance(c, DiffusionConfig):
+        made["residual"] = c.residual and fits_residual(sizes.hidden)
+    if isinstance(c, CriticConfig):
+        made["tau"] = 0.01
+    return dataclasses.replace(c, **made)
 
 
 def config_of(arm: str, sizes: Sizes) -> Any:
@@ -124,12 +155,8 @@ def config_of(arm: str, sizes: Sizes) -> Any:
     if "@" in arm and not actors:
         raise UserError(f"{name} has no actor of its own", f"give {name} without @{kind}")
     made: dict[str, Any] = {field: actor_of(kind, sizes, field == warm) for field in actors}
-    made["chunk"] = dataclasses.replace(c.chunk, horizon=sizes.horizon)
-    for field, value in found.items():
-        if isinstance(value, CriticConfig):
-            made[field] = dataclasses.replace(value, hidden=sizes.hidden, tau=0.01)
-        elif isinstance(value, ValueConfig):
-            made[field] = dataclasses.replace(value, hidden=sizes.hidden)
+    c = dataclasses.replace(resized(c, sizes), **made)
+    made = {"chunk": dataclasses.replace(c.chunk, horizon=sizes.horizon)}
     if type(found.get("n")) is int:
         made["n"] = sizes.n
     return dataclasses.replace(c, **made, **TUNED.get(arm, TUNED.get(name, {})))

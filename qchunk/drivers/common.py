@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import normalise
-from qchunk.config import config, validate
+from qchunk.config import NonNegativeInt, PositiveInt, config, validate
 from qchunk.data.chunks import Dataset
 from qchunk.play import evaluation
 from qchunk.play.execute import parse
@@ -29,11 +29,11 @@ from qchunk.types import Algorithm, Learner
 class Common:
     """What every driver needs besides the algorithm's own configuration."""
 
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """The first seed."""
-    seeds: int = 1
+    seeds: PositiveInt = 1
     """S, seeds trained in one program: seed, seed + 1, ..."""
-    episodes: int = 50
+    episodes: PositiveInt = 50
     """Episodes per evaluation and seed."""
     execute: str = "open-loop"
     """Execution: open-loop, receding:STEPS, or a function of yours as my_file.py:my_function:NUMBERS."""

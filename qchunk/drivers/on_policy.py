@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import normalise
-from qchunk.config import RolloutConfig, config
+from qchunk.config import NonNegativeInt, PositiveInt, RolloutConfig, config
 from qchunk.drivers.common import Amount, Common, Driver, Event, Work, accumulate, events, figures, init
 from qchunk.losses.returns import Scale, no_scale, scaled
 from qchunk.normalise import Moments
@@ -33,13 +33,13 @@ from qchunk.types import Algorithm, Array, Chunk, Learner, Metrics
 class OnPolicySettings(Common):
     """What the driver ``on_policy`` needs besides the algorithm's own configuration."""
 
-    online_steps: int = 2_000_000
+    online_steps: NonNegativeInt = 2_000_000
     """Environment steps per seed, rounded up to whole iterations."""
-    log_every: int = 1
+    log_every: PositiveInt = 1
     """Environment steps between two lines of training figures, rounded up, as the two below, to whole iterations."""
-    eval_every: int = 0
+    eval_every: NonNegativeInt = 0
     """Environment steps between two evaluations; 0 makes ten of them."""
-    checkpoint_every: int = 0
+    checkpoint_every: NonNegativeInt = 0
     """Environment steps between two checkpoints; 0 saves at each evaluation."""
 
 
@@ -82,7 +82,8 @@ def check(program: Program, x: Inputs, s: OnPolicySettings) -> None:
     Raises:
         UserError: names the field and the fix.
     """
-    del s
+    if s.online_steps == 0:
+        raise UserError("there is nothing to train", "give --online-steps")
     if program.on_host:
         fix = "take one on the device: tabletop/, brax/ or gymnax/"
         problem = f"{program.env.name} runs in worker processes, and on-policy methods play thousands of steps"

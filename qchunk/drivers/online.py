@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk.config import config
+from qchunk.config import NonNegativeFloat, NonNegativeInt, PositiveInt, config
 from qchunk.data import buffer
 from qchunk.data.buffer import Ring
 from qchunk.data.chunks import length
@@ -37,19 +37,19 @@ from qchunk.types import Algorithm, Learner
 class OnlineSettings(OfflineSettings):
     """What learning from a data set, and then from an environment, needs."""
 
-    online_steps: int = 0
+    online_steps: NonNegativeInt = 0
     """Environment steps per seed after the offline updates; 0: none."""
-    envs: int = 1
+    envs: PositiveInt = 1
     """E, environments in parallel."""
-    start_training: int = 5000
+    start_training: NonNegativeInt = 5000
     """Environment steps before the first online update."""
-    update_ratio: float = 1.0
+    update_ratio: NonNegativeFloat = 1.0
     """Updates per environment step from then on."""
     mix: str = "uniform"
     """Batches: uniform over offline and online transitions, or share:0.5 for half of each batch online."""
-    capacity: int = 0
+    capacity: NonNegativeInt = 0
     """Environment steps that the online buffer holds; 0: all of them. Offline data are never overwritten."""
-    online_eval_every: int = 0
+    online_eval_every: NonNegativeInt = 0
     """Environment steps between two evaluations and checkpoints; 0 makes ten of them."""
 
 
@@ -101,8 +101,6 @@ def check(program: Program, x: Inputs, s: OnlineSettings) -> None:
     """
     offline.check(program, x, s)
     buffer.share_of(s.mix)
-    if not s.update_ratio >= 0:
-        raise UserError(f"--update-ratio {s.update_ratio} is negative", "give 0 or more updates per environment step")
     if s.offline_steps == 0 and s.online_steps == 0:
         raise UserError("there is nothing to train", "give --offline-steps or --online-steps")
     c = x.c.chunk
