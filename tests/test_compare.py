@@ -20,7 +20,7 @@ from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, claim
 from qchunk.config import CriticConfig, DiffusionConfig, FlowConfig, validate
 from qchunk.report import film as rendering
-from qchunk.report.film import Moment
+from qchunk.report.film import Frame
 from qchunk.system.errors import UserError
 from qchunk.types import Spec
 
@@ -300,7 +300,7 @@ def test_nothing_trained_is_nothing_claimed(tmp_path, capsys):
 def test_an_environment_without_a_painter_shows_its_numbers():
     """A frame for every moment, and what was done is in it."""
     plans = np.zeros((3, 2, 1))
-    start = Moment(np.zeros(2), None, None, plans, 0.0)
+    start = Frame(np.zeros(2), None, None, plans, 0.0)
     low, high = (start._replace(action=np.full(1, a), obs=np.ones(2)) for a in (-1.0, 1.0))
     frames, other = (rendering.pictures(envs.make("probe/fork"), [start, end]) for end in (low, high))
     assert len(frames) == 2 and (frames[0] == other[0]).all() and (frames[1] != other[1]).any()
