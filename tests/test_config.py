@@ -32,10 +32,12 @@ from qchunk.config import (
     from_dict,
     validate,
 )
-from qchunk.drivers import offline, on_policy, online
+from qchunk.drivers.offline import OfflineSettings
+from qchunk.drivers.on_policy import OnPolicySettings
+from qchunk.drivers.online import OnlineSettings
 from qchunk.system.errors import UserError
 
-SETTINGS = (offline.Settings, online.OnlineSettings, on_policy.Settings)
+SETTINGS = (OfflineSettings, OnlineSettings, OnPolicySettings)
 PARTS = (ChunkConfig, FlowConfig, DiffusionConfig, GaussianConfig, RegressionConfig, CriticConfig, ValueConfig)
 SHIPPED = (*PARTS, OptimConfig, RolloutConfig, *SETTINGS, *(registry.builder(n)[1] for n in sorted(names.ALGORITHMS)))
 
@@ -229,7 +231,7 @@ def test_annotated_fields_are_flags(capsys):
     assert c.tuned_student == Student((8, 4), 0.5, 2) and c.my_actor == DiffusionConfig(time_features=8)
     assert flags.parse("train", ["--my_actor.kind=gaussian"], Mine())[0].my_actor == GaussianConfig()
     with pytest.raises(SystemExit):
-        flags.parse("train", ["--help"], Mine(), offline.Settings)
+        flags.parse("train", ["--help"], Mine(), OfflineSettings)
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for told in ("Share of units left out.", "Widths of the student.", "Discount per environment step", "B, windows"):
         assert told in text
