@@ -71,6 +71,9 @@ class Driver(NamedTuple):
     run: Callable  # (program, inputs, settings, learner or None, state or None) -> Iterator[Event]
     state_like: Callable  # (program, inputs, settings, learner) -> shapes of an event's ``state``
     amount: Callable  # (algorithm, config, settings) -> Amount
+    whole: (
+        Callable  # (program, inputs, settings) -> Learner: a run from its start to its end, without events; traceable
+    )
     unit: Callable  # (program, inputs, settings) -> (fn, its arguments, how often a run calls it): what costs are counted of
     resolve: Callable = lambda s: s  # settings -> the same with every 0 that means "choose" replaced
 

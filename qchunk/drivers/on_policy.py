@@ -263,6 +263,19 @@ def amount(algorithm: Algorithm, c: Any, s: OnPolicySettings) -> Amount:
     return Amount(plan.total * r.epochs * r.minibatches, plan.total * plan.steps, plan.total * plan.steps)
 
 
+def whole(program: Program, x: Inputs, s: OnPolicySettings) -> Learner:
+    """A run from its start to its end as one traceable function.
+
+    Raises:
+        UserError: units from scratch, which are looked at before they are fixed.
+    """
+    learner = init(program, x)
+    if normalise.STATS in learner.stats and normalise.STATS not in x.given:
+        raise UserError("units of what is played cannot be fixed inside of one program", "leave --normalise-obs out")
+    plan = iterations(program.scheme(x, "explore").steps, x.c.rollout, s)
+    return iterate(program, learner, start(program, x, learner), x, plan.total)[0]
+
+
 def unit(program: Program, x: Inputs, s: OnPolicySettings) -> tuple[Callable, tuple, int]:
     """One iteration of every seed."""
     learner = jax.eval_shape(lambda: init(program, x))
@@ -271,4 +284,4 @@ def unit(program: Program, x: Inputs, s: OnPolicySettings) -> tuple[Callable, tu
     return functools.partial(iterate, program), (learner, loop, x, 1), done.env_steps // per
 
 
-ON_POLICY = Driver("on_policy", OnPolicySettings, False, check, run, state_like, amount, unit)
+ON_POLICY = Driver("on_policy", OnPolicySettings, False, check, run, state_like, amount, whole, unit)

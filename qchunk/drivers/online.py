@@ -268,6 +268,17 @@ def amount(algorithm: Algorithm, c: Any, s: OnlineSettings) -> Amount:
     return Amount(s.offline_steps + int(updates_due(s, np.asarray(steps))), steps, s.offline_steps + steps)
 
 
+def whole(program: Program, x: Inputs, s: OnlineSettings) -> Learner:
+    """A run from its start to its end as one traceable function."""
+    learner, _ = offline.updates(program, s.batch, init(program, x), x, s.offline_steps)
+    if s.online_steps == 0:
+        return learner
+    plan = schedule(program.scheme(x, "explore").steps, s)
+    due = np.diff(updates_due(s, np.arange(plan.decisions + 1) * plan.steps)).astype(np.int32)
+    plan = plan._replace(dispatch=plan.decisions)
+    return device_block(program, plan, learner, begin(program, x, plan, learner), x, plan.decisions, due)[0]
+
+
 def unit(program: Program, x: Inputs, s: OnlineSettings) -> tuple[Callable, tuple, int]:
     """One update of every seed."""
     once = functools.partial(offline.updates, program, s.batch)
@@ -276,5 +287,5 @@ def unit(program: Program, x: Inputs, s: OnlineSettings) -> tuple[Callable, tupl
 
 
 OFFLINE_TO_ONLINE = Driver(
-    "offline_to_online", OnlineSettings, True, check, run, state_like, amount, unit, offline.resolve
+    "offline_to_online", OnlineSettings, True, check, run, state_like, amount, whole, unit, offline.resolve
 )
