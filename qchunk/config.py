@@ -1,8 +1,9 @@
 """Frozen configuration dataclasses.
 
 A field of type ``float`` is traced (it may be a tracer and be vmapped); a field that is itself a configuration, or one of
-several (a union, told apart by ``kind``), is descended into; every other field is static. ``@config`` registers the class as a pytree accordingly, so that a whole
-configuration is an argument of a jitted function and two that differ in floats alone share one program.
+several told apart by ``kind`` (an ``ActorConfig``, or a union), is descended into; every other field is static. ``@config``
+registers the class as a pytree accordingly, so that a whole configuration is an argument of a jitted function and two that
+differ in floats alone share one program.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any, Literal, Union, dataclass_transform, get_args, get_origi
 
 import jax
 
-from qchunk.system.errors import UserError
+from qchunk import registry
+from qchunk.system.errors import UserError, unknown
 
 
 def members(hint: Any) -> tuple[type, ...]:
@@ -32,6 +34,28 @@ def config(cls: type) -> Any:
     return jax.tree_util.register_dataclass(cls, traced, [n for n in hints if n not in traced])
 
 
+def has_kinds(hint: Any) -> bool:
+    """Whether a field of this type holds one of several configurations."""
+    return ActorConfig in members(hint) or len(members(hint)) > 1
+
+
+def of_kind(hint: Any, kind: str) -> Any:
+    """The default configuration of a kind, for a field of this type.
+
+    Raises:
+        UserError: no such kind; the nearest ones are offered.
+    """
+    closed = {getattr(t, "kind", ""): t for t in members(hint) if t is not ActorConfig}
+    if kind not in closed and ActorConfig not in members(hint):
+        raise unknown("kind", kind, closed)
+    cls = closed[kind] if kind in closed else registry.actor(kind)[1]
+    if kind not in closed and not issubclass(cls, ActorConfig):
+        raise UserError(
+            f"{cls.__name__} of {kind} is no configuration of an actor", f"write class {cls.__name__}(ActorConfig)"
+        )
+    return cls(kind=kind)
+
+
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
     """A configuration from what JSON kept of it.
 
@@ -45,7 +69,7 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
 
     def field(hint: Any, value: Any) -> Any:
         if found := members(hint):
-            return from_dict(next((t for t in found if getattr(t, "kind", None) == value.get("kind")), found[0]), value)
+            return from_dict(type(of_kind(hint, value.get("kind", ""))) if has_kinds(hint) else found[0], value)
         if hint is float:
             return float(value)
         return tuple(value) if isinstance(value, list) else value
@@ -77,7 +101,15 @@ class ChunkConfig:
 
 
 @config
-class FlowConfig:
+class ActorConfig:
+    """The configuration of an actor: one class for each kind, derived from this one."""
+
+    kind: str = dataclasses.field(default="", kw_only=True)
+    """Family of actors: qchunk list actors, or yours as my_file.py:my_function."""
+
+
+@config
+class FlowConfig(ActorConfig):
     """A flow-matching actor (2507.07969, appendix: 4 layers of 512, 10 Euler steps)."""
 
     hidden: tuple[int, ...] = (512, 512, 512, 512)
@@ -88,11 +120,11 @@ class FlowConfig:
     """K, Euler steps from noise to data."""
     ema: bool = False
     """Act with a moving average of the weights."""
-    kind: Literal["flow"] = "flow"
+    kind: str = dataclasses.field(default="flow", kw_only=True)
 
 
 @config
-class DiffusionConfig:
+class DiffusionConfig(ActorConfig):
     """A diffusion actor (2409.00588, appendix: residual network of 3 x 512, 20 steps)."""
 
     hidden: tuple[int, ...] = (512, 512, 512)
@@ -117,11 +149,11 @@ class DiffusionConfig:
     """Sample along so many of the levels without noise (DDIM); 0: along all of them with noise (DDPM)."""
     ema: bool = False
     """Act with a moving average of the weights."""
-    kind: Literal["diffusion"] = "diffusion"
+    kind: str = dataclasses.field(default="diffusion", kw_only=True)
 
 
 @config
-class GaussianConfig:
+class GaussianConfig(ActorConfig):
     """A Gaussian actor, or a mixture."""
 
     hidden: tuple[int, ...] = (512, 512, 512, 512)
@@ -132,11 +164,11 @@ class GaussianConfig:
     """Gaussians in the mixture."""
     ema: bool = False
     """Act with a moving average of the weights."""
-    kind: Literal["gaussian"] = "gaussian"
+    kind: str = dataclasses.field(default="gaussian", kw_only=True)
 
 
 @config
-class RegressionConfig:
+class RegressionConfig(ActorConfig):
     """A deterministic actor by mean squared error."""
 
     hidden: tuple[int, ...] = (512, 512, 512, 512)
@@ -145,10 +177,7 @@ class RegressionConfig:
     """LayerNorm after each activation."""
     ema: bool = False
     """Act with a moving average of the weights."""
-    kind: Literal["regression"] = "regression"
-
-
-ActorConfig = FlowConfig | DiffusionConfig | GaussianConfig | RegressionConfig
+    kind: str = dataclasses.field(default="regression", kw_only=True)
 
 
 @config
@@ -161,8 +190,8 @@ class CriticConfig:
     """LayerNorm after each activation."""
     members: int = 2
     """Critics in the ensemble."""
-    aggregate: Literal["mean", "min"] = "mean"
-    """How the ensemble's opinions become one."""
+    aggregate: str = "mean"
+    """How the ensemble's opinions become one: qchunk list aggregates, or yours as my_file.py:my_function."""
     tau: float = 0.005
     """Polyak rate of the target copy, in (0, 1]."""
 
@@ -179,7 +208,7 @@ class ValueConfig:
 
 @config
 class OptimConfig:
-    """Adam with optax's defaults for the moments; its rate is constant, or follows a cosine after a linear warm-up."""
+    """An optimiser; its learning rate is constant, or follows a cosine after a linear warm-up."""
 
     lr: float = 3e-4
     """Learning rate, the highest one."""
@@ -189,6 +218,8 @@ class OptimConfig:
     """Updates from final_lr to lr."""
     decay: int = 0
     """Updates until final_lr is reached again, the warm-up among them; 0: lr is kept."""
+    kind: str = "adam"
+    """Optimiser: qchunk list optimisers, or yours as my_file.py:my_function."""
 
 
 @config
@@ -242,6 +273,7 @@ def validate(c: Any, where: str = "") -> None:
             raise UserError(f"--{where}{name} {value} is outside [{low:g}, {high:g}]", "give a value inside")
     if isinstance(lr := getattr(c, "lr", None), float) and not lr > 0:
         raise UserError(f"--{where}lr {lr} is not positive", "give a positive learning rate such as 3e-4")
+    _validate_names(c)
     if isinstance(c, DiffusionConfig):
         _validate_diffusion(c, where)
     if isinstance(c, OptimConfig) and 0 < c.decay < c.warmup:
@@ -251,6 +283,16 @@ def validate(c: Any, where: str = "") -> None:
         raise UserError(f"--{where}minibatches {c.minibatches} is more than the decisions of an iteration", fix)
     if isinstance(c, ChunkConfig) and list(c.backup) != sorted(set(c.backup)):
         raise UserError(f"--{where}backup {c.backup} is not ascending", "give each backup point once, smallest first")
+
+
+def _validate_names(c: Any) -> None:
+    """Whatever a configuration names is there."""
+    if isinstance(c, ActorConfig):
+        registry.actor(c.kind)
+    if isinstance(c, CriticConfig):
+        registry.aggregate(c.aggregate)
+    if isinstance(c, OptimConfig):
+        registry.optimiser(c.kind)
 
 
 def _validate_diffusion(c: DiffusionConfig, where: str) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from test_cli import run as command
 
-from qchunk import cli, envs
+from qchunk import cli, envs, names
 from qchunk.algorithms.bc import BC, bc
 from qchunk.config import ChunkConfig, FlowConfig
 from qchunk.data import formats
 from qchunk.drivers import offline
 from qchunk.envs.base import History, wrap
-from qchunk.envs.objective import TERMS, Objective, settled, weights_given
+from qchunk.envs.objective import settled, weights_given
 from qchunk.play import collecting
 from qchunk.play.rollout import rollout
 from qchunk.seeds import for_each
@@ -65,7 +65,7 @@ def test_data_are_rewarded_as_the_environment_rewards(tmp_path):
 
 def test_weights_are_traced():
     """Another weight is another number of the same program; and weights can be vmapped."""
-    env = Objective(envs.make("probe/two-step"), TERMS, dict.fromkeys(TERMS, 1.0))
+    env = envs.make("probe/two-step", objective=dict.fromkeys(names.TERMS, 1.0))
     c, s = BC(ChunkConfig(2), FlowConfig((16,), steps=2)), offline.Settings(episodes=8)
     learner = offline.init(bc, c, {}, Spec(2, 1, 2), s)
     found = []

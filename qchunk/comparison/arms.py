@@ -16,15 +16,13 @@ from qchunk.config import (
     CriticConfig,
     DiffusionConfig,
     FlowConfig,
-    GaussianConfig,
     OptimConfig,
-    RegressionConfig,
     ValueConfig,
+    of_kind,
 )
-from qchunk.system.errors import UserError, unknown
+from qchunk.system.errors import UserError
 
 DEFAULT = ("bc", "qc", "qc-frozen", "value-guided", "v-gps", "dppo", "dppo@diffusion", "ppo")
-KINDS = {"flow": FlowConfig, "diffusion": DiffusionConfig, "gaussian": GaussianConfig, "regression": RegressionConfig}
 OWN_KIND = {"ppo": "gaussian"}  # of those that a flow does not fit
 
 
@@ -91,8 +89,8 @@ def split(arm: str) -> tuple[str, str]:
         UserError: no such kind.
     """
     name, _, kind = arm.partition("@")
-    if kind and kind not in KINDS:
-        raise unknown("kind", kind, KINDS)
+    if kind:
+        of_kind(ActorConfig, kind)
     return name, kind or OWN_KIND.get(name, "flow")
 
 
@@ -104,7 +102,8 @@ def actor_of(kind: str, sizes: Sizes, tuned: bool = False) -> ActorConfig:
     if kind == "diffusion":
         residual, ddim = len(h) % 2 == 1 and len(set(h)) == 1, 0 if tuned else min(sizes.steps, DiffusionConfig().steps)
         return DiffusionConfig(h, residual=residual, ddim=ddim, ema=True)
-    return KINDS[kind](h, ema=True)
+    c = of_kind(ActorConfig, kind)
+    return dataclasses.replace(c, **{n: v for n, v in (("hidden", h), ("ema", True)) if hasattr(c, n)})
 
 
 def config_of(arm: str, sizes: Sizes) -> Any:
@@ -116,7 +115,7 @@ def config_of(arm: str, sizes: Sizes) -> Any:
     name, kind = split(arm)
     c = registry.builder(name)[1]()
     found = {f.name: getattr(c, f.name) for f in dataclasses.fields(c)}
-    actors = [field for field in ("actor", "given", "tuned") if isinstance(found.get(field), tuple(KINDS.values()))]
+    actors = [field for field in ("actor", "given", "tuned") if isinstance(found.get(field), ActorConfig)]
     if "@" in arm and not actors:
         raise UserError(f"{name} has no actor of its own", f"give {name} without @{kind}")
     made: dict[str, Any] = {field: actor_of(kind, sizes, field == "tuned") for field in actors}
