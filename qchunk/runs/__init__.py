@@ -1,0 +1,1 @@
+"""Run folders: made, saved, opened, gone on with."""
