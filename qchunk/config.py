@@ -46,13 +46,14 @@ def of_kind(hint: Any, kind: str) -> Any:
         UserError: no such kind; the nearest ones are offered.
     """
     closed = {getattr(t, "kind", ""): t for t in members(hint) if t is not ActorConfig}
-    if kind not in closed and ActorConfig not in members(hint):
+    if kind in closed:
+        return closed[kind]()
+    if ActorConfig not in members(hint):
         raise unknown("kind", kind, closed)
-    cls = closed[kind] if kind in closed else registry.actor(kind)[1]
-    if kind not in closed and not issubclass(cls, ActorConfig):
-        raise UserError(
-            f"{cls.__name__} of {kind} is no configuration of an actor", f"write class {cls.__name__}(ActorConfig)"
-        )
+    cls = registry.actor(kind)[1]
+    if not issubclass(cls, ActorConfig):
+        fix = f"write class {cls.__name__}(ActorConfig)"
+        raise UserError(f"{cls.__name__} of {kind} is no configuration of an actor", fix)
     return cls(kind=kind)
 
 

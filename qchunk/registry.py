@@ -36,7 +36,7 @@ def named(table: Mapping[str, names.Entry], text: str, what: str) -> tuple[Calla
     """
     found = _found(table, text, what)
     _check(found, text, what)
-    return _with(found._replace(args=())), found.args
+    return _with(found.function, (), found.fixed, repr(found.fixed)), found.args
 
 
 def function(table: Mapping[str, names.Entry], text: str, what: str, *leading: str) -> Callable:
@@ -50,7 +50,7 @@ def function(table: Mapping[str, names.Entry], text: str, what: str, *leading: s
     """
     found = _found(table, text, what)
     _check(found, text, what, leading)
-    return _with(found)
+    return _with(*found, repr(found[1:]))
 
 
 def value(text: str) -> int | float | str:
@@ -80,17 +80,16 @@ def _check(found: Named, text: str, what: str, leading: tuple[str, ...] | None =
     try:
         takes.bind_partial(**fixed) if leading is None else takes.bind(*leading, *found.args, **fixed)
     except TypeError as e:
-        name = names.short(text).partition(":")[0]
-        fix = f"it is {name}{takes}" + (
-            f", called with {', '.join(leading)} and what follows {name}:" if leading else ""
-        )
-        raise UserError(f"{what} {text}: {e}", fix) from e
+        fix = f"it takes ({', '.join(takes.parameters)})"
+        raise UserError(
+            f"{what} {text}: {e}", fix + (f", of which {' and '.join(leading)} come first" if leading else "")
+        ) from e
 
 
 @functools.cache
-def _with(found: Named) -> Callable:
-    """The function of its leading arguments; the same object for the same values."""
-    function, args, fixed = found
+def _with(function: Callable, args: tuple, fixed: tuple[tuple[str, Any], ...], shown: str) -> Callable:
+    """The function of its leading arguments; the same object for the same values as ``shown`` (1 and 1.0 are not)."""
+    del shown
     if not args and not fixed:
         return function
     return lambda *leading: function(*leading, *args, **dict(fixed))
@@ -122,12 +121,12 @@ def actor(kind: str) -> tuple[Callable, type]:
 
 
 def aggregate(name: str) -> Callable:
-    """How an ensemble's opinions become one: [members, *B] -> [*B]."""
+    """How the values of an ensemble become one: [members, *B] -> [*B]."""
     return function(names.AGGREGATES, name, "aggregate", "values")
 
 
 def optimiser(kind: str) -> Callable:
-    """learning rate, or its schedule -> optax.GradientTransformation."""
+    """The function (learning rate, or its schedule) -> optax.GradientTransformation of an optimiser's name."""
     return function(names.OPTIMISERS, kind, "optimiser", "rate")
 
 

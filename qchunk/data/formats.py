@@ -1,6 +1,6 @@
-"""Our own data format: one npz of plain arrays, with a fingerprint. Nothing is ever unpickled.
+"""Data sets on disk, by the reader that claims them; and our own format: one npz of plain arrays, with a fingerprint.
 
-Arrays: ``obs`` [R, O] float32, ``action`` [R, A] float32 in [-1, 1], ``reward`` [R] float32, ``terminal`` [R] bool,
+Nothing is ever unpickled. Arrays: ``obs`` [R, O] float32, ``action`` [R, A] float32 in [-1, 1], ``reward`` [R] float32, ``terminal`` [R] bool,
 ``end`` [R] bool (rows that hold an episode's final observation), and ``about``, a JSON text with ``format``, ``env``
 (the data's name: an environment, or a scene whose tasks share it), ``version`` and how it was collected.
 """
@@ -147,11 +147,13 @@ READER = Reader(lambda path: True, lambda path, env: load(path))
 def read(path: Path | str, env: Any, wanted: str) -> tuple[Rows, dict[str, Any]]:
     """The rows of a file that some reader claims, or of ``file.py:function:ARGUMENT``: function(argument) -> Rows.
 
+    ARGUMENT is the text as it stands. Returned besides are the data's name and fingerprint, under "env" and "fingerprint".
+
     Args:
         wanted: what data of the environment are called.
 
     Raises:
-        UserError: damaged, or not what a reader returns.
+        UserError: missing, damaged, or not what a reader returns.
     """
     if not names.is_own(str(path)):
         readers = (registry.named(names.READERS, n, "reader")[0] for n in names.READERS)
@@ -159,7 +161,10 @@ def read(path: Path | str, env: Any, wanted: str) -> tuple[Rows, dict[str, Any]]
     target, argument = names.target({}, str(path), "reader")
     if not argument:
         raise UserError(f"--data {path} lacks what is to be read", f"give {path}:ARGUMENT, such as a file's path")
-    rows = loading.function(target)(argument)
+    try:
+        rows = loading.function(target)(argument)
+    except OSError as e:
+        raise UserError(f"{target} cannot read {argument}: {e}", "give what it can read after the last colon") from e
     if not isinstance(rows, Rows):
         raise UserError(f"{target} returns a {type(rows).__name__}", "return a qchunk.data.formats.Rows")
     check(rows, str(path))
