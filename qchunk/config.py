@@ -1,8 +1,9 @@
 """Frozen configuration dataclasses.
 
 A field of type ``float`` is traced (it may be a tracer and be vmapped); a field that is itself a configuration, or one of
-several (a union, told apart by ``kind``), is descended into; every other field is static. ``@config`` registers the class as a pytree accordingly, so that a whole
-configuration is an argument of a jitted function and two that differ in floats alone share one program.
+several told apart by ``kind`` (an ``ActorConfig``, or a union), is descended into; every other field is static. ``@config``
+registers the class as a pytree accordingly, so that a whole configuration is an argument of a jitted function and two that
+differ in floats alone share one program.
 
 What a number may be is part of its field's annotation, ``gamma: Annotated[float, Range(0, 1)] = 0.99``; what several
 fields must be together is a method ``check(self, where)`` of the class. ``validate`` looks at both. Without a ``Range``,
@@ -20,7 +21,8 @@ from typing import Annotated, Any, Literal, Union, dataclass_transform, get_args
 
 import jax
 
-from qchunk.system.errors import UserError
+from qchunk import registry
+from qchunk.system.errors import UserError, unknown
 
 INT32, FLOAT32 = 2**31 - 1, 3.4028234663852886e38  # the largest numbers that a compiled program holds
 
@@ -76,6 +78,29 @@ def config(cls: type) -> Any:
     return jax.tree_util.register_dataclass(cls, traced, [n for n in hints if n not in traced])
 
 
+def has_kinds(hint: Any) -> bool:
+    """Whether a field of this type holds one of several configurations."""
+    return ActorConfig in members(hint) or len(members(hint)) > 1
+
+
+def of_kind(hint: Any, kind: str) -> Any:
+    """The default configuration of a kind, for a field of this type.
+
+    Raises:
+        UserError: no such kind; the nearest ones are offered.
+    """
+    closed = {getattr(t, "kind", ""): t for t in members(hint) if t is not ActorConfig}
+    if kind in closed:
+        return closed[kind]()
+    if ActorConfig not in members(hint):
+        raise unknown("kind", kind, closed)
+    cls = registry.actor(kind)[1]
+    if not issubclass(cls, ActorConfig):
+        fix = f"write class {cls.__name__}(ActorConfig)"
+        raise UserError(f"{cls.__name__} of {kind} is no configuration of an actor", fix)
+    return cls(kind=kind)
+
+
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
     """A configuration from what JSON kept of it.
 
@@ -89,7 +114,7 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
 
     def field(hint: Any, value: Any) -> Any:
         if found := members(hint):
-            return from_dict(next((t for t in found if getattr(t, "kind", None) == value.get("kind")), found[0]), value)
+            return from_dict(type(of_kind(hint, value.get("kind", ""))) if has_kinds(hint) else found[0], value)
         if hint is float:
             return float(value)
         return tuple(value) if isinstance(value, list) else value
@@ -149,7 +174,19 @@ class ChunkConfig:
 
 
 @config
-class FlowConfig:
+class ActorConfig:
+    """The configuration of an actor: one class for each kind, derived from this one."""
+
+    kind: str = dataclasses.field(default="", kw_only=True)
+    """Family of actors: qchunk list actors, or yours as my_file.py:my_function."""
+
+    def check(self, where: str) -> None:
+        """Raises UserError where there is no such kind."""
+        registry.actor(self.kind)
+
+
+@config
+class FlowConfig(ActorConfig):
     """A flow-matching actor (2507.07969, appendix: 4 layers of 512, 10 Euler steps)."""
 
     hidden: Widths = (512, 512, 512, 512)
@@ -160,11 +197,11 @@ class FlowConfig:
     """K, Euler steps from noise to data."""
     ema: bool = False
     """Act with a moving average of the weights."""
-    kind: Literal["flow"] = "flow"
+    kind: str = dataclasses.field(default="flow", kw_only=True)
 
 
 @config
-class DiffusionConfig:
+class DiffusionConfig(ActorConfig):
     """A diffusion actor (2409.00588, appendix: residual network of 3 x 512, 20 steps)."""
 
     hidden: Widths = (512, 512, 512)
@@ -189,10 +226,11 @@ class DiffusionConfig:
     """Sample along so many of the levels without noise (DDIM); 0: along all of them with noise (DDPM)."""
     ema: bool = False
     """Act with a moving average of the weights."""
-    kind: Literal["diffusion"] = "diffusion"
+    kind: str = dataclasses.field(default="diffusion", kw_only=True)
 
     def check(self, where: str) -> None:
         """Raises UserError where sizes do not fit each other."""
+        super().check(where)
         if self.residual and (len(self.hidden) % 2 == 0 or len(set(self.hidden)) > 1):
             fix = f"give an odd number of equal widths, or --{where}no-residual"
             raise UserError(f"--{where}hidden {_spelled(self.hidden)} does not fit a residual network", fix)
@@ -205,7 +243,7 @@ class DiffusionConfig:
 
 
 @config
-class GaussianConfig:
+class GaussianConfig(ActorConfig):
     """A Gaussian actor, or a mixture."""
 
     hidden: Widths = (512, 512, 512, 512)
@@ -216,11 +254,11 @@ class GaussianConfig:
     """Gaussians in the mixture."""
     ema: bool = False
     """Act with a moving average of the weights."""
-    kind: Literal["gaussian"] = "gaussian"
+    kind: str = dataclasses.field(default="gaussian", kw_only=True)
 
 
 @config
-class RegressionConfig:
+class RegressionConfig(ActorConfig):
     """A deterministic actor by mean squared error."""
 
     hidden: Widths = (512, 512, 512, 512)
@@ -229,10 +267,7 @@ class RegressionConfig:
     """LayerNorm after each activation."""
     ema: bool = False
     """Act with a moving average of the weights."""
-    kind: Literal["regression"] = "regression"
-
-
-ActorConfig = FlowConfig | DiffusionConfig | GaussianConfig | RegressionConfig
+    kind: str = dataclasses.field(default="regression", kw_only=True)
 
 
 @config
@@ -245,10 +280,14 @@ class CriticConfig:
     """LayerNorm after each activation."""
     members: PositiveInt = 2
     """Critics in the ensemble."""
-    aggregate: Literal["mean", "min"] = "mean"
-    """How the ensemble's opinions become one."""
+    aggregate: str = "mean"
+    """How the ensemble's opinions become one: qchunk list aggregates, or yours as my_file.py:my_function."""
     tau: Annotated[float, Range(above=0, high=1)] = 0.005
     """Polyak rate of the target copy, in (0, 1]."""
+
+    def check(self, where: str) -> None:
+        """Raises UserError where there is no such aggregate."""
+        registry.aggregate(self.aggregate)
 
 
 @config
@@ -263,7 +302,7 @@ class ValueConfig:
 
 @config
 class OptimConfig:
-    """Adam with optax's defaults for the moments; its rate is constant, or follows a cosine after a linear warm-up."""
+    """An optimiser; its learning rate is constant, or follows a cosine after a linear warm-up."""
 
     lr: PositiveFloat = 3e-4
     """Learning rate, the highest one."""
@@ -273,9 +312,12 @@ class OptimConfig:
     """Updates from final_lr to lr."""
     decay: NonNegativeInt = 0
     """Updates until final_lr is reached again, the warm-up among them; 0: lr is kept."""
+    kind: str = "adam"
+    """Optimiser: qchunk list optimisers, or yours as my_file.py:my_function."""
 
     def check(self, where: str) -> None:
-        """Raises UserError where the warm-up does not end before the decay does."""
+        """Raises UserError where there is no such optimiser, or the warm-up does not end before the decay does."""
+        registry.optimiser(self.kind)
         if 0 < self.decay < self.warmup:
             problem = f"--{where}warmup {self.warmup} is longer than --{where}decay {self.decay}"
             raise UserError(problem, "give a longer decay")

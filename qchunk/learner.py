@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from qchunk import registry
 from qchunk.config import OptimConfig
 from qchunk.types import (
     Algorithm,
@@ -107,10 +108,10 @@ def move_slow(slow: dict, modules: Sequence[Module], before: dict, after: dict, 
 
 
 def transformation(modules: Sequence[Module], optim: OptimConfig | dict[str, OptimConfig]):
-    """One Adam per module, behind one interface. ``optim`` may give some modules their own by name ("" is the rest)."""
+    """One optimiser per module, behind one interface. ``optim`` may give some modules their own by name ("" is the rest)."""
     by_name = optim if isinstance(optim, dict) else {"": optim}
     chosen = {m.name: by_name[m.name] if m.name in by_name else by_name[""] for m in modules}
-    per_module = {name: optax.adam(rate_of(c)) for name, c in chosen.items()}
+    per_module = {name: registry.optimiser(c.kind)(rate_of(c)) for name, c in chosen.items()}
     return optax.partition(per_module, lambda params: {n: jax.tree.map(lambda _: n, p) for n, p in params.items()})
 
 

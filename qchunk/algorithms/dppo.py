@@ -100,7 +100,7 @@ class PPO:
 def dppo(c: DPPO) -> Algorithm:
     """The last K' steps learn, behind a frozen copy of the prior that walks the first ones; exploring adds noise."""
     # the average of a prior's weights is where the actor starts; it keeps none of its own
-    pi = actor(dataclasses.replace(c.tuned, ema=False))
+    pi = actor(dataclasses.replace(c.tuned, **{"ema": False} if hasattr(c.tuned, "ema") else {}))
     if not pi.noisy and pi.advance is None:
         raise UserError(f"a {c.tuned.kind} actor has no probabilities", "take --tuned.kind gaussian, flow or diffusion")
     if getattr(c.tuned, "components", 1) > 1:

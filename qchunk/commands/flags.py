@@ -9,7 +9,7 @@ import re
 import typing
 from typing import Annotated, Any
 
-from qchunk.config import members
+from qchunk.config import has_kinds, members, of_kind
 from qchunk.system.errors import UserError, unknown
 
 
@@ -58,12 +58,9 @@ def switched(c: Any, argv: list[str]) -> Any:
         UserError: no such kind.
     """
     for name, hint in typing.get_type_hints(type(c)).items():
-        kinds = {cls.kind: cls for cls in members(hint)} if len(members(hint)) > 1 else {}  # type: ignore[attr-defined]
-        wanted = kinds and value_of(argv, f"--{name.replace('_', '-')}.kind")
-        if wanted and wanted not in kinds:
-            raise unknown("kind", wanted, kinds)
+        wanted = has_kinds(hint) and value_of(argv, f"--{name.replace('_', '-')}.kind")
         if wanted and wanted != getattr(c, name).kind:
-            c = dataclasses.replace(c, **{name: kinds[wanted]()})
+            c = dataclasses.replace(c, **{name: of_kind(hint, wanted)})
     return c
 
 

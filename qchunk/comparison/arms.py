@@ -16,17 +16,15 @@ from qchunk.config import (
     CriticConfig,
     DiffusionConfig,
     FlowConfig,
-    GaussianConfig,
     OptimConfig,
-    RegressionConfig,
     Stands,
     actor_fields,
+    of_kind,
     stands_on,
 )
-from qchunk.system.errors import UserError, unknown
+from qchunk.system.errors import UserError
 
 DEFAULT = ("bc", "qc", "qc-frozen", "value-guided", "v-gps", "dppo", "dppo@diffusion", "ppo")
-KINDS = {"flow": FlowConfig, "diffusion": DiffusionConfig, "gaussian": GaussianConfig, "regression": RegressionConfig}
 OWN_KIND = {"ppo": "gaussian"}  # of those that a flow does not fit
 
 
@@ -93,8 +91,8 @@ def split(arm: str) -> tuple[str, str]:
         UserError: no such kind.
     """
     name, _, kind = arm.partition("@")
-    if kind and kind not in KINDS:
-        raise unknown("kind", kind, KINDS)
+    if kind:
+        of_kind(ActorConfig, kind)
     return name, kind or OWN_KIND.get(name, "flow")
 
 
@@ -106,7 +104,8 @@ def actor_of(kind: str, sizes: Sizes, tuned: bool = False) -> ActorConfig:
     if kind == "diffusion":
         ddim = 0 if tuned else min(sizes.steps, DiffusionConfig().steps)
         return DiffusionConfig(h, residual=fits_residual(h), ddim=ddim, ema=True)
-    return KINDS[kind](h, ema=True)
+    c = of_kind(ActorConfig, kind)
+    return dataclasses.replace(c, **{n: v for n, v in (("hidden", h), ("ema", True)) if hasattr(c, n)})
 
 
 def fits_residual(hidden: tuple[int, ...]) -> bool:

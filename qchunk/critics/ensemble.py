@@ -7,11 +7,19 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from qchunk import nets
+from qchunk import nets, registry
 from qchunk.config import CriticConfig
 from qchunk.types import CLEAN, Array, Critic, Key, Module, Slow, Spec, Vars
 
-AGGREGATES: dict[str, Callable[..., Array]] = {"mean": jnp.mean, "min": jnp.min}
+
+def mean(values: Array) -> Array:
+    """[members, *B] -> [*B], the mean over the members."""
+    return jnp.mean(values, axis=0)
+
+
+def minimum(values: Array) -> Array:
+    """[members, *B] -> [*B], the lowest member (1802.09477, section 4.2)."""
+    return jnp.min(values, axis=0)
 
 
 def ensemble(c: CriticConfig, name: str, sizes: Callable, parts: Callable, target: bool = True) -> Critic:
@@ -32,9 +40,7 @@ def ensemble(c: CriticConfig, name: str, sizes: Callable, parts: Callable, targe
     def values(vars: Vars, obs, action: Array | None = None, level: Any = CLEAN) -> Array:
         return apply(vars.params[name], *parts(nets.flatten_obs(obs), action, jnp.asarray(level)))
 
-    def aggregate(q: Array) -> Array:
-        return AGGREGATES[c.aggregate](q, axis=0)
-
+    aggregate = registry.aggregate(c.aggregate)
     return Critic(
         modules=(Module(name, init, apply, Slow(c.tau) if target else None),),
         values=values,
