@@ -65,6 +65,11 @@ DRIVERS = {  # who trains; the attribute ``driver`` of a method's configuration 
     "on_policy": Entry("qchunk.drivers.on_policy:ON_POLICY", "what its own policy plays"),
 }
 
+SCHEMES = {  # how much of a chunk is played; numbers follow a colon
+    "open-loop": Entry("qchunk.play.execute:open_loop", "whole chunks"),
+    "receding": Entry("qchunk.play.execute:receding", "the first actions of each chunk, as in receding:3"),
+}
+
 BRAX = (
     "ant",
     "halfcheetah",

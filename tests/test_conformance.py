@@ -123,7 +123,7 @@ def experience(method, env, data, state, key):
     if not plays(c):
         chunk = chunks.draw(draw_key, data, c.chunk, 8)
         return build(c).prepare(state, given, prepare_key, chunk)
-    wrapped, scheme, vars = envs_base.wrap(env), receding(build(c).explore, 2), view(state, given)
+    wrapped, scheme, vars = envs_base.wrap(env), receding(build(c).explore, 2, 2), view(state, given)
     loop = begin(wrapped, scheme, vars, jax.random.split(begin_key), 4)
     _, chunk, _ = rollout_chunks(wrapped, scheme, vars, draw_key, 4, loop, c.chunk)
     state, chunk = build(c).prepare(state, given, prepare_key, chunk)

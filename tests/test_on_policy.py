@@ -142,7 +142,7 @@ def test_the_first_minibatch_has_ratio_one(name):
     """Old and new probabilities come from the same path, the same grid and the same code."""
     env, c = envs.make("probe/two-step"), DPPO(ACTORS[name], ChunkConfig(2), tuned_steps=4, **SMALL)
     state = dppo(c).init(jax.random.key(0), Spec(2, 1, 2), {})
-    scheme, vars = receding(dppo(c).explore, 2), view(state, {})
+    scheme, vars = receding(dppo(c).explore, 2, 2), view(state, {})
     loop = begin(wrap(env), scheme, vars, jax.random.split(jax.random.key(1)), 8)
     _, chunk, _ = rollout_chunks(wrap(env), scheme, vars, jax.random.key(2), 6, loop, c.chunk)
     _, chunk = dppo(c).prepare(state, {}, jax.random.key(3), chunk)

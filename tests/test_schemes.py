@@ -194,7 +194,7 @@ def test_a_policy_is_shown_what_is_left_of_its_plan():
 
 def test_nothing_is_left_of_a_plan_that_was_played():
     env = wrap(envs.make("probe/constant"))
-    _, s = jax.jit(lambda k: rollout(env, receding(spy(3), 3), collecting.NO_VARS, k, 2, None, 1))(jax.random.key(0))
+    _, s = jax.jit(lambda k: rollout(env, receding(spy(3), 3, 3), collecting.NO_VARS, k, 2, None, 1))(jax.random.key(0))
     np.testing.assert_allclose(s.action[:, 0, 0], [0.1, 0.2, 0.3] * 2, atol=1e-6)
 
 
