@@ -58,11 +58,9 @@ def receding(policy: Policy, horizon: int, steps: int) -> Scheme:
 
     The policy is shown its last plan, and how much of it is left (``Old``).
     """
-    steps = horizon if steps is None else steps
-    if steps > horizon:
-        raise UserError(
-            f"the policy's chunks have {horizon} actions, not {steps}", f"give --execute receding:{horizon}"
-        )
+    if not (isinstance(steps, int) and 1 <= steps <= horizon):
+        problem = f"--execute receding:{steps} does not fit chunks of {horizon} actions"
+        raise UserError(problem, f"give receding:1 to receding:{horizon}")
 
     def init(vars: Vars, key, state: Any) -> Old:
         return nothing_left(policy, vars, key, state.obs)
@@ -125,7 +123,9 @@ def parse(text: str, horizon: int) -> Execution:
     Raises:
         UserError: unknown, or numbers that do not fit.
     """
-    registry.function(names.SCHEMES, text, "execution", "policy", "horizon")  # says which numbers are missing or too many
+    registry.function(
+        names.SCHEMES, text, "execution", "policy", "horizon"
+    )  # says which numbers are missing or too many
     make, numbers = registry.named(names.SCHEMES, text, "execution")
     if wrong := [n for n in numbers if isinstance(n, str)]:
         raise UserError(f"--execute {text}: {wrong[0]} is no number", "give numbers behind the function")
