@@ -92,7 +92,7 @@ def test_units_are_the_same_experiment(flag):
         of = dataclasses.replace(s, normalise_action=kind)
         *_, last = offline.offline(bc, c, {}, env=env, data=data, settings=of)
         first = jax.tree.map(lambda x: x[0], last.learner._replace(step=last.learner.step[None]))
-        policy, vars = offline.in_units(bc, of)(c).act, Vars(first.params, first.slow, first.stats, {})
+        policy, vars = offline.in_units(bc, of)(c).act, Vars(first.params, first.targets, first.stats, {})
         obs = jnp.zeros((500, 2))
         plan = policy.plan(vars, policy.draw(vars, jax.random.key(1), obs), obs, None)
         spread[kind] = float(policy.emit(vars, plan, 0, obs).std())

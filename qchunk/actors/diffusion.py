@@ -9,6 +9,7 @@ import numpy as np
 from qchunk import nets
 from qchunk.actors import paths
 from qchunk.config import DiffusionConfig
+from qchunk.target_networks import ema
 from qchunk.types import Array, Chunk, Kernel, Key, Module, Spec, Vars
 
 
@@ -51,5 +52,5 @@ def diffusion(c: DiffusionConfig, name: str = "actor") -> Kernel:
         error = out - (eps if c.predict == "noise" else chunk.action)
         return jnp.mean(jnp.square(error) * chunk.mask[..., None], axis=(-2, -1))
 
-    module = Module(name, init, apply, nets.average(c.ema))
-    return paths.walker(module, levels, 0.0 if c.ddim else 1.0, denoise, paths.drawing(level), loss, c.clip)
+    module = Module(name, init, apply, ema(c.ema))
+    return paths.denoiser_kernel(module, levels, 0.0 if c.ddim else 1.0, denoise, paths.drawing(level), loss, c.clip)

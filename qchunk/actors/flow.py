@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from qchunk import nets
 from qchunk.actors import paths
 from qchunk.config import FlowConfig
+from qchunk.target_networks import ema
 from qchunk.types import Array, Chunk, Kernel, Key, Module, Spec, Vars
 
 
@@ -40,5 +41,5 @@ def flow(c: FlowConfig, name: str = "actor") -> Kernel:
         error = apply(vars.params[name], chunk.obs, x, t) - (chunk.action - z)
         return jnp.mean(jnp.square(error) * chunk.mask[..., None], axis=(-2, -1))
 
-    module = Module(name, init, apply, nets.average(c.ema))
-    return paths.walker(module, levels, 0.0, denoise, paths.drawing(jax.random.uniform), loss)
+    module = Module(name, init, apply, ema(c.ema))
+    return paths.denoiser_kernel(module, levels, 0.0, denoise, paths.drawing(jax.random.uniform), loss)

@@ -9,6 +9,7 @@ import numpy as np
 
 from qchunk import nets
 from qchunk.config import GaussianConfig, RegressionConfig
+from qchunk.target_networks import ema
 from qchunk.types import Array, Chunk, Kernel, Key, Module, Spec, Vars
 
 ONE_STEP = np.asarray([[0.0, 1.0], [1.0, 0.0]])
@@ -49,7 +50,7 @@ def regression(c: RegressionConfig, name: str = "actor") -> Kernel:
         error = apply(vars.params[name], chunk.obs) - chunk.action
         return jnp.mean(jnp.square(error) * chunk.mask[..., None], axis=(-2, -1))
 
-    return one_step(Module(name, init, apply, nets.average(c.ema)), nets.output_shape, step, False, loss)
+    return one_step(Module(name, init, apply, ema(c.ema)), nets.output_shape, step, False, loss)
 
 
 def gaussian(c: GaussianConfig, name: str = "actor") -> Kernel:
@@ -89,5 +90,5 @@ def gaussian(c: GaussianConfig, name: str = "actor") -> Kernel:
         # a window with nothing inside its episode has only the weights left, which sum to 1
         return -joint / (chunk.action.shape[-1] * chunk.action.shape[-2])
 
-    module = Module(name, init, apply, nets.average(c.ema))
+    module = Module(name, init, apply, ema(c.ema))
     return one_step(module, lambda params: nets.output_shape(params)[1:3], step, True, loss)

@@ -44,7 +44,7 @@ def numbers(table: np.ndarray, k) -> Array:
     return jnp.moveaxis(jnp.asarray(table, jnp.float32)[k], -1, 0)[..., None, None]
 
 
-def bridge(levels: np.ndarray, clip: bool = False) -> Callable:
+def transition(levels: np.ndarray, clip: bool = False) -> Callable:
     """advance(x, clean, k, eta) -> (mean [.., H, A], std [.., 1, 1]): from level k to level k + 1, given the clean chunk.
 
     eta = 0 is the deterministic step: Euler's on the straight path, DDIM's on a diffusion's. eta = 1 is the posterior of
@@ -82,7 +82,7 @@ def step_of(denoise: Callable, advance: Callable) -> Callable:
     return step
 
 
-def walker(
+def denoiser_kernel(
     module: Module,
     levels: np.ndarray,
     eta: float,
@@ -91,8 +91,8 @@ def walker(
     loss: Callable,
     clip: bool = False,
 ) -> Kernel:
-    """The Kernel that walks along ``levels`` with one network; see ``bridge`` for eta and clip."""
-    advance = functools.partial(bridge(levels, clip), eta=eta)
+    """The Kernel that walks along ``levels`` with one network; see ``transition`` for eta and clip."""
+    advance = functools.partial(transition(levels, clip), eta=eta)
     return Kernel(
         modules=(module,),
         levels=levels,
@@ -130,7 +130,7 @@ def stochastic(kernel: Kernel, eta: float = 1.0) -> Kernel:
     return kernel._replace(advance=noisy, step=step_of(kernel.denoise, noisy), noisy=True)
 
 
-def floored(kernel: Kernel, least: float) -> Kernel:
+def with_min_std(kernel: Kernel, least: float) -> Kernel:
     """The same Kernel, whose steps have a standard deviation of at least ``least`` (2409.00588, section 5): the last one too."""
 
     def step(vars: Vars, obs, x: Array, k) -> tuple[Array, Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from qchunk.actors import actor
-from qchunk.actors.paths import floored, stochastic
+from qchunk.actors.paths import stochastic, with_min_std
 from qchunk.config import (
     ActorConfig,
     ChunkConfig,
@@ -17,7 +17,7 @@ from qchunk.config import (
     config,
 )
 from qchunk.critics.state_v import state_v
-from qchunk.learner import frozen, learner, starting
+from qchunk.learner import frozen, learner, warm_started
 from qchunk.losses.ppo_path import advantages, kl_above, ppo_path, value_mse
 from qchunk.sampling import count_steps, sample, sample_path
 from qchunk.system.errors import UserError
@@ -93,7 +93,7 @@ def dppo(c: DPPO) -> Algorithm:
     walk = pi if pi.noisy else stochastic(pi)
     tuned = min(c.tuned_steps, count_steps(pi))
     partly = tuned < count_steps(pi)
-    explore, prob = floored(walk, c.explore_std), floored(walk, c.prob_std)
+    explore, prob = with_min_std(walk, c.explore_std), with_min_std(walk, c.prob_std)
     still = pi._replace(noisy=False) if count_steps(pi) == 1 else pi  # a Gaussian is evaluated at its mean
     v = state_v(c.critic)
     surrogate = ppo_path(
@@ -113,7 +113,7 @@ def dppo(c: DPPO) -> Algorithm:
         prepare=advantages(prob, v, c.lam),
         stop=kl_above(c.target_kl),
     )
-    return starting(made, "actor")
+    return warm_started(made, "actor")
 
 
 def ppo(c: PPO) -> Algorithm:

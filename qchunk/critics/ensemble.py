@@ -9,13 +9,13 @@ import jax.numpy as jnp
 
 from qchunk import nets
 from qchunk.config import CriticConfig
-from qchunk.types import CLEAN, Array, Critic, Key, Module, Slow, Spec, Vars
+from qchunk.types import CLEAN, Array, Critic, Key, Module, Spec, TargetNetwork, Vars
 
 AGGREGATES: dict[str, Callable[..., Array]] = {"mean": jnp.mean, "min": jnp.min}
 
 
 def ensemble(c: CriticConfig, name: str, sizes: Callable, parts: Callable, target: bool = True) -> Critic:
-    """``c.members`` critics with a Polyak target that lags by one update, as in the papers' code; or without ``target``.
+    """``c.members`` critics with target networks (Polyak) that lag by one update, as in the papers' code; or without ``target``.
 
     Args:
         sizes: Spec -> the last axes of the networks' inputs.
@@ -36,7 +36,7 @@ def ensemble(c: CriticConfig, name: str, sizes: Callable, parts: Callable, targe
         return AGGREGATES[c.aggregate](q, axis=0)
 
     return Critic(
-        modules=(Module(name, init, apply, Slow(c.tau) if target else None),),
+        modules=(Module(name, init, apply, TargetNetwork(c.tau) if target else None),),
         values=values,
         aggregate=aggregate,
         score=lambda vars, obs, action=None, level=CLEAN: aggregate(values(vars, obs, action, level)),

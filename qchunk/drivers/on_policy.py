@@ -24,7 +24,7 @@ from qchunk.drivers.online import figures
 from qchunk.envs.base import Env, wrap
 from qchunk.envs.host.pool import HostEnv
 from qchunk.envs.objective import settled
-from qchunk.losses.returns import Scale, no_scale, scaled
+from qchunk.losses.reward_scale import Scale, no_scale, scaled
 from qchunk.normalise import Moments
 from qchunk.play.execute import parse
 from qchunk.play.host import per_seed, scheme_of
