@@ -8,7 +8,7 @@ move, lagged ones towards the parameters from before the step.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ from qchunk.types import (
     view,
 )
 
-Optim = OptimConfig | optax.GradientTransformation
+Optim: TypeAlias = OptimConfig | optax.GradientTransformation
 
 
 def modules_of(parts: Sequence[Any]) -> tuple[Module, ...]:

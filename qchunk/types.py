@@ -74,7 +74,7 @@ class TargetNetwork(NamedTuple):
 
 
 class Module(NamedTuple):
-    """A named set of parameters."""
+    """A named set of parameters, and what is computed with it."""
 
     name: str
     init: InitFn
@@ -152,7 +152,7 @@ class Together(NamedTuple):
 class Algorithm(NamedTuple):
     """The whole public contract of a method."""
 
-    init: Callable[[Key, Spec, dict], Learner]  # (key, spec, given)
+    init: Callable[[Key, Spec, dict | None], Learner]  # (key, spec, given)
     act: Policy  # evaluation
     explore: Policy  # collecting
     prepare: PrepareFn

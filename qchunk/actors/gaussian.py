@@ -8,31 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import nets
+from qchunk.actors.one_step import one_step
 from qchunk.config import GaussianConfig, RegressionConfig
 from qchunk.target_networks import ema
 from qchunk.types import Array, Chunk, Kernel, Key, Module, Spec, Vars
 
-ONE_STEP = np.asarray([[0.0, 1.0], [1.0, 0.0]])
 NARROWEST, WIDEST = 0.01, 1.0  # standard deviations, in units of action
 
 
-def one_step(module: Module, shape, step, noisy: bool, loss) -> Kernel:
-    """A Kernel with K = 1, whose step forgets the noise that it starts from (but see ``gaussian``)."""
-    return Kernel(
-        modules=(module,),
-        levels=ONE_STEP,
-        shape=lambda vars: shape(vars.params[module.name]),
-        denoise=lambda vars, obs, x, k: step(vars, obs, x, k)[0],
-        advance=None,
-        step=step,
-        noisy=noisy,
-        draw=lambda key, chunk: (),
-        loss=loss,
-    )
-
-
 def regression(c: RegressionConfig, name: str = "actor") -> Kernel:
-    """tanh of an MLP, by mean squared error: the mean of what was done."""
+    """The deterministic actor: tanh of an MLP, by mean squared error, which learns the mean of what was done."""
 
     def init(key: Key, spec: Spec):
         return nets.init(nets.MLP(c.hidden, (spec.horizon, spec.action), c.layer_norm), key, spec.obs)

@@ -37,7 +37,7 @@ class DPPO:
     """Of the actor."""
     critic_optim: OptimConfig = OptimConfig(1e-3)
     tuned_steps: int = 10
-    """K', the last denoising steps, which are trained; the prior walks the others. From scratch all must be."""
+    """K', the last denoising steps, which are trained; the prior makes the others. From scratch all must be."""
     critic_updates: int = 0
     """Updates before the actor moves."""
     clip: float = 0.01
@@ -83,7 +83,7 @@ class PPO:
 
 
 def dppo(c: DPPO) -> Algorithm:
-    """The last K' steps learn, behind a frozen copy of the prior that walks the first ones; exploring adds noise."""
+    """DPPO: the last K' denoising steps learn, a frozen copy of the prior makes the first ones; exploring adds noise."""
     # the average of a prior's weights is where the actor starts; it keeps none of its own
     pi = actor(dataclasses.replace(c.tuned, ema=False))
     if not pi.noisy and pi.advance is None:
@@ -117,6 +117,6 @@ def dppo(c: DPPO) -> Algorithm:
 
 
 def ppo(c: PPO) -> Algorithm:
-    """One denoising step, all of it trained."""
+    """PPO: DPPO with one denoising step, all of it trained."""
     same = {f.name: getattr(c, f.name) for f in dataclasses.fields(c) if f.name != "explore_std"}
     return dppo(DPPO(**same, tuned_steps=1, clip_base=c.clip, explore_std=c.explore_std, prob_std=c.explore_std))

@@ -14,7 +14,13 @@ from qchunk.types import CLEAN, Array, Critic, Key, Module, Spec, TargetNetwork,
 AGGREGATES: dict[str, Callable[..., Array]] = {"mean": jnp.mean, "min": jnp.min}
 
 
-def ensemble(c: CriticConfig, name: str, sizes: Callable, parts: Callable, target: bool = True) -> Critic:
+def ensemble(
+    c: CriticConfig,
+    name: str,
+    sizes: Callable[[Spec], tuple[int, ...]],
+    parts: Callable[..., tuple[Array, ...]],
+    target: bool = True,
+) -> Critic:
     """``c.members`` critics with target networks (Polyak) that lag by one update, as in the papers' code; or without ``target``.
 
     Args:

@@ -1,4 +1,4 @@
-"""What the terms share."""
+"""What the terms of an objective share: names, noise, means."""
 
 from __future__ import annotations
 
