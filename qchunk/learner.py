@@ -40,7 +40,11 @@ Optim: TypeAlias = OptimConfig | optax.GradientTransformation
 
 
 def modules_of(parts: Sequence[Any]) -> tuple[Module, ...]:
-    """The modules of Modules, Kernels and Critics."""
+    """The modules of these Modules, Kernels and Critics, in order.
+
+    Raises:
+        UserError: two of them share a name.
+    """
     found = tuple(m for part in parts for m in ((part,) if isinstance(part, Module) else part.modules))
     names = [m.name for m in found]
     if len(set(names)) != len(names):
@@ -49,10 +53,10 @@ def modules_of(parts: Sequence[Any]) -> tuple[Module, ...]:
 
 
 def check_trained(terms: Sequence[Term], modules: Sequence[Module]) -> None:
-    """Refuses a term that trains what is no module.
+    """Refuses a term that trains what is no module of its algorithm.
 
     Raises:
-        UserError: names both.
+        UserError: names the term and the module.
     """
     names = sorted(m.name for m in modules)
     for term in terms:
@@ -62,7 +66,7 @@ def check_trained(terms: Sequence[Term], modules: Sequence[Module]) -> None:
 
 
 def names_of(terms: Sequence[Term]) -> list[str]:
-    """What the terms' metrics are called: their names, where two share one with the modules that they train behind it.
+    """What the metrics of each term are called: its name; where terms share one, followed by the modules that each trains.
 
     Raises:
         UserError: two terms of one name train the same modules.
@@ -191,7 +195,7 @@ def learner(
     stop: StopFn | None = None,
     clip: float | None = None,
 ) -> Algorithm:
-    """Composes an algorithm.
+    """Composes an algorithm from modules, policies, terms and their optimiser.
 
     Args:
         parts: Modules, Kernels and Critics to train.

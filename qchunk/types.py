@@ -86,7 +86,7 @@ class Kernel(NamedTuple):
     """ONE denoising step: everything that an iterative actor has to define.
 
     k counts steps: k = 0 is the first, noisiest one; ``levels[0]`` is noise and ``levels[K]`` is data, whatever
-    index a paper uses. Leading axes of ``obs`` and ``x`` broadcast; so does ``k`` in a Kernel whose probabilities are asked for
+    index a paper uses. Leading axes of ``obs`` and ``x`` broadcast; so does ``k`` in a Kernel whose probabilities are computed
     (sampling.log_prob looks at all steps at once); a guided one takes one k.
     """
 

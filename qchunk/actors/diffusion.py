@@ -14,7 +14,7 @@ from qchunk.types import Array, Chunk, Kernel, Key, Module, Spec, Vars
 
 
 def diffusion(c: DiffusionConfig, name: str = "actor") -> Kernel:
-    """DDPM along all K levels (2006.11239, algorithm 2), or DDIM along ``c.ddim`` of them (2010.02502).
+    """The diffusion actor: DDPM along all K levels (2006.11239, algorithm 2), or DDIM along ``c.ddim`` of them (2010.02502).
 
     Loss: i ~ U{0 .. K-1}, eps ~ N(0, I), x_i = sqrt(bar_i) a + sqrt(1 - bar_i) eps; regress the network on eps or on a.
     The level's number enters through a sinusoidal embedding; chunk, embedding and observation are joined in this order.

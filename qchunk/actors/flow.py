@@ -13,7 +13,7 @@ from qchunk.types import Array, Chunk, Kernel, Key, Module, Spec, Vars
 
 
 def flow(c: FlowConfig, name: str = "actor") -> Kernel:
-    """An ODE Kernel: x_{k+1} = x_k + v(s, x_k, k/K) / K.
+    """The flow-matching actor, an ODE Kernel: x_{k+1} = x_k + v(s, x_k, k/K) / K.
 
     Loss: z ~ N(0, I), t ~ U[0, 1), x_t = (1 - t) z + t a; regress v(s, x_t, t) on a - z, per step of the chunk.
     The time enters raw, as one number; observation, chunk and time are joined in this order.

@@ -39,7 +39,7 @@ def regression(c: RegressionConfig, name: str = "actor") -> Kernel:
 
 
 def gaussian(c: GaussianConfig, name: str = "actor") -> Kernel:
-    """A mixture of ``c.components`` diagonal Gaussians over whole chunks, by maximum likelihood.
+    """The Gaussian actor: a mixture of ``c.components`` diagonal Gaussians over whole chunks, by maximum likelihood.
 
     Means are tanh of the network's first column, standard deviations lie in [0.01, 1], and a component's logit is the
     mean of the third column over the chunk. Which component a sample takes is read off its starting noise (the normal

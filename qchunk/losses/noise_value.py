@@ -18,7 +18,7 @@ LINEAR_FROM = 5.0  # where exp(d) - d - 1 goes on as its tangent, so that one ch
 def noise_value(
     value: Critic, critic: Critic, kernel: Kernel, weight: float | None = None, name: str = "noise_value"
 ) -> Term:
-    """Values of noisy chunks: x = alpha a + sigma eps on a random level of ``kernel``, a from the data; V(s, x, level) learns from Q(s, a).
+    """Regression of V(s, x, level) on Q(s, a): x = alpha a + sigma eps on a random level of ``kernel``, a from the data.
 
     - ``weight`` None: squared error, whose minimum is the mean E[Q | x] (2205.09991);
     - ``weight`` w: exp(d) - d - 1 with d = w (Q - V), whose minimum is log E[exp(w Q) | x] / w: the exact target of

@@ -15,7 +15,7 @@ ROWS = 2**15  # of the network at once: bounds memory; in time it was measured n
 
 
 def advantages(kernel: Kernel, critic: Critic, lam: float) -> PrepareFn:
-    """``prepare`` of a rollout [T, E, ...]: advantages and returns over decisions, and the log-probabilities of its paths.
+    """A ``prepare`` for rollouts [T, E, ...]: advantages and returns over decisions, and the log-probabilities of their paths.
 
     All are computed from the same parameters, after the rollout, one decision at a time; they are what the updates of an
     iteration are held against. Adds "advantage", "return" [T, E] and "log_prob" [T, E, K'] to ``extras``.
@@ -48,7 +48,7 @@ def ppo_path(
     start: int = 0,
     name: str = POLICY,
 ) -> Term:
-    """The clipped surrogate over (decision, denoising step) with the advantage of the decision.
+    """PPO's clipped surrogate over (decision, denoising step) with the advantage of the decision.
 
     Advantages are standardised within the minibatch, then discounted by gamma_denoise once per step that is still to come.
 
