@@ -69,7 +69,7 @@ def members(hint: Any) -> tuple[type, ...]:
     return found if all(dataclasses.is_dataclass(t) for t in found) else ()
 
 
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def config(cls: type) -> Any:
     """Makes a frozen dataclass whose floats are traced and whose other fields are static."""
     cls = dataclasses.dataclass(frozen=True)(cls)

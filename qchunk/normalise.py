@@ -20,7 +20,7 @@ STATS = "units"  # the entry of Learner.stats
 
 
 class Affine(NamedTuple):
-    """x -> (x - shift) / scale."""
+    """Units of a vector of n numbers: x -> (x - shift) / scale."""
 
     kind: Array  # [] int32, an index of KINDS
     shift: Array  # [n]
@@ -28,17 +28,17 @@ class Affine(NamedTuple):
 
 
 def apply(a: Affine, x: Array) -> Array:
-    """Into the algorithm's units; x is [..., n]."""
+    """The numbers x [..., n] in the algorithm's units."""
     return (x - a.shift) / a.scale
 
 
 def invert(a: Affine, x: Array) -> Array:
-    """Back into the environment's."""
+    """The numbers x [..., n] of the algorithm in the environment's units: the inverse of ``apply``."""
     return x * a.scale + a.shift
 
 
 def identity(size: int) -> Affine:
-    """No change."""
+    """Units of ``size`` numbers that change nothing."""
     return Affine(jnp.zeros((), jnp.int32), jnp.zeros(size), jnp.ones(size))
 
 
@@ -46,8 +46,8 @@ def fit(x: Array, kind: str, bounded: bool = False) -> Affine:
     """The units of data x [R, n].
 
     - min-max: each number's range becomes [-1, 1];
-    - standard: mean 0 and deviation 1. Actions are ``bounded``: policies choose within [-1, 1], so all their numbers
-      are divided once more, by the largest normalised value, and have equal deviations inside of that range.
+    - standard: mean 0 and standard deviation 1. Actions are ``bounded``: policies choose within [-1, 1], so all their numbers
+      are divided once more, by the largest normalised value, and have equal standard deviations inside of that range.
 
     A number that never changes keeps its scale.
     """
@@ -65,7 +65,7 @@ def fit(x: Array, kind: str, bounded: bool = False) -> Affine:
 
 
 class Moments(NamedTuple):
-    """Of everything seen so far."""
+    """Mean and spread of all observations so far."""
 
     rows: Array  # []
     mean: Array  # [n]
@@ -73,12 +73,12 @@ class Moments(NamedTuple):
 
 
 def no_moments(size: int) -> Moments:
-    """Of nothing."""
+    """The moments of ``size`` numbers before any observation."""
     return Moments(jnp.zeros(()), jnp.zeros(size), jnp.zeros(size))
 
 
 def seen(m: Moments, x: Array) -> Moments:
-    """The moments with x [R, n] besides (Chan, Golub and LeVeque 1979)."""
+    """The moments with the observations x [R, n] added (Chan, Golub and LeVeque 1979)."""
     more, mean = x.shape[0], jnp.mean(x, axis=0)
     rows, apart = m.rows + more, mean - m.mean
     square = m.square + jnp.sum((x - mean) ** 2, axis=0) + apart**2 * m.rows * more / rows
@@ -86,10 +86,10 @@ def seen(m: Moments, x: Array) -> Moments:
 
 
 def of_moments(m: Moments) -> Affine:
-    """Mean 0 and deviation 1. A number that has never changed keeps its scale."""
-    deviation = jnp.sqrt(m.square / jnp.maximum(m.rows, 1.0))
-    varies = deviation > 1e-5 * jnp.abs(m.mean)  # less is rounding
-    return Affine(jnp.asarray(KINDS.index("standard"), jnp.int32), m.mean, jnp.where(varies, deviation, 1.0))
+    """Units of mean 0 and standard deviation 1 from moments. A number that has never changed keeps its scale."""
+    std = jnp.sqrt(m.square / jnp.maximum(m.rows, 1.0))
+    varies = std > 1e-5 * jnp.abs(m.mean)  # less is rounding
+    return Affine(jnp.asarray(KINDS.index("standard"), jnp.int32), m.mean, jnp.where(varies, std, 1.0))
 
 
 def of_data(data: Dataset, obs: str, action: str) -> dict[str, Affine]:
@@ -98,7 +98,7 @@ def of_data(data: Dataset, obs: str, action: str) -> dict[str, Affine]:
 
 
 def as_dict(units: dict[str, Affine]) -> dict[str, dict]:
-    """Units as nested dictionaries, as which they are given to a later stage."""
+    """Units as nested dictionaries, the form in which a later stage is given them."""
     return {name: affine._asdict() for name, affine in units.items()}
 
 

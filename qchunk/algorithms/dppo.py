@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Any
 
 from qchunk.actors import actor
-from qchunk.actors.paths import floored, stochastic
+from qchunk.actors.paths import stochastic, with_min_std
 from qchunk.config import (
     ActorConfig,
     ChunkConfig,
@@ -23,7 +23,7 @@ from qchunk.config import (
     config,
 )
 from qchunk.critics.state_v import state_v
-from qchunk.learner import frozen, learner, starting
+from qchunk.learner import frozen, learner, warm_started
 from qchunk.losses.ppo_path import advantages, kl_above, ppo_path, value_mse
 from qchunk.sampling import count_steps, sample, sample_path
 from qchunk.system.errors import UserError
@@ -45,7 +45,7 @@ class DPPO:
     """Of the actor."""
     critic_optim: OptimConfig = OptimConfig(1e-3)
     tuned_steps: PositiveInt = 10
-    """K', the last denoising steps, which are trained; the prior walks the others. From scratch all must be."""
+    """K', the last denoising steps, which are trained; the prior makes the others. From scratch all must be."""
     critic_updates: NonNegativeInt = 0
     """Updates before the actor moves."""
     clip: PositiveFloat = 0.01
@@ -98,9 +98,10 @@ class PPO:
 
 
 def dppo(c: DPPO) -> Algorithm:
-    """The last K' steps learn, behind a frozen copy of the prior that walks the first ones; exploring adds noise."""
+    """DPPO: the last K' denoising steps learn, a frozen copy of the prior makes the first ones; exploring adds noise."""
     # the average of a prior's weights is where the actor starts; it keeps none of its own
-    pi = actor(dataclasses.replace(c.tuned, **{"ema": False} if hasattr(c.tuned, "ema") else {}))
+    own: dict[str, Any] = {"ema": False} if hasattr(c.tuned, "ema") else {}
+    pi = actor(dataclasses.replace(c.tuned, **own))
     if not pi.noisy and pi.advance is None:
         raise UserError(f"a {c.tuned.kind} actor has no probabilities", "take --tuned.kind gaussian, flow or diffusion")
     if getattr(c.tuned, "components", 1) > 1:
@@ -108,7 +109,7 @@ def dppo(c: DPPO) -> Algorithm:
     walk = pi if pi.noisy else stochastic(pi)
     tuned = min(c.tuned_steps, count_steps(pi))
     partly = tuned < count_steps(pi)
-    explore, prob = floored(walk, c.explore_std), floored(walk, c.prob_std)
+    explore, prob = with_min_std(walk, c.explore_std), with_min_std(walk, c.prob_std)
     still = pi._replace(noisy=False) if count_steps(pi) == 1 else pi  # a Gaussian is evaluated at its mean
     v = state_v(c.critic)
     surrogate = ppo_path(
@@ -128,10 +129,10 @@ def dppo(c: DPPO) -> Algorithm:
         prepare=advantages(prob, v, c.lam),
         stop=kl_above(c.target_kl),
     )
-    return starting(made, "actor")
+    return warm_started(made, "actor")
 
 
 def ppo(c: PPO) -> Algorithm:
-    """One denoising step, all of it trained."""
+    """PPO: DPPO with one denoising step, all of it trained."""
     same = {f.name: getattr(c, f.name) for f in dataclasses.fields(c) if f.name != "explore_std"}
     return dppo(DPPO(**same, tuned_steps=1, clip_base=c.clip, explore_std=c.explore_std, prob_std=c.explore_std))

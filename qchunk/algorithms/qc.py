@@ -41,7 +41,7 @@ class QC:
 
 
 def qc(c: QC) -> Algorithm:
-    """The same best-of-N operator acts, is evaluated, and chooses the target's next chunk."""
+    """Q-chunking: the same best-of-N operator acts, is evaluated, and chooses the next chunk of the critic's target."""
     pi, q = actor(c.actor), chunk_q(c.critic)
     act = best_of_n(sample(acting(pi)), q.score, c.n, c.slice_rows)
     return learner([pi, q], act, [bc(pi), td(q, act)], c.optim)

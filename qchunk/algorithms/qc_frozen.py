@@ -40,7 +40,7 @@ class FrozenQC:
 
 
 def qc_frozen(c: FrozenQC) -> Algorithm:
-    """``qc`` without its imitation term."""
+    """Q-chunking on a frozen prior: ``qc`` without its imitation term."""
     pi, q = frozen(actor(c.given)), chunk_q(c.critic)
     act = best_of_n(sample(pi), q.score, c.n, c.slice_rows)
     return learner([q], act, [td(q, act)], c.optim)

@@ -50,7 +50,7 @@ class VGPS:
 
 
 def v_gps(c: VGPS) -> Algorithm:
-    """The critic never sees how it is used: nothing that acts is in its targets."""
+    """V-GPS: a critic, in whose targets nothing is that acts, re-ranks samples of the frozen prior."""
     pi, q, v = frozen(actor(c.given)), chunk_q(c.critic), state_v(c.critic)
     act = best_of_n(sample(pi), q.score, c.n, c.slice_rows, c.temperature)
     if c.learning == "td":

@@ -53,7 +53,7 @@ class ValueGuided:
 
 
 def value_guided(c: ValueGuided) -> Algorithm:
-    """The prior is read and never trained; the critic learns offline, the value of noisy chunks from the critic.
+    """Value guidance: the prior is read and never trained; the value of noisy chunks, which steers, learns from the critic.
 
     Raises:
         UserError: a prior of one denoising step, which guidance leaves as it is.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from qchunk import nets, registry
 from qchunk.config import CriticConfig
-from qchunk.types import CLEAN, Array, Critic, Key, Module, Slow, Spec, Vars
+from qchunk.types import CLEAN, Array, Critic, Key, Module, Spec, TargetNetwork, Vars
 
 
 def mean(values: Array) -> Array:
@@ -22,8 +22,14 @@ def minimum(values: Array) -> Array:
     return jnp.min(values, axis=0)
 
 
-def ensemble(c: CriticConfig, name: str, sizes: Callable, parts: Callable, target: bool = True) -> Critic:
-    """``c.members`` critics with a Polyak target that lags by one update, as in the papers' code; or without ``target``.
+def ensemble(
+    c: CriticConfig,
+    name: str,
+    sizes: Callable[[Spec], tuple[int, ...]],
+    parts: Callable[..., tuple[Array, ...]],
+    target: bool = True,
+) -> Critic:
+    """``c.members`` critics with target networks (Polyak) that lag by one update, as in the papers' code; or without ``target``.
 
     Args:
         sizes: Spec -> the last axes of the networks' inputs.
@@ -42,7 +48,7 @@ def ensemble(c: CriticConfig, name: str, sizes: Callable, parts: Callable, targe
 
     aggregate = registry.aggregate(c.aggregate)
     return Critic(
-        modules=(Module(name, init, apply, Slow(c.tau) if target else None),),
+        modules=(Module(name, init, apply, TargetNetwork(c.tau) if target else None),),
         values=values,
         aggregate=aggregate,
         score=lambda vars, obs, action=None, level=CLEAN: aggregate(values(vars, obs, action, level)),

@@ -19,7 +19,7 @@ import numpy as np
 from qchunk import normalise
 from qchunk.config import NonNegativeInt, PositiveInt, RolloutConfig, config
 from qchunk.drivers.common import Amount, Common, Driver, Event, Work, accumulate, events, figures, init
-from qchunk.losses.returns import Scale, no_scale, scaled
+from qchunk.losses.reward_scale import Scale, no_scale, scaled
 from qchunk.normalise import Moments
 from qchunk.play import device
 from qchunk.play.execute import parse
