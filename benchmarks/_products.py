@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from qchunk.report.cost import Loop, Product
+from qchunk.report.cost import Product, Repeated
 
-Products = Sequence[Product | Loop]
+Products = Sequence[Product | Repeated]
 NEXT_TO_NOTHING = 1e-9
 
 
@@ -26,8 +26,8 @@ def arrays(floor: Products) -> list:
     def side(p: Product, like: jax.ShapeDtypeStruct) -> jax.Array:
         return jnp.asarray(random.standard_normal(like.shape, np.float32) / max(1, p.summed) ** 0.5, like.dtype)
 
-    def of(p: Product | Loop) -> Any:
-        return arrays(p.products) if isinstance(p, Loop) else (side(p, p.left), side(p, p.right))
+    def of(p: Product | Repeated) -> Any:
+        return arrays(p.products) if isinstance(p, Repeated) else (side(p, p.left), side(p, p.right))
 
     return [of(p) for p in floor]
 
@@ -42,7 +42,7 @@ def products(floor: Products, sides: list, start: jax.Array) -> jax.Array:
     ends: list[jax.Array] = []  # results that no product has taken up
 
     for p, own in zip(floor, sides, strict=True):
-        if isinstance(p, Loop):
+        if isinstance(p, Repeated):
             start, latest, ends = _total(start, ends), {}, []
             start, _ = jax.lax.scan(
                 lambda x, _, p=p, own=own: (products(p.products, own, x), None), start, length=p.times

@@ -23,7 +23,7 @@ from qchunk.envs.base import Env, wrap
 from qchunk.play.execute import Scheme
 from qchunk.play.rollout import rollout
 from qchunk.report import cost
-from qchunk.report.cost import Loop
+from qchunk.report.cost import Repeated
 from qchunk.types import Chunk, Spec, Vars, view
 
 WIDTHS, T = (128,) * 3, 8
@@ -54,9 +54,9 @@ def floor_of(c: DPPO, spec: Spec, chunk: Chunk) -> Products:
     size = r.envs * r.decisions // r.minibatches
     some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[2:]), x.dtype), ready)
     return (
-        Loop(cost.products(decide, view(learner, given), jnp.zeros(chunk.obs.shape[1:])), r.decisions),
+        Repeated(cost.products(decide, view(learner, given), jnp.zeros(chunk.obs.shape[1:])), r.decisions),
         *cost.products(look, learner, given, key, chunk),
-        Loop(cost.products(learn, learner, given, key, some), r.epochs * r.minibatches),
+        Repeated(cost.products(learn, learner, given, key, some), r.epochs * r.minibatches),
     )
 
 

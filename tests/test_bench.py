@@ -257,7 +257,7 @@ def test_products_of_a_program():
 
     shape = lambda *axes: jax.ShapeDtypeStruct(axes, "float32")  # noqa: E731
     loop, *rest = cost.products(program, shape(2, 3), shape(3, 4))
-    assert isinstance(loop, cost.Loop) and loop.times == 5
+    assert isinstance(loop, cost.Repeated) and loop.times == 5
     shapes = [(p.left.shape, p.right.shape, p.out.shape, p.summed) for p in (*loop.products, *rest)]
     there, back = ((2, 3), (3, 4), (2, 4), 3), ((2, 4), (4, 3), (2, 3), 4)
     assert shapes == [there, back, there, back, there]
@@ -282,7 +282,7 @@ def test_a_floor_multiplies_what_its_method_does(name, methods):
 def right_sides(floor, sides):
     """The right side of every product."""
     for p, own in zip(floor, sides, strict=True):
-        yield from right_sides(p.products, own) if isinstance(p, cost.Loop) else [own[1]]
+        yield from right_sides(p.products, own) if isinstance(p, cost.Repeated) else [own[1]]
 
 
 def test_a_floors_result_needs_every_product(methods, monkeypatch):

@@ -29,14 +29,14 @@ class Product(NamedTuple):
         return math.prod(self.left.shape[i] for i in self.dimensions[0][0])
 
 
-class Loop(NamedTuple):
+class Repeated(NamedTuple):
     """Products that follow each other, so many times over."""
 
-    products: tuple[Product | Loop, ...]
+    products: tuple[Product | Repeated, ...]
     times: int
 
 
-def products(fn: Callable, *args: Any) -> tuple[Product | Loop, ...]:
+def products(fn: Callable, *args: Any) -> tuple[Product | Repeated, ...]:
     """The matrix products of one call, in order, loops as loops.
 
     A ``while`` whose end depends on data counts as one round; of a ``cond`` the dearest branch counts.
@@ -53,23 +53,23 @@ def multiplications(fn: Callable, *args: Any) -> int:
     return count(products(fn, *args))
 
 
-def count(found: Iterable[Product | Loop]) -> int:
+def count(found: Iterable[Product | Repeated]) -> int:
     """Scalar multiplications of products, loops as often as they run."""
-    return sum(p.times * count(p.products) if isinstance(p, Loop) else p.out.size * p.summed for p in found)
+    return sum(p.times * count(p.products) if isinstance(p, Repeated) else p.out.size * p.summed for p in found)
 
 
-def _products(jaxpr: Any) -> tuple[Product | Loop, ...]:
-    found: list[Product | Loop] = []
+def _products(jaxpr: Any) -> tuple[Product | Repeated, ...]:
+    found: list[Product | Repeated] = []
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
-            sides = (jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in (*eqn.invars, *eqn.outvars))
-            found.append(Product(*sides, eqn.params["dimension_numbers"], eqn.params["precision"]))
+            left, right, out = (jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in (*eqn.invars, *eqn.outvars))
+            found.append(Product(left, right, out, eqn.params["dimension_numbers"], eqn.params["precision"]))
         elif eqn.primitive.name == "cond":
             found += max((_products(b.jaxpr) for b in eqn.params["branches"]), key=count)
         else:
             inside = tuple(p for inner in _inner(eqn.params) for p in _products(inner))
             times = _times(eqn)
-            found += inside if times == 1 or not inside else [Loop(inside, times)]
+            found += inside if times == 1 or not inside else [Repeated(inside, times)]
     return tuple(found)
 
 
