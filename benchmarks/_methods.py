@@ -12,10 +12,15 @@ from _products import Products
 
 from qchunk import names, registry
 from qchunk.actors import actor
-from qchunk.config import DiffusionConfig, FlowConfig
+from qchunk.comparison.estimate import Shapes
+from qchunk.config import DiffusionConfig, FlowConfig, stands_on
 from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
+from qchunk.drivers.common import assemble
+from qchunk.drivers.offline import OfflineSettings
+from qchunk.program import Inputs, Program
 from qchunk.report import cost
+from qchunk.seeds import for_each
 from qchunk.types import Chunk, Learner, Policy, Spec, view
 
 SPEC, BATCH = Spec(37, 5, 5), 256
@@ -61,13 +66,19 @@ def sized(c: Any, hidden: tuple[int, ...], steps: int) -> Any:
 
 def on_policy(c: Any) -> bool:
     """Whether a method learns from what it has just played."""
-    return getattr(type(c), "driver", "on_policy" if hasattr(c, "rollout") else "") == "on_policy"
+    return not registry.driver_of(type(c)).needs_data
+
+
+def offline_run(build: Any, c: Any, data: Dataset, seeds: int = 1, first: int = 0) -> tuple[Program, Inputs]:
+    """What ``offline.updates`` takes for a method on data of SPEC's sizes."""
+    settings = OfflineSettings(seed=first, seeds=seeds)
+    return assemble(build, c, Shapes(SPEC.obs, SPEC.action), settings, for_each(seeds, given_of(c)), data)
 
 
 def given_of(c: Any, spec: Spec = SPEC) -> dict:
     """Frozen modules for a method that stands on some: a prior's actor."""
-    prior = getattr(c, "given", getattr(c, "tuned", None))
-    return {} if prior is None else {"actor": actor(prior).modules[0].init(jax.random.key(7), spec)}
+    stands = stands_on(c)
+    return {"actor": actor(getattr(c, stands[0])).modules[0].init(jax.random.key(7), spec)} if stands else {}
 
 
 def deciding(policy: Policy) -> Callable:

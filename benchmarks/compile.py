@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-from _methods import BATCH, METHODS, SIZES, SPEC, configured, data_set, given_of, on_policy, updating
+from _methods import BATCH, METHODS, SIZES, SPEC, configured, data_set, given_of, offline_run, on_policy, updating
 from _products import arrays, with_adam
 from _timing import medians, tell
 
 from qchunk import envs
 from qchunk.drivers import offline
 from qchunk.drivers import on_policy as driver
+from qchunk.drivers.common import assemble, init
 from qchunk.seeds import for_each
 from qchunk.types import Spec
 
@@ -44,15 +45,15 @@ def dispatch(name: str, data: Any):
     """What a method's driver calls over and over, ready to be lowered: a block of updates, or an iteration."""
     build, c = configured(name, SIZES["3x128"])
     if not on_policy(c):
-        s, given = offline.Settings(), for_each(1, given_of(c))
-        args = (offline.init(build, c, given, SPEC, s), c, given, data, offline.seed_keys(s), 1)
-        return lambda: offline.updates.lower(build, BATCH, *args)
+        program, x = offline_run(build, c, data)
+        learner = init(program, x)
+        return lambda: offline.updates.lower(program, BATCH, learner, x, 1)
     env = envs.make(ENV)
-    spec, s = Spec(env.observation_size, env.action_size, c.chunk.horizon), driver.Settings()
-    given = for_each(1, given_of(c, spec))
-    learner = offline.init(build, c, given, spec, s)
-    args = (learner, driver.start(build, c, given, env, s, learner), c, given, offline.seed_keys(s), 1)
-    return lambda: driver.iterate.lower(build, env, s.execute, *args)
+    spec = Spec(env.observation_size, env.action_size, c.chunk.horizon)
+    program, x = assemble(build, c, env, driver.OnPolicySettings(), for_each(1, given_of(c, spec)))
+    learner = init(program, x)
+    loop = driver.start(program, x, learner)
+    return lambda: driver.iterate.lower(program, learner, loop, x, 1)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from qchunk import envs
 from qchunk.algorithms.qc import QC, qc
 from qchunk.config import CriticConfig, FlowConfig
 from qchunk.envs.base import wrap
+from qchunk.play.device import rollout
 from qchunk.play.execute import receding
-from qchunk.play.rollout import rollout
 from qchunk.types import Spec, view
 
 E, STEPS = 4096, 50
@@ -52,7 +52,7 @@ def chunked(name: str, envs_at_once: int = 1024, decisions: int = 10) -> None:
     horizon = c.chunk.horizon
     state = jax.jit(lambda: qc(c).init(jax.random.key(0), Spec(env.observation_size, env.action_size, horizon), {}))()
     vars, policy = view(state, {}), qc(c).act
-    scheme = receding(policy, horizon)
+    scheme = receding(policy, horizon, horizon)
     start = jax.jit(wrapped.reset)(jax.random.split(jax.random.key(0), envs_at_once))
     inner = start.replace(info={k: v for k, v in start.info.items() if k != "final_obs"})
     actions = jax.random.uniform(jax.random.key(1), (decisions * horizon, envs_at_once, env.action_size), minval=-1.0)

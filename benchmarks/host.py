@@ -12,9 +12,11 @@ from _timing import medians, tell
 from qchunk import envs
 from qchunk.algorithms.qc import QC, qc
 from qchunk.config import CriticConfig, FlowConfig
-from qchunk.drivers import offline
+from qchunk.drivers.common import assemble, evaluate, init
+from qchunk.drivers.online import OnlineSettings
+from qchunk.seeds import one as first
 from qchunk.system.errors import UserError
-from qchunk.types import Spec, view
+from qchunk.types import view
 
 NAME = "ogbench/cube-single-play-singletask-task1-v0"
 OURS, THEIRS = 50, 2  # episodes per repeat; an untrained policy plays each to its limit
@@ -23,10 +25,10 @@ OURS, THEIRS = 50, 2  # episodes per repeat; an untrained policy plays each to i
 def compare(label: str, c: QC, asked: float) -> None:
     """Environment steps per second both ways."""
     env = envs.make(NAME)
-    s = offline.Settings(episodes=OURS)
-    learner = offline.init(qc, c, {}, Spec(env.observation_size, env.action_size, c.chunk.horizon), s)
-    one, policy = env.instance(), qc(c).act
-    vars = view(jax.tree.map(lambda x: x[0], learner._replace(step=learner.step[None])), {})
+    s = OnlineSettings(episodes=OURS)
+    program, x = assemble(qc, c, env, s)
+    learner = init(program, x)
+    one, policy, vars = env.instance(), qc(c).act, view(first(learner, 0), {})
 
     @jax.jit
     def actor(vars, key, obs):
@@ -35,7 +37,7 @@ def compare(label: str, c: QC, asked: float) -> None:
     steps = {"parallel": 0.0, "published": 0}
 
     def parallel():
-        steps["parallel"] = float(offline.evaluate(qc, env, s, learner, c, {})["length"].sum()) * OURS
+        steps["parallel"] = float(evaluate(program, x, s, learner)["length"].sum()) * OURS
 
     def published():
         steps["published"] = 0

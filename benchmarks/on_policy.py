@@ -18,10 +18,12 @@ from _timing import medians, tell
 from qchunk import envs
 from qchunk.algorithms.dppo import DPPO, dppo
 from qchunk.config import ChunkConfig, FlowConfig, RolloutConfig, ValueConfig
-from qchunk.drivers import offline, on_policy
+from qchunk.drivers import on_policy
+from qchunk.drivers.common import assemble, init
 from qchunk.envs.base import Env, wrap
+from qchunk.play.device import rollout
 from qchunk.play.execute import Scheme
-from qchunk.play.rollout import rollout
+from qchunk.program import Inputs, Program
 from qchunk.report import cost
 from qchunk.report.cost import Repeated
 from qchunk.types import Chunk, Spec, Vars, view
@@ -60,26 +62,27 @@ def floor_of(c: DPPO, spec: Spec, chunk: Chunk) -> Products:
     )
 
 
+def run_of(env: Env, c: DPPO) -> tuple[Program, Inputs]:
+    """A run of one seed, on a prior of random weights."""
+    program, x = assemble(dppo, c, env, on_policy.OnPolicySettings(online_steps=1))
+    given = jax.tree.map(jnp.copy, {"actor": init(program, x).params["actor"]})
+    return program, x._replace(given=given)
+
+
 def measure(name: str, env: Env, c: DPPO) -> None:
     """An iteration, its environment steps alone, its products alone."""
     spec = Spec(env.observation_size, env.action_size, c.chunk.horizon)
-    s = on_policy.Settings(online_steps=1)
-    given = {"actor": offline.init(dppo, c, {}, spec, s).params["actor"]}
-    loop = {"learner": offline.init(dppo, c, given, spec, s)}
-    loop["state"] = on_policy.start(dppo, c, given, env, s, loop["learner"])
-    begun = jax.tree.map(lambda x: jnp.copy(x[0]), loop["state"].envs)
-    keys, tx = offline.seed_keys(s), optax.adam(1e-4)
-    played = jax.eval_shape(
-        lambda learner, state: on_policy.play(dppo, env, s.execute, learner, state, c, given, keys), *loop.values()
-    )
+    program, x = run_of(env, c)
+    loop = {"learner": init(program, x)}
+    loop["state"] = on_policy.start(program, x, loop["learner"])
+    begun, tx = jax.tree.map(lambda x: jnp.copy(x[0]), loop["state"].envs), optax.adam(1e-4)
+    played = jax.eval_shape(lambda learner, state: on_policy.play(program, learner, state, x), *loop.values())
     floor = floor_of(c, spec, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), played))
     params = jax.tree.map(lambda x: jnp.copy(x[0]), loop["learner"].params)
     sides, updates = arrays(floor), c.rollout.epochs * c.rollout.minibatches
 
     def iteration():
-        loop["learner"], loop["state"], sums = on_policy.iterate(
-            dppo, env, s.execute, loop["learner"], loop["state"], c, given, keys, 1
-        )
+        loop["learner"], loop["state"], sums = on_policy.iterate(program, loop["learner"], loop["state"], x, 1)
         return sums
 
     still = Scheme(
@@ -88,7 +91,7 @@ def measure(name: str, env: Env, c: DPPO) -> None:
         lambda vars, key, state, carry: ((), ()),
         lambda vars, i, state, plan: jnp.zeros((c.rollout.envs, env.action_size)),
     )
-    step = jax.jit(lambda start: rollout(wrap(env), still, Vars({}, {}, {}, {}), keys[0], c.rollout.decisions, start))
+    step = jax.jit(lambda start: rollout(wrap(env), still, Vars({}, {}, {}, {}), x.keys[0], c.rollout.decisions, start))
 
     @jax.jit
     def nets(params):
@@ -126,22 +129,13 @@ def main() -> None:
 def memory() -> None:
     """Stored chains against the formula decisions x environments x (K' + 1) x H x A x 4 bytes, and all that is stored."""
     env, c = envs.make("tabletop/cube-single-task1"), dataclasses.replace(C, rollout=RolloutConfig(4096, 40, 5, 4))
-    spec, s = Spec(env.observation_size, env.action_size, 5), on_policy.Settings(online_steps=1)
-    learner = jax.eval_shape(lambda: offline.init(dppo, c, {}, spec, s))
-    given = {"actor": learner.params["actor"]}
-    run = (dppo, env, s.execute)
-    state = jax.eval_shape(lambda learner, given: on_policy.start(dppo, c, given, env, s, learner), learner, given)
-    chunk = jax.eval_shape(
-        lambda learner, state, given: on_policy.play(*run, learner, state, c, given, offline.seed_keys(s)),
-        learner,
-        state,
-        given,
-    )
+    program, x = run_of(env, c)
+    learner = jax.eval_shape(lambda: init(program, x))
+    state = jax.eval_shape(lambda learner: on_policy.start(program, x, learner), learner)
+    chunk = jax.eval_shape(lambda learner, state: on_policy.play(program, learner, state, x), learner, state)
     size = lambda tree: sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)) / 2**20  # noqa: E731
     formula = 40 * 4096 * (c.tuned_steps + 1) * 25 * 4 / 2**20
-    lowered = (
-        on_policy.iterate.lower(*run, learner, state, c, given, offline.seed_keys(s), 1).compile().memory_analysis()
-    )
+    lowered = on_policy.iterate.lower(program, learner, state, x, 1).compile().memory_analysis()
     tell(
         "memory of 4096 environments, T 40, K' 5, MiB",
         chains=size(chunk.extras["path"]),

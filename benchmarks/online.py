@@ -13,9 +13,9 @@ from qchunk.algorithms.qc import QC, qc
 from qchunk.config import CriticConfig, FlowConfig
 from qchunk.data import formats
 from qchunk.drivers import offline, online
+from qchunk.drivers.common import assemble, init
 from qchunk.drivers.online import OnlineSettings
 from qchunk.play.collecting import NO_VARS, collect, scheme_of
-from qchunk.types import Spec
 
 E, DECISIONS, RATIO = 256, 2, 0.2
 C = QC(actor=FlowConfig((128,) * 3), critic=CriticConfig((128,) * 3), n=8)
@@ -25,23 +25,23 @@ def main() -> None:
     env = envs.make("tabletop/cube-double-task1")
     rows = collect(env.scene, scheme_of(env, "play"), NO_VARS, jax.random.key(0), steps=100_000, envs=100)
     data = formats.to_device(formats.relabelled(rows, env))
-    s = offline.Settings(log_every=10**9)
-    o = OnlineSettings(online_steps=1_000_000, envs=E, start_training=0, update_ratio=RATIO)
-    plan, keys = online.plan_of(C, s, o)._replace(dispatch=DECISIONS), offline.seed_keys(s)
-    learner = offline.init(qc, C, {}, Spec(env.observation_size, env.action_size, C.chunk.horizon), s)
-    state = online.begin(qc, env, plan, learner, C, {}, keys)
+    s = OnlineSettings(log_every=10**9, online_steps=1_000_000, envs=E, start_training=0, update_ratio=RATIO)
+    program, x = assemble(qc, C, env, s, data=data)
+    plan = online.schedule(C.chunk.horizon, s)._replace(dispatch=DECISIONS)
+    learner = init(program, x)
+    state = online.begin(program, x, plan, learner)
     updates = round(plan.steps * RATIO)
     due = np.full(DECISIONS, updates, np.int32)
     loop = {"learner": jax.tree.map(jnp.copy, learner), "online": state}
 
     def with_environment():
-        loop["learner"], loop["online"], total = online.block(
-            qc, env, plan, loop["learner"], loop["online"], C, {}, data, keys, DECISIONS, due
+        loop["learner"], loop["online"], total = online.device_block(
+            program, plan, loop["learner"], loop["online"], x, DECISIONS, due
         )
         return total
 
     def updates_alone():
-        return offline.updates(qc, s.batch, jax.tree.map(jnp.copy, learner), C, {}, data, keys, DECISIONS * updates)
+        return offline.updates(program, s.batch, jax.tree.map(jnp.copy, learner), x, DECISIONS * updates)
 
     t = medians(7, online=with_environment, updates=updates_alone)
     steps = DECISIONS * plan.steps

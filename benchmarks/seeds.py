@@ -11,11 +11,12 @@ import statistics
 from unittest import mock
 
 import jax
-from _methods import BATCH, SIZES, SPEC, configured, data_set
+from _methods import BATCH, SIZES, configured, data_set, offline_run
 from _timing import tell, times
 
 from qchunk import seeds as mapping
 from qchunk.drivers import offline
+from qchunk.drivers.common import init
 from qchunk.seeds import spread
 from qchunk.system.processes import cores
 
@@ -29,13 +30,13 @@ BUILD, C = configured("qc", SIZES["3x128"])
 
 def running(seeds: int, count: int, first: int = 0, build=BUILD):
     """Goes on training with every call: ``count`` updates of seeds first, first + 1, ... in one program."""
-    s = offline.Settings(seed=first, seeds=seeds)
-    keys = offline.seed_keys(s)
-    state, data = spread(seeds, (offline.init(build, C, {}, SPEC, s), DATA))
+    program, x = offline_run(build, C, DATA, seeds, first)
+    state, data = spread(seeds, (init(program, x), DATA))
+    x = x._replace(data=data)
 
     def go_on():
         nonlocal state
-        state, metrics = offline.updates(build, BATCH, state, C, {}, data, keys, count)
+        state, metrics = offline.updates(program, BATCH, state, x, count)
         return metrics
 
     return go_on

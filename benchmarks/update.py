@@ -10,14 +10,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from _methods import BATCH, METHODS, SIZES, SPEC, configured, data_set, given_of, on_policy, updating
+from _methods import BATCH, METHODS, SIZES, configured, data_set, given_of, offline_run, on_policy, updating
 from _products import arrays, with_adam
 from _timing import medians, tell
 
 from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
 from qchunk.drivers import offline
-from qchunk.seeds import for_each
+from qchunk.drivers.common import init
+from qchunk.seeds import one
 
 COUNTS = {"3x128": 15, "4x512": 5}  # updates a dispatch
 ASKED = {"qc 4x512": 1.15}  # else 1.3
@@ -31,16 +32,15 @@ def repeat(fn, args, count: int):
 
 def measure(title: str, build: Any, c: Any, data: Dataset, count: int, asked: float) -> None:
     """An update on one batch beside its floor, and the driver, which draws batches besides, beside that."""
-    given, settings = given_of(c), offline.Settings()
-    each = for_each(1, given)
-    state = jax.jit(lambda: build(c).init(jax.random.key(0), SPEC, given))()
-    stacked = jax.tree.map(lambda x: x[None], state)._replace(step=jnp.copy(state.step))
-    keys = offline.seed_keys(settings)
+    given = given_of(c)
+    program, x = offline_run(build, c, data)
+    stacked = init(program, x)
+    state = jax.tree.map(jnp.copy, one(stacked, 0))
     fixed = chunks.draw(jax.random.key(3), data, c.chunk, BATCH)
 
     def whole():
         nonlocal stacked  # goes on: the driver donates its learner, and a copy for each call would be measured, too
-        stacked, metrics = offline.updates(build, BATCH, stacked, c, each, data, keys, count)
+        stacked, metrics = offline.updates(program, BATCH, stacked, x, count)
         return metrics
 
     def one_batch(i, state):

@@ -22,12 +22,12 @@ from qchunk.algorithms.v_gps import VGPS
 from qchunk.algorithms.value_guided import ValueGuided
 from qchunk.comparison.suite import Data, Run, Suite, folder_of
 from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig
-from qchunk.drivers import offline
+from qchunk.drivers.common import evaluate
 from qchunk.drivers.online import OnlineSettings
 from qchunk.report import cost, records
 from qchunk.report.stats import interval, paired_difference
 from qchunk.runs import run_folder
-from qchunk.runs.opened import Parts, learner_of, one_seed, rebuild
+from qchunk.runs.opened import Opened, learner_of, rebuild, vars_of
 from qchunk.sampling import count_steps
 from qchunk.types import Learner
 
@@ -70,16 +70,15 @@ def suite(scale: str) -> list[Run]:
     return found
 
 
-def opened(folder: Path) -> tuple[Parts, Learner]:
+def opened(folder: Path) -> tuple[Opened, Learner]:
     """A finished run."""
     p = rebuild(run_folder.read_config(folder)["config"], folder)
     return p, learner_of(folder, p, None)[0]
 
 
-def milliseconds(p: Parts, learner: Learner) -> float:
+def milliseconds(p: Opened, learner: Learner) -> float:
     """Of one decision for one observation: the median."""
-    algorithm, vars = one_seed(p, learner)
-    return cost.of_policy(algorithm.act, vars, p.env.observation_size)["p50"]
+    return cost.of_policy(p.algorithm.act, vars_of(p, learner), p.program.env.observation_size)["p50"]
 
 
 def evaluations(c: object) -> int:
@@ -113,7 +112,7 @@ def compute(root: Path, todo: list[Run]) -> tuple[list[Point], list[dict[str, st
         p, learner = opened(folder_of(run, root))
         values = records.load([folder_of(run, root)])[0].final()
         style = f"{marks[label]}{COLOURS[kind]}"
-        points.append(Point(run.env, run.label, style, evaluations(p.c), milliseconds(p, learner), values))
+        points.append(Point(run.env, run.label, style, evaluations(p.config), milliseconds(p, learner), values))
     return points, [row(p, found) for found in (over_tasks(points), points) for p in found]
 
 
@@ -154,8 +153,9 @@ def steps(root: Path, todo: list[Run]) -> tuple[list[Point], list[dict[str, str]
         kind = run.label.split(":")[0]
         for k in (1, 2, 4, 10, 20):
             change = {"steps": k} if kind == "flow" else {"ddim": k}  # DDIM takes some of its levels
-            q = p._replace(c=dataclasses.replace(p.c, given=dataclasses.replace(p.c.given, **change)))
-            values = offline.evaluate(q.build, q.env, q.settings, learner, q.c, q.given)["success"]
+            c = dataclasses.replace(p.config, given=dataclasses.replace(p.config.given, **change))
+            q = p._replace(inputs=p.inputs._replace(c=c))
+            values = evaluate(q.program, q.inputs, q.settings, learner)["success"]
             points.append(Point(run.env, kind, f"o-{COLOURS[kind]}", k, milliseconds(q, learner), values))
             said = " ".join(records.show(interval(values, bounds=(0.0, 1.0)), "success"))
             rows.append(

@@ -25,10 +25,11 @@ from qchunk.data import formats
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap
 from qchunk.envs.probes.averaging import GOAL, POLE, SPEED
+from qchunk.play.device import rollout
 from qchunk.play.execute import receding
-from qchunk.play.rollout import Steps, rollout
+from qchunk.play.rollout import Steps
 from qchunk.runs import run_folder
-from qchunk.runs.opened import learner_of, one_seed, rebuild
+from qchunk.runs.opened import learner_of, rebuild, vars_of
 
 ENV, DATA, H = "probe/pole", Data("probe/pole", 100_000), 16
 ACTORS = {
@@ -57,8 +58,7 @@ def played(folder: Path) -> list[Steps]:
     learner, _ = learner_of(folder, p, None)
     found = []
     for i in range(p.settings.seeds):
-        algorithm, vars = one_seed(p, learner, i)
-        scheme, env = receding(algorithm.act, H, H), wrap(envs.make(ENV))
+        vars, scheme, env = vars_of(p, learner, i), receding(p.algorithm.act, H, H), wrap(envs.make(ENV))
         _, steps = rollout(env, scheme, vars, jax.random.key(100 + i), -(-100 // H), envs=EPISODES)
         found.append(jax.tree.map(np.asarray, steps))
     return found
@@ -107,11 +107,11 @@ def draw(root: Path, out: Path) -> None:
     folder = root / "runs" / ENV / "guided flow"
     p = rebuild(run_folder.read_config(folder)["config"], folder)
     learner, _ = learner_of(folder, p, None)
-    _, vars = one_seed(p, learner)
+    vars = vars_of(p, learner)
     obs = jnp.broadcast_to(jnp.asarray([-1.0, 0.0]), (200, 2))
-    policies = {w: p.build(dataclasses.replace(p.c, weight=w)).act for w in (0.0, 1.0)}
+    policies = {w: p.program.build(dataclasses.replace(p.config, weight=w)).act for w in (0.0, 1.0)}
     chunks = {w: q.plan(vars, q.draw(vars, jax.random.key(0), obs), obs, None).action for w, q in policies.items()}
-    value = chunk_q(p.c.critic).score(vars, obs, chunks[0.0])
+    value = chunk_q(p.config.critic).score(vars, obs, chunks[0.0])
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
     shown = [(chunks[0.0], None, "prior"), (chunks[0.0], value, "prior, by value"), (chunks[1.0], None, "guided")]
     for axis, (actions, colour, title) in zip(axes, shown, strict=True):

@@ -24,7 +24,7 @@ from qchunk.envs.tabletop.env import cubes_of
 from qchunk.envs.tabletop.physics import REACH_YAW
 from qchunk.envs.tabletop.tasks import CUBE, OBJECTS, REST, SCENES, SUCCESS
 from qchunk.play import collecting
-from qchunk.play.episodes import episodes
+from qchunk.play.device import episodes
 from qchunk.play.execute import scripted
 
 ROOT = Path(__file__).resolve().parent.parent
