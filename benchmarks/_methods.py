@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from _products import Products
 
-from qchunk import names, registry
+from qchunk import names, registry, sampling
 from qchunk.actors import actor
 from qchunk.comparison.estimate import Shapes
 from qchunk.config import DiffusionConfig, FlowConfig, stands_on
@@ -83,7 +83,7 @@ def given_of(c: Any, spec: Spec = SPEC) -> dict:
 
 def deciding(policy: Policy) -> Callable:
     """(vars, key, obs [*B, O]) -> chunks [*B, H, A], compiled."""
-    return jax.jit(lambda vars, key, obs: policy.plan(vars, policy.draw(vars, key, obs), obs, None).action)
+    return jax.jit(lambda vars, key, obs: sampling.act(policy, vars, key, obs).action)
 
 
 def shapes(build: Any, c: Any, spec: Spec = SPEC) -> tuple[Learner, dict]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from _timing import medians, tell
 
-from qchunk import envs
+from qchunk import envs, sampling
 from qchunk.algorithms.qc import QC, qc
 from qchunk.config import CriticConfig, FlowConfig
 from qchunk.envs.base import wrap
@@ -68,7 +68,7 @@ def chunked(name: str, envs_at_once: int = 1024, decisions: int = 10) -> None:
     @jax.jit
     def actor(vars, key):
         def decide(obs, k):
-            action = policy.plan(vars, policy.draw(vars, k, obs), obs, None).action
+            action = sampling.act(policy, vars, k, obs).action
             return obs + 1e-9 * jnp.sum(action), None
 
         return jax.lax.scan(decide, start.obs, jax.random.split(key, decisions))[0].sum()

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from _timing import medians, tell
 
-from qchunk import envs
+from qchunk import envs, sampling
 from qchunk.algorithms.qc import QC, qc
 from qchunk.config import CriticConfig, FlowConfig
 from qchunk.drivers.common import assemble, evaluate, init
@@ -32,7 +32,7 @@ def compare(label: str, c: QC, asked: float) -> None:
 
     @jax.jit
     def actor(vars, key, obs):
-        return policy.plan(vars, policy.draw(vars, key, obs), obs, None).action
+        return sampling.act(policy, vars, key, obs).action
 
     steps = {"parallel": 0.0, "published": 0}
 

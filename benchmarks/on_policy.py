@@ -15,7 +15,7 @@ from _methods import shapes
 from _products import Products, arrays, products
 from _timing import medians, tell
 
-from qchunk import envs
+from qchunk import envs, sampling
 from qchunk.algorithms.dppo import DPPO, dppo
 from qchunk.config import ChunkConfig, FlowConfig, RolloutConfig, ValueConfig
 from qchunk.drivers import on_policy
@@ -51,7 +51,7 @@ def floor_of(c: DPPO, spec: Spec, chunk: Chunk) -> Products:
     learner, given = shapes(dppo, c, spec)
     algorithm, key, r = dppo(c), jax.random.key(0), c.rollout
     explore, look, learn = algorithm.explore, algorithm.prepare, algorithm.update
-    decide = lambda vars, obs: explore.plan(vars, explore.draw(vars, key, obs), obs, None)  # noqa: E731
+    decide = lambda vars, obs: sampling.act(explore, vars, key, obs)  # noqa: E731
     ready = jax.eval_shape(look, learner, given, key, chunk)[1]
     size = r.envs * r.decisions // r.minibatches
     some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[2:]), x.dtype), ready)

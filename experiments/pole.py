@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from _suite import OPTIM, SMALL, TAU
 
-from qchunk import envs
+from qchunk import envs, sampling
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.value_guided import ValueGuided
 from qchunk.comparison.suite import Data, Run, Suite, folder_of
@@ -110,7 +110,7 @@ def draw(root: Path, out: Path) -> None:
     vars = vars_of(p, learner)
     obs = jnp.broadcast_to(jnp.asarray([-1.0, 0.0]), (200, 2))
     policies = {w: p.program.build(dataclasses.replace(p.config, weight=w)).act for w in (0.0, 1.0)}
-    chunks = {w: q.plan(vars, q.draw(vars, jax.random.key(0), obs), obs, None).action for w, q in policies.items()}
+    chunks = {w: sampling.act(q, vars, jax.random.key(0), obs).action for w, q in policies.items()}
     value = chunk_q(p.config.critic).score(vars, obs, chunks[0.0])
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
     shown = [(chunks[0.0], None, "prior"), (chunks[0.0], value, "prior, by value"), (chunks[1.0], None, "guided")]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk.system.errors import UserError
-from qchunk.types import Array, Kernel, Old, Plan, Policy, PolicyDrawFn, Vars
+from qchunk.types import Array, Kernel, Key, Old, Plan, Policy, PolicyDrawFn, PyTree, Vars
 
 NOISE_BOUND = 3.0  # of exploring steps, as in DPPO's code
 LOG_PROB_BOUNDS = (-5.0, 2.0)  # of one number's log-density, likewise
@@ -37,6 +37,11 @@ def _walk(kernel: Kernel, vars: Vars, obs, x: Array, steps: Array | None, first:
         return x, x
 
     return jax.lax.scan(body, x, jnp.arange(first, last))
+
+
+def act(policy: Policy, vars: Vars, key: Key, obs: PyTree, old: Old | None = None) -> Plan:
+    """One plan [*B, H, A] for each observation [*B, O]: the policy's own noise, then its plan."""
+    return policy.plan(vars, policy.draw(vars, key, obs), obs, old)
 
 
 def emit_step(vars: Vars, plan: Plan, i, obs) -> Array:

@@ -8,6 +8,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from qchunk import sampling
 from qchunk.losses.common import module_names, weighted_mean
 from qchunk.target_networks import target_view
 from qchunk.types import Array, Chunk, Critic, Key, Metrics, Policy, PyTree, Term, Vars
@@ -20,7 +21,7 @@ def td(critic: Critic, policy: Policy, name: str = "td") -> Term:
     """
 
     def value(vars: Vars, key, obs) -> Array:
-        action = policy.plan(vars, policy.draw(vars, key, obs), obs, None).action
+        action = sampling.act(policy, vars, key, obs).action
         return critic.aggregate(critic.values(target_view(vars), obs, action))
 
     return regression(critic, value, name)

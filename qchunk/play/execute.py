@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qchunk import names, registry
+from qchunk import names, registry, sampling
 from qchunk.envs.base import Behaviour, where
 from qchunk.system.errors import UserError
 from qchunk.types import Old, Plan, Policy, Vars
@@ -66,7 +66,7 @@ def receding(policy: Policy, horizon: int, steps: int) -> Scheme:
         return nothing_left(policy, vars, key, state.obs)
 
     def decide(vars: Vars, key, state: Any, old: Old) -> tuple[Old, Plan]:
-        plan = policy.plan(vars, policy.draw(vars, key, state.obs), state.obs, old)
+        plan = sampling.act(policy, vars, key, state.obs, old)
         if plan.action.shape[-2] != horizon:
             raise ValueError(
                 f"the policy's chunks have {plan.action.shape[-2]} actions, and it says {horizon}: give it length={plan.action.shape[-2]}"
@@ -81,7 +81,7 @@ def receding(policy: Policy, horizon: int, steps: int) -> Scheme:
 
 def nothing_left(policy: Policy, vars: Vars, key, obs) -> Old:
     """The old plan of environments at their episode's start: of the right shapes, and nothing of it is left."""
-    like = jax.eval_shape(lambda key, obs: policy.plan(vars, policy.draw(vars, key, obs), obs, None), key, obs)
+    like = jax.eval_shape(lambda key, obs: sampling.act(policy, vars, key, obs), key, obs)
     plan = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
     return Old(plan, jnp.zeros(plan.action.shape[:-1]))
 

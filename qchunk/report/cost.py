@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from qchunk import sampling
 from qchunk.types import Policy, Vars
 
 
@@ -100,7 +101,7 @@ def of_policy(policy: Policy, vars: Vars, observation_size: int, repeats: int = 
     """
 
     def decide(vars: Vars, key: jax.Array, obs: jax.Array):
-        return policy.plan(vars, policy.draw(vars, key, obs), obs, None).action
+        return sampling.act(policy, vars, key, obs).action
 
     obs = np.zeros((1, observation_size), np.float32)
     args = (vars, jax.random.key(0), obs)

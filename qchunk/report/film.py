@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qchunk import sampling
 from qchunk.envs.base import Env, wrap
 from qchunk.envs.host.pool import HostEnv
 from qchunk.envs.objective import settled
@@ -47,7 +48,7 @@ def episode(env: Env, policy: Policy, scheme: Scheme, vars: Vars, key: jax.Array
     def decide(vars: Vars, key: jax.Array, state: Any, carry: Any):
         plan_key, sample_key = jax.random.split(key)
         many = jnp.broadcast_to(state.obs, (SAMPLES, state.obs.shape[-1]))
-        plans = policy.plan(vars, policy.draw(vars, sample_key, many), many, None).action
+        plans = sampling.act(policy, vars, sample_key, many).action
         return *scheme.decide(vars, plan_key, state, carry), plans
 
     @jax.jit

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from qchunk import envs, normalise, registry, seeds
+from qchunk import envs, normalise, registry, sampling, seeds
 from qchunk.config import from_dict
 from qchunk.drivers.common import Driver, assemble, init
 from qchunk.program import Inputs, Program, reads
@@ -138,7 +138,7 @@ def load(folder: Path | str, seed: int = 0, step: int | None = None) -> Agent:
 
     @jax.jit
     def plan(vars: Vars, key: Any, obs: Any) -> Any:
-        return policy.plan(vars, policy.draw(vars, key, obs), obs, None)
+        return sampling.act(policy, vars, key, obs)
 
     @jax.jit
     def action(vars: Vars, plan: Any, i: Any, obs: Any) -> Any:
