@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from qchunk.config import ChunkConfig
 from qchunk.data import buffer, chunks
-from qchunk.play.rollout import Steps
 from qchunk.system.errors import UserError
+from qchunk.types import Steps
 
 E, N, CAPACITY = 3, 4, 8  # environments, steps per write, rows of each environment
 write = jax.jit(buffer.write)
@@ -91,7 +91,7 @@ def both():
 def test_uniform_mix(both):
     """Every transition of either source is drawn equally often, and its source is told."""
     data, ring = both
-    chunk = buffer.draw(jax.random.key(0), data, ring, ChunkConfig(3), 54_000, "uniform")
+    chunk = buffer.draw(jax.random.key(0), buffer.Source(data, ring), ChunkConfig(3), 54_000)
     values, counts = np.unique(np.asarray(chunk.obs), return_counts=True)
     assert len(values) == 54 and counts.min() > 850 and counts.max() < 1150  # 1000 +- 5 deviations
     np.testing.assert_array_equal(chunk.extras["source"], np.asarray(chunk.obs[:, 0] > 0, np.float32))
@@ -99,13 +99,14 @@ def test_uniform_mix(both):
 
 def test_share_mix(both):
     data, ring = both
-    chunk = buffer.draw(jax.random.key(0), data, ring, ChunkConfig(3), 40, "share:0.25")
+    chunk = buffer.draw(jax.random.key(0), buffer.Source(data, ring, "share:0.25"), ChunkConfig(3), 40)
     assert int((np.asarray(chunk.obs) > 0).sum()) == 10 == int(chunk.extras["source"].sum())
 
 
 def test_an_empty_ring_is_never_drawn_from(both):
     data, _ = both
-    chunk = buffer.draw(jax.random.key(0), data, buffer.empty(E, CAPACITY, 1, 2), ChunkConfig(3), 1000, "uniform")
+    source = buffer.Source(data, buffer.empty(E, CAPACITY, 1, 2))
+    chunk = buffer.draw(jax.random.key(0), source, ChunkConfig(3), 1000)
     assert (np.asarray(chunk.obs) < 0).all() and not chunk.extras["source"].any()
 
 

@@ -130,7 +130,7 @@ BAD = [
     (lambda r: r._replace(end=np.zeros_like(r.end)), "no episode end"),
     (lambda r: r._replace(end=poke(r.end, True) & (np.arange(len(r.end)) < 3)), "on its last row"),
     (lambda r: r._replace(reward=r.reward[:-1]), "do not fit"),
-    (lambda r: formats.Rows(*(x[:0] for x in r)), "no transition"),
+    (lambda r: jax.tree.map(lambda x: x[:0], r), "no transition"),
 ]
 
 
@@ -154,7 +154,7 @@ def test_bad_files_are_refused(rows, tmp_path):
     with pytest.raises(UserError, match="lacks obs"):
         formats.load(tmp_path / "foreign.npz")
     about = json.dumps({"format": formats.FORMAT, "version": formats.VERSION, "fingerprint": "0", "env": "probe/flag"})
-    arrays = dict(zip(formats.ARRAYS, rows, strict=True))
+    arrays = formats.arrays_of(rows)
     np.savez(tmp_path / "changed.npz", about=about, **arrays)
     with pytest.raises(UserError, match="fingerprint"):
         formats.load(tmp_path / "changed.npz")
@@ -217,7 +217,7 @@ class Spy:
 def test_nothing_is_ever_unpickled(rows, tmp_path):
     text = json.dumps({"format": formats.FORMAT, "version": formats.VERSION, "fingerprint": "0"})
     obs = np.asarray([[Spy(tmp_path / "ran")] * 2] * len(rows.obs), dtype=object)
-    arrays = {**dict(zip(formats.ARRAYS, rows, strict=True)), "obs": obs}
+    arrays = {**formats.arrays_of(rows), "obs": obs}
     np.savez(tmp_path / "d.npz", about=text, **arrays)
     with pytest.raises(UserError, match="no npz file"):
         formats.load(tmp_path / "d.npz")
@@ -264,14 +264,14 @@ def test_a_flipped_bit_anywhere_is_refused_or_harmless(rows, tmp_path):
 
 @pytest.mark.parametrize("text", ["[1]", "{}", '"text"'])
 def test_a_foreign_description_is_refused(text, rows, tmp_path):
-    np.savez(tmp_path / "d.npz", about=text, **dict(zip(formats.ARRAYS, rows, strict=True)))
+    np.savez(tmp_path / "d.npz", about=text, **formats.arrays_of(rows))
     with pytest.raises(UserError):
         formats.load(tmp_path / "d.npz")
 
 
 def test_a_description_without_fingerprint_is_refused(rows, tmp_path):
     text = json.dumps({"format": formats.FORMAT, "version": formats.VERSION, "env": "probe/flag"})
-    np.savez(tmp_path / "d.npz", about=text, **dict(zip(formats.ARRAYS, rows, strict=True)))
+    np.savez(tmp_path / "d.npz", about=text, **formats.arrays_of(rows))
     with pytest.raises(UserError, match="fingerprint"):
         formats.load(tmp_path / "d.npz")
 

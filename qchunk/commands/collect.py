@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
-import numpy as np
 
 from qchunk import envs, names
 from qchunk.commands import flags
@@ -101,7 +100,7 @@ def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]
         run = Path(policy) if (Path(policy) / run_folder.CONFIG).is_file() else None
         share = dataclasses.replace(f, steps=steps, seed=seed)
         parts.append(play(env, name, policy, run, share, lambda done: progress(min(f.steps, i * steps + done))))
-    return formats.Rows(*(np.concatenate(x) for x in zip(*parts, strict=True))), getattr(env, "data_name", name)
+    return formats.joined(parts), getattr(env, "data_name", name)
 
 
 def _device_rows(env: Any, name: str, policy: str, run: Path | None, f: CollectFlags, progress: Any) -> formats.Rows:
@@ -119,8 +118,7 @@ def _device_rows(env: Any, name: str, policy: str, run: Path | None, f: CollectF
     more = {"steps": f.steps, "envs": count, "episode_length": f.episode_length, "progress": progress}
     rows = collecting.collect(env, scheme, vars, jax.random.key(f.seed), **more)
     if hasattr(env, "history"):
-        size: int = env.env.observation_size
-        rows = rows._replace(obs=rows.obs[:, -size:])
+        rows = rows._replace(obs=env.newest(rows.obs))
     return rows
 
 

@@ -135,7 +135,8 @@ def take_in(
 ):
     """One seed's new experience, then ``due`` updates: (learner, ring, sums of the metrics)."""
     ring = buffer.write(ring, steps)
-    draw = lambda key: buffer.draw(key, data, ring, c.chunk, plan.batch, plan.mix)  # noqa: E731
+    source, drawn = buffer.Source(data, ring, plan.mix), algorithm.draw or buffer.draw
+    draw = lambda key: drawn(key, source, c.chunk, plan.batch)  # noqa: E731
     learner, metrics = offline.run_updates(algorithm, draw, learner, given, key, due)
     return learner, ring, {**metrics, **played(steps)}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,21 +11,7 @@ from qchunk.config import ChunkConfig
 from qchunk.data import chunks
 from qchunk.envs.base import AutoReset, State, where
 from qchunk.play.execute import Scheme, restart
-from qchunk.types import Array, Chunk, Metrics, Vars
-
-
-class Steps(NamedTuple):
-    """What happened, step by step; leading axes [n, E]. Where ``alive`` is 0 nothing did: the episode had ended."""
-
-    obs: Array  # [n, E, O]
-    action: Array  # [n, E, A]
-    reward: Array  # [n, E]
-    terminal: Array  # [n, E]
-    truncation: Array  # [n, E]
-    next_obs: Array  # [n, E, O] the true one
-    success: Array | None  # [n, E], None where the environment has no notion of it
-    alive: Array  # [n, E]
-    terms: dict = {}  # noqa: RUF012  (never written to)  [n, E] each, what an objective is made of
+from qchunk.types import Array, Chunk, Metrics, Steps, Vars
 
 
 def play_chunk(env: Any, scheme: Scheme, vars: Vars, state: State, plan: Any) -> tuple[State, Steps]:
@@ -103,7 +89,7 @@ def rollout_chunks(
 
     def play(loop: tuple[State, Any], key) -> tuple[tuple[State, Any], tuple[Chunk, Metrics]]:
         loop, plan, s = decision(env, scheme, vars, key, loop)
-        chunk = chunks.of_decision(s.obs, s.action, s.reward, s.terminal, s.truncation, s.next_obs, s.alive, c)
+        chunk = chunks.of_decision(s, c)
         return loop, (chunk._replace(extras=plan.extras), played(s))
 
     loop, (found, sums) = jax.lax.scan(play, loop, jax.random.split(key, decisions))
