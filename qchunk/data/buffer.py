@@ -13,7 +13,9 @@ from qchunk.config import ChunkConfig
 from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
 from qchunk.system.errors import UserError
-from qchunk.types import Array, Chunk, Key, PyTree, Steps
+from qchunk.types import PLAN_STEP, Array, Chunk, Key, PyTree, Steps
+
+BLOCK = 256  # flags that are counted together, see ``flagged``
 
 
 class Ring(NamedTuple):
@@ -151,7 +153,7 @@ def start_at(ring: Ring, index: Array, c: ChunkConfig) -> tuple[Array, Array]:
     if c.starts == "step":
         return starts(ring, index)
     capacity = size(ring)[1]
-    row = chunks.flagged(starting(ring, c), index)
+    row = flagged(starting(ring, c), index)
     env = row // capacity
     newest = ring.written[env] - 1  # the position in the ring that is ``row``'s modulo the capacity
     return env, newest - (newest - row) % capacity
@@ -165,12 +167,26 @@ def starting(ring: Ring, c: ChunkConfig) -> Array:
     age = (newest - column) % capacity  # [E, C] 0 for the newest step
     there = (age < held[:, None]).reshape(-1)
     if c.starts == "decision":
-        found = chunks.decides(ring.extras, there)
+        found = there & (ring.extras[PLAN_STEP] == 0) if PLAN_STEP in ring.extras else there
     else:
         before = jnp.roll(ring.end.reshape(-1, capacity), 1, axis=1) > 0  # whether the step before ended its episode
         known = age < held[:, None] - 1
         found = there & ((before & known) | (age == newest)).reshape(-1)
     return jnp.where(jnp.any(found), found, there)
+
+
+def flagged(flags: Array, index: Array) -> Array:
+    """Where in ``flags`` [R] the set ones number ``index`` [B] stand; 0 is the first.
+
+    Counted in blocks: a running count over all rows was measured to take three times as long.
+    """
+    blocks = jnp.pad(flags, (0, -flags.shape[0] % BLOCK)).reshape(-1, BLOCK)
+    count = jnp.sum(blocks, axis=1, dtype=jnp.int32)
+    upto = jnp.cumsum(count)
+    block = jnp.minimum(jnp.searchsorted(upto, index, side="right"), len(count) - 1)
+    rest = index - (upto - count)[block]
+    within = jnp.cumsum(blocks[block], axis=1, dtype=jnp.int32) > rest[:, None]
+    return block * BLOCK + jnp.argmax(within, axis=1)
 
 
 def draw(
@@ -194,12 +210,13 @@ def draw(
         online = lambda env, at: consecutive(ring, env, at, count, c, per_step)  # noqa: E731
     if ring is None:
         return offline(chunks.draw_starts(key, data, c, batch))
-    first, second = chunks.count_starts(data, c), count_starts(ring, c)
+    rows, second = chunks.starts_of(data, c), count_starts(ring, c)
+    first = rows.shape[0]
     share = share_of(mix)
     if share is None:
         index = jax.random.randint(key, (batch,), 0, first + second)
         is_online = index >= first
-        old = offline(chunks.start_at(data, jnp.minimum(index, first - 1), c))
+        old = offline(rows[jnp.minimum(index, first - 1)])
         new = online(*start_at(ring, jnp.maximum(index - first, 0), c))
         return _joined(old, new, is_online, lambda a, b: jnp.where(_like(is_online, b), b, a))
     fresh = round(share * batch)

@@ -18,7 +18,6 @@ from qchunk.system.errors import UserError
 from qchunk.types import PLAN_STEP, Array, Chunk, Key, PyTree, Steps
 
 EDGE = 1.0 - 1e-5  # actions of data are clipped to +-EDGE, as the papers do, so that tanh can reach them
-BLOCK = 256  # flags that are counted together, see ``flagged``
 
 
 class Dataset(NamedTuple):
@@ -29,7 +28,9 @@ class Dataset(NamedTuple):
     reward: Array  # [R]
     terminal: Array  # [R] 1 where the step reached a success or failure: no bootstrap; data may go on after it
     left: Array  # [R] int32, transitions from this row to its episode's end; 0 on a final observation
-    starts: Array  # [M] int32, the rows of all transitions, at which windows may start
+    starts: Array  # [M] int32, the rows of all transitions: windows may start at each
+    decisions: Array  # int32, those at which a policy decided; all of them where no PLAN_STEP is kept
+    episodes: Array  # int32, those that are their episode's first
     extras: dict = {}  # noqa: RUF012  (never written to)  [R, ...] each, what else is kept of a step; see types.Steps
 
 
@@ -42,11 +43,13 @@ def left_of(end: np.ndarray) -> np.ndarray:
 
 def dataset(obs, action, reward, terminal, end, extras: dict | None = None) -> Dataset:
     """Puts rows (see the module's docstring; ``end`` [R] flags final observations) on the device."""
-    left = left_of(np.asarray(end))
+    left, extras = left_of(np.asarray(end)), extras or {}
+    inside, first = left > 0, np.append(True, left[:-1] == 0)
+    decides = np.asarray(extras[PLAN_STEP]) == 0 if PLAN_STEP in extras else inside
+    rows = [jnp.asarray(np.flatnonzero(at).astype(np.int32)) for at in (inside, inside & decides, inside & first)]
     a, r, t = (jnp.asarray(np.asarray(x), jnp.float32) for x in (action, reward, terminal))
-    starts = jnp.asarray(np.flatnonzero(left > 0).astype(np.int32))
-    kept = jax.tree.map(_placed, extras or {})
-    return Dataset(jax.tree.map(_placed, obs), a, r, t, jnp.asarray(left), starts, kept)
+    obs, extras = jax.tree.map(_placed, (obs, extras))
+    return Dataset(obs, a, r, t, jnp.asarray(left), rows[0], rows[1], rows[2], extras)
 
 
 def _placed(x: Any) -> Array:
@@ -225,51 +228,31 @@ def of_decision(steps: Steps, c: ChunkConfig) -> Chunk:
     )
 
 
+def kept(extras: dict, steps: int, envs: int) -> dict:
+    """``Steps.extras`` of the ``steps`` [n, E] of a plan that has these ``extras`` [E, ...]: they stand at every step.
+
+    PLAN_STEP is beside them, unless every step is a decision.
+    """
+    found = jax.tree.map(lambda x: jnp.broadcast_to(x, (steps, *x.shape)), extras)
+    if steps == 1:
+        return found
+    return {**found, PLAN_STEP: jnp.broadcast_to(jnp.arange(steps, dtype=jnp.int32)[:, None], (steps, envs))}
+
+
 def draw(key: Key, data: Dataset, c: ChunkConfig, batch: int, per_step: Sequence[str] = ()) -> Chunk:
-    """``batch`` windows, whose starts are uniform over all transitions, or over those that ``c.starts`` names."""
+    """``batch`` windows, whose starts are uniform over ``starts_of``."""
     return windows(data, draw_starts(key, data, c, batch), c, per_step)
 
 
 def draw_starts(key: Key, data: Dataset, c: ChunkConfig, batch: int) -> Array:
     """The rows [B] of ``draw``."""
-    return start_at(data, jax.random.randint(key, (batch,), 0, count_starts(data, c)), c)
+    rows = starts_of(data, c)
+    return rows[jax.random.randint(key, (batch,), 0, rows.shape[0])]
 
 
-def start_at(data: Dataset, index: Array, c: ChunkConfig) -> Array:
-    """The rows of starts number ``index`` [B], in the order of rows."""
-    return data.starts[index] if c.starts == "step" else flagged(starting(data, c), index)
-
-
-def count_starts(data: Dataset, c: ChunkConfig) -> int | Array:
-    """How many rows a window may start at."""
-    return data.starts.shape[0] if c.starts == "step" else jnp.sum(starting(data, c))
-
-
-def starting(data: Dataset, c: ChunkConfig) -> Array:
-    """Whether a window may start at each row [R], as ``c.starts`` says."""
-    if c.starts == "episode":
-        first = jnp.concatenate([jnp.ones(1, bool), data.left[:-1] == 0])
-        return first & (data.left > 0)
-    return decides(data.extras, data.left > 0)
-
-
-def decides(extras: dict, rows: Array) -> Array:
-    """Which of the flagged ``rows`` [R] are decisions; all of them where nothing is known of plans."""
-    return rows & (extras[PLAN_STEP] == 0) if PLAN_STEP in extras else rows
-
-
-def flagged(flags: Array, index: Array) -> Array:
-    """Where in ``flags`` [R] the set ones number ``index`` [B] stand; 0 is the first.
-
-    Counted in blocks: a running count over all rows takes ten times as long as a sum.
-    """
-    blocks = jnp.pad(flags, (0, -flags.shape[0] % BLOCK)).reshape(-1, BLOCK)
-    count = jnp.sum(blocks, axis=1, dtype=jnp.int32)
-    upto = jnp.cumsum(count)
-    block = jnp.minimum(jnp.searchsorted(upto, index, side="right"), len(count) - 1)
-    rest = index - (upto - count)[block]
-    within = jnp.cumsum(blocks[block], axis=1, dtype=jnp.int32) > rest[:, None]
-    return block * BLOCK + jnp.argmax(within, axis=1)
+def starts_of(data: Dataset, c: ChunkConfig) -> Array:
+    """The rows that a window may start at: every transition's, or those that ``c.starts`` names."""
+    return {"step": data.starts, "decision": data.decisions, "episode": data.episodes}[c.starts]
 
 
 def check_fits(data: Dataset, c: ChunkConfig) -> None:

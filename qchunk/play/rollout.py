@@ -27,7 +27,8 @@ def play_chunk(env: Any, scheme: Scheme, vars: Vars, state: State, plan: Any) ->
         out = Steps(state.obs, action, after.reward, *ended, after.obs, success, alive.astype(jnp.float32), terms)
         return where(alive, after, state), out
 
-    return jax.lax.scan(step, state, jnp.arange(scheme.steps))
+    after, steps = jax.lax.scan(step, state, jnp.arange(scheme.steps))
+    return after, steps._replace(extras=chunks.kept(getattr(plan, "extras", {}), *steps.reward.shape))
 
 
 def rollout(
