@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from qchunk import trees
 from qchunk.config import OptimConfig
 from qchunk.types import (
     Algorithm,
@@ -54,6 +55,32 @@ def reading(part: Any, look: Callable[[Vars], Vars]) -> Any:
 def frozen(part: Any) -> Any:
     """The same Kernel or Critic, reading its modules from ``given`` and training none."""
     return reading(part, lambda vars: vars._replace(params=vars.given))._replace(modules=())
+
+
+def seeing(part: Any, look: str | Callable) -> Any:
+    """The same Kernel or Critic, shown a part of each observation, and built for its size.
+
+    Args:
+        look: a key of a dictionary, such as "state"; or a function of an observation [*B, O], which keeps its leading axes.
+    """
+    see: Callable = (lambda obs: obs[look]) if isinstance(look, str) else look
+
+    def of_obs(fn: Callable) -> Callable:
+        return lambda vars, obs, *a, **k: fn(vars, see(obs), *a, **k)
+
+    def of_chunk(fn: Callable) -> Callable:
+        return lambda *a: fn(*a[:-1], a[-1]._replace(obs=see(a[-1].obs), next_obs=see(a[-1].next_obs)))
+
+    def built(module: Module) -> Module:
+        def init(key: Key, spec: Spec) -> Any:
+            one = jax.tree.map(lambda n: jax.ShapeDtypeStruct((n,), jnp.float32), spec.obs)
+            return module.init(key, spec._replace(obs=trees.sizes(jax.eval_shape(see, one))))
+
+        return module._replace(init=init)
+
+    reads = {f: of_obs(getattr(part, f)) for f in ("denoise", "step", "values", "score") if hasattr(part, f)}
+    reads |= {f: of_chunk(getattr(part, f)) for f in ("draw", "loss") if hasattr(part, f)}
+    return part._replace(modules=tuple(built(m) for m in part.modules), **reads)
 
 
 def acting(part: Any) -> Any:
@@ -143,6 +170,7 @@ def learner(
     prepare: Callable | None = None,
     stop: Callable | None = None,
     clip: float | None = None,
+    draw: Callable | None = None,
 ) -> Algorithm:
     """Composes an algorithm.
 
@@ -154,6 +182,8 @@ def learner(
         prepare: (learner, given, key, chunk) -> (learner, chunk), before a set of updates.
         stop: metrics -> bool, masks what is left of an epoch.
         clip: joint global-norm clipping of the gradient of all modules.
+        draw: (key, buffer.Source, ChunkConfig, batch) -> Chunk, from data and online experience; by default
+            ``buffer.draw``, of which ``functools.partial(buffer.draw, count=3)`` gives consecutive chunks.
     """
     modules = modules_of(parts)
     partition = transformation(modules, optim)
@@ -192,7 +222,7 @@ def learner(
         return {n: state.slow[n] if n in acts else p for n, p in state.params.items()}
 
     same, never = (lambda s, g, k, c: (s, c)), (lambda m: False)
-    return Algorithm(init, act, explore or act, prepare or same, update, stop or never, freeze)
+    return Algorithm(init, act, explore or act, prepare or same, update, stop or never, freeze, draw)
 
 
 def _any(flags: list[Array | bool]) -> Array | bool:

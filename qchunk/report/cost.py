@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from qchunk.types import Policy, Vars
+from qchunk.types import Policy, PyTree, Vars
 
 
 def multiplications(fn: Callable, *args: Any) -> int:
@@ -54,8 +54,8 @@ def _inner(params: dict) -> list[Any]:
     return found
 
 
-def of_policy(policy: Policy, vars: Vars, observation_size: int, repeats: int = 200) -> dict[str, float]:
-    """One decision for one observation.
+def of_policy(policy: Policy, vars: Vars, size: PyTree, repeats: int = 200) -> dict[str, float]:
+    """One decision for one observation of these sizes (``Spec.obs``).
 
     Returns:
         ``multiplications``; ``p50`` and ``p99``, milliseconds of ``repeats`` calls after a few that are not counted;
@@ -65,7 +65,7 @@ def of_policy(policy: Policy, vars: Vars, observation_size: int, repeats: int = 
     def decide(vars: Vars, key: jax.Array, obs: jax.Array):
         return policy.plan(vars, policy.draw(vars, key, obs), obs, None).action
 
-    obs = np.zeros((1, observation_size), np.float32)
+    obs = jax.tree.map(lambda n: np.zeros((1, n), np.float32), size)
     args = (vars, jax.random.key(0), obs)
     compiled = jax.jit(decide).lower(*args).compile()
     times = []
