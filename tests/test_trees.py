@@ -31,7 +31,7 @@ from qchunk.system.errors import UserError
 from qchunk.types import PLAN_STEP, Spec, Steps, Vars
 
 C = QC(ChunkConfig(2), FlowConfig((16,), steps=2), CriticConfig((16,)), OptimConfig(1e-3), n=2)
-C3 = ChunkConfig(3)
+B, C3 = BC(C.chunk, C.actor), ChunkConfig(3)
 S = OnlineSettings(
     seeds=2,
     offline_steps=4,
@@ -211,9 +211,9 @@ def test_resume(worlds, events):
 def test_on_policy():
     c = PPO(GaussianConfig((16,)), ChunkConfig(1, discount="decision"), ValueConfig((16,)), RolloutConfig(4, 4, 1, 2))
     s = OnPolicySettings(online_steps=32, eval_every=32, episodes=4, normalise_obs="standard")
-    *_, last = drivers.train(ppo, c, env=Reach(), settings=s)
+    *_, evaluation, last = drivers.train(ppo, c, env=Reach(), settings=s)
     units = last.learner.stats[normalise.STATS]["obs"]
-    assert int(last.learner.step) == 4 and np.isfinite(last.values.get("return", 0.0)).all()
+    assert int(last.learner.step) == 4 and np.isfinite(evaluation.values["return"]).all()
     for part in (units["goal"], units["state"]["place"], units["state"]["speed"]):
         assert int(part.kind[0]) == 2 and 0.05 < float(part.scale[0, 0]) < 1.0
 
@@ -331,7 +331,7 @@ def test_host_environments(on_the_host, tmp_path):
         file = tmp_path / f"{len(found)}.npz"
         formats.save(file, rows, {"env": env.data_name})
         data = formats.for_env(file, env, env.name)[0]
-        found.append((data, keep(drivers.train(qc, C, env=env, settings=S, data=data))))
+        found.append((data, keep(drivers.train(bc, B, env=env, settings=S, data=data))))
     (data, tree), (plain, flat) = found
     np.testing.assert_array_equal(joined(data.obs), plain.obs)
     for a, b in zip(tree, flat, strict=True):
@@ -345,7 +345,7 @@ def test_host_environments(on_the_host, tmp_path):
     parts.close()
     copy = functools.partial(jax.tree.map, lambda x: np.array(x) if isinstance(x, np.ndarray) else jnp.copy(x))
     again = keep(
-        drivers.train(qc, C, env=parts, settings=S, data=data, learner=copy(middle.learner), state=copy(middle.state))
+        drivers.train(bc, B, env=parts, settings=S, data=data, learner=copy(middle.learner), state=copy(middle.state))
     )
     chex.assert_trees_all_equal(again[-1].learner, tree[-1].learner)
 
@@ -359,5 +359,5 @@ def test_pictures_of_host_environments(on_the_host):
     time = rows.obs["body"]["time"].astype(np.uint8)
     np.testing.assert_array_equal(rows.obs["picture"], np.arange(6, dtype=np.uint8) + 30 * time)
     s = OnlineSettings(offline_steps=2, batch=8, eval_every=2, episodes=2)
-    *_, last = drivers.train(bc, BC(C.chunk, C.actor), env=env, settings=s, data=formats.to_device(rows))
+    *_, last = drivers.train(bc, B, env=env, settings=s, data=formats.to_device(rows))
     assert last.learner.params["actor"]["dense_0"]["kernel"].shape[1] == 8 + 2 + 1
