@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help install demo test tutorials lint bench docs wheel clean
+.PHONY: help install demo test test-all tutorials lint bench docs wheel clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 .venv/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -26,7 +26,10 @@ install: .venv/base  ## make .venv and install qchunk in it
 demo: .venv/base  ## the default comparison with 1 seed: data, prior, eight arms, one page (10 minutes on 2 cores)
 	$(BIN)/qchunk compare --env tabletop/cube-single-task1 --seeds 1 --out runs/demo
 
-test: .venv/test  ## the tests, on 2 processes
+test: .venv/test  ## the tests but for the slow ones, on 2 processes
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
+
+test-all: .venv/test  ## all tests, on 2 processes
 	$(BIN)/python -m pytest -n 2
 
 tutorials: .venv/base  ## docs/tutorials as a reader would run them

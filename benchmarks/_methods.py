@@ -3,102 +3,98 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from _products import Call, Group
+from _products import Products
 
 from qchunk import names, registry
 from qchunk.actors import actor
-from qchunk.config import DiffusionConfig, FlowConfig, GaussianConfig
+from qchunk.config import DiffusionConfig, FlowConfig
 from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
-from qchunk.sampling import count_steps
-from qchunk.types import Policy, Spec
+from qchunk.report import cost
+from qchunk.types import Chunk, Learner, Policy, Spec, view
 
 SPEC, BATCH = Spec(37, 5, 5), 256
-SIZES = {"3x128": ((128,) * 3, 8), "4x512": ((512,) * 4, 32)}  # widths, N
 METHODS = (*names.ALGORITHMS, "bc (diffusion)")
 
 
-def configured(
-    name: str, hidden: tuple[int, ...], n: int, steps: int = 10, horizon: int = SPEC.horizon
-) -> tuple[Any, Any]:
-    """(build, config) of a method: a flow of ``steps`` steps where one fits, networks ``hidden``, ``n`` for Q-chunking."""
-    build, config_class = registry.builder(name.split(" ")[0])
-    c = config_class()
-    deep = DiffusionConfig(hidden if len(hidden) % 2 else hidden[:-1], steps=20)  # 3 x 512 is DPPO's
-    values: dict[str, Any] = {"chunk": dataclasses.replace(c.chunk, horizon=horizon)}
-    for field in dataclasses.fields(c):
-        value = getattr(c, field.name)
-        if field.name in ("actor", "given", "tuned") and not isinstance(value, GaussianConfig):
-            values[field.name] = deep if "diffusion" in name else FlowConfig(hidden, steps=steps)
-        elif hasattr(value, "hidden"):
-            values[field.name] = dataclasses.replace(value, hidden=hidden)
-    if name.startswith("qc"):
-        values["n"] = n
-    if name == "dppo":
-        values["tuned_steps"] = steps // 2  # both its Kernels walk
-    return build, dataclasses.replace(c, **values)
+class Size(NamedTuple):
+    """How large a method is measured."""
+
+    hidden: tuple[int, ...]  # of every network
+    n: int  # N of Q-chunking
 
 
-def prior(c: Any) -> Any:
-    """The configuration of a method's actor, its own or the one it stands on."""
-    return next(getattr(c, field) for field in ("given", "tuned", "actor") if hasattr(c, field))
+SIZES = {"3x128": Size((128,) * 3, 8), "4x512": Size((512,) * 4, 32)}
+
+
+def configured(title: str, size: Size, steps: int = 10, horizon: int = SPEC.horizon) -> tuple[Any, Any]:
+    """(build, config) of one of METHODS, or of a function of one's own (``file.py:function``).
+
+    Every network is of this size, iterative actors are flows of ``steps`` steps; all else is the method's default.
+    """
+    deep = size.hidden if len(size.hidden) % 2 else size.hidden[:-1]  # 3 x 512 is DPPO's
+    differ: dict[str, tuple[str, dict]] = {
+        "qc": ("qc", {"n": size.n}),
+        "qc-frozen": ("qc-frozen", {"n": size.n}),
+        "dppo": ("dppo", {"tuned_steps": steps // 2}),  # both its Kernels walk
+        "bc (diffusion)": ("bc", {"actor": DiffusionConfig(deep)}),
+    }
+    target, fields = differ.get(title, (title, {}))
+    build, config_class = registry.builder(target)
+    c = sized(config_class(), size.hidden, steps)
+    return build, dataclasses.replace(c, chunk=dataclasses.replace(c.chunk, horizon=horizon), **fields)
+
+
+def sized(c: Any, hidden: tuple[int, ...], steps: int) -> Any:
+    """A configuration with every network at these widths."""
+    if isinstance(c, (FlowConfig, DiffusionConfig)):
+        return FlowConfig(hidden, steps=steps)
+    values = {f.name: getattr(c, f.name) for f in dataclasses.fields(c)}
+    inner = {n: sized(v, hidden, steps) for n, v in values.items() if dataclasses.is_dataclass(v)}
+    return dataclasses.replace(c, **inner, **({"hidden": hidden} if "hidden" in values else {}))
+
+
+def on_policy(c: Any) -> bool:
+    """Whether a method learns from what it has just played."""
+    return getattr(type(c), "driver", "on_policy" if hasattr(c, "rollout") else "") == "on_policy"
 
 
 def given_of(c: Any, spec: Spec = SPEC) -> dict:
-    """Frozen modules for a method that stands on some."""
-    stands = hasattr(c, "given") or hasattr(c, "tuned")
-    return {"actor": actor(prior(c)).modules[0].init(jax.random.key(7), spec)} if stands else {}
+    """Frozen modules for a method that stands on some: a prior's actor."""
+    prior = getattr(c, "given", getattr(c, "tuned", None))
+    return {} if prior is None else {"actor": actor(prior).modules[0].init(jax.random.key(7), spec)}
 
 
-def deciding(policy: Policy):
+def deciding(policy: Policy) -> Callable:
     """(vars, key, obs [*B, O]) -> chunks [*B, H, A], compiled."""
     return jax.jit(lambda vars, key, obs: policy.plan(vars, policy.draw(vars, key, obs), obs, None).action)
 
 
-def walking(a: Any, rows: int, horizon: int, backward: str = "") -> Call:
-    """One call of an actor's network."""
-    chunk = horizon * SPEC.action
-    if isinstance(a, GaussianConfig):
-        return Call((SPEC.obs, *a.hidden, 3 * a.components * chunk), rows, 1, backward)
-    time = 1 if a.kind == "flow" else a.time_features
-    return Call((SPEC.obs + chunk + time, *a.hidden, chunk), rows, 1, backward)
+def shapes(build: Any, c: Any, spec: Spec = SPEC) -> tuple[Learner, dict]:
+    """The shapes of a learner and of what it is given; nothing is computed."""
+    given = jax.eval_shape(lambda: given_of(c, spec))
+    return jax.eval_shape(lambda given: build(c).init(jax.random.key(0), spec, given), given), given
 
 
-def acting(name: str, c: Any, rows: int) -> list[Group]:
-    """The calls of ``rows`` decisions."""
-    a, n = prior(c), getattr(c, "n", 1)
-    k, denoise = count_steps(actor(a)), walking(a, rows * n, c.chunk.horizon)
-    if name == "value-guided":
-        return [Group((denoise, critic(c, rows, "input", noisy=True)), k)]
-    return [Group((denoise,), k), *([Group((critic(c, rows * n),))] if n > 1 else [])]
+def acting(build: Any, c: Any, rows: int, spec: Spec = SPEC) -> Products:
+    """The products of ``rows`` decisions."""
+    obs = jax.ShapeDtypeStruct((rows, spec.obs), jnp.float32)
+    return cost.products(deciding(build(c).act), view(*shapes(build, c, spec)), jax.random.key(0), obs)
 
 
-def critic(c: Any, rows: int, backward: str = "", obs_only: bool = False, noisy: bool = False) -> Call:
-    """One call of a method's critics, of its value of states or of its value of noisy chunks."""
-    of = c.value if noisy else c.critic
-    size = SPEC.obs + (0 if obs_only else c.chunk.horizon * SPEC.action) + (2 if noisy else 0)
-    return Call((size, *of.hidden, 1), rows, 1 if obs_only else of.members, backward)
+def updating(build: Any, c: Any, batch: int = BATCH) -> Products:
+    """The products of one update on a batch of data (not of the on-policy methods: on_policy.py has theirs)."""
+    return cost.products(build(c).update, *shapes(build, c), jax.random.key(0), batch_of(c, batch))
 
 
-def updating(name: str, c: Any) -> list[Group]:
-    """The calls of one update on a batch of data (not of the on-policy methods: on_policy.py has theirs)."""
-    calls: list[Call] = []
-    if hasattr(c, "actor"):
-        calls.append(walking(c.actor, BATCH, c.chunk.horizon, "weights"))
-    if hasattr(c, "critic"):
-        calls += [critic(c, BATCH, "weights")]
-    if name == "v-gps":
-        calls += [critic(c, BATCH), critic(c, BATCH, obs_only=True), critic(c, BATCH, "weights", obs_only=True)]
-        return [Group(tuple(calls))]
-    if name == "value-guided":
-        calls += [critic(c, BATCH), critic(c, BATCH, "weights", noisy=True)]
-    if hasattr(c, "critic"):
-        return [*acting(name, c, BATCH), Group((*calls, critic(c, BATCH)))]
-    return [Group(tuple(calls))]
+def batch_of(c: Any, batch: int) -> Chunk:
+    """The shapes of a batch."""
+    return jax.eval_shape(lambda key, data: chunks.draw(key, data, c.chunk, batch), jax.random.key(0), data_set(1002))
 
 
 def data_set(rows: int = 20_000) -> Dataset:

@@ -1,91 +1,71 @@
-"""The matrix products of network calls, which are the floor that methods are held against."""
+"""The matrix products of a program run alone: the floor that a method is held against.
+
+They are read off the traced program (``qchunk.report.cost.products``), so that a method has a floor without a word about it.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from qchunk.report import cost
+from qchunk.report.cost import Product, Repeated
+
+Products = Sequence[Product | Repeated]
+NEXT_TO_NOTHING = 1e-9
 
 
-class Call(NamedTuple):
-    """Products of one network on one batch."""
-
-    dims: tuple[int, ...]  # widths from input to output
-    rows: int
-    members: int = 1
-    backward: str = ""  # "weights" or "input": whose gradient follows
-
-
-class Group(NamedTuple):
-    """Calls that follow each other, so many times."""
-
-    calls: tuple[Call, ...]
-    times: int = 1
-
-
-def run(call: Call, ws: list[jax.Array], x: jax.Array) -> jax.Array:
-    """The products of a call; a number that depends on all of them."""
-    used = jnp.zeros(())
-    for m in range(call.members):
-        xs = [x]
-        for w in ws:
-            xs.append(xs[-1] @ w[m])
-        g, grads = xs[-1], [xs[-1]]
-        for i in reversed(range(len(ws) if call.backward else 0)):
-            if call.backward == "weights":
-                grads.append(xs[i].T @ g)
-            if i or call.backward == "input":
-                g = g @ ws[i][m].T
-        used += sum(jnp.sum(y[:1]) for y in (*grads, g))
-    return used
-
-
-def arrays(groups: list[Group]) -> list[list[tuple[list[jax.Array], jax.Array]]]:
-    """Weights [members, in, out] and inputs of every call."""
+def arrays(floor: Products) -> list:
+    """Random sides for every product, nested like its loops; each of them its own, so that no two products are one."""
     random = np.random.default_rng(1)
 
-    def normal(*shape: int) -> jax.Array:
-        return jnp.asarray(random.standard_normal(shape, np.float32))
+    def side(p: Product, like: jax.ShapeDtypeStruct) -> jax.Array:
+        return jnp.asarray(random.standard_normal(like.shape, np.float32) / max(1, p.summed) ** 0.5, like.dtype)
 
-    def of(call: Call):
-        pairs = zip(call.dims[:-1], call.dims[1:], strict=True)
-        return [normal(call.members, a, b) / a**0.5 for a, b in pairs], normal(call.rows, call.dims[0])
+    def of(p: Product | Repeated) -> Any:
+        return arrays(p.products) if isinstance(p, Repeated) else (side(p, p.left), side(p, p.right))
 
-    return [[of(call) for call in group.calls] for group in groups]
-
-
-def products(groups: list[Group], data: list, start: jax.Array) -> jax.Array:
-    """All of them, one after another: each round depends on the one before, so that nothing is left out."""
-    for group, parts in zip(groups, data, strict=True):
-
-        def once(used, _, group=group, parts=parts):
-            for call, (ws, x) in zip(group.calls, parts, strict=True):
-                used = used * 1e-9 + run(call, ws, x + 1e-9 * used)
-            return used, None
-
-        if group.times == 1:  # a loop of one round costs 0.1 ms and more on a CPU: a floor has none
-            start, _ = once(start, None)
-        else:
-            start, _ = jax.lax.scan(once, start, None, length=group.times)
-    return start
+    return [of(p) for p in floor]
 
 
-def covered(groups: list[Group], fn, *args) -> float:
-    """The products' multiplications over those of ``fn(*args)``, the thing that they are the floor of.
+def products(floor: Products, sides: list, start: jax.Array) -> jax.Array:
+    """All of them: a number that depends on every one, as every one does on ``start``, so that nothing is left out.
 
-    More than 1 where candidates share an observation: a first layer (nets.Dense) multiplies it once for all of them,
-    the products once for each, as a network over joined inputs would. Less where some are left out (embeddings of time).
+    The left side of a product is the last result of its shape, as one layer follows another; the right one is its own, like
+    weights. Where no result has the shape, the smaller side is moved by a number that is next to nothing.
     """
-    parts = arrays(groups)
-    return cost.multiplications(lambda x: products(groups, parts, x), jnp.zeros(())) / cost.multiplications(fn, *args)
+    latest: dict[Any, jax.Array] = {}
+    ends: list[jax.Array] = []  # results that no product has taken up
+
+    for p, own in zip(floor, sides, strict=True):
+        if isinstance(p, Repeated):
+            start, latest, ends = _total(start, ends), {}, []
+            start, _ = jax.lax.scan(
+                lambda x, _, p=p, own=own: (products(p.products, own, x), None), start, length=p.times
+            )
+            continue
+        left, right = own
+        if (found := latest.get((p.left.shape, p.left.dtype))) is not None:
+            left, ends = found, [x for x in ends if x is not found]
+        elif left.size < right.size:
+            left = left + (NEXT_TO_NOTHING * start).astype(left.dtype)
+        else:
+            right = right + (NEXT_TO_NOTHING * start).astype(right.dtype)
+        out = jax.lax.dot_general(left, right, p.dimensions, p.precision, p.out.dtype)
+        latest[p.out.shape, p.out.dtype] = out
+        ends.append(out)
+    return _total(start, ends)
 
 
-def with_adam(groups: list[Group], parts: list):
+def _total(start: jax.Array, ends: list[jax.Array]) -> jax.Array:
+    return NEXT_TO_NOTHING * start + sum(x[(0,) * x.ndim] for x in ends)
+
+
+def with_adam(floor: Products, sides: list):
     """(start, step) of the floor of an update: ``step(i, loop)`` runs the products, and Adam on a tree of parameters.
 
     ``start(params)`` makes the loop's first value.
@@ -97,8 +77,8 @@ def with_adam(groups: list[Group], parts: list):
 
     def step(_, loop):
         params, opt, used = loop
-        used = products(groups, parts, used)
-        moves, opt = tx.update(jax.tree.map(lambda p: p + 1e-9 * used, params), opt, params)
-        return optax.apply_updates(params, moves), opt, used * 1e-9
+        used = products(floor, sides, used)
+        moves, opt = tx.update(jax.tree.map(lambda p: p + NEXT_TO_NOTHING * used, params), opt, params)
+        return optax.apply_updates(params, moves), opt, NEXT_TO_NOTHING * used
 
     return start, step

@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-from _methods import BATCH, METHODS, SIZES, SPEC, configured, data_set, given_of, updating
+from _methods import BATCH, METHODS, SIZES, SPEC, configured, data_set, given_of, on_policy, updating
 from _products import arrays, with_adam
 from _timing import medians, tell
 
 from qchunk import envs
-from qchunk.drivers import offline, on_policy
+from qchunk.drivers import offline
+from qchunk.drivers import on_policy as driver
 from qchunk.seeds import for_each
 from qchunk.types import Spec
 
@@ -32,26 +33,26 @@ def afresh(lower):
 
 def plain():
     """The reference."""
-    build, c = configured("qc", *SIZES["3x128"])
-    groups = updating("qc", c)
-    start, step = with_adam(groups, arrays(groups))
+    build, c = configured("qc", SIZES["3x128"])
+    products = updating(build, c)
+    start, step = with_adam(products, arrays(products))
     loop = start(build(c).init(jax.random.key(0), SPEC, {}).params)
     return lambda: jax.jit(lambda loop: jax.lax.fori_loop(0, 10, step, loop)).lower(loop)
 
 
 def dispatch(name: str, data: Any):
     """What a method's driver calls over and over, ready to be lowered: a block of updates, or an iteration."""
-    build, c = configured(name, *SIZES["3x128"])
-    if not hasattr(c, "rollout"):
+    build, c = configured(name, SIZES["3x128"])
+    if not on_policy(c):
         s, given = offline.Settings(), for_each(1, given_of(c))
         args = (offline.init(build, c, given, SPEC, s), c, given, data, offline.seed_keys(s), 1)
         return lambda: offline.updates.lower(build, BATCH, *args)
     env = envs.make(ENV)
-    spec, s = Spec(env.observation_size, env.action_size, c.chunk.horizon), on_policy.Settings()
+    spec, s = Spec(env.observation_size, env.action_size, c.chunk.horizon), driver.Settings()
     given = for_each(1, given_of(c, spec))
     learner = offline.init(build, c, given, spec, s)
-    args = (learner, on_policy.start(build, c, given, env, s, learner), c, given, offline.seed_keys(s), 1)
-    return lambda: on_policy.iterate.lower(build, env, s.execute, *args)
+    args = (learner, driver.start(build, c, given, env, s, learner), c, given, offline.seed_keys(s), 1)
+    return lambda: driver.iterate.lower(build, env, s.execute, *args)
 
 
 if __name__ == "__main__":

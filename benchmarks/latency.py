@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _methods import METHODS, SIZES, SPEC, acting, configured, deciding, given_of
-from _products import arrays, covered, products
+from _products import arrays, products
 from _timing import tell, times
 
 from qchunk.types import view
@@ -17,14 +17,14 @@ ASKED = {"3x128": {}, "4x512": {**dict.fromkeys(METHODS, 1.3), "qc": 1.4}}
 
 def measure(name: str, size: str) -> None:
     """Calls of the actor and of its floor in turn."""
-    build, c = configured(name, *SIZES[size])
+    build, c = configured(name, SIZES[size])
     given, algorithm = given_of(c), build(c)
     vars = view(jax.jit(lambda: algorithm.init(jax.random.key(0), SPEC, given))(), given)
     obs, key, decide = jax.random.normal(jax.random.key(4), (1, SPEC.obs)), jax.random.key(5), deciding(algorithm.act)
-    groups = acting(name, c, 1)
-    parts, only = arrays(groups), jax.jit(lambda parts, x: products(groups, parts, x))
+    own = acting(build, c, 1)
+    sides, only = arrays(own), jax.jit(lambda sides, x: products(own, sides, x))
     zero = jnp.zeros(())  # made once: making it takes as long as a small floor
-    t = times(REPEATS[size], floor=lambda: only(parts, zero), act=lambda: decide(vars, key, obs))
+    t = times(REPEATS[size], floor=lambda: only(sides, zero), act=lambda: decide(vars, key, obs))
     p50, p99 = np.percentile(t["act"], [50, 99]) * 1e3
     floor = float(np.median(t["floor"])) * 1e3
     tell(
@@ -32,7 +32,6 @@ def measure(name: str, size: str) -> None:
         p50_ms=float(p50),
         p99_ms=float(p99),
         floor_ms=floor,
-        covered=covered(groups, decide, vars, key, obs),
         ratio=float(p50) / floor,
         better="lower",
         asked=ASKED[size].get(name),

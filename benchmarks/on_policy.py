@@ -1,7 +1,7 @@
 """One iteration of DPPO over what it cannot do without: bare environment stepping, and the products of its networks.
 
 The flow prior walks K - K' of K = 10 steps, K' = 5 are tuned; chunks of 5, 512 environments, 3 x 128, 5 epochs. The floor's
-products: rollout, values and probabilities of what was played, forward and backward products of every epoch, one Adam.
+products: deciding, values and probabilities of what was played, forward and backward products and one Adam per update.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import optax
-from _products import Call, Group, arrays, products
+from _methods import shapes
+from _products import Products, arrays, products
 from _timing import medians, tell
 
 from qchunk import envs
@@ -21,7 +22,9 @@ from qchunk.drivers import offline, on_policy
 from qchunk.envs.base import Env, wrap
 from qchunk.play.execute import Scheme
 from qchunk.play.rollout import rollout
-from qchunk.types import Spec, Vars
+from qchunk.report import cost
+from qchunk.report.cost import Repeated
+from qchunk.types import Chunk, Spec, Vars, view
 
 WIDTHS, T = (128,) * 3, 8
 C = DPPO(
@@ -40,18 +43,21 @@ VARIED = {  # on tabletop: what the floor grows with
 }
 
 
-def floor_of(c: DPPO, spec: Spec) -> list[Group]:
-    """The products of one iteration."""
-    chunk, e, t = spec.horizon * spec.action, c.rollout.envs, c.rollout.decisions
-    size, tuned = e * t // c.rollout.minibatches, min(c.tuned_steps, c.tuned.steps)
-    denoise, value = (spec.obs + chunk + 1, *c.tuned.hidden, chunk), (spec.obs, *c.critic.hidden, 1)
-    look = (Call(denoise, e * tuned), Call(value, 2 * e))
-    learn = (Call(denoise, size * tuned, 1, "weights"), Call(value, size, 1, "weights"))
-    return [
-        Group((Call(denoise, e),), t * c.tuned.steps),
-        Group(look, t),
-        Group(learn, c.rollout.epochs * c.rollout.minibatches),
-    ]
+def floor_of(c: DPPO, spec: Spec, chunk: Chunk) -> Products:
+    """The products of one iteration that leads to decisions of these shapes, [T, E, ...]; the environment's own are not
+    among them."""
+    learner, given = shapes(dppo, c, spec)
+    algorithm, key, r = dppo(c), jax.random.key(0), c.rollout
+    explore, look, learn = algorithm.explore, algorithm.prepare, algorithm.update
+    decide = lambda vars, obs: explore.plan(vars, explore.draw(vars, key, obs), obs, None)  # noqa: E731
+    ready = jax.eval_shape(look, learner, given, key, chunk)[1]
+    size = r.envs * r.decisions // r.minibatches
+    some = jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[2:]), x.dtype), ready)
+    return (
+        Repeated(cost.products(decide, view(learner, given), jnp.zeros(chunk.obs.shape[1:])), r.decisions),
+        *cost.products(look, learner, given, key, chunk),
+        Repeated(cost.products(learn, learner, given, key, some), r.epochs * r.minibatches),
+    )
 
 
 def measure(name: str, env: Env, c: DPPO) -> None:
@@ -62,9 +68,13 @@ def measure(name: str, env: Env, c: DPPO) -> None:
     loop = {"learner": offline.init(dppo, c, given, spec, s)}
     loop["state"] = on_policy.start(dppo, c, given, env, s, loop["learner"])
     begun = jax.tree.map(lambda x: jnp.copy(x[0]), loop["state"].envs)
-    keys, groups, tx = offline.seed_keys(s), floor_of(c, spec), optax.adam(1e-4)
+    keys, tx = offline.seed_keys(s), optax.adam(1e-4)
+    played = jax.eval_shape(
+        lambda learner, state: on_policy.play(dppo, env, s.execute, learner, state, c, given, keys), *loop.values()
+    )
+    floor = floor_of(c, spec, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), played))
     params = jax.tree.map(lambda x: jnp.copy(x[0]), loop["learner"].params)
-    parts, updates = arrays(groups), c.rollout.epochs * c.rollout.minibatches
+    sides, updates = arrays(floor), c.rollout.epochs * c.rollout.minibatches
 
     def iteration():
         loop["learner"], loop["state"], sums = on_policy.iterate(
@@ -82,7 +92,7 @@ def measure(name: str, env: Env, c: DPPO) -> None:
 
     @jax.jit
     def nets(params):
-        used = products(groups, parts, jnp.zeros(()))
+        used = products(floor, sides, jnp.zeros(()))
 
         def adam(_, loop):
             params, opt = loop

@@ -24,7 +24,7 @@ UPDATES = 400  # of all seeds together in one round: with 8 rounds a minute at 2
 OTHER_ROUNDS = 2  # of the mapping that is not chosen here
 jax.config.update("jax_num_cpu_devices", cores())
 DATA = data_set()
-BUILD, C = configured("qc", *SIZES["3x128"])
+BUILD, C = configured("qc", SIZES["3x128"])
 
 
 def running(seeds: int, count: int, first: int = 0, build=BUILD):

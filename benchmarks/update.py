@@ -1,7 +1,7 @@
 """One update of every method over the floor of its matrix products (and one Adam step); and what drawing batches adds.
 
-The floor runs the forward and backward products of every network call at their shapes, and ``optax.adam`` on the same
-tree; no activation, no normalisation, no sampling, no batch. On-policy methods: see on_policy.py.
+The floor runs the products of the update's own program, forward and backward, and ``optax.adam`` on the same tree; no
+activation, no normalisation, no sampling, no batch. On-policy methods: see on_policy.py.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from _methods import BATCH, METHODS, SIZES, SPEC, configured, data_set, given_of, updating
-from _products import arrays, covered, with_adam
+from _methods import BATCH, METHODS, SIZES, SPEC, configured, data_set, given_of, on_policy, updating
+from _products import arrays, with_adam
 from _timing import medians, tell
 
 from qchunk.data import chunks
@@ -29,7 +29,7 @@ def repeat(fn, args, count: int):
     return lambda: run(args)
 
 
-def measure(title: str, build: Any, c: Any, data: Dataset, groups: list, count: int, asked: float) -> None:
+def measure(title: str, build: Any, c: Any, data: Dataset, count: int, asked: float) -> None:
     """An update on one batch beside its floor, and the driver, which draws batches besides, beside that."""
     given, settings = given_of(c), offline.Settings()
     each = for_each(1, given)
@@ -46,7 +46,8 @@ def measure(title: str, build: Any, c: Any, data: Dataset, groups: list, count: 
     def one_batch(i, state):
         return build(c).update(state, given, jax.random.fold_in(jax.random.key(0), i), fixed)[0]
 
-    start, floor = with_adam(groups, arrays(groups))
+    products = updating(build, c)
+    start, floor = with_adam(products, arrays(products))
     t = medians(
         7,
         floor=repeat(floor, start(state.params), count),
@@ -54,19 +55,18 @@ def measure(title: str, build: Any, c: Any, data: Dataset, groups: list, count: 
         driver=whole,
     )
     ms, least = t["update"] / count * 1e3, t["floor"] / count * 1e3
-    share = covered(groups, build(c).update, state, given, jax.random.key(0), fixed)
-    tell(f"update {title}", ms=ms, floor_ms=least, covered=share, ratio=ms / least, better="lower", asked=asked)
+    tell(f"update {title}", ms=ms, floor_ms=least, ratio=ms / least, better="lower", asked=asked)
     tell(f"update with batch {title}", ratio=t["driver"] / t["update"], better="lower", asked=1.1)
 
 
 def main() -> None:
     data = data_set()
-    for size, (hidden, n) in SIZES.items():
+    for size in SIZES:
         for name in METHODS:
-            build, c = configured(name, hidden, n)
-            if not hasattr(c, "rollout"):
+            build, c = configured(name, SIZES[size])
+            if not on_policy(c):
                 title = f"{name} {size}"
-                measure(title, build, c, data, updating(name, c), COUNTS[size], ASKED.get(title, 1.3))
+                measure(title, build, c, data, COUNTS[size], ASKED.get(title, 1.3))
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def played(folder: Path) -> list[Steps]:
     found = []
     for i in range(p.settings.seeds):
         algorithm, vars = one_seed(p, learner, i)
-        scheme, env = receding(algorithm.act, H), wrap(envs.make(ENV))
+        scheme, env = receding(algorithm.act, H, H), wrap(envs.make(ENV))
         _, steps = rollout(env, scheme, vars, jax.random.key(100 + i), -(-100 // H), envs=EPISODES)
         found.append(jax.tree.map(np.asarray, steps))
     return found

@@ -12,7 +12,7 @@ from qchunk.system.errors import UserError, unknown
 from qchunk.system.processes import cores
 
 COMMANDS = {
-    "list": ("[algorithms|envs|suites]", "every name, one line each", "qchunk.cli:list_names"),
+    "list": ("[algorithms|actors|envs|...]", "every name, one line each", "qchunk.cli:list_names"),
     "collect": (
         "ENV --out DATA",
         "scripted or learned behaviour -> data set with episode ends",
@@ -65,11 +65,7 @@ def usage() -> str:
 
 def list_names(argv: list[str]) -> None:
     """Prints the tables of names."""
-    tables = {
-        "algorithms": {n: e.text for n, e in names.ALGORITHMS.items()},
-        "envs": names.ENVS,
-        "suites": {n: e.text for n, e in names.SUITES.items()},
-    }
+    tables = names.tables()
     if "--help" in argv or "-h" in argv:
         print(f"usage: qchunk list [{'|'.join(tables)}]")
         return

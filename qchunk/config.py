@@ -1,8 +1,13 @@
 """Frozen configuration dataclasses.
 
 A field of type ``float`` is traced (it may be a tracer and be vmapped); a field that is itself a configuration, or one of
-several (a union, told apart by ``kind``), is descended into; every other field is static. ``@config`` registers the class as a pytree accordingly, so that a whole
-configuration is an argument of a jitted function and two that differ in floats alone share one program.
+several told apart by ``kind`` (an ``ActorConfig``, or a union), is descended into; every other field is static. ``@config``
+registers the class as a pytree accordingly, so that a whole configuration is an argument of a jitted function and two that
+differ in floats alone share one program.
+
+What a number may be is part of its field's annotation, ``gamma: Annotated[float, Range(0, 1)] = 0.99``; what several
+fields must be together is a method ``check(self, where)`` of the class. ``validate`` looks at both. Without a ``Range``,
+floats must be finite and whole numbers fit int32.
 """
 
 from __future__ import annotations
@@ -10,12 +15,52 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import numbers
 import types
-from typing import Any, Literal, Union, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import jax
 
-from qchunk.system.errors import UserError
+from qchunk import registry
+from qchunk.system.errors import UserError, unknown
+
+INT32, FLOAT32 = 2**31 - 1, 3.4028234663852886e38  # the largest numbers that a compiled program holds
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """What a number may be, or each number of a tuple; stands in an annotation: ``Annotated[float, Range(0.5, below=1)]``."""
+
+    low: float = -math.inf
+    """Least number."""
+    high: float = math.inf
+    """Greatest number."""
+    above: float = -math.inf
+    """An end that is not itself in the range: every number is greater."""
+    below: float = math.inf
+    """An end that is not itself in the range: every number is less."""
+    empty: bool = True
+    """Whether a tuple may hold no number."""
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and self.above < value < self.below
+
+    def __str__(self) -> str:
+        """For messages: "from 1 on", "above 0", "in [0.5, 1)"; "" where every number is in it."""
+        low, high = max(self.low, self.above), min(self.high, self.below)
+        opening, closing = "(" if self.low <= self.above else "[", ")" if self.below <= self.high else "]"
+        if math.isfinite(low) and math.isfinite(high):
+            return f"in {opening}{low:g}, {high:g}{closing}"
+        if math.isfinite(low):
+            return f"from {low:g} on" if opening == "[" else f"above {low:g}"
+        return (f"up to {high:g}" if closing == "]" else f"below {high:g}") if math.isfinite(high) else ""
+
+
+PositiveInt = Annotated[int, Range(1)]
+NonNegativeInt = Annotated[int, Range(0)]
+PositiveFloat = Annotated[float, Range(above=0)]
+NonNegativeFloat = Annotated[float, Range(0)]
+Widths = Annotated[tuple[int, ...], Range(1, empty=False)]
 
 
 def members(hint: Any) -> tuple[type, ...]:
@@ -24,13 +69,36 @@ def members(hint: Any) -> tuple[type, ...]:
     return found if all(dataclasses.is_dataclass(t) for t in found) else ()
 
 
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def config(cls: type) -> Any:
     """Makes a frozen dataclass whose floats are traced and whose other fields are static."""
     cls = dataclasses.dataclass(frozen=True)(cls)
     hints = get_type_hints(cls)
     traced = [n for n, t in hints.items() if t is float or members(t)]
     return jax.tree_util.register_dataclass(cls, traced, [n for n in hints if n not in traced])
+
+
+def has_kinds(hint: Any) -> bool:
+    """Whether a field of this type holds one of several configurations."""
+    return ActorConfig in members(hint) or len(members(hint)) > 1
+
+
+def of_kind(hint: Any, kind: str) -> Any:
+    """The default configuration of a kind, for a field of this type.
+
+    Raises:
+        UserError: no such kind; the nearest ones are offered.
+    """
+    closed = {getattr(t, "kind", ""): t for t in members(hint) if t is not ActorConfig}
+    if kind in closed:
+        return closed[kind]()
+    if ActorConfig not in members(hint):
+        raise unknown("kind", kind, closed)
+    cls = registry.actor(kind)[1]
+    if not issubclass(cls, ActorConfig):
+        fix = f"write class {cls.__name__}(ActorConfig)"
+        raise UserError(f"{cls.__name__} of {kind} is no configuration of an actor", fix)
+    return cls(kind=kind)
 
 
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
@@ -46,7 +114,7 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
 
     def field(hint: Any, value: Any) -> Any:
         if found := members(hint):
-            return from_dict(next((t for t in found if getattr(t, "kind", None) == value.get("kind")), found[0]), value)
+            return from_dict(type(of_kind(hint, value.get("kind", ""))) if has_kinds(hint) else found[0], value)
         if hint is float:
             return float(value)
         return tuple(value) if isinstance(value, list) else value
@@ -80,15 +148,15 @@ def stands_on(c: Any) -> tuple[str, Stands] | None:
 class ChunkConfig:
     """How windows are cut from data. The only home of gamma besides ``data/chunks.py``, which uses it."""
 
-    horizon: int = 5
+    horizon: PositiveInt = 5
     """H, actions per chunk."""
-    backup: tuple[int, ...] = ()
+    backup: Annotated[tuple[int, ...], Range(1)] = ()
     """J backup points in environment steps, ascending; empty means the horizon itself."""
-    gamma: float = 0.99
+    gamma: Annotated[float, Range(0, 1)] = 0.99
     """Discount per environment step, in [0, 1]."""
     padding: Literal["masked", "repeated", "whole"] = "masked"
     """What imitation learns from steps past an episode's end: nothing, the last action again, or nothing from such a chunk."""
-    history: int = 1
+    history: PositiveInt = 1
     """To, observations seen at once, the newest last; before an episode's start its first one is repeated."""
     discount: Literal["step", "decision"] = "step"
     """Whether gamma counts once per environment step, or once per chunk (2409.00588): rewards inside one then count alike."""
@@ -100,27 +168,45 @@ class ChunkConfig:
         """The backup points n_1 < ... < n_J, in environment steps."""
         return self.backup or (self.horizon,)
 
+    def check(self, where: str) -> None:
+        """Raises UserError where backup points do not ascend."""
+        if list(self.backup) != sorted(set(self.backup)):
+            problem = f"--{where}backup {_spelled(self.backup)} is not ascending"
+            raise UserError(problem, "give each backup point once, smallest first")
+
 
 @config
-class FlowConfig:
+class ActorConfig:
+    """The configuration of an actor: one class for each kind, derived from this one."""
+
+    kind: str = dataclasses.field(default="", kw_only=True)
+    """Family of actors: qchunk list actors, or yours as my_file.py:my_function."""
+
+    def check(self, where: str) -> None:
+        """Raises UserError where there is no such kind."""
+        registry.actor(self.kind)
+
+
+@config
+class FlowConfig(ActorConfig):
     """A flow-matching actor (2507.07969, appendix: 4 layers of 512, 10 Euler steps)."""
 
-    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    hidden: Widths = (512, 512, 512, 512)
     """Widths of the hidden layers."""
     layer_norm: bool = False
     """LayerNorm after each activation."""
-    steps: int = 10
+    steps: PositiveInt = 10
     """K, Euler steps from noise to data."""
     ema: bool = False
     """Act with a moving average of the weights."""
-    kind: Literal["flow"] = "flow"
+    kind: str = dataclasses.field(default="flow", kw_only=True)
 
 
 @config
-class DiffusionConfig:
+class DiffusionConfig(ActorConfig):
     """A diffusion actor (2409.00588, appendix: residual network of 3 x 512, 20 steps)."""
 
-    hidden: tuple[int, ...] = (512, 512, 512)
+    hidden: Widths = (512, 512, 512)
     """Widths of the hidden layers."""
     residual: bool = True
     """Blocks of two layers with a skip: an odd number of equal widths."""
@@ -128,9 +214,9 @@ class DiffusionConfig:
     """LayerNorm: before each activation of a residual network, after it otherwise."""
     activation: Literal["mish", "gelu", "relu"] = "mish"
     """Of the hidden layers."""
-    time_features: int = 16
+    time_features: Annotated[int, Range(4)] = 16
     """Size of the embedding of the noise level; even, at least 4."""
-    steps: int = 20
+    steps: PositiveInt = 20
     """K, noise levels that are trained."""
     schedule: Literal["cosine", "vp"] = "cosine"
     """Noise levels."""
@@ -138,65 +224,79 @@ class DiffusionConfig:
     """What the network tells."""
     clip: bool = True
     """Bound every clean estimate to [-1, 1]."""
-    ddim: int = 0
+    ddim: NonNegativeInt = 0
     """Sample along so many of the levels without noise (DDIM); 0: along all of them with noise (DDPM)."""
     ema: bool = False
     """Act with a moving average of the weights."""
-    kind: Literal["diffusion"] = "diffusion"
+    kind: str = dataclasses.field(default="diffusion", kw_only=True)
+
+    def check(self, where: str) -> None:
+        """Raises UserError where sizes do not fit each other."""
+        super().check(where)
+        if self.residual and (len(self.hidden) % 2 == 0 or len(set(self.hidden)) > 1):
+            fix = f"give an odd number of equal widths, or --{where}no-residual"
+            raise UserError(f"--{where}hidden {_spelled(self.hidden)} does not fit a residual network", fix)
+        if self.time_features % 2:
+            problem = f"--{where}time-features {self.time_features} does not pair sines and cosines"
+            raise UserError(problem, "give 4, 6, 8 ...")
+        if self.ddim > self.steps:
+            problem = f"--{where}ddim {self.ddim} is more than --{where}steps {self.steps}"
+            raise UserError(problem, f"give {self.steps} or less")
 
 
 @config
-class GaussianConfig:
+class GaussianConfig(ActorConfig):
     """A Gaussian actor, or a mixture."""
 
-    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    hidden: Widths = (512, 512, 512, 512)
     """Widths of the hidden layers."""
     layer_norm: bool = False
     """LayerNorm after each activation."""
-    components: int = 1
+    components: PositiveInt = 1
     """Gaussians in the mixture."""
     ema: bool = False
     """Act with a moving average of the weights."""
-    kind: Literal["gaussian"] = "gaussian"
+    kind: str = dataclasses.field(default="gaussian", kw_only=True)
 
 
 @config
-class RegressionConfig:
+class RegressionConfig(ActorConfig):
     """A deterministic actor by mean squared error."""
 
-    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    hidden: Widths = (512, 512, 512, 512)
     """Widths of the hidden layers."""
     layer_norm: bool = False
     """LayerNorm after each activation."""
     ema: bool = False
     """Act with a moving average of the weights."""
-    kind: Literal["regression"] = "regression"
-
-
-ActorConfig = FlowConfig | DiffusionConfig | GaussianConfig | RegressionConfig
+    kind: str = dataclasses.field(default="regression", kw_only=True)
 
 
 @config
 class CriticConfig:
     """An ensemble of chunk critics."""
 
-    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    hidden: Widths = (512, 512, 512, 512)
     """Widths of the hidden layers."""
     layer_norm: bool = True
     """LayerNorm after each activation."""
-    members: int = 2
+    members: PositiveInt = 2
     """Critics in the ensemble."""
-    aggregate: Literal["mean", "min"] = "mean"
-    """How the ensemble's opinions become one."""
-    tau: float = 0.005
+    aggregate: str = "mean"
+    """How the ensemble's opinions become one: qchunk list aggregates, or yours as my_file.py:my_function."""
+    tau: Annotated[float, Range(above=0, high=1)] = 0.005
     """Polyak rate of the target copy, in (0, 1]."""
+
+    def check(self, where: str) -> None:
+        """Raises UserError where there is no such aggregate."""
+        registry.aggregate(self.aggregate)
 
 
 @config
 class ValueConfig:
     """The value of a state."""
 
-    hidden: tuple[int, ...] = (256, 256, 256)
+    hidden: Widths = (256, 256, 256)
     """Widths of the hidden layers."""
     layer_norm: bool = False
     """LayerNorm after each activation."""
@@ -204,85 +304,100 @@ class ValueConfig:
 
 @config
 class OptimConfig:
-    """Adam with optax's defaults for the moments; its rate is constant, or follows a cosine after a linear warm-up."""
+    """An optimiser; its learning rate is constant, or follows a cosine after a linear warm-up."""
 
-    lr: float = 3e-4
+    lr: PositiveFloat = 3e-4
     """Learning rate, the highest one."""
-    final_lr: float = 0.0
+    final_lr: NonNegativeFloat = 0.0
     """Learning rate before the warm-up and after the decay."""
-    warmup: int = 0
+    warmup: NonNegativeInt = 0
     """Updates from final_lr to lr."""
-    decay: int = 0
+    decay: NonNegativeInt = 0
     """Updates until final_lr is reached again, the warm-up among them; 0: lr is kept."""
+    kind: str = "adam"
+    """Optimiser: qchunk list optimisers, or yours as my_file.py:my_function."""
+
+    def check(self, where: str) -> None:
+        """Raises UserError where there is no such optimiser, or the warm-up does not end before the decay does."""
+        registry.optimiser(self.kind)
+        if 0 < self.decay < self.warmup:
+            problem = f"--{where}warmup {self.warmup} is longer than --{where}decay {self.decay}"
+            raise UserError(problem, "give a longer decay")
 
 
 @config
 class RolloutConfig:
     """One iteration of an on-policy method: what is played, and how often it is learned from."""
 
-    envs: int = 512
+    envs: PositiveInt = 512
     """E, environments in parallel."""
-    decisions: int = 40
+    decisions: PositiveInt = 40
     """T, chunks that each of them plays."""
-    epochs: int = 5
+    epochs: PositiveInt = 5
     """Passes over what was played."""
-    minibatches: int = 4
+    minibatches: PositiveInt = 4
     """Updates per pass."""
     scale_rewards: bool = True
     """Divide rewards by the running deviation of the discounted return, and bound them to [-10, 10]."""
 
-
-MAY_BE_ZERO = (
-    "seed",
-    "slice_rows",
-    "checkpoint_every",
-    "eval_every",
-    "offline_steps",
-    "online_steps",
-    "start_training",
-)
-MAY_BE_ZERO += ("capacity", "online_eval_every", "ddim", "warmup", "decay", "critic_updates")
+    def check(self, where: str) -> None:
+        """Raises UserError where there are more minibatches than decisions to fill them."""
+        if self.minibatches > (most := self.envs * self.decisions):
+            problem = f"--{where}minibatches {self.minibatches} is more than the decisions of an iteration"
+            raise UserError(problem, f"give {most} or less")
 
 
 def validate(c: Any, where: str = "") -> None:
-    """Refuses impossible values, before anything is traced.
+    """Refuses impossible values, before anything is traced: numbers outside of their fields' ranges, then what ``check`` finds.
+
+    Args:
+        c: a configuration, which may hold others, or any dataclass.
+        where: what stands before its fields' names on the command line, such as "actor.".
 
     Raises:
-        UserError: names the field and what it may be.
+        UserError: names the flag, its value and what it may be.
     """
+    hints = get_type_hints(type(c), include_extras=True)
     for field in dataclasses.fields(c):
-        value, name = getattr(c, field.name), f"{where}{field.name}"
+        value, name = getattr(c, field.name), f"{where}{field.name}".replace("_", "-")
         if dataclasses.is_dataclass(value):
             validate(value, f"{name}.")
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"--{name} is not finite", "give a finite value")
-        elif isinstance(value, tuple) and any(isinstance(v, int) and v < 1 for v in value):
-            raise UserError(f"--{name} {value} holds a number below 1", "give positive whole numbers")
-        elif type(value) is int and value < (least := int(field.name not in MAY_BE_ZERO)):
-            raise UserError(f"--{name} {value} is below {least}", f"give a whole number from {least} on")
-    ranges = {"gamma": (0.0, 1.0), "tau": (0.0, 1.0), "expectile": (0.5, 1.0), "temperature": (0.0, math.inf)}
-    ranges |= {"lam": (0.0, 1.0), "gamma_denoise": (0.0, 1.0), "explore_std": (0.0, 1.0), "prob_std": (1e-3, 1.0)}
-    for name, (low, high) in ranges.items():
-        if isinstance(value := getattr(c, name, None), float) and not low <= value <= high:
-            raise UserError(f"--{where}{name} {value} is outside [{low:g}, {high:g}]", "give a value inside")
-    if isinstance(lr := getattr(c, "lr", None), float) and not lr > 0:
-        raise UserError(f"--{where}lr {lr} is not positive", "give a positive learning rate such as 3e-4")
-    if isinstance(c, DiffusionConfig):
-        _validate_diffusion(c, where)
-    if isinstance(c, OptimConfig) and 0 < c.decay < c.warmup:
-        raise UserError(f"--{where}warmup {c.warmup} is longer than --{where}decay {c.decay}", "give a longer decay")
-    if isinstance(c, RolloutConfig) and c.minibatches > c.envs * c.decisions:
-        fix = f"give {c.envs * c.decisions} or less"
-        raise UserError(f"--{where}minibatches {c.minibatches} is more than the decisions of an iteration", fix)
-    if isinstance(c, ChunkConfig) and list(c.backup) != sorted(set(c.backup)):
-        raise UserError(f"--{where}backup {c.backup} is not ascending", "give each backup point once, smallest first")
+        else:
+            _check_numbers(f"--{name} {_spelled(value)}".rstrip(), value, hints[field.name])
+    if callable(check := getattr(type(c), "check", None)):
+        check(c, where)
 
 
-def _validate_diffusion(c: DiffusionConfig, where: str) -> None:
-    if c.residual and (len(c.hidden) % 2 == 0 or len(set(c.hidden)) > 1):
-        fix = "give an odd number of equal widths, or --" + where + "no-residual"
-        raise UserError(f"--{where}hidden {c.hidden} does not fit a residual network", fix)
-    if c.time_features % 2 or c.time_features < 4:
-        raise UserError(f"--{where}time-features {c.time_features} does not pair sines and cosines", "give 4, 6, 8 ...")
-    if c.ddim > c.steps:
-        raise UserError(f"--{where}ddim {c.ddim} is more than --{where}steps {c.steps}", f"give {c.steps} or less")
+def _spelled(value: Any) -> str:
+    """A value as the command line spells it."""
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _check_numbers(flag: str, value: Any, hint: Any, ranges: tuple[Range, ...] = ()) -> None:
+    """Walks along a value and its annotation, whose ranges hold for every number further in."""
+    if get_origin(hint) is Annotated:
+        inner, *marks = get_args(hint)
+        _check_numbers(flag, value, inner, (*ranges, *(m for m in marks if isinstance(m, Range))))
+    elif get_origin(hint) in (Union, types.UnionType):  # such as a number or None
+        for arm in get_args(hint):
+            _check_numbers(flag, value, arm, ranges)
+    elif isinstance(value, tuple):
+        if not value and not all(r.empty for r in ranges):
+            raise UserError(f"{flag} is empty", "give one number or more")
+        items = get_args(hint) if get_origin(hint) is tuple else (Any, ...)
+        items = items[:1] * len(value) if items[-1:] == (...,) else items
+        for item, item_hint in zip(value, items, strict=False):
+            _check_numbers(f"{_spelled(item)} in {flag}", item, item_hint, ranges)
+    elif isinstance(value, numbers.Real) and not isinstance(value, bool):
+        _check_number(flag, value, hint, ranges)
+
+
+def _check_number(flag: str, value: Any, hint: Any, ranges: tuple[Range, ...]) -> None:
+    whole = isinstance(value, numbers.Integral) and hint is not float
+    if not whole and not abs(value) <= FLOAT32:
+        raise UserError(f"{flag} is not finite in float32", "give a finite number")
+    for r in ranges:
+        if value not in r:
+            raise UserError(f"{flag} is out of range", f"give a {'whole ' * whole}number {r}")
+    if whole and abs(value) > INT32:
+        raise UserError(f"{flag} does not fit in 32 bits", f"give a whole number from {-INT32} to {INT32}")

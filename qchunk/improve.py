@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from qchunk.actors.paths import step_of
 from qchunk.sampling import count_steps
-from qchunk.types import Array, Kernel, Old, Plan, Policy, Vars
+from qchunk.types import Array, Kernel, Old, Plan, Policy, ValueFn, Vars
 
 CPU_ROWS, DEVICE_ROWS = 2048, 32768  # candidates at once: fits a core's cache / fills a GPU
 
 
-def best_of_n(policy: Policy, score: Callable, n: int, slice_rows: int = 0, temperature: float | None = None) -> Policy:
+def best_of_n(policy: Policy, score: ValueFn, n: int, slice_rows: int = 0, temperature: float | None = None) -> Policy:
     """Draws ``n`` plans and keeps the one that ``score`` likes best (2507.07969, eq. 7).
 
     Args:
@@ -66,7 +64,7 @@ def best_of_n(policy: Policy, score: Callable, n: int, slice_rows: int = 0, temp
     return policy._replace(draw=draw, plan=plan)
 
 
-def guide(kernel: Kernel, value: Callable, weight: float) -> Kernel:
+def guide(kernel: Kernel, value: ValueFn, weight: float) -> Kernel:
     """Denoises towards p(a | o) exp(weight Q(o, a)) by the gradient of ``value``: exact math for any noise levels.
 
     With x = alpha a + sigma eps the tilted score is score + weight grad V, where V(x) = log E[exp(weight Q) | x] / weight;
@@ -78,7 +76,12 @@ def guide(kernel: Kernel, value: Callable, weight: float) -> Kernel:
     Args:
         value: (vars, obs, x [*B, H, A], level [2]) -> [*B]; a critic of clean chunks over-guides, see docs/guidance.md.
         weight: w >= 0.
+
+    Raises:
+        ValueError: the Kernel has no noise levels.
     """
+    if kernel.advance is None:
+        raise ValueError(f"guide needs an actor with noise levels, got {kernel.modules or 'one step'}")
     alpha, sigma = np.asarray(kernel.levels, np.float64).T
     gains = (sigma**2 / np.where(alpha > 0, alpha, np.inf)).astype(np.float32)
 
@@ -90,7 +93,7 @@ def guide(kernel: Kernel, value: Callable, weight: float) -> Kernel:
     return kernel._replace(denoise=denoise, step=step_of(denoise, kernel.advance))
 
 
-def diffuser(kernel: Kernel, value: Callable, scale: float, repeats: int = 2, stop: int = 2) -> Kernel:
+def diffuser(kernel: Kernel, value: ValueFn, scale: float, repeats: int = 2, stop: int = 2) -> Kernel:
     """Diffuser's guidance (2205.09991, algorithm 1): before each step, x += scale std^2 grad V, ``repeats`` times.
 
     The gradient is scaled by the step's posterior variance, an approximation of ``guide``, and left out of the last
@@ -117,6 +120,6 @@ def diffuser(kernel: Kernel, value: Callable, scale: float, repeats: int = 2, st
     return kernel._replace(step=step)
 
 
-def ascent(value: Callable, vars: Vars, obs, x: Array, level: Array) -> Array:
-    """d value / d x, with respect to the noisy chunk alone: [*B, H, A]."""
+def ascent(value: ValueFn, vars: Vars, obs, x: Array, level: Array) -> Array:
+    """The gradient of ``value`` with respect to the noisy chunk x alone: [*B, H, A]."""
     return jax.grad(lambda x: jnp.sum(value(vars, obs, x, level)))(x)

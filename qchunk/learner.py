@@ -1,44 +1,82 @@
 """modules + terms + policies -> Algorithm.
 
-One update, in this order: one key per term; ONE gradient of the sum of the active terms, each seeing the modules it
-does not train behind ``stop_gradient``; one step of the optimiser; then the slow copies move, lagged ones towards the
-parameters from before the step.
+One update, in this order: one key per term (per group of terms together); ONE gradient of the sum of the active terms,
+each seeing the modules it does not train behind ``stop_gradient``; one step of the optimiser; then the target networks
+move, lagged ones towards the parameters from before the step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from qchunk import trees
+from qchunk import registry, target_networks, trees
 from qchunk.config import OptimConfig
+from qchunk.system.errors import UserError
+from qchunk.target_networks import target_view
 from qchunk.types import (
     Algorithm,
     Array,
     Chunk,
+    DrawChunkFn,
     Key,
     Learner,
     Metrics,
     Module,
     Policy,
+    PrepareFn,
     Spec,
+    StopFn,
     Term,
+    Together,
     Vars,
-    slow_view,
     view,
 )
 
+Optim: TypeAlias = OptimConfig | optax.GradientTransformation
+
 
 def modules_of(parts: Sequence[Any]) -> tuple[Module, ...]:
-    """The modules of Modules, Kernels and Critics."""
+    """The modules of these Modules, Kernels and Critics, in order.
+
+    Raises:
+        UserError: two of them share a name.
+    """
     found = tuple(m for part in parts for m in ((part,) if isinstance(part, Module) else part.modules))
     names = [m.name for m in found]
     if len(set(names)) != len(names):
-        raise ValueError(f"two modules share a name: {sorted(names)}; give one of them another")
+        raise UserError(f"two modules share a name: {', '.join(sorted(names))}", 'give one of them another: name="..."')
+    return found
+
+
+def check_trained(terms: Sequence[Term], modules: Sequence[Module]) -> None:
+    """Refuses a term that trains what is no module of its algorithm.
+
+    Raises:
+        UserError: names the term and the module.
+    """
+    names = sorted(m.name for m in modules)
+    for term in terms:
+        if odd := sorted(set(term.wrt) - set(names)):
+            fix = f"add its part to learner's parts, which hold {', '.join(names)}"
+            raise UserError(f"the term {term.name} trains {', '.join(odd)}, which is no module of them", fix)
+
+
+def names_of(terms: Sequence[Term]) -> list[str]:
+    """What the metrics of each term are called: its name; where terms share one, followed by the modules that each trains.
+
+    Raises:
+        UserError: two terms of one name train the same modules.
+    """
+    names = [t.name for t in terms]
+    found = [n if names.count(n) == 1 else "_".join((n, *t.wrt)) for n, t in zip(names, terms, strict=True)]
+    if len(set(found)) != len(found):
+        twice = ", ".join(sorted({n for n in found if found.count(n) > 1}))
+        raise UserError(f"two terms share the name {twice}", 'give one of them another: name="..."')
     return found
 
 
@@ -85,10 +123,10 @@ def seeing(part: Any, look: str | Callable) -> Any:
 
 def acting(part: Any) -> Any:
     """The same Kernel, reading the moving average of its weights if it keeps one to act with."""
-    return reading(part, slow_view) if any(m.slow and m.slow.acts for m in part.modules) else part
+    return reading(part, target_view) if any(m.target and m.target.acts for m in part.modules) else part
 
 
-def starting(algorithm: Algorithm, *names: str) -> Algorithm:
+def warm_started(algorithm: Algorithm, *names: str) -> Algorithm:
     """The same algorithm, whose modules of these names start where those of an earlier stage ended, if there is one."""
 
     def init(key: Key, spec: Spec, given: dict | None = None) -> Learner:
@@ -106,38 +144,53 @@ def is_active(term: Term, step: Array) -> Array | bool:
     return (step % term.every == 0) & (step >= term.start)
 
 
-def run_term(term: Term, vars: Vars, key: Key, chunk: Chunk, active: Array | bool) -> tuple[Array, Metrics]:
-    """Loss and metrics of a term; zeros, at no cost, where it is not active."""
-    params = {n: p if n in term.wrt else jax.lax.stop_gradient(p) for n, p in vars.params.items()}
-    vars = vars._replace(params=params)
+def run_terms(group: Together, vars: Vars, key: Key, chunk: Chunk, step: Array) -> list[tuple[Array, Metrics]]:
+    """Loss and metrics of each term, in their order; zeros, and no forward pass, where it is not active in this update.
 
-    def run(vars: Vars) -> tuple[Array, Metrics]:
-        return term.fn(vars, term.draw(key, chunk), chunk)
+    ``shared`` runs once for all terms that train the same modules in the same updates. For others it runs again, behind
+    their own ``stop_gradient``: through one pass a term's gradient would reach modules that it does not train.
+    """
+    noise = group.draw(key, chunk)
+    passes: dict[tuple, list[int]] = {}
+    for i, term in enumerate(group.terms):
+        passes.setdefault((frozenset(term.wrt), term.every, term.start), []).append(i)
+    found: dict[int, tuple[Array, Metrics]] = {}
+    for (wrt, _, _), members in passes.items():
+        params = {n: p if n in wrt else jax.lax.stop_gradient(p) for n, p in vars.params.items()}
 
+        def run(vars: Vars) -> list[tuple[Array, Metrics]]:
+            made = noise if group.shared is None else group.shared(vars, noise, chunk)
+            return [group.terms[i].fn(vars, made, chunk) for i in members]
+
+        active = is_active(group.terms[members[0]], step)
+        found.update(zip(members, _where_active(active, run, vars._replace(params=params)), strict=True))
+    return [found[i] for i in range(len(group.terms))]
+
+
+def _where_active(active: Array | bool, run: Callable, vars: Vars) -> Any:
     if active is True:
         return run(vars)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, vars))
     return jax.lax.cond(active, run, lambda vars: zeros, vars)
 
 
-def move_slow(slow: dict, modules: Sequence[Module], before: dict, after: dict, step: Array) -> dict:
-    """Moves each slow copy once, as its module's rule says."""
-    moved = {}
-    for module in modules:
-        if (rule := module.slow) is None:
-            continue
-        rate = rule.rate(step) if callable(rule.rate) else rule.rate
-        rate = jnp.where(step % rule.every == 0, rate, 0.0) if rule.every > 1 else rate
-        source = before if rule.lagged else after
-        moved[module.name] = optax.incremental_update(source[module.name], slow[module.name], rate)
-    return moved
+def transformation(modules: Sequence[Module], optim: Optim | dict[str, Optim]) -> optax.GradientTransformation:
+    """One transformation per module, behind one interface. ``optim`` as ``learner`` takes it.
 
-
-def transformation(modules: Sequence[Module], optim: OptimConfig | dict[str, OptimConfig]):
-    """One Adam per module, behind one interface. ``optim`` may give some modules their own by name ("" is the rest)."""
+    Raises:
+        UserError: ``optim`` names what is no module, or leaves one out.
+    """
     by_name = optim if isinstance(optim, dict) else {"": optim}
-    chosen = {m.name: by_name[m.name] if m.name in by_name else by_name[""] for m in modules}
-    per_module = {name: optax.adam(rate_of(c)) for name, c in chosen.items()}
+    names = [m.name for m in modules]
+    if odd := sorted(set(by_name) - {*names, ""}):
+        known = f'take {", ".join(sorted(names))}, or "" for all others'
+        raise UserError(f"optim names {', '.join(odd)}, which no module is called", known)
+    if "" not in by_name and (lacking := sorted(set(names) - set(by_name))):
+        raise UserError(f"optim has nothing for {', '.join(lacking)}", 'add them, or "" for all others')
+    chosen = {n: by_name[n] if n in by_name else by_name[""] for n in names}
+    per_module = {
+        n: registry.optimiser(c.kind)(rate_of(c)) if isinstance(c, OptimConfig) else c for n, c in chosen.items()
+    }
     return optax.partition(per_module, lambda params: {n: jax.tree.map(lambda _: n, p) for n, p in params.items()})
 
 
@@ -163,63 +216,75 @@ def hold(active: dict[str, Array | bool], new: dict, old: dict) -> dict:
 def learner(
     parts: Sequence[Any],
     act: Policy,
-    terms: Sequence[Term],
-    optim: OptimConfig | dict[str, OptimConfig],
+    terms: Sequence[Term | Together],
+    optim: Optim | dict[str, Optim],
     *,
     explore: Policy | None = None,
-    prepare: Callable | None = None,
-    stop: Callable | None = None,
+    prepare: PrepareFn | None = None,
+    stop: StopFn | None = None,
     clip: float | None = None,
-    draw: Callable | None = None,
+    draw: DrawChunkFn | None = None,
 ) -> Algorithm:
-    """Composes an algorithm.
+    """Composes an algorithm from modules, policies, terms and their optimiser.
 
     Args:
         parts: Modules, Kernels and Critics to train.
         act: policy of evaluation; ``explore`` that of collecting, by default the same.
-        terms: summands of the objective.
-        optim: optimiser of all modules, or of some by name ("" is the rest).
-        prepare: (learner, given, key, chunk) -> (learner, chunk), before a set of updates.
-        stop: metrics -> bool, masks what is left of an epoch.
+        terms: summands of the objective. Metrics of an update are "loss", their sum, and for each term "TERM/loss" and
+            "TERM/METRIC".
+        optim: a configuration (Adam) or any optax transformation, for each module by itself; or a dictionary of such by
+            module name ("" is the rest). A transformation that asks for ``value`` gets the sum of the terms.
+        prepare: before a set of updates.
+        stop: masks what is left of an epoch.
         clip: joint global-norm clipping of the gradient of all modules.
         draw: (key, buffer.Source, ChunkConfig, batch) -> Chunk, from data and online experience; by default
             ``buffer.draw``, of which ``functools.partial(buffer.draw, count=3)`` gives consecutive chunks.
+
+    Raises:
+        UserError: modules or terms of one name, or a term or ``optim`` that names what is no module.
     """
     modules = modules_of(parts)
     partition = transformation(modules, optim)
     tx = partition if clip is None else optax.chain(optax.clip_by_global_norm(clip), partition)
+    tx = optax.with_extra_args_support(tx)
+    groups = [t if isinstance(t, Together) else Together(t.draw, (t,)) for t in terms]
+    flat = [t for group in groups for t in group.terms]
+    names = names_of(flat)
+    check_trained(flat, modules)
 
     def init(key: Key, spec: Spec, given: dict | None = None) -> Learner:
         del given
         keys = jax.random.split(key, len(modules))
         params = {m.name: m.init(k, spec) for m, k in zip(modules, keys, strict=True)}
-        slow = {m.name: jax.tree.map(jnp.copy, params[m.name]) for m in modules if m.slow is not None}
-        return Learner(params, slow, {}, tx.init(params), jnp.zeros((), jnp.int32))
+        targets = target_networks.copies(modules, params)
+        return Learner(params, targets, {}, tx.init(params), jnp.zeros((), jnp.int32))
 
     def update(state: Learner, given: dict, key: Key, chunk: Chunk) -> tuple[Learner, Metrics]:
-        active = [is_active(term, state.step) for term in terms]
-        keys = jax.random.split(key, len(terms))
+        keys = jax.random.split(key, len(groups))
 
         def objective(params: dict) -> tuple[Array, Metrics]:
             vars = view(state, given)._replace(params=params)
-            runs = [run_term(t, vars, k, chunk, a) for t, k, a in zip(terms, keys, active, strict=True)]
-            return sum((loss for loss, _ in runs), jnp.zeros(())), {k: v for _, m in runs for k, v in m.items()}
+            runs = [r for g, k in zip(groups, keys, strict=True) for r in run_terms(g, vars, k, chunk, state.step)]
+            total = sum((loss for loss, _ in runs), jnp.zeros(()))
+            named = {name: {"loss": loss, **metrics} for name, (loss, metrics) in zip(names, runs, strict=True)}
+            return total, {f"{name}/{k}": v for name, metrics in named.items() for k, v in metrics.items()}
 
         (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-        updates, opt = tx.update(grads, state.opt, state.params)
+        updates, opt = tx.update(grads, state.opt, state.params, value=loss)
         params = optax.apply_updates(state.params, updates)
+        active = [is_active(term, state.step) for term in flat]
         if any(a is not True for a in active):
             by_module = {
-                m.name: _any([a for t, a in zip(terms, active, strict=True) if m.name in t.wrt]) for m in modules
+                m.name: _any([a for t, a in zip(flat, active, strict=True) if m.name in t.wrt]) for m in modules
             }
             params = hold(by_module, params, state.params)
             opt = _hold_opt(by_module, opt, state.opt)
-        slow = move_slow(state.slow, modules, state.params, params, state.step)
-        return Learner(params, slow, state.stats, opt, state.step + 1), {"loss": loss, **metrics}
+        targets = target_networks.moved(state.targets, modules, state.params, params, state.step)
+        return Learner(params, targets, state.stats, opt, state.step + 1), {"loss": loss, **metrics}
 
     def freeze(state: Learner) -> dict:
-        acts = {m.name for m in modules if m.slow and m.slow.acts}
-        return {n: state.slow[n] if n in acts else p for n, p in state.params.items()}
+        acts = {m.name for m in modules if m.target and m.target.acts}
+        return {n: state.targets[n] if n in acts else p for n, p in state.params.items()}
 
     same, never = (lambda s, g, k, c: (s, c)), (lambda m: False)
     return Algorithm(init, act, explore or act, prepare or same, update, stop or never, freeze, draw)

@@ -1,8 +1,15 @@
-"""The tables of names. No jax here: ``qchunk list`` must answer at once. A test checks that the tables are true."""
+"""The tables of names. No jax here: ``qchunk list`` must answer at once. A test checks that the tables are true.
+
+Whatever has a table may also be a function of the user's own, and both may bring values: ``NAME``, ``NAME:ARGS``,
+``file.py:function``, ``file.py:function:ARGS`` (or ``module:function``). ``registry`` turns such a text into a function.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import sys
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from qchunk.system.errors import UserError, unknown
@@ -28,10 +35,39 @@ ALGORITHMS = {
         "qchunk.algorithms.value_guided:value_guided", "steers a frozen prior by a value of noisy chunks (2205.09991)"
     ),
 }
+ACTORS = {  # by the kind of their configuration; a target takes (configuration, name of its module)
+    "flow": Entry("qchunk.actors.flow:flow", "flow matching, Euler steps from noise to data (2210.02747)"),
+    "diffusion": Entry("qchunk.actors.diffusion:diffusion", "DDPM or DDIM along K noise levels (2303.04137)"),
+    "gaussian": Entry("qchunk.actors.gaussian:gaussian", "a Gaussian or a mixture over chunks, by maximum likelihood"),
+    "regression": Entry("qchunk.actors.gaussian:regression", "one deterministic chunk, by mean squared error"),
+}
+AGGREGATES = {  # of a critic ensemble; a target takes values [members, *B] and returns [*B]
+    "mean": Entry("qchunk.critics.ensemble:mean", "mean over the members"),
+    "min": Entry("qchunk.critics.ensemble:minimum", "the lowest member (1802.09477)"),
+}
+OPTIMISERS = {  # a target takes the learning rate, or its schedule, and returns an optax.GradientTransformation
+    "adam": Entry("optax:adam", "Adam (1412.6980); adam:b2=0.95 sets a value of optax.adam"),
+    "adamw": Entry("optax:adamw", "Adam with decoupled weight decay (1711.05101): adamw:weight_decay=0.01"),
+    "sgd": Entry("optax:sgd", "stochastic gradient descent; sgd:momentum=0.9"),
+}
+READERS = {  # of data sets; a target is a formats.Reader, and the first that claims a file reads it
+    "ogbench": Entry("qchunk.data.ogbench_files:READER", "OGBench's npz: one file, or a folder of its shards"),
+    "qchunk": Entry("qchunk.data.formats:READER", "the npz of qchunk collect"),
+}
+TERMS = {  # of an objective; a target takes a Moment
+    "task": Entry("qchunk.envs.objective:task", "the environment's own reward"),
+    "energy": Entry("qchunk.envs.objective:energy", "minus the squared action"),
+    "jerk": Entry("qchunk.envs.objective:jerk", "minus the squared change of the action"),
+}
 
 DRIVERS = {  # who trains; the attribute ``driver`` of a method's configuration names one, by default the first
     "offline_to_online": Entry("qchunk.drivers.online:OFFLINE_TO_ONLINE", "a data set, then an environment"),
     "on_policy": Entry("qchunk.drivers.on_policy:ON_POLICY", "what its own policy plays"),
+}
+
+SCHEMES = {  # how much of a chunk is played; numbers follow a colon
+    "open-loop": Entry("qchunk.play.execute:open_loop", "whole chunks"),
+    "receding": Entry("qchunk.play.execute:receding", "the first actions of each chunk, as in receding:3"),
 }
 
 BRAX = (
@@ -107,6 +143,50 @@ SUITES = {  # files of experiments/
     "objective": Entry("objective.py", "success against energy and jerk under swept weights"),
     "tuning": Entry("tuning.py", "the tuning runs behind qchunk compare"),
 }
+OWN = {  # how a function of the user's own is named, and what it is
+    "algorithms": ("FILE.py:FUNCTION", "your own: (config) -> Algorithm (docs/tutorials/3-algorithm.md)"),
+    "actors": ("FILE.py:FUNCTION", "your own: (config, name) -> Kernel (docs/tutorials/3-algorithm.md)"),
+    "aggregates": ("FILE.py:FUNCTION", "your own: values [members, *B] -> [*B]"),
+    "optimisers": (
+        "FILE.py:FUNCTION",
+        "your own: learning rate -> optax.GradientTransformation; optax:NAME is any of optax's",
+    ),
+    "readers": ("FILE.py:FUNCTION:ARGUMENT", "your own: argument -> qchunk.data.formats.Rows"),
+    "terms": ("FILE.py:FUNCTION", "your own: a function of a qchunk.envs.objective.Moment"),
+}
+
+
+def tables() -> dict[str, dict[str, str]]:
+    """Every table as ``qchunk list`` shows it: one line for each name."""
+    found = {"algorithms": ALGORITHMS, "actors": ACTORS, "aggregates": AGGREGATES, "optimisers": OPTIMISERS}
+    found |= {"readers": READERS, "terms": TERMS}
+    shown = {title: {n: e.text for n, e in table.items()} | dict([OWN[title]]) for title, table in found.items()}
+    return {**shown, "envs": ENVS, "suites": {n: e.text for n, e in SUITES.items()}}
+
+
+_PLACED = re.compile(r"(?P<place>.+?\.py|[A-Za-z_][\w.]*):(?P<function>[A-Za-z_]\w*)(?::(?P<args>.*))?", re.DOTALL)
+
+
+def target(table: Mapping[str, Entry], text: str, what: str) -> tuple[str, str]:
+    """("module:function" or "file.py:function", ARGS) of a name of the table or a function of the user's own.
+
+    Args:
+        what: what the table holds, for the message.
+
+    Raises:
+        UserError: neither; offers the nearest names.
+    """
+    name, _, args = text.partition(":")
+    if name in table:
+        return table[name].target, args
+    own = _PLACED.fullmatch(text)
+    if own and (own["place"].endswith(".py") or _is_module(own["place"].partition(".")[0])):
+        return f"{own['place']}:{own['function']}", own["args"] or ""
+    raise unknown(what, name, table, "or give a function of yours as my_file.py:my_function")
+
+
+def _is_module(name: str) -> bool:
+    return name in sys.modules or importlib.util.find_spec(name) is not None
 
 
 def algorithm(name: str) -> str:
@@ -115,11 +195,7 @@ def algorithm(name: str) -> str:
     Raises:
         UserError: for a name that is in no table; offers the nearest ones.
     """
-    if name in ALGORITHMS:
-        return ALGORITHMS[name].target
-    if ":" in name:
-        return name
-    raise unknown("algorithm", name, ALGORITHMS, "or give a function of yours as my_file.py:my_function")
+    return target(ALGORITHMS, name, "algorithm")[0]
 
 
 def suite(name: str) -> str:
@@ -172,8 +248,13 @@ def check_env(name: str, scene_too: bool = False) -> str:
 
 
 def is_own(name: str) -> bool:
-    """Whether a name is a function of the user's own, as ``file.py:function``."""
-    return name.rpartition(":")[0].endswith(".py")
+    """Whether a name is a function of the user's own, as ``file.py:function`` or ``file.py:function:ARGS``."""
+    return bool((own := _PLACED.fullmatch(name)) and own["place"].endswith(".py"))
+
+
+def short(name: str) -> str:
+    """What a thing is called: a function of the user's own, and its ARGS, without the place where it lies."""
+    return name[own.start("function") :] if (own := _PLACED.fullmatch(name)) else name
 
 
 def ogbench(name: str) -> dict[str, str] | None:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from qchunk import trees
-from qchunk.types import Array, Key, PyTree, Slow
+from qchunk.types import Array, Key, PyTree
 
 
 def flatten_obs(obs: PyTree) -> Array:
@@ -164,14 +164,6 @@ def _head(module: nn.Module, x: Array) -> Array:
 def output_shape(params: PyTree) -> tuple[int, ...]:
     """The shape ``out`` of the network that these parameters belong to."""
     return params.get("net", params)["head_bias"].shape
-
-
-def average(on: bool) -> Slow | None:
-    """The moving average of an actor's weights that acts in its place (2303.04137's code): 1 - decay after update n is
-    max(1e-4, n^-0.75), so the first updates are copied whole."""
-    if not on:
-        return None
-    return Slow(lambda n: jnp.maximum(1e-4, jnp.maximum(n, 1.0) ** -0.75), lagged=False, acts=True)
 
 
 def init(net: nn.Module, key: Key, *sizes: PyTree) -> PyTree:

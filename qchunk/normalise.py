@@ -22,7 +22,7 @@ STATS = "units"  # the entry of Learner.stats
 
 
 class Affine(NamedTuple):
-    """x -> (x - shift) / scale."""
+    """Units of a vector of n numbers: x -> (x - shift) / scale."""
 
     kind: Array  # [] int32, an index of KINDS
     shift: Array  # [n]
@@ -35,12 +35,12 @@ def over(kind: type, fn: Callable, units: PyTree, *trees: PyTree) -> PyTree:
 
 
 def apply(units: PyTree, x: PyTree) -> PyTree:
-    """Into the algorithm's units; leaves of x are [..., n]."""
+    """The numbers x in the algorithm's units; leaves are [..., n]."""
     return over(Affine, lambda a, x: (x - a.shift) / a.scale if has_units(x) else x, units, x)
 
 
 def invert(a: Affine, x: Array) -> Array:
-    """Back into the environment's."""
+    """The numbers x [..., n] of the algorithm in the environment's units: the inverse of ``apply``."""
     return x * a.scale + a.shift
 
 
@@ -50,7 +50,7 @@ def has_units(x: Any) -> bool:
 
 
 def identity(size: PyTree) -> PyTree:
-    """No change, for a tree of sizes."""
+    """Units that change nothing, for a tree of sizes."""
     return jax.tree.map(lambda n: Affine(jnp.zeros((), jnp.int32), jnp.zeros(n), jnp.ones(n)), size)
 
 
@@ -58,8 +58,8 @@ def fit(x: PyTree, kind: str, bounded: bool = False) -> PyTree:
     """The units of data x, whose leaves are [..., n].
 
     - min-max: each number's range becomes [-1, 1];
-    - standard: mean 0 and standard deviation 1. Actions are ``bounded``: policies choose within [-1, 1], so all their
-      numbers are divided once more, by the largest normalised value, and have equal deviations inside of that range.
+    - standard: mean 0 and standard deviation 1. Actions are ``bounded``: policies choose within [-1, 1], so all their numbers
+      are divided once more, by the largest normalised value, and have equal standard deviations inside of that range.
 
     A number that never changes keeps its scale.
     """
@@ -81,7 +81,7 @@ def _fit(x: np.ndarray, kind: str, bounded: bool) -> Affine:
 
 
 class Moments(NamedTuple):
-    """Of everything seen so far."""
+    """Mean and spread of all observations so far."""
 
     rows: Array  # []
     mean: Array  # [n]
@@ -89,12 +89,12 @@ class Moments(NamedTuple):
 
 
 def no_moments(size: PyTree) -> PyTree:
-    """Before anything is seen, for a tree of sizes."""
+    """The moments of a tree of sizes before any observation."""
     return jax.tree.map(lambda n: Moments(jnp.zeros(()), jnp.zeros(n), jnp.zeros(n)), size)
 
 
 def seen(moments: PyTree, x: PyTree) -> PyTree:
-    """The moments with x besides, whose leaves are [..., n] (Chan, Golub and LeVeque 1979)."""
+    """The moments with the observations x added, whose leaves are [..., n] (Chan, Golub and LeVeque 1979)."""
     return over(Moments, lambda m, x: _seen(m, x.reshape(-1, x.shape[-1])) if has_units(x) else m, moments, x)
 
 
@@ -106,14 +106,14 @@ def _seen(m: Moments, x: Array) -> Moments:
 
 
 def of_moments(moments: PyTree) -> PyTree:
-    """Mean 0 and standard deviation 1. A number that has never changed keeps its scale."""
+    """Units of mean 0 and standard deviation 1 from moments. A number that has never changed keeps its scale."""
     return over(Moments, _of_moments, moments)
 
 
 def _of_moments(m: Moments) -> Affine:
-    deviation = jnp.sqrt(m.square / jnp.maximum(m.rows, 1.0))
-    varies = deviation > 1e-5 * jnp.abs(m.mean)  # less is rounding
-    return Affine(jnp.asarray(KINDS.index("standard"), jnp.int32), m.mean, jnp.where(varies, deviation, 1.0))
+    std = jnp.sqrt(m.square / jnp.maximum(m.rows, 1.0))
+    varies = std > 1e-5 * jnp.abs(m.mean)  # less is rounding
+    return Affine(jnp.asarray(KINDS.index("standard"), jnp.int32), m.mean, jnp.where(varies, std, 1.0))
 
 
 def of_data(data: Dataset, obs: str, action: str) -> dict[str, PyTree]:
@@ -122,7 +122,7 @@ def of_data(data: Dataset, obs: str, action: str) -> dict[str, PyTree]:
 
 
 def as_dict(units: dict[str, PyTree]) -> dict[str, dict]:
-    """Units as nested dictionaries, as which they are given to a later stage."""
+    """Units as nested dictionaries, the form in which a later stage is given them."""
     return over(Affine, lambda a: a._asdict(), units)
 
 

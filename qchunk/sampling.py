@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import distrax
 import jax
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk.system.errors import UserError
-from qchunk.types import Array, Kernel, Old, Plan, Policy, Vars
+from qchunk.types import Array, Kernel, Old, Plan, Policy, PolicyDrawFn, Vars
 
 NOISE_BOUND = 3.0  # of exploring steps, as in DPPO's code
 LOG_PROB_BOUNDS = (-5.0, 2.0)  # of one number's log-density, likewise
@@ -52,7 +51,7 @@ def sample(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> Policy
     Its noise is [*B, H, A], and for a noisy Kernel the pair of that and the noise of every step [*B, K, H, A].
 
     Args:
-        base: walks all but the last ``tuned`` steps in the Kernel's place.
+        base: makes all but the last ``tuned`` steps in the Kernel's place.
     """
 
     def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
@@ -117,7 +116,7 @@ def log_prob(kernel: Kernel, vars: Vars, obs, path: Array, mask: Array) -> Array
     return jnp.moveaxis(found, 0, -1)
 
 
-def drawing(kernel: Kernel) -> Callable:
+def drawing(kernel: Kernel) -> PolicyDrawFn:
     """A policy's ``draw``: noise to start from and, for a noisy Kernel, that of every step."""
 
     def draw(vars: Vars, key, obs):

@@ -14,7 +14,7 @@ written [*B, O] below holds for every leaf.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import optax
@@ -76,7 +76,7 @@ class Learner(NamedTuple):
     """Everything that training changes. ``step`` is shared by vmapped seeds: ``Learner(0, 0, 0, 0, None)``."""
 
     params: dict  # trained modules by name; a temperature is a module too
-    slow: dict  # Polyak, EMA and periodic copies
+    targets: dict  # target networks and moving averages by their module's name, where it keeps one
     stats: dict  # units of observations and actions (normalise.py)
     opt: optax.OptState  # ONE transformation: optax.partition by module
     step: Array  # [] int32, updates done
@@ -86,49 +86,49 @@ class Vars(NamedTuple):
     """What acting and losses may READ."""
 
     params: dict
-    slow: dict
+    targets: dict
     stats: dict
     given: dict  # frozen modules of an earlier stage: in no optimiser, never donated; stacked over seeds in the drivers
 
 
-class Slow(NamedTuple):
-    """How a slow copy follows its module: ``slow + rate * (params - slow)``, once per update.
+class TargetNetwork(NamedTuple):
+    """How a target network, a copy of a module's parameters, follows them: ``target + rate * (params - target)`` per update.
 
-    ``lagged`` copies read the parameters from before the gradient step (the Q-chunking papers), others those after it.
+    ``lagged`` ones read the parameters from before the gradient step (the Q-chunking papers), others those after it.
     """
 
     rate: Any  # float, or a tracer, in (0, 1]; or a function of the number of the update
     lagged: bool = True
-    every: int = 1  # the copy moves in updates that are multiples of it
-    acts: bool = False  # whether the copy, not the module, is what acts and what later stages are given
+    every: int = 1  # it moves in updates that are multiples of this
+    acts: bool = False  # a moving average (EMA) that acts, and is given to later stages, in its module's place
 
 
 class Module(NamedTuple):
-    """A named set of parameters."""
+    """A named set of parameters, and what is computed with it."""
 
     name: str
-    init: Callable  # (key, Spec) -> params
+    init: InitFn
     apply: Callable  # (params, ...) -> output
-    slow: Slow | None = None
+    target: TargetNetwork | None = None  # None: no second copy is kept
 
 
 class Kernel(NamedTuple):
     """ONE denoising step: everything that an iterative actor has to define.
 
     k counts steps: k = 0 is the first, noisiest one; ``levels[0]`` is noise and ``levels[K]`` is data, whatever
-    index a paper uses. Leading axes of ``obs`` and ``x`` broadcast; so does ``k`` in a Kernel whose probabilities are asked for
+    index a paper uses. Leading axes of ``obs`` and ``x`` broadcast; so does ``k`` in a Kernel whose probabilities are computed
     (sampling.log_prob looks at all steps at once); a guided one takes one k.
     """
 
     modules: tuple[Module, ...]
     levels: Any  # [K+1, 2] (alpha, sigma) with x = alpha * a + sigma * eps; another grid is another Kernel
-    shape: Callable  # vars -> (H, A), read off the parameters
-    denoise: Callable  # (vars, obs, x, k) -> estimate of the clean chunk [*B, H, A]; noise, score, velocity follow
-    advance: Callable | None  # (x, clean, k[, eta]) -> (mean, std), the rule of a step; None where there are no levels
-    step: Callable  # (vars, obs, x, k) -> (mean [*B, H, A], std); std = 0 for an ODE
+    shape: Callable[[Vars], tuple[int, ...]]  # (H, A), read off the parameters
+    denoise: DenoiseFn
+    advance: AdvanceFn | None  # the rule of a step; None where there are no levels
+    step: StepFn
     noisy: bool  # whether std may be positive: sampling then draws noise for every step
-    draw: Callable  # (key, Chunk) -> noise
-    loss: Callable  # (vars, noise, Chunk) -> [*B], mean over (H, A) of masked errors, zeros counted
+    draw: DrawFn
+    loss: LossFn
 
 
 class Plan(NamedTuple):
@@ -154,9 +154,9 @@ class Policy(NamedTuple):
     Every leaf of the noise leads with the axes of ``obs``.
     """
 
-    draw: Callable  # (vars, key, obs [*B, O]) -> noise
-    plan: Callable  # (vars, noise, obs, Old) -> Plan; None in place of Old where no episode is played, as in a target
-    emit: Callable  # (vars, plan, i, obs) -> [*B, A]
+    draw: PolicyDrawFn
+    plan: PlanFn
+    emit: EmitFn
     length: int | None = None  # actions in its chunks where that is not the configuration's horizon
 
 
@@ -164,39 +164,96 @@ class Critic(NamedTuple):
     """An ensemble that values chunks given as [*B, H, A]. Leading axes of obs and action broadcast."""
 
     modules: tuple[Module, ...]
-    values: Callable  # (vars, obs, action, level=CLEAN) -> [members, *B]; level [.., 2] is (alpha, sigma) of the chunk
-    aggregate: Callable  # [members, *B] -> [*B]
-    score: Callable  # (vars, obs, action, level=CLEAN) -> [*B], the aggregated opinion
+    values: ValueFn  # -> [members, *B]
+    aggregate: Callable[[Array], Array]  # [members, *B] -> [*B]
+    score: ValueFn  # -> [*B], the aggregated opinion
 
 
 class Term(NamedTuple):
-    """One summand of an objective."""
+    """One summand of an objective. Its metrics carry its name: "td/loss", "td/q"."""
 
+    name: str
     wrt: tuple[str, ...]  # names of the modules it trains; it sees every other one behind stop_gradient
-    draw: Callable  # (key, Chunk) -> noise
-    fn: Callable  # (vars, noise, Chunk) -> (scalar, Metrics)
+    draw: DrawFn
+    fn: TermFn
     every: int = 1  # active in updates whose number is a multiple of it ...
     start: int = 0  # ... and at least this
+
+
+class Together(NamedTuple):
+    """Terms on one draw: each ``fn`` gets this noise, or what ``shared`` makes of it, in place of its own ``draw``'s."""
+
+    draw: DrawFn
+    terms: tuple[Term, ...]
+    shared: SharedFn | None = None
 
 
 class Algorithm(NamedTuple):
     """The whole public contract of a method."""
 
-    init: Callable  # (key, Spec, given) -> Learner
+    init: Callable[[Key, Spec, dict | None], Learner]  # (key, spec, given)
     act: Policy  # evaluation
     explore: Policy  # collecting
-    prepare: Callable  # (learner, given, key, Chunk) -> (learner, Chunk)
-    update: Callable  # (learner, given, key, Chunk) -> (learner, Metrics): ONE step
-    stop: Callable  # metrics -> bool: the driver masks what is left of an epoch
-    freeze: Callable  # learner -> its modules by name, as a later stage is given them
-    draw: Callable | None = None  # (key, buffer.Source, ChunkConfig, batch) -> Chunk; None: ``buffer.draw``
+    prepare: PrepareFn
+    update: UpdateFn  # ONE step
+    stop: StopFn
+    freeze: Callable[[Learner], dict]  # its modules by name, as a later stage is given them
+    draw: DrawChunkFn | None = None  # None: ``buffer.draw``
+
+
+InitFn = Callable[[Key, Spec], PyTree]
+"""(key, spec) -> parameters."""
+
+DrawFn = Callable[[Key, Chunk], PyTree]
+"""(key, chunk) -> noise, of any form."""
+
+LossFn = Callable[[Vars, Any, Chunk], Array]
+"""(vars, noise, chunk) -> [*B], the mean over (H, A) of masked errors, zeros counted."""
+
+TermFn = Callable[[Vars, Any, Chunk], tuple[Array, Metrics]]
+"""(vars, noise, chunk) -> (loss [], metrics, each [])."""
+
+SharedFn = Callable[[Vars, Any, Chunk], PyTree]
+"""(vars, noise, chunk) -> what several terms need, such as the output of one forward pass."""
+
+DenoiseFn = Callable[[Vars, PyTree, Array, Any], Array]
+"""(vars, obs [*B, O], x [*B, H, A], k) -> estimate of the clean chunk [*B, H, A]; noise, score, velocity follow."""
+
+StepFn = Callable[[Vars, PyTree, Array, Any], tuple[Array, Any]]
+"""(vars, obs [*B, O], x [*B, H, A], k) -> (mean [*B, H, A], std); std is 0 for an ODE."""
+
+AdvanceFn = Callable[..., tuple[Array, Any]]
+"""(x [*B, H, A], clean [*B, H, A], k[, eta]) -> (mean [*B, H, A], std)."""
+
+PolicyDrawFn = Callable[[Vars, Key, PyTree], PyTree]
+"""(vars, key, obs [*B, O]) -> noise; every leaf leads with *B."""
+
+PlanFn = Callable[[Vars, Any, PyTree, Old | None], Plan]
+"""(vars, noise, obs [*B, O], Old) -> Plan; None in place of Old where no episode is played, as in a target."""
+
+EmitFn = Callable[[Vars, Plan, Any, PyTree], Array]
+"""(vars, plan, i, obs [*B, O]) -> action i of the plan [*B, A]."""
+
+PrepareFn = Callable[[Learner, dict, Key, Chunk], tuple[Learner, Chunk]]
+"""(learner, given, key, chunk) -> (learner, chunk), before a set of updates."""
+
+UpdateFn = Callable[[Learner, dict, Key, Chunk], tuple[Learner, Metrics]]
+"""(learner, given, key, chunk) -> (learner, metrics, each [])."""
+
+DrawChunkFn = Callable[..., Chunk]
+"""(key, buffer.Source, ChunkConfig, batch) -> chunk, from data and the online experience that there is."""
+
+StopFn = Callable[[Metrics], Array | bool]
+"""metrics -> bool []: whether the driver leaves out what remains of an epoch."""
+
+
+class ValueFn(Protocol):
+    """(vars, obs [*B, O], action [*B, H, A], level [.., 2]) -> values; level is the (alpha, sigma) of the chunk's noise."""
+
+    def __call__(self, vars: Vars, obs: PyTree, action: Any = ..., level: Any = ..., /) -> Array:
+        """A critic of states reads no action, one of clean chunks no level."""
 
 
 def view(learner: Learner, given: dict) -> Vars:
     """What a policy or a loss may read of a learner and of an earlier stage's frozen modules."""
-    return Vars(learner.params, learner.slow, learner.stats, given)
-
-
-def slow_view(vars: Vars) -> Vars:
-    """The same variables with every slow copy in the place of its module."""
-    return vars._replace(params={**vars.params, **vars.slow})
+    return Vars(learner.params, learner.targets, learner.stats, given)

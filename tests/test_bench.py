@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import functools
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from qchunk import cli, names
 from qchunk.commands import bench
+from qchunk.report import cost
 from qchunk.system.errors import UserError
 
 BENCHMARKS = {
@@ -243,20 +248,103 @@ def methods():
         sys.path.pop(0)
 
 
-def test_a_floor_has_the_products_of_its_method(methods):
-    """The floor of acting, for every method at its small size: no product more than the method's own networks have over
-    joined inputs (nets.Dense saves up to a sixth of it where candidates share an observation), and hardly one less."""
-    import jax
-    import jax.numpy as jnp
+def test_products_of_a_program():
+    """In order and with their shapes, loops as loops, the dearest branch of a condition, and what they multiply."""
 
-    from qchunk.types import view
+    def program(a, b):
+        a = jax.lax.scan(lambda x, _: (jax.jit(lambda x: x @ b @ b.T)(x), None), a, None, length=5)[0]
+        return jax.lax.cond(a[0, 0] > 0, lambda: a @ b @ b.T, lambda: a) @ b
 
+    shape = lambda *axes: jax.ShapeDtypeStruct(axes, "float32")  # noqa: E731
+    loop, *rest = cost.products(program, shape(2, 3), shape(3, 4))
+    assert isinstance(loop, cost.Repeated) and loop.times == 5
+    shapes = [(p.left.shape, p.right.shape, p.out.shape, p.summed) for p in (*loop.products, *rest)]
+    there, back = ((2, 3), (3, 4), (2, 4), 3), ((2, 4), (4, 3), (2, 3), 4)
+    assert shapes == [there, back, there, back, there]
+    assert cost.count([loop, *rest]) == cost.multiplications(program, shape(2, 3), shape(3, 4)) == 24 * (5 * 2 + 3)
+
+
+def floors(made, name, rows=4):
+    """Of a decision and of an update, where there is one."""
+    build, c = made.configured(name, made.Size((16,), 2), steps=2)
+    return [made.acting(build, c, rows), *([] if made.on_policy(c) else [made.updating(build, c, rows)])]
+
+
+@pytest.mark.parametrize("name", (*names.ALGORITHMS, "bc (diffusion)"))
+def test_a_floor_multiplies_what_its_method_does(name, methods):
     made, products = methods
-    assert set(names.ALGORITHMS) <= set(made.METHODS)
-    for name in made.METHODS:
-        build, c = made.configured(name, *made.SIZES["3x128"])
-        given, algorithm = made.given_of(c), build(c)
-        vars = view(jax.eval_shape(lambda a=algorithm, g=given: a.init(jax.random.key(0), made.SPEC, g)), given)
-        args = (vars, jax.random.key(0), jnp.zeros((1, made.SPEC.obs)))
-        covered = products.covered(made.acting(name, c, 1), made.deciding(algorithm.act), *args)
-        assert 0.95 < covered < 1.2, name
+    assert name in made.METHODS
+    for floor in floors(made, name):
+        alone = functools.partial(products.products, floor)
+        assert cost.multiplications(alone, products.arrays(floor), jnp.zeros(())) == cost.count(floor) > 0
+
+
+def right_sides(floor, sides):
+    """The right side of every product."""
+    for p, own in zip(floor, sides, strict=True):
+        yield from right_sides(p.products, own) if isinstance(p, cost.Repeated) else [own[1]]
+
+
+def test_a_floors_result_needs_every_product(methods, monkeypatch):
+    """What nothing depends on would be compiled away."""
+    made, products = methods
+    monkeypatch.setattr(products, "NEXT_TO_NOTHING", 1.0)  # so that no gradient underflows
+    for floor in floors(made, "value-guided"):
+        slopes = jax.jit(jax.grad(functools.partial(products.products, floor)))(products.arrays(floor), jnp.zeros(()))
+        assert all(float(jnp.abs(slope).max()) > 0 for slope in right_sides(floor, slopes))
+
+
+QC_FQL = """
+import jax
+import jax.numpy as jnp
+from qchunk.actors import actor
+from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig, RegressionConfig, config
+from qchunk.critics.chunk_q import chunk_q
+from qchunk.learner import learner
+from qchunk.losses.cloning import bc
+from qchunk.losses.td import td
+from qchunk.sampling import sample
+from qchunk.types import Algorithm, Term
+
+@config
+class QCFQL:
+    chunk: ChunkConfig = ChunkConfig()
+    teacher: FlowConfig = FlowConfig()
+    critic: CriticConfig = CriticConfig()
+    student: RegressionConfig = RegressionConfig()
+    optim: OptimConfig = OptimConfig()
+    taught: bool = True
+
+def qc_fql(c: QCFQL) -> Algorithm:
+    pi, q, student = actor(c.teacher, "teacher"), chunk_q(c.critic), actor(c.student, "student")
+    act = sample(student)
+
+    def draw(key, chunk):
+        return jax.random.split(key)
+
+    def fn(vars, keys, chunk):
+        plan = lambda p, key: p.plan(vars, p.draw(vars, key, chunk.obs), chunk.obs, None).action
+        made, aim = plan(act, keys[0]), plan(sample(pi), keys[1])
+        return jnp.mean((made - aim) ** 2) - jnp.mean(q.score(vars, chunk.obs, made)), {}
+
+    terms = [bc(pi), td(q, act), *([Term(("student",), draw, fn)] if c.taught else [])]
+    return learner([pi, q, student], act, terms, c.optim)
+"""
+
+
+def test_a_method_of_ones_own_has_all_its_networks_in_the_floor(methods, tmp_path, monkeypatch):
+    """Whatever it is called. Its third network is taught by K = 2 steps of a flow and by a critic of two members."""
+    made, _ = methods
+    (tmp_path / "qc_fql.py").write_text(QC_FQL)
+    monkeypatch.chdir(tmp_path)
+    build, c = made.configured("qc_fql.py:qc_fql", made.Size((16,), 2), steps=2)
+    assert c.student.hidden == c.teacher.hidden == c.critic.hidden == (16,) and c.teacher.steps == 2
+    o, _, _ = made.SPEC
+    a, rows = 25, 4  # a chunk's numbers
+    student = o * 16 + 16 * a
+    assert cost.count(made.acting(build, c, 1)) == student
+    more = cost.count(made.updating(build, c, rows))
+    more -= cost.count(made.updating(build, dataclasses.replace(c, taught=False), rows))
+    flow, back = (o + a) * 16 + 16 * a, o * 16 + 2 * 16 * a
+    critic = (o + a) * 16 + 16 + 16 + 16 * a
+    assert more == rows * (2 * flow + student + back + 2 * critic)

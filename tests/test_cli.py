@@ -195,7 +195,7 @@ MISTAKES = [
     (lambda d: train_with(d, "--chunk.horizn", "3"), "--chunk.horizon"),
     (lambda d: train_with(d, "--chunk.gamma", "1.5"), "[0, 1]"),
     (lambda d: train_with(d, "--chunk.backup", "3", "1"), "ascending"),
-    (lambda d: train_with(d, "--optim.lr", "-1"), "positive"),
+    (lambda d: train_with(d, "--optim.lr", "-1"), "a number above 0"),
     (lambda d: train_with(d, "--batch", "0"), "--batch"),
     (lambda d: train_with(d, "--batch", "many"), "--batch"),
     (lambda d: train_with(d, "--critic.aggregate", "max"), "aggregate"),

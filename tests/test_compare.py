@@ -7,18 +7,22 @@ import json
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from PIL import Image
 
-from qchunk import cli, envs, names
+from qchunk import cli, envs, names, registry
 from qchunk.commands.compare import CompareFlags, online_steps, plan
 from qchunk.comparison import arms, tables
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, claim
+from qchunk.config import CriticConfig, DiffusionConfig, FlowConfig, validate
 from qchunk.report import film as rendering
-from qchunk.report.film import Moment
+from qchunk.report.film import Frame
 from qchunk.system.errors import UserError
+from qchunk.types import Spec
 
 TASK1, TASK2 = "tabletop/cube-single-task1", "tabletop/cube-single-task2"
 ALL = CompareFlags((TASK1, TASK2), seeds=3, offline_steps=70, online_steps=1000, online_updates=30)
@@ -95,6 +99,71 @@ def test_every_algorithm_is_an_arm():
     for name in names.ALGORITHMS:
         assert arms.config_of(name, Sizes(horizon=3)).chunk.horizon == 3
     assert set(arms.TUNED) <= set(names.ALGORITHMS) | set(arms.DEFAULT)
+
+
+OWN = """
+from __future__ import annotations
+
+from qchunk import nets
+from qchunk.actors import actor
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig, OptimConfig, config
+from qchunk.learner import learner
+from qchunk.losses.cloning import bc
+from qchunk.sampling import sample
+from qchunk.types import Algorithm, Module
+
+@config
+class Body:
+    hidden: tuple[int, ...] = (512, 512)
+    dropout: float = 0.25
+
+@config
+class StudentConfig:
+    body: Body = Body()
+    teacher: FlowConfig = FlowConfig((64, 64), steps=7)
+    judges: tuple[CriticConfig, ...] = (CriticConfig(members=3),)
+
+@config
+class Config:
+    chunk: ChunkConfig = ChunkConfig()
+    actor: ActorConfig = FlowConfig()
+    student: StudentConfig = StudentConfig()
+    noiser: DiffusionConfig = DiffusionConfig(steps=12, ddim=3)
+    optim: OptimConfig = OptimConfig()
+
+def mine(c: Config) -> Algorithm:
+    pi = actor(c.actor)
+    net = nets.MLP(c.student.body.hidden, (1,))
+    student = Module("student", lambda key, spec: nets.init(net, key, spec.obs), lambda params, obs: nets.apply(net, params, obs))
+    return learner([pi, student], sample(pi), [bc(pi)], c.optim)
+
+@config
+class Odd:
+    chunk: ChunkConfig = ChunkConfig()
+    hidden: int = 512
+
+def odd(c: Odd) -> Algorithm:
+    raise NotImplementedError
+"""
+
+
+@pytest.mark.parametrize("widths", [(16,), (16, 16)])
+def test_every_network_of_an_own_arm_has_the_sizes(tmp_path, widths):
+    """By type, not by name: at any depth, of whatever class, whatever the file says itself; the rest stays as it is."""
+    (tmp_path / "own.py").write_text(OWN)
+    flags, sizes = dataclasses.replace(ALL, algos=(f"{tmp_path}/own.py:mine",)), Sizes(widths, horizon=4, n=3, steps=2)
+    (run, _), _ = plan(flags, sizes)
+    c = run.config
+    assert c.actor == FlowConfig(widths, steps=2, ema=True)
+    assert c.student.teacher == FlowConfig(widths, steps=2)
+    assert c.student.judges == (CriticConfig(widths, members=3, tau=0.01),)
+    assert (c.student.body.hidden, c.student.body.dropout) == (widths, 0.25)
+    assert c.noiser == DiffusionConfig(widths, residual=widths == (16,), steps=12, ddim=3)
+    validate(c)
+    made = registry.builder(run.algorithm)[0](c).init(jax.random.key(0), Spec(3, 2, 4)).params
+    assert {x.shape[-1] for n, x in flatten_dict(made["student"]).items() if "head" not in n[-1]} == {16}
+    with pytest.raises(UserError, match="hidden of Odd is no tuple of widths"):
+        plan(dataclasses.replace(flags, algos=(f"{tmp_path}/own.py:odd",)), sizes)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +300,7 @@ def test_nothing_trained_is_nothing_claimed(tmp_path, capsys):
 def test_an_environment_without_a_painter_shows_its_numbers():
     """A frame for every moment, and what was done is in it."""
     plans = np.zeros((3, 2, 1))
-    start = Moment(np.zeros(2), None, None, plans, 0.0)
+    start = Frame(np.zeros(2), None, None, plans, 0.0)
     low, high = (start._replace(action=np.full(1, a), obs=np.ones(2)) for a in (-1.0, 1.0))
     frames, other = (rendering.pictures(envs.make("probe/fork"), [start, end]) for end in (low, high))
     assert len(frames) == 2 and (frames[0] == other[0]).all() and (frames[1] != other[1]).any()

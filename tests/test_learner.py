@@ -19,7 +19,8 @@ from qchunk.losses.cloning import bc
 from qchunk.losses.common import weighted_mean
 from qchunk.losses.td import td
 from qchunk.sampling import sample
-from qchunk.types import Chunk, Critic, Module, Plan, Policy, Slow, Spec, Term, Vars
+from qchunk.system.errors import UserError
+from qchunk.types import Chunk, Critic, Module, Plan, Policy, Spec, TargetNetwork, Term, Vars
 
 SPEC = Spec(3, 2, 4)
 
@@ -31,12 +32,12 @@ def key():
 NOTHING = Policy(lambda v, k, o: (), lambda v, z, o, old: Plan(jnp.zeros((4, 2))), lambda v, p, i, o: p.action[i])
 
 
-def scalar(name, value, slow=None):
-    return Module(name, lambda k, spec: {"x": jnp.asarray(value)}, lambda p: p["x"], slow)
+def scalar(name, value, target=None):
+    return Module(name, lambda k, spec: {"x": jnp.asarray(value)}, lambda p: p["x"], target)
 
 
-def term(wrt, fn, **when):
-    return Term(wrt, lambda k, chunk: (), lambda v, z, c: (fn(v), {}), **when)
+def term(wrt, fn, name=None, **when):
+    return Term(name or f"of_{'_'.join(wrt)}", wrt, lambda k, chunk: (), lambda v, z, c: (fn(v), {}), **when)
 
 
 def chunk_of(batch=6):
@@ -85,17 +86,17 @@ def test_every_and_start_gate_a_module_wholly():
     assert all(x > y for x, y in itertools.pairwise(a_values))
 
 
-def test_slow_copies_lag_or_follow():
-    lag, lead = scalar("lag", 1.0, Slow(0.5)), scalar("lead", 1.0, Slow(0.5, lagged=False))
-    rare = scalar("rare", 1.0, Slow(1.0, lagged=False, every=2))
+def test_target_networks_lag_or_follow():
+    lag, lead = scalar("lag", 1.0, TargetNetwork(0.5)), scalar("lead", 1.0, TargetNetwork(0.5, lagged=False))
+    rare = scalar("rare", 1.0, TargetNetwork(1.0, lagged=False, every=2))
     modules = [lag, lead, rare]
     down = term(("lag", "lead", "rare"), lambda v: sum(v.params[n]["x"] for n in v.params))
     states = steps(learner(modules, NOTHING, [down], OptimConfig(0.1)), 2)
     x = [float(s.params["lag"]["x"]) for s in states]
     np.testing.assert_allclose(x, [1.0, 0.9, 0.8], rtol=1e-4)
-    np.testing.assert_allclose([float(s.slow["lag"]["x"]) for s in states], [1.0, 1.0, 0.95], rtol=1e-4)
-    np.testing.assert_allclose([float(s.slow["lead"]["x"]) for s in states], [1.0, 0.95, 0.875], rtol=1e-4)
-    np.testing.assert_allclose([float(s.slow["rare"]["x"]) for s in states], [1.0, 0.9, 0.9], rtol=1e-4)
+    np.testing.assert_allclose([float(s.targets["lag"]["x"]) for s in states], [1.0, 1.0, 0.95], rtol=1e-4)
+    np.testing.assert_allclose([float(s.targets["lead"]["x"]) for s in states], [1.0, 0.95, 0.875], rtol=1e-4)
+    np.testing.assert_allclose([float(s.targets["rare"]["x"]) for s in states], [1.0, 0.9, 0.9], rtol=1e-4)
 
 
 def test_learning_rates_by_name_and_joint_clipping():
@@ -109,7 +110,7 @@ def test_learning_rates_by_name_and_joint_clipping():
 
 
 def test_two_modules_of_one_name_are_refused():
-    with pytest.raises(ValueError, match="share a name"):
+    with pytest.raises(UserError, match="share a name: a, a"):
         learner([scalar("a", 1.0), scalar("a", 2.0)], NOTHING, [], OptimConfig())
 
 
@@ -150,7 +151,7 @@ def test_best_of_n_takes_the_best_whatever_the_slices(slice_rows):
 
 def constant_critic(value):
     """Two members that differ by 2 around ``value``, which is a parameter."""
-    module = Module("critic", lambda k, s: {"x": jnp.asarray(value)}, lambda p: p["x"], Slow(0.1))
+    module = Module("critic", lambda k, s: {"x": jnp.asarray(value)}, lambda p: p["x"], TargetNetwork(0.1))
 
     def values(vars, obs, action, t=1.0):
         flat = jnp.zeros(action.shape[:-2])
@@ -169,7 +170,7 @@ def test_td_hand_worked():
         discount=jnp.asarray([[0.5], [0.0], [0.5]]),
         weight=jnp.asarray([[1.0], [1.0], [0.0]]),
     )
-    # targets: 1 + 0.5 * 7 (the slow copy's), 2, and a row that does not count; members are 4 and 6
+    # targets: 1 + 0.5 * 7 (the target network's), 2, and a row that does not count; members are 4 and 6
     loss, metrics = td(q, policy).fn(vars, key(), chunk)
     rows = [np.mean([(4 - 4.5) ** 2, (6 - 4.5) ** 2]), np.mean([(4 - 2.0) ** 2, (6 - 2.0) ** 2])]
     assert float(loss) == pytest.approx(np.mean(rows))
@@ -197,18 +198,18 @@ def opt_of(state, name):
 
 
 def test_before_its_start_nothing_of_a_module_moves():
-    """Parameters, optimiser and slow copy to the bit; then Adam's first step; the copy an update later."""
-    a, b = scalar("a", 1.0), scalar("b", 1.0, Slow(0.5))
+    """Parameters, optimiser and target network to the bit; then Adam's first step; the target an update later."""
+    a, b = scalar("a", 1.0), scalar("b", 1.0, TargetNetwork(0.5))
     one = term(("a",), lambda v: v.params["a"]["x"] ** 2)
     terms = [one, term(("b",), lambda v: v.params["b"]["x"] ** 2, start=3)]
     states = steps(learner([a, b], NOTHING, terms, OptimConfig(0.1)), 5)
     for state in states[1:4]:
-        for get in (lambda s: s.params["b"], lambda s: s.slow["b"], lambda s: opt_of(s, "b")):
+        for get in (lambda s: s.params["b"], lambda s: s.targets["b"], lambda s: opt_of(s, "b")):
             chex.assert_trees_all_equal(get(state), get(states[0]))
         moments = [jax.tree.leaves(opt_of(s, "a")) for s in (state, states[0])]
         assert any((x != y).any() for x, y in zip(*moments, strict=True)), "that of a moves"
-    assert float(states[4].params["b"]["x"]) == pytest.approx(0.9) and float(states[4].slow["b"]["x"]) == 1.0
-    assert float(states[5].slow["b"]["x"]) == pytest.approx(0.95)
+    assert float(states[4].params["b"]["x"]) == pytest.approx(0.9) and float(states[4].targets["b"]["x"]) == 1.0
+    assert float(states[5].targets["b"]["x"]) == pytest.approx(0.95)
 
 
 def test_between_its_turns_a_modules_optimiser_rests():
@@ -228,7 +229,7 @@ def test_a_module_moves_while_any_of_its_terms_does():
     b = scalar("b", 0.0)
     slope = lambda v: v.params["b"]["x"]  # noqa: E731
     first_moment = []
-    for terms in ([term(("b",), slope)], [term(("b",), slope), term(("b",), slope, every=2)]):
+    for terms in ([term(("b",), slope)], [term(("b",), slope), term(("b",), slope, "rare", every=2)]):
         states = steps(learner([b], NOTHING, terms, OptimConfig(0.1)), 2)
         first_moment.append([float(s.opt.inner_states["b"].inner_state[0].mu["b"]["x"]) for s in states])
     # Adam: m <- 0.9 m + 0.1 g
@@ -257,8 +258,8 @@ def test_rows_without_discount_or_weight_ignore_what_follows():
         weight=jnp.asarray([[1.0], [1.0], [0.0]]),
     )
     losses = []
-    for slow in (7.0, -300.0):
-        vars = Vars({"critic": {"x": jnp.asarray(5.0)}}, {"critic": {"x": zero + slow}}, {}, {})
+    for target in (7.0, -300.0):
+        vars = Vars({"critic": {"x": jnp.asarray(5.0)}}, {"critic": {"x": zero + target}}, {}, {})
         losses.append(td(q, policy).fn(vars, key(), chunk))
     np.testing.assert_array_equal(losses[0][0], losses[1][0])
     assert float(losses[0][1]["target"]) == 1.5

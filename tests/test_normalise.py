@@ -95,7 +95,7 @@ def test_units_are_the_same_experiment(flag):
         *_, last = train(bc, c, env=env, data=data, settings=of)
         first = jax.tree.map(lambda x: x[0], last.learner._replace(step=last.learner.step[None]))
         program = Program(bc, env, (of.normalise_obs, of.normalise_action))
-        policy, vars = program.algorithm(c).act, Vars(first.params, first.slow, first.stats, {})
+        policy, vars = program.algorithm(c).act, Vars(first.params, first.targets, first.stats, {})
         obs = jnp.zeros((500, 2))
         plan = policy.plan(vars, policy.draw(vars, jax.random.key(1), obs), obs, None)
         spread[kind] = float(policy.emit(vars, plan, 0, obs).std())

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from test_cli import run as command
 
-from qchunk import cli, envs
+from qchunk import cli, envs, names
 from qchunk.algorithms.bc import BC, bc
 from qchunk.config import ChunkConfig, FlowConfig
 from qchunk.data import formats
 from qchunk.drivers.common import assemble, evaluate, init
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import History, wrap
-from qchunk.envs.objective import TERMS, Objective, settled, weights_given
+from qchunk.envs.objective import settled, weights_given
 from qchunk.play import collecting, device
 from qchunk.play.device import rollout
 from qchunk.seeds import for_each
@@ -65,7 +65,7 @@ def test_data_are_rewarded_as_the_environment_rewards(tmp_path):
 
 def test_weights_are_traced():
     """Another weight is another number of the same program; and weights can be vmapped."""
-    env = Objective(envs.make("probe/two-step"), TERMS, dict.fromkeys(TERMS, 1.0))
+    env = envs.make("probe/two-step", objective=dict.fromkeys(names.TERMS, 1.0))
     c, s = BC(ChunkConfig(2), FlowConfig((16,), steps=2)), OnlineSettings(episodes=8)
     program, x = assemble(bc, c, env, s)
     learner = init(program, x)

@@ -14,7 +14,7 @@ from test_cli import run as command
 
 from qchunk import cli, envs
 from qchunk.actors import actor
-from qchunk.actors.paths import floored, stochastic
+from qchunk.actors.paths import stochastic, with_min_std
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.dppo import DPPO, PPO, dppo, ppo
 from qchunk.config import (
@@ -34,8 +34,8 @@ from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap
 from qchunk.losses.common import mean_in_slices
+from qchunk.losses.gae import gae
 from qchunk.losses.ppo_path import clip_bounds, surrogate
-from qchunk.losses.returns import gae
 from qchunk.play import collecting
 from qchunk.play.device import begin, rollout_chunks
 from qchunk.play.execute import receding
@@ -120,7 +120,7 @@ def test_gamma_once_per_decision_in_windows():
 @pytest.mark.parametrize("name", ACTORS)
 def test_probabilities_are_those_of_the_noise(name):
     """One grid of levels for sampling and for probabilities: what they see is the noise that was drawn."""
-    kernel, spec = floored(walk(name), 0.1), Spec(3, 2, 4)
+    kernel, spec = with_min_std(walk(name), 0.1), Spec(3, 2, 4)
     module = kernel.modules[0]
     vars = Vars({module.name: module.init(jax.random.key(0), spec)}, {}, {}, {})
     policy, obs = sample_path(kernel), jax.random.normal(jax.random.key(1), (8, 3))
@@ -143,12 +143,12 @@ def test_the_first_minibatch_has_ratio_one(name):
     """Old and new probabilities come from the same path, the same grid and the same code."""
     env, c = envs.make("probe/two-step"), DPPO(ACTORS[name], ChunkConfig(2), tuned_steps=4, **SMALL)
     state = dppo(c).init(jax.random.key(0), Spec(2, 1, 2), {})
-    scheme, vars = receding(dppo(c).explore, 2), view(state, {})
+    scheme, vars = receding(dppo(c).explore, 2, 2), view(state, {})
     loop = begin(wrap(env), scheme, vars, jax.random.split(jax.random.key(1)), 8)
     _, chunk, _ = rollout_chunks(wrap(env), scheme, vars, jax.random.key(2), 6, loop, c.chunk)
     _, chunk = dppo(c).prepare(state, {}, jax.random.key(3), chunk)
     some = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[5:29], chunk)
-    kernel = floored(walk(name), c.prob_std)
+    kernel = with_min_std(walk(name), c.prob_std)
     new = jax.jit(lambda chunk: log_prob(kernel, vars, chunk.obs, chunk.extras["path"], chunk.mask))(some)
     assert float(jnp.abs(jnp.exp(new - some.extras["log_prob"]) - 1).max()) < 1e-6
 

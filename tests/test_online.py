@@ -60,7 +60,7 @@ def test_schedule(events):
     assert [int(e.values["env_steps"][0]) for e in evals if e.state is not None] == [80, 160]
     np.testing.assert_array_equal(events[-1].state.ring.written.sum(axis=1), 160)  # no episode ends inside a chunk
     *_, trained = (e for e in events if e.kind == "train")
-    assert trained.values["td_loss"].shape == (2,) and np.isfinite(trained.values["td_loss"]).all()
+    assert trained.values["td/loss"].shape == (2,) and np.isfinite(trained.values["td/loss"]).all()
 
 
 def test_resume_is_bitwise_equal(env, data, events):
@@ -106,7 +106,7 @@ def test_experience_helps(env, data):
         ({"update_ratio": -1.0}, "--update-ratio"),
         ({"capacity": 4}, "--capacity"),
         ({"envs": 0}, "--envs"),
-        ({"start_training": -1}, "--start_training"),
+        ({"start_training": -1}, "--start-training"),
     ],
 )
 def test_impossible_settings(env, data, change, told):

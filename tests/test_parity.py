@@ -146,7 +146,7 @@ def assemble(g, draws, tau=0.1, lr=1e-3, aggregate="mean", unmasked=False):
 
 def begin(algorithm, vars, horizon):
     fresh = algorithm.init(jax.random.key(0), Spec(7, A, horizon), {})
-    return Learner(vars.params, vars.slow, {}, fresh.opt, jnp.zeros((), jnp.int32))
+    return Learner(vars.params, vars.targets, {}, fresh.opt, jnp.zeros((), jnp.int32))
 
 
 def test_qc_losses_and_target():
@@ -170,7 +170,7 @@ def test_qc_parameters_after_one_and_three_updates():
         np.testing.assert_allclose(metrics["loss"], g[f"out{i}/total_loss"], **CLOSE)
         if i != 1:
             expected = read_vars(g, f"params{i + 1}", 4)
-            for ours, theirs in ((state.params, expected.params), (state.slow, expected.slow)):
+            for ours, theirs in ((state.params, expected.params), (state.targets, expected.targets)):
                 assert_parameters(ours, theirs)
 
 

@@ -17,6 +17,7 @@ from qchunk.config import DiffusionConfig
 from qchunk.improve import best_of_n, diffuser
 from qchunk.losses.cloning import bc
 from qchunk.sampling import decode, sample
+from qchunk.target_networks import ema
 from qchunk.types import Chunk, Kernel, Plan, Policy, Vars
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -68,7 +69,7 @@ def test_schedules(file, prefix, schedule, steps):
     np.testing.assert_allclose(paths.signal(schedule, steps), known["alphas_cumprod"], rtol=1e-12)
     levels = paths.variance_preserving(paths.signal(schedule, steps), np.arange(steps)[::-1])
     backwards = jnp.arange(steps)[::-1]  # the fixtures count from the cleanest step
-    step = lambda x, clean: [y[:, 0, 0] for y in paths.bridge(levels)(x, clean, backwards, 1.0)]  # noqa: E731
+    step = lambda x, clean: [y[:, 0, 0] for y in paths.transition(levels)(x, clean, backwards, 1.0)]  # noqa: E731
     (of_clean, std), (of_x, _) = step(0.0, 1.0), step(1.0, 0.0)
     variance = known["ddpm_var" if schedule == "cosine" else "posterior_variance"]
     name = "ddpm_mu_coef" if schedule == "cosine" else "posterior_mean_coef"
@@ -85,7 +86,7 @@ def test_posterior_and_noising():
             k, x, out = 19 - i, jnp.asarray(g["x"][i]), jnp.asarray(g["eps"][i])
             alpha, sigma = levels[k]
             clean = out if name.startswith("x0") else (x - sigma * out) / alpha
-            mean, std = paths.bridge(levels, clip)(x, clean, k, 1.0)
+            mean, std = paths.transition(levels, clip)(x, clean, k, 1.0)
             scale = max(1.0, np.abs(g[f"{name}/mean"]).max())
             np.testing.assert_allclose(mean, g[f"{name}/mean"][i], atol=1e-5 * scale)
             np.testing.assert_allclose(std, g[f"{name}/std"][i], rtol=2e-5, atol=1e-9)
@@ -101,7 +102,7 @@ def test_ddim_steps(steps, count, eta):
     np.testing.assert_allclose(diffusion(DiffusionConfig(steps=steps, ddim=count)).levels, levels)
     for k in range(count):
         x, eps = (jnp.asarray(g[f"{name}/{n}"][k]) for n in ("x", "eps"))
-        mean, std = paths.bridge(levels, clip=True)(x, (x - levels[k, 1] * eps) / levels[k, 0], k, float(eta))
+        mean, std = paths.transition(levels, clip=True)(x, (x - levels[k, 1] * eps) / levels[k, 0], k, float(eta))
         np.testing.assert_allclose(mean, g[f"{name}/mean"][k], atol=2e-5)
         np.testing.assert_allclose(std, g[f"{name}/sigma"][k], atol=2e-5)
 
@@ -116,7 +117,7 @@ def test_an_independent_scheduler(file):
         k = int(np.flatnonzero(grid == t)[0])
         x, eps, noise = (jnp.asarray(g[n][i]) for n in ("x", "eps", "noise"))
         eta = 0.0 if file.endswith("eta0") else 1.0
-        mean, std = paths.bridge(levels, clip=True)(x, (x - levels[k, 1] * eps) / levels[k, 0], k, eta)
+        mean, std = paths.transition(levels, clip=True)(x, (x - levels[k, 1] * eps) / levels[k, 0], k, eta)
         np.testing.assert_allclose(mean + std * noise, g["x_prev"][i], atol=5e-5)
 
 
@@ -212,7 +213,7 @@ def test_diffuser_steps(name, scale, repeats, stop):
         return (jnp.tanh(hidden) @ g["denoiser/W2"]).reshape(6, 4, 5)
 
     levels = paths.variance_preserving(paths.signal("cosine", 20), np.arange(20)[::-1])
-    advance = functools.partial(paths.bridge(levels, clip=True), eta=1.0)
+    advance = functools.partial(paths.transition(levels, clip=True), eta=1.0)
     kernel = Kernel((), levels, None, denoise, advance, paths.step_of(denoise, advance), True, None, None)
     step = diffuser(kernel, value, scale, repeats, stop).step
     for row, t in enumerate(np.asarray(g["step/t"])):
@@ -228,7 +229,7 @@ def test_moving_average_of_weights():
         power, most = g[f"ema/case{case}/power_max"]
         if (power, most) != (0.75, 0.9999):
             continue
-        ours = [1 - float(nets.average(True).rate(jnp.asarray(n))) for n in g["ema/step"]]
+        ours = [1 - float(ema(True).rate(jnp.asarray(n))) for n in g["ema/step"]]
         np.testing.assert_allclose(ours, g[f"ema/case{case}/decay_f64"], atol=1e-6)
         return
     pytest.fail("the fixture has no case of Diffusion Policy's own power and bound")

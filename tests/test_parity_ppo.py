@@ -9,11 +9,12 @@ import pytest
 from test_parity_diffusion import SMALL, load, reading, residual
 
 from qchunk.actors.diffusion import diffusion
-from qchunk.actors.paths import floored, stochastic
+from qchunk.actors.paths import stochastic, with_min_std
 from qchunk.config import DiffusionConfig, OptimConfig
 from qchunk.learner import frozen, rate_of
 from qchunk.losses import ppo_path as ppo
-from qchunk.losses.returns import gae, no_scale, scaled
+from qchunk.losses.gae import gae
+from qchunk.losses.reward_scale import no_scale, scaled
 from qchunk.sampling import log_prob, sample_path
 from qchunk.types import Vars
 
@@ -70,7 +71,7 @@ def test_log_probabilities(file, config, floor):
     g = load("dppo_logprob")
     c = config or DiffusionConfig((24, 24, 24), time_features=8, steps=100, ddim=5)
     kernel = diffusion(c)
-    kernel = floored(kernel if kernel.noisy else stochastic(kernel), floor)
+    kernel = with_min_std(kernel if kernel.noisy else stochastic(kernel), floor)
     obs, path = jnp.asarray(g["state"][:, 0]), jnp.asarray(g[f"{file}/chain"])
     for which in ("old", "new"):
         vars = reading(residual(g, f"ft_{which}"))
@@ -84,9 +85,9 @@ def test_log_probabilities(file, config, floor):
 
 
 def test_paths():
-    """A frozen Kernel for the first ten of twenty steps, a tuned one for the last ten, noise bounded, stds floored."""
+    """A frozen Kernel for the first ten of twenty steps, a tuned one for the last ten, noise bounded, stds bounded from below."""
     g = load("dppo_ddpm_chain")
-    kernel = floored(diffusion(SMALL), 0.1)
+    kernel = with_min_std(diffusion(SMALL), 0.1)
     vars = Vars({"actor": residual(g, "ft")}, {}, {}, {"actor": residual(g, "base")})
     noise = jnp.asarray(g["ft10/x_init"]), jnp.moveaxis(jnp.asarray(g["ft10/noise"]), 0, 1)
     plan = sample_path(kernel, frozen(kernel), 10).plan(vars, noise, jnp.asarray(g["state"][:, 0]), None)
@@ -106,7 +107,7 @@ VARIANTS = {
 def test_the_loss_and_its_gradients(variant):
     """The reference draws (decision, step) pairs; we take one step of each decision's path through the public pieces."""
     g, v = load("dppo_ppo_loss"), VARIANTS[variant]
-    kernel, at = floored(diffusion(SMALL), 0.1), jnp.asarray(g["denoising_inds"])  # 0 is the noisiest of 10
+    kernel, at = with_min_std(diffusion(SMALL), 0.1), jnp.asarray(g["denoising_inds"])  # 0 is the noisiest of 10
     pair = jnp.stack([jnp.asarray(g["chains_prev"]), jnp.asarray(g["chains_next"])], axis=1)
     obs, mask = jnp.asarray(g["state"][:, 0]), jnp.broadcast_to((jnp.arange(4) < v["mask"]) * 1.0, (8, 4))
     advantage = jnp.asarray(g["advantages"])

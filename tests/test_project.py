@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 import tomllib
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -63,8 +66,31 @@ def test_licence():
 
 def test_make_has_the_targets():
     text = (ROOT / "Makefile").read_text()
-    for target in ("install", "demo", "test", "bench", "docs", "lint", "wheel", "help"):
+    for target in ("install", "demo", "test", "test-all", "bench", "docs", "lint", "wheel", "help"):
         assert re.search(rf"^{target}:", text, re.M), target
+
+
+def test_ci_runs_every_test_and_the_readme_names_both_commands():
+    assert {"make lint", "make wheel", "make test-all", "make tutorials"} <= set(
+        (ROOT / ".ci/run").read_text().splitlines()
+    )
+    readme = (ROOT / "README.md").read_text()
+    assert re.search(r"^make test ", readme, re.M) and "make test-all" in readme
+
+
+def test_a_program_is_compiled_once_in_a_run():
+    """By whichever process: the folder of compiled programs is in the environment, so that children share it, too."""
+    assert Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).is_dir()
+    heard: list[str] = []
+    listen = lambda name, **more: heard.append(name)  # noqa: E731
+    jax.monitoring.register_event_listener(listen)
+    try:
+        for _ in range(2):  # each a function of its own to jax
+            jax.jit(lambda x: jnp.sin(x) * 12345.678)(1.0).block_until_ready()
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+    assert heard.count("/jax/compilation_cache/compile_requests_use_cache") >= 2
+    assert "/jax/compilation_cache/cache_hits" in heard
 
 
 def light(*argv: str) -> tuple[str, set[str], float]:

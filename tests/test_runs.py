@@ -115,13 +115,18 @@ NO_RUN = {
         p.mkdir(),
         (p / "config.json").write_text('{"format":"qchunk","version":9,"config":{}}'),
     ),
+    "of before": lambda p: (
+        p.mkdir(),
+        (p / "config.json").write_text('{"format":"qchunk","version":1,"config":{}}'),
+    ),
 }
+SAYS = {"newer": "format version 9.*Install the version", "of before": "format version 1, .*Train it again"}
 
 
 @pytest.mark.parametrize("what", NO_RUN)
 def test_open_refuses_what_is_no_run(tmp_path, what):
     NO_RUN[what](tmp_path / "run")
-    with pytest.raises(UserError, match="format version 9" if what == "newer" else "is not a run") as e:
+    with pytest.raises(UserError, match=SAYS.get(what, "is not a run")) as e:
         run_folder.open_run(tmp_path / "run")
     assert str(tmp_path / "run") in e.value.problem and not (tmp_path / "run" / "lock").exists()
 

@@ -64,7 +64,7 @@ def test_the_frozen_modules_are_the_averaged_weights_of_the_chosen_seed(base, gu
     (learner, _), _ = opened.restore(base / "bc", p, None)
     given = opened.read_given(guided)
     bias = given["actor"]["net"]["head_bias"][0]
-    np.testing.assert_array_equal(bias, learner.slow["actor"]["net"]["head_bias"][1])
+    np.testing.assert_array_equal(bias, learner.targets["actor"]["net"]["head_bias"][1])
     assert (np.asarray(bias) != np.asarray(learner.params["actor"]["net"]["head_bias"][1])).any()
     np.testing.assert_array_equal(given["units"]["obs"]["scale"][0], learner.stats["units"]["obs"].scale[1])
 

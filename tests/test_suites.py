@@ -96,7 +96,7 @@ def test_cost_by_hand():
 FILE = """
 from pathlib import Path
 from qchunk.algorithms.bc import BC
-from qchunk.commands.suite import Data, Published, Run, Suite
+from qchunk.comparison.suite import Data, Published, Run, Suite
 from qchunk.config import ChunkConfig, RegressionConfig
 from qchunk.train import Settings
 

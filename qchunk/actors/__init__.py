@@ -1,16 +1,16 @@
-"""The generative families of chunks: each file makes a Kernel from its configuration."""
+"""The generative families of chunks: each file makes a Kernel from its configuration, and has a row in ``names.ACTORS``."""
 
 from __future__ import annotations
 
-from qchunk.actors.diffusion import diffusion
-from qchunk.actors.flow import flow
-from qchunk.actors.gaussian import gaussian, regression
+from qchunk import registry
 from qchunk.config import ActorConfig
 from qchunk.types import Kernel
 
-FAMILIES = {"flow": flow, "diffusion": diffusion, "gaussian": gaussian, "regression": regression}
-
 
 def actor(c: ActorConfig, name: str = "actor") -> Kernel:
-    """The Kernel of a configuration, by its ``kind``."""
-    return FAMILIES[c.kind](c, name)  # type: ignore[operator]
+    """The Kernel of a configuration, by its ``kind``.
+
+    Raises:
+        UserError: no such kind.
+    """
+    return registry.actor(c.kind)[0](c, name)

@@ -9,11 +9,12 @@ import numpy as np
 from qchunk import nets
 from qchunk.actors import paths
 from qchunk.config import DiffusionConfig
+from qchunk.target_networks import ema
 from qchunk.types import Array, Chunk, Kernel, Key, Module, Spec, Vars
 
 
 def diffusion(c: DiffusionConfig, name: str = "actor") -> Kernel:
-    """DDPM along all K levels (2006.11239, algorithm 2), or DDIM along ``c.ddim`` of them (2010.02502).
+    """The diffusion actor: DDPM along all K levels (2006.11239, algorithm 2), or DDIM along ``c.ddim`` of them (2010.02502).
 
     Loss: i ~ U{0 .. K-1}, eps ~ N(0, I), x_i = sqrt(bar_i) a + sqrt(1 - bar_i) eps; regress the network on eps or on a.
     The level's number enters through a sinusoidal embedding; chunk, embedding and observation are joined in this order.
@@ -51,5 +52,5 @@ def diffusion(c: DiffusionConfig, name: str = "actor") -> Kernel:
         error = out - (eps if c.predict == "noise" else chunk.action)
         return jnp.mean(jnp.square(error) * chunk.mask[..., None], axis=(-2, -1))
 
-    module = Module(name, init, apply, nets.average(c.ema))
-    return paths.walker(module, levels, 0.0 if c.ddim else 1.0, denoise, paths.drawing(level), loss, c.clip)
+    module = Module(name, init, apply, ema(c.ema))
+    return paths.denoiser_kernel(module, levels, 0.0 if c.ddim else 1.0, denoise, paths.drawing(level), loss, c.clip)

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from qchunk import nets
 from qchunk.actors import paths
 from qchunk.config import FlowConfig
+from qchunk.target_networks import ema
 from qchunk.types import Array, Chunk, Kernel, Key, Module, Spec, Vars
 
 
 def flow(c: FlowConfig, name: str = "actor") -> Kernel:
-    """An ODE Kernel: x_{k+1} = x_k + v(s, x_k, k/K) / K.
+    """The flow-matching actor, an ODE Kernel: x_{k+1} = x_k + v(s, x_k, k/K) / K.
 
     Loss: z ~ N(0, I), t ~ U[0, 1), x_t = (1 - t) z + t a; regress v(s, x_t, t) on a - z, per step of the chunk.
     The time enters raw, as one number; observation, chunk and time are joined in this order.
@@ -40,5 +41,5 @@ def flow(c: FlowConfig, name: str = "actor") -> Kernel:
         error = apply(vars.params[name], chunk.obs, x, t) - (chunk.action - z)
         return jnp.mean(jnp.square(error) * chunk.mask[..., None], axis=(-2, -1))
 
-    module = Module(name, init, apply, nets.average(c.ema))
-    return paths.walker(module, levels, 0.0, denoise, paths.drawing(jax.random.uniform), loss)
+    module = Module(name, init, apply, ema(c.ema))
+    return paths.denoiser_kernel(module, levels, 0.0, denoise, paths.drawing(jax.random.uniform), loss)

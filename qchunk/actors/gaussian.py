@@ -8,30 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import nets
+from qchunk.actors.one_step import one_step
 from qchunk.config import GaussianConfig, RegressionConfig
+from qchunk.target_networks import ema
 from qchunk.types import Array, Chunk, Kernel, Key, Module, Spec, Vars
 
-ONE_STEP = np.asarray([[0.0, 1.0], [1.0, 0.0]])
 NARROWEST, WIDEST = 0.01, 1.0  # standard deviations, in units of action
 
 
-def one_step(module: Module, shape, step, noisy: bool, loss) -> Kernel:
-    """A Kernel with K = 1, whose step forgets the noise that it starts from (but see ``gaussian``)."""
-    return Kernel(
-        modules=(module,),
-        levels=ONE_STEP,
-        shape=lambda vars: shape(vars.params[module.name]),
-        denoise=lambda vars, obs, x, k: step(vars, obs, x, k)[0],
-        advance=None,
-        step=step,
-        noisy=noisy,
-        draw=lambda key, chunk: (),
-        loss=loss,
-    )
-
-
 def regression(c: RegressionConfig, name: str = "actor") -> Kernel:
-    """tanh of an MLP, by mean squared error: the mean of what was done."""
+    """The deterministic actor: tanh of an MLP, by mean squared error, which learns the mean of what was done."""
 
     def init(key: Key, spec: Spec):
         return nets.init(nets.MLP(c.hidden, (spec.horizon, spec.action), c.layer_norm), key, spec.obs)
@@ -49,11 +35,11 @@ def regression(c: RegressionConfig, name: str = "actor") -> Kernel:
         error = apply(vars.params[name], chunk.obs) - chunk.action
         return jnp.mean(jnp.square(error) * chunk.mask[..., None], axis=(-2, -1))
 
-    return one_step(Module(name, init, apply, nets.average(c.ema)), nets.output_shape, step, False, loss)
+    return one_step(Module(name, init, apply, ema(c.ema)), nets.output_shape, step, False, loss)
 
 
 def gaussian(c: GaussianConfig, name: str = "actor") -> Kernel:
-    """A mixture of ``c.components`` diagonal Gaussians over whole chunks, by maximum likelihood.
+    """The Gaussian actor: a mixture of ``c.components`` diagonal Gaussians over whole chunks, by maximum likelihood.
 
     Means are tanh of the network's first column, standard deviations lie in [0.01, 1], and a component's logit is the
     mean of the third column over the chunk. Which component a sample takes is read off its starting noise (the normal
@@ -89,5 +75,5 @@ def gaussian(c: GaussianConfig, name: str = "actor") -> Kernel:
         # a window with nothing inside its episode has only the weights left, which sum to 1
         return -joint / (chunk.action.shape[-1] * chunk.action.shape[-2])
 
-    module = Module(name, init, apply, nets.average(c.ema))
+    module = Module(name, init, apply, ema(c.ema))
     return one_step(module, lambda params: nets.output_shape(params)[1:3], step, True, loss)

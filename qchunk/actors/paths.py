@@ -1,4 +1,4 @@
-"""What every iterative actor shares: noise levels (alpha, sigma), and the one rule that steps from one to the next."""
+"""What every iterative actor shares: noise levels (alpha, sigma), and the transition from one level to the next."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import nets
-from qchunk.types import Array, Chunk, Kernel, Key, Module, Vars
+from qchunk.types import AdvanceFn, Array, Chunk, DenoiseFn, DrawFn, Kernel, Key, LossFn, Module, StepFn, Vars
 
 
 def linear(steps: int) -> np.ndarray:
@@ -44,8 +44,8 @@ def numbers(table: np.ndarray, k) -> Array:
     return jnp.moveaxis(jnp.asarray(table, jnp.float32)[k], -1, 0)[..., None, None]
 
 
-def bridge(levels: np.ndarray, clip: bool = False) -> Callable:
-    """advance(x, clean, k, eta) -> (mean [.., H, A], std [.., 1, 1]): from level k to level k + 1, given the clean chunk.
+def transition(levels: np.ndarray, clip: bool = False) -> AdvanceFn:
+    """The step from level k to level k + 1 given the clean chunk: advance(x, clean, k, eta) -> (mean [.., H, A], std [.., 1, 1]).
 
     eta = 0 is the deterministic step: Euler's on the straight path, DDIM's on a diffusion's. eta = 1 is the posterior of
     the noising process, DDPM's step when no level is left out. All have the same marginals (2010.02502, eq. 12, here for
@@ -69,7 +69,7 @@ def bridge(levels: np.ndarray, clip: bool = False) -> Callable:
     return advance
 
 
-def step_of(denoise: Callable, advance: Callable) -> Callable:
+def step_of(denoise: DenoiseFn, advance: AdvanceFn) -> StepFn:
     """A Kernel's ``step`` from its ``denoise`` and ``advance``.
 
     The barrier keeps compilers from fusing the estimate into what follows, so that an estimate that a wrapper left alone
@@ -82,17 +82,23 @@ def step_of(denoise: Callable, advance: Callable) -> Callable:
     return step
 
 
-def walker(
+def denoiser_kernel(
     module: Module,
     levels: np.ndarray,
     eta: float,
-    denoise: Callable,
-    draw: Callable,
-    loss: Callable,
+    denoise: DenoiseFn,
+    draw: DrawFn,
+    loss: LossFn,
     clip: bool = False,
 ) -> Kernel:
-    """The Kernel that walks along ``levels`` with one network; see ``bridge`` for eta and clip."""
-    advance = functools.partial(bridge(levels, clip), eta=eta)
+    """The Kernel that denoises along ``levels`` [K+1, 2] with one network.
+
+    Args:
+        eta, clip: as in ``transition``.
+        draw: (key, chunk) -> noise of the loss, such as ``drawing(level)``.
+        loss: (vars, noise, chunk) -> [*B].
+    """
+    advance = functools.partial(transition(levels, clip), eta=eta)
     return Kernel(
         modules=(module,),
         levels=levels,
@@ -106,8 +112,8 @@ def walker(
     )
 
 
-def drawing(level: Callable) -> Callable:
-    """draw(key, Chunk) -> (standard normal noise [*B, H, A], level(key, (*B, 1)))."""
+def drawing(level: Callable[[Key, tuple[int, ...]], Array]) -> DrawFn:
+    """A Kernel's ``draw``: (key, chunk) -> (standard normal noise [*B, H, A], ``level(key, (*B, 1))``)."""
 
     def draw(key: Key, chunk: Chunk) -> tuple[Array, Array]:
         noise_key, level_key = jax.random.split(key)
@@ -130,8 +136,8 @@ def stochastic(kernel: Kernel, eta: float = 1.0) -> Kernel:
     return kernel._replace(advance=noisy, step=step_of(kernel.denoise, noisy), noisy=True)
 
 
-def floored(kernel: Kernel, least: float) -> Kernel:
-    """The same Kernel, whose steps have a standard deviation of at least ``least`` (2409.00588, section 5): the last one too."""
+def with_min_std(kernel: Kernel, least: float) -> Kernel:
+    """The same Kernel with a standard deviation of at least ``least`` in every step, the last one too (2409.00588, section 5)."""
 
     def step(vars: Vars, obs, x: Array, k) -> tuple[Array, Array]:
         mean, std = kernel.step(vars, obs, x, k)

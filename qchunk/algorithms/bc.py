@@ -20,6 +20,6 @@ class BC:
 
 
 def bc(c: BC) -> Algorithm:
-    """One term, one module."""
+    """Behaviour cloning with the actor of ``c``: one term, one module."""
     pi = actor(c.actor)
     return learner([pi], sample(acting(pi)), [clone(pi)], c.optim)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, Any
 
 from qchunk.actors import actor
-from qchunk.actors.paths import floored, stochastic
+from qchunk.actors.paths import stochastic, with_min_std
 from qchunk.config import (
     ActorConfig,
     ChunkConfig,
     DiffusionConfig,
     GaussianConfig,
+    NonNegativeInt,
     OptimConfig,
+    PositiveFloat,
+    PositiveInt,
+    Range,
     RolloutConfig,
     Stands,
     ValueConfig,
     config,
 )
 from qchunk.critics.state_v import state_v
-from qchunk.learner import frozen, learner, starting
+from qchunk.learner import frozen, learner, warm_started
 from qchunk.losses.ppo_path import advantages, kl_above, ppo_path, value_mse
 from qchunk.sampling import count_steps, sample, sample_path
 from qchunk.system.errors import UserError
@@ -40,23 +44,23 @@ class DPPO:
     optim: OptimConfig = OptimConfig(1e-4)
     """Of the actor."""
     critic_optim: OptimConfig = OptimConfig(1e-3)
-    tuned_steps: int = 10
-    """K', the last denoising steps, which are trained; the prior walks the others. From scratch all must be."""
-    critic_updates: int = 0
+    tuned_steps: PositiveInt = 10
+    """K', the last denoising steps, which are trained; the prior makes the others. From scratch all must be."""
+    critic_updates: NonNegativeInt = 0
     """Updates before the actor moves."""
-    clip: float = 0.01
+    clip: PositiveFloat = 0.01
     """Bound of a ratio's distance from 1, at the last denoising step. Ratios are per number: roots of the true ones."""
-    clip_base: float = 0.01
+    clip_base: PositiveFloat = 0.01
     """The same at the first tuned step."""
-    clip_rate: float = 3.0
-    """How late the bound rises from one to the other."""
-    gamma_denoise: float = 0.99
+    clip_rate: Annotated[float, Range(above=0, high=80)] = 3.0
+    """How late the bound rises from one to the other, in (0, 80]."""
+    gamma_denoise: Annotated[float, Range(0, 1)] = 0.99
     """Discount per denoising step, in [0, 1]."""
-    lam: float = 0.95
+    lam: Annotated[float, Range(0, 1)] = 0.95
     """Lambda of the advantages, in [0, 1]."""
-    explore_std: float = 0.1
+    explore_std: Annotated[float, Range(0, 1)] = 0.1
     """Least standard deviation of a tuned step while exploring, in units of action."""
-    prob_std: float = 0.1
+    prob_std: Annotated[float, Range(1e-3, 1)] = 0.1
     """The same in its probability."""
     target_kl: float = 1.0
     """An iteration's updates end when its policy is further from the one that played."""
@@ -81,22 +85,23 @@ class PPO:
     optim: OptimConfig = OptimConfig(3e-4)
     """Of the actor."""
     critic_optim: OptimConfig = OptimConfig(1e-3)
-    critic_updates: int = 0
+    critic_updates: NonNegativeInt = 0
     """Updates before the actor moves."""
-    clip: float = 0.05
+    clip: PositiveFloat = 0.05
     """Bound of a ratio's distance from 1. Ratios are per number: roots of the true ones."""
-    lam: float = 0.95
+    lam: Annotated[float, Range(0, 1)] = 0.95
     """Lambda of the advantages, in [0, 1]."""
-    explore_std: float = 0.1
+    explore_std: Annotated[float, Range(0, 1)] = 0.1
     """Least standard deviation, in units of action."""
     target_kl: float = 1.0
     """An iteration's updates end when its policy is further from the one that played."""
 
 
 def dppo(c: DPPO) -> Algorithm:
-    """The last K' steps learn, behind a frozen copy of the prior that walks the first ones; exploring adds noise."""
+    """DPPO: the last K' denoising steps learn, a frozen copy of the prior makes the first ones; exploring adds noise."""
     # the average of a prior's weights is where the actor starts; it keeps none of its own
-    pi = actor(dataclasses.replace(c.tuned, ema=False))
+    own: dict[str, Any] = {"ema": False} if hasattr(c.tuned, "ema") else {}
+    pi = actor(dataclasses.replace(c.tuned, **own))
     if not pi.noisy and pi.advance is None:
         raise UserError(f"a {c.tuned.kind} actor has no probabilities", "take --tuned.kind gaussian, flow or diffusion")
     if getattr(c.tuned, "components", 1) > 1:
@@ -104,7 +109,7 @@ def dppo(c: DPPO) -> Algorithm:
     walk = pi if pi.noisy else stochastic(pi)
     tuned = min(c.tuned_steps, count_steps(pi))
     partly = tuned < count_steps(pi)
-    explore, prob = floored(walk, c.explore_std), floored(walk, c.prob_std)
+    explore, prob = with_min_std(walk, c.explore_std), with_min_std(walk, c.prob_std)
     still = pi._replace(noisy=False) if count_steps(pi) == 1 else pi  # a Gaussian is evaluated at its mean
     v = state_v(c.critic)
     surrogate = ppo_path(
@@ -124,10 +129,10 @@ def dppo(c: DPPO) -> Algorithm:
         prepare=advantages(prob, v, c.lam),
         stop=kl_above(c.target_kl),
     )
-    return starting(made, "actor")
+    return warm_started(made, "actor")
 
 
 def ppo(c: PPO) -> Algorithm:
-    """One denoising step, all of it trained."""
+    """PPO: DPPO with one denoising step, all of it trained."""
     same = {f.name: getattr(c, f.name) for f in dataclasses.fields(c) if f.name != "explore_std"}
     return dppo(DPPO(**same, tuned_steps=1, clip_base=c.clip, explore_std=c.explore_std, prob_std=c.explore_std))

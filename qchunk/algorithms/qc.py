@@ -7,7 +7,16 @@ Configurations of the same parts: ``--chunk.horizon 1`` is the paper's BFN (one-
 from __future__ import annotations
 
 from qchunk.actors import actor
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, config
+from qchunk.config import (
+    ActorConfig,
+    ChunkConfig,
+    CriticConfig,
+    FlowConfig,
+    NonNegativeInt,
+    OptimConfig,
+    PositiveInt,
+    config,
+)
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
 from qchunk.learner import acting, learner
@@ -25,14 +34,14 @@ class QC:
     actor: ActorConfig = FlowConfig()
     critic: CriticConfig = CriticConfig()
     optim: OptimConfig = OptimConfig()
-    n: int = 32
+    n: PositiveInt = 32
     """N, candidates per decision; also in the target."""
-    slice_rows: int = 0
+    slice_rows: NonNegativeInt = 0
     """Candidates evaluated at once (bounds memory); 0 chooses by backend."""
 
 
 def qc(c: QC) -> Algorithm:
-    """The same best-of-N operator acts, is evaluated, and chooses the target's next chunk."""
+    """Q-chunking: the same best-of-N operator acts, is evaluated, and chooses the next chunk of the critic's target."""
     pi, q = actor(c.actor), chunk_q(c.critic)
     act = best_of_n(sample(acting(pi)), q.score, c.n, c.slice_rows)
     return learner([pi, q], act, [bc(pi), td(q, act)], c.optim)

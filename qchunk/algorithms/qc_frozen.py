@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import Annotated
 
 from qchunk.actors import actor
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, Stands, config
+from qchunk.config import (
+    ActorConfig,
+    ChunkConfig,
+    CriticConfig,
+    FlowConfig,
+    NonNegativeInt,
+    OptimConfig,
+    PositiveInt,
+    Stands,
+    config,
+)
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
 from qchunk.learner import frozen, learner
@@ -23,14 +33,14 @@ class FrozenQC:
     chunk: ChunkConfig = ChunkConfig()
     critic: CriticConfig = CriticConfig()
     optim: OptimConfig = OptimConfig()
-    n: int = 32
+    n: PositiveInt = 32
     """N, candidates per decision; also in the target."""
-    slice_rows: int = 0
+    slice_rows: NonNegativeInt = 0
     """Candidates evaluated at once (bounds memory); 0 chooses by backend."""
 
 
 def qc_frozen(c: FrozenQC) -> Algorithm:
-    """``qc`` without its imitation term."""
+    """Q-chunking on a frozen prior: ``qc`` without its imitation term."""
     pi, q = frozen(actor(c.given)), chunk_q(c.critic)
     act = best_of_n(sample(pi), q.score, c.n, c.slice_rows)
     return learner([q], act, [td(q, act)], c.optim)

@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from qchunk.actors import actor
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, Stands, config
+from qchunk.config import (
+    ActorConfig,
+    ChunkConfig,
+    CriticConfig,
+    FlowConfig,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OptimConfig,
+    PositiveInt,
+    Range,
+    Stands,
+    config,
+)
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
 from qchunk.improve import best_of_n
@@ -25,20 +37,20 @@ class VGPS:
     chunk: ChunkConfig = ChunkConfig()
     critic: CriticConfig = CriticConfig()
     optim: OptimConfig = OptimConfig()
-    n: int = 10
+    n: PositiveInt = 10
     """N, samples to rank."""
-    temperature: float = 0.0
+    temperature: NonNegativeFloat = 0.0
     """beta, in units of return: sample i is taken with probability softmax(Q / beta)_i; 0 takes the best."""
     learning: Literal["iql", "td"] = "iql"
     """Of the critic: IQL, or temporal differences over the prior's next chunk."""
-    expectile: float = 0.7
+    expectile: Annotated[float, Range(0.5, below=1)] = 0.7
     """IQL's, in [0.5, 1)."""
-    slice_rows: int = 0
+    slice_rows: NonNegativeInt = 0
     """Candidates evaluated at once (bounds memory); 0 chooses by backend."""
 
 
 def v_gps(c: VGPS) -> Algorithm:
-    """The critic never sees how it is used: nothing that acts is in its targets."""
+    """V-GPS: a critic, in whose targets nothing is that acts, re-ranks samples of the frozen prior."""
     pi, q, v = frozen(actor(c.given)), chunk_q(c.critic), state_v(c.critic)
     act = best_of_n(sample(pi), q.score, c.n, c.slice_rows, c.temperature)
     if c.learning == "td":

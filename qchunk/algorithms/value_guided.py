@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from qchunk.actors import actor
 from qchunk.actors.paths import stochastic
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, Stands, config
+from qchunk.config import (
+    ActorConfig,
+    ChunkConfig,
+    CriticConfig,
+    FlowConfig,
+    NonNegativeFloat,
+    OptimConfig,
+    Range,
+    Stands,
+    config,
+)
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.noisy_value import noisy_value
 from qchunk.critics.state_v import state_v
@@ -34,16 +44,16 @@ class ValueGuided:
     guidance: Literal["log-expectation", "mean", "clean", "diffuser"] = "log-expectation"
     """What steers: log E[exp(w Q) | noisy chunk] / w (exact), E[Q | noisy chunk], Q of the noisy chunk itself, or Diffuser's
     rule with the mean."""
-    weight: float = 0.3
+    weight: NonNegativeFloat = 0.3
     """w, in 1 / units of return: the target is the prior times exp(w Q). With diffuser, its scale."""
     backup: Literal["guided", "prior", "iql"] = "guided"
     """Whose next chunk the critic's target values: the guided policy's, the prior's, or (IQL) the better ones of the data."""
-    expectile: float = 0.7
+    expectile: Annotated[float, Range(0.5, below=1)] = 0.7
     """IQL's, in [0.5, 1)."""
 
 
 def value_guided(c: ValueGuided) -> Algorithm:
-    """The prior is read and never trained; the critic learns offline, the value of noisy chunks from the critic.
+    """Value guidance: the prior is read and never trained; the value of noisy chunks, which steers, learns from the critic.
 
     Raises:
         UserError: a prior of one denoising step, which guidance leaves as it is.

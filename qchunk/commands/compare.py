@@ -107,7 +107,7 @@ def checked(f: CompareFlags, sizes: Sizes) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {value}", f"give at least {LEAST[name]}")
     if not sizes.hidden or min(sizes.hidden) < 1:
         raise UserError("--hidden names no widths", "give one or more, such as --hidden 128 128 128")
-    if f.data and not f.data.is_file():
+    if f.data and not f.data.exists() and not names.is_own(str(f.data)):
         raise UserError(f"there is no data set {f.data}", "make one with qchunk collect, or leave --data out")
     for env in f.env:
         names.check_env(env)

@@ -9,7 +9,7 @@ import re
 import typing
 from typing import Annotated, Any
 
-from qchunk.config import members
+from qchunk.config import has_kinds, members, of_kind
 from qchunk.system.errors import UserError, unknown
 
 
@@ -58,22 +58,18 @@ def switched(c: Any, argv: list[str]) -> Any:
         UserError: no such kind.
     """
     for name, hint in typing.get_type_hints(type(c)).items():
-        kinds = {cls.kind: cls for cls in members(hint)} if len(members(hint)) > 1 else {}  # type: ignore[attr-defined]
-        wanted = kinds and value_of(argv, f"--{name}.kind")
-        if wanted and wanted not in kinds:
-            raise unknown("kind", wanted, kinds)
+        wanted = has_kinds(hint) and value_of(argv, f"--{name.replace('_', '-')}.kind")
         if wanted and wanted != getattr(c, name).kind:
-            c = dataclasses.replace(c, **{name: kinds[wanted]()})
+            c = dataclasses.replace(c, **{name: of_kind(hint, wanted)})
     return c
 
 
 def value_of(argv: list[str], flag: str) -> str:
-    """The value of a flag, "" where it is absent."""
+    """The value of a flag (written with dashes; the user may write underscores), "" where it is absent."""
     for i, arg in enumerate(argv):
-        if arg == flag:
-            return argv[i + 1] if i + 1 < len(argv) else ""
-        if arg.startswith(f"{flag}="):
-            return arg.split("=", 1)[1]
+        name, equals, value = arg.partition("=")
+        if name.replace("_", "-") == flag:
+            return value if equals else argv[i + 1] if i + 1 < len(argv) else ""
     return ""
 
 

@@ -16,18 +16,15 @@ from qchunk.config import (
     CriticConfig,
     DiffusionConfig,
     FlowConfig,
-    GaussianConfig,
     OptimConfig,
-    RegressionConfig,
     Stands,
-    ValueConfig,
     actor_fields,
+    of_kind,
     stands_on,
 )
-from qchunk.system.errors import UserError, unknown
+from qchunk.system.errors import UserError
 
 DEFAULT = ("bc", "qc", "qc-frozen", "value-guided", "v-gps", "dppo", "dppo@diffusion", "ppo")
-KINDS = {"flow": FlowConfig, "diffusion": DiffusionConfig, "gaussian": GaussianConfig, "regression": RegressionConfig}
 OWN_KIND = {"ppo": "gaussian"}  # of those that a flow does not fit
 
 
@@ -94,8 +91,8 @@ def split(arm: str) -> tuple[str, str]:
         UserError: no such kind.
     """
     name, _, kind = arm.partition("@")
-    if kind and kind not in KINDS:
-        raise unknown("kind", kind, KINDS)
+    if kind:
+        of_kind(ActorConfig, kind)
     return name, kind or OWN_KIND.get(name, "flow")
 
 
@@ -105,9 +102,42 @@ def actor_of(kind: str, sizes: Sizes, tuned: bool = False) -> ActorConfig:
     if kind == "flow":
         return FlowConfig(h, steps=sizes.steps, ema=True)
     if kind == "diffusion":
-        residual, ddim = len(h) % 2 == 1 and len(set(h)) == 1, 0 if tuned else min(sizes.steps, DiffusionConfig().steps)
-        return DiffusionConfig(h, residual=residual, ddim=ddim, ema=True)
-    return KINDS[kind](h, ema=True)
+        ddim = 0 if tuned else min(sizes.steps, DiffusionConfig().steps)
+        return DiffusionConfig(h, residual=fits_residual(h), ddim=ddim, ema=True)
+    c = of_kind(ActorConfig, kind)
+    return dataclasses.replace(c, **{n: v for n, v in (("hidden", h), ("ema", True)) if hasattr(c, n)})
+
+
+def fits_residual(hidden: tuple[int, ...]) -> bool:
+    """Whether a residual network can have these widths."""
+    return len(hidden) % 2 == 1 and len(set(hidden)) == 1
+
+
+def resized(c: Any, sizes: Sizes) -> Any:
+    """A configuration whose networks, at any depth and of whatever class, have the widths that every arm has.
+
+    A network is what has a field ``hidden``; flows take the number of steps, too, and target networks one rate.
+
+    Raises:
+        UserError: a field ``hidden`` that does not hold widths.
+    """
+    if type(c) is tuple:
+        return tuple(resized(part, sizes) for part in c)
+    if not dataclasses.is_dataclass(c) or isinstance(c, type):
+        return c
+    made = {field.name: resized(getattr(c, field.name), sizes) for field in dataclasses.fields(c)}
+    if "hidden" in made:
+        if not isinstance(made["hidden"], tuple):
+            problem = f"hidden of {type(c).__name__} is no tuple of widths, so that a comparison cannot hold it equal"
+            raise UserError(problem, "make it hidden: Widths = (512, 512), with Widths of qchunk.config")
+        made["hidden"] = sizes.hidden
+    if isinstance(c, FlowConfig):
+        made["steps"] = sizes.steps
+    if isinstance(c, DiffusionConfig):
+        made["residual"] = c.residual and fits_residual(sizes.hidden)
+    if isinstance(c, CriticConfig):
+        made["tau"] = 0.01
+    return dataclasses.replace(c, **made)
 
 
 def config_of(arm: str, sizes: Sizes) -> Any:
@@ -124,12 +154,8 @@ def config_of(arm: str, sizes: Sizes) -> Any:
     if "@" in arm and not actors:
         raise UserError(f"{name} has no actor of its own", f"give {name} without @{kind}")
     made: dict[str, Any] = {field: actor_of(kind, sizes, field == warm) for field in actors}
-    made["chunk"] = dataclasses.replace(c.chunk, horizon=sizes.horizon)
-    for field, value in found.items():
-        if isinstance(value, CriticConfig):
-            made[field] = dataclasses.replace(value, hidden=sizes.hidden, tau=0.01)
-        elif isinstance(value, ValueConfig):
-            made[field] = dataclasses.replace(value, hidden=sizes.hidden)
+    c = dataclasses.replace(resized(c, sizes), **made)
+    made = {"chunk": dataclasses.replace(c.chunk, horizon=sizes.horizon)}
     if type(found.get("n")) is int:
         made["n"] = sizes.n
     return dataclasses.replace(c, **made, **TUNED.get(arm, TUNED.get(name, {})))

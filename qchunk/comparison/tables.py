@@ -28,7 +28,7 @@ def equal(suite: Sequence[Run], sizes: Sizes, left_out: LeftOut) -> Rows:
         "protocol": _protocol(suite),
         "data": _data(next((r for r in suite if r.data), None)),
         "prior": _prior(suite),
-        "networks": f"{widths} for every actor, critic and value; flows of {sizes.steps} steps, N = {sizes.n}, chunks of {sizes.horizon}",
+        "networks": f"{widths} for every network; flows of {sizes.steps} steps, N = {sizes.n}, chunks of {sizes.horizon}",
         "evaluation": f"{s.episodes} episodes per seed, open loop, the same start states for every arm and every evaluation",
         "seeds": f"{s.seed} to {s.seed + s.seeds - 1}",
         "tuning": f"three runs of every default arm on {arms.TUNING_ENV}, one seed, {TUNING}; see the table{_compared(suite)}",

@@ -9,7 +9,7 @@ from qchunk.types import Critic
 
 
 def chunk_q(c: CriticConfig, name: str = "critic") -> Critic:
-    """Values clean chunks only: ``level`` is ignored."""
+    """Q(s, a) of clean chunks: an ensemble with target networks. ``level`` is ignored."""
     return ensemble(
         c,
         name,

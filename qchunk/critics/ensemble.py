@@ -7,15 +7,29 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from qchunk import nets
+from qchunk import nets, registry
 from qchunk.config import CriticConfig
-from qchunk.types import CLEAN, Array, Critic, Key, Module, Slow, Spec, Vars
-
-AGGREGATES: dict[str, Callable[..., Array]] = {"mean": jnp.mean, "min": jnp.min}
+from qchunk.types import CLEAN, Array, Critic, Key, Module, Spec, TargetNetwork, Vars
 
 
-def ensemble(c: CriticConfig, name: str, sizes: Callable, parts: Callable, target: bool = True) -> Critic:
-    """``c.members`` critics with a Polyak target that lags by one update, as in the papers' code; or without ``target``.
+def mean(values: Array) -> Array:
+    """[members, *B] -> [*B], the mean over the members."""
+    return jnp.mean(values, axis=0)
+
+
+def minimum(values: Array) -> Array:
+    """[members, *B] -> [*B], the lowest member (1802.09477, section 4.2)."""
+    return jnp.min(values, axis=0)
+
+
+def ensemble(
+    c: CriticConfig,
+    name: str,
+    sizes: Callable[[Spec], tuple[int, ...]],
+    parts: Callable[..., tuple[Array, ...]],
+    target: bool = True,
+) -> Critic:
+    """``c.members`` critics with target networks (Polyak) that lag by one update, as in the papers' code; or without ``target``.
 
     Args:
         sizes: Spec -> the last axes of the networks' inputs.
@@ -32,11 +46,9 @@ def ensemble(c: CriticConfig, name: str, sizes: Callable, parts: Callable, targe
     def values(vars: Vars, obs, action: Array | None = None, level: Any = CLEAN) -> Array:
         return apply(vars.params[name], *parts(nets.flatten_obs(obs), action, jnp.asarray(level)))
 
-    def aggregate(q: Array) -> Array:
-        return AGGREGATES[c.aggregate](q, axis=0)
-
+    aggregate = registry.aggregate(c.aggregate)
     return Critic(
-        modules=(Module(name, init, apply, Slow(c.tau) if target else None),),
+        modules=(Module(name, init, apply, TargetNetwork(c.tau) if target else None),),
         values=values,
         aggregate=aggregate,
         score=lambda vars, obs, action=None, level=CLEAN: aggregate(values(vars, obs, action, level)),

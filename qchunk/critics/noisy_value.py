@@ -9,7 +9,10 @@ from qchunk.types import Critic
 
 
 def noisy_value(c: CriticConfig, name: str = "value") -> Critic:
-    """Networks see the noise level as (alpha, sigma), which means the same on every grid of levels."""
+    """V(s, x, level) of noisy chunks: an ensemble with target networks.
+
+    It sees the noise level as (alpha, sigma), which means the same on every grid of levels.
+    """
     return ensemble(
         c,
         name,

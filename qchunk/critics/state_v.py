@@ -1,4 +1,4 @@
-"""V of a state."""
+"""V(s), the value of a state."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from qchunk.types import Critic
 
 
 def state_v(c: ValueConfig | CriticConfig, name: str = "state_value") -> Critic:
-    """One network of these widths, without a target copy. ``values(vars, obs)``: the chunk is neither needed nor read."""
+    """V(s): one network of these widths, without a target network. ``values(vars, obs)``: the chunk is neither needed nor read."""
     one = CriticConfig(c.hidden, c.layer_norm, members=1)
     return ensemble(one, name, lambda spec: (spec.obs,), lambda obs, action, level: (obs,), target=False)

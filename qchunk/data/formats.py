@@ -1,6 +1,6 @@
-"""Our own data format: one npz of plain arrays, with a fingerprint. Nothing is ever unpickled.
+"""Data sets on disk, by the reader that claims them; and our own format: one npz of plain arrays, with a fingerprint.
 
-Arrays: ``obs`` [R, O] float32, ``action`` [R, A] float32 in [-1, 1], ``reward`` [R] float32, ``terminal`` [R] bool,
+Nothing is ever unpickled. Arrays: ``obs`` [R, O] float32, ``action`` [R, A] float32 in [-1, 1], ``reward`` [R] float32, ``terminal`` [R] bool,
 ``end`` [R] bool (rows that hold an episode's final observation), and ``about``, a JSON text with ``format``, ``env``
 (the data's name: an environment, or a scene whose tasks share it), ``version`` and how it was collected. A tree of
 observations has an array for each leaf: ``obs/state``, ``obs/goal``, float32 or whole numbers (images: uint8). Whatever
@@ -15,16 +15,16 @@ import itertools
 import json
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from qchunk import trees
+from qchunk import names, registry, trees
 from qchunk.data.chunks import EDGE, Dataset, dataset, with_history
-from qchunk.system import files
+from qchunk.system import files, loading
 from qchunk.system.errors import UserError
 from qchunk.types import PyTree, Steps
 
@@ -87,6 +87,13 @@ def _episode(steps: Steps) -> Rows:
 def _short(x: np.ndarray) -> np.ndarray:
     """Floats as float32; whole numbers as they are."""
     return x.astype(np.float32) if x.dtype.kind == "f" else x
+
+
+class Reader(NamedTuple):
+    """One way to read data sets; a row of ``names.READERS``."""
+
+    claims: Callable  # path -> whether it reads what lies there
+    read: Callable  # (path, environment) -> (Rows, about with "env" and "fingerprint")
 
 
 def fingerprint(rows: Rows) -> str:
@@ -189,8 +196,43 @@ def to_device(rows: Rows) -> Dataset:
     return dataset(*rows._replace(action=np.clip(rows.action, -EDGE, EDGE)))
 
 
-def for_env(path: Path, env: Any, name: str) -> tuple[Dataset, dict[str, Any]]:
+# the last one, which says what is wrong with a file that nobody else claims
+READER = Reader(lambda path: True, lambda path, env: load(path))
+
+
+def read(path: Path | str, env: Any, wanted: str) -> tuple[Rows, dict[str, Any]]:
+    """The rows of a file that some reader claims, or of ``file.py:function:ARGUMENT``: function(argument) -> Rows.
+
+    ARGUMENT is the text as it stands. Returned besides are the data's name and fingerprint, under "env" and "fingerprint".
+
+    Args:
+        wanted: what data of the environment are called.
+
+    Raises:
+        UserError: missing, damaged, or not what a reader returns.
+    """
+    if not names.is_own(str(path)):
+        readers = (registry.named(names.READERS, n, "reader")[0] for n in names.READERS)
+        return next(r for r in readers if r.claims(path)).read(path, env)
+    target, argument = names.target({}, str(path), "reader")
+    if not argument:
+        raise UserError(f"--data {path} lacks what is to be read", f"give {path}:ARGUMENT, such as a file's path")
+    try:
+        rows = loading.function(target)(argument)
+    except OSError as e:
+        raise UserError(f"{target} cannot read {argument}: {e}", "give what it can read after the last colon") from e
+    if not isinstance(rows, Rows):
+        raise UserError(f"{target} returns a {type(rows).__name__}", "return a qchunk.data.formats.Rows")
+    check(rows, str(path))
+    return rows, {"env": wanted, "fingerprint": fingerprint(rows)}
+
+
+def for_env(path: Path | str, env: Any, name: str) -> tuple[Dataset, dict[str, Any]]:
     """The data set at ``path``, as ``env`` (of that ``name``) gives rewards, terminals and observations.
+
+    Args:
+        path: a file or folder that some reader claims, or ``file.py:function:ARGUMENT``, see ``read``. Where the
+            environment judges rows itself (``relabel``), its rewards and ends replace those that were read.
 
     Raises:
         UserError: data of another environment, or of other sizes.
@@ -198,10 +240,8 @@ def for_env(path: Path, env: Any, name: str) -> tuple[Dataset, dict[str, Any]]:
     if (count := getattr(env, "history", 1)) > 1:
         data, about = for_env(path, env.env, name)
         return with_history(data, count), about
-    if hasattr(env, "read") and (found := env.read(path)):
-        return to_device(found[0]), found[1]
-    rows, about = load(path)
     wanted = getattr(env, "data_name", name)
+    rows, about = read(path, env, wanted)
     if about.get("env") != wanted:
         fix = f"collect data for it: qchunk collect {wanted} --out DATA"
         raise UserError(f"{path} holds data of {about.get('env')}, but --env {name} needs data of {wanted}", fix)

@@ -110,6 +110,16 @@ def read(path: Path, env: Any) -> tuple[Rows, dict[str, Any]]:
     return rows, {**about, "env": env.data_name, "fingerprint": fingerprint(arrays)}
 
 
+def _read(path: Path, env: Any) -> tuple[Rows, dict[str, Any]]:
+    if not hasattr(env, "read"):
+        why = f"{path} is in OGBench's format, whose rewards are those of a task of OGBench"
+        raise UserError(why, "give --env ogbench/..., or data of the environment: qchunk collect")
+    return env.read(path)
+
+
+READER = formats.Reader(is_one, _read)
+
+
 def judged(one: Any, scene: str, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Rewards [R] and successes [R] of stored states, by OGBench's own rule for its single-task data.
 

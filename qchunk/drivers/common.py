@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import normalise
-from qchunk.config import config, validate
+from qchunk.config import NonNegativeInt, PositiveInt, config, validate
 from qchunk.data import buffer
 from qchunk.data.buffer import Source
 from qchunk.data.chunks import Dataset
@@ -31,11 +31,11 @@ from qchunk.types import Algorithm, Learner
 class Common:
     """What every driver needs besides the algorithm's own configuration."""
 
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """The first seed."""
-    seeds: int = 1
+    seeds: PositiveInt = 1
     """S, seeds trained in one program: seed, seed + 1, ..."""
-    episodes: int = 50
+    episodes: PositiveInt = 50
     """Episodes per evaluation and seed."""
     execute: str = "open-loop"
     """Execution: open-loop, receding:STEPS, or a function of yours as my_file.py:my_function:NUMBERS."""
@@ -73,6 +73,9 @@ class Driver(NamedTuple):
     run: Callable  # (program, inputs, settings, learner or None, state or None) -> Iterator[Event]
     state_like: Callable  # (program, inputs, settings, learner) -> shapes of an event's ``state``
     amount: Callable  # (algorithm, config, settings) -> Amount
+    whole: (
+        Callable  # (program, inputs, settings) -> Learner: a run from its start to its end, without events; traceable
+    )
     unit: Callable  # (program, inputs, settings) -> (fn, its arguments, how often a run calls it): what costs are counted of
     resolve: Callable = lambda s: s  # settings -> the same with every 0 that means "choose" replaced
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from qchunk import normalise, trees
-from qchunk.config import config
+from qchunk.config import NonNegativeInt, PositiveInt, config
 from qchunk.data import buffer, chunks
 from qchunk.drivers.common import Common, Event, Work, events, init, run_updates
 from qchunk.envs.base import obs_spec
@@ -27,15 +27,15 @@ from qchunk.types import Learner
 class OfflineSettings(Common):
     """What learning from a data set needs."""
 
-    offline_steps: int = 1_000_000
+    offline_steps: NonNegativeInt = 1_000_000
     """Updates."""
-    batch: int = 256
+    batch: PositiveInt = 256
     """B, windows per update."""
-    log_every: int = 500
+    log_every: PositiveInt = 500
     """Updates between two lines of training figures."""
-    eval_every: int = 0
+    eval_every: NonNegativeInt = 0
     """Updates between two evaluations; 0 makes ten of them."""
-    checkpoint_every: int = 0
+    checkpoint_every: NonNegativeInt = 0
     """Updates between two checkpoints; 0 saves at each evaluation."""
 
 

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import normalise
-from qchunk.config import RolloutConfig, config
+from qchunk.config import NonNegativeInt, PositiveInt, RolloutConfig, config
 from qchunk.drivers.common import Amount, Common, Driver, Event, Work, accumulate, events, figures, init
 from qchunk.envs.base import obs_spec
-from qchunk.losses.returns import Scale, no_scale, scaled
+from qchunk.losses.reward_scale import Scale, no_scale, scaled
 from qchunk.normalise import Moments
 from qchunk.play import device
 from qchunk.play.execute import parse
@@ -34,13 +34,13 @@ from qchunk.types import Algorithm, Array, Chunk, Learner, Metrics
 class OnPolicySettings(Common):
     """What the driver ``on_policy`` needs besides the algorithm's own configuration."""
 
-    online_steps: int = 2_000_000
+    online_steps: NonNegativeInt = 2_000_000
     """Environment steps per seed, rounded up to whole iterations."""
-    log_every: int = 1
+    log_every: PositiveInt = 1
     """Environment steps between two lines of training figures, rounded up, as the two below, to whole iterations."""
-    eval_every: int = 0
+    eval_every: NonNegativeInt = 0
     """Environment steps between two evaluations; 0 makes ten of them."""
-    checkpoint_every: int = 0
+    checkpoint_every: NonNegativeInt = 0
     """Environment steps between two checkpoints; 0 saves at each evaluation."""
 
 
@@ -83,7 +83,8 @@ def check(program: Program, x: Inputs, s: OnPolicySettings) -> None:
     Raises:
         UserError: names the field and the fix.
     """
-    del s
+    if s.online_steps == 0:
+        raise UserError("there is nothing to train", "give --online-steps")
     if program.on_host:
         fix = "take one on the device: tabletop/, brax/ or gymnax/"
         problem = f"{program.env.name} runs in worker processes, and on-policy methods play thousands of steps"
@@ -263,6 +264,19 @@ def amount(algorithm: Algorithm, c: Any, s: OnPolicySettings) -> Amount:
     return Amount(plan.total * r.epochs * r.minibatches, plan.total * plan.steps, plan.total * plan.steps)
 
 
+def whole(program: Program, x: Inputs, s: OnPolicySettings) -> Learner:
+    """A run from its start to its end as one traceable function.
+
+    Raises:
+        UserError: units from scratch, which are looked at before they are fixed.
+    """
+    learner = init(program, x)
+    if normalise.STATS in learner.stats and normalise.STATS not in x.given:
+        raise UserError("units of what is played cannot be fixed inside of one program", "leave --normalise-obs out")
+    plan = iterations(program.scheme(x, "explore").steps, x.c.rollout, s)
+    return iterate(program, learner, start(program, x, learner), x, plan.total)[0]
+
+
 def unit(program: Program, x: Inputs, s: OnPolicySettings) -> tuple[Callable, tuple, int]:
     """One iteration of every seed."""
     learner = jax.eval_shape(lambda: init(program, x))
@@ -271,4 +285,4 @@ def unit(program: Program, x: Inputs, s: OnPolicySettings) -> tuple[Callable, tu
     return functools.partial(iterate, program), (learner, loop, x, 1), done.env_steps // per
 
 
-ON_POLICY = Driver("on_policy", OnPolicySettings, False, check, run, state_like, amount, unit)
+ON_POLICY = Driver("on_policy", OnPolicySettings, False, check, run, state_like, amount, whole, unit)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk.config import config
+from qchunk.config import NonNegativeFloat, NonNegativeInt, PositiveInt, config
 from qchunk.data import buffer, chunks
 from qchunk.data.buffer import Ring
 from qchunk.data.chunks import length
@@ -38,19 +38,19 @@ from qchunk.types import Algorithm, Learner, Steps
 class OnlineSettings(OfflineSettings):
     """What learning from a data set, and then from an environment, needs."""
 
-    online_steps: int = 0
+    online_steps: NonNegativeInt = 0
     """Environment steps per seed after the offline updates; 0: none."""
-    envs: int = 1
+    envs: PositiveInt = 1
     """E, environments in parallel."""
-    start_training: int = 5000
+    start_training: NonNegativeInt = 5000
     """Environment steps before the first online update."""
-    update_ratio: float = 1.0
+    update_ratio: NonNegativeFloat = 1.0
     """Updates per environment step from then on."""
     mix: str = "uniform"
     """Batches: uniform over offline and online transitions, or share:0.5 for half of each batch online."""
-    capacity: int = 0
+    capacity: NonNegativeInt = 0
     """Environment steps that the online buffer holds; 0: all of them. Offline data are never overwritten."""
-    online_eval_every: int = 0
+    online_eval_every: NonNegativeInt = 0
     """Environment steps between two evaluations and checkpoints; 0 makes ten of them."""
 
 
@@ -102,8 +102,6 @@ def check(program: Program, x: Inputs, s: OnlineSettings) -> None:
     """
     offline.check(program, x, s)
     buffer.share_of(s.mix)
-    if not s.update_ratio >= 0:
-        raise UserError(f"--update-ratio {s.update_ratio} is negative", "give 0 or more updates per environment step")
     if s.offline_steps == 0 and s.online_steps == 0:
         raise UserError("there is nothing to train", "give --offline-steps or --online-steps")
     c = x.c.chunk
@@ -285,6 +283,17 @@ def amount(algorithm: Algorithm, c: Any, s: OnlineSettings) -> Amount:
     return Amount(s.offline_steps + int(updates_due(s, np.asarray(steps))), steps, s.offline_steps + steps)
 
 
+def whole(program: Program, x: Inputs, s: OnlineSettings) -> Learner:
+    """A run from its start to its end as one traceable function."""
+    learner, _ = offline.updates(program, s.batch, init(program, x), x, s.offline_steps)
+    if s.online_steps == 0:
+        return learner
+    plan = schedule(program.scheme(x, "explore").steps, s)
+    due = np.diff(updates_due(s, np.arange(plan.decisions + 1) * plan.steps)).astype(np.int32)
+    plan = plan._replace(dispatch=plan.decisions)
+    return device_block(program, plan, learner, begin(program, x, plan, learner), x, plan.decisions, due)[0]
+
+
 def unit(program: Program, x: Inputs, s: OnlineSettings) -> tuple[Callable, tuple, int]:
     """One update of every seed."""
     once = functools.partial(offline.updates, program, s.batch)
@@ -293,5 +302,5 @@ def unit(program: Program, x: Inputs, s: OnlineSettings) -> tuple[Callable, tupl
 
 
 OFFLINE_TO_ONLINE = Driver(
-    "offline_to_online", OnlineSettings, True, check, run, state_like, amount, unit, offline.resolve
+    "offline_to_online", OnlineSettings, True, check, run, state_like, amount, whole, unit, offline.resolve
 )

@@ -6,8 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from qchunk import names
-from qchunk.system import loading
+from qchunk import names, registry
 from qchunk.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def own(target: str) -> Env:
     """
     from qchunk.envs.base import Env
 
-    env = loading.function(target)()
+    env = registry.function({}, target, "environment")()
     if not isinstance(env, Env):
         raise UserError(
             f"{target} returns a {type(env).__name__}", "return a brax Env: class Mine(qchunk.envs.base.Env)"
@@ -41,7 +40,7 @@ def own(target: str) -> Env:
     if not isinstance(getattr(env, "episode_length", None), int):
         raise UserError(f"{target} has no episode_length", "give the class episode_length, in steps")
     if not hasattr(env, "data_name"):
-        env.data_name = f"own/{target.rpartition(':')[2]}"  # data sets are called so
+        env.data_name = f"own/{names.short(target)}"  # data sets are called so
     return env
 
 
@@ -69,5 +68,5 @@ def make(name: str, history: int = 1, objective: Mapping[str, float] | None = No
     from qchunk.envs.base import History
     from qchunk.envs.objective import objective as weighted
 
-    env = weighted(env, objective or {}, loading.function)
+    env = weighted(env, objective or {})
     return env if history == 1 else History(env, history)

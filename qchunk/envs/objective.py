@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from qchunk import names, registry
 from qchunk.envs.base import State, Wrapper
-from qchunk.system.errors import UserError, unknown
+from qchunk.system.errors import UserError
 from qchunk.types import Array, PyTree
 
 GIVEN = "objective"  # the entry of ``given`` that holds a run's weights
@@ -39,9 +40,6 @@ def energy(m: Moment) -> Array:
 def jerk(m: Moment) -> Array:
     """Minus the squared change of the action, summed over its numbers: at most 0."""
     return -jnp.sum(jnp.square(m.action - m.before), axis=-1)
-
-
-TERMS: dict[str, Callable[[Moment], Array]] = {"task": task, "energy": energy, "jerk": jerk}
 
 
 class Objective(Wrapper):
@@ -104,7 +102,7 @@ def weights_given(weights: Mapping[str, float]) -> dict[str, dict[str, Array]]:
 
 def short(name: str) -> str:
     """What a term is called: a user's own by its function."""
-    return name.rpartition(":")[2]
+    return names.short(name)
 
 
 def parse(texts: tuple[str, ...]) -> dict[str, float]:
@@ -126,19 +124,13 @@ def parse(texts: tuple[str, ...]) -> dict[str, float]:
     return found
 
 
-def objective(env: Any, weights: Mapping[str, float], load: Callable[[str], Callable]) -> Any:
+def objective(env: Any, weights: Mapping[str, float]) -> Any:
     """The environment under these weights; itself without any.
-
-    Args:
-        load: finds a user's own term by "file.py:function".
 
     Raises:
         UserError: no such term.
     """
     if not weights:
         return env
-    for name in weights:
-        if name not in TERMS and ":" not in name:
-            raise unknown("term", name, TERMS, "or give a function of a Moment as my_file.py:my_function")
-    terms = {short(n): TERMS[n] if n in TERMS else load(n) for n in weights}
+    terms = {short(n): registry.function(names.TERMS, n, "term", "moment") for n in weights}
     return Objective(env, terms, {short(n): w for n, w in weights.items()})

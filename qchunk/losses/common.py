@@ -1,13 +1,36 @@
-"""What the terms share."""
+"""What the terms of an objective share: names, noise, means."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from qchunk.types import Array, PyTree
+from qchunk.types import Array, Chunk, Critic, DrawFn, Kernel, Key, PyTree, SharedFn, Term, Together
+
+
+def module_names(part: Kernel | Critic) -> tuple[str, ...]:
+    """The names of a Kernel's or a Critic's modules: a term's ``wrt``."""
+    return tuple(m.name for m in part.modules)
+
+
+def no_noise(key: Key, chunk: Chunk) -> tuple[()]:
+    """The ``draw`` of a term that needs no noise."""
+    del key, chunk
+    return ()
+
+
+def together(draw: DrawFn, terms: Sequence[Term], shared: SharedFn | None = None) -> Together:
+    """Terms that share their noise and a computation, such as two losses of one forward pass; for ``learner``'s ``terms``.
+
+    Args:
+        draw: (key, chunk) -> noise, once for all of them; their own ``draw`` is not used.
+        terms: each ``fn`` is called with what ``shared`` returned in the place of noise, or with the noise without it. A
+            term's gradient passes through it into the modules that the term trains, and into no others.
+        shared: (vars, noise, chunk) -> anything. It runs once for all terms that train the same modules in the same updates.
+    """
+    return Together(draw, tuple(terms), shared)
 
 
 def weighted_mean(weight: Array, value: Array) -> Array:

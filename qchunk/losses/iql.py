@@ -5,9 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from qchunk.losses.common import weighted_mean
+from qchunk.losses.common import module_names, no_noise, weighted_mean
 from qchunk.losses.td import td_of_state
-from qchunk.types import Array, Chunk, Critic, Metrics, Term, Vars, slow_view
+from qchunk.target_networks import target_view
+from qchunk.types import Array, Chunk, Critic, Metrics, Term, Vars
 
 
 def iql(critic: Critic, state: Critic, level: float) -> list[Term]:
@@ -15,8 +16,8 @@ def iql(critic: Critic, state: Critic, level: float) -> list[Term]:
     return [expectile(state, critic, level), td_of_state(critic, state)]
 
 
-def expectile(state: Critic, critic: Critic, level: float) -> Term:
-    """Regression of V(s) on Q(s, a) of the slow critics with weight |level - 1(Q < V)| (eq. 5).
+def expectile(state: Critic, critic: Critic, level: float, name: str = "expectile") -> Term:
+    """Regression of V(s) on Q(s, a) of the target networks with weight |level - 1(Q < V)| (eq. 5).
 
     Args:
         level: tau in [0.5, 1): 0.5 is the mean, towards 1 the maximum over the data's chunks.
@@ -24,10 +25,10 @@ def expectile(state: Critic, critic: Critic, level: float) -> Term:
 
     def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
         del noise
-        fixed = slow_view(jax.lax.stop_gradient(vars))
+        fixed = target_view(jax.lax.stop_gradient(vars))
         above = critic.score(fixed, chunk.obs, chunk.action) - state.values(vars, chunk.obs)  # [members, *B]
         side = jnp.where(above < 0, 1 - level, level)
         loss = weighted_mean(chunk.weight[..., 0], side * jnp.square(above))
-        return loss, {"expectile_loss": loss, "advantage": weighted_mean(chunk.weight[..., 0], above)}
+        return loss, {"advantage": weighted_mean(chunk.weight[..., 0], above)}
 
-    return Term(tuple(m.name for m in state.modules), lambda key, chunk: (), fn)
+    return Term(name, module_names(state), no_noise, fn)

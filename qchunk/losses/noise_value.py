@@ -7,15 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk.actors.paths import drawing
-from qchunk.losses.common import weighted_mean
+from qchunk.losses.common import module_names, weighted_mean
 from qchunk.sampling import count_steps
-from qchunk.types import Array, Chunk, Critic, Kernel, Key, Metrics, Term, Vars, slow_view
+from qchunk.target_networks import target_view
+from qchunk.types import Array, Chunk, Critic, Kernel, Key, Metrics, Term, Vars
 
 LINEAR_FROM = 5.0  # where exp(d) - d - 1 goes on as its tangent, so that one chunk cannot overflow a batch
 
 
-def noise_value(value: Critic, critic: Critic, kernel: Kernel, weight: float | None = None) -> Term:
-    """x = alpha a + sigma eps on a random level of ``kernel``, a from the data; V(s, x, level) learns from Q(s, a).
+def noise_value(
+    value: Critic, critic: Critic, kernel: Kernel, weight: float | None = None, name: str = "noise_value"
+) -> Term:
+    """Regression of V(s, x, level) on Q(s, a): x = alpha a + sigma eps on a random level of ``kernel``, a from the data.
 
     - ``weight`` None: squared error, whose minimum is the mean E[Q | x] (2205.09991);
     - ``weight`` w: exp(d) - d - 1 with d = w (Q - V), whose minimum is log E[exp(w Q) | x] / w: the exact target of
@@ -31,12 +34,12 @@ def noise_value(value: Critic, critic: Critic, kernel: Kernel, weight: float | N
         eps, index = noise
         at = jnp.asarray(np.asarray(kernel.levels), jnp.float32)[index[..., 0]]  # [*B, 2]
         x = at[..., :1, None] * chunk.action + at[..., 1:, None] * eps
-        clean = critic.score(slow_view(jax.lax.stop_gradient(vars)), chunk.obs, chunk.action)
+        clean = critic.score(target_view(jax.lax.stop_gradient(vars)), chunk.obs, chunk.action)
         gap = clean - value.values(vars, chunk.obs, x, at)  # [members, *B]
         loss = weighted_mean(chunk.mask[..., -1], jnp.square(gap) if weight is None else _linex(gap, weight))
-        return loss, {"noise_value_loss": loss, "noise_value_gap": weighted_mean(chunk.mask[..., -1], gap)}
+        return loss, {"gap": weighted_mean(chunk.mask[..., -1], gap)}
 
-    return Term(tuple(m.name for m in value.modules), drawing(level), fn)
+    return Term(name, module_names(value), drawing(level), fn)
 
 
 def _linex(gap: Array, weight: float) -> Array:

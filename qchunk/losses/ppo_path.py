@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
-from qchunk.losses.common import mean_in_slices, weighted_mean
-from qchunk.losses.returns import gae
+from qchunk.losses.common import mean_in_slices, module_names, no_noise, weighted_mean
+from qchunk.losses.gae import gae
 from qchunk.sampling import log_prob
-from qchunk.types import Array, Chunk, Critic, Kernel, Learner, Metrics, PyTree, Term, Vars, view
+from qchunk.types import Array, Chunk, Critic, Kernel, Learner, Metrics, PrepareFn, PyTree, StopFn, Term, Vars, view
 
+POLICY = "policy"  # the name of the surrogate's term, which ``kl_above`` looks for
 ROWS = 2**15  # of the network at once: bounds memory; in time it was measured neutral on a CPU
 
 
-def advantages(kernel: Kernel, critic: Critic, lam: float) -> Callable:
-    """``prepare`` of a rollout [T, E, ...]: advantages and returns over decisions, and the log-probabilities of its paths.
+def advantages(kernel: Kernel, critic: Critic, lam: float) -> PrepareFn:
+    """A ``prepare`` for rollouts [T, E, ...]: advantages and returns over decisions, and the log-probabilities of their paths.
 
     All are computed from the same parameters, after the rollout, one decision at a time; they are what the updates of an
     iteration are held against. Adds "advantage", "return" [T, E] and "log_prob" [T, E, K'] to ``extras``.
@@ -40,9 +39,16 @@ def advantages(kernel: Kernel, critic: Critic, lam: float) -> Callable:
 
 
 def ppo_path(
-    kernel: Kernel, *, clip: float, clip_base: float, clip_rate: float, gamma_denoise: float, start: int = 0
+    kernel: Kernel,
+    *,
+    clip: float,
+    clip_base: float,
+    clip_rate: float,
+    gamma_denoise: float,
+    start: int = 0,
+    name: str = POLICY,
 ) -> Term:
-    """The clipped surrogate over (decision, denoising step) with the advantage of the decision.
+    """PPO's clipped surrogate over (decision, denoising step) with the advantage of the decision.
 
     Advantages are standardised within the minibatch, then discounted by gamma_denoise once per step that is still to come.
 
@@ -51,7 +57,7 @@ def ppo_path(
         start: the update that first moves the actor.
     """
 
-    trained = tuple(m.name for m in kernel.modules)
+    trained = module_names(kernel)
 
     def one(params: PyTree, rest: tuple, part: tuple) -> tuple[Array, Metrics]:
         (vars, bounds), (obs, path, mask, old, advantage) = rest, part
@@ -68,7 +74,7 @@ def ppo_path(
         params = {n: vars.params[n] for n in trained}
         return mean_in_slices(one, max(1, ROWS // tuned))(params, fixed, (chunk.obs, path, chunk.mask, old, advantage))
 
-    return Term(trained, lambda key, chunk: (), fn, start=start)
+    return Term(name, trained, no_noise, fn, start=start)
 
 
 def surrogate(new: Array, old: Array, advantage: Array, bound: Array) -> tuple[Array, Metrics]:
@@ -76,14 +82,13 @@ def surrogate(new: Array, old: Array, advantage: Array, bound: Array) -> tuple[A
     ratio = jnp.exp(new - old)
     loss = jnp.mean(jnp.maximum(-advantage * ratio, -advantage * jnp.clip(ratio, 1 - bound, 1 + bound)))
     return loss, {
-        "policy_loss": loss,
         "approx_kl": jnp.mean((ratio - 1) - (new - old)),
         "clip_fraction": jnp.mean((jnp.abs(ratio - 1) > bound).astype(jnp.float32)),
     }
 
 
 def standardised(x: Array) -> Array:
-    """Mean 0 and deviation 1 (that of a sample, with one degree of freedom less)."""
+    """The numbers x shifted and scaled to mean 0 and standard deviation 1 (of a sample: one degree of freedom less)."""
     return (x - jnp.mean(x)) / (jnp.std(x, ddof=1) + 1e-8)
 
 
@@ -102,19 +107,23 @@ def clip_bounds(tuned: int, clip: float, base: float, rate: float) -> Array:
     return base + (clip - base) * jnp.expm1(rate * along) / jnp.expm1(rate)
 
 
-def value_mse(critic: Critic) -> Term:
-    """Half the squared error of V(s) to the return that the advantages imply."""
+def value_mse(critic: Critic, name: str = "value") -> Term:
+    """Regression of V(s): half the squared error of V(s) to the return that the advantages imply."""
 
     def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
         del noise
         value, target = critic.values(vars, chunk.obs, None), chunk.extras["return"]
         loss = 0.5 * weighted_mean(chunk.weight[..., 0], jnp.square(value - target))
         unexplained = jnp.var(target - jnp.mean(value, axis=0)) / jnp.maximum(jnp.var(target), 1e-8)
-        return loss, {"value_loss": loss, "explained_variance": 1 - unexplained}
+        return loss, {"explained_variance": 1 - unexplained}
 
-    return Term(tuple(m.name for m in critic.modules), lambda key, chunk: (), fn)
+    return Term(name, module_names(critic), no_noise, fn)
 
 
-def kl_above(limit: float) -> Callable[[Metrics], Array]:
-    """``stop``: whether an update's policy has moved further than ``limit`` nats (per number) from the one that played."""
-    return lambda metrics: metrics["approx_kl"] > limit
+def kl_above(limit: float, term: str = POLICY) -> StopFn:
+    """A ``stop`` rule: whether an update's policy is further than ``limit`` nats (per number) from the one that played.
+
+    Args:
+        term: name of the ``ppo_path`` term that measures it.
+    """
+    return lambda metrics: metrics[f"{term}/approx_kl"] > limit

@@ -8,30 +8,31 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from qchunk.losses.common import weighted_mean
-from qchunk.types import Array, Chunk, Critic, Metrics, Policy, Term, Vars, slow_view
+from qchunk.losses.common import module_names, weighted_mean
+from qchunk.target_networks import target_view
+from qchunk.types import Array, Chunk, Critic, Key, Metrics, Policy, PyTree, Term, Vars
 
 
-def td(critic: Critic, policy: Policy) -> Term:
-    """Regression on y = R + gamma^n m agg_i Qslow_i(s', a'), a' ~ policy(s') (2507.07969, eq. 8).
+def td(critic: Critic, policy: Policy, name: str = "td") -> Term:
+    """Temporal differences: regression on y = R + gamma^n m agg_i Qtarget_i(s', a'), a' ~ policy(s') (2507.07969, eq. 8).
 
-    The policy is the one that acts: for Q-chunking it picks a' with the ONLINE critics, and the slow copies value it.
+    The policy is the one that acts: for Q-chunking it picks a' with the ONLINE critics, and the target networks value it.
     """
 
     def value(vars: Vars, key, obs) -> Array:
         action = policy.plan(vars, policy.draw(vars, key, obs), obs, None).action
-        return critic.aggregate(critic.values(slow_view(vars), obs, action))
+        return critic.aggregate(critic.values(target_view(vars), obs, action))
 
-    return regression(critic, value)
-
-
-def td_of_state(critic: Critic, state: Critic) -> Term:
-    """Regression on y = R + gamma^n m V(s') (2110.06169, eq. 6): no chunk but those of the data is ever valued."""
-    return regression(critic, lambda vars, key, obs: state.score(vars, obs))
+    return regression(critic, value, name)
 
 
-def regression(critic: Critic, value: Callable) -> Term:
-    """Regression of every member on R + gamma^n m value(vars, key, s').
+def td_of_state(critic: Critic, state: Critic, name: str = "td") -> Term:
+    """Temporal differences through V: regression on y = R + gamma^n m V(s') (2110.06169, eq. 6): no chunk but those of the data is ever valued."""
+    return regression(critic, lambda vars, key, obs: state.score(vars, obs), name)
+
+
+def regression(critic: Critic, value: Callable[[Vars, Key, PyTree], Array], name: str = "td") -> Term:
+    """Regression of every member on R + gamma^n m value(vars, key, s'), value [*B].
 
     Windows that a time-out cuts have weight 0 and are left out of the mean (the published code counts them in it).
     Needs one backup point: ``chunk.reward`` [B, 1].
@@ -49,7 +50,6 @@ def regression(critic: Critic, value: Callable) -> Term:
         q = critic.values(vars, chunk.obs, chunk.action)  # [members, *B]
         weight = chunk.weight[..., 0]
         loss = weighted_mean(weight, jnp.square(q - target))
-        metrics = {"td_loss": loss, "q": weighted_mean(weight, q), "target": weighted_mean(weight, target)}
-        return loss, metrics
+        return loss, {"q": weighted_mean(weight, q), "target": weighted_mean(weight, target)}
 
-    return Term(tuple(m.name for m in critic.modules), draw, fn)
+    return Term(name, module_names(critic), draw, fn)

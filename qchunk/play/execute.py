@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from qchunk import names, registry
 from qchunk.envs.base import Behaviour, where
-from qchunk.system import loading
-from qchunk.system.errors import UserError, unknown
+from qchunk.system.errors import UserError
 from qchunk.types import Old, Plan, Policy, Vars
 
-NAMES = ("open-loop", "receding:STEPS")
+NO_POLICY = Policy(*[lambda *args: None] * 3)  # of a scheme whose numbers are looked at only
 
 
 class Scheme(NamedTuple):
@@ -53,16 +53,14 @@ class Execution:
         return self.make(policy, policy.length or self.horizon, *numbers)
 
 
-def receding(policy: Policy, horizon: int, steps: int | None = None) -> Scheme:
-    """Plays the first ``steps`` of the ``horizon`` actions of each chunk, by default all, then plans again.
+def receding(policy: Policy, horizon: int, steps: int) -> Scheme:
+    """Plays the first ``steps`` of the ``horizon`` actions of each chunk, then plans again.
 
     The policy is shown its last plan, and how much of it is left (``Old``).
     """
-    steps = horizon if steps is None else steps
-    if steps > horizon:
-        raise UserError(
-            f"the policy's chunks have {horizon} actions, not {steps}", f"give --execute receding:{horizon}"
-        )
+    if not (isinstance(steps, int) and 1 <= steps <= horizon):
+        problem = f"--execute receding:{steps} does not fit chunks of {horizon} actions"
+        raise UserError(problem, f"give receding:1 to receding:{horizon}")
 
     def init(vars: Vars, key, state: Any) -> Old:
         return nothing_left(policy, vars, key, state.obs)
@@ -112,12 +110,9 @@ def scripted(behaviour: Behaviour) -> Scheme:
     return Scheme(1, init, decide, lambda vars, i, state, action: action)
 
 
-def _open_loop(policy: Policy, horizon: int) -> Scheme:
-    return receding(policy, horizon)
-
-
-def _receding(policy: Policy, horizon: int, steps: int) -> Scheme:
-    return receding(policy, steps)
+def open_loop(policy: Policy, horizon: int) -> Scheme:
+    """Plays whole chunks."""
+    return receding(policy, horizon, horizon)
 
 
 def parse(text: str, horizon: int) -> Execution:
@@ -126,38 +121,20 @@ def parse(text: str, horizon: int) -> Execution:
     The function takes the policy, H and the numbers, and returns a Scheme. Numbers with a point or an exponent are traced.
 
     Raises:
-        UserError: unknown, or more steps than the chunk has.
+        UserError: unknown, or numbers that do not fit.
     """
-    if ".py:" in text:
-        file, _, rest = text.rpartition(".py:")
-        function, _, numbers = rest.partition(":")
-        made = loading.function(f"{file}.py:{function}")
-        return Execution(f"{file}.py:{function}", made, horizon, *_numbers(text, numbers))
-    name, _, steps = text.partition(":")
-    if name == "open-loop" and not steps:
-        return Execution(text, receding, horizon)
-    if name != "receding":
-        raise unknown("execution", text, NAMES, "or give a function of yours as my_file.py:my_function")
-    if not (steps.isascii() and steps.isdigit()) or not 1 <= int(steps) <= horizon:
-        raise UserError(
-            f"--execute {text} does not fit chunks of {horizon} actions", f"give receding:1 to receding:{horizon}"
-        )
-    return Execution(text, receding, horizon, (int(steps),))
-
-
-def _numbers(text: str, numbers: str) -> tuple[tuple, tuple]:
-    """(whole numbers, with None where a float stands; floats) of "1,0.5"."""
-    whole, floats = list[int | None](), list[float]()
-    for number in filter(None, numbers.split(",")):
-        try:
-            whole.append(int(number))
-        except ValueError:
-            try:
-                floats.append(float(number))
-            except ValueError as e:
-                raise UserError(f"--execute {text}: {number} is no number", "give numbers behind the function") from e
-            whole.append(None)
-    return tuple(whole), tuple(floats)
+    registry.function(
+        names.SCHEMES, text, "execution", "policy", "horizon"
+    )  # says which numbers are missing or too many
+    make, numbers = registry.named(names.SCHEMES, text, "execution")
+    if wrong := [n for n in numbers if isinstance(n, str)]:
+        raise UserError(f"--execute {text}: {wrong[0]} is no number", "give numbers behind the function")
+    floats = tuple(n for n in numbers if isinstance(n, float))
+    whole = tuple(None if isinstance(n, float) else n for n in numbers)
+    found = Execution(text.partition(":")[0] if floats else text, make, horizon, whole, floats)
+    if make is receding:
+        found.scheme(NO_POLICY)
+    return found
 
 
 def restart(scheme: Scheme, vars: Vars, key, state: Any, fresh: jax.Array, carry: Any) -> Any:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,26 +14,63 @@ from jax.extend import core
 from qchunk.types import Policy, PyTree, Vars
 
 
-def multiplications(fn: Callable, *args: Any) -> int:
-    """Scalar multiplications of all matrix products in one call, loops counted as often as they run.
+class Product(NamedTuple):
+    """One matrix product, as ``jax.lax.dot_general`` makes it."""
 
-    A ``while`` whose end depends on data counts once; of a ``cond`` the dearest branch counts.
+    left: jax.ShapeDtypeStruct
+    right: jax.ShapeDtypeStruct
+    out: jax.ShapeDtypeStruct
+    dimensions: Any  # ((contracted axes of left, of right), (batch axes of left, of right))
+    precision: Any
+
+    @property
+    def summed(self) -> int:
+        """How many multiplications make one number of the result."""
+        return math.prod(self.left.shape[i] for i in self.dimensions[0][0])
+
+
+class Repeated(NamedTuple):
+    """Products that follow each other, so many times over."""
+
+    products: tuple[Product | Repeated, ...]
+    times: int
+
+
+def products(fn: Callable, *args: Any) -> tuple[Product | Repeated, ...]:
+    """The matrix products of one call, in order, loops as loops.
+
+    A ``while`` whose end depends on data counts as one round; of a ``cond`` the dearest branch counts.
+
+    Args:
+        fn: anything that jax can trace.
+        args: arrays, or ``jax.ShapeDtypeStruct`` in their place: nothing is computed.
     """
-    return _count(jax.make_jaxpr(fn)(*args).jaxpr)
+    return _products(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
-def _count(jaxpr: Any) -> int:
-    total = 0
+def multiplications(fn: Callable, *args: Any) -> int:
+    """Scalar multiplications of the ``products`` of one call."""
+    return count(products(fn, *args))
+
+
+def count(found: Iterable[Product | Repeated]) -> int:
+    """Scalar multiplications of products, loops as often as they run."""
+    return sum(p.times * count(p.products) if isinstance(p, Repeated) else p.out.size * p.summed for p in found)
+
+
+def _products(jaxpr: Any) -> tuple[Product | Repeated, ...]:
+    found: list[Product | Repeated] = []
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            shape = eqn.invars[0].aval.shape
-            total += math.prod(eqn.outvars[0].aval.shape) * math.prod(shape[i] for i in contracted)
+            left, right, out = (jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in (*eqn.invars, *eqn.outvars))
+            found.append(Product(left, right, out, eqn.params["dimension_numbers"], eqn.params["precision"]))
         elif eqn.primitive.name == "cond":
-            total += max(_count(b.jaxpr) for b in eqn.params["branches"])
+            found += max((_products(b.jaxpr) for b in eqn.params["branches"]), key=count)
         else:
-            total += _times(eqn) * sum(_count(inner) for inner in _inner(eqn.params))
-    return total
+            inside = tuple(p for inner in _inner(eqn.params) for p in _products(inner))
+            times = _times(eqn)
+            found += inside if times == 1 or not inside else [Repeated(inside, times)]
+    return tuple(found)
 
 
 def _times(eqn: Any) -> int:

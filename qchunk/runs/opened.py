@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from qchunk import envs, normalise, registry, seeds
 from qchunk.config import from_dict
 from qchunk.drivers.common import Driver, assemble, init
 from qchunk.program import Inputs, Program, reads
-from qchunk.runs import checkpoint
+from qchunk.runs import checkpoint, run_folder
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Learner, Vars
 
@@ -104,3 +105,43 @@ def first_seed(run: Opened, learner: Learner, key: Any) -> tuple[Learner, Inputs
     """The learner and the inputs of a run's first seed alone, leaves [1, ...], with another key."""
     learner, given = seeds.one((learner, run.inputs.given), 0, keep=True)
     return learner, run.inputs._replace(given=given, keys=key[None])
+
+
+class Agent(NamedTuple):
+    """One seed of a run, ready to act. ::
+
+    agent = load("runs/qc")
+    plan = agent.plan(jax.random.key(0), obs)  # obs [O] or [B, O]
+    action = agent.action(plan, 0, obs)  # its first action, [A] or [B, A] in [-1, 1]
+    """
+
+    run: Opened
+    vars: Vars
+    plan: Any  # (key, obs) -> Plan: a chunk of actions
+    action: Any  # (plan, i, obs) -> action i of the chunk in [-1, 1]
+
+
+def load(folder: Path | str, seed: int = 0, step: int | None = None) -> Agent:
+    """The acting policy of a run.
+
+    Args:
+        seed: the place among the run's seeds.
+        step: the checkpoint; by default the newest.
+
+    Raises:
+        UserError: no run, no such checkpoint, or no such seed.
+    """
+    run = rebuild(run_folder.read_config(Path(folder))["config"], Path(folder))
+    if not 0 <= seed < run.settings.seeds:
+        raise UserError(f"the run {folder} has {run.settings.seeds} seeds", f"give 0 to {run.settings.seeds - 1}")
+    policy, vars = run.algorithm.act, vars_of(run, learner_of(Path(folder), run, step)[0], seed)
+
+    @jax.jit
+    def plan(vars: Vars, key: Any, obs: Any) -> Any:
+        return policy.plan(vars, policy.draw(vars, key, obs), obs, None)
+
+    @jax.jit
+    def action(vars: Vars, plan: Any, i: Any, obs: Any) -> Any:
+        return jax.numpy.clip(policy.emit(vars, plan, i, obs), -1.0, 1.0)
+
+    return Agent(run, vars, partial(plan, vars), partial(action, vars))

@@ -25,7 +25,7 @@ from typing import Any, Self
 from qchunk.system.errors import UserError
 from qchunk.system.files import acquire, append, atomic_write, explain_oserror, write_synced
 
-FORMAT, VERSION = "qchunk", 1
+FORMAT, VERSION = "qchunk", 2  # 1: learners kept their target networks under another name
 CONFIG, METRICS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "summary.json", "lock"
 _PACKAGES = (
     *("qchunk", "jax", "jaxlib", "flax", "optax", "brax", "mujoco", "numpy", "orbax-checkpoint"),
@@ -198,10 +198,11 @@ def read_config(path: Path) -> dict:
         raise UserError(f"{path} is not a run: its {CONFIG} cannot be read", fix) from err
     if not (isinstance(about, dict) and about.get("format") == FORMAT and "config" in about):
         raise UserError(f"{path} is not a run: its {CONFIG} is not qchunk's", fix)
-    if about.get("version") != VERSION:
+    if (version := about.get("version")) != VERSION:
+        older = isinstance(version, int) and version < VERSION
         raise UserError(
-            f"run {path} has format version {about.get('version')}, this qchunk reads {VERSION}",
-            "Install the version of qchunk that wrote it",
+            f"run {path} has format version {version}, this qchunk reads {VERSION}",
+            f"{'Train it again, or install' if older else 'Install'} the version of qchunk that wrote it",
         )
     return about
 

@@ -70,6 +70,7 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | 
     data, about = data_of(f, algorithm, env, driver)
     given = {**(earlier.given if earlier else {}), **for_each(settings.seeds, objective.weights_given(weights))}
     program, x = assemble(build, c, env, settings, given, data)
+    program.algorithm(c)  # says what does not fit together before anything is made
     driver.check(program, x, settings)
     out = f.out or Path("runs") / f.env / f"{f.label or Path(algorithm).stem.replace(':', '-')}-seed{settings.seed}"
     kept = {

@@ -57,10 +57,11 @@ def kernel(p: Gaussian, levels: np.ndarray, eta: float) -> Kernel:
     def denoise(vars: Vars, obs, x: Array, k) -> Array:
         return posterior(p, x, jnp.asarray(levels, jnp.float32)[k])[0][..., None, :]
 
-    advance = functools.partial(paths.bridge(levels), eta=eta)
+    advance = functools.partial(paths.transition(levels), eta=eta)
     step = paths.step_of(denoise, advance)
     shape = (1, len(p.m))
-    return Kernel((), levels, lambda vars: shape, denoise, advance, step, eta > 0, lambda k, c: (), lambda v, z, c: 0.0)
+    nothing = (lambda key, chunk: ()), (lambda vars, noise, chunk: jnp.zeros(()))
+    return Kernel((), levels, lambda vars: shape, denoise, advance, step, eta > 0, *nothing)
 
 
 def value(p: Gaussian, target: str, weight: float = 1.0):

@@ -1,4 +1,4 @@
-"""From rewards of consecutive decisions to advantages, and the running scale of rewards."""
+"""The running scale of rewards, by which on-policy methods divide them."""
 
 from __future__ import annotations
 
@@ -10,28 +10,8 @@ import jax.numpy as jnp
 from qchunk.types import Array
 
 
-def gae(
-    reward: Array, discount: Array, value: Array, next_value: Array, last: Array, lam: float
-) -> tuple[Array, Array]:
-    """Generalised advantage estimation over decisions (1506.02438, eq. 16): (advantage, value target), each [T, ...].
-
-    delta_t = r_t + discount_t V(s'_t) - V(s_t), A_t = delta_t + lam discount_t (1 - last_t) A_{t+1}. ``next_value`` is
-    of the true observation after decision t, so that a time-out (discount > 0, last 1) is bootstrapped from its episode's
-    own end while the trace stops there. The published code of DPPO takes the first observation of the NEXT episode.
-    """
-    delta = reward + discount * next_value - value
-
-    def back(after: Array, x: tuple[Array, Array]) -> tuple[Array, Array]:
-        delta, keep = x
-        advantage = delta + keep * after
-        return advantage, advantage
-
-    advantage = jax.lax.scan(back, jnp.zeros_like(delta[0]), (delta, lam * discount * (1 - last)), reverse=True)[1]
-    return advantage, advantage + value
-
-
 class Scale(NamedTuple):
-    """The running moments of discounted returns in E environments."""
+    """The running moments of the discounted returns of E environments."""
 
     returns: Array  # [E] so far in the open episodes
     mean: Array  # []
@@ -40,12 +20,12 @@ class Scale(NamedTuple):
 
 
 def no_scale(envs: int) -> Scale:
-    """Before any reward."""
+    """The scale of E environments before any reward was seen."""
     return Scale(jnp.zeros(envs), jnp.zeros(()), jnp.ones(()), jnp.full((), 1e-4))
 
 
 def scaled(state: Scale, reward: Array, first: Array, gamma: float = 0.99) -> tuple[Scale, Array]:
-    """Rewards [T, E] divided by the deviation of G_t = r_t + gamma (1 - first_t) G_{t-1}, bounded to [-10, 10].
+    """Rewards [T, E] divided by the standard deviation of G_t = r_t + gamma (1 - first_t) G_{t-1}, bounded to [-10, 10].
 
     The moments are those of all G so far, these among them (2409.00588, code). Nothing is centred.
 

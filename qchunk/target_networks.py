@@ -1,0 +1,49 @@
+"""Target networks: second copies of a module's parameters that follow them, for critics to learn from or actors to act with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from qchunk.types import Array, Module, TargetNetwork, Vars
+
+
+def ema(on: bool) -> TargetNetwork | None:
+    """The moving average of an actor's weights that acts in its place (2303.04137's code); None where it is not ``on``.
+
+    1 - decay after update n is max(1e-4, n^-0.75), so the first updates are copied whole.
+    """
+    if not on:
+        return None
+    return TargetNetwork(lambda n: jnp.maximum(1e-4, jnp.maximum(n, 1.0) ** -0.75), lagged=False, acts=True)
+
+
+def copies(modules: Sequence[Module], params: dict) -> dict:
+    """The target networks of those modules that keep one, equal to their parameters."""
+    return {m.name: jax.tree.map(jnp.copy, params[m.name]) for m in modules if m.target is not None}
+
+
+def moved(targets: dict, modules: Sequence[Module], before: dict, after: dict, step: Array) -> dict:
+    """Every target network moved once towards its module, by the module's own rule.
+
+    Args:
+        before, after: parameters by module, on either side of the gradient step.
+        step: number of the update, [] int32.
+    """
+    found = {}
+    for module in modules:
+        if (rule := module.target) is None:
+            continue
+        rate = rule.rate(step) if callable(rule.rate) else rule.rate
+        rate = jnp.where(step % rule.every == 0, rate, 0.0) if rule.every > 1 else rate
+        source = before if rule.lagged else after
+        found[module.name] = optax.incremental_update(source[module.name], targets[module.name], rate)
+    return found
+
+
+def target_view(vars: Vars) -> Vars:
+    """The same variables with every target network in the place of its module."""
+    return vars._replace(params={**vars.params, **vars.targets})
