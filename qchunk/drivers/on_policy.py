@@ -19,6 +19,7 @@ import numpy as np
 from qchunk import normalise
 from qchunk.config import NonNegativeInt, PositiveInt, RolloutConfig, config
 from qchunk.drivers.common import Amount, Common, Driver, Event, Work, accumulate, events, figures, init
+from qchunk.envs.base import obs_spec
 from qchunk.losses.reward_scale import Scale, no_scale, scaled
 from qchunk.normalise import Moments
 from qchunk.play import device
@@ -105,7 +106,7 @@ def in_units(program: Program, x: Inputs, learner: Learner) -> Learner:
         found = normalise.of_given(x.given)
     else:
         env = program.env
-        obs = np.asarray(play(program, learner, start(program, x, learner), x).obs).reshape(-1, env.observation_size)
+        obs = play(program, learner, start(program, x, learner), x).obs
         found = {"obs": normalise.fit(obs, program.units[0]), "action": normalise.identity(env.action_size)}
         found = for_each(len(x.keys), found)
     return learner._replace(stats={**learner.stats, normalise.STATS: found})
@@ -133,7 +134,7 @@ def start(program: Program, x: Inputs, learner: Learner) -> Loop:
         return device.begin(program.playable(x.given), program.scheme(x, "explore"), reads(learner, x), keys, envs)
 
     follows = program.units[0] == "standard" and normalise.STATS not in x.given
-    none_yet = no_scale(envs), normalise.no_moments(program.env.observation_size) if follows else None
+    none_yet = no_scale(envs), normalise.no_moments(obs_spec(program.env)) if follows else None
     scale, moments = for_each(seeds, none_yet)
     played = each_seed(one_seed, learner, x)
     return Loop(played, jnp.ones((seeds, envs)), scale, moments, jnp.zeros((), jnp.int32))
@@ -158,7 +159,7 @@ def iterate(program: Program, learner: Learner, loop: Loop, x: Inputs, n) -> tup
                 scale, reward = scaled(scale, chunk.reward[..., 0], firsts)
                 chunk = chunk._replace(reward=reward[..., None])
             if moments is not None:
-                moments = normalise.seen(moments, chunk.obs.reshape(-1, chunk.obs.shape[-1]))
+                moments = normalise.seen(moments, chunk.obs)
             learner, chunk = algorithm.prepare(learner, x.given, prepare_key, chunk)
             learner, sums = learn(algorithm, c, learner, x.given, learn_key, chunk)
             if moments is not None:  # after the updates: they take the policy in the units that it played in

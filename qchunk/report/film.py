@@ -47,7 +47,7 @@ def episode(env: Env, policy: Policy, scheme: Scheme, vars: Vars, key: jax.Array
     @jax.jit
     def decide(vars: Vars, key: jax.Array, state: Any, carry: Any):
         plan_key, sample_key = jax.random.split(key)
-        many = jnp.broadcast_to(state.obs, (SAMPLES, state.obs.shape[-1]))
+        many = jax.tree.map(lambda x: jnp.broadcast_to(x, (SAMPLES, x.shape[-1])), state.obs)
         plans = sampling.act(policy, vars, sample_key, many).action
         return *scheme.decide(vars, plan_key, state, carry), plans
 
@@ -62,7 +62,7 @@ def episode(env: Env, policy: Policy, scheme: Scheme, vars: Vars, key: jax.Array
     def seen(action: Any, plans: Any) -> Frame:
         first = jax.tree.map(lambda x: x[0], state.pipeline_state)
         success = float(state.metrics["success"][0]) if "success" in state.metrics else 0.0
-        return Frame(np.asarray(state.obs[0]), jax.device_get(first), action, plans, success)
+        return Frame(jax.tree.map(lambda x: np.asarray(x[0]), state.obs), jax.device_get(first), action, plans, success)
 
     while not state.done[0]:
         carry, plan, plans = decide(vars, jax.random.fold_in(key, made), state, carry)

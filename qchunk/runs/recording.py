@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from qchunk import envs, names
 from qchunk.data import formats, ogbench_files
@@ -97,7 +96,7 @@ def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]
         run = Path(policy) if (Path(policy) / run_folder.CONFIG).is_file() else None
         share = dataclasses.replace(f, steps=steps, seed=seed)
         parts.append(play(env, name, policy, run, share, lambda done: progress(min(f.steps, i * steps + done))))
-    return formats.Rows(*(np.concatenate(x) for x in zip(*parts, strict=True))), getattr(env, "data_name", name)
+    return formats.joined(parts), getattr(env, "data_name", name)
 
 
 def _device_rows(env: Any, name: str, policy: str, run: Path | None, f: CollectFlags, progress: Any) -> formats.Rows:
@@ -114,7 +113,9 @@ def _device_rows(env: Any, name: str, policy: str, run: Path | None, f: CollectF
     count = max(1, min(f.envs, -(-f.steps // f.episode_length)))
     more = {"steps": f.steps, "envs": count, "episode_length": f.episode_length, "progress": progress}
     rows = collecting.collect(env, scheme, vars, jax.random.key(f.seed), **more)
-    return rows._replace(obs=rows.obs[:, rows.obs.shape[1] // history * (history - 1) :])
+    if history > 1:
+        rows = rows._replace(obs=env.newest(rows.obs))  # type: ignore[union-attr]
+    return rows
 
 
 def _host_rows(env: HostEnv, name: str, policy: str, run: Path | None, f: CollectFlags, progress: Any) -> formats.Rows:
