@@ -107,7 +107,7 @@ from __future__ import annotations
 from qchunk import nets
 from qchunk.actors import actor
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig, OptimConfig, config
-from qchunk.learner import learner
+from qchunk.compose import learner
 from qchunk.losses.cloning import bc
 from qchunk.sampling import sample
 from qchunk.types import Algorithm, Module

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FILE, FUNCTION = 400, 60  # lines; of a function from its def to its end, without its docstring
 ROOMS = (  # a room imports from those that stand before it, and from itself
     *("system", "types", "config", "names", "registry", "seeds", "nets"),
-    *("actors", "critics", "sampling", "improve", "learner", "losses", "algorithms"),
+    *("actors", "critics", "sampling", "improve", "compose", "losses", "algorithms"),
     *("data", "normalise", "envs", "play", "drivers", "runs", "report", "comparison", "commands", "cli", "qchunk"),
 )
 REGIME = {"rollout", "tuned", "given"}  # fields of a method's configuration that say how it is trained

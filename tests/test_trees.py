@@ -16,13 +16,13 @@ from qchunk.actors.flow import flow
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.dppo import PPO, ppo
 from qchunk.algorithms.qc import QC, qc
+from qchunk.compose import frozen, learner, seeing
 from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, GaussianConfig, OptimConfig, RolloutConfig, ValueConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import buffer, chunks, formats
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import Env, History, State, obs_like, obs_spec, spec_of
-from qchunk.learner import frozen, learner, seeing
 from qchunk.losses.cloning import bc as clone
 from qchunk.losses.td import td
 from qchunk.play import collecting
