@@ -37,7 +37,7 @@ _HOMES = {
     "qchunk.losses.cloning": ("bc",),
     "qchunk.losses.iql": ("iql",),
     "qchunk.losses.td": ("td",),
-    "qchunk.losses.common": ("together", "weighted_mean"),
+    "qchunk.losses.terms": ("together", "weighted_mean"),
     "qchunk.compose": ("acting", "frozen", "learner", "seeing", "warm_started"),
     "qchunk.sampling": ("decode", "sample", "sample_path"),
     "qchunk.improve": ("best_of_n", "diffuser", "guide"),

@@ -16,7 +16,7 @@ import pytest
 
 from qchunk import cli, names
 from qchunk.commands import bench
-from qchunk.report import cost
+from qchunk.reporting import cost
 from qchunk.system.errors import UserError
 
 BENCHMARKS = {

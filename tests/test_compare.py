@@ -19,8 +19,8 @@ from qchunk.comparison import arms, tables
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, claim
 from qchunk.config import CriticConfig, DiffusionConfig, FlowConfig, validate
-from qchunk.report import film as rendering
-from qchunk.report.film import Frame
+from qchunk.reporting import film as rendering
+from qchunk.reporting.film import Frame
 from qchunk.system.errors import UserError
 from qchunk.types import Spec
 

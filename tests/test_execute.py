@@ -11,9 +11,9 @@ from qchunk import envs
 from qchunk.data import formats
 from qchunk.envs.base import wrap
 from qchunk.play import collecting
-from qchunk.play.device import episodes, rollout
 from qchunk.play.episodes import summary
 from qchunk.play.execute import parse, receding
+from qchunk.play.on_device import episodes, rollout
 from qchunk.sampling import emit_step
 from qchunk.system.errors import UserError
 from qchunk.types import Plan, Policy, Steps

@@ -33,12 +33,12 @@ from qchunk.drivers import train
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap
-from qchunk.losses.common import mean_in_slices
 from qchunk.losses.gae import gae
 from qchunk.losses.ppo_path import clip_bounds, surrogate
+from qchunk.losses.terms import mean_in_slices
 from qchunk.play import collecting
-from qchunk.play.device import begin, rollout_chunks
 from qchunk.play.execute import receding
+from qchunk.play.on_device import begin, rollout_chunks
 from qchunk.runs import checkpoint
 from qchunk.sampling import log_prob, sample_path
 from qchunk.seeds import for_each

@@ -13,35 +13,14 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FILE, FUNCTION = 400, 60  # lines; of a function from its def to its end, without its docstring
 ROOMS = (  # a room imports from those that stand before it, and from itself
-    *("system", "types", "config", "names", "registry", "seeds", "nets"),
+    *("system", "trees", "types", "target_networks", "names", "registry", "ranges", "config", "seeds", "nets"),
     *("actors", "critics", "sampling", "improve", "compose", "losses", "algorithms"),
-    *("data", "normalise", "envs", "play", "drivers", "runs", "report", "comparison", "commands", "cli", "qchunk"),
+    *("data", "normalise", "envs", "play", "drivers", "runs", "reporting", "comparison", "commands", "cli", "qchunk"),
 )
 REGIME = {"rollout", "tuned", "given"}  # fields of a method's configuration that say how it is trained
-DRIVERS = {"HostEnv", "Settings", "OnlineSettings"}  # classes that say where and by what
+DRIVERS = {"HostEnv", "OfflineSettings", "OnlineSettings", "OnPolicySettings"}  # classes that say where and by what
 
-# What still breaks the rules. Each is to go, none is to come.
-UPWARD = {
-    "qchunk.comparison.suite -> qchunk.commands.collect",
-    "qchunk.comparison.suite -> qchunk.commands.train",
-    "qchunk.runs.opened -> qchunk.commands.flags",
-}
-SAME_MODULES = {"report", "host"}  # the room and its command; a room of envs and a file of play
-SAME_CLASSES = {"Plan", "Moment", "Run", "Settings"}
-ASKING = {
-    "qchunk.commands.collect": 1,
-    "qchunk.commands.compare": 3,
-    "qchunk.commands.render": 1,
-    "qchunk.commands.train": 2,
-    "qchunk.comparison.arms": 2,
-    "qchunk.comparison.estimate": 4,
-    "qchunk.comparison.suite": 1,
-    "qchunk.comparison.tables": 3,
-    "qchunk.drivers.offline": 1,
-    "qchunk.drivers.on_policy": 1,
-    "qchunk.drivers.online": 2,
-    "qchunk.runs.prior": 4,
-}
+ASKING = {"qchunk.play.program": 1}  # Program.on_host, the one place
 
 
 def modules(root: Path) -> dict[str, ast.Module]:
@@ -142,9 +121,7 @@ def test_no_file_and_no_function_is_too_long():
 def test_imports_point_upward(code):
     graph = imports(code)
     assert {room(m) for m in code} <= set(ROOMS), "a new room: say in ROOMS which ones it may import from"
-    found = upward(graph, ROOMS)
-    assert not found - UPWARD
-    assert not UPWARD - found, "mended: take it out of UPWARD"
+    assert not upward(graph, ROOMS)
     graphlib.TopologicalSorter({m: found for m, found in graph.items()}).prepare()  # modules: no circle
 
 
@@ -156,9 +133,7 @@ def test_algorithms_are_reached_by_name_only(code):
 
 
 def test_one_name_is_one_thing(code):
-    same_modules, same_classes = shared_names(code)
-    assert same_modules == SAME_MODULES
-    assert same_classes == SAME_CLASSES
+    assert shared_names(code) == (set(), set())
 
 
 def test_nothing_asks_a_value_how_it_is_trained(code):

@@ -13,7 +13,7 @@ from qchunk.commands import flags
 from qchunk.commands.shared import positional
 from qchunk.comparison.tables import uses_rewards
 from qchunk.envs.base import obs_spec
-from qchunk.report import cost, film, page
+from qchunk.reporting import cost, film, page
 from qchunk.runs import run_folder
 from qchunk.runs.opened import first_seed, learner_of, rebuild, vars_of
 from qchunk.system.errors import UserError

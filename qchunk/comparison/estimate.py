@@ -19,7 +19,7 @@ from qchunk.config import stands_on
 from qchunk.data import chunks
 from qchunk.drivers.common import assemble
 from qchunk.envs.base import spec_of
-from qchunk.report import cost
+from qchunk.reporting import cost
 from qchunk.seeds import for_each
 from qchunk.types import Spec
 

@@ -22,7 +22,7 @@ from qchunk.data.buffer import Source
 from qchunk.data.chunks import Dataset
 from qchunk.play import evaluation
 from qchunk.play.execute import parse
-from qchunk.program import Build, Inputs, Program
+from qchunk.play.program import Build, Inputs, Program
 from qchunk.seeds import for_each, over_seeds
 from qchunk.types import Algorithm, Learner
 

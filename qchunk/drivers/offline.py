@@ -17,7 +17,7 @@ from qchunk.config import NonNegativeInt, PositiveInt, config
 from qchunk.data import buffer, chunks
 from qchunk.drivers.common import Common, Event, Work, events, init, run_updates
 from qchunk.envs.base import obs_spec
-from qchunk.program import Inputs, Program, each_seed
+from qchunk.play.program import Inputs, Program, each_seed
 from qchunk.seeds import spread
 from qchunk.system.errors import UserError
 from qchunk.types import Learner

@@ -22,9 +22,9 @@ from qchunk.drivers.common import Amount, Common, Driver, Event, Work, accumulat
 from qchunk.envs.base import obs_spec
 from qchunk.losses.reward_scale import Scale, no_scale, scaled
 from qchunk.normalise import Moments
-from qchunk.play import device
+from qchunk.play import on_device
 from qchunk.play.execute import parse
-from qchunk.program import Inputs, Program, each_seed, reads
+from qchunk.play.program import Inputs, Program, each_seed, reads
 from qchunk.seeds import for_each, spread
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Array, Chunk, Learner, Metrics
@@ -119,7 +119,7 @@ def play(program: Program, learner: Learner, loop: Loop, x: Inputs) -> Chunk:
     def one_seed(learner: Learner, x: Inputs, envs: Any) -> Chunk:
         scheme, env = program.scheme(x, "explore"), program.playable(x.given)
         key = jax.random.fold_in(x.keys, 2**30 + 3)
-        return device.rollout_chunks(env, scheme, reads(learner, x), key, x.c.rollout.decisions, envs, x.c.chunk)[1]
+        return on_device.rollout_chunks(env, scheme, reads(learner, x), key, x.c.rollout.decisions, envs, x.c.chunk)[1]
 
     return each_seed(one_seed, learner, x, loop.envs)
 
@@ -129,9 +129,9 @@ def start(program: Program, x: Inputs, learner: Learner) -> Loop:
     """Environments at their start."""
     envs, seeds = x.c.rollout.envs, len(x.keys)
 
-    def one_seed(learner: Learner, x: Inputs) -> device.Loop:
+    def one_seed(learner: Learner, x: Inputs) -> on_device.Loop:
         keys = jax.random.split(jax.random.fold_in(x.keys, 2**30 + 1))
-        return device.begin(program.playable(x.given), program.scheme(x, "explore"), reads(learner, x), keys, envs)
+        return on_device.begin(program.playable(x.given), program.scheme(x, "explore"), reads(learner, x), keys, envs)
 
     follows = program.units[0] == "standard" and normalise.STATS not in x.given
     none_yet = no_scale(envs), normalise.no_moments(obs_spec(program.env)) if follows else None
@@ -153,7 +153,7 @@ def iterate(program: Program, learner: Learner, loop: Loop, x: Inputs, n) -> tup
             key = jax.random.fold_in(jax.random.fold_in(x.keys, 2**30 + 2), done + i)
             play_key, prepare_key, learn_key = jax.random.split(key, 3)
             vars = reads(learner, x)
-            envs, chunk, seen = device.rollout_chunks(env, scheme, vars, play_key, c.decisions, envs, x.c.chunk)
+            envs, chunk, seen = on_device.rollout_chunks(env, scheme, vars, play_key, c.decisions, envs, x.c.chunk)
             if c.scale_rewards:
                 firsts = jnp.concatenate([first[None], chunk.last[:-1]])
                 scale, reward = scaled(scale, chunk.reward[..., 0], firsts)

@@ -11,10 +11,10 @@ import numpy as np
 from qchunk.data.formats import Rows, of_steps
 from qchunk.envs.base import Behaviour, Env, State, wrap
 from qchunk.envs.host.pool import HostEnv
-from qchunk.play import device, host
+from qchunk.play import on_device, on_host
 from qchunk.play.execute import Scheme, scripted
+from qchunk.play.program import Inputs, Program
 from qchunk.play.rollout import Player, decision
-from qchunk.program import Inputs, Program
 from qchunk.system.errors import unknown
 from qchunk.types import Learner, Steps, Vars
 
@@ -81,7 +81,7 @@ def collect(
     """
     wrapped = wrap(env, episode_length)
     decisions = max(1, min(dispatch, -(-steps // envs)) // scheme.steps)
-    run = jax.jit(lambda vars, key, loop: device.rollout(wrapped, scheme, vars, key, decisions, loop, envs))
+    run = jax.jit(lambda vars, key, loop: on_device.rollout(wrapped, scheme, vars, key, decisions, loop, envs))
     return gather(lambda i, loop: run(vars, jax.random.fold_in(key, i), loop), None, steps, progress)
 
 
@@ -103,13 +103,13 @@ def collect_host(
         seed: of the start states.
     """
     pool = env.pool("collect", envs)
-    sim = host.simulator(pool, host.one_after_another(pool, [(seed, e) for e in range(envs)]))
+    sim = on_host.simulator(pool, on_host.one_after_another(pool, [(seed, e) for e in range(envs)]))
 
     def play(i: int, loop: Any) -> tuple[Any, Steps]:
         loop, _, out = decision(sim, player, i, loop)
         return loop, out
 
-    return gather(play, (host.Slots(pool.nothing(), np.zeros(envs, np.int64)), carry), steps, progress)
+    return gather(play, (on_host.Slots(pool.nothing(), np.zeros(envs, np.int64)), carry), steps, progress)
 
 
 def random_player(env: HostEnv, seed: int) -> Player:
@@ -129,4 +129,4 @@ def learned_player(program: Program, learner: Learner, x: Inputs) -> Player:
         slots = len(state.begun)
         return np.stack([np.arange(slots), np.full(slots, i)], axis=1)
 
-    return host.player(program, "explore", learner, x, labels)
+    return on_host.player(program, "explore", learner, x, labels)

@@ -21,8 +21,8 @@ from qchunk.envs.host.pool import HostState, Pool
 from qchunk.play import episodes as counting
 from qchunk.play.episodes import Episodes, Tally, summary
 from qchunk.play.execute import restart
+from qchunk.play.program import Inputs, Program, each_seed, reads
 from qchunk.play.rollout import Outcome, Player, Simulator
-from qchunk.program import Inputs, Program, each_seed, reads
 from qchunk.types import Array, Learner, PyTree, Steps
 
 SLOTS = 16  # environments that evaluation keeps open: each takes a second and 160 MB to make (OGBench)

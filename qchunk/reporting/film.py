@@ -17,10 +17,10 @@ from qchunk import sampling
 from qchunk.envs.base import Env, wrap
 from qchunk.envs.host.pool import HostEnv
 from qchunk.envs.objective import settled
-from qchunk.play import host
+from qchunk.play import on_host
 from qchunk.play.execute import Scheme
+from qchunk.play.program import Inputs, Program
 from qchunk.play.rollout import decision
-from qchunk.program import Inputs, Program
 from qchunk.system import files
 from qchunk.system.errors import UserError
 from qchunk.types import Learner, Policy, Vars
@@ -83,9 +83,9 @@ def host_pictures(program: Program, learner: Learner, x: Inputs) -> list:
     Args:
         learner, x: of one seed, leaves [1, ...].
     """
-    env, seeds = program.env, host.reset_seeds(host.label(x.keys[0]), 1)[None]
+    env, seeds = program.env, on_host.reset_seeds(on_host.label(x.keys[0]), 1)[None]
     with contextlib.closing(env):
-        sim, player, loop = host.from_seeds(program, "act", learner, x, seeds, "render")
+        sim, player, loop = on_host.from_seeds(program, "act", learner, x, seeds, "render")
         actions = list[np.ndarray]()
         while not actions or not loop[0].envs.done[0]:
             loop, _, s = decision(sim, player, 0, loop)
