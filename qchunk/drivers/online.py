@@ -132,7 +132,7 @@ def steps_like(program: Program, learner: Learner, x: Inputs, envs: int) -> Step
         rows = jax.tree.map(lambda o: jnp.zeros((scheme.steps, *o.shape), o.dtype), obs)
         number = jnp.zeros((scheme.steps, envs))
         action = jnp.zeros((scheme.steps, envs, program.env.action_size))
-        extras = chunks.kept(plan.extras, scheme.steps, envs)
+        extras = chunks.kept(playing.extras_of(plan), scheme.steps, envs)
         return Steps(rows, action, number, number, number, rows, None, number, extras=extras)
 
     return jax.eval_shape(lambda learner, x: each_seed(one_seed, learner, x), learner, x)

@@ -22,7 +22,7 @@ from qchunk.play import episodes as counting
 from qchunk.play.episodes import Episodes, Tally, summary
 from qchunk.play.execute import restart
 from qchunk.play.program import Inputs, Program, each_seed, reads
-from qchunk.play.rollout import Outcome, Player, Simulator
+from qchunk.play.rollout import Outcome, Player, Simulator, extras_of
 from qchunk.types import Array, Learner, PyTree, Steps
 
 SLOTS = 16  # environments that evaluation keeps open: each takes a second and 160 MB to make (OGBench)
@@ -179,7 +179,7 @@ def player(program: Program, role: str, learner: Learner, x: Inputs, labels: Cal
         return np.clip(found.reshape(len(alive), -1), -1.0, 1.0)
 
     def extras(plan: Any) -> dict:  # [S, E, 1, ...] -> [S * E, ...]
-        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[3:]), plan.extras)
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[3:]), extras_of(plan))
 
     return Player(steps, choose, action, extras)
 

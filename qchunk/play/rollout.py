@@ -40,13 +40,18 @@ class Simulator(NamedTuple):
     repeat: Callable  # (going, body, carry) -> carry, as jax.lax.while_loop
 
 
+def extras_of(plan: Any) -> dict:
+    """What a plan holds besides its actions; nothing where a scheme decides on something else than a Plan."""
+    return getattr(plan, "extras", {})
+
+
 class Player(NamedTuple):
     """A scheme with the variables that it reads, for E environments."""
 
     steps: int  # environment steps per decision
     decide: Callable  # (label, state, fresh, carry) -> (carry, plan); its noise follows from the label
     act: Callable  # (i, state, plan, alive [E]) -> action [E, A] in [-1, 1]
-    extras: Callable = lambda plan: getattr(plan, "extras", {})  # plan -> its extras [E, ...]; scripted plans have none
+    extras: Callable = extras_of  # plan -> its extras [E, ...]
 
 
 def play_chunk(sim: Simulator, player: Player, state: Any, plan: Any) -> tuple[Any, Steps]:
