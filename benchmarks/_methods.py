@@ -18,8 +18,8 @@ from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
 from qchunk.drivers.common import assemble
 from qchunk.drivers.offline import OfflineSettings
-from qchunk.program import Inputs, Program
-from qchunk.report import cost
+from qchunk.play.program import Inputs, Program
+from qchunk.reporting import cost
 from qchunk.seeds import for_each
 from qchunk.types import Chunk, Learner, Policy, Spec, view
 

@@ -1,6 +1,6 @@
 """The matrix products of a program run alone: the floor that a method is held against.
 
-They are read off the traced program (``qchunk.report.cost.products``), so that a method has a floor without a word about it.
+They are read off the traced program (``qchunk.reporting.cost.products``), so that a method has a floor without a word about it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from qchunk.report.cost import Product, Repeated
+from qchunk.reporting.cost import Product, Repeated
 
 Products = Sequence[Product | Repeated]
 NEXT_TO_NOTHING = 1e-9

@@ -10,8 +10,8 @@ from qchunk import envs, sampling
 from qchunk.algorithms.qc import QC, qc
 from qchunk.config import CriticConfig, FlowConfig
 from qchunk.envs.base import wrap
-from qchunk.play.device import rollout
 from qchunk.play.execute import receding
+from qchunk.play.on_device import rollout
 from qchunk.types import Spec, view
 
 E, STEPS = 4096, 50

@@ -25,7 +25,7 @@ def peak(slice_rows: int) -> float:
     c = QC(actor=FlowConfig(WIDTHS, steps=2), critic=CriticConfig(WIDTHS), n=N, slice_rows=slice_rows)
     vars, policy = view(jax.jit(lambda: qc(c).init(jax.random.key(0), Spec(37, 5, 5), {}))(), {}), qc(c).act
     obs = jax.random.normal(jax.random.key(1), (E, 37))
-    act = jax.jit(lambda vars, key, obs: sampling.act(policy, vars, key, obs).action)
+    act = jax.jit(lambda vars, key, obs: policy.plan(vars, policy.draw(vars, key, obs), obs, None).action)
     compiled = act.lower(vars, jax.random.key(2), obs).compile()
     before = highest()
     jax.block_until_ready(compiled(vars, jax.random.key(2), obs))

@@ -21,11 +21,11 @@ from qchunk.config import ChunkConfig, FlowConfig, RolloutConfig, ValueConfig
 from qchunk.drivers import on_policy
 from qchunk.drivers.common import assemble, init
 from qchunk.envs.base import Env, wrap
-from qchunk.play.device import rollout
 from qchunk.play.execute import Scheme
-from qchunk.program import Inputs, Program
-from qchunk.report import cost
-from qchunk.report.cost import Repeated
+from qchunk.play.on_device import rollout
+from qchunk.play.program import Inputs, Program
+from qchunk.reporting import cost
+from qchunk.reporting.cost import Repeated
 from qchunk.types import Chunk, Spec, Vars, view
 
 WIDTHS, T = (128,) * 3, 8

@@ -24,8 +24,8 @@ from qchunk.comparison.suite import Data, Run, Suite, folder_of
 from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig
 from qchunk.drivers.common import evaluate
 from qchunk.drivers.online import OnlineSettings
-from qchunk.report import cost, records
-from qchunk.report.stats import interval, paired_difference
+from qchunk.reporting import cost, records
+from qchunk.reporting.stats import interval, paired_difference
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, learner_of, rebuild, vars_of
 from qchunk.sampling import count_steps

@@ -25,8 +25,8 @@ from qchunk.data import formats
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap
 from qchunk.envs.probes.averaging import GOAL, POLE, SPEED
-from qchunk.play.device import rollout
 from qchunk.play.execute import receding
+from qchunk.play.on_device import rollout
 from qchunk.play.rollout import Steps
 from qchunk.runs import run_folder
 from qchunk.runs.opened import learner_of, rebuild, vars_of

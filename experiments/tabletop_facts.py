@@ -24,8 +24,8 @@ from qchunk.envs.tabletop.env import cubes_of
 from qchunk.envs.tabletop.physics import REACH_YAW
 from qchunk.envs.tabletop.tasks import CUBE, OBJECTS, REST, SCENES, SUCCESS
 from qchunk.play import collecting
-from qchunk.play.device import episodes
 from qchunk.play.execute import scripted
+from qchunk.play.on_device import episodes
 
 ROOT = Path(__file__).resolve().parent.parent
 EPISODES = 200  # of the oracle, per task

@@ -10,7 +10,7 @@ from typing import Any
 
 _HOMES = {
     "qchunk.config": (
-        *("config", "ActorConfig", "ChunkConfig", "CriticConfig", "DiffusionConfig", "FlowConfig", "GaussianConfig"),
+        *("ActorConfig", "ChunkConfig", "CriticConfig", "DiffusionConfig", "FlowConfig", "GaussianConfig"),
         *("OptimConfig", "RegressionConfig", "RolloutConfig", "Stands", "ValueConfig", "Range", "Widths"),
         *("PositiveInt", "NonNegativeInt", "PositiveFloat", "NonNegativeFloat"),
     ),
@@ -37,8 +37,8 @@ _HOMES = {
     "qchunk.losses.cloning": ("bc",),
     "qchunk.losses.iql": ("iql",),
     "qchunk.losses.td": ("td",),
-    "qchunk.losses.common": ("weighted_mean",),
-    "qchunk.learner": ("acting", "frozen", "learner", "warm_started", "together"),
+    "qchunk.losses.terms": ("together", "weighted_mean"),
+    "qchunk.compose": ("acting", "frozen", "learner", "seeing", "warm_started"),
     "qchunk.sampling": ("decode", "sample", "sample_path"),
     "qchunk.improve": ("best_of_n", "diffuser", "guide"),
     "qchunk.envs": ("make",),

@@ -13,13 +13,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from qchunk import trees
 from qchunk.types import Array, Key, PyTree
 
 
 def flatten_obs(obs: PyTree) -> Array:
-    """An observation as one vector: [*B, O]. The leaves of a dictionary are joined in the order of its keys."""
-    leaves = jax.tree.leaves(obs)
+    """An observation as one vector of floats: [*B, O]. The leaves of a dictionary are joined in the order of its sorted keys.
+
+    uint8 leaves are images, whose 0 to 255 become 0 to 1; other whole numbers keep their values.
+    """
+    leaves = [_floats(x) for x in jax.tree.leaves(obs)]
     return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=-1)
+
+
+def _floats(x: Array) -> Array:
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    return x.astype(jnp.float32) / (255.0 if x.dtype == jnp.uint8 else 1.0)
 
 
 def flatten_chunk(chunk: Array) -> Array:
@@ -156,9 +166,9 @@ def output_shape(params: PyTree) -> tuple[int, ...]:
     return params.get("net", params)["head_bias"].shape
 
 
-def init(net: nn.Module, key: Key, *sizes: int) -> PyTree:
-    """Parameters of a network whose inputs have these last axes."""
-    return net.init(key, *(jnp.zeros((size,)) for size in sizes))["params"]
+def init(net: nn.Module, key: Key, *sizes: PyTree) -> PyTree:
+    """Parameters of a network whose inputs have these last axes; a tree of sizes is one input (``flatten_obs``)."""
+    return net.init(key, *(jnp.zeros((trees.total(size),)) for size in sizes))["params"]
 
 
 def apply(net: nn.Module, params: PyTree, *parts: Array) -> Any:
@@ -167,7 +177,7 @@ def apply(net: nn.Module, params: PyTree, *parts: Array) -> Any:
         return net.apply({"params": params}, *parts)
 
 
-def init_ensemble(net: nn.Module, members: int, key: Key, *sizes: int) -> PyTree:
+def init_ensemble(net: nn.Module, members: int, key: Key, *sizes: PyTree) -> PyTree:
     """Parameters of ``members`` independent networks, stacked along a leading axis."""
     return jax.vmap(lambda k: init(net, k, *sizes))(jax.random.split(key, members))
 

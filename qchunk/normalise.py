@@ -1,5 +1,7 @@
 """Units: observations and actions as an algorithm sees them. The statistics live in ``Learner.stats`` and travel with
-every checkpoint; outside of ``normalised`` everything is in the environment's own units."""
+every checkpoint; outside of ``normalised`` everything is in the environment's own units.
+
+A tree of observations has a tree of units. Leaves of whole numbers, such as uint8 images, are left as they are."""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ import numpy as np
 
 from qchunk.data.chunks import Dataset
 from qchunk.system.errors import UserError
-from qchunk.types import Algorithm, Array, Chunk, Learner, Old, Plan, Policy, Vars
+from qchunk.types import Algorithm, Array, Chunk, Learner, Old, Plan, Policy, PyTree, Vars
 
 KINDS = ("none", "min-max", "standard")
 STATS = "units"  # the entry of Learner.stats
@@ -27,9 +29,14 @@ class Affine(NamedTuple):
     scale: Array  # [n]
 
 
-def apply(a: Affine, x: Array) -> Array:
-    """The numbers x [..., n] in the algorithm's units."""
-    return (x - a.shift) / a.scale
+def over(kind: type, fn: Callable, units: PyTree, *trees: PyTree) -> PyTree:
+    """``fn`` on every Affine, or whatever ``kind`` they are of, and the leaves that belong to it."""
+    return jax.tree.map(fn, units, *trees, is_leaf=lambda x: isinstance(x, kind))
+
+
+def apply(units: PyTree, x: PyTree) -> PyTree:
+    """The numbers x in the algorithm's units; leaves are [..., n]."""
+    return over(Affine, lambda a, x: (x - a.shift) / a.scale if has_units(x) else x, units, x)
 
 
 def invert(a: Affine, x: Array) -> Array:
@@ -37,13 +44,18 @@ def invert(a: Affine, x: Array) -> Array:
     return x * a.scale + a.shift
 
 
-def identity(size: int) -> Affine:
-    """Units of ``size`` numbers that change nothing."""
-    return Affine(jnp.zeros((), jnp.int32), jnp.zeros(size), jnp.ones(size))
+def has_units(x: Any) -> bool:
+    """Whether a leaf holds quantities, not whole numbers."""
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
-def fit(x: Array, kind: str, bounded: bool = False) -> Affine:
-    """The units of data x [R, n].
+def identity(size: PyTree) -> PyTree:
+    """Units that change nothing, for a tree of sizes."""
+    return jax.tree.map(lambda n: Affine(jnp.zeros((), jnp.int32), jnp.zeros(n), jnp.ones(n)), size)
+
+
+def fit(x: PyTree, kind: str, bounded: bool = False) -> PyTree:
+    """The units of data x, whose leaves are [..., n].
 
     - min-max: each number's range becomes [-1, 1];
     - standard: mean 0 and standard deviation 1. Actions are ``bounded``: policies choose within [-1, 1], so all their numbers
@@ -51,9 +63,13 @@ def fit(x: Array, kind: str, bounded: bool = False) -> Affine:
 
     A number that never changes keeps its scale.
     """
-    x = np.asarray(x, np.float64)
-    if kind == "none":
-        return identity(x.shape[1])
+    return jax.tree.map(lambda leaf: _fit(np.asarray(leaf), kind, bounded), x)
+
+
+def _fit(x: np.ndarray, kind: str, bounded: bool) -> Affine:
+    if kind == "none" or not has_units(x):
+        return identity(x.shape[-1])._replace(kind=jnp.asarray(KINDS.index(kind), jnp.int32))
+    x = x.astype(np.float64).reshape(-1, x.shape[-1])
     low, high = x.min(axis=0), x.max(axis=0)
     shift, scale = ((low + high) / 2, (high - low) / 2) if kind == "min-max" else (x.mean(axis=0), x.std(axis=0))
     scale = np.where(high > low, scale, 1.0)
@@ -72,39 +88,53 @@ class Moments(NamedTuple):
     square: Array  # [n] sum of squared distances to the mean
 
 
-def no_moments(size: int) -> Moments:
-    """The moments of ``size`` numbers before any observation."""
-    return Moments(jnp.zeros(()), jnp.zeros(size), jnp.zeros(size))
+def no_moments(size: PyTree) -> PyTree:
+    """The moments of a tree of sizes before any observation."""
+    return jax.tree.map(lambda n: Moments(jnp.zeros(()), jnp.zeros(n), jnp.zeros(n)), size)
 
 
-def seen(m: Moments, x: Array) -> Moments:
-    """The moments with the observations x [R, n] added (Chan, Golub and LeVeque 1979)."""
+def seen(moments: PyTree, x: PyTree) -> PyTree:
+    """The moments with the observations x added, whose leaves are [..., n] (Chan, Golub and LeVeque 1979)."""
+    return over(Moments, lambda m, x: _seen(m, x.reshape(-1, x.shape[-1])) if has_units(x) else m, moments, x)
+
+
+def _seen(m: Moments, x: Array) -> Moments:
     more, mean = x.shape[0], jnp.mean(x, axis=0)
     rows, apart = m.rows + more, mean - m.mean
     square = m.square + jnp.sum((x - mean) ** 2, axis=0) + apart**2 * m.rows * more / rows
     return Moments(rows, m.mean + apart * more / rows, square)
 
 
-def of_moments(m: Moments) -> Affine:
+def of_moments(moments: PyTree) -> PyTree:
     """Units of mean 0 and standard deviation 1 from moments. A number that has never changed keeps its scale."""
+    return over(Moments, _of_moments, moments)
+
+
+def _of_moments(m: Moments) -> Affine:
     std = jnp.sqrt(m.square / jnp.maximum(m.rows, 1.0))
     varies = std > 1e-5 * jnp.abs(m.mean)  # less is rounding
     return Affine(jnp.asarray(KINDS.index("standard"), jnp.int32), m.mean, jnp.where(varies, std, 1.0))
 
 
-def of_data(data: Dataset, obs: str, action: str) -> dict[str, Affine]:
+def of_data(data: Dataset, obs: str, action: str) -> dict[str, PyTree]:
     """The units of a data set: every observation, and the actions that were played."""
     return {"obs": fit(data.obs, obs), "action": fit(data.action[data.left > 0], action, bounded=True)}
 
 
-def as_dict(units: dict[str, Affine]) -> dict[str, dict]:
+def as_dict(units: dict[str, PyTree]) -> dict[str, dict]:
     """Units as nested dictionaries, the form in which a later stage is given them."""
-    return {name: affine._asdict() for name, affine in units.items()}
+    return over(Affine, lambda a: a._asdict(), units)
 
 
-def of_given(given: dict) -> dict[str, Affine]:
+def of_given(given: dict) -> dict[str, PyTree]:
     """The units that an earlier stage was trained in; copied, for a learner is donated."""
-    return {name: Affine(**jax.tree.map(jnp.copy, affine)) for name, affine in given[STATS].items()}
+
+    def made(kept: dict) -> PyTree:
+        if kept.keys() == set(Affine._fields) and not isinstance(kept["kind"], dict):
+            return Affine(**jax.tree.map(jnp.copy, kept))
+        return {name: made(part) for name, part in kept.items()}
+
+    return made(given[STATS])
 
 
 def normalised(algorithm: Algorithm) -> Algorithm:
@@ -161,7 +191,12 @@ def check(learner: Learner, obs: str, action: str) -> None:
     """
     for name, wanted in (("obs", obs), ("action", action)):
         units = learner.stats.get(STATS)
-        got = KINDS[int(np.max(units[name].kind))] if units else "none"
+        kinds = (
+            [np.max(a.kind) for a in jax.tree.leaves(units[name], is_leaf=lambda x: isinstance(x, Affine))]
+            if units
+            else [0]
+        )
+        got = KINDS[int(max(kinds))]
         if got != wanted:
             raise UserError(
                 f"the checkpoint's {name} units are {got}, its configuration says {wanted}",

@@ -2,7 +2,13 @@
 
 Letters, in every signature, comment and shape check:
 B batch, H chunk length, J backup points, A action size, O observation size, N candidates, K denoising (or flow)
-steps, E parallel environments, T decisions of a rollout, S seeds. ``*B`` stands for any number of leading axes.
+steps, E parallel environments, T decisions of a rollout, S seeds, U consecutive chunks. ``*B`` stands for any number
+of leading axes.
+
+An observation is one array or a tree of them: dictionaries, one within another where need be. EVERY leaf has exactly one
+event axis, [*B, O] with an O of its own: an image is flat, and what reads it reshapes it. A leaf keeps its type: images
+are uint8 wherever they are stored, and become numbers in [0, 1] where a network reads them (``nets.flatten_obs``). What is
+written [*B, O] below holds for every leaf.
 """
 
 from __future__ import annotations
@@ -13,23 +19,45 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import optax
 
+from qchunk import trees
+
 Array = jax.Array
 Key = jax.Array  # a typed key: jax.random.key(0)
 PyTree = Any
 Metrics = dict[str, Array]
 CLEAN = (1.0, 0.0)  # the noise level (alpha, sigma) of clean chunks
+PLAN_STEP = "plan_step"  # of ``extras``: which step of its plan an action is, int32; 0 at a decision. None: each is one
 
 
 class Spec(NamedTuple):
-    """The sizes that networks are built for."""
+    """The sizes that networks are built for. Hashable, so that programs are shared between equal ones."""
 
-    obs: int  # O
+    obs: PyTree  # O; of a tree of observations the tree of its leaves' sizes, such as {"state": 12, "goal": 3}
     action: int  # A
     horizon: int  # H
 
+    def __hash__(self) -> int:
+        return hash((tuple(trees.named(self.obs).items()), self.action, self.horizon))
+
+
+class Steps(NamedTuple):
+    """What was played, step by step; leading axes [n, E]. Where ``alive`` is 0 nothing was: the episode had ended."""
+
+    obs: PyTree  # [n, E, O]
+    action: Array  # [n, E, A]
+    reward: Array  # [n, E]
+    terminal: Array  # [n, E]
+    truncation: Array  # [n, E]
+    next_obs: PyTree  # [n, E, O] the true one
+    success: Array | None  # [n, E], None where the environment has no notion of it
+    alive: Array  # [n, E]
+    terms: dict = {}  # noqa: RUF012  (never written to)  [n, E] each, what an objective is made of
+    extras: dict = {}  # noqa: RUF012  [n, E, ...] each: a plan's extras at every one of its steps, and PLAN_STEP
+
 
 class Chunk(NamedTuple):
-    """What every loss eats. Leading axes *B are (B,), (T, E) for a rollout, or (B, U) for U consecutive chunks."""
+    """What every loss eats. Leading axes *B are (B,), (T, E) for a rollout, or (B, U) for U consecutive chunks
+    (``chunks.consecutive``)."""
 
     obs: PyTree  # [*B, O]
     action: Array  # [*B, H, A]  data go on after a success; padding (the last action) only after an episode's end
@@ -39,7 +67,9 @@ class Chunk(NamedTuple):
     next_obs: PyTree  # [*B, J, O]  the true observation there, never an auto-reset one
     weight: Array  # [*B, J]     0 where a time-out cuts the backup; losses are sum(w * l) / sum(w)
     last: Array  # [*B]        1 where an episode ends inside the chunk: cuts traces even where discount > 0
-    extras: dict  # denoising path, log-probs, values, advantages, source, latents
+    extras: (
+        dict  # [*B, ...] each: what plans and data hold besides (latents, log-probabilities, "source"); see chunks.cut
+    )
 
 
 class Learner(NamedTuple):
@@ -47,7 +77,7 @@ class Learner(NamedTuple):
 
     params: dict  # trained modules by name; a temperature is a module too
     targets: dict  # target networks and moving averages by their module's name, where it keeps one
-    stats: dict  # normalisers, reward scale
+    stats: dict  # units of observations and actions (normalise.py)
     opt: optax.OptState  # ONE transformation: optax.partition by module
     step: Array  # [] int32, updates done
 
@@ -168,6 +198,7 @@ class Algorithm(NamedTuple):
     update: UpdateFn  # ONE step
     stop: StopFn
     freeze: Callable[[Learner], dict]  # its modules by name, as a later stage is given them
+    draw: DrawChunkFn | None = None  # None: ``buffer.draw``
 
 
 InitFn = Callable[[Key, Spec], PyTree]
@@ -208,6 +239,9 @@ PrepareFn = Callable[[Learner, dict, Key, Chunk], tuple[Learner, Chunk]]
 
 UpdateFn = Callable[[Learner, dict, Key, Chunk], tuple[Learner, Metrics]]
 """(learner, given, key, chunk) -> (learner, metrics, each [])."""
+
+DrawChunkFn = Callable[..., Chunk]
+"""(key, buffer.Source, ChunkConfig, batch) -> chunk, from data and the online experience that there is."""
 
 StopFn = Callable[[Metrics], Array | bool]
 """metrics -> bool []: whether the driver leaves out what remains of an epoch."""

@@ -33,6 +33,30 @@ class Walk(gymnasium.Env):
         return np.asarray([self.x, self.t], np.float32)
 
 
+class Parts(Walk):
+    """The same walk, shown in parts."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {name: gymnasium.spaces.Box(-np.inf, np.inf, (1,)) for name in ("time", "place")}
+    )
+
+    def _obs(self):
+        place, time = np.split(super()._obs(), 2)
+        return {"time": time, "place": place}
+
+
+class Pictures(Parts):
+    """The same walk, as a picture beside a dictionary of numbers."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {"picture": gymnasium.spaces.Box(0, 255, (2, 3), np.uint8), "body": Parts.observation_space}
+    )
+
+    def _obs(self):
+        pixels = np.arange(6, dtype=np.uint8).reshape(2, 3) + np.uint8(30 * self.t)
+        return {"picture": pixels, "body": super()._obs()}
+
+
 class Raises(Walk):
     """Its fourth step fails."""
 
@@ -59,5 +83,5 @@ def trouble():
     time.sleep(1000)
 
 
-for name, kind in (("Walk", Walk), ("Raises", Raises), ("Discrete", Discrete)):
-    gymnasium.register(f"{name}-v0", entry_point=kind, max_episode_steps=7)
+for kind in (Walk, Parts, Pictures, Raises, Discrete):
+    gymnasium.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=7)

@@ -16,7 +16,7 @@ import pytest
 
 from qchunk import cli, names
 from qchunk.commands import bench
-from qchunk.report import cost
+from qchunk.reporting import cost
 from qchunk.system.errors import UserError
 
 BENCHMARKS = {
@@ -300,7 +300,7 @@ import jax.numpy as jnp
 from qchunk.actors import actor
 from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig, RegressionConfig, config
 from qchunk.critics.chunk_q import chunk_q
-from qchunk.learner import learner
+from qchunk.compose import learner
 from qchunk.losses.cloning import bc
 from qchunk.losses.td import td
 from qchunk.sampling import sample

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 
 from qchunk.config import ChunkConfig
 from qchunk.data import buffer, chunks
-from qchunk.play.rollout import Steps
 from qchunk.system.errors import UserError
+from qchunk.types import PLAN_STEP, Steps
 
 E, N, CAPACITY = 3, 4, 8  # environments, steps per write, rows of each environment
 write = jax.jit(buffer.write)
@@ -30,7 +31,8 @@ def steps_of(rng, start):
     action = rng.uniform(-0.9, 0.9, (N, E, 2)).astype(np.float32)
     reward = rng.normal(size=(N, E)).astype(np.float32)
     floats = (x.astype(np.float32) for x in (terminal, done & ~terminal))
-    return Steps(obs, action, reward, *floats, obs + 0.5, None, alive.astype(np.float32))
+    extras = {PLAN_STEP: np.arange(N, dtype=np.int32)[:, None].repeat(E, 1) % 2, "serial": serial.astype(np.int32)}
+    return Steps(obs, action, reward, *floats, obs + 0.5, None, alive.astype(np.float32), extras=extras)
 
 
 def slow_window(steps, c):
@@ -53,25 +55,102 @@ def slow_window(steps, c):
 @given(writes=st.integers(1, 6), backup=st.sampled_from([(), (1, 4)]), seed=st.integers(0, 10_000))
 def test_windows_equal_lists(writes, backup, seed):
     rng, c = np.random.default_rng(seed), ChunkConfig(3, backup, 0.9)
-    ring = buffer.empty(E, CAPACITY, 1, 2)
-    lists = [[] for _ in range(E)]
-    for i in range(writes):
-        s = steps_of(rng, 100 * i)
-        ring = write(ring, s)
-        for n, e in zip(*np.nonzero(s.alive), strict=True):
-            row = {k: getattr(s, k)[n, e] for k in ("obs", "action", "reward", "terminal", "next_obs")}
-            lists[e].append({**row, "end": s.terminal[n, e] or s.truncation[n, e]})
-    lists = [one[-CAPACITY:] for one in lists]
+    ring, lists = played(rng, writes)
     slow = [slow_window(one[i:], c) for one in lists for i in range(len(one))]
     assert int(buffer.size(ring)[0].sum()) == len(slow)
     index = jnp.arange(E * CAPACITY)  # one compile; what is beyond the last step is left out
-    w = jax.tree.map(lambda x: np.asarray(x)[: len(slow)], buffer.windows(ring, *buffer.starts(ring, index), c))
+    found = buffer.windows(ring, *buffer.starts(ring, index), c, per_step=("serial",))
+    w = jax.tree.map(lambda x: np.asarray(x)[: len(slow)], found)
     obs, action, mask, backups = (np.asarray(x, np.float32) for x in zip(*slow, strict=True))
     np.testing.assert_array_equal(w.obs, obs)
     np.testing.assert_array_equal(w.action, action)
     np.testing.assert_array_equal(w.mask, mask)
     ours = np.concatenate([np.stack([w.reward, w.discount, w.weight], axis=-1), w.next_obs], axis=-1)
     np.testing.assert_allclose(ours, backups, atol=1e-5)
+    np.testing.assert_array_equal(w.extras["serial"][..., 0], [row["serial"] for row in slow_extras(lists, c)])
+    np.testing.assert_array_equal(w.extras[PLAN_STEP], [row[PLAN_STEP] for row in slow_extras(lists, c)])
+
+
+def played(rng, writes):
+    """A ring, and the steps of each environment that it holds as a plain list."""
+    ring = buffer.empty_for(jax.eval_shape(lambda: jax.tree.map(jnp.asarray, steps_of(rng, 0))), CAPACITY)
+    lists = [[] for _ in range(E)]
+    for i in range(writes):
+        s = steps_of(rng, 100 * i)
+        ring = write(ring, s)
+        for n, e in zip(*np.nonzero(s.alive), strict=True):
+            row = {k: getattr(s, k)[n, e] for k in ("obs", "action", "reward", "terminal", "next_obs")}
+            row |= {k: x[n, e] for k, x in s.extras.items()}
+            lists[e].append(
+                {**row, "end": s.terminal[n, e] or s.truncation[n, e], "first": not lists[e] or lists[e][-1]["end"]}
+            )
+    return ring, [one[-CAPACITY:] for one in lists]
+
+
+def slow_extras(lists, c):
+    for steps in (one[i:] for one in lists for i in range(len(one))):
+        left = next((i + 1 for i, s in enumerate(steps) if s["end"]), len(steps))
+        serial = [int(steps[min(k, left - 1)]["serial"][0]) for k in range(c.horizon)]
+        yield {"serial": serial, PLAN_STEP: int(steps[0][PLAN_STEP])}
+
+
+@pytest.mark.parametrize("writes", [1, 2, 5])
+def test_consecutive_chunks_equal_windows_of_lists(writes):
+    """Each is the window that starts there; from the episode's end, or the write pointer, on it counts nowhere."""
+    ring, lists = played(np.random.default_rng(writes), writes)
+    c, count = ChunkConfig(2, (), 0.9), sum(map(len, lists))
+    env, position = buffer.starts(ring, jnp.arange(count))
+    found = jax.tree.map(np.asarray, jax.jit(buffer.consecutive, static_argnums=3)(ring, env, position, 3, c))
+    for b, steps in enumerate(one[i:] for one in lists for i in range(len(one))):
+        left = next((i + 1 for i, s in enumerate(steps) if s["end"]), len(steps))
+        for u in range(3):
+            one = jax.tree.map(lambda x: x[b, u], found)
+            if 2 * u < left:
+                obs, action, mask, backups = slow_window(steps[2 * u :], c)
+                np.testing.assert_array_equal(one.obs, obs)
+                np.testing.assert_array_equal(one.mask, mask)
+                np.testing.assert_allclose(one.action, np.asarray(action))
+                np.testing.assert_allclose(
+                    [*one.reward, *one.discount, *one.weight, *one.next_obs[0]], backups[0], atol=1e-5
+                )
+            else:
+                assert not one.mask.any() and not one.weight.any() and not one.reward.any() and one.last == 1
+                np.testing.assert_array_equal(one.obs, steps[left - 1]["next_obs"])
+
+
+@pytest.mark.parametrize("starts", ["decision", "episode"])
+def test_where_windows_of_the_ring_start(starts):
+    """The first step of an episode is known as one while the step before it is there, too, or was never made."""
+    c = ChunkConfig(2, starts=starts)
+
+    @jax.jit
+    def all_of(ring):
+        found = buffer.windows(ring, *buffer.start_at(ring, jnp.arange(E * CAPACITY), c), c)
+        return buffer.count_starts(ring, c), found.extras["serial"][:, 0]
+
+    for writes in (1, 2, 5):
+        ring, lists = played(np.random.default_rng(10 + writes), writes)
+        wanted = []
+        for e, one in enumerate(lists):
+            whole = int(ring.written[e]) <= CAPACITY
+            for i, row in enumerate(one):
+                if row[PLAN_STEP] == 0 if starts == "decision" else row["first"] and (i > 0 or whole):
+                    wanted.append(int(row["serial"][0]))
+        assert wanted and len(set(wanted)) < sum(map(len, lists))
+        count, serial = all_of(ring)
+        assert count == len(wanted)
+        assert sorted(np.asarray(serial)[: len(wanted)]) == sorted(wanted)
+
+
+def test_a_ring_within_one_long_episode_is_drawn_from_anywhere():
+    steps = steps_of(np.random.default_rng(0), 0)
+    steps = steps._replace(
+        terminal=0 * steps.terminal, truncation=0 * steps.truncation, alive=np.ones((N, E), np.float32)
+    )
+    ring = buffer.empty_for(jax.tree.map(jnp.asarray, steps), 6)
+    for _ in range(2):
+        ring = write(ring, steps)
+    assert int(buffer.count_starts(ring, ChunkConfig(2, starts="episode"))) == 6 * E
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +167,18 @@ def both():
     return data, ring
 
 
+def drawn(source, batch, **more):
+    data, ring, mix = source
+    draw = lambda data, ring: buffer.draw(  # noqa: E731
+        jax.random.key(0), buffer.Source(data, ring, mix), ChunkConfig(3), batch, **more
+    )
+    return jax.jit(draw)(data, ring)
+
+
 def test_uniform_mix(both):
     """Every transition of either source is drawn equally often, and its source is told."""
     data, ring = both
-    chunk = buffer.draw(jax.random.key(0), data, ring, ChunkConfig(3), 54_000, "uniform")
+    chunk = drawn(buffer.Source(data, ring), 54_000)
     values, counts = np.unique(np.asarray(chunk.obs), return_counts=True)
     assert len(values) == 54 and counts.min() > 850 and counts.max() < 1150  # 1000 +- 5 deviations
     np.testing.assert_array_equal(chunk.extras["source"], np.asarray(chunk.obs[:, 0] > 0, np.float32))
@@ -99,13 +186,14 @@ def test_uniform_mix(both):
 
 def test_share_mix(both):
     data, ring = both
-    chunk = buffer.draw(jax.random.key(0), data, ring, ChunkConfig(3), 40, "share:0.25")
+    chunk = drawn(buffer.Source(data, ring, "share:0.25"), 40)
     assert int((np.asarray(chunk.obs) > 0).sum()) == 10 == int(chunk.extras["source"].sum())
 
 
 def test_an_empty_ring_is_never_drawn_from(both):
     data, _ = both
-    chunk = buffer.draw(jax.random.key(0), data, buffer.empty(E, CAPACITY, 1, 2), ChunkConfig(3), 1000, "uniform")
+    source = buffer.Source(data, buffer.empty(E, CAPACITY, 1, 2))
+    chunk = drawn(source, 1000)
     assert (np.asarray(chunk.obs) < 0).all() and not chunk.extras["source"].any()
 
 
@@ -113,3 +201,22 @@ def test_an_empty_ring_is_never_drawn_from(both):
 def test_unknown_mixes(mix):
     with pytest.raises(UserError, match="share:0.5"):
         buffer.share_of(mix)
+
+
+def test_both_sources_cut_alike(both):
+    """Consecutive chunks of data and ring in one batch, with the extras that both have."""
+    data, ring = both
+    ring = ring._replace(extras={"mine": ring.reward, "latent": jnp.zeros((E * CAPACITY, 2))})
+    data = data._replace(extras={"latent": jnp.ones((33, 2)), "theirs": data.reward})
+    for mix in ("uniform", "share:0.5"):
+        chunk = drawn(buffer.Source(data, ring, mix), 40, count=2, per_step=("latent",))
+        assert chunk.action.shape == (40, 2, 3, 2) and chunk.extras["latent"].shape == (40, 2, 3, 2)
+        assert set(chunk.extras) == {"latent", "source"} and chunk.extras["source"].shape == (40, 2)
+        np.testing.assert_array_equal(chunk.extras["source"], np.asarray(chunk.obs[..., 0] > 0, np.float32))
+        np.testing.assert_array_equal(chunk.extras["latent"][..., 0, 0], 1 - chunk.extras["source"])
+
+
+def test_without_a_ring_the_data_set_is_drawn_from(both):
+    chunk = drawn(buffer.Source(both[0]), 10)
+    alone = jax.jit(lambda data: chunks.draw(jax.random.key(0), data, ChunkConfig(3), 10))(both[0])
+    chex.assert_trees_all_equal(chunk, alone)

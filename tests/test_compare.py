@@ -19,8 +19,8 @@ from qchunk.comparison import arms, tables
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, claim
 from qchunk.config import CriticConfig, DiffusionConfig, FlowConfig, validate
-from qchunk.report import film as rendering
-from qchunk.report.film import Frame
+from qchunk.reporting import film as rendering
+from qchunk.reporting.film import Frame
 from qchunk.system.errors import UserError
 from qchunk.types import Spec
 
@@ -107,7 +107,7 @@ from __future__ import annotations
 from qchunk import nets
 from qchunk.actors import actor
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig, OptimConfig, config
-from qchunk.learner import learner
+from qchunk.compose import learner
 from qchunk.losses.cloning import bc
 from qchunk.sampling import sample
 from qchunk.types import Algorithm, Module

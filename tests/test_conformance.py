@@ -24,9 +24,9 @@ from qchunk.drivers.common import assemble, init
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs import base as envs_base
-from qchunk.play import collecting, device
-from qchunk.play.device import begin, rollout_chunks
+from qchunk.play import collecting, on_device
 from qchunk.play.execute import receding
+from qchunk.play.on_device import begin, rollout_chunks
 from qchunk.runs import checkpoint
 from qchunk.seeds import for_each
 from qchunk.types import Spec, view
@@ -116,7 +116,7 @@ def run(method, env, data, **more):
 
 def programs(c):
     found = (on_policy.iterate, on_policy.start) if plays(c) else (offline.updates,)
-    return [f._cache_size() for f in (*found, device.evaluate)]
+    return [f._cache_size() for f in (*found, on_device.evaluate)]
 
 
 def per_unit(c):

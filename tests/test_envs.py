@@ -15,7 +15,7 @@ import qchunk
 from qchunk import envs, names, registry
 from qchunk.envs.base import AutoReset, Env, EpisodeLimit, State, Vmap, wrap
 from qchunk.play import collecting
-from qchunk.play.device import episodes
+from qchunk.play.on_device import episodes
 from qchunk.system.errors import UserError
 
 ACTION = jnp.ones((1,))

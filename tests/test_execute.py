@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from qchunk import envs
+from qchunk.data import formats
 from qchunk.envs.base import wrap
 from qchunk.play import collecting
-from qchunk.play.device import episodes, rollout
 from qchunk.play.episodes import summary
 from qchunk.play.execute import parse, receding
-from qchunk.play.rollout import Steps
+from qchunk.play.on_device import episodes, rollout
 from qchunk.sampling import emit_step
 from qchunk.system.errors import UserError
-from qchunk.types import Plan, Policy
+from qchunk.types import Plan, Policy, Steps
 
 NO_VARS = collecting.NO_VARS
 CALLS = []
@@ -55,7 +55,7 @@ def test_an_environment_that_ends_inside_a_chunk_rests():
     np.testing.assert_array_equal(s.terminal[:, 1] * s.alive[:, 1], [0, 1, 0, 0, 1, 0])
     np.testing.assert_allclose(s.obs[3, 0], [0.0, 0.0])  # started anew, at the decision
     np.testing.assert_allclose(s.next_obs[1, 0], [0.2, 1.0], rtol=1e-6)
-    rows = collecting.to_rows(jax.tree.map(np.asarray, s))
+    rows = formats.of_steps(jax.tree.map(np.asarray, s))
     assert rows.end.sum() == 8 and len(rows.obs) == 8 * 3
     np.testing.assert_array_equal(rows.terminal[:3], [False, True, False])
     np.testing.assert_allclose(rows.obs[2], [0.2, 1.0], rtol=1e-6)
@@ -76,7 +76,7 @@ def test_a_cut_episode_is_a_time_out():
     _, s = jax.jit(lambda k: rollout(env, parse("open-loop", 3).scheme(ramp(3)), NO_VARS, k, 3, None, 1))(
         jax.random.key(0)
     )
-    rows = collecting.to_rows(jax.tree.map(np.asarray, s))
+    rows = formats.of_steps(jax.tree.map(np.asarray, s))
     np.testing.assert_array_equal(s.alive[:, 0], [1, 1, 1, 1, 0, 0, 1, 1, 1])
     np.testing.assert_array_equal(np.flatnonzero(rows.end), [4, 8])
     assert not rows.terminal.any()
@@ -171,7 +171,7 @@ def test_rows_hand_worked():
     truncation = np.stack([column(0, 0, 0, 0), column(0, 0, 1, 0)], axis=1)
     obs = np.arange(n * 2, dtype=np.float32).reshape(n, 2, 1)
     steps = Steps(obs, obs / 10, obs[..., 0], terminal, truncation, obs + 100, None, alive)
-    rows = collecting.to_rows(steps)
+    rows = formats.of_steps(steps)
     # environment 0: rows 0, 2 | 6; environment 1: rows 1, 3, 5 | 7; each with its true final observation
     np.testing.assert_array_equal(rows.obs[:, 0], [0, 2, 102, 6, 106, 1, 3, 5, 105, 7, 107])
     np.testing.assert_array_equal(rows.end, [0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1])

@@ -23,7 +23,7 @@ from qchunk.drivers import train
 from qchunk.drivers.common import assemble, evaluate, init
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.host.pool import HostEnv, Pool
-from qchunk.play import collecting, host
+from qchunk.play import collecting, on_host
 from qchunk.system.errors import UserError
 
 pytest.importorskip("gymnasium")
@@ -155,7 +155,7 @@ def test_figures_do_not_depend_on_the_number_of_slots(walk, monkeypatch):
     program, x = assemble(qc, C, walk, S)
     learner = init(program, x)
     many = evaluate(program, x, S, learner)
-    monkeypatch.setattr(host, "SLOTS", 2)
+    monkeypatch.setattr(on_host, "SLOTS", 2)
     few = evaluate(program, x, S, learner)
     assert set(many) == {"success", "return", "length"}
     for name in many:
@@ -173,17 +173,17 @@ def test_evaluation_equals_a_loop_over_one_environment(walk):
     key = jax.random.fold_in(x.keys[0], 2**31)[None]
     x = x._replace(keys=key)
     returns = []
-    for episode, seed in enumerate(host.reset_seeds(host.label(key[0]), 3)):
+    for episode, seed in enumerate(on_host.reset_seeds(on_host.label(key[0]), 3)):
         np.random.seed(int(seed))
         row, total, decision = one.reset(int(seed)), 0.0, 0
-        done, carry = False, host.nothing_carried(program, "act", learner, x, 1)
+        done, carry = False, on_host.nothing_carried(program, "act", learner, x, 1)
         while not done:
             label = np.asarray([[[episode, decision]]])
             obs = row[None, None, :2].astype(np.float32)
-            carry, plan = host.decide(program, "act", learner, x, label, obs, np.ones((1, 1), bool), carry)
+            carry, plan = on_host.decide(program, "act", learner, x, label, obs, np.ones((1, 1), bool), carry)
             for i in range(2):
                 obs = row[None, None, :2].astype(np.float32)
-                row = one.step(np.clip(np.asarray(host.act(program, "act", learner, x, i, obs, plan))[0, 0], -1, 1))
+                row = one.step(np.clip(np.asarray(on_host.act(program, "act", learner, x, i, obs, plan))[0, 0], -1, 1))
                 total += np.float32(row[2])
                 if done := bool(row[3] or row[4]):
                     break

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from qchunk.actors.flow import flow
+from qchunk.compose import frozen, learner
 from qchunk.config import CriticConfig, FlowConfig, OptimConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
-from qchunk.learner import frozen, learner
 from qchunk.losses.cloning import bc
-from qchunk.losses.common import weighted_mean
 from qchunk.losses.td import td
+from qchunk.losses.terms import weighted_mean
 from qchunk.sampling import sample
 from qchunk.system.errors import UserError
 from qchunk.types import Chunk, Critic, Module, Plan, Policy, Spec, TargetNetwork, Term, Vars

@@ -17,7 +17,7 @@ from qchunk.data import formats
 from qchunk.drivers import train
 from qchunk.drivers.online import OnlineSettings
 from qchunk.play import collecting
-from qchunk.program import Program
+from qchunk.play.program import Program
 from qchunk.types import Chunk, Plan, Policy, Spec, Vars
 
 X = np.asarray([[0.0, 5.0, 0.1], [2.0, 5.0, 0.2], [4.0, 5.0, 0.6]])

@@ -18,8 +18,8 @@ from qchunk.drivers.common import assemble, evaluate, init
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import History, wrap
 from qchunk.envs.objective import settled, weights_given
-from qchunk.play import collecting, device
-from qchunk.play.device import rollout
+from qchunk.play import collecting, on_device
+from qchunk.play.on_device import rollout
 from qchunk.seeds import for_each
 
 WEIGHTS = {"task": 1.0, "energy": 0.5, "jerk": 0.25}
@@ -73,8 +73,8 @@ def test_weights_are_traced():
     for weight in (0.0, 1.0, 2.0):
         given = for_each(1, weights_given({"task": 1.0, "energy": weight, "jerk": 0.0}))
         found.append(evaluate(program, x._replace(given=given), s, learner))
-        size = device.evaluate._cache_size() if weight == 0.0 else size  # noqa: F821
-    assert device.evaluate._cache_size() == size
+        size = on_device.evaluate._cache_size() if weight == 0.0 else size  # noqa: F821
+    assert on_device.evaluate._cache_size() == size
     ret, energy, own = (np.asarray([f[n][0] for f in found]) for n in ("return", "energy", "task"))
     np.testing.assert_allclose(ret, own + energy * np.asarray([0.0, 1.0, 2.0]), rtol=1e-5)
     assert energy.max() < 0

@@ -33,17 +33,17 @@ from qchunk.drivers import train
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap
-from qchunk.losses.common import mean_in_slices
 from qchunk.losses.gae import gae
 from qchunk.losses.ppo_path import clip_bounds, surrogate
+from qchunk.losses.terms import mean_in_slices
 from qchunk.play import collecting
-from qchunk.play.device import begin, rollout_chunks
 from qchunk.play.execute import receding
+from qchunk.play.on_device import begin, rollout_chunks
 from qchunk.runs import checkpoint
 from qchunk.sampling import log_prob, sample_path
 from qchunk.seeds import for_each
 from qchunk.system.errors import UserError
-from qchunk.types import Spec, Vars, view
+from qchunk.types import Spec, Steps, Vars, view
 
 ACTORS = {
     "flow": FlowConfig((32, 32), steps=4),
@@ -96,7 +96,8 @@ def test_what_a_decision_led_to_equals_a_slow_loop(discount):
         end[1 - terminal[e], stop[e] - 1, e] = 1
         end[0, stop[e] :, e] = 7.0  # what a resting environment shows does not matter
     parts = (jnp.asarray(x, jnp.float32) for x in (obs, action, reward, *end, after, alive))
-    chunk = chunks.of_decision(*parts, c)
+    *before, last = parts
+    chunk = chunks.of_decision(Steps(*before, None, last), c)
     for e in range(6):
         n = stop[e]
         gain = sum(0.9 ** (k if discount == "step" else 0) * reward[k, e] for k in range(n))

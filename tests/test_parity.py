@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from qchunk.actors.flow import flow
+from qchunk.compose import learner
 from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data.chunks import dataset, windows
 from qchunk.improve import best_of_n
-from qchunk.learner import learner
 from qchunk.losses.cloning import bc
 from qchunk.losses.td import td
 from qchunk.sampling import decode, sample

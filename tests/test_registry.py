@@ -17,9 +17,9 @@ from qchunk import cli, config, envs, names, registry
 from qchunk.actors import actor
 from qchunk.commands import compare
 from qchunk.comparison import arms
+from qchunk.compose import transformation
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import formats
-from qchunk.learner import transformation
 from qchunk.sampling import sample
 from qchunk.system.errors import UserError
 from qchunk.types import Chunk, Module, Spec, Vars

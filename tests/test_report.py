@@ -15,8 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from qchunk.report import cost, film, page, plots, publish, records
-from qchunk.report.stats import Estimate
+from qchunk.reporting import cost, film, page, plots, publish, records
+from qchunk.reporting.stats import Estimate
 from qchunk.runs import run_folder
 from qchunk.system.errors import UserError
 
@@ -241,7 +241,7 @@ def test_mistakes(tmp_path):
 
 
 def test_matplotlib_is_imported_late():
-    code = "import sys, qchunk.report.records; assert not {'jax', 'matplotlib'} & set(sys.modules)"
+    code = "import sys, qchunk.reporting.records; assert not {'jax', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

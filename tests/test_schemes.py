@@ -18,10 +18,10 @@ from qchunk.drivers import train
 from qchunk.drivers.common import assemble, evaluate, init
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap
-from qchunk.play import collecting, device, host
-from qchunk.play.device import rollout
+from qchunk.play import collecting, on_device, on_host
 from qchunk.play.execute import parse, receding
-from qchunk.program import reads
+from qchunk.play.on_device import rollout
+from qchunk.play.program import reads
 from qchunk.sampling import emit_step
 from qchunk.seeds import one
 from qchunk.system.errors import UserError
@@ -125,7 +125,7 @@ def test_numbers_of_a_scheme_are_traced(own):
         s = dataclasses.replace(S, execute=f"{own}:counting:{numbers}")
         program, x = assemble(qc, C, env, s)
         returns.append(evaluate(program, x, s, init(program, x))["return"])
-        sizes.append(device.evaluate._cache_size())
+        sizes.append(on_device.evaluate._cache_size())
     assert sizes[1] == sizes[0] and sizes[2] > sizes[1]
     np.testing.assert_array_equal(returns[0], 10.0)
 
@@ -154,19 +154,19 @@ def test_the_same_actions_on_device_and_host(own, env):
             self.obs = obs
 
     def key_of(t):
-        return jax.random.split(host.labelled(x.keys[0], np.asarray([0, t])), 3)[2]
+        return jax.random.split(on_host.labelled(x.keys[0], np.asarray([0, t])), 3)[2]
 
     played = {}
     for role in ("act", "explore"):
-        player = host.player(program, role, learner, x, lambda t, state: np.asarray([[0, t]]))
-        played[role] = along(player, host.nothing_carried(program, role, learner, x, 1), Held, lambda t: t)
+        player = on_host.player(program, role, learner, x, lambda t, state: np.asarray([[0, t]]))
+        played[role] = along(player, on_host.nothing_carried(program, role, learner, x, 1), Held, lambda t: t)
     np.testing.assert_array_equal(played["act"], played["explore"])
     learner, alone = one(learner, 0), x._replace(keys=x.keys[0])
     scheme, vars = program.scheme(alone, "act"), reads(learner, alone)
-    carry, here = scheme.init(vars, x.keys[0], host.seen(seen[0])), []
+    carry, here = scheme.init(vars, x.keys[0], on_host.seen(seen[0])), []
     for t in range(steps):
-        carry = scheme.init(vars, x.keys[0], host.seen(seen[0])) if t in (0, 3) else carry
-        carry, plan = scheme.decide(vars, key_of(t), host.seen(jnp.asarray(seen[t])), carry)
+        carry = scheme.init(vars, x.keys[0], on_host.seen(seen[0])) if t in (0, 3) else carry
+        carry, plan = scheme.decide(vars, key_of(t), on_host.seen(jnp.asarray(seen[t])), carry)
         here.append(np.clip(scheme.act(vars, 0, None, plan), -1, 1))
     np.testing.assert_allclose(played["act"], np.stack(here), atol=1e-5)
 
@@ -217,7 +217,7 @@ def test_collecting_obeys_execution(own, env):
     learner = init(program, x)
     if on_host:
         player = collecting.learned_player(program, learner, x)
-        carry = host.nothing_carried(program, "explore", learner, x, 2)
+        carry = on_host.nothing_carried(program, "explore", learner, x, 2)
         rows = collecting.collect_host(env, player, carry, steps=30, envs=2)
     else:
         scheme, vars = program.scheme(x, "explore"), reads(one(learner, 0), x)

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from qchunk.report import stats
+from qchunk.reporting import stats
 
 
 def test_t_interval_by_hand():
@@ -115,5 +115,5 @@ def test_probability_of_improvement():
 
 
 def test_statistics_import_no_jax():
-    code = "import sys, qchunk.report.stats; assert not {'jax', 'brax', 'matplotlib'} & set(sys.modules)"
+    code = "import sys, qchunk.reporting.stats; assert not {'jax', 'brax', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

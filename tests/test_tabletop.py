@@ -14,8 +14,8 @@ from qchunk.envs.tabletop.env import cubes_of, observe
 from qchunk.envs.tabletop.physics import World, advance
 from qchunk.envs.tabletop.tasks import CUBE, REST, SCENES, WORKSPACE
 from qchunk.play import collecting
-from qchunk.play.device import episodes, rollout
 from qchunk.play.execute import scripted
+from qchunk.play.on_device import episodes, rollout
 
 STILL, CLOSE, OPEN, UP = np.zeros(5), np.eye(5)[4], -np.eye(5)[4], np.eye(5)[2]
 step = jax.jit(advance)

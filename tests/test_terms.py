@@ -11,14 +11,14 @@ import pytest
 from test_learner import NOTHING, SPEC, chunk_of, key, scalar, steps, term
 
 from qchunk.actors.flow import flow
+from qchunk.compose import learner
 from qchunk.config import CriticConfig, FlowConfig, OptimConfig, ValueConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
-from qchunk.learner import learner
 from qchunk.losses.cloning import bc
-from qchunk.losses.common import no_noise, together
 from qchunk.losses.iql import iql
 from qchunk.losses.td import td
+from qchunk.losses.terms import no_noise, together
 from qchunk.sampling import sample
 from qchunk.system.errors import UserError
 from qchunk.types import Term

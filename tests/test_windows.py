@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +17,7 @@ from qchunk.config import ChunkConfig
 from qchunk.data import chunks, formats
 from qchunk.play import collecting
 from qchunk.system.errors import UserError
+from qchunk.types import PLAN_STEP
 
 O, A = 2, 1
 
@@ -130,7 +132,7 @@ BAD = [
     (lambda r: r._replace(end=np.zeros_like(r.end)), "no episode end"),
     (lambda r: r._replace(end=poke(r.end, True) & (np.arange(len(r.end)) < 3)), "on its last row"),
     (lambda r: r._replace(reward=r.reward[:-1]), "do not fit"),
-    (lambda r: formats.Rows(*(x[:0] for x in r)), "no transition"),
+    (lambda r: jax.tree.map(lambda x: x[:0], r), "no transition"),
 ]
 
 
@@ -154,7 +156,7 @@ def test_bad_files_are_refused(rows, tmp_path):
     with pytest.raises(UserError, match="lacks obs"):
         formats.load(tmp_path / "foreign.npz")
     about = json.dumps({"format": formats.FORMAT, "version": formats.VERSION, "fingerprint": "0", "env": "probe/flag"})
-    arrays = dict(zip(formats.ARRAYS, rows, strict=True))
+    arrays = formats.arrays_of(rows)
     np.savez(tmp_path / "changed.npz", about=about, **arrays)
     with pytest.raises(UserError, match="fingerprint"):
         formats.load(tmp_path / "changed.npz")
@@ -217,7 +219,7 @@ class Spy:
 def test_nothing_is_ever_unpickled(rows, tmp_path):
     text = json.dumps({"format": formats.FORMAT, "version": formats.VERSION, "fingerprint": "0"})
     obs = np.asarray([[Spy(tmp_path / "ran")] * 2] * len(rows.obs), dtype=object)
-    arrays = {**dict(zip(formats.ARRAYS, rows, strict=True)), "obs": obs}
+    arrays = {**formats.arrays_of(rows), "obs": obs}
     np.savez(tmp_path / "d.npz", about=text, **arrays)
     with pytest.raises(UserError, match="no npz file"):
         formats.load(tmp_path / "d.npz")
@@ -264,14 +266,14 @@ def test_a_flipped_bit_anywhere_is_refused_or_harmless(rows, tmp_path):
 
 @pytest.mark.parametrize("text", ["[1]", "{}", '"text"'])
 def test_a_foreign_description_is_refused(text, rows, tmp_path):
-    np.savez(tmp_path / "d.npz", about=text, **dict(zip(formats.ARRAYS, rows, strict=True)))
+    np.savez(tmp_path / "d.npz", about=text, **formats.arrays_of(rows))
     with pytest.raises(UserError):
         formats.load(tmp_path / "d.npz")
 
 
 def test_a_description_without_fingerprint_is_refused(rows, tmp_path):
     text = json.dumps({"format": formats.FORMAT, "version": formats.VERSION, "env": "probe/flag"})
-    np.savez(tmp_path / "d.npz", about=text, **dict(zip(formats.ARRAYS, rows, strict=True)))
+    np.savez(tmp_path / "d.npz", about=text, **formats.arrays_of(rows))
     with pytest.raises(UserError, match="fingerprint"):
         formats.load(tmp_path / "d.npz")
 
@@ -331,3 +333,75 @@ def test_padding_rules(padding, late):
     np.testing.assert_array_equal(chunk.mask, [[1, 1, 1], [1, 1, 1], late])
     np.testing.assert_allclose(chunk.action[2, :, 0], [0.2, 0.3, 0.3])
     np.testing.assert_array_equal(chunk.weight[:, 0], [1, 1, 0])  # what values learn from does not change
+
+
+def test_consecutive_chunks_equal_a_slow_loop():
+    """Three chunks from every row: each is the window there (held against a loop above), or counts nowhere past the end."""
+    rng = np.random.default_rng(0)
+    lengths = [1, 9, 2, 4, 6]
+    rows = make_rows(lengths, rng.uniform(size=sum(lengths)) < 0.2, rng)
+    data, ends = chunks.dataset(*rows), np.flatnonzero(rows.end)
+    for c in (ChunkConfig(2, (), 0.9), ChunkConfig(2, (1, 3), 0.9, "repeated"), ChunkConfig(3, (), 0.9, "whole")):
+        found = jax.jit(chunks.consecutive, static_argnums=2)(data, data.starts, 3, c)
+        assert found.action.shape == (len(data.starts), 3, c.horizon, A) and found.last.shape == (len(data.starts), 3)
+        found, windows = jax.tree.map(np.asarray, (found, cut(data, jnp.arange(len(rows.end)), c)))
+        for b, start in enumerate(np.asarray(data.starts)):
+            final = ends[ends >= start][0]
+            for u in range(3):
+                row, one = start + u * c.horizon, jax.tree.map(lambda x: x[b, u], found)
+                if row < final:
+                    chex.assert_trees_all_equal(one, jax.tree.map(lambda x: x[row], windows))
+                else:
+                    assert not one.mask.any() and not one.weight.any() and not one.reward.any() and one.last == 1
+                    np.testing.assert_array_equal(one.obs, rows.obs[final])
+                    np.testing.assert_array_equal(one.next_obs, np.tile(rows.obs[final], (len(c.points), 1)))
+
+
+def with_extras(rows, rng):
+    """Plans of two steps, whose latent is the number of the row that they were made at; nothing on final rows."""
+    first = np.concatenate([np.arange(n + 1) for n in np.diff(np.flatnonzero(rows.end), prepend=-1) - 1])
+    at = np.arange(len(rows.end)) - first % 2
+    latent = np.stack([at, -at], axis=1).astype(np.float32)
+    return rows._replace(
+        extras={PLAN_STEP: (first % 2).astype(np.int32), "latent": latent, "pixel": first[:, None] > 2}
+    )
+
+
+def test_extras_are_those_of_the_start_or_of_every_step(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = with_extras(make_rows([5, 3], np.zeros(8, bool), rng), rng)
+    formats.save(tmp_path / "d.npz", rows, {"env": "probe/flag"})
+    again, _ = formats.load(tmp_path / "d.npz")
+    chex.assert_trees_all_equal(rows, again)
+    chex.assert_trees_all_equal_dtypes(rows, again)
+    data = formats.to_device(again)
+    w = chunks.windows(data, jnp.asarray([1, 3, 6]), ChunkConfig(3), per_step=("latent",))
+    np.testing.assert_array_equal(w.extras[PLAN_STEP], [1, 1, 0])
+    np.testing.assert_array_equal(w.extras["pixel"], [[False], [True], [False]])
+    np.testing.assert_array_equal(w.extras["latent"][..., 0], [[0, 2, 2], [2, 4, 4], [6, 6, 8]])
+    with pytest.raises(ValueError, match="no extras"):
+        chunks.windows(data, jnp.asarray([1]), ChunkConfig(3), per_step=("path",))
+    for part in ({"latent": rows.extras["latent"][:-1]}, {"latent": np.full(len(rows.end), "a")}):
+        formats.save(tmp_path / f"{len(list(tmp_path.iterdir()))}.npz", rows._replace(extras=part), {"env": "x"})
+        with pytest.raises(UserError, match="do not fit"):
+            formats.load(sorted(tmp_path.iterdir())[0])
+
+
+@pytest.mark.parametrize(
+    ("starts", "rows"), [("step", [0, 1, 2, 3, 4, 6, 7, 8]), ("decision", [0, 2, 4, 6, 8]), ("episode", [0, 6])]
+)
+def test_where_windows_start(starts, rows):
+    rng = np.random.default_rng(0)
+    data = formats.to_device(with_extras(make_rows([5, 3], np.zeros(8, bool), rng), rng))
+    c = ChunkConfig(2, starts=starts)
+    drawn = chunks.draw_starts(jax.random.key(0), data, c, 4000)
+    found, counts = np.unique(drawn, return_counts=True)
+    np.testing.assert_array_equal(found, rows)
+    assert counts.min() > 0.8 * 4000 / len(rows)
+    chunk = chunks.draw(jax.random.key(0), data, c, 4000)
+    np.testing.assert_array_equal(chunk.obs, data.obs[drawn])
+
+
+def test_decisions_that_data_do_not_know_are_all_steps():
+    data = chunks.dataset(*make_rows([5, 3], np.zeros(8, bool), np.random.default_rng(0)))
+    np.testing.assert_array_equal(data.decisions, data.starts)

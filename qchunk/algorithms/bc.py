@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from qchunk.actors import actor
+from qchunk.compose import acting, learner
 from qchunk.config import ActorConfig, ChunkConfig, FlowConfig, OptimConfig, config
-from qchunk.learner import acting, learner
 from qchunk.losses.cloning import bc as clone
 from qchunk.sampling import sample
 from qchunk.types import Algorithm

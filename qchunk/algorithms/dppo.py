@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from qchunk.actors import actor
 from qchunk.actors.paths import stochastic, with_min_std
+from qchunk.compose import frozen, learner, warm_started
 from qchunk.config import (
     ActorConfig,
     ChunkConfig,
@@ -23,7 +24,6 @@ from qchunk.config import (
     config,
 )
 from qchunk.critics.state_v import state_v
-from qchunk.learner import frozen, learner, warm_started
 from qchunk.losses.ppo_path import advantages, kl_above, ppo_path, value_mse
 from qchunk.sampling import count_steps, sample, sample_path
 from qchunk.system.errors import UserError

@@ -7,6 +7,7 @@ Configurations of the same parts: ``--chunk.horizon 1`` is the paper's BFN (one-
 from __future__ import annotations
 
 from qchunk.actors import actor
+from qchunk.compose import acting, learner
 from qchunk.config import (
     ActorConfig,
     ChunkConfig,
@@ -19,7 +20,6 @@ from qchunk.config import (
 )
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
-from qchunk.learner import acting, learner
 from qchunk.losses.cloning import bc
 from qchunk.losses.td import td
 from qchunk.sampling import sample

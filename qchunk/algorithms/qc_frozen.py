@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from qchunk.actors import actor
+from qchunk.compose import frozen, learner
 from qchunk.config import (
     ActorConfig,
     ChunkConfig,
@@ -18,7 +19,6 @@ from qchunk.config import (
 )
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
-from qchunk.learner import frozen, learner
 from qchunk.losses.td import td
 from qchunk.sampling import sample
 from qchunk.types import Algorithm

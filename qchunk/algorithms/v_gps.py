@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from qchunk.actors import actor
+from qchunk.compose import frozen, learner
 from qchunk.config import (
     ActorConfig,
     ChunkConfig,
@@ -21,7 +22,6 @@ from qchunk.config import (
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
 from qchunk.improve import best_of_n
-from qchunk.learner import frozen, learner
 from qchunk.losses.iql import iql
 from qchunk.losses.td import td
 from qchunk.sampling import sample

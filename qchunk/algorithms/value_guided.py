@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from qchunk.actors import actor
 from qchunk.actors.paths import stochastic
+from qchunk.compose import frozen, learner
 from qchunk.config import (
     ActorConfig,
     ChunkConfig,
@@ -21,7 +22,6 @@ from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.noisy_value import noisy_value
 from qchunk.critics.state_v import state_v
 from qchunk.improve import diffuser, guide
-from qchunk.learner import frozen, learner
 from qchunk.losses.iql import iql
 from qchunk.losses.noise_value import noise_value
 from qchunk.losses.td import td

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import sys
 from collections.abc import Sequence
@@ -18,10 +17,9 @@ from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, Run, check, claim, name_of, train_all
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
-from qchunk.envs.host.pool import HostEnv
-from qchunk.report import page, records
-from qchunk.report.publish import publish
-from qchunk.report.records import Rows
+from qchunk.reporting import page, records
+from qchunk.reporting.publish import publish
+from qchunk.reporting.records import Rows
 from qchunk.system.errors import UserError
 
 PRIOR = "prior ("
@@ -131,7 +129,7 @@ def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], tables.LeftOut]:
         wanted = [
             arm
             for arm, c in configs.items()
-            if registry.driver_of(type(c)).needs_data or (f.online_steps and not is_host(env))
+            if registry.driver_of(type(c)).needs_data or (f.online_steps and not envs.on_host(env))
         ]
         if without := [arm for arm in f.algos if arm not in wanted]:
             left_out[env] = without
@@ -147,12 +145,6 @@ def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], tables.LeftOut]:
         found += [r for r in runs if r.name not in made]
         found += [arm_of(arm, env, data, f, sizes, first) for arm in wanted]
     return found, left_out
-
-
-@functools.cache
-def is_host(env: str) -> bool:
-    """Whether an environment runs in worker processes."""
-    return isinstance(envs.make(env), HostEnv)
 
 
 def common(f: CompareFlags) -> dict[str, Any]:
@@ -181,7 +173,7 @@ def arm_of(arm: str, env: str, data: Data | Path, f: CompareFlags, sizes: Sizes,
     settings = settings_of(f)
     if steps:
         online: dict[str, Any] = {"online_steps": steps, "start_training": 0, "update_ratio": f.online_updates / steps}
-        online |= {"envs": HOST_ENVS if is_host(env) else ENVS, "mix": "share:0.5", "online_eval_every": every}
+        online |= {"envs": HOST_ENVS if envs.on_host(env) else ENVS, "mix": "share:0.5", "online_eval_every": every}
         settings = dataclasses.replace(settings, **online)
     return Run(algorithm, env, data, c, settings, arm, prior)
 

@@ -12,7 +12,8 @@ import jax
 from qchunk.commands import flags
 from qchunk.commands.shared import positional
 from qchunk.comparison.tables import uses_rewards
-from qchunk.report import cost, film, page
+from qchunk.envs.base import obs_spec
+from qchunk.reporting import cost, film, page
 from qchunk.runs import run_folder
 from qchunk.runs.opened import first_seed, learner_of, rebuild, vars_of
 from qchunk.system.errors import UserError
@@ -65,7 +66,7 @@ def measure(folder: Path) -> None:
     """Writes RUN/cost.json."""
     kept = run_folder.read_config(folder)["config"]
     p = rebuild(kept, folder)
-    found = cost.of_policy(p.algorithm.act, vars_of(p, learner_of(folder, p, None)[0]), p.program.env.observation_size)
+    found = cost.of_policy(p.algorithm.act, vars_of(p, learner_of(folder, p, None)[0]), obs_spec(p.program.env))
     found["multiplications"] /= p.program.scheme(p.inputs, "act").steps
     learns = "used" if uses_rewards(bool(kept["data"]), p.config) else "not used"
     atomic_write(folder / page.COST, json.dumps({**found, "offline_rewards": learns}) + "\n")

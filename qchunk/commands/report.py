@@ -21,7 +21,7 @@ class ReportFlags:
 
 def report(argv: list[str]) -> None:
     """``qchunk report RUN... --out DIR``."""
-    from qchunk.report import publish as reporting
+    from qchunk.reporting import publish as reporting
 
     folders: list[str] = []
     rest: list[str] = []

@@ -42,7 +42,7 @@ def reproduce(argv: list[str]) -> None:
     sys.path.insert(0, str(Path(target).parent))  # what suites share
     found, name = loading.function(f"{target}:SUITE"), Path(target).stem
     from qchunk.comparison import suite as suites
-    from qchunk.report import publish, records
+    from qchunk.reporting import publish, records
 
     if not isinstance(found, suites.Suite):
         raise UserError(f"SUITE in {target} is no Suite", "make it by qchunk.comparison.suite.Suite(runs)")

@@ -84,7 +84,7 @@ def run(argv: list[str], shared: type, train: Callable) -> None:
 
 def resume(folder: Path, train: Callable) -> None:
     """Runs what is left of a chain: finished stages are skipped, an interrupted one goes on."""
-    from qchunk.report import publish  # matplotlib, which plain training does not need
+    from qchunk.reporting import publish  # matplotlib, which plain training does not need
 
     stages = json.loads((folder / FILE).read_text())
     outs = [Path(flags.value_of(words, "--out")) for words in stages]

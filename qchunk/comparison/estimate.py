@@ -18,7 +18,8 @@ from qchunk.comparison.suite import Data, Run, file_of, finished
 from qchunk.config import stands_on
 from qchunk.data import chunks
 from qchunk.drivers.common import assemble
-from qchunk.report import cost
+from qchunk.envs.base import spec_of
+from qchunk.reporting import cost
 from qchunk.seeds import for_each
 from qchunk.types import Spec
 
@@ -26,8 +27,15 @@ from qchunk.types import Spec
 class Shapes(NamedTuple):
     """Stands for an environment where only its sizes are needed."""
 
-    observation_size: int
-    action_size: int
+    spec: Spec
+
+    @property
+    def observation_size(self) -> Any:
+        return self.spec.obs
+
+    @property
+    def action_size(self) -> int:
+        return self.spec.action
 
 
 def speed(seconds: float = 0.3) -> float:
@@ -42,14 +50,10 @@ def speed(seconds: float = 0.3) -> float:
     return count * 2048 * 256 * 256 / (time.perf_counter() - began)
 
 
-def multiplications(run: Run, sizes: tuple[int, int]) -> float:
-    """Of all products in a run's training, all seeds: of its updates, and where it plays its own data of its rollouts, too.
-
-    Args:
-        sizes: O and A.
-    """
+def multiplications(run: Run, spec: Spec) -> float:
+    """Of all products in a run's training, all seeds: of its updates, and where it plays its own data of its rollouts, too."""
     c, s = run.config, dataclasses.replace(run.settings, normalise_obs="none", normalise_action="none")
-    spec = Spec(*sizes, c.chunk.horizon)
+    spec = spec._replace(horizon=c.chunk.horizon)
     frozen = {}
     if run.prior and (stands := stands_on(c)):
         frozen = {"actor": actor(getattr(c, stands[0])).modules[0].init(jax.random.key(0), spec)}
@@ -57,19 +61,17 @@ def multiplications(run: Run, sizes: tuple[int, int]) -> float:
     if run.driver.needs_data:
         rows = 4 * max(c.chunk.horizon, *c.chunk.backup, 1)
         end = np.arange(rows) == rows - 1
-        data = chunks.dataset(
-            np.zeros((rows, sizes[0])), np.zeros((rows, sizes[1])), np.zeros(rows), np.zeros(rows), end
-        )
-    env = Shapes(*sizes) if run.driver.needs_data else envs.make(run.env, c.chunk.history)
+        obs, action = jax.tree.map(lambda n: np.zeros((rows, n)), (spec.obs, spec.action))
+        data = chunks.dataset(obs, action, np.zeros(rows), np.zeros(rows), end)
+    env = Shapes(spec) if run.driver.needs_data else envs.make(run.env, c.chunk.history)
     program, x = assemble(registry.builder(run.algorithm)[0], c, env, s, for_each(s.seeds, frozen), data)
     once, args, times = run.driver.unit(program, x, s)
     return cost.multiplications(once, *args) * times
 
 
-def sizes_of(run: Run) -> tuple[int, int]:
-    """O and A of a run's environment."""
-    env = envs.make(run.env, run.config.chunk.history)
-    return env.observation_size, env.action_size
+def spec_of_run(run: Run) -> Spec:
+    """The sizes of a run's networks."""
+    return spec_of(envs.make(run.env, run.config.chunk.history), run.config.chunk.horizon)
 
 
 def told(suite: Sequence[Run], root: Path) -> list[str]:
@@ -78,12 +80,12 @@ def told(suite: Sequence[Run], root: Path) -> list[str]:
     if not left:
         return [f"all {len(suite)} runs are done"]
     data = {d: None for r in left if isinstance(d := r.data, Data) and not file_of(d, root).exists()}
-    sizes = {env: sizes_of(next(r for r in left if r.env == env)) for env in dict.fromkeys(r.env for r in left)}
+    specs = {env: spec_of_run(next(r for r in left if r.env == env)) for env in dict.fromkeys(r.env for r in left)}
     seen: dict[Any, float] = {}
     for r in left:
-        key = (r.algorithm, sizes[r.env], r.config, r.settings, bool(r.prior))
-        seen[key] = seen.get(key) or multiplications(r, sizes[r.env])
-    total = sum(seen[(r.algorithm, sizes[r.env], r.config, r.settings, bool(r.prior))] for r in left)
+        key = (r.algorithm, specs[r.env], r.config, r.settings, bool(r.prior))
+        seen[key] = seen.get(key) or multiplications(r, specs[r.env])
+    total = sum(seen[(r.algorithm, specs[r.env], r.config, r.settings, bool(r.prior))] for r in left)
     updates = sum(r.amount.updates * r.settings.seeds for r in left)
     steps = sum(r.amount.env_steps * r.settings.seeds for r in left)
     hours = total / speed() / 3600

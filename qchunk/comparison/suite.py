@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from qchunk import names, registry
 from qchunk.config import validate
 from qchunk.drivers.common import Amount, Common, Driver
-from qchunk.report import records
-from qchunk.report.records import Rows
+from qchunk.reporting import records
+from qchunk.reporting.records import Rows
 from qchunk.runs import run_folder, training
 from qchunk.runs.recording import CollectFlags, collect_to
 from qchunk.runs.training import TrainFlags

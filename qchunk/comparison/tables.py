@@ -10,7 +10,7 @@ from qchunk.comparison import arms
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, Run
 from qchunk.config import actor_fields
-from qchunk.report.records import Rows
+from qchunk.reporting.records import Rows
 from qchunk.sampling import count_steps
 
 TUNING = "protocol B with 2,000 + 2,000 updates and 1,024,000 environment steps"

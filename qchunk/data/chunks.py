@@ -6,7 +6,8 @@ the final observation only. Row i's action leads from row i's observation to row
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +15,23 @@ import numpy as np
 
 from qchunk.config import ChunkConfig
 from qchunk.system.errors import UserError
-from qchunk.types import Array, Chunk, Key
+from qchunk.types import PLAN_STEP, Array, Chunk, Key, PyTree, Steps
 
 EDGE = 1.0 - 1e-5  # actions of data are clipped to +-EDGE, as the papers do, so that tanh can reach them
 
 
 class Dataset(NamedTuple):
-    """Experience on the device, float32. R rows, M transitions, O and A as in types.py."""
+    """Experience on the device, float32 where it is not of whole numbers. R rows, M transitions, O and A as in types.py."""
 
-    obs: Array  # [R, O]
+    obs: PyTree  # [R, O]
     action: Array  # [R, A] in [-1, 1]
     reward: Array  # [R]
     terminal: Array  # [R] 1 where the step reached a success or failure: no bootstrap; data may go on after it
     left: Array  # [R] int32, transitions from this row to its episode's end; 0 on a final observation
-    starts: Array  # [M] int32, the rows that a window may start at
+    starts: Array  # [M] int32, the rows of all transitions: windows may start at each
+    decisions: Array  # int32, those at which a policy decided; all of them where no PLAN_STEP is kept
+    episodes: Array  # int32, those that are their episode's first
+    extras: dict = {}  # noqa: RUF012  (never written to)  [R, ...] each, what else is kept of a step; see types.Steps
 
 
 def left_of(end: np.ndarray) -> np.ndarray:
@@ -37,11 +41,21 @@ def left_of(end: np.ndarray) -> np.ndarray:
     return (finals[np.searchsorted(finals, rows)] - rows).astype(np.int32)
 
 
-def dataset(obs, action, reward, terminal, end) -> Dataset:
+def dataset(obs, action, reward, terminal, end, extras: dict | None = None) -> Dataset:
     """Puts rows (see the module's docstring; ``end`` [R] flags final observations) on the device."""
-    left = left_of(np.asarray(end))
-    o, a, r, t = (jnp.asarray(np.asarray(x), jnp.float32) for x in (obs, action, reward, terminal))
-    return Dataset(o, a, r, t, jnp.asarray(left), jnp.asarray(np.flatnonzero(left > 0).astype(np.int32)))
+    left, extras = left_of(np.asarray(end)), extras or {}
+    inside, first = left > 0, np.append(True, left[:-1] == 0)
+    decides = np.asarray(extras[PLAN_STEP]) == 0 if PLAN_STEP in extras else inside
+    rows = [jnp.asarray(np.flatnonzero(at).astype(np.int32)) for at in (inside, inside & decides, inside & first)]
+    a, r, t = (jnp.asarray(np.asarray(x), jnp.float32) for x in (action, reward, terminal))
+    obs, extras = jax.tree.map(_placed, (obs, extras))
+    return Dataset(obs, a, r, t, jnp.asarray(left), rows[0], rows[1], rows[2], extras)
+
+
+def _placed(x: Any) -> Array:
+    """Floats become float32; whole numbers keep their type."""
+    x = np.asarray(x)
+    return jnp.asarray(x, jnp.float32 if x.dtype.kind == "f" else None)
 
 
 def with_history(data: Dataset, count: int) -> Dataset:
@@ -52,14 +66,14 @@ def with_history(data: Dataset, count: int) -> Dataset:
     if count == 1:
         return data
     row = jnp.arange(data.left.shape[0])
-    stack, at = [], row
+    rows, at = [], row
     for j in range(count):
-        stack.append(data.obs[at])
+        rows.append(at)
         # the row before is of the same episode if it has one transition more to go; else an episode starts here
         before = jnp.maximum(row - j - 1, 0)
         same = (data.left[before] == data.left + j + 1) & (row > j)
         at = jnp.where(same, before, at)
-    return data._replace(obs=jnp.concatenate(stack[::-1], axis=-1))
+    return data._replace(obs=jax.tree.map(lambda x: jnp.concatenate([x[at] for at in rows[::-1]], axis=-1), data.obs))
 
 
 def length(c: ChunkConfig) -> int:
@@ -67,16 +81,40 @@ def length(c: ChunkConfig) -> int:
     return max(c.horizon, c.points[-1])
 
 
-def windows(data: Dataset, start: Array, c: ChunkConfig) -> Chunk:
-    """The chunks that start at the rows ``start`` [B]; see ``cut``."""
+def windows(data: Dataset, start: Array, c: ChunkConfig, per_step: Sequence[str] = ()) -> Chunk:
+    """The chunks that start at the rows ``start`` [B]; see ``cut``, also for ``per_step``."""
     left = data.left[start]
     rows = start[:, None] + jnp.minimum(jnp.arange(length(c))[None], left[:, None] - 1)
     after = start[:, None] + jnp.minimum(jnp.asarray(c.points)[None], left[:, None])
-    return cut(data.obs[start], data.action[rows], data.reward[rows], data.terminal[rows], left, data.obs[after], c)
+    obs, next_obs = (jax.tree.map(lambda x: x[at], data.obs) for at in (start, after))
+    extras = rows_of(data.extras, start, rows, c, per_step)
+    return cut(obs, data.action[rows], data.reward[rows], data.terminal[rows], left, next_obs, c, extras)
+
+
+def rows_of(extras: dict, start: Array, rows: Array, c: ChunkConfig, per_step: Sequence[str]) -> dict:
+    """What windows hold of ``extras`` [R, ...]: their start row's [B, ...], of those ``per_step`` every action's [B, H, ...].
+
+    Args:
+        start: [B]; ``rows`` [B, L], of the windows' steps.
+
+    Raises:
+        ValueError: a name of ``per_step`` that the experience does not have.
+    """
+    if missing := set(per_step) - extras.keys():
+        raise ValueError(f"the experience has no extras {sorted(missing)}; it has {sorted(extras)}")
+    at = {name: rows[:, : c.horizon] if name in per_step else start for name in extras}
+    return {name: jax.tree.map(lambda x: x[at[name]], x) for name, x in extras.items()}
 
 
 def cut(
-    obs: Array, action: Array, reward: Array, terminal: Array, left: Array, next_obs: Array, c: ChunkConfig
+    obs: PyTree,
+    action: Array,
+    reward: Array,
+    terminal: Array,
+    left: Array,
+    next_obs: PyTree,
+    c: ChunkConfig,
+    extras: dict | None = None,
 ) -> Chunk:
     """Chunks from the steps of their windows; L = ``length(c)``.
 
@@ -89,13 +127,16 @@ def cut(
     - weight_j = 1 if the window is whole or holds a success; 0 where a time-out cuts it;
     - next_obs_j is the true observation n steps on, or the episode's final one;
     - action is padded with the last action after an episode's end; mask is 0 there, or 1 with padding "repeated", and
-      0 for the whole chunk with padding "whole".
+      0 for the whole chunk with padding "whole";
+    - extras are those of the first step, except for those taken ``per_step``, which go with the actions: [B, H, ...],
+      and are padded like them.
 
     Args:
         obs: [B, O] at the start.
         action: [B, L, A]; ``reward`` and ``terminal`` [B, L]. From step ``left`` on they repeat the last one there is.
         left: [B] steps from the start to the end of the episode, or of the data.
         next_obs: [B, J, O] min(n_j, left) steps on.
+        extras: see ``rows_of``.
     """
     points = np.asarray(c.points)
     left = left[:, None]  # [B, 1]
@@ -121,8 +162,39 @@ def cut(
         next_obs=next_obs,
         weight=jnp.maximum((n <= left).astype(jnp.float32), 1.0 - alive),
         last=(left[:, 0] <= length(c)).astype(jnp.float32),
-        extras={},
+        extras=extras or {},
     )
+
+
+def consecutive(data: Dataset, start: Array, count: int, c: ChunkConfig, per_step: Sequence[str] = ()) -> Chunk:
+    """U = ``count`` chunks from the rows ``start`` [B] on, each H steps after the last: leaves [B, U, ...].
+
+    Each is its own window (``cut``), also after a success that data go on from: ``discount`` 0 says that nothing behind it
+    counts. A chunk that would start at or after its episode's end is not there: see ``absent``.
+    """
+    left, ahead = data.left[start][:, None], jnp.arange(count)[None] * c.horizon  # [B, 1], [1, U]
+    at = start[:, None] + jnp.minimum(ahead, left - 1)
+    return side_by_side(windows(data, at.reshape(-1), c, per_step), ahead < left)
+
+
+def side_by_side(chunk: Chunk, there: Array) -> Chunk:
+    """Chunks [B * U, ...] as [B, U, ...], those ``absent`` that are not ``there`` [B, U]."""
+    chunk = absent(chunk, ~there.reshape(-1))
+    return jax.tree.map(lambda x: x.reshape(*there.shape, *x.shape[1:]), chunk)
+
+
+def absent(chunk: Chunk, gone: Array) -> Chunk:
+    """The chunks [B, ...], of which those ``gone`` [B] count nowhere: mask, reward and weight are 0 and ``last`` is 1.
+
+    Such a chunk stands at the last step of its episode; its obs is made the final observation, as its next_obs is.
+    """
+
+    def where(yes: Any, no: Any) -> Array:
+        return jnp.where(gone.reshape(-1, *[1] * (jnp.ndim(no) - 1)), yes, no)
+
+    final = jax.tree.map(lambda x: x[:, -1], chunk.next_obs)
+    zeros = {name: where(0.0, getattr(chunk, name)) for name in ("mask", "reward", "weight")}
+    return chunk._replace(obs=jax.tree.map(where, final, chunk.obs), last=where(1.0, chunk.last), **zeros)
 
 
 def begun(steps, c: ChunkConfig):
@@ -130,35 +202,57 @@ def begun(steps, c: ChunkConfig):
     return steps if c.discount == "step" else steps // c.horizon
 
 
-def of_decision(obs, action, reward, terminal, truncation, next_obs, alive, c: ChunkConfig) -> Chunk:
-    """What one decision of E environments led to, h steps played of its plan; leading axes [h, E] but where told.
+def of_decision(steps: Steps, c: ChunkConfig) -> Chunk:
+    """What one decision of E environments led to, h steps [h, E, ...] played of its plan; without extras.
 
     An environment that ended inside the chunk rested from then on (``alive`` 0): nothing of that counts, next_obs is the
     true observation where it ended, and a time-out there is bootstrapped from that.
     """
-    h = alive.shape[0]
+    alive, h = steps.alive, steps.alive.shape[0]
     power = begun(jnp.arange(h), c)[:, None]
     count = jnp.sum(alive, axis=0)  # [E]
-    ended, cut = (jnp.max(x * alive, axis=0) for x in (terminal, truncation))
+    ended, cut = (jnp.max(x * alive, axis=0) for x in (steps.terminal, steps.truncation))
     final = jnp.maximum(count.astype(jnp.int32) - 1, 0)
-    after = jnp.take_along_axis(next_obs, final[None, :, None], axis=0)[0]  # [E, O]
     return Chunk(
-        obs=obs[0],
-        action=jnp.pad(jnp.moveaxis(action, 0, 1), ((0, 0), (0, c.horizon - h), (0, 0)), mode="edge"),
+        obs=jax.tree.map(lambda x: x[0], steps.obs),
+        action=jnp.pad(jnp.moveaxis(steps.action, 0, 1), ((0, 0), (0, c.horizon - h), (0, 0)), mode="edge"),
         mask=jnp.pad(alive.T, ((0, 0), (0, c.horizon - h))),
-        reward=jnp.sum(c.gamma**power * reward * alive, axis=0)[:, None],
+        reward=jnp.sum(c.gamma**power * steps.reward * alive, axis=0)[:, None],
         discount=(c.gamma ** (count if c.discount == "step" else 1.0) * (1.0 - ended))[:, None],
-        next_obs=after[:, None],
+        next_obs=jax.tree.map(
+            lambda x: jnp.take_along_axis(x, final[None, :, None], axis=0)[0][:, None], steps.next_obs
+        ),
         weight=jnp.ones_like(count)[:, None],
         last=jnp.maximum(ended, cut),
         extras={},
     )
 
 
-def draw(key: Key, data: Dataset, c: ChunkConfig, batch: int) -> Chunk:
-    """``batch`` windows, whose starts are uniform over all transitions."""
-    index = jax.random.randint(key, (batch,), 0, data.starts.shape[0])
-    return windows(data, data.starts[index], c)
+def kept(extras: dict, steps: int, envs: int) -> dict:
+    """``Steps.extras`` of the ``steps`` [n, E] of a plan that has these ``extras`` [E, ...]: they stand at every step.
+
+    PLAN_STEP is beside them, unless every step is a decision.
+    """
+    found = jax.tree.map(lambda x: jnp.broadcast_to(x, (steps, *x.shape)), extras)
+    if steps == 1:
+        return found
+    return {**found, PLAN_STEP: jnp.broadcast_to(jnp.arange(steps, dtype=jnp.int32)[:, None], (steps, envs))}
+
+
+def draw(key: Key, data: Dataset, c: ChunkConfig, batch: int, per_step: Sequence[str] = ()) -> Chunk:
+    """``batch`` windows, whose starts are uniform over ``starts_of``."""
+    return windows(data, draw_starts(key, data, c, batch), c, per_step)
+
+
+def draw_starts(key: Key, data: Dataset, c: ChunkConfig, batch: int) -> Array:
+    """The rows [B] of ``draw``."""
+    rows = starts_of(data, c)
+    return rows[jax.random.randint(key, (batch,), 0, rows.shape[0])]
+
+
+def starts_of(data: Dataset, c: ChunkConfig) -> Array:
+    """The rows that a window may start at: every transition's, or those that ``c.starts`` names."""
+    return {"step": data.starts, "decision": data.decisions, "episode": data.episodes}[c.starts]
 
 
 def check_fits(data: Dataset, c: ChunkConfig) -> None:

@@ -2,26 +2,31 @@
 
 Nothing is ever unpickled. Arrays: ``obs`` [R, O] float32, ``action`` [R, A] float32 in [-1, 1], ``reward`` [R] float32, ``terminal`` [R] bool,
 ``end`` [R] bool (rows that hold an episode's final observation), and ``about``, a JSON text with ``format``, ``env``
-(the data's name: an environment, or a scene whose tasks share it), ``version`` and how it was collected.
+(the data's name: an environment, or a scene whose tasks share it), ``version`` and how it was collected. A tree of
+observations has an array for each leaf: ``obs/state``, ``obs/goal``, float32 or whole numbers (images: uint8). Whatever
+else is kept of a step stands in ``extras/NAME`` [R, ...].
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from qchunk import names, registry
+from qchunk import names, registry, trees
 from qchunk.data.chunks import EDGE, Dataset, dataset, with_history
 from qchunk.system import files, loading
 from qchunk.system.errors import UserError
+from qchunk.types import PyTree, Steps
 
 FORMAT, VERSION = "qchunk-data", 1
 ARRAYS = ("obs", "action", "reward", "terminal", "end")
@@ -30,11 +35,58 @@ ARRAYS = ("obs", "action", "reward", "terminal", "end")
 class Rows(NamedTuple):
     """Experience on the host; see ``data/chunks.py`` for the order of rows."""
 
-    obs: np.ndarray  # [R, O]
+    obs: PyTree  # [R, O]
     action: np.ndarray  # [R, A]
     reward: np.ndarray  # [R]
     terminal: np.ndarray  # [R] bool
     end: np.ndarray  # [R] bool
+    extras: dict = {}  # noqa: RUF012  (never written to)  [R, ...] each; see types.Steps
+
+
+def arrays_of(rows: Rows) -> dict[str, np.ndarray]:
+    """The rows as the arrays of a file."""
+    plain = {name: getattr(rows, name) for name in ARRAYS[1:]}
+    return {**trees.named(rows.obs), **plain, **(trees.named(rows.extras, "extras") if rows.extras else {})}
+
+
+def rows_of(arrays: Mapping[str, np.ndarray]) -> Rows:
+    """The rows that ``arrays_of`` took apart."""
+    plain = (arrays[name] for name in ARRAYS[1:])
+    return Rows(trees.unnamed(arrays), *plain, extras=trees.unnamed(arrays, "extras"))
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """One after the other, with the extras that all have."""
+    both = set.intersection(*(set(rows.extras) for rows in parts))
+    parts = [rows._replace(extras={n: rows.extras[n] for n in sorted(both)}) for rows in parts]
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def of_steps(steps: Steps) -> Rows:
+    """Steps [n, E, ...] -> rows, episode after episode. The last episode of each environment is cut: a time-out."""
+    parts = []
+    for e in range(steps.alive.shape[1]):
+        keep = np.flatnonzero(steps.alive[:, e] > 0)
+        one = jax.tree.map(lambda x: np.asarray(x[keep, e]), steps._replace(success=None, terms={}))
+        ends = np.flatnonzero((one.terminal > 0) | (one.truncation > 0))
+        bounds = [0, *(ends + 1)] if len(ends) and ends[-1] == len(keep) - 1 else [0, *(ends + 1), len(keep)]
+        parts += [_episode(jax.tree.map(lambda x: x[a:b], one)) for a, b in itertools.pairwise(bounds) if b > a]
+    return joined(parts)
+
+
+def _episode(steps: Steps) -> Rows:
+    """L transitions [L, ...] -> L + 1 rows."""
+    tail = lambda x: np.concatenate([x, np.zeros_like(x[:1])])  # noqa: E731
+    end = np.zeros(len(steps.reward) + 1, bool)
+    end[-1] = True
+    obs = jax.tree.map(lambda x, after: _short(np.concatenate([x, after[-1:]])), steps.obs, steps.next_obs)
+    kept = jax.tree.map(tail, steps.extras)
+    return Rows(obs, _short(tail(steps.action)), tail(steps.reward), tail(steps.terminal) > 0, end, kept)
+
+
+def _short(x: np.ndarray) -> np.ndarray:
+    """Floats as float32; whole numbers as they are."""
+    return x.astype(np.float32) if x.dtype.kind == "f" else x
 
 
 class Reader(NamedTuple):
@@ -46,7 +98,7 @@ class Reader(NamedTuple):
 
 def fingerprint(rows: Rows) -> str:
     """See ``digest``."""
-    return digest(zip(ARRAYS, rows, strict=True))
+    return digest(arrays_of(rows).items())
 
 
 def digest(arrays: Iterable[tuple[str, np.ndarray]]) -> str:
@@ -70,7 +122,7 @@ def save(path: Path, rows: Rows, about: dict[str, Any]) -> str:
     mark = fingerprint(rows)
     text = json.dumps({"format": FORMAT, "version": VERSION, "fingerprint": mark, **about})
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, about=np.asarray(text), **dict(zip(ARRAYS, rows, strict=True)))
+    np.savez_compressed(buffer, about=np.asarray(text), **arrays_of(rows))
     files.atomic_write(path, buffer.getvalue())
     return mark
 
@@ -86,11 +138,12 @@ def load(path: Path) -> tuple[Rows, dict[str, Any]]:
         raise UserError(f"there is no data set at {path}", "make one: qchunk collect ENV --out DATA")
     try:
         with np.load(path, allow_pickle=False) as z:
-            missing = [n for n in (*ARRAYS, "about") if n not in z]
+            found = {"obs" if name.startswith("obs/") else name for name in z.files}
+            missing = [n for n in (*ARRAYS, "about") if n not in found]
             if missing:
                 raise UserError(f"{path} is no qchunk data set: it lacks {', '.join(missing)}", "collect it anew")
             about = json.loads(str(z["about"]))
-            rows = Rows(*(z[n] for n in ARRAYS))
+            rows = rows_of({n: z[n] for n in z.files if n.split("/")[0] in (*ARRAYS, "extras")})
     except (zipfile.BadZipFile, zlib.error, ValueError, TypeError, RuntimeError, OSError, EOFError) as e:
         raise UserError(f"{path} is empty, truncated or no npz file", "collect it anew: qchunk collect") from e
     if not isinstance(about, dict):
@@ -110,19 +163,22 @@ def check(rows: Rows, where: str) -> None:
     Raises:
         UserError: names the array, the row and the fix.
     """
-    shapes = {n: x.shape for n, x in zip(ARRAYS, rows, strict=True)}
-    if any(len(s) != d or s[0] != len(rows.obs) for s, d in zip(shapes.values(), (2, 2, 1, 1, 1), strict=True)):
+    arrays = arrays_of(rows)
+    shapes, roots = {n: x.shape for n, x in arrays.items()}, {n: n.split("/")[0] for n in arrays}
+    axes = {"obs": 2, "action": 2, "reward": 1, "terminal": 1, "end": 1}
+    if any(len(s) != axes.get(roots[n], max(1, len(s))) or s[:1] != shapes["end"][:1] for n, s in shapes.items()):
         raise UserError(
-            f"{where}: shapes {shapes} do not fit", "expected obs [R, O], action [R, A], and [R] for the rest"
+            f"{where}: shapes {shapes} do not fit",
+            "expected obs [R, O], action [R, A], extras [R, ...], and [R] for the rest",
         )
-    kinds = {n: x.dtype.kind for n, x in zip(ARRAYS, rows, strict=True)}
-    if any(k not in ("b" if n in ("terminal", "end") else "f") for n, k in kinds.items()):
-        types = {n: str(x.dtype) for n, x in zip(ARRAYS, rows, strict=True)}
-        raise UserError(f"{where}: types {types} do not fit", "expected floats, and booleans for terminal and end")
-    if len(rows.obs) == 0 or not (~rows.end).any():
+    kinds = {"obs": "fiub", "extras": "fiub", "terminal": "b", "end": "b"}
+    if any(x.dtype.kind not in kinds.get(roots[n], "f") for n, x in arrays.items()):
+        types = {n: str(x.dtype) for n, x in arrays.items()}
+        raise UserError(f"{where}: types {types} do not fit", "expected numbers, and booleans for terminal and end")
+    if len(rows.end) == 0 or not (~rows.end).any():
         raise UserError(f"{where} holds no transition", "collect more steps")
-    for name in ("obs", "action", "reward"):
-        bad = ~np.isfinite(getattr(rows, name)).reshape(len(rows.obs), -1).all(axis=1)
+    for name in [n for n, x in arrays.items() if x.dtype.kind == "f"]:
+        bad = ~np.isfinite(arrays[name]).reshape(len(rows.end), -1).all(axis=1)
         if bad.any():
             raise UserError(
                 f"{where}: {name} holds NaN or infinite values ({int(bad.sum())} rows, the first is {int(bad.argmax())})",
@@ -137,7 +193,7 @@ def check(rows: Rows, where: str) -> None:
 
 def to_device(rows: Rows) -> Dataset:
     """The rows as a Dataset, actions clipped to +-EDGE."""
-    return dataset(rows.obs, np.clip(rows.action, -EDGE, EDGE), rows.reward, rows.terminal, rows.end)
+    return dataset(*rows._replace(action=np.clip(rows.action, -EDGE, EDGE)))
 
 
 # the last one, which says what is wrong with a file that nobody else claims
@@ -189,7 +245,8 @@ def for_env(path: Path | str, env: Any, name: str) -> tuple[Dataset, dict[str, A
     if about.get("env") != wanted:
         fix = f"collect data for it: qchunk collect {wanted} --out DATA"
         raise UserError(f"{path} holds data of {about.get('env')}, but --env {name} needs data of {wanted}", fix)
-    got, expected = (rows.obs.shape[1], rows.action.shape[1]), (env.observation_size, env.action_size)
+    got = (trees.sizes(rows.obs), rows.action.shape[1])
+    expected = (trees.declared(env.observation_size, name), env.action_size)
     if got != expected:
         raise UserError(
             f"{path} holds observations and actions of sizes {got}, but {name} has {expected}", "collect it anew"
@@ -204,7 +261,7 @@ def for_env(path: Path | str, env: Any, name: str) -> tuple[Dataset, dict[str, A
 
 def relabelled(rows: Rows, env: Any) -> Rows:
     """The rows with reward and terminal of the environment's task; final-observation rows get 0."""
-    following = np.concatenate([rows.obs[1:], rows.obs[-1:]])
+    following = jax.tree.map(lambda x: np.concatenate([x[1:], x[-1:]]), rows.obs)
     reward, terminal = (np.asarray(x) for x in env.relabel(rows.obs, rows.action, following))
     inside = ~rows.end
     return rows._replace(reward=np.where(inside, reward, 0.0).astype(np.float32), terminal=(terminal > 0) & inside)

@@ -10,8 +10,8 @@ import jax
 from qchunk import registry
 from qchunk.data.chunks import Dataset
 from qchunk.drivers.common import Common, Event, assemble
-from qchunk.play import device
-from qchunk.program import Build
+from qchunk.play import on_device
+from qchunk.play.program import Build
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Key, Learner
 
@@ -80,5 +80,5 @@ def agent(
     x, driver = x._replace(keys=key[None]), registry.driver_of(type(c))
     learner = driver.whole(program, x, settings)
     keys = jax.vmap(lambda k: jax.random.fold_in(k, 2**31))(x.keys)
-    values = device.evaluate(program, settings.episodes, learner, x._replace(keys=keys, data=None))
+    values = on_device.evaluate(program, settings.episodes, learner, x._replace(keys=keys, data=None))
     return {name: value[0] for name, value in values.items()}

@@ -17,10 +17,12 @@ import numpy as np
 
 from qchunk import normalise
 from qchunk.config import NonNegativeInt, PositiveInt, config, validate
+from qchunk.data import buffer
+from qchunk.data.buffer import Source
 from qchunk.data.chunks import Dataset
 from qchunk.play import evaluation
 from qchunk.play.execute import parse
-from qchunk.program import Build, Inputs, Program
+from qchunk.play.program import Build, Inputs, Program
 from qchunk.seeds import for_each, over_seeds
 from qchunk.types import Algorithm, Learner
 
@@ -123,13 +125,15 @@ def _init(program: Program, x: Inputs) -> Learner:
     return over_seeds(one_seed, x.keys, x.given)
 
 
-def run_updates(algorithm: Algorithm, draw: Callable, state: Learner, given: dict, key: jax.Array, count):
-    """``count`` updates of one seed, each on ``draw(key)``: (learner, sums of the metrics)."""
+def run_updates(algorithm: Algorithm, source: Source, batch: int, state: Learner, x: Inputs, count):
+    """``count`` updates of one seed, each on a batch from ``source``: (learner, sums of the metrics)."""
+    draw = algorithm.draw or buffer.draw
 
     def one_update(state: Learner):
-        draw_key, prepare_key, update_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        state, chunk = algorithm.prepare(state, given, prepare_key, draw(draw_key))
-        return algorithm.update(state, given, update_key, chunk)
+        draw_key, prepare_key, update_key = jax.random.split(jax.random.fold_in(x.keys, state.step), 3)
+        chunk = draw(draw_key, source, x.c.chunk, batch)
+        state, chunk = algorithm.prepare(state, x.given, prepare_key, chunk)
+        return algorithm.update(state, x.given, update_key, chunk)
 
     return accumulate(lambda i, state: one_update(state), state, count)
 

@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from qchunk import normalise
+from qchunk import normalise, trees
 from qchunk.config import NonNegativeInt, PositiveInt, config
-from qchunk.data import chunks
+from qchunk.data import buffer, chunks
 from qchunk.drivers.common import Common, Event, Work, events, init, run_updates
-from qchunk.program import Inputs, Program, each_seed
+from qchunk.envs.base import obs_spec
+from qchunk.play.program import Inputs, Program, each_seed
 from qchunk.seeds import spread
 from qchunk.system.errors import UserError
 from qchunk.types import Learner
@@ -43,8 +44,7 @@ def updates(program: Program, batch: int, learner: Learner, x: Inputs, count) ->
     """``count`` updates of every seed in one dispatch: (learner, means of the metrics [S])."""
 
     def one_seed(learner: Learner, x: Inputs):
-        draw = lambda key: chunks.draw(key, x.data, x.c.chunk, batch)  # noqa: E731
-        learner, total = run_updates(program.algorithm(x.c), draw, learner, x.given, x.keys, count)
+        learner, total = run_updates(program.algorithm(x.c), buffer.Source(x.data), batch, learner, x, count)
         return learner, jax.tree.map(lambda total: total / count, total)
 
     return each_seed(one_seed, learner, x)
@@ -91,7 +91,7 @@ def check(program: Program, x: Inputs, s: OfflineSettings) -> None:
     """
     del s
     chunks.check_fits(x.data, x.c.chunk)
-    seen, kept = program.env.observation_size, x.data.obs.shape[-1]
+    seen, kept = obs_spec(program.env), trees.sizes(x.data.obs)
     if seen != kept:
         fix = "make both with the same history: envs.make(name, history) and chunks.with_history(data, history)"
         raise UserError(f"the environment's observations have {seen} numbers, the data's {kept}", fix)

@@ -19,11 +19,12 @@ import numpy as np
 from qchunk import normalise
 from qchunk.config import NonNegativeInt, PositiveInt, RolloutConfig, config
 from qchunk.drivers.common import Amount, Common, Driver, Event, Work, accumulate, events, figures, init
+from qchunk.envs.base import obs_spec
 from qchunk.losses.reward_scale import Scale, no_scale, scaled
 from qchunk.normalise import Moments
-from qchunk.play import device
+from qchunk.play import on_device
 from qchunk.play.execute import parse
-from qchunk.program import Inputs, Program, each_seed, reads
+from qchunk.play.program import Inputs, Program, each_seed, reads
 from qchunk.seeds import for_each, spread
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Array, Chunk, Learner, Metrics
@@ -105,7 +106,7 @@ def in_units(program: Program, x: Inputs, learner: Learner) -> Learner:
         found = normalise.of_given(x.given)
     else:
         env = program.env
-        obs = np.asarray(play(program, learner, start(program, x, learner), x).obs).reshape(-1, env.observation_size)
+        obs = play(program, learner, start(program, x, learner), x).obs
         found = {"obs": normalise.fit(obs, program.units[0]), "action": normalise.identity(env.action_size)}
         found = for_each(len(x.keys), found)
     return learner._replace(stats={**learner.stats, normalise.STATS: found})
@@ -118,7 +119,7 @@ def play(program: Program, learner: Learner, loop: Loop, x: Inputs) -> Chunk:
     def one_seed(learner: Learner, x: Inputs, envs: Any) -> Chunk:
         scheme, env = program.scheme(x, "explore"), program.playable(x.given)
         key = jax.random.fold_in(x.keys, 2**30 + 3)
-        return device.rollout_chunks(env, scheme, reads(learner, x), key, x.c.rollout.decisions, envs, x.c.chunk)[1]
+        return on_device.rollout_chunks(env, scheme, reads(learner, x), key, x.c.rollout.decisions, envs, x.c.chunk)[1]
 
     return each_seed(one_seed, learner, x, loop.envs)
 
@@ -128,12 +129,12 @@ def start(program: Program, x: Inputs, learner: Learner) -> Loop:
     """Environments at their start."""
     envs, seeds = x.c.rollout.envs, len(x.keys)
 
-    def one_seed(learner: Learner, x: Inputs) -> device.Loop:
+    def one_seed(learner: Learner, x: Inputs) -> on_device.Loop:
         keys = jax.random.split(jax.random.fold_in(x.keys, 2**30 + 1))
-        return device.begin(program.playable(x.given), program.scheme(x, "explore"), reads(learner, x), keys, envs)
+        return on_device.begin(program.playable(x.given), program.scheme(x, "explore"), reads(learner, x), keys, envs)
 
     follows = program.units[0] == "standard" and normalise.STATS not in x.given
-    none_yet = no_scale(envs), normalise.no_moments(program.env.observation_size) if follows else None
+    none_yet = no_scale(envs), normalise.no_moments(obs_spec(program.env)) if follows else None
     scale, moments = for_each(seeds, none_yet)
     played = each_seed(one_seed, learner, x)
     return Loop(played, jnp.ones((seeds, envs)), scale, moments, jnp.zeros((), jnp.int32))
@@ -152,13 +153,13 @@ def iterate(program: Program, learner: Learner, loop: Loop, x: Inputs, n) -> tup
             key = jax.random.fold_in(jax.random.fold_in(x.keys, 2**30 + 2), done + i)
             play_key, prepare_key, learn_key = jax.random.split(key, 3)
             vars = reads(learner, x)
-            envs, chunk, seen = device.rollout_chunks(env, scheme, vars, play_key, c.decisions, envs, x.c.chunk)
+            envs, chunk, seen = on_device.rollout_chunks(env, scheme, vars, play_key, c.decisions, envs, x.c.chunk)
             if c.scale_rewards:
                 firsts = jnp.concatenate([first[None], chunk.last[:-1]])
                 scale, reward = scaled(scale, chunk.reward[..., 0], firsts)
                 chunk = chunk._replace(reward=reward[..., None])
             if moments is not None:
-                moments = normalise.seen(moments, chunk.obs.reshape(-1, chunk.obs.shape[-1]))
+                moments = normalise.seen(moments, chunk.obs)
             learner, chunk = algorithm.prepare(learner, x.given, prepare_key, chunk)
             learner, sums = learn(algorithm, c, learner, x.given, learn_key, chunk)
             if moments is not None:  # after the updates: they take the policy in the units that it played in

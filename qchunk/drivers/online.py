@@ -17,20 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk.config import NonNegativeFloat, NonNegativeInt, PositiveInt, config
-from qchunk.data import buffer
+from qchunk.data import buffer, chunks
 from qchunk.data.buffer import Ring
 from qchunk.data.chunks import length
 from qchunk.drivers import offline
 from qchunk.drivers.common import Amount, Driver, Event, Work, accumulate, events, figures, init, run_updates
 from qchunk.drivers.offline import OfflineSettings
-from qchunk.play import device, host
+from qchunk.envs.base import obs_like
+from qchunk.play import on_device, on_host
 from qchunk.play import rollout as playing
 from qchunk.play.execute import parse
-from qchunk.play.rollout import Steps, played
-from qchunk.program import Inputs, Program, each_seed, reads
+from qchunk.play.program import Inputs, Program, each_seed, reads
+from qchunk.play.rollout import played
 from qchunk.seeds import for_each, spread
 from qchunk.system.errors import UserError
-from qchunk.types import Algorithm, Learner
+from qchunk.types import Algorithm, Learner, Steps
 
 
 @config
@@ -111,18 +112,38 @@ def check(program: Program, x: Inputs, s: OnlineSettings) -> None:
 
 def begin(program: Program, x: Inputs, plan: Schedule, learner: Learner) -> Online:
     """Empty buffers, and environments at their start (host environments: before it)."""
-    env, seeds = program.env, len(x.keys)
-    rings = for_each(seeds, buffer.empty(plan.envs, plan.capacity, env.observation_size, env.action_size))
-    start = host.training if program.on_host else _begin
-    return Online(rings, start(program, learner, x._replace(data=None), plan.envs), jnp.zeros((), jnp.int32))
+    x = x._replace(data=None)
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), steps_like(program, learner, x, plan.envs)
+    )
+    rings = for_each(len(x.keys), buffer.empty_for(like, plan.capacity))
+    start = on_host.training if program.on_host else _begin
+    return Online(rings, start(program, learner, x, plan.envs), jnp.zeros((), jnp.int32))
+
+
+def steps_like(program: Program, learner: Learner, x: Inputs, envs: int) -> Steps:
+    """Shapes and types of the steps [S, n, E, ...] of a decision."""
+
+    def one_seed(learner: Learner, x: Inputs) -> Steps:
+        vars, scheme = reads(learner, x), program.scheme(x, "explore")
+        obs = jax.tree.map(lambda o: jnp.zeros((envs, *o.shape), o.dtype), obs_like(program.env))
+        state = on_host.seen(obs)
+        _, plan = scheme.decide(vars, x.keys, state, scheme.init(vars, x.keys, state))
+        rows = jax.tree.map(lambda o: jnp.zeros((scheme.steps, *o.shape), o.dtype), obs)
+        number = jnp.zeros((scheme.steps, envs))
+        action = jnp.zeros((scheme.steps, envs, program.env.action_size))
+        extras = chunks.kept(plan.extras, scheme.steps, envs)
+        return Steps(rows, action, number, number, number, rows, None, number, extras=extras)
+
+    return jax.eval_shape(lambda learner, x: each_seed(one_seed, learner, x), learner, x)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def _begin(program: Program, learner: Learner, x: Inputs, envs: int) -> device.Loop:
-    def one_seed(learner: Learner, x: Inputs) -> device.Loop:
+def _begin(program: Program, learner: Learner, x: Inputs, envs: int) -> on_device.Loop:
+    def one_seed(learner: Learner, x: Inputs) -> on_device.Loop:
         keys = jax.random.split(jax.random.fold_in(x.keys, 2**30))
         scheme = program.scheme(x, "explore")
-        return device.begin(program.playable(x.given), scheme, reads(learner, x), keys, envs)
+        return on_device.begin(program.playable(x.given), scheme, reads(learner, x), keys, envs)
 
     return each_seed(one_seed, learner, x)
 
@@ -130,8 +151,8 @@ def _begin(program: Program, learner: Learner, x: Inputs, envs: int) -> device.L
 def take_in(program: Program, plan: Schedule, learner: Learner, x: Inputs, ring: Ring, steps: Steps, due):
     """One seed's new experience, then ``due`` updates: (learner, ring, sums of the metrics)."""
     ring = buffer.write(ring, steps)
-    draw = lambda key: buffer.draw(key, x.data, ring, x.c.chunk, plan.batch, plan.mix)  # noqa: E731
-    learner, metrics = run_updates(program.algorithm(x.c), draw, learner, x.given, x.keys, due)
+    source = buffer.Source(x.data, ring, plan.mix)
+    learner, metrics = run_updates(program.algorithm(x.c), source, plan.batch, learner, x, due)
     return learner, ring, {**metrics, **played(steps)}
 
 
@@ -150,7 +171,7 @@ def device_block(program: Program, plan: Schedule, learner: Learner, online: Onl
         def decide(i, state):
             learner, ring, loop = state
             play_key = jax.random.fold_in(jax.random.fold_in(x.keys, 2**30 + 1), online.decisions + i)
-            loop, steps = device.rollout(env, scheme, reads(learner, x), play_key, 1, loop)
+            loop, steps = on_device.rollout(env, scheme, reads(learner, x), play_key, 1, loop)
             learner, ring, sums = take_in(program, plan, learner, x, ring, steps, due[i])
             return (learner, ring, loop), sums
 
@@ -165,28 +186,22 @@ def host_block(program: Program, plan: Schedule, learner: Learner, online: Onlin
     seeds, first = len(x.keys), int(online.decisions)
     loop, ring, total = online.loop, online.ring, None
     if n == 0:
-        rest = resting(seeds, plan, program.env)
+        like = steps_like(program, learner, x._replace(data=None), plan.envs)
+        rest = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)  # nothing happens
         learner, ring, total = _learn(program, plan, learner, x, ring, rest, np.int32(0))
     pool = program.env.pool("train", seeds * plan.envs)
-    names = [(*host.label(key), e) for key in x.keys for e in range(plan.envs)]
-    sim = host.simulator(pool, host.one_after_another(pool, names))
+    names = [(*on_host.label(key), e) for key in x.keys for e in range(plan.envs)]
+    sim = on_host.simulator(pool, on_host.one_after_another(pool, names))
     slot = np.tile(np.arange(plan.envs), seeds) + 2**30
     acting = x._replace(data=None)
     for i in range(n):
-        player = host.player(
+        player = on_host.player(
             program, "explore", learner, acting, lambda i, state: np.stack([slot, np.full_like(slot, i)], 1)
         )
         loop, _, steps = playing.decision(sim, player, first + i, loop)
-        learner, ring, sums = _learn(program, plan, learner, x, ring, host.by_seed(seeds, steps), due[i])
+        learner, ring, sums = _learn(program, plan, learner, x, ring, on_host.by_seed(seeds, steps), due[i])
         total = sums if total is None else jax.tree.map(jnp.add, total, sums)
     return learner, Online(ring, loop, online.decisions + n), total
-
-
-def resting(seeds: int, plan: Schedule, env: Any) -> Steps:
-    """Steps [S, n, E, ...] of a decision in which nothing happens."""
-    zero = np.zeros((seeds, plan.steps // plan.envs, plan.envs), np.float32)
-    obs, action = (np.zeros((*zero.shape, n), np.float32) for n in (env.observation_size, env.action_size))
-    return Steps(obs, action, zero, zero, zero, obs, None, zero)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 4))
@@ -231,7 +246,7 @@ def _online(program: Program, x: Inputs, s: OnlineSettings, learner: Learner, st
     plan = schedule(program.scheme(x, "explore").steps, s)
     block = host_block if program.on_host else device_block
     if program.on_host and state is not None:
-        state = state._replace(loop=host.restored(program.env.pool("train", s.seeds * plan.envs), state.loop))
+        state = state._replace(loop=on_host.restored(program.env.pool("train", s.seeds * plan.envs), state.loop))
     state = begin(program, x, plan, learner) if state is None else state
     given, data, learner = spread(s.seeds, (x.given, x.data, learner))
     x = x._replace(given=given, data=data)

@@ -24,6 +24,11 @@ FAMILIES = {
 ON_THE_HOST = ("ogbench", "gymnasium")
 
 
+def on_host(name: str) -> bool:
+    """Whether environments of this name run in worker processes."""
+    return name.partition("/")[0] in ON_THE_HOST
+
+
 def own(target: str) -> Env:
     """The environment that a function of the user's own returns, ``file.py:function``.
 
@@ -58,7 +63,7 @@ def make(name: str, history: int = 1, objective: Mapping[str, float] | None = No
     """
     family, _, rest = names.check_env(name, scene_too=True).partition("/")
     env = own(name) if names.is_own(name) else importlib.import_module(FAMILIES[family]).make(rest)
-    if family in ON_THE_HOST:
+    if on_host(name):
         if history > 1:
             fix = "leave --chunk.history out"
             raise UserError(f"{name} runs in worker processes, which show one observation at a time", fix)

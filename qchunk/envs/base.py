@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from qchunk import trees
+from qchunk.types import PyTree, Spec
+
 
 @contextlib.contextmanager
 def quiet():
@@ -40,7 +43,10 @@ __all__ = [
     "State",
     "Vmap",
     "Wrapper",
+    "obs_like",
+    "obs_spec",
     "quiet",
+    "spec_of",
     "where",
     "wrap",
 ]
@@ -51,6 +57,27 @@ class Behaviour(NamedTuple):
 
     init: Callable  # (key, State) -> carry, at an episode's start
     act: Callable  # (key, State, carry) -> (action [A], carry)
+
+
+def obs_spec(env: Any) -> PyTree:
+    """The sizes of an environment's observations, on the device or the host: O, or a tree of them such as {"state": 12}.
+
+    Raises:
+        UserError: a leaf that is not flat.
+    """
+    return trees.declared(env.observation_size, getattr(env, "data_name", type(env).__name__))
+
+
+def obs_like(env: Any) -> PyTree:
+    """What ONE observation looks like: a tree of anything with a shape [O] and a type."""
+    if hasattr(env, "no_obs"):  # a host environment
+        return env.no_obs
+    return jax.eval_shape(env.reset, jax.random.key(0)).obs
+
+
+def spec_of(env: Any, horizon: int) -> Spec:
+    """The sizes that networks need for chunks of ``horizon`` actions in an environment."""
+    return Spec(obs_spec(env), env.action_size, horizon)
 
 
 def where(condition: jax.Array, yes: Any, no: Any) -> Any:
@@ -101,18 +128,23 @@ class History(Wrapper):
         self.history = history
 
     @property
-    def observation_size(self) -> int:
+    def observation_size(self) -> Any:
         """Numbers in all ``history`` observations."""
-        return self.history * self.env.observation_size
+        return jax.tree.map(lambda n: self.history * n, obs_spec(self.env))
+
+    def newest(self, obs: PyTree) -> PyTree:
+        """The last of the ``history`` observations [*B, O]."""
+        return jax.tree.map(lambda x: x[..., -(x.shape[-1] // self.history) :], obs)
 
     def reset(self, rng: jax.Array) -> State:
         state = self.env.reset(rng)
-        return state.replace(obs=jnp.tile(state.obs, self.history))
+        return state.replace(obs=jax.tree.map(lambda x: jnp.tile(x, self.history), state.obs))
 
     def step(self, state: State, action: jax.Array) -> State:
-        seen, size = state.obs, self.env.observation_size
-        state = self.env.step(state.replace(obs=seen[-size:]), action)
-        return state.replace(obs=jnp.concatenate([seen[size:], state.obs]))
+        seen = state.obs
+        state = self.env.step(state.replace(obs=self.newest(seen)), action)
+        along = lambda old, new: jnp.concatenate([old[new.shape[-1] :], new])  # noqa: E731
+        return state.replace(obs=jax.tree.map(along, seen, state.obs))
 
 
 class Vmap(Wrapper):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 
+from qchunk import trees
 from qchunk.envs.base import Env, State, Wrapper, quiet
 
 EPISODE_LENGTH = 1000  # brax's own default, in environment steps
@@ -20,9 +22,9 @@ class Stock(Wrapper):
         self.episode_length = EPISODE_LENGTH
 
     @functools.cached_property
-    def observation_size(self) -> int:
+    def observation_size(self) -> Any:
         """Traced: brax runs a reset operation by operation to learn it, which takes up to 30 s."""
-        return jax.eval_shape(self.reset, jax.random.key(0)).obs.shape[-1]
+        return trees.sizes(jax.eval_shape(self.reset, jax.random.key(0)).obs)
 
     def reset(self, rng) -> State:
         with quiet():

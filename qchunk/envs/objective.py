@@ -6,12 +6,13 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from qchunk import names, registry
 from qchunk.envs.base import State, Wrapper
 from qchunk.system.errors import UserError
-from qchunk.types import Array
+from qchunk.types import Array, PyTree
 
 GIVEN = "objective"  # the entry of ``given`` that holds a run's weights
 
@@ -19,10 +20,10 @@ GIVEN = "objective"  # the entry of ``given`` that holds a run's weights
 class Moment(NamedTuple):
     """One step, or many: every field may have leading axes."""
 
-    obs: Array  # [*B, O]
+    obs: PyTree  # [*B, O]
     before: Array  # [*B, A] the action before, 0 at an episode's start
     action: Array  # [*B, A]
-    next_obs: Array  # [*B, O]
+    next_obs: PyTree  # [*B, O]
     reward: Array  # [*B] the environment's own
 
 
@@ -74,11 +75,11 @@ class Objective(Wrapper):
         found = {name: term(m) for name, term in self.terms.items()}
         return sum((self.weights[n] * x for n, x in found.items()), jnp.zeros_like(m.reward)), found
 
-    def reweighed(self, obs: Array, action: Array, reward: Array, end: Array) -> Array:
+    def reweighed(self, obs: PyTree, action: Array, reward: Array, end: Array) -> Array:
         """The rewards of rows (data/chunks.py) [R] under this objective."""
         start = jnp.concatenate([jnp.ones(1, bool), jnp.asarray(end[:-1])])
         before = jnp.where(start[:, None], 0.0, jnp.concatenate([action[:1], action[:-1]]))
-        after = jnp.concatenate([obs[1:], obs[-1:]])
+        after = jax.tree.map(lambda x: jnp.concatenate([x[1:], x[-1:]]), obs)
         return jnp.where(jnp.asarray(end), 0.0, self.judge(Moment(obs, before, action, after, reward))[0])
 
 

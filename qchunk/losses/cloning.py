@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from qchunk.losses.common import module_names
+from qchunk.losses.terms import module_names
 from qchunk.types import Array, Chunk, Kernel, Metrics, Term, Vars
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from qchunk.losses.common import module_names, no_noise, weighted_mean
 from qchunk.losses.td import td_of_state
+from qchunk.losses.terms import module_names, no_noise, weighted_mean
 from qchunk.target_networks import target_view
 from qchunk.types import Array, Chunk, Critic, Metrics, Term, Vars
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk.actors.paths import drawing
-from qchunk.losses.common import module_names, weighted_mean
+from qchunk.losses.terms import module_names, weighted_mean
 from qchunk.sampling import count_steps
 from qchunk.target_networks import target_view
 from qchunk.types import Array, Chunk, Critic, Kernel, Key, Metrics, Term, Vars

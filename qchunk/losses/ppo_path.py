@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from qchunk.losses.common import mean_in_slices, module_names, no_noise, weighted_mean
 from qchunk.losses.gae import gae
+from qchunk.losses.terms import mean_in_slices, module_names, no_noise, weighted_mean
 from qchunk.sampling import log_prob
 from qchunk.types import Array, Chunk, Critic, Kernel, Learner, Metrics, PrepareFn, PyTree, StopFn, Term, Vars, view
 

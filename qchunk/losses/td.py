@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from qchunk import sampling
-from qchunk.losses.common import module_names, weighted_mean
+from qchunk.losses.terms import module_names, weighted_mean
 from qchunk.target_networks import target_view
 from qchunk.types import Array, Chunk, Critic, Key, Metrics, Policy, PyTree, Term, Vars
 

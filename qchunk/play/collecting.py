@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from qchunk.data.formats import Rows
+from qchunk.data.formats import Rows, of_steps
 from qchunk.envs.base import Behaviour, Env, State, wrap
 from qchunk.envs.host.pool import HostEnv
-from qchunk.play import device, host
+from qchunk.play import on_device, on_host
 from qchunk.play.execute import Scheme, scripted
-from qchunk.play.rollout import Player, Steps, decision
-from qchunk.program import Inputs, Program
+from qchunk.play.program import Inputs, Program
+from qchunk.play.rollout import Player, decision
 from qchunk.system.errors import unknown
-from qchunk.types import Learner, Vars
+from qchunk.types import Learner, Steps, Vars
 
 NO_VARS = Vars({}, {}, {}, {})
 
@@ -58,7 +57,7 @@ def gather(play: Callable, loop: Any, steps: int, progress: Callable[[int], Any]
         parts.append(jax.tree.map(np.asarray, out._replace(success=None)))
         done += int(parts[-1].alive.sum())
         progress(min(done, steps))
-    return to_rows(jax.tree.map(lambda *x: np.concatenate(x), *parts))
+    return of_steps(jax.tree.map(lambda *x: np.concatenate(x), *parts))
 
 
 def collect(
@@ -82,7 +81,7 @@ def collect(
     """
     wrapped = wrap(env, episode_length)
     decisions = max(1, min(dispatch, -(-steps // envs)) // scheme.steps)
-    run = jax.jit(lambda vars, key, loop: device.rollout(wrapped, scheme, vars, key, decisions, loop, envs))
+    run = jax.jit(lambda vars, key, loop: on_device.rollout(wrapped, scheme, vars, key, decisions, loop, envs))
     return gather(lambda i, loop: run(vars, jax.random.fold_in(key, i), loop), None, steps, progress)
 
 
@@ -104,13 +103,13 @@ def collect_host(
         seed: of the start states.
     """
     pool = env.pool("collect", envs)
-    sim = host.simulator(pool, host.one_after_another(pool, [(seed, e) for e in range(envs)]))
+    sim = on_host.simulator(pool, on_host.one_after_another(pool, [(seed, e) for e in range(envs)]))
 
     def play(i: int, loop: Any) -> tuple[Any, Steps]:
         loop, _, out = decision(sim, player, i, loop)
         return loop, out
 
-    return gather(play, (host.Slots(pool.nothing(), np.zeros(envs, np.int64)), carry), steps, progress)
+    return gather(play, (on_host.Slots(pool.nothing(), np.zeros(envs, np.int64)), carry), steps, progress)
 
 
 def random_player(env: HostEnv, seed: int) -> Player:
@@ -130,25 +129,4 @@ def learned_player(program: Program, learner: Learner, x: Inputs) -> Player:
         slots = len(state.begun)
         return np.stack([np.arange(slots), np.full(slots, i)], axis=1)
 
-    return host.player(program, "explore", learner, x, labels)
-
-
-def to_rows(steps: Steps) -> Rows:
-    """Steps [n, E, ...] -> rows, episode after episode. The last episode of each environment is cut: a time-out."""
-    parts = []
-    for e in range(steps.alive.shape[1]):
-        keep = np.flatnonzero(steps.alive[:, e] > 0)
-        one = [np.asarray(x[keep, e]) for x in (steps.obs, steps.action, steps.reward, steps.terminal, steps.next_obs)]
-        ends = np.flatnonzero((steps.terminal[keep, e] > 0) | (steps.truncation[keep, e] > 0))
-        bounds = [0, *(ends + 1)] if len(ends) and ends[-1] == len(keep) - 1 else [0, *(ends + 1), len(keep)]
-        parts += [_episode(*(x[a:b] for x in one)) for a, b in itertools.pairwise(bounds) if b > a]
-    return Rows(*(np.concatenate(x) for x in zip(*parts, strict=True)))
-
-
-def _episode(obs, action, reward, terminal, next_obs) -> Rows:
-    """L transitions -> L + 1 rows."""
-    tail = lambda x: np.concatenate([x, np.zeros_like(x[:1])])  # noqa: E731
-    end = np.zeros(len(obs) + 1, bool)
-    end[-1] = True
-    rows = Rows(np.concatenate([obs, next_obs[-1:]]), tail(action), tail(reward), tail(terminal) > 0, end)
-    return rows._replace(obs=rows.obs.astype(np.float32), action=rows.action.astype(np.float32))
+    return on_host.player(program, "explore", learner, x, labels)

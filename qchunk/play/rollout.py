@@ -15,13 +15,13 @@ import numpy as np
 
 from qchunk.config import ChunkConfig
 from qchunk.data import chunks
-from qchunk.types import Array, Chunk, Metrics
+from qchunk.types import Array, Chunk, Metrics, PyTree, Steps
 
 
 class Outcome(NamedTuple):
     """What a batch of E environments shows after a step."""
 
-    obs: Any  # [E, O] the true ones
+    obs: PyTree  # [E, O] the true ones
     reward: Array  # [E]
     terminal: Array  # [E] 1 where the environment ended by itself
     truncation: Array  # [E] 1 where only a limit ended it
@@ -46,20 +46,7 @@ class Player(NamedTuple):
     steps: int  # environment steps per decision
     decide: Callable  # (label, state, fresh, carry) -> (carry, plan); its noise follows from the label
     act: Callable  # (i, state, plan, alive [E]) -> action [E, A] in [-1, 1]
-
-
-class Steps(NamedTuple):
-    """What happened, step by step; leading axes [n, E]. Where ``alive`` is 0 nothing did: the episode had ended."""
-
-    obs: Array  # [n, E, O]
-    action: Array  # [n, E, A]
-    reward: Array  # [n, E]
-    terminal: Array  # [n, E]
-    truncation: Array  # [n, E]
-    next_obs: Array  # [n, E, O] the true one
-    success: Array | None  # [n, E], None where the environment has no notion of it
-    alive: Array  # [n, E]
-    terms: dict = {}  # noqa: RUF012  (never written to)  [n, E] each, what an objective is made of
+    extras: Callable = lambda plan: getattr(plan, "extras", {})  # plan -> its extras [E, ...]; scripted plans have none
 
 
 def play_chunk(sim: Simulator, player: Player, state: Any, plan: Any) -> tuple[Any, Steps]:
@@ -74,7 +61,8 @@ def play_chunk(sim: Simulator, player: Player, state: Any, plan: Any) -> tuple[A
         out = (before.obs, action, now.reward, now.terminal, now.truncation, now.obs, now.success)
         return state, Steps(*out, alive.astype(np.float32), now.terms)
 
-    return sim.scan(step, state, np.arange(player.steps, dtype=np.int32))
+    state, steps = sim.scan(step, state, np.arange(player.steps, dtype=np.int32))
+    return state, steps._replace(extras=chunks.kept(player.extras(plan), *steps.reward.shape))
 
 
 def decision(sim: Simulator, player: Player, label: Any, loop: tuple[Any, Any]) -> tuple[Any, Any, Steps]:
@@ -109,7 +97,7 @@ def rollout_chunks(
 
     def play(loop: tuple[Any, Any], label: Any) -> tuple[tuple[Any, Any], tuple[Chunk, Metrics]]:
         loop, plan, s = decision(sim, player, label, loop)
-        chunk = chunks.of_decision(s.obs, s.action, s.reward, s.terminal, s.truncation, s.next_obs, s.alive, c)
+        chunk = chunks.of_decision(s, c)
         return loop, (chunk._replace(extras=plan.extras), played(s))
 
     loop, (found, sums) = sim.scan(play, loop, labels)

@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from qchunk import envs, normalise, registry, sampling, seeds
 from qchunk.config import from_dict
 from qchunk.drivers.common import Driver, assemble, init
-from qchunk.program import Inputs, Program, reads
+from qchunk.play.program import Inputs, Program, reads
 from qchunk.runs import checkpoint, run_folder
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Learner, Vars

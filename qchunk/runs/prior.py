@@ -13,11 +13,11 @@ from qchunk import normalise
 from qchunk.actors import actor
 from qchunk.config import Stands, stands_on
 from qchunk.envs import objective
+from qchunk.envs.base import spec_of
 from qchunk.runs import run_folder
 from qchunk.runs.opened import learner_of, rebuild
 from qchunk.sampling import count_steps
 from qchunk.system.errors import UserError
-from qchunk.types import Spec
 
 MAY_CHANGE = {"flow": {"steps"}, "diffusion": {"ddim", "clip"}}  # of a prior's configuration: how it is sampled
 
@@ -124,7 +124,7 @@ def check(prior: Prior | None, algorithm: str, c: Any, settings: Any, env: Any) 
 
 
 def _fits(params: Any, c: Any, horizon: int, env: Any) -> None:
-    spec = Spec(env.observation_size, env.action_size, horizon)
+    spec = spec_of(env, horizon)
     like = jax.eval_shape(lambda: actor(c).modules[0].init(jax.random.key(0), spec))
     if jax.tree.map(lambda x: x.shape[1:], params) != jax.tree.map(lambda x: x.shape, like):
         raise UserError("the prior's networks do not fit this environment's sizes", "train a prior for it")

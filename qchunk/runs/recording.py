@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from qchunk import envs, names
 from qchunk.data import formats, ogbench_files
 from qchunk.envs.host.pool import HostEnv
-from qchunk.play import collecting, host
+from qchunk.play import collecting, on_host
 from qchunk.play.execute import parse
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
@@ -90,14 +89,14 @@ def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]
         fix = f"--policy {' '.join(f.policy)} needs a task: {name[:-3]}-singletask-v0"
         raise UserError(f"{name} names OGBench's own data", fix)
     env: Any = envs.make(name)
-    play: Any = _host_rows if isinstance(env, HostEnv) else _device_rows
+    play: Any = _host_rows if envs.on_host(name) else _device_rows
     policies, parts = f.policy or ("",), list[formats.Rows]()
     for i, policy in enumerate(policies):
         steps, seed = -(-f.steps // len(policies)), f.seed + i
         run = Path(policy) if (Path(policy) / run_folder.CONFIG).is_file() else None
         share = dataclasses.replace(f, steps=steps, seed=seed)
         parts.append(play(env, name, policy, run, share, lambda done: progress(min(f.steps, i * steps + done))))
-    return formats.Rows(*(np.concatenate(x) for x in zip(*parts, strict=True))), getattr(env, "data_name", name)
+    return formats.joined(parts), getattr(env, "data_name", name)
 
 
 def _device_rows(env: Any, name: str, policy: str, run: Path | None, f: CollectFlags, progress: Any) -> formats.Rows:
@@ -114,7 +113,9 @@ def _device_rows(env: Any, name: str, policy: str, run: Path | None, f: CollectF
     count = max(1, min(f.envs, -(-f.steps // f.episode_length)))
     more = {"steps": f.steps, "envs": count, "episode_length": f.episode_length, "progress": progress}
     rows = collecting.collect(env, scheme, vars, jax.random.key(f.seed), **more)
-    return rows._replace(obs=rows.obs[:, rows.obs.shape[1] // history * (history - 1) :])
+    if history > 1:
+        rows = rows._replace(obs=env.newest(rows.obs))  # type: ignore[union-attr]
+    return rows
 
 
 def _host_rows(env: HostEnv, name: str, policy: str, run: Path | None, f: CollectFlags, progress: Any) -> formats.Rows:
@@ -122,7 +123,7 @@ def _host_rows(env: HostEnv, name: str, policy: str, run: Path | None, f: Collec
         raise unknown("policy", policy, ["random"], "or give the folder of a run")
     if f.episode_length < env.episode_length:
         env = env.limited(f.episode_length)
-    count = max(1, min(f.envs, host.SLOTS, -(-f.steps // env.episode_length)))
+    count = max(1, min(f.envs, on_host.SLOTS, -(-f.steps // env.episode_length)))
     player, carry = collecting.random_player(env, f.seed), None
     if run:
         p, learner = _learned(run, name)
@@ -130,7 +131,7 @@ def _host_rows(env: HostEnv, name: str, policy: str, run: Path | None, f: Collec
         if f.execute:
             x = x._replace(execution=parse(f.execute, p.config.chunk.horizon))
         player = collecting.learned_player(p.program, learner, x)
-        carry = host.nothing_carried(p.program, "explore", learner, x, count)
+        carry = on_host.nothing_carried(p.program, "explore", learner, x, count)
     with contextlib.closing(env):
         more = {"steps": f.steps, "seed": f.seed, "envs": count, "progress": progress}
         return collecting.collect_host(env, player, carry, **more)

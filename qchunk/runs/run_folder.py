@@ -33,7 +33,7 @@ _PACKAGES = (
 )
 
 
-class Run:
+class RunFolder:
     """A run folder that this process may write to. Made by ``create`` or ``open_run``; usable in a ``with``.
 
     Attributes:
@@ -121,7 +121,7 @@ class Run:
         self._seconds, self._since = (lines[-1]["seconds"] if lines else 0.0), time.monotonic()
 
 
-def create(out: Path, config: Mapping[str, Any], fill: Callable[[Path], Any] = lambda folder: None) -> Run:
+def create(out: Path, config: Mapping[str, Any], fill: Callable[[Path], Any] = lambda folder: None) -> RunFolder:
     """Makes a run folder and locks it. It appears under its name complete with config.json, or not at all.
 
     Args:
@@ -162,10 +162,10 @@ def create(out: Path, config: Mapping[str, Any], fill: Callable[[Path], Any] = l
         if isinstance(err, OSError):
             raise explain_oserror(err, out) from err
         raise
-    return Run(out, json.loads(text), lock)
+    return RunFolder(out, json.loads(text), lock)
 
 
-def open_run(path: Path) -> Run:
+def open_run(path: Path) -> RunFolder:
     """Opens a run folder for writing, to go on with it.
 
     Raises:
@@ -181,7 +181,7 @@ def open_run(path: Path) -> Run:
     except OSError as err:
         raise explain_oserror(err, path) from err
     try:
-        return Run(path, about, lock)
+        return RunFolder(path, about, lock)
     except BaseException:
         os.close(lock)
         raise

@@ -136,7 +136,7 @@ def resume(folder: Path, step: int | None = None, log_to: tuple[str, ...] = (), 
         return drive(run, opened, state, began, quiet)
 
 
-def drive(run: run_folder.Run, p: Opened, state: tuple, began: int, quiet: bool) -> dict:
+def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, quiet: bool) -> dict:
     """Consumes a driver's events: logs, saves, shows; then sums the run up and returns its final figures."""
     total = p.driver.amount(p.program.build(p.config), p.config, p.settings).last
     if began >= total and (run.path / run_folder.SUMMARY).exists():

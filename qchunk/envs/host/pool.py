@@ -19,11 +19,14 @@ from collections.abc import Callable, Iterator
 from multiprocessing import Pipe, connection
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
+from qchunk import trees
 from qchunk.envs.host import worker
 from qchunk.system import processes
 from qchunk.system.errors import UserError
+from qchunk.types import PyTree
 
 STEP_SECONDS = 60.0  # a step that takes longer hangs
 START_SECONDS = 300.0  # so does starting or replaying episodes
@@ -33,7 +36,7 @@ TRIES = 3  # replacements of one worker for one request, before the run stops
 class HostState(NamedTuple):
     """E slots, as numpy arrays. ``actions`` is a log: rows from ``steps`` on mean nothing."""
 
-    obs: np.ndarray  # [E, O] float32
+    obs: PyTree  # [E, O] float32; images uint8
     reward: np.ndarray  # [E]
     terminal: np.ndarray  # [E] 1.0 where the environment ended by itself
     truncation: np.ndarray  # [E] 1.0 where only a limit ended it
@@ -44,11 +47,17 @@ class HostState(NamedTuple):
     actions: np.ndarray  # [E, limit, A] float32, taken in it
 
 
-def nothing(envs: int, obs: int, action: int, limit: int) -> HostState:
-    """A state in which every slot has ended."""
+def nothing(envs: int, obs: PyTree, action: int, limit: int) -> HostState:
+    """A state in which every slot has ended.
+
+    Args:
+        obs: a tree of sizes, or of observations' leaves [O].
+    """
     zero, one, whole = np.zeros(envs, np.float32), np.ones(envs, np.float32), np.zeros(envs, np.int32)
     log = np.zeros((envs, limit, action), np.float32)
-    return HostState(np.zeros((envs, obs), np.float32), zero, zero, zero, zero, one, whole, whole, log)
+    like = jax.tree.map(lambda x: np.zeros(x, np.float32) if isinstance(x, int) else x, obs)
+    blank = jax.tree.map(lambda x: np.zeros((envs, *x.shape), x.dtype), like)
+    return HostState(blank, zero, zero, zero, zero, one, whole, whole, log)
 
 
 class HostEnv:
@@ -68,8 +77,9 @@ class HostEnv:
         self.name, self.data_name = name, data_name or name
         self.description = {"kwargs": {}, "modules": [], "sparse": False, **description}
         with self.told(), contextlib.closing(self.instance()) as one:
-            row = one.reset(0)
-            self.observation_size, self.action_size = len(row) - worker.EXTRA, len(one.half)
+            one.reset(0)
+            self.no_obs, self.action_size = one.like, len(one.half)  # zeros in the place of an observation
+            self.observation_size = trees.sizes(self.no_obs)
             self.episode_length = one.limit
             self.has_success = not np.isnan(one.step(np.zeros(self.action_size))[-1])
         self._pools: dict[str, Pool] = {}
@@ -95,6 +105,18 @@ class HostEnv:
                 "drawn": "install what it draws with",
             }
             raise UserError(problem, fixes[what]) from e
+
+    def nothing(self, envs: int) -> HostState:
+        """The state of ``envs`` slots before their first episode."""
+        return nothing(envs, self.no_obs, self.action_size, self.episode_length)
+
+    def split(self, rows: np.ndarray) -> tuple[PyTree, np.ndarray]:
+        """The workers' rows [n, O + 4] as observations [n, O] and the rest [n, 4]."""
+        leaves, at = {}, 0
+        for name, like in trees.named(self.no_obs).items():
+            leaves[name] = rows[:, at : at + like.size].astype(like.dtype)
+            at += like.size
+        return trees.unnamed(leaves), rows[:, at:]
 
     def pool(self, use: str, envs: int) -> Pool:
         """The pool for a use ("train", "evaluate"), kept between calls; with ``envs`` slots."""
@@ -165,6 +187,7 @@ class Pool:
 
     def __init__(self, env: HostEnv, envs: int, workers: int | None = None, seconds: float = STEP_SECONDS):
         self.env, self.envs, self.seconds = env, envs, seconds
+        self.width = trees.total(env.observation_size) + worker.EXTRA
         self.workers = [self._start(w) for w in range(min(envs, workers or processes.cores()))]
 
     def _start(self, w: int) -> Worker:
@@ -172,7 +195,7 @@ class Pool:
 
     def nothing(self) -> HostState:
         """The state before the first episode: every slot has ended."""
-        return nothing(self.envs, self.env.observation_size, self.env.action_size, self.env.episode_length)
+        return self.env.nothing(self.envs)
 
     def begin(self, state: HostState, which: np.ndarray, seeds: np.ndarray) -> HostState:
         """Starts an episode with ``seeds`` [E] in the slots where ``which`` [E] is set."""
@@ -184,7 +207,7 @@ class Pool:
         rows = self._ask(b"R", asked, state)
         seed, steps = state.seed.copy(), state.steps.copy()
         seed[slots], steps[slots] = seeds[slots], 0
-        return _written(state, slots, rows)._replace(seed=seed, steps=steps)
+        return self._written(state, slots, rows)._replace(seed=seed, steps=steps)
 
     def step(self, state: HostState, action: np.ndarray, which: np.ndarray) -> HostState:
         """One step with ``action`` [E, A] in the slots where ``which`` [E] is set; the others rest."""
@@ -196,7 +219,7 @@ class Pool:
         steps = state.steps.copy()
         state.actions[slots, steps[slots]] = action[slots]
         steps[slots] += 1
-        return _written(state, slots, rows)._replace(steps=steps)
+        return self._written(state, slots, rows)._replace(steps=steps)
 
     def restore(self, state: HostState) -> None:
         """Brings the simulators to ``state`` by replaying its open episodes.
@@ -208,7 +231,8 @@ class Pool:
             w = self.workers[slot % len(self.workers)]
             with self._whole():
                 row = self._replay(w, state, slot)
-            if not np.array_equal(row[: -worker.EXTRA].astype(np.float32), state.obs[slot]):
+            again, kept = self.env.split(row[None])[0], jax.tree.map(lambda x: x[slot], state.obs)
+            if not all(jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a[0], b), again, kept))):
                 raise UserError(
                     f"an open episode of {self.env.name} does not replay to the same state",
                     "resume with the versions that the run's config.json names",
@@ -224,8 +248,7 @@ class Pool:
     def _ask(self, op: bytes, m: np.ndarray, state: HostState) -> np.ndarray:
         """The answers [n, O + 4] to the rows of ``m``, whose first column is the slot."""
         owner = m[:, 0].astype(int) % len(self.workers)
-        width = self.env.observation_size + worker.EXTRA
-        rows = np.empty((len(m), width))
+        rows = np.empty((len(m), self.width))
         waiting = {self.workers[w]: owner == w for w in np.unique(owner)}
         for w, mine in waiting.items():
             w.send(op, m[mine])
@@ -280,7 +303,7 @@ class Pool:
         answer = w.pipe.recv_bytes()
         if answer[:1] == b"-":
             raise UserError(f"{w.name}: the environment raised {answer[1:].decode()}", "mend the environment")
-        return np.frombuffer(answer[1:], np.float64).reshape(-1, self.env.observation_size + worker.EXTRA)
+        return np.frombuffer(answer[1:], np.float64).reshape(-1, self.width)
 
     def _fail(self, w: Worker, why: str) -> Worker:
         self.close()
@@ -297,21 +320,21 @@ class Pool:
                 self._replay(self.workers[i], state, slot)
         return self.workers[i]
 
+    def _written(self, state: HostState, slots: np.ndarray, rows: np.ndarray) -> HostState:
+        """The state with the workers' rows in these slots."""
+        obs, rest = self.env.split(rows)
+        new = {"obs": obs, **dict(zip(("reward", "terminal", "truncation", "success"), rest.T, strict=True))}
+        new["done"] = np.maximum(new["terminal"], new["truncation"])
+
+        def put(old: np.ndarray, values: np.ndarray) -> np.ndarray:
+            out = old.copy()
+            out[slots] = values
+            return out
+
+        return state._replace(**{name: jax.tree.map(put, getattr(state, name), x) for name, x in new.items()})
+
     def close(self) -> None:
         """Ends every process. A parent that is killed takes them along: their pipes close."""
         for w in self.workers:
             w.end()
         self.workers = []
-
-
-def _written(state: HostState, slots: np.ndarray, rows: np.ndarray) -> HostState:
-    """The state with the workers' rows in these slots."""
-    rows = rows.astype(np.float32)
-    new = {"obs": rows[:, : -worker.EXTRA]}
-    new |= dict(zip(("reward", "terminal", "truncation", "success"), rows[:, -worker.EXTRA :].T, strict=True))
-    new["done"] = np.maximum(new["terminal"], new["truncation"])
-    out = {}
-    for name, values in new.items():
-        out[name] = getattr(state, name).copy()
-        out[name][slots] = values
-    return state._replace(**out)

@@ -2,7 +2,8 @@
 
 A fresh interpreter without jax. Messages are an operation byte and a float64 matrix; nothing is pickled. A reply is ``b"+"``
 and one row ``[obs (O), reward, terminal, truncation, success]`` per slot asked for, or ``b"-"`` and a text: the
-environment itself raised.
+environment itself raised. The leaves of a dictionary of observations follow one another in a row (``trees.named``); float64
+holds every one of theirs exactly.
 
 ==  ========================================  ==========================================
 op  matrix                                    does
@@ -27,6 +28,8 @@ from typing import Any
 
 import numpy as np
 
+from qchunk import trees
+
 DEFAULT_LIMIT = 1000  # steps of an episode, where the environment is registered without a limit
 EXTRA = 4  # reward, terminal, truncation, success
 
@@ -40,7 +43,9 @@ def hushed() -> Iterator[None]:
 
 
 class One:
-    """One gymnasium environment with actions in [-1, 1] and flat observations.
+    """One gymnasium environment with actions in [-1, 1] and flat observations, or dictionaries of them.
+
+    ``like``, from the first reset on: zeros in the place of an observation, boxes of uint8 in uint8, all else in float32.
 
     Raises:
         ValueError: its actions are no bounded box, or its observations cannot be flattened.
@@ -63,7 +68,10 @@ class One:
         self.centre, self.half = (low + high) / 2, (high - low) / 2
         if not space.is_np_flattenable:
             raise ValueError(f"{description['id']} has the observations {space}, which do not flatten to a vector")
-        self._flat = None if len(space.shape or ()) == 1 else (lambda x: gymnasium.spaces.flatten(space, x))
+        self._is_tree = isinstance(space, gymnasium.spaces.Dict)
+        self._spaces = trees.named(trees.unnamed(trees.named(space)))  # twice: a name may hold a slash
+        self._flatten = gymnasium.spaces.flatten
+        self.like: Any = None
         spec = self.env.spec
         own = (spec.max_episode_steps if spec else None) or DEFAULT_LIMIT
         self.limit = min(own, description.get("limit", own))
@@ -87,9 +95,17 @@ class One:
         return self._row(obs, reward, terminal, truncation or self.steps >= self.limit, info)
 
     def _row(self, obs: Any, reward: Any, terminal: Any, truncation: Any, info: dict) -> np.ndarray:
-        obs = np.asarray(self._flat(obs) if self._flat else obs, np.float64)
+        parts = trees.named(obs) if self._is_tree else {"obs": obs}
+        parts = {name: self._flat(space, parts[name]) for name, space in self._spaces.items()}
+        if self.like is None:
+            types = {n: np.uint8 if s.dtype == np.uint8 else np.float32 for n, s in self._spaces.items()}
+            self.like = trees.unnamed({n: np.zeros(x.shape, types[n]) for n, x in parts.items()})
         success = float(info["success"]) if "success" in info else np.nan
-        return np.append(obs, [float(reward), float(terminal), float(bool(truncation) and not terminal), success])
+        told = [float(reward), float(terminal), float(bool(truncation) and not terminal), success]
+        return np.concatenate([*parts.values(), told])
+
+    def _flat(self, space: Any, x: Any) -> np.ndarray:
+        return np.asarray(x if len(space.shape or ()) == 1 else self._flatten(space, x), np.float64)
 
     def close(self) -> None:
         """Ends the environment."""

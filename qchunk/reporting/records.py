@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qchunk.report.stats import Estimate, excludes_zero, interval, paired_difference
+from qchunk.reporting.stats import Estimate, excludes_zero, interval, paired_difference
 from qchunk.runs import run_folder
 from qchunk.system.errors import UserError
 

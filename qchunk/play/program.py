@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from qchunk import normalise
-from qchunk.envs.base import AutoReset, wrap
+from qchunk.envs.base import AutoReset, spec_of, wrap
 from qchunk.envs.host.pool import HostEnv
 from qchunk.envs.objective import settled
 from qchunk.play.execute import Execution, Scheme
@@ -38,7 +38,7 @@ class Program:
 
     def spec(self, c: Any) -> Spec:
         """The sizes that networks are built for."""
-        return Spec(self.env.observation_size, self.env.action_size, c.chunk.horizon)
+        return spec_of(self.env, c.chunk.horizon)
 
     def scheme(self, x: Inputs, role: str) -> Scheme:
         """Execution of one of the algorithm's policies, "act" (evaluation) or "explore" (collecting)."""

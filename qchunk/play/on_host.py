@@ -15,14 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qchunk import trees
 from qchunk.envs.base import State
-from qchunk.envs.host.pool import HostState, Pool, nothing
+from qchunk.envs.host.pool import HostState, Pool
 from qchunk.play import episodes as counting
 from qchunk.play.episodes import Episodes, Tally, summary
 from qchunk.play.execute import restart
-from qchunk.play.rollout import Outcome, Player, Simulator, Steps
-from qchunk.program import Inputs, Program, each_seed, reads
-from qchunk.types import Array, Learner
+from qchunk.play.program import Inputs, Program, each_seed, reads
+from qchunk.play.rollout import Outcome, Player, Simulator
+from qchunk.types import Array, Learner, PyTree, Steps
 
 SLOTS = 16  # environments that evaluation keeps open: each takes a second and 160 MB to make (OGBench)
 
@@ -125,8 +126,9 @@ def decide(program: Program, role: str, learner: Learner, x: Inputs, labels, obs
 
         def one(label, obs, fresh, carry):  # a batch of one, so that its noise is its own
             _, restart_key, plan_key = jax.random.split(labelled(x.keys, label), 3)
-            carry = restart(scheme, vars, restart_key, seen(obs[None]), fresh[None], carry)
-            return scheme.decide(vars, plan_key, seen(obs[None]), carry)
+            state = seen(batch_of_one(obs))
+            carry = restart(scheme, vars, restart_key, state, fresh[None], carry)
+            return scheme.decide(vars, plan_key, state, carry)
 
         return jax.vmap(one)(labels, obs, fresh, carry)
 
@@ -139,7 +141,7 @@ def act(program: Program, role: str, learner: Learner, x: Inputs, i, obs, plan) 
 
     def one_seed(learner: Learner, x: Inputs, obs, plan):
         vars, scheme = reads(learner, x), program.scheme(x, role)
-        return jax.vmap(lambda obs, plan: scheme.act(vars, i, seen(obs[None]), plan)[0])(obs, plan)
+        return jax.vmap(lambda obs, plan: scheme.act(vars, i, seen(batch_of_one(obs)), plan)[0])(obs, plan)
 
     return each_seed(one_seed, learner, x, obs, plan)
 
@@ -148,7 +150,7 @@ def nothing_carried(program: Program, role: str, learner: Learner, x: Inputs, en
     """What a scheme carries before the first episode, zeros [S, E, 1, ...]: every episode's start replaces it."""
 
     def one_seed(learner: Learner, x: Inputs) -> Any:
-        obs = jnp.zeros((1, program.env.observation_size))
+        obs = jax.tree.map(lambda o: jnp.zeros((1, *o.shape), o.dtype), program.env.no_obs)
         return program.scheme(x, role).init(reads(learner, x), x.keys, seen(obs))
 
     like = jax.eval_shape(lambda learner, x: each_seed(one_seed, learner, x), learner, x)
@@ -163,8 +165,8 @@ def player(program: Program, role: str, learner: Learner, x: Inputs, labels: Cal
     """
     seeds, steps = len(x.keys), program.scheme(x, role).steps
 
-    def split(a: np.ndarray) -> np.ndarray:
-        return a.reshape(seeds, -1, *a.shape[1:])
+    def split(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda a: a.reshape(seeds, -1, *a.shape[1:]), tree)
 
     def choose(number: int, state: Any, fresh: np.ndarray, carry: Any) -> tuple[Any, Any]:
         label = labels(number, state).astype(np.int32)
@@ -176,12 +178,20 @@ def player(program: Program, role: str, learner: Learner, x: Inputs, labels: Cal
         found = np.asarray(act(program, role, learner, x, i, split(state.envs.obs), plan), np.float32)
         return np.clip(found.reshape(len(alive), -1), -1.0, 1.0)
 
-    return Player(steps, choose, action)
+    def extras(plan: Any) -> dict:  # [S, E, 1, ...] -> [S * E, ...]
+        return jax.tree.map(lambda a: a.reshape(-1, *a.shape[3:]), plan.extras)
+
+    return Player(steps, choose, action, extras)
+
+
+def batch_of_one(obs: PyTree) -> PyTree:
+    """Leaves [O] -> [1, O]."""
+    return jax.tree.map(lambda o: o[None], obs)
 
 
 def empty(env: Any, slots: int) -> HostState:
     """The state before the first episode: every slot has ended."""
-    return nothing(slots, env.observation_size, env.action_size, env.episode_length)
+    return env.nothing(slots)
 
 
 def by_seed(seeds: int, steps: Steps) -> Steps:
@@ -202,9 +212,9 @@ def labelled(key: Array, label: Array) -> Array:
     return jax.random.fold_in(jax.random.fold_in(key, label[0]), label[1])
 
 
-def seen(obs: Array) -> State:
+def seen(obs: PyTree) -> State:
     """What a scheme sees of a host environment."""
-    zero = jnp.zeros(obs.shape[0])
+    zero = jnp.zeros(trees.first(obs).shape[0])
     return State(None, obs, zero, zero)
 
 

@@ -17,10 +17,10 @@ from qchunk import sampling
 from qchunk.envs.base import Env, wrap
 from qchunk.envs.host.pool import HostEnv
 from qchunk.envs.objective import settled
-from qchunk.play import host
+from qchunk.play import on_host
 from qchunk.play.execute import Scheme
+from qchunk.play.program import Inputs, Program
 from qchunk.play.rollout import decision
-from qchunk.program import Inputs, Program
 from qchunk.system import files
 from qchunk.system.errors import UserError
 from qchunk.types import Learner, Policy, Vars
@@ -47,7 +47,7 @@ def episode(env: Env, policy: Policy, scheme: Scheme, vars: Vars, key: jax.Array
     @jax.jit
     def decide(vars: Vars, key: jax.Array, state: Any, carry: Any):
         plan_key, sample_key = jax.random.split(key)
-        many = jnp.broadcast_to(state.obs, (SAMPLES, state.obs.shape[-1]))
+        many = jax.tree.map(lambda x: jnp.broadcast_to(x, (SAMPLES, x.shape[-1])), state.obs)
         plans = sampling.act(policy, vars, sample_key, many).action
         return *scheme.decide(vars, plan_key, state, carry), plans
 
@@ -62,7 +62,7 @@ def episode(env: Env, policy: Policy, scheme: Scheme, vars: Vars, key: jax.Array
     def seen(action: Any, plans: Any) -> Frame:
         first = jax.tree.map(lambda x: x[0], state.pipeline_state)
         success = float(state.metrics["success"][0]) if "success" in state.metrics else 0.0
-        return Frame(np.asarray(state.obs[0]), jax.device_get(first), action, plans, success)
+        return Frame(jax.tree.map(lambda x: np.asarray(x[0]), state.obs), jax.device_get(first), action, plans, success)
 
     while not state.done[0]:
         carry, plan, plans = decide(vars, jax.random.fold_in(key, made), state, carry)
@@ -83,9 +83,9 @@ def host_pictures(program: Program, learner: Learner, x: Inputs) -> list:
     Args:
         learner, x: of one seed, leaves [1, ...].
     """
-    env, seeds = program.env, host.reset_seeds(host.label(x.keys[0]), 1)[None]
+    env, seeds = program.env, on_host.reset_seeds(on_host.label(x.keys[0]), 1)[None]
     with contextlib.closing(env):
-        sim, player, loop = host.from_seeds(program, "act", learner, x, seeds, "render")
+        sim, player, loop = on_host.from_seeds(program, "act", learner, x, seeds, "render")
         actions = list[np.ndarray]()
         while not actions or not loop[0].envs.done[0]:
             loop, _, s = decision(sim, player, 0, loop)

@@ -12,8 +12,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from qchunk.report.records import AXES, BASELINE, Record
-from qchunk.report.stats import performance_profile
+from qchunk.reporting.records import AXES, BASELINE, Record
+from qchunk.reporting.stats import performance_profile
 from qchunk.system import files
 
 matplotlib.use("Agg")

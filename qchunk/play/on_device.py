@@ -14,8 +14,8 @@ from qchunk.play import episodes as counting
 from qchunk.play import rollout as playing
 from qchunk.play.episodes import Episodes, Tally, summary
 from qchunk.play.execute import Scheme, restart
+from qchunk.play.program import Inputs, Program, each_seed, reads
 from qchunk.play.rollout import Outcome, Player, Simulator, Steps
-from qchunk.program import Inputs, Program, each_seed, reads
 from qchunk.types import Array, Chunk, Learner, Metrics, Vars
 
 Loop = tuple[State, Any]  # environments, and what their scheme carries

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from qchunk.report import plots
-from qchunk.report import records as tables
-from qchunk.report.records import Record, Rows
-from qchunk.report.stats import (
+from qchunk.reporting import plots
+from qchunk.reporting import records as tables
+from qchunk.reporting.records import Record, Rows
+from qchunk.reporting.stats import (
     Estimate,
     excludes_zero,
     interquartile_mean,

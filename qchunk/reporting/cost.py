@@ -12,7 +12,7 @@ import numpy as np
 from jax.extend import core
 
 from qchunk import sampling
-from qchunk.types import Policy, Vars
+from qchunk.types import Policy, PyTree, Vars
 
 
 class Product(NamedTuple):
@@ -92,8 +92,8 @@ def _inner(params: dict) -> list[Any]:
     return found
 
 
-def of_policy(policy: Policy, vars: Vars, observation_size: int, repeats: int = 200) -> dict[str, float]:
-    """One decision for one observation.
+def of_policy(policy: Policy, vars: Vars, size: PyTree, repeats: int = 200) -> dict[str, float]:
+    """One decision for one observation of these sizes (``Spec.obs``).
 
     Returns:
         ``multiplications``; ``p50`` and ``p99``, milliseconds of ``repeats`` calls after a few that are not counted;
@@ -103,7 +103,7 @@ def of_policy(policy: Policy, vars: Vars, observation_size: int, repeats: int = 
     def decide(vars: Vars, key: jax.Array, obs: jax.Array):
         return sampling.act(policy, vars, key, obs).action
 
-    obs = np.zeros((1, observation_size), np.float32)
+    obs = jax.tree.map(lambda n: np.zeros((1, n), np.float32), size)
     args = (vars, jax.random.key(0), obs)
     compiled = jax.jit(decide).lower(*args).compile()
     times = []

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from qchunk.report import page, plots, records
-from qchunk.report.records import Rows
+from qchunk.reporting import page, plots, records
+from qchunk.reporting.records import Rows
 from qchunk.system import files
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from qchunk import registry, target_networks
+from qchunk import registry, target_networks, trees
 from qchunk.config import OptimConfig
 from qchunk.system.errors import UserError
 from qchunk.target_networks import target_view
@@ -22,6 +22,7 @@ from qchunk.types import (
     Algorithm,
     Array,
     Chunk,
+    DrawChunkFn,
     Key,
     Learner,
     Metrics,
@@ -92,6 +93,32 @@ def reading(part: Any, look: Callable[[Vars], Vars]) -> Any:
 def frozen(part: Any) -> Any:
     """The same Kernel or Critic, reading its modules from ``given`` and training none."""
     return reading(part, lambda vars: vars._replace(params=vars.given))._replace(modules=())
+
+
+def seeing(part: Any, look: str | Callable) -> Any:
+    """The same Kernel or Critic, shown a part of each observation, and built for its size.
+
+    Args:
+        look: a key of a dictionary, such as "state"; or a function of an observation [*B, O], which keeps its leading axes.
+    """
+    see: Callable = (lambda obs: obs[look]) if isinstance(look, str) else look
+
+    def of_obs(fn: Callable) -> Callable:
+        return lambda vars, obs, *a, **k: fn(vars, see(obs), *a, **k)
+
+    def of_chunk(fn: Callable) -> Callable:
+        return lambda *a: fn(*a[:-1], a[-1]._replace(obs=see(a[-1].obs), next_obs=see(a[-1].next_obs)))
+
+    def built(module: Module) -> Module:
+        def init(key: Key, spec: Spec) -> Any:
+            one = jax.tree.map(lambda n: jax.ShapeDtypeStruct((n,), jnp.float32), spec.obs)
+            return module.init(key, spec._replace(obs=trees.sizes(jax.eval_shape(see, one))))
+
+        return module._replace(init=init)
+
+    reads = {f: of_obs(getattr(part, f)) for f in ("denoise", "step", "values", "score") if hasattr(part, f)}
+    reads |= {f: of_chunk(getattr(part, f)) for f in ("draw", "loss") if hasattr(part, f)}
+    return part._replace(modules=tuple(built(m) for m in part.modules), **reads)
 
 
 def acting(part: Any) -> Any:
@@ -196,6 +223,7 @@ def learner(
     prepare: PrepareFn | None = None,
     stop: StopFn | None = None,
     clip: float | None = None,
+    draw: DrawChunkFn | None = None,
 ) -> Algorithm:
     """Composes an algorithm from modules, policies, terms and their optimiser.
 
@@ -209,6 +237,8 @@ def learner(
         prepare: before a set of updates.
         stop: masks what is left of an epoch.
         clip: joint global-norm clipping of the gradient of all modules.
+        draw: (key, buffer.Source, ChunkConfig, batch) -> Chunk, from data and online experience; by default
+            ``buffer.draw``, of which ``functools.partial(buffer.draw, count=3)`` gives consecutive chunks.
 
     Raises:
         UserError: modules or terms of one name, or a term or ``optim`` that names what is no module.
@@ -257,7 +287,7 @@ def learner(
         return {n: state.targets[n] if n in acts else p for n, p in state.params.items()}
 
     same, never = (lambda s, g, k, c: (s, c)), (lambda m: False)
-    return Algorithm(init, act, explore or act, prepare or same, update, stop or never, freeze)
+    return Algorithm(init, act, explore or act, prepare or same, update, stop or never, freeze, draw)
 
 
 def _any(flags: list[Array | bool]) -> Array | bool:

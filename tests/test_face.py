@@ -1,0 +1,93 @@
+"""``import qchunk``: what a method's file and a notebook need, without its price; and whole runs as pure functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import qchunk
+from qchunk.algorithms.dppo import PPO, ppo
+from qchunk.algorithms.qc import QC, qc
+from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, GaussianConfig, OptimConfig, RolloutConfig, ValueConfig
+from qchunk.data import formats
+from qchunk.drivers.on_policy import OnPolicySettings
+from qchunk.drivers.online import OnlineSettings
+from qchunk.play import collecting
+from qchunk.system.errors import UserError
+
+C = QC(ChunkConfig(2), FlowConfig((16,), steps=2), CriticConfig((16,)), OptimConfig(1e-3), n=2)
+P = PPO(
+    GaussianConfig((16,)),
+    ChunkConfig(2),
+    ValueConfig((16,)),
+    RolloutConfig(4, 4, 1, 2),
+)
+
+
+@pytest.fixture(scope="module")
+def env():
+    return qchunk.make("probe/two-step")
+
+
+@pytest.fixture(scope="module")
+def data(env):
+    random = collecting.scheme_of(env, "random")
+    return formats.to_device(collecting.collect(env, random, collecting.NO_VARS, jax.random.key(0), steps=200, envs=8))
+
+
+@pytest.mark.parametrize("name", qchunk.__all__)
+def test_every_name_is_there_and_stays_what_it_is(name):
+    """Twice: a module that was imported in between must not take a function's place."""
+    first, again = getattr(qchunk, name), getattr(qchunk, name)
+    assert first is again and not isinstance(first, types.ModuleType)
+
+
+def test_importing_it_costs_nothing():
+    code = "import sys, qchunk; dir(qchunk); print(any(m in sys.modules for m in ('jax', 'numpy', 'flax')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    with pytest.raises(AttributeError, match="no attribute 'best_of_m'"):
+        qchunk.best_of_m  # noqa: B018
+
+
+@pytest.mark.parametrize("played", [{}, {"online_steps": 16, "envs": 2, "start_training": 4, "update_ratio": 0.5}])
+def test_a_pure_run_is_the_drivers(env, data, played):
+    """The figures of a run without events are those of its last evaluation."""
+    s = OnlineSettings(offline_steps=3, batch=8, episodes=8, seed=3, **played)
+    *_, evaluated, _ = qchunk.train(qc, C, env=env, data=data, settings=s)
+    found = qchunk.agent(qc, C, jax.random.key(3), env=env, data=data, settings=s)
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, evaluated.values[name][0])
+
+
+def test_a_pure_on_policy_run_is_the_drivers(env):
+    s = OnPolicySettings(online_steps=64, episodes=8)
+    *_, evaluated, _ = qchunk.train(ppo, P, env=env, settings=s)
+    found = qchunk.agent(ppo, P, jax.random.key(0), env=env, settings=s)
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, evaluated.values[name][0])
+    with pytest.raises(UserError, match="--normalise-obs"):
+        qchunk.agent(ppo, P, jax.random.key(0), env=env, settings=dataclasses.replace(s, normalise_obs="standard"))
+
+
+def test_agents_over_learning_rates_and_seeds_in_one_program(env, data):
+    """Each of them is the run that it would be alone."""
+    s = OnlineSettings(offline_steps=3, batch=8, episodes=8)
+
+    def one(lr, key):
+        c = dataclasses.replace(C, optim=OptimConfig(lr))
+        return qchunk.agent(qc, c, key, env=env, data=data, settings=s)["return"]
+
+    rates, keys = jnp.asarray([1e-4, 1e-2]), jax.random.split(jax.random.key(0), 3)
+    with jax.debug_key_reuse(False):  # it mistakes the guards that jax puts around a vmapped cond's operands for a use
+        all_of_them = jax.jit(jax.vmap(jax.vmap(one, (None, 0)), (0, None)))(rates, keys)
+        alone = jax.jit(one)(rates[1], keys[2])
+    assert all_of_them.shape == (2, 3)
+    np.testing.assert_allclose(all_of_them[1, 2], alone, atol=1e-6)
