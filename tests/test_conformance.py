@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import slow_but
 
 from qchunk import envs, names, registry, seeds
 from qchunk.actors.flow import flow
@@ -71,9 +72,9 @@ def compiles(test):
 
 def pytest_generate_tests(metafunc):
     if "method" in metafunc.fixturenames:
-        slow = sorted(names.ALGORITHMS.keys() - WHOLE) if metafunc.function.__name__ in COMPILES else []
-        found = [pytest.param(n, marks=[pytest.mark.slow] * (n in slow)) for n in sorted(names.ALGORITHMS)]
-        metafunc.parametrize("method", found, indirect=True, scope="module")
+        every = sorted(names.ALGORITHMS)
+        quick = WHOLE if metafunc.function.__name__ in COMPILES else every
+        metafunc.parametrize("method", slow_but(quick, every), indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
