@@ -328,7 +328,7 @@ import resource, sys
 sys.path.insert(0, sys.argv[2])
 from tests.test_checkpoint import tree
 from qchunk.runs import checkpoint
-from qchunk.errors import UserError
+from qchunk.system.errors import UserError
 import numpy as np
 big = {str(i): np.random.default_rng(i).normal(size=200_000) for i in range(8)}
 if len(sys.argv) > 3:
