@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import slow_but
 
 from qchunk import envs, names
 from qchunk.envs.base import wrap
@@ -34,7 +35,11 @@ def shapes(tree):
     return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
 
-@pytest.mark.parametrize(("name", "backend"), list(itertools.product(names.BRAX, names.BRAX_BACKENDS)))
+EVERYWHERE = list(itertools.product(names.BRAX, names.BRAX_BACKENDS))
+HERE = [(n, b) for n, b in EVERYWHERE if b == "spring" or n == "reacher"]  # what suites train on; every backend once
+
+
+@pytest.mark.parametrize(("name", "backend"), slow_but(HERE, EVERYWHERE))
 def test_every_brax_environment_traces_on_every_backend(name, backend):
     """A step keeps every shape and type of the state, so that it can be scanned."""
     env = envs.make(f"brax/{name}@{backend}")
@@ -44,7 +49,7 @@ def test_every_brax_environment_traces_on_every_backend(name, backend):
     assert shapes(state) == shapes(after) and state.obs.shape == (env.observation_size,)
 
 
-@pytest.mark.parametrize("backend", names.BRAX_BACKENDS)
+@pytest.mark.parametrize("backend", slow_but(["spring"], names.BRAX_BACKENDS))
 def test_a_brax_environment_steps_on_every_backend(backend):
     """The upright pendulum earns 1 a step; the limit of 2 is a time-out."""
     with jax.debug_key_reuse(

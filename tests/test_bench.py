@@ -327,7 +327,7 @@ def qc_fql(c: QCFQL) -> Algorithm:
         made, aim = plan(act, keys[0]), plan(sample(pi), keys[1])
         return jnp.mean((made - aim) ** 2) - jnp.mean(q.score(vars, chunk.obs, made)), {}
 
-    terms = [bc(pi), td(q, act), *([Term(("student",), draw, fn)] if c.taught else [])]
+    terms = [bc(pi), td(q, act), *([Term("distil", ("student",), draw, fn)] if c.taught else [])]
     return learner([pi, q, student], act, terms, c.optim)
 """
 

@@ -294,7 +294,7 @@ CHILD = """
 import sys, itertools
 sys.path.insert(0, sys.argv[2])
 from tests.test_checkpoint import tree
-from qchunk import checkpoint
+from qchunk.runs import checkpoint
 for n in itertools.count(int(sys.argv[3])):
     checkpoint.save(sys.argv[1], n, tree(n, 200_000), {"n": n})
     print(n, flush=True)
@@ -302,7 +302,7 @@ for n in itertools.count(int(sys.argv[3])):
 
 
 def test_kill_minus_nine(tmp_path):
-    root = str(Path(checkpoint.__file__).parents[1])
+    root = str(Path(checkpoint.__file__).parents[2])
     last, torn = 0, 0
     for delay in (0.003, 0.02, 0.04, 0.06, 0.09, 0.15):
         command = [sys.executable, "-c", CHILD, str(tmp_path), root, str(last + 1)]
@@ -327,8 +327,8 @@ FULL = """
 import resource, sys
 sys.path.insert(0, sys.argv[2])
 from tests.test_checkpoint import tree
-from qchunk import checkpoint
-from qchunk.errors import UserError
+from qchunk.runs import checkpoint
+from qchunk.system.errors import UserError
 import numpy as np
 big = {str(i): np.random.default_rng(i).normal(size=200_000) for i in range(8)}
 if len(sys.argv) > 3:
@@ -341,7 +341,7 @@ except UserError as e:
 
 
 def save_too_much(folder: Path, *limit: str) -> subprocess.CompletedProcess:
-    root = str(Path(checkpoint.__file__).parents[1])
+    root = str(Path(checkpoint.__file__).parents[2])
     command = [sys.executable, "-c", FULL, str(folder), root, *limit]
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=CPU)
 
@@ -389,5 +389,5 @@ def test_only_the_disk_s_refusal_becomes_a_users_error(tmp_path, monkeypatch, nu
 
 def test_the_import_is_light():
     code = "import sys, qchunk.runs.checkpoint; sys.exit('orbax' in sys.modules)"
-    root = Path(checkpoint.__file__).parents[1]
+    root = Path(checkpoint.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

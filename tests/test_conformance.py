@@ -1,4 +1,7 @@
-"""What every algorithm must do: the matrix runs over ``names.ALGORITHMS``."""
+"""What every algorithm must do: the matrix runs over ``names.ALGORITHMS``.
+
+Tests that compile programs of their own are slow, but for one method of each driver.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import slow_but
 
 from qchunk import envs, names, registry, seeds
 from qchunk.actors.flow import flow
@@ -57,7 +61,23 @@ def data(env):
     return formats.to_device(rows)
 
 
-@pytest.fixture(scope="module", params=sorted(names.ALGORITHMS))
+WHOLE = ("qc", "ppo")  # methods that no test leaves out
+COMPILES = set()  # names of tests that compile programs that no other test runs
+
+
+def compiles(test):
+    COMPILES.add(test.__name__)
+    return test
+
+
+def pytest_generate_tests(metafunc):
+    if "method" in metafunc.fixturenames:
+        every = sorted(names.ALGORITHMS)
+        quick = WHOLE if metafunc.function.__name__ in COMPILES else every
+        metafunc.parametrize("method", slow_but(quick, every), indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
 def method(request):
     """A builder, its tiny configuration, and whose modules it is given."""
     build, config_class = registry.builder(request.param)
@@ -168,6 +188,7 @@ def test_updates_move_every_module(method, trained):
         assert max(jax.tree.leaves(moved)) > 0, f"the target network of {name} never moved"
 
 
+@compiles
 def test_a_seed_alone_and_among_others(method, env, data, trained):
     alone = run(method, env, data, seed=1, seeds=1)[-1].learner
     both = trained[0][-1].learner
@@ -186,22 +207,29 @@ def test_resumes_to_the_same_bits(method, env, data, trained, tmp_path):
     chex.assert_trees_all_equal(again, events[-1].learner)
 
 
-def test_float_fields_are_vmapped(method, env, data):
-    """Learning rate and gamma differ between the members of one program; each equals its own run."""
+@pytest.fixture(scope="module")
+def one_update(method, env, data):
+    """(learning rate, gamma) -> learners before and after one update without a driver, and its metrics; compiled."""
     build, c, given = method
 
     def one(lr, gamma):
         mine = dataclasses.replace(
             c, optim=dataclasses.replace(c.optim, lr=lr), chunk=dataclasses.replace(c.chunk, gamma=gamma)
         )
-        state = build(mine).init(jax.random.key(0), SPEC, given)
-        state, chunk = experience((build, mine, given), env, data, state, jax.random.key(1))
-        return build(mine).update(state, given, jax.random.key(2), chunk)[0].params
+        before = build(mine).init(jax.random.key(0), SPEC, given)
+        ready, chunk = experience((build, mine, given), env, data, before, jax.random.key(1))
+        return before, *build(mine).update(ready, given, jax.random.key(2), chunk)
 
+    return jax.jit(one)  # op by op it compiles longer
+
+
+@compiles
+def test_float_fields_are_vmapped(one_update):
+    """Learning rate and gamma differ between the members of one program; each equals its own run."""
     lrs, gammas = jnp.asarray([1e-3, 1e-2]), jnp.asarray([0.9, 0.5])
-    one = jax.jit(one)  # op by op it compiles longer
-    together = jax.jit(jax.vmap(one))(lrs, gammas)
-    chex.assert_trees_all_close(jax.tree.map(lambda x: x[1], together), one(1e-2, 0.5), atol=2e-5)
+    together = jax.jit(jax.vmap(lambda *floats: one_update(*floats)[1].params))(lrs, gammas)
+    alone = one_update(1e-2, 0.5)[1].params
+    chex.assert_trees_all_close(jax.tree.map(lambda x: x[1], together), alone, atol=2e-5)
     apart = jax.tree.map(lambda x: float(jnp.abs(x[0] - x[1]).max()), together)
     assert max(jax.tree.leaves(apart)) > 1e-4
 
@@ -214,18 +242,10 @@ def test_the_second_call_compiles_nothing(method, env, data, trained):
     assert programs(c) == size
 
 
-def test_one_update(method, env, data):
+@compiles
+def test_one_update(one_update):
     """Without the driver: finite, one step further, and every module has moved."""
-    build, c, given = method
-    algorithm = build(c)
-
-    def one(key):
-        init_key, draw_key, update_key = jax.random.split(key, 3)
-        before = algorithm.init(init_key, SPEC, given)
-        ready, chunk = experience(method, env, data, before, draw_key)
-        return before, *algorithm.update(ready, given, update_key, chunk)
-
-    before, after, metrics = jax.jit(one)(jax.random.key(0))
+    before, after, metrics = one_update(1e-3, 0.9)
     assert int(before.step) == 0 and int(after.step) == 1
     chex.assert_tree_all_finite((after.params, after.targets, metrics))
     chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
@@ -234,6 +254,7 @@ def test_one_update(method, env, data):
         assert any((x != y).any() for x, y in pairs), f"{name} did not move"
 
 
+@compiles
 def test_seeds_vmapped_as_on_an_accelerator(method, env, data, trained, monkeypatch):
     """A CPU loops over seeds; everywhere else they are vmapped. Both must give the same numbers."""
     build, c, given = method
@@ -266,10 +287,11 @@ def test_other_counts_compile_nothing(method, env, data, trained):
 
 def test_the_second_init_compiles_nothing(method, env, caplog):
     build, c, given = method
-    program, x = assemble(build, c, env, OnlineSettings(seeds=2), for_each(2, given))
-    init(program, x)
+    given = for_each(2, given)
+    first, second = (assemble(build, c, env, OnlineSettings(seeds=2), given) for _ in range(2))
+    init(*first)
     with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
         caplog.clear()
-        init(program, x)
+        init(*second)
     compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling")]
     assert not compiled, compiled

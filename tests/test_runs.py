@@ -20,11 +20,11 @@ from qchunk.system import files
 from qchunk.system.errors import UserError
 
 CONFIG = {"algorithm": "qc", "env": "probe/pole", "seed": 3}
-ROOT = str(Path(run_folder.__file__).parents[1])
+ROOT = str(Path(run_folder.__file__).parents[2])
 
 
 def child(code: str, *args: object) -> subprocess.Popen:
-    code = "import sys; sys.path.insert(0, sys.argv[1])\nfrom qchunk import runs\n" + code
+    code = "import sys; sys.path.insert(0, sys.argv[1])\nfrom qchunk.runs import run_folder as runs\n" + code
     command = [sys.executable, "-c", code, ROOT, *map(str, args)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
 

@@ -1,0 +1,21 @@
+"""Which cases of a test ``make test`` leaves out: they are marked ``slow``, and CI runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def slow_but(quick: Iterable[Any], cases: Iterable[Any]) -> list[Any]:
+    """Cases for ``parametrize``, all slow but for those that equal one of ``quick``.
+
+    Raises:
+        ValueError: ``quick`` holds what is no case.
+    """
+    quick, cases = list(quick), list(cases)
+    if odd := [q for q in quick if q not in cases]:
+        raise ValueError(f"no such cases: {odd}")
+    values = lambda case: case if isinstance(case, tuple) else (case,)  # noqa: E731
+    return [case if case in quick else pytest.param(*values(case), marks=pytest.mark.slow) for case in cases]
