@@ -212,17 +212,17 @@ def test_the_executed_length_is_the_policys():
 
 def test_collecting_obeys_execution(own, env):
     """A run's exploring policy is collected as the run plays, on the device and on the host."""
-    on_host = not isinstance(env, envs.base.Env)
+    hosted = not isinstance(env, envs.base.Env)
     program, x = assemble(qc, C, env, dataclasses.replace(S, execute=f"{own}:counting:1,0.1"))
     learner = init(program, x)
-    if on_host:
+    if hosted:
         player = collecting.learned_player(program, learner, x)
         carry = on_host.nothing_carried(program, "explore", learner, x, 2)
         rows = collecting.collect_host(env, player, carry, steps=30, envs=2)
     else:
         scheme, vars = program.scheme(x, "explore"), reads(one(learner, 0), x)
         rows = collecting.collect(env, scheme, vars, jax.random.key(0), steps=30, envs=2)
-    step = rows.obs[:, 1] if on_host else np.round(10 * rows.obs[:, 0])
+    step = rows.obs[:, 1] if hosted else np.round(10 * rows.obs[:, 0])
     inside = ~rows.end
     np.testing.assert_allclose(rows.action[inside, 0], np.clip(0.1 * (step[inside] + 1), -1, 1), atol=2e-5)
 
