@@ -14,6 +14,7 @@ from qchunk.comparison.suite import Data, Run, Suite, chosen, shrunk, smoke
 from qchunk.config import ChunkConfig, RegressionConfig, RolloutConfig, validate
 from qchunk.drivers.online import OnlineSettings
 from qchunk.system import loading
+from qchunk.types import Spec
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,7 +91,7 @@ def test_cost_by_hand():
     c = BC(ChunkConfig(5), RegressionConfig((16,)))
     run = Run("bc", "probe/pole", Data("probe/pole", 100), c, OnlineSettings(seeds=2, offline_steps=30, batch=64), "bc")
     first, second = 64 * 2 * 16, 64 * 16 * 10
-    assert estimate.multiplications(run, (2, 2)) == 2 * 30 * (2 * first + 3 * second)
+    assert estimate.multiplications(run, Spec(2, 2, 4)) == 2 * 30 * (2 * first + 3 * second)
 
 
 FILE = """
