@@ -99,7 +99,7 @@ from pathlib import Path
 from qchunk.algorithms.bc import BC
 from qchunk.comparison.suite import Data, Published, Run, Suite
 from qchunk.config import ChunkConfig, RegressionConfig
-from qchunk.train import Settings
+from qchunk.drivers.online import OnlineSettings
 
 def runs(scale):
     c = BC(ChunkConfig(4), RegressionConfig((16,)))
