@@ -23,7 +23,8 @@ from qchunk.data.chunks import Dataset
 from qchunk.play import evaluation
 from qchunk.play.execute import parse
 from qchunk.play.program import Build, Inputs, Program
-from qchunk.seeds import for_each, over_seeds
+from qchunk.seeds import check as check_seeds
+from qchunk.seeds import for_each, over_seeds, stream
 from qchunk.types import Algorithm, Learner
 
 
@@ -81,7 +82,8 @@ class Driver(NamedTuple):
 
 
 def seed_keys(s: Common) -> jax.Array:
-    """One key per seed [S]: seed i alone or among others draws the same."""
+    """One key per seed [S]: seed i alone or among others draws the same. Raises UserError where one is out of range."""
+    check_seeds(s.seed, s.seeds)
     return jax.vmap(jax.random.key)(s.seed + np.arange(s.seeds))
 
 
@@ -120,7 +122,7 @@ def init(program: Program, x: Inputs) -> Learner:
 @functools.partial(jax.jit, static_argnums=0)
 def _init(program: Program, x: Inputs) -> Learner:
     def one_seed(key: jax.Array, given: dict) -> Learner:
-        return program.algorithm(x.c).init(key, program.spec(x.c), given)
+        return program.algorithm(x.c).init(stream(key, "init"), program.spec(x.c), given)
 
     return over_seeds(one_seed, x.keys, x.given)
 
@@ -150,9 +152,16 @@ def accumulate(fn: Callable, state: Any, count) -> tuple[Any, Any]:
     return jax.lax.fori_loop(0, count, body, (state, none_yet))
 
 
-def evaluate(program: Program, x: Inputs, s: Common, learner: Learner, base: int = 2**31) -> dict[str, np.ndarray]:
-    """Figures of an evaluation [S]. Every method and every evaluation of a seed sees the same start states (``base``)."""
-    keys = jax.vmap(lambda k: jax.random.fold_in(k, base))(x.keys)
+def evaluate(
+    program: Program, x: Inputs, s: Common, learner: Learner, seed: int | None = None
+) -> dict[str, np.ndarray]:
+    """Figures of an evaluation [S]. Every method and every evaluation of a seed sees the same start states.
+
+    Args:
+        seed: of other start states than those that training sees.
+    """
+    which = ("evaluation",) if seed is None else ("eval", seed)
+    keys = jax.vmap(lambda k: stream(k, *which))(x.keys)
     values = evaluation.evaluate(program, s.episodes, learner, x._replace(keys=keys, data=None))
     return {k: np.asarray(v) for k, v in values.items()}
 
