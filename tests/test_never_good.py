@@ -72,8 +72,10 @@ def test_a_cube_that_is_nowhere_is_not_at_its_goal():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize(
     "name",
-    [TASK, "gymnax/MountainCarContinuous-v0", "gymnax/PointRobot-misc", "brax/inverted_pendulum@spring"]
-    + ["probe/pole", "probe/fork", "probe/two-step", "probe/flag"],
+    [
+        *(TASK, "gymnax/MountainCarContinuous-v0", "gymnax/PointRobot-misc", "brax/inverted_pendulum@spring"),
+        *("probe/pole", "probe/fork", "probe/two-step", "probe/flag"),
+    ],
 )
 def test_an_action_that_is_no_number_is_never_good(name, bad):
     """Against actions of zeros from the same start: never a success, no reward that is better, an end at the limit."""
@@ -205,7 +207,9 @@ def test_what_is_collected_is_checked_as_it_is_played():
 
     env = Overflows("two-step")
     scheme = collecting.scheme_of(env, "random")
-    with pytest.raises(UserError, match="probe/two-step: its next obs holds NaN or infinite .* environment 0"):
+    with pytest.raises(
+        UserError, match="probe/two-step: its next obs holds NaN or infinite .* in transition 9, of environment 0"
+    ):
         collecting.collect(
             env, scheme, collecting.NO_VARS, jax.random.key(0), steps=40, envs=4, episode_length=5, dispatch=10
         )
