@@ -74,7 +74,7 @@ def check(name: str, s: Steps, done: int) -> None:
         UserError: names the environment, what it is and where.
     """
     alive = s.alive.reshape(-1) > 0
-    shown = {"action": s.action, "reward": s.reward, **named(s.next_obs, "next obs"), **named(s.obs)}
+    shown = {"action": s.action, **named(s.next_obs, "next obs"), **named(s.obs), "reward": s.reward}
     for what, x in shown.items():
         bad = ~usable(x.reshape(alive.size, -1)) & alive
         if bad.any():
