@@ -44,6 +44,13 @@ with discrete actions are refused.
 OGBench's manipulation tasks (`ogbench/cube-double-play-singletask-task1-v0`, five tasks for each scene and kind of data) and any
 gymnasium environment with continuous actions (`gymnasium/Pendulum-v1`, `gymnasium/my_module:Mine-v0`).
 
+Success of an episode is whether any of its steps reported it: `info["success"]`, or where that is absent `info["is_success"]`, one
+number or boolean, above 0. Steps may leave it out; where an environment reports it only when it is reached, the other episodes failed.
+Where no step ever reports it, success is unknown and returns are compared. A reward is one number; an array of one will do. While
+experience is kept (training online, `qchunk collect`), an observation or a reward that is not finite in float32 ends the run with one
+line that names the environment and the step; in an evaluation it makes the return NaN, shown as "not finite". A policy's action
+that is not finite never reaches a simulator: it becomes a step of zeros whose reward is NaN, and the episode is no success.
+
 {host}
 ![OGBench](img/ogbench.png)
 """

@@ -10,9 +10,59 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from qchunk.system.errors import UserError
 from qchunk.types import Learner
 
 SPLIT = PartitionSpec("seeds")
+MOST = 2**31 - 1  # the greatest seed: up to here each has a key of its own
+STREAMS = {  # what a seed's key is folded with before a use; the key of update i is fold_in(key, i), with i below 2^30
+    "online start": 2**30,
+    "online play": 2**30 + 1,
+    "on-policy start": 2**30 + 1,
+    "iteration": 2**30 + 2,
+    "first look": 2**30 + 3,
+    "epochs": 2**30 + 4,
+    "host slots": 2**30,  # and those after it, a slot each; on the host nothing else is between 2^30 and 2^31
+    "evaluation": 2**31,
+    "init": 2**31 + 1,
+    "eval": 2**31 + 2,  # of the command, which has a seed of its own
+    "collect": 2**31 + 3,
+    "random actions": 2**31 + 4,
+}
+
+
+def stream(key: Any, name: str, *numbers: Any) -> Any:
+    """A key of its own for a use in ``STREAMS``, and for what is counted in it. No two uses share one, nor an update.
+
+    ``split(key, n)[i]`` is ``fold_in(key, i)`` in JAX: what splits a seed's key must come from here, or shares keys with updates.
+    """
+    for number in (STREAMS[name], *numbers):
+        key = jax.random.fold_in(key, number)
+    return key
+
+
+def key_of(seed: int, name: str, *numbers: int) -> Any:
+    """The ``stream`` of a seed from the command line.
+
+    Raises:
+        UserError: it is not from 0 to ``MOST``.
+    """
+    check(seed)
+    return stream(jax.random.key(seed), name, *numbers)
+
+
+def check(seed: int, count: int = 1) -> None:
+    """Refuses seeds that are not from 0 to ``MOST``, such as two that would draw the same.
+
+    Args:
+        count: seeds from the first one on.
+
+    Raises:
+        UserError: names the seed and the range.
+    """
+    if not 0 <= seed <= MOST - count + 1:
+        last = f" to {seed + count - 1}" if count > 1 else ""
+        raise UserError(f"--seed {seed}{last} is out of range", f"give whole numbers from 0 to {MOST}")
 
 
 def for_each(seeds: int, tree: Any) -> Any:

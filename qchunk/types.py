@@ -49,7 +49,7 @@ class Steps(NamedTuple):
     terminal: Array  # [n, E]
     truncation: Array  # [n, E]
     next_obs: PyTree  # [n, E, O] the true one
-    success: Array | None  # [n, E], None where the environment has no notion of it
+    success: Array | None  # [n, E], 1, 0 or -1 where a step does not speak of it; None where the environment never does
     alive: Array  # [n, E]
     terms: dict = {}  # noqa: RUF012  (never written to)  [n, E] each, what an objective is made of
     extras: dict = {}  # noqa: RUF012  [n, E, ...] each: a plan's extras at every one of its steps, and PLAN_STEP

@@ -83,5 +83,62 @@ def trouble():
     time.sleep(1000)
 
 
-for kind in (Walk, Parts, Pictures, Raises, Discrete):
+class Told(gymnasium.Env):
+    """Six steps, all of them alike; subclasses differ in what they say of success, and in rewards."""
+
+    observation_space = gymnasium.spaces.Box(-9, 9, (2,))
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.np_random.uniform(-1, 1, 2).astype(np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        assert np.isfinite(action).all(), "no simulator is given what is no number"
+        return self.obs(), self.reward(), self.t == 6, False, self.info(self.t == 6)
+
+    def obs(self):
+        return np.zeros(2, np.float32)
+
+    def reward(self):
+        return -1.0
+
+    def info(self, last):
+        return {}
+
+
+class ToldLast(Told):
+    def info(self, last):
+        return {"success": True} if last else {}
+
+
+class ToldWithGap(Told):
+    def info(self, last):
+        return {} if self.t == 3 else {"success": self.t == 2}
+
+
+class ToldAsIs(Told):
+    def info(self, last):
+        return {"is_success": float(last)}
+
+
+class ToldFalse(Told):
+    def info(self, last):
+        return {"success": np.asarray([False])}
+
+
+class NanReward(Told):
+    def reward(self):
+        return np.nan if self.t == 5 else np.asarray([-1.0])
+
+
+class HugeObservation(Told):
+    def obs(self):
+        return np.asarray([0.0, 1e39 if self.t == 5 else 0.0])
+
+
+TOLD = (Told, ToldLast, ToldWithGap, ToldAsIs, ToldFalse, NanReward, HugeObservation)
+for kind in (Walk, Parts, Pictures, Raises, Discrete, *TOLD):
     gymnasium.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=7)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from qchunk import seeds
 from qchunk.commands import flags
 from qchunk.commands.shared import positional, print_figures
 from qchunk.drivers.common import evaluate as measure
@@ -12,7 +13,6 @@ from qchunk.play.execute import parse
 from qchunk.runs import run_folder
 from qchunk.runs.opened import learner_of, rebuild
 from qchunk.runs.training import closed
-from qchunk.seeds import spread
 from qchunk.system.errors import UserError
 
 
@@ -40,12 +40,13 @@ def evaluate(argv: list[str]) -> None:
     (f,) = flags.parse("eval", rest, EvalFlags)
     if f.episodes < 1:
         raise UserError(f"--episodes {f.episodes} is below 1", "give a positive whole number")
+    seeds.check(f.seed)
     p = rebuild(run_folder.read_config(Path(folder))["config"], Path(folder))
     shown = dataclasses.replace(p.settings, episodes=f.episodes)
     execution = parse(f.execute, p.config.chunk.horizon) if f.execute else p.inputs.execution
     learner, step = learner_of(Path(folder), p, f.step)
-    learner, given = spread(shown.seeds, (learner, p.inputs.given))  # once, and not at every decision on a host
+    learner, given = seeds.spread(shown.seeds, (learner, p.inputs.given))  # once, and not at every decision on a host
     with closed(p.program):
         x = p.inputs._replace(given=given, execution=execution)
-        values = measure(p.program, x, shown, learner, base=f.seed)
+        values = measure(p.program, x, shown, learner, seed=f.seed)
     print_figures({k: run_folder.figure(v) for k, v in values.items()}, f, f"checkpoint: step {step} of {folder}")

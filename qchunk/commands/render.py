@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 
+from qchunk import seeds
 from qchunk.commands import flags
 from qchunk.commands.shared import positional
 from qchunk.comparison.tables import uses_rewards
@@ -42,6 +43,7 @@ def render(argv: list[str]) -> None:
         raise UserError(f"{f.out} exists already", "pass --out with a new file")
     if not f.out and (f.seed, f.step) != (RenderFlags.seed, RenderFlags.step):
         raise UserError("reports show the episode of the default --seed and --step", "give --out for another")
+    seeds.check(f.seed)
     out = f.out or Path(folder) / page.EPISODE
     frames = draw(Path(folder), out, f.seed, f.step)
     print(f"{frames} frames -> {out}")

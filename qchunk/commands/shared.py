@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
+from qchunk.runs import run_folder
 from qchunk.system.errors import UserError
 
 
 def print_figures(figures: dict[str, dict], f: Any, closing: str) -> None:
     if f.json:
-        print(json.dumps(figures))
+        print(json.dumps(run_folder.finite(figures), allow_nan=False))
     elif not f.quiet:
         for name, figure in figures.items():
-            per_seed = ", ".join(f"{x:.4g}" for x in figure["per_seed"])
-            print(f"{name:20} {figure['mean']:10.4g}" + (f"   per seed: {per_seed}" if "," in per_seed else ""))
+            per_seed = ", ".join(map(shown, figure["per_seed"]))
+            print(f"{name:20} {shown(figure['mean']):>10}" + (f"   per seed: {per_seed}" if "," in per_seed else ""))
         print(closing)
+
+
+def shown(x: float) -> str:
+    """Four digits."""
+    return f"{x:.4g}" if math.isfinite(x) else "not finite"
 
 
 def positional(command: str, argv: list[str], what: str) -> tuple[str, list[str]]:

@@ -29,6 +29,7 @@ from qchunk.system.errors import UserError
 from qchunk.types import PyTree, Steps
 
 FORMAT, VERSION = "qchunk-data", 1
+UNUSABLE = "NaN or infinite values, or numbers beyond 32 bits"
 ARRAYS = ("obs", "action", "reward", "terminal", "end")
 
 
@@ -177,23 +178,37 @@ def check(rows: Rows, where: str) -> None:
         raise UserError(f"{where}: types {types} do not fit", "expected numbers, and booleans for terminal and end")
     if len(rows.end) == 0 or not (~rows.end).any():
         raise UserError(f"{where} holds no transition", "collect more steps")
-    for name in [n for n, x in arrays.items() if x.dtype.kind == "f"]:
-        bad = ~np.isfinite(arrays[name]).reshape(len(rows.end), -1).all(axis=1)
+    for name, x in arrays.items():
+        bad = ~usable(x) & (~rows.end | (roots[name] == "obs"))
         if bad.any():
             raise UserError(
-                f"{where}: {name} holds NaN or infinite values ({int(bad.sum())} rows, the first is {int(bad.argmax())})",
+                f"{where}: {name} holds {UNUSABLE} ({int(bad.sum())} rows, the first is {int(bad.argmax())})",
                 "remove those episodes or collect anew",
             )
-    if (high := float(np.abs(rows.action).max())) > 1.0 + 1e-6:
+    if (high := float(np.abs(rows.action[~rows.end]).max(initial=0.0))) > 1.0 + 1e-6:
         raise UserError(f"{where}: actions reach {high:.3g}, outside [-1, 1]", "rescale them to [-1, 1]")
     if not rows.end[-1]:
         what = "no episode end" if not rows.end.any() else "no episode end on its last row"
         raise UserError(f"{where}: {what}", "set end on each row that holds an episode's final observation")
 
 
+def usable(x: np.ndarray) -> np.ndarray:
+    """Which rows [R, ...] are numbers in the types that training computes with, float32 or at most 32 bits: bool [R]."""
+    narrow = {"f": "f4", "i": "i4", "u": "u4"}.get(x.dtype.kind)
+    if narrow is None or (x.dtype.kind != "f" and x.dtype.itemsize <= 4):
+        return np.ones(len(x), bool)
+    with np.errstate(over="ignore", invalid="ignore"):
+        short = x.astype(narrow)
+    return (np.isfinite(short) if narrow == "f4" else short == x).reshape(len(x), -1).all(axis=1)
+
+
 def to_device(rows: Rows) -> Dataset:
-    """The rows as a Dataset, actions clipped to +-EDGE."""
-    return dataset(*rows._replace(action=np.clip(rows.action, -EDGE, EDGE)))
+    """The rows as a Dataset, actions clipped to +-EDGE. What final rows hold besides observations means nothing; NaN there becomes 0."""
+    action, reward, extras = jax.tree.map(
+        lambda x: x if usable(x).all() else np.where(np.isfinite(x), x, 0).astype(np.float32),
+        (rows.action, rows.reward, rows.extras),
+    )
+    return dataset(*rows._replace(action=np.clip(action, -EDGE, EDGE), reward=reward, extras=extras))
 
 
 # the last one, which says what is wrong with a file that nobody else claims
@@ -256,6 +271,7 @@ def for_env(path: Path | str, env: Any, name: str) -> tuple[Dataset, dict[str, A
     if hasattr(env, "reweighed"):
         found = env.reweighed(rows.obs, rows.action, rows.reward, rows.end)
         rows = rows._replace(reward=np.asarray(found, np.float32))
+        check(rows, f"{path} under this objective")
     return to_device(rows), about
 
 

@@ -12,6 +12,7 @@ from qchunk.data.chunks import Dataset
 from qchunk.drivers.common import Common, Event, assemble
 from qchunk.play import on_device
 from qchunk.play.program import Build
+from qchunk.seeds import stream
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Key, Learner
 
@@ -79,6 +80,6 @@ def agent(
         raise UserError(f"{env.name} runs in worker processes, which no compiled program can hold", fix)
     x, driver = x._replace(keys=key[None]), registry.driver_of(type(c))
     learner = driver.whole(program, x, settings)
-    keys = jax.vmap(lambda k: jax.random.fold_in(k, 2**31))(x.keys)
+    keys = jax.vmap(lambda k: stream(k, "evaluation"))(x.keys)
     values = on_device.evaluate(program, settings.episodes, learner, x._replace(keys=keys, data=None))
     return {name: value[0] for name, value in values.items()}

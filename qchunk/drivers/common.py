@@ -23,7 +23,8 @@ from qchunk.data.chunks import Dataset
 from qchunk.play import evaluation
 from qchunk.play.execute import parse
 from qchunk.play.program import Build, Inputs, Program
-from qchunk.seeds import for_each, over_seeds
+from qchunk.seeds import check as check_seeds
+from qchunk.seeds import for_each, over_seeds, stream
 from qchunk.types import Algorithm, Learner
 
 
@@ -48,7 +49,7 @@ class Common:
 class Event(NamedTuple):
     """What a driver reports. ``values`` are numpy arrays [S], or [1] where they are of the program; ``learner`` is that of all seeds, for saving."""
 
-    kind: str  # "compile", "train", "eval" or "checkpoint"
+    kind: str  # "compile", "train", "diverged", "eval" or "checkpoint"
     step: int  # updates, or environment steps, as the driver counts
     values: dict[str, np.ndarray]
     learner: Learner
@@ -81,7 +82,8 @@ class Driver(NamedTuple):
 
 
 def seed_keys(s: Common) -> jax.Array:
-    """One key per seed [S]: seed i alone or among others draws the same."""
+    """One key per seed [S]: seed i alone or among others draws the same. Raises UserError where one is out of range."""
+    check_seeds(s.seed, s.seeds)
     return jax.vmap(jax.random.key)(s.seed + np.arange(s.seeds))
 
 
@@ -120,7 +122,7 @@ def init(program: Program, x: Inputs) -> Learner:
 @functools.partial(jax.jit, static_argnums=0)
 def _init(program: Program, x: Inputs) -> Learner:
     def one_seed(key: jax.Array, given: dict) -> Learner:
-        return program.algorithm(x.c).init(key, program.spec(x.c), given)
+        return program.algorithm(x.c).init(stream(key, "init"), program.spec(x.c), given)
 
     return over_seeds(one_seed, x.keys, x.given)
 
@@ -150,9 +152,16 @@ def accumulate(fn: Callable, state: Any, count) -> tuple[Any, Any]:
     return jax.lax.fori_loop(0, count, body, (state, none_yet))
 
 
-def evaluate(program: Program, x: Inputs, s: Common, learner: Learner, base: int = 2**31) -> dict[str, np.ndarray]:
-    """Figures of an evaluation [S]. Every method and every evaluation of a seed sees the same start states (``base``)."""
-    keys = jax.vmap(lambda k: jax.random.fold_in(k, base))(x.keys)
+def evaluate(
+    program: Program, x: Inputs, s: Common, learner: Learner, seed: int | None = None
+) -> dict[str, np.ndarray]:
+    """Figures of an evaluation [S]. Every method and every evaluation of a seed sees the same start states.
+
+    Args:
+        seed: of other start states than those that training sees.
+    """
+    which = ("evaluation",) if seed is None else ("eval", seed)
+    keys = jax.vmap(lambda k: stream(k, *which))(x.keys)
     values = evaluation.evaluate(program, s.episodes, learner, x._replace(keys=keys, data=None))
     return {k: np.asarray(v) for k, v in values.items()}
 
@@ -174,6 +183,9 @@ def events(
 ) -> Iterator[Event]:
     """Works to the end: "compile" (seconds), then "train", "eval" and "checkpoint" events, in this order where they coincide.
 
+    After a "train" event that is the first with a loss or parameters of some seed that are not finite comes "diverged", with
+    which seeds those are, "diverged" [S], and the number of updates, "diverged_at" [1]. Work goes on for the other seeds.
+
     A yielded learner and state must be read before the generator goes on: their memory is then reused.
 
     Args:
@@ -185,6 +197,7 @@ def events(
     yield Event(
         "compile", work.step(done), {"compile_seconds": np.asarray([time.perf_counter() - began])}, learner, state
     )
+    lost = np.zeros(s.seeds, bool)
     while done < work.total:
         stops = (work.log_every, work.eval_every, work.save_every)
         goal = min(work.total, *(every * (done // every + 1) for every in stops))
@@ -192,10 +205,31 @@ def events(
         done = goal
         step, counts = work.step(done), work.counts(done, learner)
         yield Event("train", step, {**values, **counts}, learner, state)
+        if (now := diverged(learner, values) & ~lost).any():
+            lost |= now
+            which = {"diverged": lost.astype(float), "diverged_at": np.asarray([int(learner.step)])}
+            yield Event("diverged", step, which, learner, state)
         if done == work.total or done % work.eval_every == 0:
             yield Event("eval", step, {**evaluate(program, x, s, learner), **counts}, learner, state)
         if done == work.total or done % work.save_every == 0:
             yield Event("checkpoint", step, {}, learner, state)
+
+
+def diverged(learner: Learner, values: dict[str, np.ndarray]) -> np.ndarray:
+    """Which seeds have a loss among the figures ``values`` [S], or a parameter, that is not finite: bool [S] (or [], of all)."""
+    found = ~np.asarray(_finite_parameters(learner.params))
+    for name, value in values.items():
+        if name.split("/")[-1] == "loss":
+            found = found | ~np.isfinite(value)
+    return found
+
+
+@jax.jit
+def _finite_parameters(params: dict) -> jax.Array:
+    leaves = [x for x in jax.tree.leaves(params) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return functools.reduce(
+        jnp.logical_and, (jnp.isfinite(x).all(axis=tuple(range(1, x.ndim))) for x in leaves), jnp.asarray(True)
+    )
 
 
 def figures(total: dict, steps: int, seeds: int, began: float) -> dict[str, np.ndarray]:

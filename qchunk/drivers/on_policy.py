@@ -25,7 +25,7 @@ from qchunk.normalise import Moments
 from qchunk.play import on_device
 from qchunk.play.execute import parse
 from qchunk.play.program import Inputs, Program, each_seed, reads
-from qchunk.seeds import for_each, spread
+from qchunk.seeds import for_each, spread, stream
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Array, Chunk, Learner, Metrics
 
@@ -118,7 +118,7 @@ def play(program: Program, learner: Learner, loop: Loop, x: Inputs) -> Chunk:
 
     def one_seed(learner: Learner, x: Inputs, envs: Any) -> Chunk:
         scheme, env = program.scheme(x, "explore"), program.playable(x.given)
-        key = jax.random.fold_in(x.keys, 2**30 + 3)
+        key = stream(x.keys, "first look")
         return on_device.rollout_chunks(env, scheme, reads(learner, x), key, x.c.rollout.decisions, envs, x.c.chunk)[1]
 
     return each_seed(one_seed, learner, x, loop.envs)
@@ -130,7 +130,7 @@ def start(program: Program, x: Inputs, learner: Learner) -> Loop:
     envs, seeds = x.c.rollout.envs, len(x.keys)
 
     def one_seed(learner: Learner, x: Inputs) -> on_device.Loop:
-        keys = jax.random.split(jax.random.fold_in(x.keys, 2**30 + 1))
+        keys = jax.random.split(stream(x.keys, "on-policy start"))
         return on_device.begin(program.playable(x.given), program.scheme(x, "explore"), reads(learner, x), keys, envs)
 
     follows = program.units[0] == "standard" and normalise.STATS not in x.given
@@ -150,7 +150,7 @@ def iterate(program: Program, learner: Learner, loop: Loop, x: Inputs, n) -> tup
 
         def iteration(i, state):
             learner, (envs, first, scale, moments) = state
-            key = jax.random.fold_in(jax.random.fold_in(x.keys, 2**30 + 2), done + i)
+            key = stream(x.keys, "iteration", done + i)
             play_key, prepare_key, learn_key = jax.random.split(key, 3)
             vars = reads(learner, x)
             envs, chunk, seen = on_device.rollout_chunks(env, scheme, vars, play_key, c.decisions, envs, x.c.chunk)
@@ -206,7 +206,7 @@ def learn(
         order = jax.random.permutation(key, c.envs * c.decisions)[: size * c.minibatches]
         return jax.lax.scan(one_update, state, order.reshape(c.minibatches, size))
 
-    keys = jax.random.split(jax.random.fold_in(key, 2**30 + 4), c.epochs)
+    keys = jax.random.split(stream(key, "epochs"), c.epochs)
     (learner, _), metrics = jax.lax.scan(epoch, (learner, jnp.asarray(False)), keys)
     return learner, jax.tree.map(jnp.sum, metrics)
 

@@ -29,7 +29,7 @@ from qchunk.play import rollout as playing
 from qchunk.play.execute import parse
 from qchunk.play.program import Inputs, Program, each_seed, reads
 from qchunk.play.rollout import played
-from qchunk.seeds import for_each, spread
+from qchunk.seeds import STREAMS, for_each, spread, stream
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Learner, Steps
 
@@ -141,7 +141,7 @@ def steps_like(program: Program, learner: Learner, x: Inputs, envs: int) -> Step
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _begin(program: Program, learner: Learner, x: Inputs, envs: int) -> on_device.Loop:
     def one_seed(learner: Learner, x: Inputs) -> on_device.Loop:
-        keys = jax.random.split(jax.random.fold_in(x.keys, 2**30))
+        keys = jax.random.split(stream(x.keys, "online start"))
         scheme = program.scheme(x, "explore")
         return on_device.begin(program.playable(x.given), scheme, reads(learner, x), keys, envs)
 
@@ -170,7 +170,7 @@ def device_block(program: Program, plan: Schedule, learner: Learner, online: Onl
 
         def decide(i, state):
             learner, ring, loop = state
-            play_key = jax.random.fold_in(jax.random.fold_in(x.keys, 2**30 + 1), online.decisions + i)
+            play_key = stream(x.keys, "online play", online.decisions + i)
             loop, steps = on_device.rollout(env, scheme, reads(learner, x), play_key, 1, loop)
             learner, ring, sums = take_in(program, plan, learner, x, ring, steps, due[i])
             return (learner, ring, loop), sums
@@ -192,7 +192,7 @@ def host_block(program: Program, plan: Schedule, learner: Learner, online: Onlin
     pool = program.env.pool("train", seeds * plan.envs)
     names = [(*on_host.label(key), e) for key in x.keys for e in range(plan.envs)]
     sim = on_host.simulator(pool, on_host.one_after_another(pool, names))
-    slot = np.tile(np.arange(plan.envs), seeds) + 2**30
+    slot = np.tile(np.arange(plan.envs), seeds) + STREAMS["host slots"]
     acting = x._replace(data=None)
     for i in range(n):
         player = on_host.player(

@@ -43,6 +43,7 @@ __all__ = [
     "State",
     "Vmap",
     "Wrapper",
+    "finite",
     "obs_like",
     "obs_spec",
     "quiet",
@@ -80,6 +81,12 @@ def spec_of(env: Any, horizon: int) -> Spec:
     return Spec(obs_spec(env), env.action_size, horizon)
 
 
+def finite(tree: Any) -> jax.Array:
+    """Whether every number of a tree is finite, bool []."""
+    found = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    return jnp.all(jnp.stack(found)) if found else jnp.asarray(True)
+
+
 def where(condition: jax.Array, yes: Any, no: Any) -> Any:
     """Leaf by leaf ``yes`` where ``condition`` [E] holds, else ``no``; works for typed keys too."""
 
@@ -97,6 +104,8 @@ class EpisodeLimit(Wrapper):
     Adds to ``info``: ``key`` (for the next reset), ``steps`` (int32, steps done), ``terminal`` (1.0 where the environment
     itself ended: no bootstrap) and ``truncation`` (1.0 where only the limit ended it: bootstrap from the final
     observation). ``done`` is either.
+
+    What is not a number is never good: where an action or an observation is not finite the reward is NaN and success 0.
     """
 
     def __init__(self, env: Env, limit: int):
@@ -113,11 +122,16 @@ class EpisodeLimit(Wrapper):
     def step(self, state: State, action: jax.Array) -> State:
         steps, key = state.info["steps"] + 1, state.info["key"]
         state = self.env.step(state, action)
-        terminal = jnp.asarray(state.done, jnp.float32)
+        sane = finite(action) & finite(state.obs)
+        terminal = (jnp.asarray(state.done) > 0).astype(jnp.float32)  # NaN would never end
         truncation = jnp.where(steps >= self.limit, 1.0 - terminal, 0.0)
         info = {**state.info, "key": key, "steps": steps, "terminal": terminal, "truncation": truncation}
-        reward = jnp.asarray(state.reward, jnp.float32)
-        return state.replace(info=info, reward=reward, done=jnp.maximum(terminal, truncation))
+        reward = jnp.where(sane, jnp.asarray(state.reward, jnp.float32), jnp.nan)
+        metrics = dict(state.metrics)
+        if (success := metrics.get("success")) is not None:
+            metrics["success"] = jnp.where(sane & (success > 0), success, jnp.zeros_like(success))
+        done = jnp.maximum(terminal, truncation)
+        return state.replace(info=info, reward=reward, done=done, metrics=metrics)
 
 
 class History(Wrapper):

@@ -8,14 +8,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from qchunk.data.formats import Rows, of_steps
+from qchunk.data.formats import UNUSABLE, Rows, of_steps, usable
 from qchunk.envs.base import Behaviour, Env, State, wrap
 from qchunk.envs.host.pool import HostEnv
 from qchunk.play import on_device, on_host
 from qchunk.play.execute import Scheme, scripted
 from qchunk.play.program import Inputs, Program
 from qchunk.play.rollout import Player, decision
-from qchunk.system.errors import unknown
+from qchunk.seeds import key_of
+from qchunk.system.errors import UserError, unknown
+from qchunk.trees import named
 from qchunk.types import Learner, Steps, Vars
 
 NO_VARS = Vars({}, {}, {}, {})
@@ -49,15 +51,36 @@ def scheme_of(env: Env, policy: str | None) -> Scheme:
     return scripted(known[name](env))
 
 
-def gather(play: Callable, loop: Any, steps: int, progress: Callable[[int], Any]) -> Rows:
-    """Rows of at least ``steps`` transitions; ``play`` (i, loop) -> (loop, Steps) gives some more each time."""
+def gather(env: Any, play: Callable, loop: Any, steps: int, progress: Callable[[int], Any]) -> Rows:
+    """Rows of at least ``steps`` transitions; ``play`` (i, loop) -> (loop, Steps) gives some more each time.
+
+    Raises:
+        UserError: something that training could not use.
+    """
     parts, done = list[Steps](), 0
     while done < steps:
         loop, out = play(len(parts), loop)
         parts.append(jax.tree.map(np.asarray, out._replace(success=None)))
+        check(getattr(env, "data_name", type(env).__name__), parts[-1], done)
         done += int(parts[-1].alive.sum())
         progress(min(done, steps))
     return of_steps(jax.tree.map(lambda *x: np.concatenate(x), *parts))
+
+
+def check(name: str, s: Steps, done: int) -> None:
+    """Refuses steps [n, E, ...] that training could not use, ``done`` transitions after the beginning.
+
+    Raises:
+        UserError: names the environment, what it is and where.
+    """
+    alive = s.alive.reshape(-1) > 0
+    shown = {"action": s.action, **named(s.next_obs, "next obs"), **named(s.obs), "reward": s.reward}
+    for what, x in shown.items():
+        bad = ~usable(x.reshape(alive.size, -1)) & alive
+        if bad.any():
+            number, e = done + int(alive[: bad.argmax()].sum()) + 1, int(bad.argmax()) % s.alive.shape[1]
+            where = f"in transition {number}, of environment {e}"
+            raise UserError(f"{name}: its {what} holds {UNUSABLE} {where}", "mend what plays there, then collect again")
 
 
 def collect(
@@ -82,7 +105,7 @@ def collect(
     wrapped = wrap(env, episode_length)
     decisions = max(1, min(dispatch, -(-steps // envs)) // scheme.steps)
     run = jax.jit(lambda vars, key, loop: on_device.rollout(wrapped, scheme, vars, key, decisions, loop, envs))
-    return gather(lambda i, loop: run(vars, jax.random.fold_in(key, i), loop), None, steps, progress)
+    return gather(env, lambda i, loop: run(vars, jax.random.fold_in(key, i), loop), None, steps, progress)
 
 
 def collect_host(
@@ -92,6 +115,7 @@ def collect_host(
     *,
     steps: int,
     seed: int = 0,
+    number: int = 0,
     envs: int = 1,
     progress: Callable[[int], Any] = lambda done: None,
 ) -> Rows:
@@ -100,23 +124,24 @@ def collect_host(
     Args:
         player: ``random_player`` or ``learned_player``.
         carry: what its scheme carries before the first episode.
-        seed: of the start states.
+        seed, number: of the start states; ``number`` tells those apart that share a seed.
     """
-    pool = env.pool("collect", envs)
-    sim = on_host.simulator(pool, on_host.one_after_another(pool, [(seed, e) for e in range(envs)]))
+    pool, label = env.pool("collect", envs), on_host.label(key_of(seed, "collect", number))
+    sim = on_host.simulator(pool, on_host.one_after_another(pool, [(*label, e) for e in range(envs)]))
 
     def play(i: int, loop: Any) -> tuple[Any, Steps]:
         loop, _, out = decision(sim, player, i, loop)
         return loop, out
 
-    return gather(play, (on_host.Slots(pool.nothing(), np.zeros(envs, np.int64)), carry), steps, progress)
+    return gather(env, play, (on_host.Slots(pool.nothing(), np.zeros(envs, np.int64)), carry), steps, progress)
 
 
-def random_player(env: HostEnv, seed: int) -> Player:
-    """Uniform actions in [-1, 1], drawn at each step."""
+def random_player(env: HostEnv, seed: int, number: int = 0) -> Player:
+    """Uniform actions in [-1, 1], drawn at each step; ``number`` as in ``collect_host``."""
+    label = on_host.label(key_of(seed, "random actions", number))
 
     def decide(i: int, state: Any, fresh: np.ndarray, carry: Any) -> tuple[Any, np.ndarray]:
-        rng = np.random.default_rng((seed, i))
+        rng = np.random.default_rng((*label, i))
         return carry, rng.uniform(-1.0, 1.0, (len(fresh), env.action_size)).astype(np.float32)
 
     return Player(1, decide, lambda i, state, plan, alive: plan)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from qchunk.play.rollout import Player, Simulator, Steps, decision
 from qchunk.types import Array
 
@@ -13,7 +15,7 @@ class Episodes(NamedTuple):
     """Outcome of episodes, leaves [n] or [S, n]."""
 
     ret: Array  # undiscounted return
-    success: Array | None  # 1.0 if it reached success; None where the environment has no notion of it
+    success: Array | None  # 1.0 if it was ever reached; None where the environment has no notion of it
     length: Array  # steps
     terms: dict = {}  # noqa: RUF012  (never written to)  sums of what an objective is made of
 
@@ -44,13 +46,16 @@ def episodes(sim: Simulator, player: Player, tally: Tally, start: tuple[Any, Any
 
 def of_steps(s: Steps) -> Episodes:
     """What the steps [n, E] of one decision add to their episodes [E]."""
-    success = None if s.success is None else (s.success * s.alive).max(axis=0)
+    success = None if s.success is None else ((s.success + 1) * s.alive - 1).max(axis=0)  # -1 of a step that was not
     terms = {name: (x * s.alive).sum(axis=0) for name, x in s.terms.items()}
     return Episodes((s.reward * s.alive).sum(axis=0), success, s.alive.sum(axis=0), terms)
 
 
 def summary(e: Episodes) -> dict[str, Array]:
-    """Means over episodes: ``return``, ``length`` (steps), where it has a meaning ``success`` (share), and an objective's terms."""
-    success = {} if e.success is None else {"success": e.success.mean(axis=-1)}
+    """Means over episodes: ``return``, ``length`` (steps), where it has a meaning ``success`` (share), and an objective's terms.
+
+    An episode whose return is not finite was played with actions or shown states that are no numbers: it is no success.
+    """
+    success = {} if e.success is None else {"success": (e.success * (abs(e.ret) < np.inf)).mean(axis=-1)}
     terms = {n: x.mean(axis=-1) for n, x in e.terms.items()}
     return {**success, "return": e.ret.mean(axis=-1), "length": e.length.mean(axis=-1), **terms}

@@ -51,7 +51,7 @@ def player(scheme: Scheme, vars: Vars) -> Player:
         return scheme.decide(vars, key, state, carry)
 
     def act(i: Array, state: State, plan: Any, alive: Array) -> Array:
-        return jnp.clip(scheme.act(vars, i, state, plan), -1.0, 1.0)
+        return playing.bounded(scheme.act(vars, i, state, plan))
 
     return Player(scheme.steps, decide, act)
 

@@ -18,11 +18,12 @@ import numpy as np
 from qchunk import trees
 from qchunk.envs.base import State
 from qchunk.envs.host.pool import HostState, Pool
+from qchunk.envs.host.worker import UNKNOWN
 from qchunk.play import episodes as counting
 from qchunk.play.episodes import Episodes, Tally, summary
 from qchunk.play.execute import restart
 from qchunk.play.program import Inputs, Program, each_seed, reads
-from qchunk.play.rollout import Outcome, Player, Simulator, extras_of
+from qchunk.play.rollout import Outcome, Player, Simulator, bounded, extras_of
 from qchunk.types import Array, Learner, PyTree, Steps
 
 SLOTS = 16  # environments that evaluation keeps open: each takes a second and 160 MB to make (OGBench)
@@ -68,9 +69,7 @@ def simulator(pool: Pool, begin: Callable) -> Simulator:
 
     def show(state: Any) -> Outcome:
         s = state.envs
-        return Outcome(
-            s.obs, s.reward, s.terminal, s.truncation, s.done, s.success if pool.env.has_success else None, {}
-        )
+        return Outcome(s.obs, s.reward, s.terminal, s.truncation, s.done, s.success, {})
 
     return Simulator(begin, step, show, scan, repeat)
 
@@ -137,11 +136,11 @@ def decide(program: Program, role: str, learner: Learner, x: Inputs, labels, obs
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def act(program: Program, role: str, learner: Learner, x: Inputs, i, obs, plan) -> Array:
-    """The actions [S, E, A] of a plan's step ``i``."""
+    """The actions [S, E, A] of a plan's step ``i``, ``bounded``."""
 
     def one_seed(learner: Learner, x: Inputs, obs, plan):
         vars, scheme = reads(learner, x), program.scheme(x, role)
-        return jax.vmap(lambda obs, plan: scheme.act(vars, i, seen(batch_of_one(obs)), plan)[0])(obs, plan)
+        return jax.vmap(lambda obs, plan: bounded(scheme.act(vars, i, seen(batch_of_one(obs)), plan)[0]))(obs, plan)
 
     return each_seed(one_seed, learner, x, obs, plan)
 
@@ -176,7 +175,7 @@ def player(program: Program, role: str, learner: Learner, x: Inputs, labels: Cal
         if not alive.any():
             return np.zeros((len(alive), program.env.action_size), np.float32)
         found = np.asarray(act(program, role, learner, x, i, split(state.envs.obs), plan), np.float32)
-        return np.clip(found.reshape(len(alive), -1), -1.0, 1.0)
+        return found.reshape(len(alive), -1)
 
     def extras(plan: Any) -> dict:  # [S, E, 1, ...] -> [S * E, ...]
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[3:]), extras_of(plan))
@@ -264,13 +263,14 @@ def episodes(program: Program, role: str, learner: Learner, x: Inputs, seeds: np
         cell = seed_of[at], state.episode[at]
         total.ret[cell] += more.ret[at]
         total.length[cell] += more.length[at]
-        if total.success is not None:
-            total.success[cell] = np.maximum(total.success[cell], more.success[at])  # type: ignore[index]
+        total.success[cell] = np.maximum(total.success[cell], more.success[at])  # type: ignore[index]
         return total
 
-    zeros = [np.zeros(seeds.shape, np.float32) for _ in range(3)]
-    none_yet = Episodes(zeros[0], zeros[1] if program.env.has_success else None, zeros[2])
-    return counting.episodes(sim, player, Tally(going, lambda i: i, add), start, none_yet)
+    ret, success, length = (np.full(seeds.shape, x, np.float32) for x in (0, UNKNOWN, 0))
+    none_yet = Episodes(ret, success, length)
+    found = counting.episodes(sim, player, Tally(going, lambda i: i, add), start, none_yet)
+    # an environment that speaks of success, if only where it is reached, knows that the others have failed
+    return found._replace(success=np.maximum(found.success, 0) if program.env.has_success else None)
 
 
 def evaluate(program: Program, count: int, learner: Learner, x: Inputs) -> dict[str, Array]:

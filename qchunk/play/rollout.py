@@ -26,7 +26,7 @@ class Outcome(NamedTuple):
     terminal: Array  # [E] 1 where the environment ended by itself
     truncation: Array  # [E] 1 where only a limit ended it
     done: Array  # [E] either
-    success: Array | None  # [E], None where the environment has no notion of it
+    success: Array | None  # [E] see types.Steps; None where the environment has no notion of it
     terms: dict  # [E] each, what an objective is made of
 
 
@@ -50,8 +50,13 @@ class Player(NamedTuple):
 
     steps: int  # environment steps per decision
     decide: Callable  # (label, state, fresh, carry) -> (carry, plan); its noise follows from the label
-    act: Callable  # (i, state, plan, alive [E]) -> action [E, A] in [-1, 1]
+    act: Callable  # (i, state, plan, alive [E]) -> action [E, A] in [-1, 1], or NaN (``bounded``)
     extras: Callable = extras_of  # plan -> its extras [E, ...]
+
+
+def bounded(action: Array) -> Array:
+    """Actions clipped to [-1, 1]; numbers that are not finite become NaN, which no environment takes for good."""
+    return jnp.where(jnp.isfinite(action), jnp.clip(action, -1.0, 1.0), jnp.nan)
 
 
 def play_chunk(sim: Simulator, player: Player, state: Any, plan: Any) -> tuple[Any, Steps]:

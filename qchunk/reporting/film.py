@@ -97,7 +97,7 @@ def host_pictures(program: Program, learner: Learner, x: Inputs) -> list:
         one.reset(int(seeds[0, 0]))
         chosen, frames = set(_chosen(len(actions) + 1)), [one.env.render()]
         for i, action in enumerate(actions, 1):
-            one.step(action)
+            one.step(np.where(np.isfinite(action), action, 0.0))
             frames += [one.env.render()] if i in chosen else []
     if np.ndim(frames[0]) != 3:
         raise UserError(f"{env.name} draws no pictures", "render an environment that has the render mode rgb_array")

@@ -50,6 +50,7 @@ class Record(NamedTuple):
     unfinished: bool
     folder: Path
     about: dict  # what config.json holds
+    diverged: str = ""  # which seeds did, and when
 
     @property
     def figure(self) -> str:
@@ -117,8 +118,9 @@ def load(folders: Sequence[Path], until: float = np.inf) -> list[Record]:
         c = about["config"]
         if not (isinstance(c, dict) and {"algorithm", "env", "seed", "seeds"} <= set(c)):
             raise UserError(f"{folder} is no whole run: its {run_folder.CONFIG} lacks what was trained", "leave it out")
-        lines = run_folder.read_metrics(folder) if _has_metrics(folder) else []
-        evals = [line for line in lines if line["kind"] == "eval" and line["step"] <= until]
+        lines = run_folder.judged(run_folder.read_metrics(folder)) if _has_metrics(folder) else []
+        lines = [line for line in lines if line["step"] <= until]
+        evals = [line for line in lines if line["kind"] == "eval"]
         if not evals:
             raise UserError(f"{folder} has no evaluation yet", f"go on with qchunk train --resume {folder}")
         seeds = tuple(range(c["seed"], c["seed"] + c["seeds"]))
@@ -126,7 +128,8 @@ def load(folders: Sequence[Path], until: float = np.inf) -> list[Record]:
         if odd or not {*FIGURES} & set(evals[-1]["values"]):
             raise UserError(f"{folder} has an evaluation without a figure for each of its seeds", "leave it out")
         label = c.get("label") or c["algorithm"]
-        records.append(Record(label, c["env"], seeds, evals, not (folder / run_folder.SUMMARY).exists(), folder, about))
+        open_, lost = not (folder / run_folder.SUMMARY).exists(), _diverged(lines, seeds)
+        records.append(Record(label, c["env"], seeds, evals, open_, folder, about, lost))
     shared = Counter((r.env, r.label) for r in records)
     pairs = sorted(
         zip(records, folders, strict=True), key=lambda pair: (pair[0].env, pair[0].label != BASELINE, not pair[0].still)
@@ -135,6 +138,15 @@ def load(folders: Sequence[Path], until: float = np.inf) -> list[Record]:
         r._replace(label=f"{r.label} ({'/'.join(f.resolve().parts[-2:])})") if shared[r.env, r.label] > 1 else r
         for r, f in pairs
     ]
+
+
+def _diverged(lines: list[dict], seeds: Sequence[int]) -> str:
+    found = run_folder.diverged(lines)
+    if not found:
+        return ""
+    which = [str(seed) for seed, lost in zip(seeds, found["diverged"], strict=False) if lost]
+    of_which = f" (seed {', '.join(which)})" if len(which) < len(seeds) else ""
+    return f"diverged at update {int(found['diverged_at'][0]):,}{of_which}"
 
 
 def _has_metrics(folder: Path) -> bool:
@@ -175,7 +187,7 @@ def table(records: Sequence[Record]) -> list[dict[str, str]]:
                     "95 % interval": spread,
                     "difference to baseline": _difference(r, base),
                     "return": _return(r),
-                    "note": "unfinished: last evaluation" if r.unfinished else "",
+                    "note": "; ".join(filter(None, ["unfinished: last evaluation" * r.unfinished, r.diverged])),
                 }
             )
     return rows

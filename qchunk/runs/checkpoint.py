@@ -35,7 +35,7 @@ _SCALARS = ("bool", "int", "float", "str")
 # --------------------------------------------------------------------------------------------------- saving
 
 
-def save(folder: Path, step: int, tree: Any, about: dict, keep: int = 2) -> Path:
+def save(folder: Path, step: int, tree: Any, about: dict, keep: int = 2, spare: int | None = None) -> Path:
     """Writes ``folder/<step>/``; on return it is on the disk.
 
     Args:
@@ -45,6 +45,7 @@ def save(folder: Path, step: int, tree: Any, about: dict, keep: int = 2) -> Path
         tree: leaves are arrays (JAX, numpy), typed keys, or Python's bool, int, float and str.
         about: anything JSON can hold (tuples come back as lists): algorithm, environment, versions.
         keep: how many checkpoints stay, the new one included; at least 1.
+        spare: a step whose checkpoint stays besides, if it is there.
 
     Returns:
         The checkpoint's folder.
@@ -71,7 +72,7 @@ def save(folder: Path, step: int, tree: Any, about: dict, keep: int = 2) -> Path
             except BaseException:
                 remove_busy(temp)
                 raise
-        _prune(folder, step, keep)
+        _prune(folder, step, keep, spare)
     except Exception as err:
         if os_err := oserror_in(err):
             raise explain_oserror(os_err, folder) from err
@@ -153,10 +154,11 @@ def _publish(temp: Path, folder: Path, step: int) -> None:
     sync(folder)
 
 
-def _prune(folder: Path, step: int, keep: int) -> None:
+def _prune(folder: Path, step: int, keep: int, spare: int | None) -> None:
     """Removes what the new checkpoint replaces: older and abandoned ones, left-over temporaries."""
     found = _found(folder)
-    kept = {found[n] for n in sorted(n for n in found if n <= step)[-keep:]}
+    before = sorted(n for n in found if n <= step)
+    kept = {found[n] for n in {*before[-keep:], spare} if n in before}
     for path in sorted(folder.iterdir()):
         if path.name.startswith((".tmp-", ".gone-")):
             remove(path)

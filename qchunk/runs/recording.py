@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from qchunk import envs, names
 from qchunk.data import formats, ogbench_files
 from qchunk.envs.host.pool import HostEnv
@@ -19,6 +17,7 @@ from qchunk.play.execute import parse
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
 from qchunk.runs.progress import Bar
+from qchunk.seeds import check, key_of
 from qchunk.system.errors import UserError, unknown
 from qchunk.system.files import make_folder
 from qchunk.types import Learner
@@ -60,6 +59,7 @@ def collect_to(name: str, f: CollectFlags) -> None:
         raise UserError(f"{out} exists already", "pass --out with a new file")
     if min(f.steps, f.envs, f.episode_length) < 1:
         raise UserError("--steps, --envs and --episode-length must be positive", "give positive whole numbers")
+    check(f.seed)
     make_folder(out.parent)
     about = {"policy": " ".join(f.policy) or "default", "seed": f.seed, "versions": run_folder.versions()}
     with Bar(f.steps, 0, f.quiet, f"collecting {name}") as bar:
@@ -92,14 +92,16 @@ def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]
     play: Any = _host_rows if envs.on_host(name) else _device_rows
     policies, parts = f.policy or ("",), list[formats.Rows]()
     for i, policy in enumerate(policies):
-        steps, seed = -(-f.steps // len(policies)), f.seed + i
         run = Path(policy) if (Path(policy) / run_folder.CONFIG).is_file() else None
-        share = dataclasses.replace(f, steps=steps, seed=seed)
-        parts.append(play(env, name, policy, run, share, lambda done: progress(min(f.steps, i * steps + done))))
+        share = dataclasses.replace(f, steps=-(-f.steps // len(policies)))
+        before = i * share.steps
+        parts.append(play(env, name, policy, run, share, i, lambda done: progress(min(f.steps, before + done))))
     return formats.joined(parts), getattr(env, "data_name", name)
 
 
-def _device_rows(env: Any, name: str, policy: str, run: Path | None, f: CollectFlags, progress: Any) -> formats.Rows:
+def _device_rows(
+    env: Any, name: str, policy: str, run: Path | None, f: CollectFlags, number: int, progress: Any
+) -> formats.Rows:
     history = 1
     if run:
         p, learner = _learned(run, name)
@@ -112,28 +114,30 @@ def _device_rows(env: Any, name: str, policy: str, run: Path | None, f: CollectF
         scheme, vars = collecting.scheme_of(env, policy or None), collecting.NO_VARS
     count = max(1, min(f.envs, -(-f.steps // f.episode_length)))
     more = {"steps": f.steps, "envs": count, "episode_length": f.episode_length, "progress": progress}
-    rows = collecting.collect(env, scheme, vars, jax.random.key(f.seed), **more)
+    rows = collecting.collect(env, scheme, vars, key_of(f.seed, "collect", number), **more)
     if history > 1:
         rows = rows._replace(obs=env.newest(rows.obs))  # type: ignore[union-attr]
     return rows
 
 
-def _host_rows(env: HostEnv, name: str, policy: str, run: Path | None, f: CollectFlags, progress: Any) -> formats.Rows:
+def _host_rows(
+    env: HostEnv, name: str, policy: str, run: Path | None, f: CollectFlags, number: int, progress: Any
+) -> formats.Rows:
     if not run and policy not in ("", "random"):
         raise unknown("policy", policy, ["random"], "or give the folder of a run")
     if f.episode_length < env.episode_length:
         env = env.limited(f.episode_length)
     count = max(1, min(f.envs, on_host.SLOTS, -(-f.steps // env.episode_length)))
-    player, carry = collecting.random_player(env, f.seed), None
+    player, carry = collecting.random_player(env, f.seed, number), None
     if run:
         p, learner = _learned(run, name)
-        learner, x = first_seed(p, learner, jax.random.key(f.seed))
+        learner, x = first_seed(p, learner, key_of(f.seed, "collect", number))
         if f.execute:
             x = x._replace(execution=parse(f.execute, p.config.chunk.horizon))
         player = collecting.learned_player(p.program, learner, x)
         carry = on_host.nothing_carried(p.program, "explore", learner, x, count)
     with contextlib.closing(env):
-        more = {"steps": f.steps, "seed": f.seed, "envs": count, "progress": progress}
+        more = {"steps": f.steps, "seed": f.seed, "number": number, "envs": count, "progress": progress}
         return collecting.collect_host(env, player, carry, **more)
 
 

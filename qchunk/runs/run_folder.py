@@ -70,7 +70,7 @@ class RunFolder:
         """
         values = {name: _plain(v) for name, v in values.items()}
         seconds = round(self._seconds + time.monotonic() - self._since, 3)
-        line = {"kind": kind, "step": int(step), "seconds": seconds, "values": _finite(values)}
+        line = {"kind": kind, "step": int(step), "seconds": seconds, "values": finite(values)}
         append(self.path / METRICS, (json.dumps(line, allow_nan=False) + "\n").encode())
         for sink in self.sinks:
             sink.log(kind, int(step), values)
@@ -96,7 +96,7 @@ class RunFolder:
         Raises:
             UserError: the disk is full or refuses.
         """
-        figures = {name: _finite(v if isinstance(v, Mapping) else figure(v)) for name, v in summary.items()}
+        figures = {name: finite(v if isinstance(v, Mapping) else figure(v)) for name, v in summary.items()}
         atomic_write(self.path / SUMMARY, json.dumps(figures, indent=2, allow_nan=False) + "\n")
 
     def close(self) -> None:
@@ -231,10 +231,32 @@ def read_metrics(path: Path) -> list[dict]:
     return found
 
 
+def judged(lines: list[dict]) -> list[dict]:
+    """The lines of metrics, in which all evaluations speak of success where one does.
+
+    An environment may say only where success was reached: an evaluation without it is one in which nobody succeeded.
+    """
+    known = any(line["kind"] == "eval" and "success" in line["values"] for line in lines)
+
+    def filled(line: dict) -> dict:
+        values = line["values"]
+        if line["kind"] != "eval" or "success" in values or "return" not in values:
+            return line
+        return {**line, "values": {"success": [0.0] * len(values["return"]), **values}}
+
+    return [filled(line) for line in lines] if known else lines
+
+
+def diverged(lines: list[dict]) -> dict[str, list[float]]:
+    """Of a run whose loss or parameters became NaN or infinite: which seeds [S], and after how many updates the first one; or {}."""
+    found = [line["values"] for line in lines if line["kind"] == "diverged"]
+    return {**found[-1], "diverged_at": found[0]["diverged_at"]} if found else {}
+
+
 def figure(per_seed: Any) -> dict[str, Any]:
-    """``{"mean":, "per_seed": []}`` of one number per seed (a single number is one seed)."""
+    """``{"mean":, "per_seed": []}`` of one number per seed (a single number is one seed); None, as in metrics, is NaN."""
     flat = _plain(per_seed)
-    flat = [float(x) for x in (flat if isinstance(flat, list) else [flat])]
+    flat = [math.nan if x is None else float(x) for x in (flat if isinstance(flat, list) else [flat])]
     mean = math.fsum(flat) / len(flat) if flat and all(map(math.isfinite, flat)) else math.nan
     return {"mean": mean, "per_seed": flat}
 
@@ -249,12 +271,12 @@ def _plain(x: Any) -> Any:
     return [_plain(v) for v in x] if isinstance(x, (list, tuple)) else x
 
 
-def _finite(x: Any) -> Any:
+def finite(x: Any) -> Any:
     """The same with None for NaN and infinities, for which JSON has no word."""
     if isinstance(x, Mapping):
-        return {k: _finite(v) for k, v in x.items()}
+        return {k: finite(v) for k, v in x.items()}
     if isinstance(x, list):
-        return [_finite(v) for v in x]
+        return [finite(v) for v in x]
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from qchunk import envs, names, registry
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
-from qchunk.drivers.common import Driver, assemble
+from qchunk.drivers.common import Driver, Event, assemble
 from qchunk.envs import objective
 from qchunk.runs import checkpoint, prior, run_folder
 from qchunk.runs.opened import Opened, rebuild, restore, save_given
@@ -72,6 +73,7 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | 
     program, x = assemble(build, c, env, settings, given, data)
     program.algorithm(c)  # says what does not fit together before anything is made
     driver.check(program, x, settings)
+    say_no_success(f, data, c, env)
     out = f.out or Path("runs") / f.env / f"{f.label or Path(algorithm).stem.replace(':', '-')}-seed{settings.seed}"
     kept = {
         "algorithm": algorithm,
@@ -105,6 +107,14 @@ def data_of(f: TrainFlags, algorithm: str, env: Any, driver: Driver) -> tuple[Da
         raise UserError(f"{algorithm} learns from a data set", f"give --data FILE, made by: qchunk collect {f.env}")
     data, about = formats.for_env(f.data, env, f.env)
     return data, {"path": str(Path(f.data).resolve()), "fingerprint": about["fingerprint"]}
+
+
+def say_no_success(f: TrainFlags, data: Dataset | None, c: Any, env: Any) -> None:
+    """Says on stderr that a critic will see no success, where the task itself has judged the data: its only ends are successes."""
+    judges = hasattr(env, "relabel") or hasattr(env, "read")
+    if data is not None and judges and getattr(c, "critic", None) is not None and not bool(data.terminal.any()):
+        fix = "a critic learns from rewards alone, which are the same whatever is done; collect more steps"
+        print(f"warning: {f.data} holds no success of {f.env}: {fix}", file=sys.stderr)
 
 
 def resume(folder: Path, step: int | None = None, log_to: tuple[str, ...] = (), quiet: bool = False) -> dict:
@@ -144,6 +154,7 @@ def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, quiet:
     events = p.driver.run(p.program, p.inputs, p.settings, *state)
     about = {"algorithm": run.config["algorithm"], "env": run.config["env"]}
     title = f"{run.config['label']} on {run.config['env']}"
+    lost, spare = False, last_finite(run.checkpoints)
     with Bar(total, began, quiet, title) as bar, going_on(run.path), closed(p.program):
         for event in events if began < total else ():
             bar.show(event)
@@ -151,13 +162,38 @@ def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, quiet:
                 # the last one leaves environments and replay behind: nothing follows it, and they are most of a run's disk
                 playing = event.state is not None and event.step < total
                 tree = {"learner": event.learner} | ({"state": event.state} if playing else {})
-                about |= {"step": event.step, "state": playing}
-                checkpoint.save(run.checkpoints, event.step, tree, about)
+                about |= {"step": event.step, "state": playing, "finite": not lost}
+                spare = spare if lost else event.step
+                checkpoint.save(run.checkpoints, event.step, tree, about, spare=spare)
             else:
+                if event.kind == "diverged":
+                    lost = True
+                    say_diverged(event, p.settings.seed, spare)
                 run.log(event.kind, event.step, event.values)
     figures = final_figures(run.path)
     run.finish(figures)
     return figures
+
+
+def last_finite(checkpoints: Path) -> int | None:
+    """The step of the newest checkpoint in which no seed had diverged."""
+    for step in reversed(checkpoint.steps(checkpoints)):
+        with contextlib.suppress(UserError):  # one that is damaged
+            if checkpoint.about(checkpoints, step).get("finite", True):
+                return step
+    return None
+
+
+def say_diverged(event: Event, first_seed: int, spare: int | None) -> None:
+    """Says on stderr which seeds have diverged, and which checkpoint is good."""
+    seeds = ", ".join(str(first_seed + i) for i in np.flatnonzero(event.values["diverged"]))
+    kept = (
+        "no checkpoint was saved before" if spare is None else f"the last finite checkpoint, of step {spare}, is kept"
+    )
+    at = int(event.values["diverged_at"][0])
+    print(
+        f"diverged: at update {at} the loss or the parameters of seed {seeds} are not finite; {kept}", file=sys.stderr
+    )
 
 
 @contextlib.contextmanager
@@ -171,12 +207,13 @@ def closed(program: Any) -> Iterator[None]:
 
 
 def final_figures(folder: Path) -> dict[str, dict]:
-    """A run's last evaluation, its compile time and its last speed, read from its metrics."""
+    """A run's last evaluation, its compile time, its last speed and whether it diverged, read from its metrics."""
+    lines = run_folder.judged(run_folder.read_metrics(folder))
     found: dict[str, Any] = {}
-    for line in run_folder.read_metrics(folder):
+    for line in lines:
         wanted = ("updates_per_second", "env_steps_per_second") if line["kind"] == "train" else tuple(line["values"])
         found.update({name: line["values"][name] for name in wanted if name in line["values"]})
-    return {name: run_folder.figure(values) for name, values in found.items()}
+    return {name: run_folder.figure(values) for name, values in {**found, **run_folder.diverged(lines)}.items()}
 
 
 @contextlib.contextmanager

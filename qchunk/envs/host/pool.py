@@ -30,6 +30,7 @@ from qchunk.types import PyTree
 
 STEP_SECONDS = 60.0  # a step that takes longer hangs
 START_SECONDS = 300.0  # so does starting or replaying episodes
+LEARNED_FROM = ("train", "collect")  # pools whose experience is kept
 TRIES = 3  # replacements of one worker for one request, before the run stops
 
 
@@ -40,7 +41,7 @@ class HostState(NamedTuple):
     reward: np.ndarray  # [E]
     terminal: np.ndarray  # [E] 1.0 where the environment ended by itself
     truncation: np.ndarray  # [E] 1.0 where only a limit ended it
-    success: np.ndarray  # [E] NaN where the environment does not tell
+    success: np.ndarray  # [E] 1 or 0; worker.UNKNOWN where the step does not speak of it
     done: np.ndarray  # [E] 1.0 where the episode has ended
     seed: np.ndarray  # [E] int32, of the open episode
     steps: np.ndarray  # [E] int32, taken in it
@@ -81,7 +82,8 @@ class HostEnv:
             self.no_obs, self.action_size = one.like, len(one.half)  # zeros in the place of an observation
             self.observation_size = trees.sizes(self.no_obs)
             self.episode_length = one.limit
-            self.has_success = not np.isnan(one.step(np.zeros(self.action_size))[-1])
+            # whether it was ever heard to speak of success; pools listen on, for some only do where it is reached
+            self.has_success = bool(one.step(np.zeros(self.action_size))[-1] != worker.UNKNOWN)
         self._pools: dict[str, Pool] = {}
 
     def instance(self) -> worker.One:
@@ -123,7 +125,7 @@ class HostEnv:
         if use in self._pools and (self._pools[use].envs != envs or not self._pools[use].workers):
             self._pools.pop(use).close()
         if use not in self._pools:
-            self._pools[use] = Pool(self, envs)
+            self._pools[use] = Pool(self, envs, strict=use in LEARNED_FROM)
         return self._pools[use]
 
     def limited(self, limit: int) -> HostEnv:
@@ -180,13 +182,22 @@ class Pool:
 
     Args:
         workers: W; by default one per processor.
+        strict: whether observations and rewards that are not finite in float32 end the run. Where nothing is learned
+            from them they are handed on, and so are seen in the figures.
 
     Raises:
         UserError: the environment itself raised, or a worker failed again and again.
     """
 
-    def __init__(self, env: HostEnv, envs: int, workers: int | None = None, seconds: float = STEP_SECONDS):
-        self.env, self.envs, self.seconds = env, envs, seconds
+    def __init__(
+        self,
+        env: HostEnv,
+        envs: int,
+        workers: int | None = None,
+        seconds: float = STEP_SECONDS,
+        strict: bool = False,
+    ):
+        self.env, self.envs, self.seconds, self.strict = env, envs, seconds, strict
         self.width = trees.total(env.observation_size) + worker.EXTRA
         self.workers = [self._start(w) for w in range(min(envs, workers or processes.cores()))]
 
@@ -207,19 +218,25 @@ class Pool:
         rows = self._ask(b"R", asked, state)
         seed, steps = state.seed.copy(), state.steps.copy()
         seed[slots], steps[slots] = seeds[slots], 0
-        return self._written(state, slots, rows)._replace(seed=seed, steps=steps)
+        return self._written(state._replace(seed=seed, steps=steps), slots, rows)
 
     def step(self, state: HostState, action: np.ndarray, which: np.ndarray) -> HostState:
-        """One step with ``action`` [E, A] in the slots where ``which`` [E] is set; the others rest."""
+        """One step with ``action`` [E, A] in the slots where ``which`` [E] is set; the others rest.
+
+        An action that is not finite never reaches a simulator, which takes a step of zeros; the step's reward is NaN.
+        """
         slots = np.flatnonzero(which)
         if not len(slots):
             return state
-        action = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
+        action = np.asarray(action, np.float32)
+        lost = ~np.isfinite(action).all(axis=1)
+        action = np.where(lost[:, None], np.float32(0), np.clip(action, -1.0, 1.0))
         rows = self._ask(b"S", np.concatenate([slots[:, None], action[slots]], axis=1), state)
         steps = state.steps.copy()
         state.actions[slots, steps[slots]] = action[slots]
         steps[slots] += 1
-        return self._written(state, slots, rows)._replace(steps=steps)
+        state = self._written(state._replace(steps=steps), slots, rows)
+        return state._replace(reward=np.where(lost & which, np.float32(np.nan), state.reward))
 
     def restore(self, state: HostState) -> None:
         """Brings the simulators to ``state`` by replaying its open episodes.
@@ -322,7 +339,12 @@ class Pool:
 
     def _written(self, state: HostState, slots: np.ndarray, rows: np.ndarray) -> HostState:
         """The state with the workers' rows in these slots."""
-        obs, rest = self.env.split(rows)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+            obs, rest = self.env.split(rows)
+            rest = rest.astype(np.float32)
+        if self.strict:
+            self._check(state, slots, {**trees.named(obs), "reward": rest[:, 0]})
+        self.env.has_success |= bool((rest[:, -1] != worker.UNKNOWN).any())
         new = {"obs": obs, **dict(zip(("reward", "terminal", "truncation", "success"), rest.T, strict=True))}
         new["done"] = np.maximum(new["terminal"], new["truncation"])
 
@@ -332,6 +354,21 @@ class Pool:
             return out
 
         return state._replace(**{name: jax.tree.map(put, getattr(state, name), x) for name, x in new.items()})
+
+    def _check(self, state: HostState, slots: np.ndarray, shown: dict[str, np.ndarray]) -> None:
+        """Refuses what no policy can learn from.
+
+        Raises:
+            UserError: names the environment, what is not finite and the step.
+        """
+        for name, values in shown.items():
+            bad = ~np.isfinite(values.reshape(len(slots), -1)).all(axis=1)
+            if bad.any():
+                slot = slots[bad.argmax()]
+                self.close()
+                where = f"step {state.steps[slot]} of the episode from seed {state.seed[slot]}"
+                fix = "mend the environment: training needs finite numbers"
+                raise UserError(f"{self.env.name}: its {name} is not finite in float32 at {where}", fix)
 
     def close(self) -> None:
         """Ends every process. A parent that is killed takes them along: their pipes close."""

@@ -32,6 +32,8 @@ from qchunk import trees
 
 DEFAULT_LIMIT = 1000  # steps of an episode, where the environment is registered without a limit
 EXTRA = 4  # reward, terminal, truncation, success
+SUCCESS = ("success", "is_success")  # the keys of ``info`` that speak of success, the first one first
+UNKNOWN = -1.0  # a step that does not
 
 
 @contextlib.contextmanager
@@ -59,6 +61,7 @@ class One:
         with hushed():
             self.env = gymnasium.make(description["id"], disable_env_checker=True, **description["kwargs"])
             box, space = self.env.action_space, self.env.observation_space
+        hush_mujoco()
         if not isinstance(box, gymnasium.spaces.Box):
             raise ValueError(f"{description['id']} has the actions {box}, no continuous ones")
         if not (np.isfinite(box.low).all() and np.isfinite(box.high).all()):
@@ -91,7 +94,7 @@ class One:
         scaled = (self.centre + self.half * np.clip(action, -1.0, 1.0)).reshape(self.shape).astype(self.type)
         obs, reward, terminal, truncation, info = self.env.step(scaled)
         if self.sparse:
-            reward = -1.0 if reward != 0 else 0.0
+            reward = -1.0 if one_number(reward, "the reward") != 0 else 0.0
         return self._row(obs, reward, terminal, truncation or self.steps >= self.limit, info)
 
     def _row(self, obs: Any, reward: Any, terminal: Any, truncation: Any, info: dict) -> np.ndarray:
@@ -100,9 +103,8 @@ class One:
         if self.like is None:
             types = {n: np.uint8 if s.dtype == np.uint8 else np.float32 for n, s in self._spaces.items()}
             self.like = trees.unnamed({n: np.zeros(x.shape, types[n]) for n, x in parts.items()})
-        success = float(info["success"]) if "success" in info else np.nan
-        told = [float(reward), float(terminal), float(bool(truncation) and not terminal), success]
-        return np.concatenate([*parts.values(), told])
+        ended = float(terminal), float(bool(truncation) and not terminal)
+        return np.concatenate([*parts.values(), [one_number(reward, "the reward"), *ended, _success(info)]])
 
     def _flat(self, space: Any, x: Any) -> np.ndarray:
         return np.asarray(x if len(space.shape or ()) == 1 else self._flatten(space, x), np.float64)
@@ -110,6 +112,32 @@ class One:
     def close(self) -> None:
         """Ends the environment."""
         self.env.close()
+
+
+def hush_mujoco() -> None:
+    """Sends MuJoCo's warnings to stderr; by itself it writes them into MUJOCO_LOG.TXT in the folder that it runs in."""
+    if mujoco := sys.modules.get("mujoco"):
+        mujoco.set_mju_user_warning(lambda text: print(f"MuJoCo: {text}", file=sys.stderr))
+
+
+def one_number(x: Any, what: str) -> float:
+    """A number, or an array that holds one.
+
+    Raises:
+        ValueError: it holds none, or several.
+    """
+    found = np.asarray(x)
+    if found.size != 1:
+        raise ValueError(f"{what} is {' '.join(repr(x).split())}, not one number")
+    return float(found.reshape(())[()])
+
+
+def _success(info: dict) -> float:
+    """1 or 0 where a step speaks of success, else UNKNOWN, as where it says NaN or None."""
+    for name in SUCCESS:
+        if info.get(name) is not None and not np.isnan(value := one_number(info[name], f"info[{name!r}]")):
+            return float(value > 0)
+    return UNKNOWN
 
 
 def started(one: One, seed: int) -> np.ndarray:

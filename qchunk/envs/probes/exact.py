@@ -63,7 +63,7 @@ class Probe(Env):
         reward, done, memory = self.rules.advance(t, memory, action)
         after = {"t": t + 1, "memory": memory}
         done = jnp.asarray(done, jnp.float32)
-        success = done * (jnp.asarray(reward) > 0)
+        success = done * (jnp.asarray(reward) > 0) * jnp.isfinite(action[0])
         return state.replace(
             pipeline_state=after,
             obs=self._obs(after),

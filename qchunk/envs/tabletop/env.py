@@ -80,8 +80,8 @@ class Tabletop(Env):
         if self.goal is None:
             zero = jnp.zeros(next_obs.shape[:-1])
             return zero, zero
-        off = jnp.sum(jnp.square(cubes_of(next_obs) - self.goal), axis=-1) > SUCCESS**2
-        missing = jnp.sum(off.astype(jnp.float32), axis=-1)
+        there = jnp.sum(jnp.square(cubes_of(next_obs) - self.goal), axis=-1) <= SUCCESS**2  # False for NaN
+        missing = jnp.sum(1.0 - there.astype(jnp.float32), axis=-1)
         return -missing, (missing == 0).astype(jnp.float32)
 
     @property
