@@ -175,8 +175,9 @@ def interval_whatever_the_seeds(values: np.ndarray | list[float], level: float =
     def excess(m: float) -> float:
         return len(x) * float(special.rel_entr(mean, m) + special.rel_entr(1 - mean, 1 - m)) - np.log(2 / (1 - level))
 
-    low = optimize.brentq(excess, 1e-12, mean) if mean > 1e-9 else 0.0
-    high = optimize.brentq(excess, mean, 1 - 1e-12) if mean < 1 - 1e-9 else 1.0
+    least, most = 1e-12, 1 - 1e-12  # a bound that is not reached before these is 0, or 1
+    low = optimize.brentq(excess, least, mean) if mean > least and excess(least) > 0 else 0.0
+    high = optimize.brentq(excess, mean, most) if mean < most and excess(most) > 0 else 1.0
     return Estimate(mean, float(low), float(high))
 
 
