@@ -305,7 +305,9 @@ def test_verdicts(tmp_path, pair):
     ]
     sure = [make(tmp_path / m, m, [x] * 4, settings={"episodes": 50}) for m, x in (("none", 0.0), ("all", 1.0))]
     told = rows_of(sure)["all"]
-    assert told["difference to baseline"] == "+100.0 points [97.4, 100.0] excludes 0", "a difference is 100 points at most"
+    assert told["difference to baseline"] == "+100.0 points [97.4, 100.0] excludes 0", (
+        "a difference is 100 points at most"
+    )
     assert told["95 % interval"] == "[98.2, 100.0]", "of 200 of 200 episodes (Clopper and Pearson)"
     assert told["whatever the seeds"] == "[39.8, 100.0]", "0.025 ** (1 / 4)"
     assert page.verdicts(list(rows_of(sure).values())) == [f"{CUBE}: better than none: all."]

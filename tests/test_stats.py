@@ -154,7 +154,9 @@ def test_a_difference_that_is_not_there_is_not_called_real(simulated):
     """A steady arm against one whose seeds find it or not, of equal means; and a page of eight equal arms."""
     for case in cases(simulated, "find it"):
         found = simulated.false_verdicts(case, 3, 300)
-        assert found[stats.SURE] <= 0.05 and found["t alone"] > 0.15, "t calls it real, which is why it says its condition"
+        assert found[stats.SURE] <= 0.05 and found["t alone"] > 0.15, (
+            "t calls it real, which is why it says its condition"
+        )
     for case in cases(simulated, "alike, 50"):
         found = simulated.false_pages(case, 4, 30)
         assert found[stats.ALIKE] <= 0.1 and found["t alone"] > 0.3

@@ -16,7 +16,7 @@ from qchunk.config import validate
 from qchunk.drivers.common import Amount, Common, Driver
 from qchunk.reporting import records
 from qchunk.reporting.records import Rows
-from qchunk.runs import run_folder, training
+from qchunk.runs import run_folder, sources, training
 from qchunk.runs.recording import CollectFlags, collect_to
 from qchunk.runs.training import TrainFlags
 from qchunk.system.errors import UserError
@@ -201,9 +201,11 @@ def check(suite: Sequence[Run], root: Path) -> None:
         ours = {"config": run.config, "settings": run.driver.resolve(run.settings)}
         asked = {"algorithm": run.algorithm, **{k: dataclasses.asdict(v) for k, v in ours.items()}}
         odd = sorted(n for n, v in records.flat(_plain(asked)).items() if records.flat(_plain(found)).get(n) != v)
+        fix = "remove the folder, or pass --out with a new one"
         if odd:
-            fix = "remove the folder, or pass --out with a new one"
             raise UserError(f"{folder} was made with another {odd[0]}", fix)
+        if edited := sources.changed(found):
+            raise UserError(f"{edited[0]} has changed since {folder} was made", f"put it back; otherwise {fix}")
 
 
 def _plain(values: Any) -> Any:
