@@ -160,6 +160,8 @@ def test_a_difference_that_is_not_there_is_not_called_real(simulated):
     for case in cases(simulated, "alike, 50"):
         found = simulated.false_pages(case, 4, 30)
         assert found[stats.ALIKE] <= 0.1 and found["t alone"] > 0.3
+    (halves,) = cases(simulated, "find it or not, 50")
+    assert simulated.false_pages(halves, 4, 30)[stats.SURE] == 0.0
 
 
 def test_seeds_that_find_it_or_not():
