@@ -252,6 +252,11 @@ def is_own(name: str) -> bool:
     return bool((own := _PLACED.fullmatch(name)) and own["place"].endswith(".py"))
 
 
+def place(name: str) -> str:
+    """The path of the file of a function of the user's own, as it was given; "" for any other name."""
+    return own["place"] if is_own(name) and (own := _PLACED.fullmatch(name)) else ""
+
+
 def short(name: str) -> str:
     """What a thing is called: a function of the user's own, and its ARGS, without the place where it lies."""
     return name[own.start("function") :] if (own := _PLACED.fullmatch(name)) else name

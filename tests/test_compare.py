@@ -17,10 +17,11 @@ from qchunk import cli, envs, names, registry
 from qchunk.commands.compare import CompareFlags, online_steps, plan
 from qchunk.comparison import arms, tables
 from qchunk.comparison.arms import Sizes
-from qchunk.comparison.suite import Data, claim
+from qchunk.comparison.suite import Data, claim, train_all
 from qchunk.config import CriticConfig, DiffusionConfig, FlowConfig, validate
 from qchunk.reporting import film as rendering
 from qchunk.reporting.film import Frame
+from qchunk.runs import training
 from qchunk.system.errors import UserError
 from qchunk.types import Spec
 
@@ -85,8 +86,9 @@ def test_the_offline_part_of_b_is_a():
 
     def trained(online_steps):
         suite, _ = plan(dataclasses.replace(ALL, online_steps=online_steps), Sizes())
-        once = [dataclasses.replace(r.settings, eval_every=0) if r.data else None for r in suite]
-        return [r._replace(settings=s, online=None) for r, s in zip(suite, once, strict=True) if s]
+        offline = ("seed", "seeds", "offline_steps", "batch", "normalise_obs", "normalise_action")
+        once = [{n: getattr(r.settings, n) for n in offline} if r.data else None for r in suite]
+        return [r._replace(settings=s) for r, s in zip(suite, once, strict=True) if s]
 
     a = trained(0)
     priors = [r.label for r in a if r.label.startswith("prior")]
@@ -166,6 +168,63 @@ def test_every_network_of_an_own_arm_has_the_sizes(tmp_path, widths):
         plan(dataclasses.replace(flags, algos=(f"{tmp_path}/own.py:odd",)), sizes)
 
 
+SAME = """
+from qchunk.algorithms.dppo import PPO, ppo
+from qchunk.algorithms.qc import QC, qc
+from qchunk.algorithms.value_guided import ValueGuided, value_guided
+from qchunk.config import OptimConfig, config
+
+def same(c: QC):
+    return qc(c)
+
+def same_guided(c: ValueGuided):
+    return value_guided(c)
+
+def same_ppo(c: PPO):
+    return ppo(c)
+
+@config
+class QC32(QC):
+    n: int = 32
+
+def qc32(c: QC32):
+    return qc(c)
+
+@config
+class Slow(QC):
+    optim: OptimConfig = OptimConfig(5e-5)
+
+def slow(c: Slow):
+    return qc(c)
+"""
+
+
+def test_the_same_method_twice_is_the_same(tmp_path):
+    """A function of the user's own with a configuration of ours has what the comparison gives ours: rate, N, tuned settings, kind."""
+    (tmp_path / "same.py").write_text(SAME)
+    sizes = Sizes(hidden=(16,), n=3, steps=2)
+    for ours, own in (("qc", "same"), ("value-guided", "same_guided"), ("ppo", "same_ppo")):
+        assert arms.config_of(f"{tmp_path}/same.py:{own}", sizes) == arms.config_of(ours, sizes), own
+    assert arms.config_of("qc@diffusion", sizes) == arms.config_of(f"{tmp_path}/same.py:same@diffusion", sizes)
+
+
+def test_what_an_own_configuration_says_stays(tmp_path):
+    """Its n and its learning rate, which the page then shows; a rate left at the default of all is the comparison's."""
+    (tmp_path / "same.py").write_text(SAME)
+    (tmp_path / "own.py").write_text(OWN)
+    sizes = Sizes(hidden=(16,), n=3, steps=2)
+    many, slow = (arms.config_of(f"{tmp_path}/same.py:{name}", sizes) for name in ("qc32", "slow"))
+    assert (many.n, many.optim.lr) == (32, 1e-3) and (slow.n, slow.optim.lr) == (3, 5e-5)
+    assert arms.config_of(f"{tmp_path}/own.py:mine", sizes).optim.lr == 1e-3
+    wanted = ("qc", f"{tmp_path}/same.py:qc32", f"{tmp_path}/same.py:slow")
+    suite, _ = plan(dataclasses.replace(ALL, env=(TASK1,), algos=wanted), sizes)
+    rows = tables.unequal(suite)
+    assert [row["N"] for row in rows] == ["3", "32", "3"]
+    assert [row["learning rate"] for row in rows] == ["0.001", "0.001", "5e-05"]
+    differing = {row.pop("setting"): tuple(row.values()) for row in tables.settings(suite)}
+    assert differing == {"n": ("3", "32", "3"), "optim.lr": ("0.001", "0.001", "5e-05")}, "and nothing else differs"
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -201,6 +260,29 @@ def test_what_differs_all_the_same():
     assert found["dppo"] == ("4", "0.99 per decision", "not used")
     assert found["dppo@diffusion"][0] == "20" and found["ppo"][0] == "1"
     assert rows["qc"]["updates"] == "100" and rows["dppo"]["updates"] == "20"
+
+
+def test_what_is_not_equal_is_told():
+    """Who clones for how long, what an update sees, how an arm acts when it is evaluated; every field that differs."""
+    flags = dataclasses.replace(ALL, env=(TASK1,))
+    for given, cloned in ((None, "70"), (100, "100")):
+        suite, _ = plan(dataclasses.replace(flags, prior_steps=given), Sizes(hidden=(16,), steps=4))
+        priors, shown = ([r for r in suite if r.label.startswith("prior") == p] for p in (True, False))
+        rows = {row["arm"]: row for row in tables.unequal(shown, priors)}
+        told = {arm: row["updates that clone its actor"] for arm, row in rows.items()}
+        assert told["qc"] == told["bc"] == "100, its own"
+        assert told["qc-frozen"] == told["dppo"] == told["ppo"] == f"{cloned}, its prior's"
+    assert {arm: row["an update sees"] for arm, row in rows.items()} == {
+        **dict.fromkeys(("bc", "qc", "qc-frozen", "value-guided", "v-gps"), "256 windows"),
+        **dict.fromkeys(("dppo", "dppo@diffusion", "ppo"), "5,120 decisions"),
+    }
+    acts = {arm: row["acts, when evaluated"] for arm, row in rows.items()}
+    assert "its mean" in acts["ppo"] and "ODE" in acts["dppo"] and "with the noise" in acts["dppo@diffusion"]
+    assert rows["dppo"]["learning rate"] == "0.0001 (optim), 0.001 (critic optim)"
+    fields = {row["setting"]: row for row in tables.settings(shown)}
+    assert fields["tuned_steps"]["dppo"] == "5" and fields["tuned_steps"]["qc"] == "-"
+    assert "chunk.horizon" not in fields and "settings.seeds" not in fields, "what is equal is not listed"
+    assert {"data", "environment steps", "cloning"} == {row["what"] for row in tables.caveats(shown)}
 
 
 def test_tuning_is_told_as_it_was():
@@ -295,6 +377,54 @@ def test_nothing_trained_is_nothing_claimed(tmp_path, capsys):
     for argv in (["compare", "--env", TASK1, "--algos", "bc"], ["reproduce", "reacher"], ["collect", TASK1]):
         told = command(capsys, *argv, "--out", tmp_path / "file" / "x", "bad").err
         assert "cannot write" in told.splitlines()[-1], argv
+
+
+FAILING = """
+from qchunk.algorithms.bc import BC, bc
+
+def bad(c: BC):
+    made = bc(c)
+
+    def update(*args, **kwargs):
+        raise ArithmeticError("the update of bad broke")
+
+    return made._replace(update=update)
+"""
+
+
+def test_one_bad_arm_costs_no_other(tmp_path, capsys):
+    """It has a row with its line, the arms behind it are trained and reported, and the program ends with 1."""
+    (tmp_path / "bad.py").write_text(FAILING)
+    argv = ["compare", "--env", "probe/pole", "--algos", f"{tmp_path}/bad.py:bad", "bc@regression"]
+    argv += ["--seeds", "2", "--offline-steps", "2", "--online-steps", "0", "--evaluations", "1", "--episodes", "2"]
+    argv += ["--data-steps", "300", "--hidden", "8", "--n", "2", "--quiet", "--no-look", "--out", str(tmp_path / "c")]
+    with pytest.raises(SystemExit) as e:
+        cli.main(argv)
+    told = capsys.readouterr()
+    assert e.value.code == 1 and "the update of bad broke" in told.err.splitlines()[-2]
+    report = (tmp_path / "c/report/table.md").read_text().splitlines()[2:]
+    assert len(report) == 2 and "failed: ArithmeticError: the update of bad broke" in report[1]
+    assert "bc@regression" in report[0]
+    assert "the update of bad broke" in (tmp_path / "c/report/report.html").read_text()
+
+
+def test_what_stands_on_a_failed_run_fails_with_it(tmp_path, monkeypatch):
+    def broken(algorithm, f, c, settings):
+        if f.label == "prior (flow)":
+            raise UserError("no room", "make some")
+        f.out.mkdir(parents=True)
+
+    monkeypatch.setattr(training, "run", broken)
+    flags = dataclasses.replace(ALL, env=(TASK1,), algos=("qc-frozen", "bc"), data=tmp_path / "d.npz")
+    (tmp_path / "d.npz").write_text("")
+    suite, _ = plan(flags, Sizes())
+    found = train_all("x", suite, tmp_path)
+    assert found.failed[f"{TASK1}/prior (flow)"] == "no room. make some."
+    assert found.failed[f"{TASK1}/qc-frozen"] == f"it stands on {TASK1}/prior (flow), which failed"
+    assert found.of(suite) == [tmp_path / "runs" / TASK1 / "bc"]
+    with pytest.raises(SystemExit) as e:
+        found.leave()
+    assert e.value.code == 1
 
 
 def test_an_environment_without_a_painter_shows_its_numbers():

@@ -106,7 +106,13 @@ def test_a_prior_of_ones_own(cloned, place, capsys):
     argv = ["train", "qc-frozen", "--env", ENV, "--data", place / "play.npz", "--prior", cloned, *small]
     code, _, err = run(capsys, *argv, "--out", place / "frozen")
     assert code == 0, err
-    assert kept(place / "frozen")["config"]["given"] == kept(cloned)["config"]["actor"]
+    given, actor = kept(place / "frozen")["config"]["given"], kept(cloned)["config"]["actor"]
+    assert given | {"kind": ""} == actor | {"kind": ""}
+    assert given["kind"] == f"{next((cloned / 'sources').rglob('mine.py')).resolve()}:huber", "the prior's own copy"
+    assert next((place / "frozen/sources").rglob("mine.py")).read_text() == (place / "mine.py").read_text()
+    mine = [*argv, "--given.kind", f"{place}/mine.py:huber", "--given.hidden", "16", "--given.delta", "0.5"]
+    code, _, err = run(capsys, *mine, "--out", place / "named")
+    assert code == 0, err
     code, _, err = run(capsys, *argv, "--out", place / "never", "--given.delta", "2")
     assert code == 2 and "--given.delta 2.0 is not the prior's 0.5" in err
 
@@ -151,7 +157,7 @@ def test_a_slip_is_one_line(flag, value, told, place, capsys):
 def test_aggregate_optimiser_and_reader_of_ones_own(place, capsys):
     """All three on one command line: the run keeps their names, the data's fingerprint, and goes on by them."""
     rows = formats.load(place / "play.npz")[0]
-    columns = [x.reshape(len(rows.obs), -1).astype(np.float64) for x in rows]
+    columns = [x.reshape(len(rows.obs), -1).astype(np.float64) for x in rows if isinstance(x, np.ndarray)]
     np.savetxt(place / "play.csv", np.concatenate(columns, axis=1), delimiter=",")
     data = f"{place}/others.py:csv:{place}/play.csv"
     flags = ["--critic.aggregate", f"{place}/others.py:quantile:0.25", "--optim.kind", f"{place}/others.py:clipped:0.1"]

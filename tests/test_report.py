@@ -54,7 +54,8 @@ def test_table(pair):
     assert rows["bc"]["mean"] == "15.0 %" and rows["qc"]["mean"] == "90.0 %"
     assert rows["bc"]["95 % interval"] == "[5.8, 24.2]"
     assert rows["qc"]["95 % interval"] == "[77.0, 100.0]", "a share stays a share"
-    assert rows["qc"]["difference to baseline"] == "+75.0 points [59.1, 90.9] excludes 0"
+    assert rows["qc"]["difference to baseline"] == "+75.0 points [59.1, 90.9] excludes 0 if seeds are alike"
+    assert rows["qc"]["whatever the seeds"] == "[25.9, 100.0]", "4 kl(0.9, 0.259) = log 40"
     assert rows["bc"]["difference to baseline"] == "(baseline: bc)"
     assert rows["qc"]["updates"] == "2,000" and rows["qc"]["note"] == ""
 
@@ -65,7 +66,7 @@ def test_an_unfinished_run_is_said_so_and_not_compared_at_other_updates(tmp_path
     assert row["note"] == "unfinished: last evaluation" and row["updates"] == "1,000"
     assert row["difference to baseline"] == "not paired: other updates"
     level = make(tmp_path / "v", "level", QC, finished=False)
-    assert rows_of([*pair, level])["level"]["difference to baseline"].endswith("excludes 0")
+    assert rows_of([*pair, level])["level"]["difference to baseline"].endswith("excludes 0 if seeds are alike")
 
 
 def test_only_equal_seeds_are_paired(tmp_path, pair):
@@ -103,7 +104,7 @@ def test_a_diverged_seed_is_not_averaged_away(tmp_path, pair):
 def test_return_stands_beside_success_and_is_what_was_logged(tmp_path, pair):
     """-1 for every seed, in the table and as the interquartile mean over the runs; a return alone has no second column."""
     assert rows_of(pair)["qc"]["return"] == "-1.00 [-1.00, -1.00]"
-    assert [r["return, interquartile mean"] for r in page.aggregate(records.load(pair))] == ["-1.00 [-1.00, -1.00]"] * 2
+    assert [r["return, interquartile mean"] for r in page.aggregate(records.load(pair))] == ["-1.00 too few seeds"] * 2
     assert rows_of([make(tmp_path / "r", "r", QC, REACHER, "return")])["r"]["return"] == ""
 
 
@@ -112,8 +113,8 @@ def test_each_against_each(tmp_path, pair):
     third = make(tmp_path / "t", "third", [0.1, 0.9, 0.5, 0.6])
     rows = page.pairs(records.load([*pair, third]))
     assert [row[page.PAIR] for row in rows] == ["qc", "third"] and list(rows[0])[1:] == ["bc", "qc"]
-    assert rows[0]["bc"] == "75.0 [59.1, 90.9] *" and rows[0]["qc"] == ""
-    assert rows[1]["qc"].startswith("-37.5 [") and not rows[1]["qc"].endswith("*")
+    assert rows[0]["bc"] == "75.0 [59.1, 90.9] (*)" and rows[0]["qc"] == ""
+    assert rows[1]["qc"].startswith("-37.5 [") and "*" not in rows[1]["qc"]
     assert page.pairs(records.load(pair)) == [], "two stand beside each other already"
 
 
@@ -267,7 +268,9 @@ def test_aggregates(tmp_path, pair):
     """Interquartile means of 0.1 0.1 0.2 0.2 and 0.8 0.9 0.9 1.0; every run of qc beats every one of bc."""
     bc, qc = page.aggregate(records.load(pair))
     assert bc["interquartile mean"].startswith("15.0 %") and qc["interquartile mean"].startswith("90.0 %")
-    assert bc["P(better than bc)"] == "" and qc["P(better than bc)"] == "1.00 [1.00, 1.00]"
+    assert bc["P(better than bc)"] == "" and qc["P(better than bc)"] == "1.00", "four seeds are too few for a bootstrap"
+    many = [make(tmp_path / f"m{x}", x, [0.2 + k / 20 + d for k in range(10)]) for x, d in (("bc", 0.0), ("up", 0.075))]
+    assert page.aggregate(records.load(many))[1]["P(better than bc)"].startswith("0.64 [0.")
     again = page.aggregate(records.load(pair))
     assert again == [bc, qc], "a generator of its own"
     mixed = [*pair, make(tmp_path / "r", "qc", [-1.0, -2.0], REACHER, "return")]
@@ -298,8 +301,44 @@ def test_a_run_is_paired_with_the_prior_that_it_stands_on(tmp_path):
 def test_verdicts(tmp_path, pair):
     near = make(tmp_path / "n", "near", [0.1, 0.3, 0.0, 0.2])
     assert page.verdicts(records.table(records.load([*pair, near]))) == [
-        f"{CUBE}: better than bc: qc; not told apart from bc: near."
+        f"{CUBE}: better than bc, if seeds are alike: qc; not told apart from bc: near."
     ]
+    sure = [make(tmp_path / m, m, [x] * 4, settings={"episodes": 50}) for m, x in (("none", 0.0), ("all", 1.0))]
+    told = rows_of(sure)["all"]
+    assert told["difference to baseline"] == "+100.0 points [97.4, 100.0] excludes 0", (
+        "a difference is 100 points at most"
+    )
+    assert told["95 % interval"] == "[98.2, 100.0]", "of 200 of 200 episodes (Clopper and Pearson)"
+    assert told["whatever the seeds"] == "[39.8, 100.0]", "0.025 ** (1 / 4)"
+    assert page.verdicts(list(rows_of(sure).values())) == [f"{CUBE}: better than none: all."]
+
+
+def test_equal_arms_are_not_starred_by_luck(tmp_path):
+    """Differences that agree in every seed and lie within the luck of their episodes; and no -0.0 anywhere."""
+    arms = {"bc": [1.0, 1.0, 1.0], "a": [0.98, 0.98, 0.98], "b": [1.0, 1.0, 1.0]}
+    folders = [make(tmp_path / m, m, x, settings={"episodes": 50}) for m, x in arms.items()]
+    told = rows_of(folders)
+    assert told["a"]["difference to baseline"].endswith(" includes 0")
+    assert told["b"]["difference to baseline"].startswith("+0.0 points [-2.") and "-0.0" not in str(told)
+    assert "*" not in "".join(cell for row in page.pairs(records.load(folders)) for cell in row.values())
+    assert records.show(Estimate(-0.012, -0.0236, -0.0004), "points")[1] == "[-2.4, -0.04]"
+
+
+def test_a_page_of_many_arms_is_one_family(tmp_path):
+    """One of seven differences has p = 0.03: by itself it excludes 0, among seven it says so."""
+    rng = np.random.default_rng(0)
+    values = {f"arm{i}": rng.normal(0.5, 0.1, 4).round(2).tolist() for i in range(6)}
+    values |= {"bc": [0.4, 0.5, 0.5, 0.4], "far": [0.5, 0.63, 0.55, 0.55]}
+    folders = {m: make(tmp_path / m, m, x) for m, x in values.items()}
+    alone = rows_of([folders["bc"], folders["far"]])["far"]["difference to baseline"]
+    among = rows_of(list(folders.values()))["far"]["difference to baseline"]
+    assert alone.endswith("excludes 0 if seeds are alike") and among.endswith("excludes 0 by itself only")
+
+
+def test_seeds_that_find_it_or_not_are_said_so(tmp_path, pair):
+    found = make(tmp_path / "f", "found", [0.98, 0.0, 1.0, 0.02])
+    rows = rows_of([*pair, found])
+    assert rows["found"]["note"].startswith("its seeds find it or not: 2 of 4 do") and rows["qc"]["note"] == ""
 
 
 CHECK = """<!doctype html><meta charset="utf-8"><body><iframe width="390" height="800" src="{name}"></iframe><pre id="out"></pre><script>

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from qchunk.reporting import stats
+from qchunk.system import loading
 
 
 def test_t_interval_by_hand():
@@ -85,6 +86,87 @@ def test_paired_difference():
     assert agreed.mean == pytest.approx(0.04) and np.isnan(agreed.low) and not stats.excludes_zero(agreed)
     assert np.isnan(stats.interval([0.1, 0.1]).low) and np.isfinite(stats.interval([0.1, 0.1, 0.1]).low)
     assert stats.excludes_zero(stats.paired_difference([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]))
+
+
+def test_clopper_pearson_by_hand():
+    """All of 200: the lower bound is 0.025 ** (1 / 200); 1 of 2 is symmetric, with sqrt(0.975) below which 2 of 2 lie."""
+    low, high = stats.clopper_pearson(1.0, 200)
+    assert (low, high) == (pytest.approx(0.025 ** (1 / 200)), 1.0)
+    low, high = stats.clopper_pearson(0.5, 2)
+    assert (low, high) == pytest.approx((1 - np.sqrt(0.975), np.sqrt(0.975)))
+
+
+def test_a_bound_that_no_distribution_of_seeds_breaks():
+    """Four seeds at 0 against four at 1: 2 / 4 ** 4. The interval of four seeds at 1 starts at 0.025 ** (1 / 4)."""
+    zeros, ones = np.zeros(4), np.ones(4)
+    assert stats.whatever_the_seeds(zeros, ones) == pytest.approx(2 / 256)
+    assert stats.whatever_the_seeds(ones, ones) == 1.0
+    e = stats.interval_whatever_the_seeds(ones)
+    assert e == pytest.approx((1.0, 0.025**0.25, 1.0))
+    assert stats.interval_whatever_the_seeds(zeros) == pytest.approx((0.0, 0.0, 1 - 0.025**0.25))
+    wide = stats.interval_whatever_the_seeds([0.05, 0.05])
+    assert wide.low == 0.0 < wide.mean < wide.high < 1.0
+
+
+def test_holm_by_hand():
+    """Smallest times 3, middle times 2, largest times 1, never falling; what is not known counts for nothing."""
+    np.testing.assert_allclose(stats.holm([0.04, 0.01, np.nan, 0.03]), [0.06, 0.03, np.nan, 0.06])
+    assert len(stats.holm([])) == 0
+
+
+def test_p_values_agree_with_their_intervals():
+    """Where the t test decides, p is below 5 % where the interval excludes 0; where episodes do, never without it."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        a, b = rng.normal(0.0, 1.0, (2, 4))
+        assert (stats.p_value(a, b) < 0.05) == stats.excludes_zero(stats.paired_difference(a, b))
+        x, y = rng.binomial(50, [[0.5], [0.7]], (2, 3)) / 50
+        wide, plain = stats.paired_difference(x, y, episodes=50), stats.paired_difference(x, y)
+        assert wide.low <= plain.low and wide.high >= plain.high and wide.mean == plain.mean
+    assert np.isnan(stats.p_value([0.1, 0.2], [0.0, 0.1]))
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    sys.path.insert(0, str(loading.beside("experiments")))
+    import interval_coverage
+
+    yield interval_coverage
+    sys.path.pop(0)
+
+
+def cases(simulated, *words):
+    return [c for c in simulated.CASES if any(w in c.name for w in words)]
+
+
+def test_intervals_cover_seeds_that_are_alike(simulated):
+    """Also near 100 %, where seeds that all agree left t nothing to go by; seeds that find it or not need the other one."""
+    for case in cases(simulated, "alike"):
+        found = simulated.covered(case, 4, 300)
+        assert found["interval"] > 0.93 and found["whatever the seeds"] > 0.95
+        assert case.mean < 0.9 or found["t alone"] < 0.75, "the fault that this repairs"
+    for case in cases(simulated, "find it"):
+        found = simulated.covered(case, 3, 300)
+        assert found["whatever the seeds"] > 0.95 and found["interval"] < 0.9
+
+
+def test_a_difference_that_is_not_there_is_not_called_real(simulated):
+    """A steady arm against one whose seeds find it or not, of equal means; and a page of eight equal arms."""
+    for case in cases(simulated, "find it"):
+        found = simulated.false_verdicts(case, 3, 300)
+        assert found[stats.SURE] <= 0.05 and found["t alone"] > 0.15, (
+            "t calls it real, which is why it says its condition"
+        )
+    for case in cases(simulated, "alike, 50"):
+        found = simulated.false_pages(case, 4, 30)
+        assert found[stats.ALIKE] <= 0.1 and found["t alone"] > 0.3
+    (halves,) = cases(simulated, "find it or not, 50")
+    assert simulated.false_pages(halves, 4, 30)[stats.SURE] == 0.0
+
+
+def test_seeds_that_find_it_or_not():
+    assert stats.find_or_not([0.98, 0.0, 1.0, 0.02]) == 2 and stats.find_or_not([0.0, 0.0, 0.9]) == 1
+    assert stats.find_or_not([0.1, 0.5, 0.9]) is None and stats.find_or_not([0.9]) is None
 
 
 def test_interquartile_mean():

@@ -47,6 +47,22 @@ def test_every_suite_is_possible(name):
                 assert f",{found.published.task(r.env)},{found.published.methods[r.label]}," in theirs
 
 
+def test_the_published_settings_of_q_chunking():
+    """N of 2507.07969: 32 of QC, 64 on puzzle-3x3, 4 of BFN and BFN-n; what is said of a scale is of that scale."""
+    found = loading.function(f"{loading.beside('experiments') / names.suite('qc-paper')}:SUITE")
+    n = {(r.label, "puzzle-3x3" in r.env): set() for r in found.runs("paper")}
+    for r in found.runs("paper"):
+        n[r.label, "puzzle-3x3" in r.env].add(r.config.n)
+    assert n["qc", False] == {32} and n["qc", True] == {64}
+    assert {label: ns for (label, _), ns in n.items() if label != "qc"} == {"h = 1": {4}, "n-step (5)": {4}}
+    for scale in ("smoke", "small", "paper"):
+        runs = [smoke(r) for r in found.runs("small")] if scale == "smoke" else found.runs(scale)
+        told = " ".join(found.differences(scale))
+        assert (f"{runs[0].settings.offline_steps:,} updates" in told) == (scale != "paper")
+        assert f"{runs[0].settings.seeds} seeds" in told or scale == "paper"
+        assert ("cube-quadruple" in told) == any("cube-quadruple" in r.env for r in runs)
+
+
 def test_smoke_is_small_and_otherwise_the_same():
     c = RolloutConfig(envs=512, decisions=3, epochs=5, minibatches=4, scale_rewards=False)
     assert shrunk(c) == RolloutConfig(16, 3, 1, 2, False)

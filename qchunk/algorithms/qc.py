@@ -1,7 +1,7 @@
 """Q-chunking (2507.07969): a flow prior by behaviour cloning, and best of N of its chunks by a chunk critic.
 
-Configurations of the same parts: ``--chunk.horizon 1`` is the paper's BFN (one-step actions); ``--chunk.horizon 1
---chunk.backup 5`` its BFN-n (one action, uncorrected 5-step return).
+Configurations of the same parts: ``--chunk.horizon 1 --n 4`` is the paper's BFN (one-step actions); ``--chunk.horizon 1
+--chunk.backup 5 --n 4`` its BFN-n (one action, uncorrected 5-step return). On puzzle-3x3 the paper's QC has ``--n 64``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``qchunk compare``: several methods on the same data, prior, networks and episodes; one report."""
+"""``qchunk compare``: several methods with the same data, sizes and episodes; one report, which says what differs all the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qchunk.commands import flags
 from qchunk.commands.render import look
 from qchunk.comparison import arms, tables
 from qchunk.comparison.arms import Sizes
-from qchunk.comparison.suite import Data, Run, check, claim, name_of, train_all
+from qchunk.comparison.suite import Data, Run, check, claim, line_of, name_of, train_all
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.reporting import page, records
@@ -49,7 +49,9 @@ class CompareFlags:
     seeds: int = 4
     """S, seeds of every arm."""
     offline_steps: int = 2_500
-    """Updates on the data set: of the priors, and of every arm that learns from data."""
+    """Updates on the data set: of every arm that learns from data, and of the priors."""
+    prior_steps: int | None = None
+    """Updates of the priors where they are to have others, such as as many as qc clones in; by default --offline-steps."""
     online_steps: int = 1_024_000
     """Environment steps of every arm (rounded up to whole iterations of dppo); 0 compares offline data alone."""
     online_updates: int = 2_500
@@ -69,7 +71,9 @@ class CompareFlags:
 
 
 LEAST = {
-    **dict.fromkeys(("data_steps", "seeds", "offline_steps", "episodes", "evaluations", "horizon", "n", "steps"), 1),
+    **dict.fromkeys(
+        ("data_steps", "seeds", "offline_steps", "episodes", "evaluations", "horizon", "n", "steps", "prior_steps"), 1
+    ),
     **dict.fromkeys(("seed", "online_steps", "online_updates"), 0),
 }
 
@@ -82,16 +86,23 @@ def compare(argv: list[str]) -> None:
     check(suite, f.out)
     asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look", "json")}
     claim(f.out, "comparison", {**asked, **dataclasses.asdict(sizes)})
-    folders = train_all("compare", suite, f.out, f.quiet or f.json)
-    compared = {folder: r for folder, r in zip(folders, suite, strict=True) if not r.label.startswith(PRIOR)}
-    for folder in compared if f.look else ():
+    trained = train_all("compare", suite, f.out, f.quiet or f.json)
+    compared = [r for r in suite if not r.label.startswith(PRIOR)]
+    folders = {trained.folders[r.name]: r for r in compared if r.name in trained.folders}
+    for folder in folders if f.look else ():
         print(f"[compare] looking at {folder.name} on {folder.parent.name}", file=sys.stderr, flush=True)
-        look(folder)
-    shown = list(compared.values())
-    learnt = [folder for folder, r in compared.items() if r.data]
+        try:
+            look(folder)
+        except Exception as e:  # its figures stand all the same
+            print(f"[compare] no look at {folder}: {line_of(e)}", file=sys.stderr, flush=True)
+    learnt = [folder for folder, r in folders.items() if r.data]
     more = offline_part(learnt, f) if learnt and f.online_steps else {}
-    more |= {"Held equal": tables.equal(shown, sizes, left_out), "Not equal": tables.unequal(shown)}
-    publish(list(compared), f.out / "report", {**more, "Tuning": tables.tuning(shown)}, f.json)
+    priors = [r for r in suite if r.label.startswith(PRIOR)]
+    more |= {"Held equal": tables.equal(compared, sizes, left_out), "Not equal": tables.unequal(compared, priors)}
+    more |= {"Not equal: every setting": tables.settings(compared), "In no interval": tables.caveats(compared)}
+    more["Tuning"] = tables.tuning(compared)
+    publish(list(folders), f.out / "report", more, f.json, trained.rows(compared))
+    trained.leave()
 
 
 def checked(f: CompareFlags, sizes: Sizes) -> None:
@@ -101,7 +112,7 @@ def checked(f: CompareFlags, sizes: Sizes) -> None:
         UserError: names the flag.
     """
     for name, value in (*vars(f).items(), *vars(sizes).items()):
-        if name in LEAST and value < LEAST[name]:
+        if name in LEAST and value is not None and value < LEAST[name]:
             raise UserError(f"--{name.replace('_', '-')} is {value}", f"give at least {LEAST[name]}")
     if not sizes.hidden or min(sizes.hidden) < 1:
         raise UserError("--hidden names no widths", "give one or more, such as --hidden 128 128 128")
@@ -138,7 +149,8 @@ def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], tables.LeftOut]:
             raise UserError(f"{', '.join(without)} learn online only, on the device", fix)
         data = f.data or Data(envs.make(env).data_name, f.data_steps)
         first = next((r.env for r in found if r.data == data), env)  # one prior serves every task of a scene
-        once = dataclasses.replace(settings_of(f), eval_every=f.offline_steps)
+        steps = f.prior_steps or f.offline_steps
+        once = dataclasses.replace(settings_of(f), offline_steps=steps, eval_every=steps)
         priors = {p[0]: p[1] for arm in wanted if (p := arms.prior_of(arm, sizes))}
         made = {r.name for r in found}
         runs = [Run("bc", first, data, c, once, f"{PRIOR}{kind})") for kind, c in priors.items()]

@@ -53,18 +53,18 @@ def reproduce(argv: list[str]) -> None:
     say(found, todo, f, root, name)
     if f.dry:
         return
-    suites.train_all(name, todo, root, f.quiet or f.json)
-    folders = [suites.folder_of(r, root) for r in suites.shown(todo)]
-    more = {}
-    if found.published:
+    trained, shown = suites.train_all(name, todo, root, f.quiet or f.json), suites.shown(todo)
+    folders, more = trained.of(shown), {}
+    if found.published and folders:
         more["Beside the published figures"] = suites.beside(records.table(records.load(folders)), found.published)
     more["What differs"] = [{"number": str(i), "difference": d} for i, d in enumerate(found.differences(f.scale), 1)]
-    publish.publish(folders, root / "report", more, f.json)
+    publish.publish(folders, root / "report", more, f.json, trained.rows(shown))
     for title, rows in more.items():
         if rows and not f.json:
             print(f"\n{title}:\n{records.markdown(rows, tuple(rows[0]))}", end="")
-    if found.after:
+    if found.after and not trained.failed:
         found.after(root, todo)
+    trained.leave()
 
 
 def runs_of(found, f: ReproduceFlags, target: str) -> list:

@@ -10,7 +10,7 @@ from qchunk import names, registry
 from qchunk.commands import flags, stages
 from qchunk.commands.shared import print_figures
 from qchunk.config import Stands, from_dict, stands_on
-from qchunk.runs import prior, run_folder, training
+from qchunk.runs import prior, run_folder, sources, training
 from qchunk.runs.training import TrainFlags
 from qchunk.system.errors import UserError
 
@@ -57,7 +57,7 @@ def parse(argv: list[str], config_class: type) -> list[Any]:
     c, settings = config_class(), registry.driver_of(config_class).settings()
     folder, stands = flags.value_of(argv, "--prior"), stands_on(config_class)
     if folder and stands:
-        kept = run_folder.read_config(Path(folder))["config"]
+        kept = sources.own(run_folder.read_config(Path(folder))["config"], Path(folder))
         before = from_dict(registry.builder(kept["algorithm"])[1], kept["config"])
         chunk = before.chunk if stands[1] is Stands.FROZEN else prior.sizes(c.chunk, before.chunk)
         c = dataclasses.replace(c, chunk=chunk, **{stands[0]: prior.actor_of(before, folder)})

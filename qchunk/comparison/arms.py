@@ -1,15 +1,17 @@
 """The arms of a comparison: every method at the same sizes, with the settings that a few runs on another task chose.
 
 An arm is an algorithm's name, or ``ALGORITHM@KIND`` with another kind of actor (``dppo@diffusion``), or a function of the
-user's own as ``file.py:function``.
+user's own as ``file.py:function``. What a configuration of ours says, an arm of the user's own has as ours do, so that the
+same method twice is the same; what the user's own class says stays, but for sizes and for a learning rate left at its default.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any
 
-from qchunk import registry
+from qchunk import names, registry
 from qchunk.config import (
     ActorConfig,
     ChunkConfig,
@@ -25,6 +27,7 @@ from qchunk.config import (
 from qchunk.system.errors import UserError
 
 DEFAULT = ("bc", "qc", "qc-frozen", "value-guided", "v-gps", "dppo", "dppo@diffusion", "ppo")
+LR = OptimConfig(1e-3)  # of every arm that learns from data: what the tuning runs of bc, qc and qc-frozen chose
 OWN_KIND = {"ppo": "gaussian"}  # of those that a flow does not fit
 
 
@@ -37,18 +40,18 @@ class Sizes:
     horizon: int = 5
     """H, actions per chunk."""
     n: int = 8
-    """N, candidates of the methods that choose among some."""
+    """N, candidates of our methods that choose among some; a method of your own keeps the n of its own configuration."""
     steps: int = 10
     """K, denoising steps of every flow; a diffusion has 20 levels and walks as many of them by DDIM, all of them in dppo."""
 
 
 # Of the runs of each arm in TRIALS the best; ties go to what stood here before. By arm, or by algorithm.
 TUNED: dict[str, dict[str, Any]] = {
-    "bc": {"optim": OptimConfig(1e-3)},
-    "qc": {"optim": OptimConfig(1e-3)},
-    "qc-frozen": {"optim": OptimConfig(1e-3)},
-    "value-guided": {"optim": OptimConfig(1e-3), "guidance": "mean", "weight": 1.0},
-    "v-gps": {"optim": OptimConfig(1e-3), "expectile": 0.9},
+    "bc": {"optim": LR},
+    "qc": {"optim": LR},
+    "qc-frozen": {"optim": LR},
+    "value-guided": {"optim": LR, "guidance": "mean", "weight": 1.0},
+    "v-gps": {"optim": LR, "expectile": 0.9},
     "dppo": {"clip": 0.03, "clip_base": 0.03, "tuned_steps": 5},
     "dppo@diffusion": {"clip": 0.01, "clip_base": 0.01, "tuned_steps": 5},
     "ppo": {"clip": 0.03},
@@ -73,10 +76,10 @@ FOOTNOTES = {
 }
 
 
-def trials(arm: str) -> str:
-    """The tuning runs of an arm, for the page; of its algorithm, whose settings it takes, where it had none itself."""
-    name = split(arm)[0]
-    tuned = arm if arm in TRIALS else name
+def trials(arm: str, config_class: type = object) -> str:
+    """The tuning runs of an arm, for the page; of the algorithm whose settings it takes, where it had none itself."""
+    name = arm.partition("@")[0]
+    tuned = arm if arm in TRIALS else name if name in names.ALGORITHMS else alike(config_class)
     if tuned not in TRIALS:
         return "none: its own defaults"
     told = ", ".join(f"{setting}: {found} %" for setting, found in TRIALS[tuned].items())
@@ -93,7 +96,12 @@ def split(arm: str) -> tuple[str, str]:
     name, _, kind = arm.partition("@")
     if kind:
         of_kind(ActorConfig, kind)
-    return name, kind or OWN_KIND.get(name, "flow")
+    return name, kind or OWN_KIND.get(ours(name), "flow")
+
+
+def ours(name: str) -> str:
+    """The algorithm of ours that a name is, or whose configuration the user's own has; "" for one with a class of its own."""
+    return name if name in names.ALGORITHMS else alike(registry.builder(name)[1])
 
 
 def actor_of(kind: str, sizes: Sizes, tuned: bool = False) -> ActorConfig:
@@ -141,14 +149,13 @@ def resized(c: Any, sizes: Sizes) -> Any:
 
 
 def config_of(arm: str, sizes: Sizes) -> Any:
-    """The configuration of an arm.
+    """The configuration of an arm, see above.
 
     Raises:
         UserError: an unknown algorithm or kind, or a kind for a method without an actor.
     """
     name, kind = split(arm)
     c = registry.builder(name)[1]()
-    found = {f.name: getattr(c, f.name) for f in dataclasses.fields(c)}
     actors, stands = actor_fields(type(c)), stands_on(c)
     warm = stands[0] if stands and stands[1] is Stands.WARM_STARTED else ""
     if "@" in arm and not actors:
@@ -156,9 +163,25 @@ def config_of(arm: str, sizes: Sizes) -> Any:
     made: dict[str, Any] = {field: actor_of(kind, sizes, field == warm) for field in actors}
     c = dataclasses.replace(resized(c, sizes), **made)
     made = {"chunk": dataclasses.replace(c.chunk, horizon=sizes.horizon)}
-    if type(found.get("n")) is int:
-        made["n"] = sizes.n
-    return dataclasses.replace(c, **made, **TUNED.get(arm, TUNED.get(name, {})))
+    tuned = TUNED.get(arm, TUNED.get(f"{ours(name)}@{kind}", TUNED.get(ours(name), {})))
+    shared = {"n": sizes.n, **tuned} if type(getattr(c, "n", None)) is int else tuned
+    made |= {field: value for field, value in shared.items() if stated_by_us(type(c), field)}
+    if name not in names.ALGORITHMS and registry.driver_of(type(c)).needs_data:
+        rates = [f.name for f in dataclasses.fields(c) if getattr(c, f.name) == OptimConfig()]
+        made |= {field: LR for field in rates if field not in made}
+    return dataclasses.replace(c, **made)
+
+
+def stated_by_us(cls: type, field: str) -> bool:
+    """Whether a field of a configuration is as a class of ours says, and no class of the user's that derives from it."""
+    owner = next(t for t in cls.__mro__ if field in inspect.get_annotations(t))
+    return owner.__module__.partition(".")[0] == "qchunk"
+
+
+def alike(cls: type) -> str:
+    """The algorithm of ours whose configuration a class is, or derives from; "" for a class of its own."""
+    found = {registry.builder(name)[1]: name for name in names.ALGORITHMS}
+    return next((found[t] for t in cls.__mro__ if t in found), "")
 
 
 def prior_of(arm: str, sizes: Sizes) -> tuple[str, Any] | None:

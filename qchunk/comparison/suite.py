@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from qchunk.config import validate
 from qchunk.drivers.common import Amount, Common, Driver
 from qchunk.reporting import records
 from qchunk.reporting.records import Rows
-from qchunk.runs import run_folder, training
+from qchunk.runs import run_folder, sources, training
 from qchunk.runs.recording import CollectFlags, collect_to
 from qchunk.runs.training import TrainFlags
 from qchunk.system.errors import UserError
@@ -200,9 +201,11 @@ def check(suite: Sequence[Run], root: Path) -> None:
         ours = {"config": run.config, "settings": run.driver.resolve(run.settings)}
         asked = {"algorithm": run.algorithm, **{k: dataclasses.asdict(v) for k, v in ours.items()}}
         odd = sorted(n for n, v in records.flat(_plain(asked)).items() if records.flat(_plain(found)).get(n) != v)
+        fix = "remove the folder, or pass --out with a new one"
         if odd:
-            fix = "remove the folder, or pass --out with a new one"
             raise UserError(f"{folder} was made with another {odd[0]}", fix)
+        if edited := sources.changed(found):
+            raise UserError(f"{edited[0]} has changed since {folder} was made", f"put it back; otherwise {fix}")
 
 
 def _plain(values: Any) -> Any:
@@ -216,25 +219,78 @@ def shown(suite: Sequence[Run]) -> list[Run]:
     return [r for r in suite if r.name not in used or r.settings.seeds == most]
 
 
-def train_all(name: str, suite: Sequence[Run], root: Path, quiet: bool = False) -> list[Path]:
-    """Runs what is missing, and returns the folders."""
+class Trained(NamedTuple):
+    """What became of the runs of a suite."""
+
+    folders: dict[str, Path]  # by ENV/LABEL, of those that are finished
+    failed: dict[str, str]  # by ENV/LABEL, why
+
+    def of(self, suite: Sequence[Run]) -> list[Path]:
+        """The finished folders of these runs."""
+        return [self.folders[r.name] for r in suite if r.name in self.folders]
+
+    def rows(self, suite: Sequence[Run]) -> list[tuple[str, str, str]]:
+        """(environment, label, why) of these runs that failed."""
+        return [(r.env, r.label, self.failed[r.name]) for r in suite if r.name in self.failed]
+
+    def leave(self) -> None:
+        """Ends the program with 1 where a run failed, and says which; for after the report.
+
+        Raises:
+            SystemExit: a run failed.
+        """
+        if self.failed:
+            lines = [f"failed: {name}: {why}" for name, why in self.failed.items()]
+            print("\n".join([*lines, "the same command tries these again"]), file=sys.stderr, flush=True)
+            sys.exit(1)
+
+
+def train_all(name: str, suite: Sequence[Run], root: Path, quiet: bool = False) -> Trained:
+    """Runs what is missing. A run that fails is shown with its line, and the others go on; what stands on it fails with it."""
     quiet = quiet or not sys.stderr.isatty()
     check(suite, root)
-    folders = []
+    found = Trained({}, {})
     for i, run in enumerate(suite, 1):
-        out = folder_of(run, root)
-        folders.append(out)
         print(f"[{name} {i}/{len(suite)}] {run.label} on {run.env}", file=sys.stderr, flush=True)
-        if finished(run, root):
+        if broken := next((n for n in needs(run) if n in found.failed), ""):
+            found.failed[run.name] = f"it stands on {broken}, which failed"
             continue
-        if out.exists():
-            training.resume(out, quiet=quiet)
+        try:
+            if not finished(run, root):
+                train_one(run, root, quiet)
+        except Exception as e:
+            found.failed[run.name] = line_of(e)
+            print(f"[{name} {i}/{len(suite)}] failed: {found.failed[run.name]}", file=sys.stderr, flush=True)
         else:
-            prior = root / "runs" / run.prior if run.prior else None
-            data = collected(run.data, root, quiet) if isinstance(run.data, Data) else run.data
-            where = TrainFlags(run.env, data, out, run.objective, run.label, prior, quiet=quiet)
-            training.run(run.algorithm, where, run.config, run.settings)
-    return folders
+            found.folders[run.name] = folder_of(run, root)
+    return found
+
+
+def train_one(run: Run, root: Path, quiet: bool) -> None:
+    """Trains a run of a suite, or goes on with it."""
+    out = folder_of(run, root)
+    if out.exists():
+        training.resume(out, quiet=quiet)
+        return
+    prior = root / "runs" / run.prior if run.prior else None
+    data = collected(run.data, root, quiet) if isinstance(run.data, Data) else run.data
+    where = TrainFlags(run.env, data, out, run.objective, run.label, prior, quiet=quiet)
+    training.run(run.algorithm, where, run.config, run.settings)
+
+
+def needs(run: Run) -> tuple[str, ...]:
+    """ENV/LABEL of the runs that a run stands on, or whose play it learns from."""
+    return tuple(n for n in (run.prior, *(run.data.policies if isinstance(run.data, Data) else ())) if n)
+
+
+def line_of(e: Exception) -> str:
+    """An error as one line; with its kind and its place where it is no mistake of the user's that says its fix."""
+    told = " ".join(str(e).split())
+    if isinstance(e, UserError):
+        return told
+    places = traceback.extract_tb(e.__traceback__)
+    where = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
+    return f"{type(e).__name__}: {told[:300]}{where}"
 
 
 def beside(rows: Rows, published: Published) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ from qchunk.actors import actor
 from qchunk.comparison import arms
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, Run
-from qchunk.config import actor_fields
+from qchunk.config import OptimConfig, actor_fields
+from qchunk.reporting import records
 from qchunk.reporting.records import Rows
 from qchunk.sampling import count_steps
 
@@ -28,7 +30,7 @@ def equal(suite: Sequence[Run], sizes: Sizes, left_out: LeftOut) -> Rows:
         "protocol": _protocol(suite),
         "data": _data(next((r for r in suite if r.data), None)),
         "prior": _prior(suite),
-        "networks": f"{widths} for every network; flows of {sizes.steps} steps, N = {sizes.n}, chunks of {sizes.horizon}",
+        "networks": f"{widths} for every network; flows of {sizes.steps} steps, N = {sizes.n} in our methods, chunks of {sizes.horizon}",
         "evaluation": f"{s.episodes} episodes per seed, open loop, the same start states for every arm and every evaluation",
         "seeds": f"{s.seed} to {s.seed + s.seeds - 1}",
         "tuning": f"three runs of every default arm on {arms.TUNING_ENV}, one seed, {TUNING}; see the table{_compared(suite)}",
@@ -37,26 +39,59 @@ def equal(suite: Sequence[Run], sizes: Sizes, left_out: LeftOut) -> Rows:
     return [{"what": k, "how": v} for k, v in found.items() if v]
 
 
-def unequal(suite: Sequence[Run]) -> Rows:
+def unequal(suite: Sequence[Run], priors: Sequence[Run] = ()) -> Rows:
     """What the methods differ in besides their idea, an arm a line."""
+    cloned = {r.name: r for r in priors}
     return [
         {
             "arm": r.label,
+            "learning rate": _rates(r.config),
+            "N": str(getattr(r.config, "n", "-")),
             "denoising steps": " / ".join(str(count_steps(actor(a))) for a in _actors(r.config)) or "no actor",
+            "acts, when evaluated": _acts(r),
             "discount": f"{r.config.chunk.gamma:g} per {'decision' if r.config.chunk.discount == 'decision' else 'environment step'}",
             "critic": _critic(r.config),
             "updates": f"{r.amount.updates:,}",
+            "an update sees": _sees(r),
+            "updates that clone its actor": _cloning(r, cloned.get(r.prior)),
             "rewards of the data": "used" if uses_rewards(bool(r.data), r.config) else "not used",
         }
         for r in {r.label: r for r in suite}.values()
     ]
 
 
+def settings(suite: Sequence[Run]) -> Rows:
+    """Every field of the arms' configurations and drivers in which any two of them differ, a field a line; "-" where an arm lacks it."""
+    arms_ = {r.label: _flat(r) for r in suite}
+    fields = dict.fromkeys(field for found in arms_.values() for field in found)
+    lines = {field: {label: found.get(field, "-") for label, found in arms_.items()} for field in fields}
+    return [{"setting": field, **line} for field, line in lines.items() if len(set(line.values())) > 1]
+
+
+def caveats(suite: Sequence[Run]) -> Rows:
+    """What no column shows and no interval holds."""
+    found = {}
+    if any(r.data for r in suite):
+        found["data"] = (
+            "one data set for every arm and seed: what another one would have given is in no interval and no difference"
+        )
+    if any(r.amount.env_steps for r in suite):
+        found["environment steps"] = (
+            "counted until an episode's last chunk ends: actions of a chunk that come after the end of its episode are not "
+            "played, but count, so that arms with short episodes have a little less experience of the same number of steps"
+        )
+    if any(r.prior for r in suite) and any(not r.prior and r.data for r in suite):
+        found["cloning"] = (
+            "arms that clone their own actor go on cloning with every update, those on a prior have what it had: see the column; "
+            "--prior-steps gives priors more updates, so that the two can be held equal"
+        )
+    return [{"what": k, "how": v} for k, v in found.items()]
+
+
 def tuning(suite: Sequence[Run]) -> Rows:
     """The tuning runs of every arm."""
-    return [
-        {"arm": arm, "success of its tuning runs": arms.trials(arm)} for arm in dict.fromkeys(r.label for r in suite)
-    ]
+    once = {r.label: type(r.config) for r in suite}
+    return [{"arm": arm, "success of its tuning runs": arms.trials(arm, cls)} for arm, cls in once.items()]
 
 
 def uses_rewards(data: bool, c: Any) -> bool:
@@ -92,7 +127,7 @@ def _prior(suite: Sequence[Run]) -> str:
     own = [r.label for r in suite if not r.prior and not _plays(r)]
     said = {"frozen in {}": frozen, "the start of {}, which have no data": tuned, "{} clone their own": own}
     told = "; ".join(text.format(_names(labels)) for text, labels in said.items() if labels)
-    return f"cloned from the data with as many seeds and updates, seed i for seed i: {told}" if frozen or tuned else ""
+    return f"cloned from the same data with as many seeds, seed i for seed i: {told}" if frozen or tuned else ""
 
 
 def _compared(suite: Sequence[Run]) -> str:
@@ -111,6 +146,47 @@ def _absent(left_out: LeftOut, online: bool) -> str:
 
 def _names(labels: Sequence[str]) -> str:
     return ", ".join(dict.fromkeys(labels))
+
+
+def _flat(r: Run) -> dict[str, str]:
+    """The configuration of a run and the settings of its driver, as dotted names; a whole field where an arm has another class there."""
+    parts = {"config": r.config, "settings": r.settings}
+    found = {name: dataclasses.asdict(part) for name, part in parts.items()}
+    return {name.removeprefix("config."): value for name, value in records.flat(found).items()}
+
+
+def _rates(c: Any) -> str:
+    found = {
+        f.name: getattr(c, f.name).lr for f in dataclasses.fields(c) if isinstance(getattr(c, f.name), OptimConfig)
+    }
+    if len(set(found.values())) < 2:
+        return "".join(f"{rate:g}" for rate in set(found.values())) or "of its own"
+    return ", ".join(f"{rate:g} ({name.replace('_', ' ')})" for name, rate in found.items())
+
+
+def _acts(r: Run) -> str:
+    """How the acting policy draws, where that is not how the method samples while it learns."""
+    kinds = {a.kind: count_steps(actor(a)) for a in _actors(r.config)}
+    if not _plays(r):
+        return "as it learns"
+    if set(kinds.values()) == {1}:
+        return "at its mean; it explores with noise"
+    noisy = all(actor(a).noisy for a in _actors(r.config))
+    return "with the noise of its steps" if noisy else "without the noise that it explores and is tuned with (an ODE)"
+
+
+def _sees(r: Run) -> str:
+    if not _plays(r):
+        return f"{r.settings.batch:,} windows"
+    rollout = r.config.rollout
+    return f"{rollout.envs * rollout.decisions // rollout.minibatches:,} decisions"
+
+
+def _cloning(r: Run, prior: Run | None) -> str:
+    """Of an arm that has no prior as many as it makes."""
+    if prior:
+        return f"{prior.amount.updates:,}, its prior's"
+    return "none" if _plays(r) or not _actors(r.config) else f"{r.amount.updates:,}, its own"
 
 
 def _actors(c: Any) -> list[Any]:

@@ -17,14 +17,19 @@ from qchunk.reporting import plots
 from qchunk.reporting import records as tables
 from qchunk.reporting.records import Record, Rows
 from qchunk.reporting.stats import (
+    ALIKE,
+    ALONE,
+    OPEN,
+    SURE,
     Estimate,
-    excludes_zero,
+    Pair,
+    Verdict,
     interquartile_mean,
     interval,
-    paired_difference,
     probability_of_improvement,
     stratified_bootstrap,
 )
+from qchunk.reporting.stats import verdicts as verdicts_of
 from qchunk.system.errors import UserError
 
 COST, EPISODE, STILL = (
@@ -81,11 +86,17 @@ def _sections(records: Sequence[Record], rows: Rows, more: dict[str, Rows], colo
     yield "Settings", _settings(records)
 
 
-PAIR = "row minus column (* excludes 0)"
+STARS = {SURE: " *", ALIKE: " (*)"}
+PAIR = f"row minus column (* {SURE}, (*) {ALIKE})"
 HOW = (
-    "Means over seeds; intervals at 95 % are Student's t over seeds, differences are paired by seed and interval. Runs with "
-    "the same seeds were evaluated from the same start states."
+    "Means over seeds. The 95 % interval is Student's t over seeds, and for a success never narrower than that of the pooled episodes "
+    "(Clopper and Pearson); differences are paired by seed and interval. It holds where seeds are alike. Where an arm's seeds find "
+    'the goal or not, a few can all fall on one side by luck: "whatever the seeds" is the interval that holds then, too, and a '
+    f'difference "{SURE}" where that is so whatever the seeds do, "{ALIKE}" where only Student\'s t says so (of a return always). '
+    f'Both hold for all differences of a table together (Holm); "{ALONE}" does not. What each of them covers: docs/statistics.md. '
+    "Runs with the same seeds were evaluated from the same start states."
 )
+FEWEST = 10  # seeds that a bootstrap needs: with two it covers 45 % in place of 95
 
 
 def _table(rows: Rows, columns: Sequence[str]) -> str:
@@ -105,16 +116,20 @@ def verdicts(rows: Rows) -> list[str]:
     found = []
     for env, group in itertools.groupby(rows, key=lambda r: r["environment"]):
         members = list(group)
-        base, words = members[0]["method"], {}
-        for word, mark in (("better", "+"), ("worse", "-")):
-            sure = [r["method"] for r in members if r["difference to baseline"].endswith("excludes 0") and r["difference to baseline"].startswith(mark)]  # fmt: skip
-            words[word] = ", ".join(sure)
-        open_ = ", ".join(r["method"] for r in members if r["difference to baseline"].endswith("includes 0"))
-        said = [f"{w} than {base}: {names}" for w, names in words.items() if names]
+        base, said = members[0]["method"], []
+        for verdict, condition in ((SURE, ""), (ALIKE, ", if seeds are alike"), (ALONE, ", by itself only")):
+            for word, mark in (("better", "+"), ("worse", "-")):
+                shown = [r for r in members if _says(r, verdict) and r["difference to baseline"].startswith(mark)]
+                said += [f"{word} than {base}{condition}: {', '.join(r['method'] for r in shown)}"] if shown else []
+        open_ = ", ".join(r["method"] for r in members if _says(r, OPEN))
         said += [f"not told apart from {base}: {open_}"] if open_ else []
         if said:
             found.append(f"{env}: {'; '.join(said)}.")
     return found
+
+
+def _says(row: dict[str, str], verdict: str) -> bool:
+    return row["difference to baseline"].endswith(f" {verdict}")
 
 
 def scores(records: Sequence[Record]) -> dict[str, np.ndarray]:
@@ -134,17 +149,18 @@ def aggregate(records: Sequence[Record]) -> list[dict[str, str]]:
     """Interquartile mean and probability of improvement over the baseline, with stratified bootstrap intervals."""
     found = scores(records)
     base = next(iter(found), "")
-    unit, returns = records[0].figure, _returns(records)
+    unit, returns, episodes = records[0].figure, _returns(records), _episodes_of(records)
     rows = []
     for label, x in found.items():
         tasks, both = x.shape[1], np.concatenate([x, found[base]], axis=1) if len(x) == len(found[base]) else None
         better = ""
         if label != base and both is not None and len(x) > 1:
             split = lambda b: probability_of_improvement(b[..., :tasks], b[..., tasks:])  # noqa: E731
-            e = stratified_bootstrap(both, split)
-            better = f"{e.mean:.2f} [{e.low:.2f}, {e.high:.2f}]"
-        mean = interval(x.mean(axis=1), bounds=(0.0, 1.0) if unit == "success" else None)
-        iqm = stratified_bootstrap(x) if len(x) > 1 else Estimate(interquartile_mean(x), np.nan, np.nan)
+            e = _bootstrapped(both, split)
+            better = f"{e.mean:.2f}" + (f" [{e.low:.2f}, {e.high:.2f}]" if np.isfinite(e.low) else "")
+        bounds = (0.0, 1.0) if unit == "success" else None
+        mean = interval(x.mean(axis=1), bounds=bounds, episodes=tasks * episodes[label])
+        iqm = _bootstrapped(x)
         shown = {"mean": " ".join(tables.show(mean, unit)), "interquartile mean": " ".join(tables.show(iqm, unit))}
         shown |= (
             {"return, interquartile mean": " ".join(tables.show(returns[label], "return"))} if label in returns else {}
@@ -153,21 +169,46 @@ def aggregate(records: Sequence[Record]) -> list[dict[str, str]]:
     return rows if len(rows) > 1 else []
 
 
+def _bootstrapped(x: np.ndarray, statistic: Any = interquartile_mean) -> Estimate:
+    """A statistic of scores [S, tasks], with an interval from ``FEWEST`` seeds on."""
+    return stratified_bootstrap(x, statistic) if len(x) >= FEWEST else Estimate(float(statistic(x)), np.nan, np.nan)
+
+
+def _episodes_of(records: Sequence[Record]) -> dict[str, int]:
+    """By label, the fewest episodes behind a seed's success on an environment; 0 where they are unknown."""
+    found: dict[str, int] = {}
+    for r in records:
+        found[r.label] = min(r.episodes, found.get(r.label, r.episodes))
+    return found
+
+
 def pairs(records: Sequence[Record]) -> list[dict[str, str]]:
     """Paired differences of every two labels: of a seed's mean over the environments, in points of success or in return."""
     found, unit = scores(records), "points" if records[0].figure == "success" else "return"
     if len(found) < 3:
         return []  # two stand beside each other in the figures
-    means = {label: x.mean(axis=1) for label, x in found.items()}
+    means, episodes = {label: x.mean(axis=1) for label, x in found.items()}, _episodes_of(records)
+    tasks = next(iter(found.values())).shape[1]
+    alike = {p: tasks * min(episodes[n] for n in p) for p in itertools.combinations(means, 2)}
+    alike = {p: n for p, n in alike.items() if len(means[p[0]]) == len(means[p[1]]) > 1}
+    said = verdicts_of([Pair(means[late], means[early], unit == "points", n) for (early, late), n in alike.items()])
+    shown = {late_early[::-1]: v for late_early, v in zip(alike, said, strict=True)}
     rows = []
-    for one, a in means.items():
+    for one in means:
         row = {PAIR: one}
-        for other, b in list(means.items())[:-1]:
-            e = paired_difference(a, b) if one != other and len(a) == len(b) > 1 else None
-            mean, spread = tables.show(e, unit) if e else ("", "")
-            row[other] = f"{mean.removesuffix(' points')} {spread}{' *' if e and excludes_zero(e) else ''}".strip()
+        for other in list(means)[:-1]:
+            row[other] = _starred(shown.get((one, other)), unit) or _starred(shown.get((other, one)), unit, -1)
         rows.append(row)
     return rows[1:]
+
+
+def _starred(v: Verdict | None, unit: str, sign: int = 1) -> str:
+    """A cell of ``pairs``: a difference, or the negative of it."""
+    if not v:
+        return ""
+    e = v.difference if sign > 0 else Estimate(-v.difference.mean, -v.difference.high, -v.difference.low)
+    mean, spread = tables.show(e, unit)
+    return f"{mean.removesuffix(' points')} {spread}{STARS.get(v.word, '')}"
 
 
 def _returns(records: Sequence[Record]) -> dict[str, Estimate]:
@@ -176,7 +217,7 @@ def _returns(records: Sequence[Record]) -> dict[str, Estimate]:
         return {}
     found = {r.label: np.asarray(r.evals[-1]["values"].get("return", [np.nan]), float)[:, None] for r in records}
     whole = all(len(x) > 1 and np.isfinite(x).all() for x in found.values())
-    return {k: stratified_bootstrap(x) for k, x in found.items()} if whole else {}
+    return {k: _bootstrapped(x) for k, x in found.items()} if whole else {}
 
 
 def _aggregates(records: Sequence[Record], colour: dict[str, str]) -> str:
@@ -185,7 +226,7 @@ def _aggregates(records: Sequence[Record], colour: dict[str, str]) -> str:
         return ""
     told = (
         "Over all seeds and environments (Agarwal et al. 2021): the interquartile mean and the probability that a run of the method "
-        "beats one of the baseline, each with a stratified percentile bootstrap, whose intervals are too narrow below ten seeds; "
+        "beats one of the baseline, each with a stratified percentile bootstrap from ten seeds on (below it is too narrow); "
         "performance profiles."
     )
     text = f"<p>{told}</p>" + _table(rows, list(rows[0]))

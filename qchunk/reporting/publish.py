@@ -10,16 +10,31 @@ from pathlib import Path
 from qchunk.reporting import page, plots, records
 from qchunk.reporting.records import Rows
 from qchunk.system import files
+from qchunk.system.errors import UserError
+
+Failed = Sequence[tuple[str, str, str]]  # (environment, label, why)
 
 
-def write_report(folders: Sequence[Path], out: Path, more: dict[str, Rows] | None = None) -> list[dict[str, str]]:
+def write_report(
+    folders: Sequence[Path], out: Path, more: dict[str, Rows] | None = None, failed: Failed = ()
+) -> list[dict[str, str]]:
     """Writes table.md, table.csv, curves.png, clock.png and report.html into ``out`` and returns the table's rows.
 
     Args:
         more: further tables of the page, by title, such as what was held equal.
+        failed: runs without a figure, which have a row that says why.
+
+    Raises:
+        UserError: there is no run to report on, or one that cannot be read.
     """
+    if not folders:
+        told = "; ".join(f"{label} on {env}: {why}" for env, label, why in failed)
+        raise UserError(
+            f"every run failed: {told}" if failed else "there is no run to report on",
+            "repair that; the same command goes on",
+        )
     found = records.load(folders)
-    rows = records.table(found)
+    rows = [*records.table(found), *records.failed_rows(failed)]
     files.make_folder(out)
     files.atomic_write(out / "table.csv", records.numbers(found))
     files.atomic_write(out / "table.md", records.markdown(rows))
@@ -30,8 +45,14 @@ def write_report(folders: Sequence[Path], out: Path, more: dict[str, Rows] | Non
     return rows
 
 
-def publish(folders: Sequence[Path], out: Path, more: dict[str, Rows] | None = None, as_json: bool = False) -> None:
+def publish(
+    folders: Sequence[Path],
+    out: Path,
+    more: dict[str, Rows] | None = None,
+    as_json: bool = False,
+    failed: Failed = (),
+) -> None:
     """``write_report``, and its table to stdout: for a reader, or as JSON."""
-    rows = write_report(folders, out, more)
+    rows = write_report(folders, out, more, failed)
     print(json.dumps(rows) if as_json else records.markdown(rows))
     print(f"report: {out / 'report.html'}", file=sys.stderr if as_json else sys.stdout)

@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qchunk.reporting.stats import Estimate, excludes_zero, interval, paired_difference
+from qchunk.reporting.stats import (
+    Estimate,
+    Pair,
+    Verdict,
+    find_or_not,
+    interval,
+    interval_whatever_the_seeds,
+    verdicts,
+)
 from qchunk.runs import run_folder
 from qchunk.system.errors import UserError
 
@@ -24,6 +32,7 @@ COLUMNS = (
     "figure",
     "mean",
     "95 % interval",
+    "whatever the seeds",
     "difference to baseline",
     "return",
     "note",
@@ -56,6 +65,12 @@ class Record(NamedTuple):
     def figure(self) -> str:
         """What is compared: success where the environment knows it, else return."""
         return "success" if "success" in self.evals[-1]["values"] else "return"
+
+    @property
+    def episodes(self) -> int:
+        """Episodes behind a seed's success; 0 where the figure is no share of episodes, or nobody wrote how many."""
+        found = (self.about["config"].get("settings") or {}).get("episodes")
+        return found if self.figure == "success" and type(found) is int and found > 0 else 0
 
     @property
     def still(self) -> bool:
@@ -158,11 +173,17 @@ def show(e: Estimate, unit: str) -> tuple[str, str]:
     scale, digits = (1.0, 2) if unit == "return" else (100.0, 1)
     if np.isnan(e.mean):
         return "not finite", "not finite"
-    value = round(round(scale * e.mean, 4), digits) + 0.0  # float32 means that are equal look equal, none is -0.0
-    mean = f"{value:.{digits}f}" + {"success": " %", "points": " points"}.get(unit, "")
+    mean = _number(scale * e.mean, digits) + {"success": " %", "points": " points"}.get(unit, "")
     if not np.isfinite(e.low):
         return mean, "too few seeds"
-    return mean, f"[{scale * e.low:.{digits}f}, {scale * e.high:.{digits}f}]"
+    return mean, f"[{_number(scale * e.low, digits)}, {_number(scale * e.high, digits)}]"
+
+
+def _number(x: float, digits: int) -> str:
+    """Rounded; with as many digits more, up to four, as a number that is not 0 needs in order not to look like 0."""
+    x = round(float(x), 4)  # float32 means that are equal look equal
+    digits = next((d for d in range(digits, 5) if not x or round(x, d)), 4)
+    return f"{round(x, digits) + 0.0:.{digits}f}"  # + 0.0: none is -0.0
 
 
 def table(records: Sequence[Record]) -> list[dict[str, str]]:
@@ -170,31 +191,57 @@ def table(records: Sequence[Record]) -> list[dict[str, str]]:
 
     The paired difference is there where seeds and updates are the baseline's; otherwise its cell says what differs.
     """
-    rows = []
-    for env, group in itertools.groupby(records, key=lambda r: r.env):
-        members = list(group)
-        base = members[0]
-        for r in members:
-            mean, spread = show(_estimate(r), r.figure)
-            rows.append(
-                {
-                    "environment": env,
-                    "method": r.label,
-                    "seeds": str(len(r.seeds)),
-                    "updates": r.training,
-                    "figure": r.figure,
-                    "mean": mean,
-                    "95 % interval": spread,
-                    "difference to baseline": _difference(r, base),
-                    "return": _return(r),
-                    "note": "; ".join(filter(None, ["unfinished: last evaluation" * r.unfinished, r.diverged])),
-                }
-            )
+    rows, found = [], differences(records)
+    for r, base in with_baselines(records):
+        mean, spread = show(_estimate(r), r.figure)
+        rows.append(
+            {
+                "environment": r.env,
+                "method": r.label,
+                "seeds": str(len(r.seeds)),
+                "updates": r.training,
+                "figure": r.figure,
+                "mean": mean,
+                "95 % interval": spread,
+                "whatever the seeds": show(interval_whatever_the_seeds(r.final()), r.figure)[1]
+                if r.figure == "success"
+                else "",
+                "difference to baseline": _difference(r, base, found.get(r.folder)),
+                "return": _return(r),
+                "note": "; ".join(_notes(r)),
+            }
+        )
     return rows
 
 
+def with_baselines(records: Sequence[Record]) -> list[tuple[Record, Record]]:
+    """Every run, and the first of its environment."""
+    groups = (list(group) for _, group in itertools.groupby(records, key=lambda r: r.env))
+    return [(r, members[0]) for members in groups for r in members]
+
+
+def differences(records: Sequence[Record]) -> dict[Path, Verdict]:
+    """By folder, the paired differences to the baselines; one family of comparisons (Holm)."""
+    pairs = [(r, base) for r, base in with_baselines(records) if r is not base and not unpaired(r, base)]
+    found = verdicts([Pair(r.final(), b.final(), r.figure == "success", min(r.episodes, b.episodes)) for r, b in pairs])
+    return {r.folder: v for (r, _), v in zip(pairs, found, strict=True)}
+
+
+def _notes(r: Record) -> list[str]:
+    found = ["unfinished: last evaluation" * r.unfinished, r.diverged]
+    if r.figure == "success" and (count := find_or_not(r.final())) is not None:
+        found.append(f"its seeds find it or not: {count} of {len(r.seeds)} do, and the mean is of none of them")
+    return [text for text in found if text]
+
+
+def failed_rows(failed: Sequence[tuple[str, str, str]]) -> list[dict[str, str]]:
+    """A row for each run without a figure: (environment, label, why)."""
+    empty = dict.fromkeys(COLUMNS, "")
+    return [{**empty, "environment": env, "method": label, "note": f"failed: {why}"} for env, label, why in failed]
+
+
 def _estimate(r: Record) -> Estimate:
-    return interval(r.final(), bounds=(0.0, 1.0) if r.figure == "success" else None)
+    return interval(r.final(), bounds=(0.0, 1.0) if r.figure == "success" else None, episodes=r.episodes)
 
 
 def _return(r: Record) -> str:
@@ -219,17 +266,16 @@ def unpaired(r: Record, base: Record) -> str:
     return "other updates" if not r.online_steps and r.evals[-1]["step"] != base.evals[-1]["step"] else ""
 
 
-def _difference(r: Record, base: Record) -> str:
+def _difference(r: Record, base: Record, found: Verdict | None) -> str:
     if r is base:
         return f"(baseline: {base.label})"
-    if why := unpaired(r, base):
-        return f"not paired: {why}"
-    e = paired_difference(r.final(), base.final())
+    if not found:
+        return f"not paired: {unpaired(r, base)}"
+    e = found.difference
     mean, spread = show(e, "points" if r.figure == "success" else r.figure)
     if np.isnan(e.mean):
         return mean
-    verdict = "" if not np.isfinite(e.low) else (" excludes 0" if excludes_zero(e) else " includes 0")
-    return f"{'+' if e.mean >= 0 else ''}{mean} {spread}{verdict}"
+    return f"{'+' if e.mean >= 0 else ''}{mean} {spread} {found.word}".rstrip()
 
 
 def markdown(rows: Rows, columns: Sequence[str] = COLUMNS) -> str:
@@ -243,15 +289,13 @@ def numbers(records: Sequence[Record]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("environment", "method", "seeds", "updates", "figure", *NUMBERS, "baseline", "unfinished"))
-    for env, group in itertools.groupby(records, key=lambda r: r.env):
-        members = list(group)
-        base = members[0]
-        for r in members:
-            paired = r is not base and not unpaired(r, base)
-            figures = [*_estimate(r), *(paired_difference(r.final(), base.final()) if paired else [np.nan] * 3)]
-            shown = ["" if np.isnan(x) else repr(float(x)) for x in figures]
-            head = (env, r.label, len(r.seeds), r.evals[-1]["step"], r.figure)
-            writer.writerow((*head, *shown, base.label if paired else "", int(r.unfinished)))
+    found = differences(records)
+    for r, base in with_baselines(records):
+        paired = found.get(r.folder)
+        figures = [*_estimate(r), *(paired.difference if paired else [np.nan] * 3)]
+        shown = ["" if np.isnan(x) else repr(float(x)) for x in figures]
+        head = (r.env, r.label, len(r.seeds), r.evals[-1]["step"], r.figure)
+        writer.writerow((*head, *shown, base.label if paired else "", int(r.unfinished)))
     return text.getvalue()
 
 

@@ -14,7 +14,7 @@ from qchunk import envs, normalise, registry, sampling, seeds
 from qchunk.config import from_dict
 from qchunk.drivers.common import Driver, assemble, init
 from qchunk.play.program import Inputs, Program, reads
-from qchunk.runs import checkpoint, run_folder
+from qchunk.runs import checkpoint, run_folder, sources
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Learner, Vars
 
@@ -41,7 +41,8 @@ class Opened(NamedTuple):
 
 
 def rebuild(kept: dict, folder: Path) -> Opened:
-    """What a run was made of, from its configuration and its folder."""
+    """What a run was made of, from its configuration and its folder, which holds the files of the user's own."""
+    kept = sources.own(kept, folder)
     build, config_class = registry.builder(kept["algorithm"])
     driver = registry.driver(kept["driver"])
     c, settings = from_dict(config_class, kept["config"]), from_dict(driver.settings, kept["settings"])

@@ -14,7 +14,7 @@ from qchunk.actors import actor
 from qchunk.config import Stands, stands_on
 from qchunk.envs import objective
 from qchunk.envs.base import spec_of
-from qchunk.runs import run_folder
+from qchunk.runs import run_folder, sources
 from qchunk.runs.opened import learner_of, rebuild
 from qchunk.sampling import count_steps
 from qchunk.system.errors import UserError
@@ -104,6 +104,8 @@ def check(prior: Prior | None, algorithm: str, c: Any, settings: Any, env: Any) 
         raise UserError(f"{algorithm} trains its own actor from data", fix)
     field = stands[0]
     ours, theirs = dataclasses.asdict(getattr(c, field)), dataclasses.asdict(prior.actor)
+    if sources.same(ours["kind"], theirs["kind"]):
+        theirs["kind"] = ours["kind"]  # the prior names its own copy
     odd = sorted(n for n in theirs if ours.get(n) != theirs[n] and n not in MAY_CHANGE.get(theirs["kind"], ()))
     if odd:
         name = odd[0].replace("_", "-")

@@ -18,7 +18,7 @@ from qchunk.data import formats
 from qchunk.data.chunks import Dataset
 from qchunk.drivers.common import Driver, Event, assemble
 from qchunk.envs import objective
-from qchunk.runs import checkpoint, prior, run_folder
+from qchunk.runs import checkpoint, prior, run_folder, sources
 from qchunk.runs.opened import Opened, rebuild, restore, save_given
 from qchunk.runs.progress import Bar
 from qchunk.runs.sinks import sinks_by_name
@@ -90,9 +90,16 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | 
         "config": dataclasses.asdict(c),
         "settings": dataclasses.asdict(settings),
     }
-    with run_folder.create(out, kept, functools.partial(save_given, given)) as folder:
+    kept["sources"] = sources.digests(kept)
+    with run_folder.create(out, kept, functools.partial(fill, given, kept)) as folder:
         folder.sinks += sinks_by_name(f.log_to, out)
         return out, drive(folder, Opened(driver, settings, program, x), (None, None), 0, f.quiet)
+
+
+def fill(given: dict, kept: dict, folder: Path) -> None:
+    """What lies in a run's folder from the start: the frozen modules that it stands on, the files of the user's own."""
+    save_given(given, folder)
+    sources.save(kept, folder)
 
 
 def data_of(f: TrainFlags, algorithm: str, env: Any, driver: Driver) -> tuple[Dataset | None, dict[str, str] | None]:

@@ -12,6 +12,10 @@ from pathlib import Path
 
 from qchunk.system.errors import UserError, unknown
 
+COPIES: dict[
+    Path, Path
+] = {}  # a run's copy of a file -> where the file lay, beside which its code looks for what it reads
+
 
 def function(target: str) -> Callable:
     """The function, or whatever else has that name.
@@ -56,6 +60,7 @@ def _load_file(path: Path) -> types.ModuleType:
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec and spec.loader
         sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        module.__file__ = str(COPIES.get(path.resolve(), path))
         try:
             spec.loader.exec_module(module)
         except BaseException as e:
