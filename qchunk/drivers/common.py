@@ -24,6 +24,7 @@ from qchunk.play import evaluation
 from qchunk.play.execute import parse
 from qchunk.play.program import Build, Inputs, Program
 from qchunk.seeds import for_each, over_seeds
+from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Learner
 
 
@@ -99,6 +100,8 @@ def assemble(
     """
     validate(c)
     validate(s)
+    if jax.config.jax_enable_x64:
+        raise UserError("jax_enable_x64 is set, and qchunk computes in 32 bits", "leave it unset")
     execution = parse(s.execute, c.chunk.horizon)
     return Program(build, env, (s.normalise_obs, s.normalise_action)), Inputs(
         c, execution, given or {}, seed_keys(s), data

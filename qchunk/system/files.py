@@ -15,7 +15,7 @@ from pathlib import Path
 
 from qchunk.system.errors import UserError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 # tensorstore turns an errno into text; both spellings have been released
 _ERRNO_IN_TEXT = re.compile(r"os_error_code='(\d+)'|\[OS error (\d+)")
 
@@ -163,7 +163,7 @@ def oserror_in(err: BaseException) -> OSError | None:
         if found := _ERRNO_IN_TEXT.search(str(e)):
             number = int(found[1] or found[2])
             return OSError(number, os.strerror(number))
-        for number in _FULL:
+        for number in FULL:
             if os.strerror(number) in str(e):
                 return OSError(number, os.strerror(number))
         context = None if e.__suppress_context__ else e.__context__
@@ -174,7 +174,7 @@ def oserror_in(err: BaseException) -> OSError | None:
 def explain_oserror(err: OSError, path: Path) -> UserError:
     """The user's error for a write to ``path`` (a file or a folder) that the operating system refused."""
     reason = err.strerror or str(err)
-    if err.errno in _FULL:
+    if err.errno in FULL:
         return UserError(
             f"cannot write {path}: the disk is full ({reason})",
             "Free some space there, then go on with --resume; what was saved before is intact",
