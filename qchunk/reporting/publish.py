@@ -17,9 +17,11 @@ def write_report(folders: Sequence[Path], out: Path, more: dict[str, Rows] | Non
 
     Args:
         more: further tables of the page, by title, such as what was held equal.
+
+    A run that cannot be read is a row that says why.
     """
-    found = records.load(folders)
-    rows = records.table(found)
+    found, damaged = records.load_whole(folders)
+    rows = [*records.table(found), *records.damaged_rows(damaged)]
     files.make_folder(out)
     files.atomic_write(out / "table.csv", records.numbers(found))
     files.atomic_write(out / "table.md", records.markdown(rows))

@@ -46,7 +46,7 @@ def atomic_write(path: Path, data: bytes | str) -> None:
     path = Path(path)
     temp = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        write_synced(temp, data.encode() if isinstance(data, str) else data)
+        write_synced(temp, data.encode(errors="backslashreplace") if isinstance(data, str) else data)
         os.replace(temp, path)
         sync(path.parent)
     except OSError as err:
