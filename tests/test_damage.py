@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import lzma
 import os
 import struct
+import tracemalloc
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qchunk.data import formats, npz, ogbench_files
 from qchunk.reporting import page, publish, records
 from qchunk.runs import checkpoint, run_folder
-from qchunk.system import schema
+from qchunk.system import files, schema
 from qchunk.system.errors import UserError
 
 ENV = "tabletop/cube-single-task1"
@@ -161,3 +163,109 @@ def test_a_linked_episode_stays_out_of_the_page(pair, tmp_path):
     (run / page.EPISODE).unlink()
     (run / page.EPISODE).write_bytes(b"GIF89a")
     assert "data:image/gif" in page._episodes(records.load([run]))
+
+
+ROWS = 40
+
+
+def arrays():
+    about = json.dumps({"format": "qchunk-data", "version": 1})
+    end = np.arange(ROWS) % 10 == 9
+    plain = {"obs": np.zeros((ROWS, 3), np.float32), "action": np.zeros((ROWS, 2), np.float32)}
+    return {**plain, "reward": np.zeros(ROWS, np.float32), "terminal": ~end & False, "end": end, "about": np.asarray(about)}
+
+
+def header(shape, descr="<f4"):
+    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text.encode()
+
+
+def written(path, entries, how=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", how) as z:
+        for name, data in entries.items():
+            z.writestr(name, data)
+    return path
+
+
+def entries():
+    found = {}
+    for name, x in arrays().items():
+        buffer = io.BytesIO()
+        np.save(buffer, x)
+        found[f"{name}.npy"] = buffer.getvalue()
+    return found
+
+
+HOSTILE = {
+    "1e13 numbers": lambda p: written(p, {**entries(), "obs.npy": header((10**13, 3))}),
+    "1e30 numbers": lambda p: written(p, {**entries(), "obs.npy": header((10**30, 3))}),
+    "negative": lambda p: written(p, {**entries(), "obs.npy": header((-1, 3))}),
+    "an object": lambda p: written(p, {**entries(), "obs.npy": header((1,), "|O") + b"x" * 8}),
+    "no header": lambda p: written(p, {**entries(), "obs.npy": b"NUMPY"}),
+    "a short header": lambda p: written(p, {**entries(), "obs.npy": header((ROWS, 3))[:20]}),
+    "a version": lambda p: written(p, {**entries(), "obs.npy": b"\x93NUMPY\x09\x00" + b"x" * 99}),
+    "lzma": lambda p: written(p, entries(), zipfile.ZIP_LZMA).write_bytes(broken(written(p, entries(), zipfile.ZIP_LZMA))),
+    "empty": lambda p: p.write_bytes(b""),
+    "one array": lambda p: np.save(p.open("wb"), np.zeros(3)),
+    "text": lambda p: p.write_text("hello"),
+}
+
+
+def broken(path):
+    data = bytearray(path.read_bytes())
+    data[100:160] = b"\xff" * 60
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_data_file_is_one_line(name, tmp_path):
+    path = tmp_path / "x.npz"
+    HOSTILE[name](path)
+    with pytest.raises(UserError, match="x.npz"):
+        formats.load(path)
+    assert ogbench_files.is_one(path) in (True, False)
+    with pytest.raises(UserError, match="x.npz"):
+        ogbench_files.load(path)
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    """64 MiB of zeros in 64 KiB, where 16 MiB are free: nothing of them is allocated."""
+    data = header((1 << 22, 4)) + bytes(1 << 26)
+    path = written(tmp_path / "x.npz", {**entries(), "obs.npy": data})
+    assert path.stat().st_size < 1 << 17
+    monkeypatch.setattr(npz, "memory_free", lambda: float(1 << 24))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"x\.npz: its arrays need 0\.1 GiB"):
+        formats.load(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1 << 23
+
+
+@FUZZ
+@given(cut=st.integers(0, 3000), at=st.integers(0, 3000), with_=st.binary(min_size=1, max_size=8))
+def test_bytes_changed_anywhere_in_a_data_file(cut, at, with_, tmp_path):
+    """What is accepted is what was written; anything else is a line."""
+    path = tmp_path / "x.npz"
+    if path.exists():
+        path.unlink()
+    rows = formats.rows_of(arrays())
+    formats.save(path, rows, {"env": "x"})
+    data = bytearray(path.read_bytes())
+    data[at % len(data) : at % len(data) + len(with_)] = with_
+    path.write_bytes(bytes(data[: max(len(data) - cut, 0)] if cut % 3 else data))
+    try:
+        found, _ = formats.load(path)
+    except UserError as e:
+        assert "x.npz" in str(e)
+    else:
+        assert formats.fingerprint(found) == formats.fingerprint(rows)
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".npz", "", "file/x.npz", "a\0b.npz"])
+def test_names_that_no_file_can_have_are_found_before_the_work(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError):
+        files.check_new(Path(name))
+    assert not files.is_file(Path("x" * 300))

@@ -16,11 +16,12 @@ from qchunk.data import formats, ogbench_files
 from qchunk.envs.host.pool import HostEnv
 from qchunk.play import collecting, on_host
 from qchunk.play.execute import parse
+from qchunk.ranges import INT32
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
 from qchunk.runs.progress import Bar
 from qchunk.system.errors import UserError, unknown
-from qchunk.system.files import make_folder
+from qchunk.system.files import check_new, make_folder
 from qchunk.types import Learner
 
 
@@ -55,11 +56,12 @@ def collect_to(name: str, f: CollectFlags) -> None:
         UserError: an unknown name, or a file that is there already.
     """
     names.check_env(name, scene_too=True)
-    out = f.out if f.out.suffix == ".npz" else f.out.with_name(f.out.name + ".npz")
-    if out.exists():
-        raise UserError(f"{out} exists already", "pass --out with a new file")
+    out = f.out if f.out.suffix == ".npz" or not f.out.name else f.out.with_name(f.out.name + ".npz")
+    check_new(out)
     if min(f.steps, f.envs, f.episode_length) < 1:
         raise UserError("--steps, --envs and --episode-length must be positive", "give positive whole numbers")
+    if max(f.steps, f.envs, f.episode_length) > INT32 or not 0 <= f.seed <= INT32:
+        raise UserError("--steps, --envs, --episode-length or --seed is out of range", f"give whole numbers up to {INT32}, and no --seed below 0")
     make_folder(out.parent)
     about = {"policy": " ".join(f.policy) or "default", "seed": f.seed, "versions": run_folder.versions()}
     with Bar(f.steps, 0, f.quiet, f"collecting {name}") as bar:

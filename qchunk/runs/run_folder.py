@@ -24,7 +24,7 @@ from typing import Any, NotRequired, Self, TypedDict
 
 from qchunk.system import schema
 from qchunk.system.errors import UserError
-from qchunk.system.files import acquire, append, atomic_write, explain_oserror, write_synced
+from qchunk.system.files import acquire, append, atomic_write, check_place, explain_oserror, write_synced
 
 FORMAT, VERSION = "qchunk", 2  # 1: learners kept their target networks under another name
 MOST_METRICS = 1 << 30  # bytes of a metrics.jsonl that is read: years of evaluations
@@ -181,6 +181,7 @@ def create(out: Path, config: Mapping[str, Any], fill: Callable[[Path], Any] = l
         TypeError: the configuration holds what JSON cannot.
     """
     out = Path(out)
+    check_place(out)
     if out.exists() or out.is_symlink():
         raise UserError(
             f"{out} exists already", f"Pass --out with a new folder, or --resume {out} to go on with that run"

@@ -64,6 +64,46 @@ def make_folder(path: Path) -> None:
         raise explain_oserror(err, path) from err
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False for names that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def check_new(path: Path) -> None:
+    """Refuses a name that no new file can have, before the work whose result it is to hold.
+
+    Raises:
+        UserError: it exists, or see ``check_place``.
+    """
+    check_place(path)
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path} exists already", "pass --out with a new file")
+
+
+def check_place(path: Path) -> None:
+    """Refuses a name under which nothing can be made: empty, too long, below a file, or in a place that is read-only.
+
+    Raises:
+        UserError: says why.
+    """
+    if not path.name or "\0" in str(path):
+        raise UserError(f"--out {str(path)!r} is no name", "pass --out with a new one")
+    try:
+        above = next(p for p in path.absolute().parents if p.exists())
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not (path.exists() or os.access(above, os.W_OK | os.X_OK)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        longest = os.pathconf(above, "PC_NAME_MAX") - len(f"..tmp-{os.getpid()}")  # as it is called while it is made
+        if any(len(os.fsencode(part)) > longest for part in path.parts):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    except OSError as err:
+        raise explain_oserror(err, path) from err
+
+
 def append(path: Path, line: bytes) -> None:
     """Appends a whole line, with its newline, or nothing; a torn line at the end (a kill left it) goes first.
 

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 
+from qchunk.system import tracebacks
 from qchunk.system.errors import UserError
 from qchunk.system.files import FULL
 
@@ -76,6 +77,8 @@ def explained(err: BaseException) -> UserError | None:
         return UserError("there is no folder for temporary files", f"make {tempfile.tempdir or '/tmp'} writable, or set TMPDIR to a folder that is")  # fmt: skip
     if isinstance(err, OSError) and err.errno in FULL and err.filename is None:  # of print: files say their names
         return _no_stdout(err)
+    if isinstance(err, OSError) and err.filename and not tracebacks.own_frames(err):
+        return UserError(f"{err.filename}: {err.strerror}", "give a file or a folder that can be used")
     return None
 
 
