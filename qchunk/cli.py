@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 from qchunk import names
+from qchunk.system import loading, surroundings, tracebacks
 from qchunk.system.errors import UserError, unknown
 from qchunk.system.processes import cores
 
@@ -82,32 +85,57 @@ def list_names(argv: list[str]) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Runs one command and exits: 0, 2 after a user's mistake, 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
+    surroundings.open_streams()
     try:
-        if not argv or argv[0] in ("-h", "--help"):
-            print(usage())
-            return
-        if argv[0] == "--version":
-            from importlib.metadata import version
-
-            print(f"qchunk {version('qchunk')}")
-            return
-        if argv[0] not in COMMANDS:
-            raise unknown("command", argv[0], COMMANDS, "qchunk --help shows all")
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # modules of the user's own, as python -m would find them
-        if argv[0] != "bench" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-            os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(MOST_DEVICES, cores())))
-        if argv[0] in ("compare", "render"):
-            draw_without_a_screen()
-        module, _, function = COMMANDS[argv[0]][2].partition(":")
-        getattr(importlib.import_module(module), function)(argv[1:])
+        command(argv)
+        surroundings.flush()
     except UserError as e:
         _leave(f"error: {e}", 2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: that is no mistake
+        surroundings.drop()  # nobody reads on: that is no mistake
         sys.exit(0)
+    except Exception as e:
+        if found := surroundings.explained(e):
+            _leave(f"error: {found}", 2)
+        lines = failure(e)
+        if not lines:
+            raise
+        _leave(f"error: {lines[0]}", 2, lines[1:])
+
+
+def command(argv: list[str]) -> None:
+    """Runs one command in this process. Raises UserError, and whatever code of the user's raises."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"qchunk {version('qchunk')}")
+        return
+    if argv[0] not in COMMANDS:
+        raise unknown("command", argv[0], COMMANDS, "qchunk --help shows all")
+    surroundings.check()
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # modules of the user's own, as python -m would find them
+    if argv[0] != "bench" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(MOST_DEVICES, cores())))
+    if argv[0] in ("compare", "render"):
+        draw_without_a_screen()
+    module, _, function = COMMANDS[argv[0]][2].partition(":")
+    getattr(importlib.import_module(module), function)(argv[1:])
+
+
+def failure(err: Exception) -> list[str]:
+    """What is told of an exception that code of the user's raised or led to: a line, then its frames. Empty: it is ours."""
+    if line := tracebacks.blamed(err):
+        return [f"{line}. Mend it there.", *tracebacks.listed(err)]
+    if files := loading.loaded():
+        line = f"what {' or '.join(files)} gives does not fit: {tracebacks.told(err)}"
+        return [f"{line}. See docs/tutorials for what each function returns.", *tracebacks.listed(err, ours=True)]
+    return []
 
 
 def draw_without_a_screen() -> None:
@@ -120,8 +148,10 @@ def draw_without_a_screen() -> None:
         os.environ["MUJOCO_GL"] = "egl"
 
 
-def _leave(line: str, code: int) -> NoReturn:
-    print(" ".join(line.split()), file=sys.stderr)
+def _leave(line: str, code: int, more: Sequence[str] = ()) -> NoReturn:
+    print(" ".join(line.split()), *more, sep="\n", file=sys.stderr)
+    with contextlib.suppress(UserError, BrokenPipeError):
+        surroundings.flush()
     sys.exit(code)
 
 

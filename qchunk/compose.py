@@ -265,6 +265,10 @@ def learner(
         def objective(params: dict) -> tuple[Array, Metrics]:
             vars = view(state, given)._replace(params=params)
             runs = [r for g, k in zip(groups, keys, strict=True) for r in run_terms(g, vars, k, chunk, state.step)]
+            for name, (loss, _) in zip(names, runs, strict=True):
+                if jnp.shape(loss) != ():
+                    problem = f"the loss of the term {name} has the shape {jnp.shape(loss)}"
+                    raise UserError(problem, "return one number, such as a mean over the batch")
             total = sum((loss for loss, _ in runs), jnp.zeros(()))
             named = {name: {"loss": loss, **metrics} for name, (loss, metrics) in zip(names, runs, strict=True)}
             return total, {f"{name}/{k}": v for name, metrics in named.items() for k, v in metrics.items()}

@@ -28,6 +28,8 @@ from qchunk.ranges import (
     Range,
     Widths,
     check_numbers,
+    fits,
+    kind_of,
     spelled,
 )
 from qchunk.system.errors import UserError, unknown
@@ -75,18 +77,21 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
     """A configuration from what JSON kept of it.
 
     Raises:
-        UserError: a field that this version does not know, or lacks.
+        UserError: a field that this version does not know, or lacks; or something else than fields.
     """
     hints = get_type_hints(cls)
+    if not isinstance(values, dict):
+        raise UserError(f"the run's {cls.__name__} is {repr(values)[:60]}, which holds no fields", "train it anew")
     if set(values) != set(hints):
         odd = sorted(set(values) ^ set(hints))
         raise UserError(f"the run's {cls.__name__} differs from this version's in {', '.join(odd)}", "train it anew")
 
     def field(hint: Any, value: Any) -> Any:
         if found := members(hint):
-            return from_dict(type(of_kind(hint, value.get("kind", ""))) if has_kinds(hint) else found[0], value)
-        if hint is float:
-            return float(value)
+            kind = value.get("kind", "") if isinstance(value, dict) else ""
+            return from_dict(type(of_kind(hint, str(kind))) if has_kinds(hint) and kind else found[0], value)
+        if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1000:
+            return float(value)  # JSON keeps 0.0 as it likes
         return tuple(value) if isinstance(value, list) else value
 
     return cls(**{n: field(hints[n], v) for n, v in values.items()})
@@ -318,7 +323,8 @@ class RolloutConfig:
 
 
 def validate(c: Any, where: str = "") -> None:
-    """Refuses impossible values, before anything is traced: numbers outside of their fields' ranges, then what ``check`` finds.
+    """Refuses impossible values, before anything is traced: other types than their fields', numbers outside of their ranges,
+    then what ``check`` finds.
 
     Args:
         c: a configuration, which may hold others, or any dataclass.
@@ -330,6 +336,8 @@ def validate(c: Any, where: str = "") -> None:
     hints = get_type_hints(type(c), include_extras=True)
     for field in dataclasses.fields(c):
         value, name = getattr(c, field.name), f"{where}{field.name}".replace("_", "-")
+        if not fits(value, hints[field.name]):
+            raise UserError(f"--{name} is {repr(value)[:60]}", f"give {kind_of(hints[field.name])}")
         if dataclasses.is_dataclass(value):
             validate(value, f"{name}.")
         else:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import numbers
 import types
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from qchunk.system.errors import UserError
 
@@ -52,6 +52,40 @@ Widths = Annotated[tuple[int, ...], Range(1, empty=False)]
 def spelled(value: Any) -> str:
     """A value as the command line spells it."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the type that an annotation names; whatever has a dtype may stand for a float (it may be traced)."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return fits(value, args[0])
+    if origin in (Union, types.UnionType):
+        return any(fits(value, arm) for arm in args)
+    if origin is Literal:
+        return isinstance(value, str) and value in args
+    if origin is tuple:
+        items = args[:1] * len(value) if args[-1:] == (...,) and isinstance(value, tuple) else args
+        return isinstance(value, tuple) and len(items) == len(value) and all(map(fits, value, items))
+    if hint is float:
+        return hasattr(value, "dtype") or (isinstance(value, numbers.Real) and not isinstance(value, bool))
+    if hint is int:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return isinstance(value, hint) if isinstance(hint, type) else True
+
+
+def kind_of(hint: Any) -> str:
+    """What ``fits`` wants, for messages."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return kind_of(args[0])
+    if origin is Literal:
+        return f"one of {', '.join(map(str, args))}"
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(kind_of, args))
+    if origin is tuple:
+        return f"a tuple, each {kind_of(args[0])}"
+    plain = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
+    return plain.get(hint, f"a {getattr(hint, '__name__', hint)}")
 
 
 def check_numbers(flag: str, value: Any, hint: Any, ranges: tuple[Range, ...] = ()) -> None:

@@ -144,10 +144,15 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_run_is_one_line_that_names_it(damage, pair, tmp_path):
+def test_a_damaged_run_is_a_line_beside_the_others(damage, pair, tmp_path):
     DAMAGE[damage](pair[0])
-    with pytest.raises(UserError, match=str(pair[0])):
-        publish.write_report(pair, tmp_path / "r")
+    rows = publish.write_report(pair, tmp_path / "r")
+    assert [r["mean"] for r in rows if r["method"] == "bc"] == ["15.0 %"], "the other run is shown"
+    text = (tmp_path / "r" / "report.html").read_text()
+    assert "damaged: " in text and str(pair[0]) in text
+    if damage != "cost":
+        with pytest.raises(UserError, match=str(pair[0])):
+            publish.write_report(pair[:1], tmp_path / "r")
 
 
 def test_facts_that_differ_are_told_of_their_runs(pair):

@@ -18,7 +18,7 @@ from qchunk.reporting import cost, film, page
 from qchunk.runs import run_folder
 from qchunk.runs.opened import first_seed, learner_of, rebuild, vars_of
 from qchunk.system.errors import UserError
-from qchunk.system.files import atomic_write
+from qchunk.system.files import atomic_write, check_new
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,8 @@ def render(argv: list[str]) -> None:
     (f,) = flags.parse("render", rest, RenderFlags)
     if f.out and f.out.suffix != ".gif":
         raise UserError(f"{f.out} is no gif", "give --out a name that ends in .gif")
-    if f.out and f.out.exists():
-        raise UserError(f"{f.out} exists already", "pass --out with a new file")
+    if f.out:
+        check_new(f.out)
     if not f.out and (f.seed, f.step) != (RenderFlags.seed, RenderFlags.step):
         raise UserError("reports show the episode of the default --seed and --step", "give --out for another")
     seeds.check(f.seed)

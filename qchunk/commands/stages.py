@@ -9,6 +9,7 @@ from pathlib import Path
 from qchunk import names, registry
 from qchunk.commands import flags
 from qchunk.runs import run_folder
+from qchunk.system import schema
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write
 
@@ -86,7 +87,12 @@ def resume(folder: Path, train: Callable) -> None:
     """Runs what is left of a chain: finished stages are skipped, an interrupted one goes on."""
     from qchunk.reporting import publish  # matplotlib, which plain training does not need
 
-    stages = json.loads((folder / FILE).read_text())
+    fix = "train the stages again with another --out"
+    stages = schema.read(folder / FILE, list[list[str]], fix)
+    if odd := [i for i, words in enumerate(stages, 1) if not words or not flags.value_of(words, "--out")] or not stages:
+        raise UserError(
+            f"{folder / FILE} is damaged: {f'stage {odd[0]} names no folder' if stages else 'no stage'}", fix
+        )
     outs = [Path(flags.value_of(words, "--out")) for words in stages]
     for out, words in zip(outs, stages, strict=True):
         if not (out / run_folder.SUMMARY).exists():

@@ -19,6 +19,7 @@ from qchunk.reporting.records import Rows
 from qchunk.runs import run_folder, sources, training
 from qchunk.runs.recording import CollectFlags, collect_to
 from qchunk.runs.training import TrainFlags
+from qchunk.system import schema
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write, make_folder
 
@@ -141,10 +142,7 @@ def claim(root: Path, kind: str, asked: dict[str, Any], dry: bool = False) -> No
     if root.exists() and not path.is_file():
         raise UserError(f"{root} exists and holds no {kind}", "pass --out with a new folder")
     if path.is_file():
-        try:
-            found = dict(json.loads(path.read_text()))
-        except (ValueError, TypeError) as e:
-            raise UserError(f"{path} is damaged", "pass --out with a new folder") from e
+        found = schema.read(path, dict[str, Any], "pass --out with a new folder")
         odd = sorted(n for n in kept if found.get(n) != kept[n])
         if odd and (root / "runs").exists():
             flag = odd[0].replace("_", "-")
@@ -295,7 +293,7 @@ def line_of(e: Exception) -> str:
 
 def beside(rows: Rows, published: Published) -> list[dict[str, str]]:
     """Our figures (rows of a report's table) and the published ones, a line for each of ours that has any."""
-    with published.file.open(newline="") as f:
+    with published.file.open(newline="", encoding="utf-8") as f:
         theirs = list(csv.DictReader(f))
     found = []
     for row in rows:

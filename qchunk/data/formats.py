@@ -13,8 +13,6 @@ import hashlib
 import io
 import itertools
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +21,7 @@ import jax
 import numpy as np
 
 from qchunk import names, registry, trees
+from qchunk.data import npz
 from qchunk.data.chunks import EDGE, Dataset, dataset, with_history
 from qchunk.system import files, loading
 from qchunk.system.errors import UserError
@@ -118,8 +117,7 @@ def save(path: Path, rows: Rows, about: dict[str, Any]) -> str:
         UserError: the file exists, or the disk is full.
     """
     path = Path(path)
-    if path.exists():
-        raise UserError(f"{path} exists already", "pass --out with a new file")
+    files.check_new(path)
     mark = fingerprint(rows)
     text = json.dumps({"format": FORMAT, "version": VERSION, "fingerprint": mark, **about})
     buffer = io.BytesIO()
@@ -135,18 +133,15 @@ def load(path: Path) -> tuple[Rows, dict[str, Any]]:
         UserError: missing, truncated, foreign, or with values that training cannot use; the line names the fix.
     """
     path = Path(path)
-    if not path.is_file():
+    if not files.is_file(path):
         raise UserError(f"there is no data set at {path}", "make one: qchunk collect ENV --out DATA")
-    try:
-        with np.load(path, allow_pickle=False) as z:
-            found = {"obs" if name.startswith("obs/") else name for name in z.files}
-            missing = [n for n in (*ARRAYS, "about") if n not in found]
-            if missing:
-                raise UserError(f"{path} is no qchunk data set: it lacks {', '.join(missing)}", "collect it anew")
-            about = json.loads(str(z["about"]))
-            rows = rows_of({n: z[n] for n in z.files if n.split("/")[0] in (*ARRAYS, "extras")})
-    except (zipfile.BadZipFile, zlib.error, ValueError, TypeError, RuntimeError, OSError, EOFError) as e:
-        raise UserError(f"{path} is empty, truncated or no npz file", "collect it anew: qchunk collect") from e
+    with npz.opened(path, "collect it anew: qchunk collect") as z:
+        found = {"obs" if name.startswith("obs/") else name for name in z.files}
+        missing = [n for n in (*ARRAYS, "about") if n not in found]
+        if missing:
+            raise UserError(f"{path} is no qchunk data set: it lacks {', '.join(missing)}", "collect it anew")
+        about = json.loads(str(z["about"]))
+        rows = rows_of({n: z[n] for n in z.files if n.split("/")[0] in (*ARRAYS, "extras")})
     if not isinstance(about, dict):
         raise UserError(f"{path} is no qchunk data set: its description is no JSON object", "collect it anew")
     if about.get("format") != FORMAT or about.get("version") != VERSION:

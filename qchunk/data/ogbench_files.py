@@ -15,15 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qchunk.data import formats
+from qchunk.data import formats, npz
 from qchunk.data import ogbench_oracles as oracles
 from qchunk.data.formats import Rows
 from qchunk.system import files, processes
@@ -35,10 +33,7 @@ NEEDED = ("observations", "actions", "terminals", "qpos")
 
 def is_one(path: Path) -> bool:
     """Whether the file or folder is in OGBench's format, to judge by what it holds; never raises."""
-    with (
-        contextlib.suppress(OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, UserError),
-        np.load(shards(path)[0]) as z,
-    ):
+    with contextlib.suppress(OSError, UserError), npz.opened(shards(path)[0], "") as z:
         return "observations" in z
     return False
 
@@ -63,17 +58,14 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     parts: list[dict[str, np.ndarray]] = []
     about: dict[str, Any] = {}
     for shard in shards(path):
-        try:
-            with np.load(shard, allow_pickle=False) as z:
-                missing = [n for n in NEEDED if n not in z]
-                if missing:
-                    raise UserError(
-                        f"{shard} lacks {', '.join(missing)}", "give a data set of OGBench with all its arrays"
-                    )
-                about = json.loads(str(z["about"])) if "about" in z else {}
-                parts.append({n: z[n] for n in (*NEEDED, "button_states") if n in z})
-        except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, KeyError) as e:
-            raise UserError(f"{shard} is empty, truncated or no npz file", "download or collect it anew") from e
+        with npz.opened(shard, "download or collect it anew") as z:
+            missing = [n for n in NEEDED if n not in z]
+            if missing:
+                raise UserError(f"{shard} lacks {', '.join(missing)}", "give a data set of OGBench with all its arrays")
+            about = dict(json.loads(str(z["about"]))) if "about" in z else {}
+            parts.append({n: z[n] for n in (*NEEDED, "button_states") if n in z})
+            if odd := [n for n, x in parts[-1].items() if not x.ndim or len(x) != len(parts[-1]["terminals"])]:
+                raise UserError(f"{shard}: {odd[0]} has another number of rows than terminals", "download it anew")
         mark = fingerprint(parts[-1])
         if about.get("fingerprint", mark) != mark:
             raise UserError(f"{shard} does not match its fingerprint {about['fingerprint']}", "collect it anew")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,9 +10,9 @@ import jax
 
 from qchunk import registry
 from qchunk.data.chunks import Dataset
-from qchunk.drivers.common import Common, Event, assemble
+from qchunk.drivers.common import Common, Driver, Event, assemble, init
 from qchunk.play import on_device
-from qchunk.play.program import Build
+from qchunk.play.program import Build, Inputs, Program
 from qchunk.seeds import stream
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Key, Learner
@@ -44,8 +45,50 @@ def train(
     Raises:
         UserError: impossible values.
     """
+    driver = checked_driver(c, settings, data)
     program, x = assemble(build, c, env, settings, given, data)
-    yield from registry.driver_of(type(c)).run(program, x, settings, learner, state)
+    if learner is not None:
+        check_learner(program, x, learner)
+    yield from driver.run(program, x, settings, learner, state)
+
+
+def checked_driver(c: Any, settings: Any, data: Any) -> Driver:
+    """The driver of a configuration, where settings and data are what it takes.
+
+    Raises:
+        UserError: no configuration, or settings of another driver, or data where there are to be none.
+    """
+    if not dataclasses.is_dataclass(c) or isinstance(c, type) or not hasattr(c, "chunk"):
+        raise UserError(f"c is {repr(c)[:60]}", "give a method's configuration, such as qchunk.algorithms.qc.QC()")
+    driver = registry.driver_of(type(c))
+    if not isinstance(settings, driver.settings):
+        fix = f"give {driver.settings.__name__}, which {type(c).__name__} is trained with"
+        raise UserError(f"settings are {repr(settings)[:60]}", fix)
+    if driver.needs_data and not isinstance(data, Dataset):
+        fix = "give data=qchunk.for_env(path, env, name)[0], or qchunk.data.formats.to_device(rows)"
+        raise UserError(f"{type(c).__name__} learns from a data set, and data is {repr(data)[:60]}", fix)
+    if not driver.needs_data and data is not None:
+        raise UserError(f"{type(c).__name__} learns from what it plays", "leave data out")
+    return driver
+
+
+def check_learner(program: Program, x: Inputs, learner: Learner) -> None:
+    """Refuses a learner to go on from that another configuration, other seeds or another environment made.
+
+    Raises:
+        UserError: names the first number of leaves or shape that differs.
+    """
+    like = jax.eval_shape(lambda: init(program, x))
+    ours, theirs = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (like, learner))
+    for path in [*theirs, *ours]:
+        wanted, found = (_shape(leaves.get(path)) for leaves in (ours, theirs))
+        if wanted != found:
+            problem = f"the learner is of another configuration: {jax.tree_util.keystr(path)} is {found}, not {wanted}"
+            raise UserError(problem, "go on with the build, configuration, seeds and environment that made it")
+
+
+def _shape(x: Any) -> str:
+    return "not there" if x is None else f"{getattr(x, 'dtype', type(x).__name__)}{list(jax.numpy.shape(x))}"
 
 
 def agent(
@@ -74,6 +117,7 @@ def agent(
     Raises:
         UserError: impossible values, or a host environment.
     """
+    checked_driver(c, settings, data)
     program, x = assemble(build, c, env, settings, jax.tree.map(lambda a: a[None], given or {}), data)
     if program.on_host:
         fix = "take one on the device, or train()"

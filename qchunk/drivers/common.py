@@ -20,11 +20,13 @@ from qchunk.config import NonNegativeInt, PositiveInt, config, validate
 from qchunk.data import buffer
 from qchunk.data.buffer import Source
 from qchunk.data.chunks import Dataset
+from qchunk.envs import checked
 from qchunk.play import evaluation
 from qchunk.play.execute import parse
 from qchunk.play.program import Build, Inputs, Program
 from qchunk.seeds import check as check_seeds
 from qchunk.seeds import for_each, over_seeds, stream
+from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Learner
 
 
@@ -97,14 +99,16 @@ def assemble(
         given: frozen modules of an earlier stage, of every seed [S, ...] (``seeds.for_each`` where they share one).
 
     Raises:
-        UserError: impossible values, or an execution that does not fit the chunks.
+        UserError: impossible values, an environment that cannot be used, or an execution that does not fit the chunks.
     """
     validate(c)
     validate(s)
-    execution = parse(s.execute, c.chunk.horizon)
-    return Program(build, env, (s.normalise_obs, s.normalise_action)), Inputs(
-        c, execution, given or {}, seed_keys(s), data
-    )
+    if jax.config.jax_enable_x64:
+        raise UserError("jax_enable_x64 is set, and qchunk computes in 32 bits", "leave it unset")
+    program = Program(build, env, (s.normalise_obs, s.normalise_action))
+    if not program.on_host:
+        checked.check(env, getattr(env, "data_name", type(env).__name__))
+    return program, Inputs(c, parse(s.execute, c.chunk.horizon), given or {}, seed_keys(s), data)
 
 
 def init(program: Program, x: Inputs) -> Learner:

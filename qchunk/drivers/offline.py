@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from qchunk import normalise, trees
@@ -45,7 +46,7 @@ def updates(program: Program, batch: int, learner: Learner, x: Inputs, count) ->
 
     def one_seed(learner: Learner, x: Inputs):
         learner, total = run_updates(program.algorithm(x.c), buffer.Source(x.data), batch, learner, x, count)
-        return learner, jax.tree.map(lambda total: total / count, total)
+        return learner, jax.tree.map(lambda total: total / jnp.maximum(count, 1), total)  # 0: only compiled
 
     return each_seed(one_seed, learner, x)
 

@@ -33,17 +33,12 @@ def own(target: str) -> Env:
     """The environment that a function of the user's own returns, ``file.py:function``.
 
     Raises:
-        UserError: no such function, or what it returns is no brax Env with an ``episode_length``.
+        UserError: no such function, or what it returns is no environment that a run could use (see checked.py).
     """
-    from qchunk.envs.base import Env
+    from qchunk.envs.checked import check
 
     env = registry.function({}, target, "environment")()
-    if not isinstance(env, Env):
-        raise UserError(
-            f"{target} returns a {type(env).__name__}", "return a brax Env: class Mine(qchunk.envs.base.Env)"
-        )
-    if not isinstance(getattr(env, "episode_length", None), int):
-        raise UserError(f"{target} has no episode_length", "give the class episode_length, in steps")
+    check(env, target)
     if not hasattr(env, "data_name"):
         env.data_name = f"own/{names.short(target)}"  # data sets are called so
     return env

@@ -12,6 +12,7 @@ from qchunk.envs.host.pool import HostEnv
 from qchunk.envs.objective import settled
 from qchunk.play.execute import Execution, Scheme
 from qchunk.seeds import over_seeds
+from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Array, Learner, Spec, Vars, view
 
 Build = Callable[[Any], Algorithm]
@@ -32,8 +33,13 @@ class Program:
     units: tuple[str, str] = ("none", "none")
 
     def algorithm(self, c: Any) -> Algorithm:
-        """The method in its units."""
+        """The method in its units. Raises UserError where ``build`` returns something else than an Algorithm."""
         made = self.build(c)
+        if not isinstance(made, Algorithm):
+            name = getattr(self.build, "__name__", "build")
+            raise UserError(
+                f"{name} returns a {type(made).__name__}", "return an Algorithm, such as qchunk.learner(...)"
+            )
         return made if self.units == ("none", "none") else normalise.normalised(made)
 
     def spec(self, c: Any) -> Spec:

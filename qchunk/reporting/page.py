@@ -5,11 +5,10 @@ from __future__ import annotations
 import base64
 import html
 import itertools
-import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -30,6 +29,7 @@ from qchunk.reporting.stats import (
     stratified_bootstrap,
 )
 from qchunk.reporting.stats import verdicts as verdicts_of
+from qchunk.system import schema
 from qchunk.system.errors import UserError
 
 COST, EPISODE, STILL = (
@@ -251,10 +251,18 @@ def _curves(records: Sequence[Record], colour: dict[str, str]) -> str:
 def cost_of(r: Record) -> dict[str, Any]:
     """What acting with a run costs, as ``qchunk compare`` measured it; {} where nobody did."""
     path = r.folder / COST
+    if not path.is_file():
+        return {}
+    return schema.read(path, _Cost, "remove it; qchunk compare measures it again")
+
+
+def damage_of(r: Record) -> str:
+    """What is wrong with the file of a run's cost; "" where nothing is."""
     try:
-        return dict(json.loads(path.read_text())) if path.is_file() else {}
-    except (ValueError, TypeError) as e:
-        raise UserError(f"{path} is damaged", "remove it; qchunk compare measures it again") from e
+        cost_of(r)
+    except UserError as e:
+        return e.problem
+    return ""
 
 
 def rounded(x: float) -> str:
@@ -265,11 +273,29 @@ def rounded(x: float) -> str:
     return f"{x:.3g}"
 
 
+class _Cost(TypedDict):
+    multiplications: float
+    p50: float
+    p99: float
+    memory: float
+    parameters: int
+    offline_rewards: str
+
+
+COST_COLUMNS = (
+    *("environment", "method", "multiplications per action", "decision, ms (p50)", "(p99)", "parameters read"),
+    *("memory of a decision, bytes", "offline rewards"),
+)
+
+
 def cost_rows(records: Sequence[Record]) -> list[dict[str, str]]:
     """One row per run that was measured."""
     rows = []
     for r in records:
-        if c := cost_of(r):
+        if why := damage_of(r):
+            head = {"environment": r.env, "method": r.label}
+            rows.append({**dict.fromkeys(COST_COLUMNS, ""), **head, "offline rewards": f"damaged: {why}"})
+        elif c := cost_of(r):
             rows.append(
                 {
                     "environment": r.env,
@@ -292,6 +318,7 @@ def _costs(records: Sequence[Record], colour: dict[str, str]) -> str:
     found = []
     for env, group in itertools.groupby(records, key=lambda r: r.env):
         members = list(group)
+        members = [r for r in members if not damage_of(r)]
         if not any(map(cost_of, members)):
             continue
         for name, unit, scale in (("multiplications", "million multiplications per action", 1e6), ("p50", "ms per decision", 1.0)):  # fmt: skip
@@ -305,6 +332,11 @@ def _costs(records: Sequence[Record], colour: dict[str, str]) -> str:
     return f'<p>{told}</p>{_table(rows, list(rows[0]))}<div class="grid">{"".join(found)}</div>'
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file of the run's folder is there, itself: a link would put a file from anywhere into the page."""
+    return path.is_file() and not path.is_symlink()
+
+
 def _uri(path: Path, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
@@ -313,15 +345,15 @@ def _episodes(records: Sequence[Record]) -> str:
     """Animations; whoever asked for less motion sees a still."""
     found = []
     for r in records:
-        if (r.folder / EPISODE).is_file():
+        if is_there(r.folder / EPISODE):
             title = html.escape(f"{r.label} on {r.env}")
             still = ""
-            if (r.folder / STILL).is_file():
+            if is_there(r.folder / STILL):
                 still = f'<source media="(prefers-reduced-motion: reduce)" srcset="{_uri(r.folder / STILL, "png")}">'
             image = f'<img alt="An episode of {title}" src="{_uri(r.folder / EPISODE, "gif")}">'
             found.append(f"<figure><picture>{still}{image}</picture><figcaption>{title}</figcaption></figure>")
     told = "One episode of each run's first seed, all from the same start."
-    if without := ", ".join(f"{r.label} on {r.env}" for r in records if not (r.folder / EPISODE).is_file()):
+    if without := ", ".join(f"{r.label} on {r.env}" for r in records if not is_there(r.folder / EPISODE)):
         told += f" None was drawn of {html.escape(without)}."
     return (
         f'<details open><summary>Show or hide</summary><p>{told}</p><div class="small">{"".join(found)}</div></details>'

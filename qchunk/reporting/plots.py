@@ -31,6 +31,11 @@ def colours(labels: Sequence[str]) -> dict[str, str]:
     return {name: COLOURS[i] if i < len(COLOURS) else f"C{i % 10}" for i, name in enumerate(order)}
 
 
+def lettered(label: str) -> str:
+    """A label as matplotlib writes it letter by letter: "$" starts no formula, and a leading "_" hides nothing."""
+    return f"{' ' * label.startswith('_')}{label}".replace("$", r"\$")
+
+
 def draw_curves(ax: Any, members: Sequence[Record], axis: str, colour: dict[str, str]) -> None:
     """Success (or return) of one environment's runs against training: mean over seeds, every seed thin."""
     for r in members:
@@ -38,7 +43,7 @@ def draw_curves(ax: Any, members: Sequence[Record], axis: str, colour: dict[str,
         values = scale * r.values()
         mark = "o" if len(x) == 1 else ""  # a line through one point cannot be seen
         ax.plot(x, values, color=colour[r.label], alpha=0.25, linewidth=0.8, marker=mark)
-        ax.plot(x, values.mean(axis=1), color=colour[r.label], linewidth=2, marker=mark, label=r.label)
+        ax.plot(x, values.mean(axis=1), color=colour[r.label], linewidth=2, marker=mark, label=lettered(r.label))
     mixed = [r for r in members if 0 < r.online_steps < r.evals[-1]["step"]]
     for at in {r.evals[-1]["step"] - r.online_steps for r in mixed} if axis == "training" else ():
         ax.axvline(at, color="0.5", linestyle=":", linewidth=1)  # the switch
@@ -69,7 +74,7 @@ def curves(records: Sequence[Record], path: Path, axis: str = "training") -> Non
     once = bool(spare) and len({tuple(r.label for r in members) for _, members in groups}) == 1
     for ax, (env, members) in zip(axes.flat, groups, strict=False):
         draw_curves(ax, members, axis, colour)
-        ax.set_title(env, fontsize=10)
+        ax.set_title(lettered(env), fontsize=10)
         if not once:
             ax.legend(**told)
     for ax in spare:
@@ -86,7 +91,7 @@ def draw_profile(ax: Any, scores: dict[str, np.ndarray], colour: dict[str, str])
     """Share of runs [S, tasks] whose success is above a threshold (Agarwal et al., section 4.2)."""
     thresholds = np.linspace(0.0, 1.0, 201)
     for label, x in scores.items():
-        ax.step(100 * thresholds, 100 * performance_profile(x, thresholds), where="post", color=colour[label], lw=2, label=label)  # fmt: skip
+        ax.step(100 * thresholds, 100 * performance_profile(x, thresholds), where="post", color=colour[label], lw=2, label=lettered(label))  # fmt: skip
     ax.set(xlabel="success of a run (%)", ylabel="runs above it (%)", xlim=(0, 100), ylim=(-3, 103))
     ax.grid(alpha=0.25)
 
@@ -96,7 +101,7 @@ def draw_compute(ax: Any, members: Sequence[Record], colour: dict[str, str], cos
     for i, r in enumerate(members):
         if (x := cost(r)) is not None:
             y = (100.0 if r.figure == "success" else 1.0) * r.final()
-            ax.plot(x, y.mean(), MARKS[i % len(MARKS)], color=colour[r.label], markersize=9, label=r.label)
+            ax.plot(x, y.mean(), MARKS[i % len(MARKS)], color=colour[r.label], markersize=9, label=lettered(r.label))
             ax.vlines(x, y.min(), y.max(), color=colour[r.label], alpha=0.5, lw=1.5)
     ax.set(xscale="log", xlabel=unit)
     ax.set_ylabel("success of episodes (%)" if members[0].figure == "success" else "return of an episode")

@@ -22,19 +22,19 @@ def write_report(
 
     Args:
         more: further tables of the page, by title, such as what was held equal.
-        failed: runs without a figure, which have a row that says why.
+        failed: runs without a figure, which have a row that says why. A run that cannot be read has one, too.
 
     Raises:
-        UserError: there is no run to report on, or one that cannot be read.
+        UserError: there is no run to report on, or none that can be read.
     """
     if not folders:
-        told = "; ".join(f"{label} on {env}: {why}" for env, label, why in failed)
+        why = "; ".join(f"{label} on {env}: {why}" for env, label, why in failed)
         raise UserError(
-            f"every run failed: {told}" if failed else "there is no run to report on",
+            f"every run failed: {why}" if failed else "there is no run to report on",
             "repair that; the same command goes on",
         )
-    found = records.load(folders)
-    rows = [*records.table(found), *records.failed_rows(failed)]
+    found, damaged = records.load_whole(folders)
+    rows = [*records.table(found), *records.failed_rows(failed), *records.damaged_rows(damaged)]
     files.make_folder(out)
     files.atomic_write(out / "table.csv", records.numbers(found))
     files.atomic_write(out / "table.md", records.markdown(rows))

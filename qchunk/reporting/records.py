@@ -46,6 +46,7 @@ AXES = {
 }
 Rows = Sequence[dict[str, str]]  # of a table
 FIGURES = ("success", "return")
+MOST_SEEDS = 100_000
 BASELINE = "bc"  # differences are to it; see load for where it is absent
 
 
@@ -114,6 +115,13 @@ class Record(NamedTuple):
         return self.values()[-1]
 
 
+class Damaged(NamedTuple):
+    """A run that cannot be read."""
+
+    folder: Path
+    why: str
+
+
 def load(folders: Sequence[Path], until: float = np.inf) -> list[Record]:
     """Reads runs.
 
@@ -126,32 +134,76 @@ def load(folders: Sequence[Path], until: float = np.inf) -> list[Record]:
     Returns:
         By environment, the baseline first: ``bc``, or what trained nothing, or the run named first. Runs that share environment and label get their folder's last two names too.
     """
-    records = []
-    folders = list({Path(f).resolve(): Path(f) for f in folders}.values())  # one named twice is read once
-    for folder in folders:
-        about = run_folder.read_config(folder)
-        c = about["config"]
-        if not (isinstance(c, dict) and {"algorithm", "env", "seed", "seeds"} <= set(c)):
-            raise UserError(f"{folder} is no whole run: its {run_folder.CONFIG} lacks what was trained", "leave it out")
-        lines = run_folder.judged(run_folder.read_metrics(folder)) if _has_metrics(folder) else []
-        lines = [line for line in lines if line["step"] <= until]
-        evals = [line for line in lines if line["kind"] == "eval"]
-        if not evals:
-            raise UserError(f"{folder} has no evaluation yet", f"go on with qchunk train --resume {folder}")
-        seeds = tuple(range(c["seed"], c["seed"] + c["seeds"]))
-        odd = [e["step"] for e in evals if {len(e["values"].get(n, seeds)) for n in FIGURES} != {len(seeds)}]
-        if odd or not {*FIGURES} & set(evals[-1]["values"]):
-            raise UserError(f"{folder} has an evaluation without a figure for each of its seeds", "leave it out")
-        label = c.get("label") or c["algorithm"]
-        open_, lost = not (folder / run_folder.SUMMARY).exists(), _diverged(lines, seeds)
-        records.append(Record(label, c["env"], seeds, evals, open_, folder, about, lost))
+    return labelled([read(f, until) for f in once(folders)])
+
+
+def once(folders: Sequence[Path]) -> list[Path]:
+    """The folders in their order; one named twice is read once."""
+    return list({Path(f).resolve(): Path(f) for f in folders}.values())
+
+
+def load_whole(folders: Sequence[Path]) -> tuple[list[Record], list[Damaged]]:
+    """The runs that can be read, as ``load`` gives them, and those that cannot.
+
+    Raises:
+        UserError: there is no folder of this name, or none of the runs can be read.
+    """
+    found, damaged, first = list[Record](), list[Damaged](), None
+    for folder in once(folders):
+        try:
+            found.append(read(folder))
+        except UserError as e:
+            if not (folder / run_folder.CONFIG).exists():
+                raise
+            damaged.append(Damaged(folder, e.problem))
+            first = first or e
+    if not found and first:
+        raise first
+    return labelled(found), damaged
+
+
+def read(folder: Path, until: float = np.inf) -> Record:
+    """One run. Raises UserError where a report cannot be made of it; see ``load``."""
+    about = run_folder.read_config(folder)
+    c = about["config"]
+    if not {"algorithm", "env", "seed", "seeds"} <= set(c):
+        raise UserError(f"{folder} is no whole run: its {run_folder.CONFIG} lacks what was trained", "leave it out")
+    lines = run_folder.judged(run_folder.read_metrics(folder)) if _has_metrics(folder) else []
+    lines = [line for line in lines if line["step"] <= until]
+    evals = [line for line in lines if line["kind"] == "eval"]
+    if not evals:
+        raise UserError(f"{folder} has no evaluation yet", f"go on with qchunk train --resume {folder}")
+    if not 1 <= c["seeds"] <= MOST_SEEDS:
+        raise UserError(f"{folder} is no whole run: its {run_folder.CONFIG} names {c['seeds']} seeds", "leave it out")
+    seeds = tuple(range(c["seed"], c["seed"] + c["seeds"]))
+    if not (_has_figures(evals, len(seeds)) and {*FIGURES} & set(evals[-1]["values"])):
+        raise UserError(f"{folder} has an evaluation without a figure for each of its seeds", "leave it out")
+    label, unfinished = c.get("label") or c["algorithm"], not (folder / run_folder.SUMMARY).exists()
+    return Record(plain(label), plain(c["env"]), seeds, evals, unfinished, folder, about, _diverged(lines, seeds))
+
+
+def plain(text: str) -> str:
+    """A label as every place can show it, pictures among them: what is not printable is spelled out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _has_figures(evals: list[dict], seeds: int) -> bool:
+    """Whether every evaluation has the same figures, a number (or None, for what is not finite) for each seed."""
+    names = [n for n in FIGURES if n in evals[-1]["values"]]
+    counts = (n for n in ("env_steps", "updates") if any(n in e["values"] for e in evals))
+    whole = all(isinstance(e["values"].get(n), list) and len(e["values"][n]) == seeds for e in evals for n in names)
+    counted = [e["values"].get(n, [0]) for e in evals for n in counts]
+    return whole and all(isinstance(x, list) and x and x[0] is not None for x in counted)
+
+
+def labelled(records: list[Record]) -> list[Record]:
+    """By environment, the baseline first; runs that share environment and label are told apart by their folders."""
     shared = Counter((r.env, r.label) for r in records)
-    pairs = sorted(
-        zip(records, folders, strict=True), key=lambda pair: (pair[0].env, pair[0].label != BASELINE, not pair[0].still)
-    )
     return [
-        r._replace(label=f"{r.label} ({'/'.join(f.resolve().parts[-2:])})") if shared[r.env, r.label] > 1 else r
-        for r, f in pairs
+        r._replace(label=f"{r.label} ({plain('/'.join(r.folder.resolve().parts[-2:]))})")
+        if shared[r.env, r.label] > 1
+        else r
+        for r in sorted(records, key=lambda r: (r.env, r.label != BASELINE, not r.still))
     ]
 
 
@@ -162,6 +214,12 @@ def _diverged(lines: list[dict], seeds: Sequence[int]) -> str:
     which = [str(seed) for seed, lost in zip(seeds, found["diverged"], strict=False) if lost]
     of_which = f" (seed {', '.join(which)})" if len(which) < len(seeds) else ""
     return f"diverged at update {int(found['diverged_at'][0]):,}{of_which}"
+
+
+def damaged_rows(damaged: Sequence[Damaged]) -> list[dict[str, str]]:
+    """The table's rows of runs that cannot be read."""
+    blank = dict.fromkeys(COLUMNS, "")
+    return [{**blank, "method": plain(d.folder.name), "note": f"damaged: {plain(d.why)}"} for d in damaged]
 
 
 def _has_metrics(folder: Path) -> bool:

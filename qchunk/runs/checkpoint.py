@@ -24,6 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qchunk.runs.manifest import Manifest
+from qchunk.system import schema
 from qchunk.system.errors import UserError
 from qchunk.system.files import explain_oserror, oserror_in, remove, remove_busy, sha256, sync, write_synced
 
@@ -286,10 +288,10 @@ def _pick(folder: Path, step: int | None) -> Path:
 def _manifest(path: Path) -> dict:
     """Reads and checks a manifest, not the files it names."""
     try:
-        body = json.loads((path / MANIFEST).read_bytes())
-    except FileNotFoundError as err:
+        body = schema.read(path / MANIFEST, Any, "")
+    except (FileNotFoundError, NotADirectoryError) as err:
         raise _damaged(path, f"it has no {MANIFEST}, so it is damaged or not qchunk's") from err
-    except (OSError, ValueError, RecursionError) as err:
+    except UserError as err:
         raise _damaged(path, f"its {MANIFEST} cannot be read") from err
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of qchunk", "Check the path of the run")
@@ -301,6 +303,8 @@ def _manifest(path: Path) -> dict:
         )
     if body.get("sha256") != _seal(body):
         raise _damaged(path, f"the contents of {MANIFEST} have changed since it was written")
+    if why := schema.mismatch(body, Manifest):
+        raise _damaged(path, f"its {MANIFEST} is not whole: {why}")
     name = path.name.removeprefix(".old-")
     if name.isdigit() and int(name) != body["step"]:
         raise _damaged(path, f"it holds step {body['step']}; the folder was renamed")
@@ -346,9 +350,12 @@ def _decode(path: Path, saved: list[dict], like: Any) -> Any:
     """Reads the arrays and builds the tree. The manifest has been compared with ``like`` before."""
     flat, treedef = jax.tree_util.tree_flatten(like)
     names = [f"{i:05d}" for i, e in enumerate(saved) if e["kind"] not in _SCALARS and 0 not in e["shape"]]
-    arrays = _read_arrays(path, names)
     pairs = enumerate(zip(saved, flat, strict=True))
-    return treedef.unflatten(_leaf(entry, arrays.get(f"{i:05d}"), old) for i, (entry, old) in pairs)
+    try:
+        arrays = _read_arrays(path, names)
+        return treedef.unflatten(_leaf(entry, arrays.get(f"{i:05d}"), old) for i, (entry, old) in pairs)
+    except (KeyError, TypeError, ValueError, OSError) as err:  # a manifest sealed anew, without all that it stands for
+        raise _damaged(path, f"its arrays cannot be read ({type(err).__name__})") from err
 
 
 def _read_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:

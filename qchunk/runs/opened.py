@@ -11,7 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from qchunk import envs, normalise, registry, sampling, seeds
-from qchunk.config import from_dict
+from qchunk.config import from_dict, validate
 from qchunk.drivers.common import Driver, assemble, init
 from qchunk.play.program import Inputs, Program, reads
 from qchunk.runs import checkpoint, run_folder, sources
@@ -40,12 +40,28 @@ class Opened(NamedTuple):
         return self.program.algorithm(self.config)
 
 
+NEEDED = ("algorithm", "driver", "env", "seed", "seeds", "config", "settings")
+
+
 def rebuild(kept: dict, folder: Path) -> Opened:
-    """What a run was made of, from its configuration and its folder, which holds the files of the user's own."""
+    """What a run was made of, from its configuration and its folder, which holds the files of the user's own.
+
+    Raises:
+        UserError: a part is missing or impossible: config.json was edited or is damaged, or names what is gone.
+    """
+    if missing := [n for n in NEEDED if n not in kept]:
+        raise UserError(f"{folder / run_folder.CONFIG} lacks {', '.join(missing)}", "put it back as it was")
     kept = sources.own(kept, folder)
     build, config_class = registry.builder(kept["algorithm"])
     driver = registry.driver(kept["driver"])
-    c, settings = from_dict(config_class, kept["config"]), from_dict(driver.settings, kept["settings"])
+    try:
+        c, settings = from_dict(config_class, kept["config"]), from_dict(driver.settings, kept["settings"])
+        for part in (c, settings):
+            validate(part)
+    except UserError as e:
+        raise UserError(f"{folder / run_folder.CONFIG}: {e.problem}", f"put it back as it was, or {e.fix}") from e
+    if (settings.seed, settings.seeds) != (kept["seed"], kept["seeds"]):
+        raise UserError(f"{folder / run_folder.CONFIG} names two different seeds", "put it back as it was")
     env = envs.make(kept["env"], c.chunk.history, kept.get("objective"))
     return Opened(driver, settings, *assemble(build, c, env, settings, read_given(folder)))
 
@@ -67,8 +83,13 @@ def read_given(run: Path) -> dict:
     """
     if not (run / GIVEN).is_dir():
         return {}
-    shapes = checkpoint.about(run / GIVEN)["shapes"]
-    like = {tuple(k.split("/")): jax.ShapeDtypeStruct(s, np.dtype(d)) for k, (d, s) in shapes.items()}
+    try:
+        shapes = checkpoint.about(run / GIVEN)["shapes"]
+        like = {tuple(k.split("/")): jax.ShapeDtypeStruct(s, np.dtype(d)) for k, (d, s) in shapes.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise UserError(
+            f"{run / GIVEN} is damaged: its shapes cannot be read", "put it back, or train the run again"
+        ) from e
     tree = checkpoint.restore(run / GIVEN, unflatten_dict(like))[0]
     return jax.tree.map(jax.numpy.asarray, tree)
 

@@ -14,12 +14,13 @@ from qchunk.data import formats, ogbench_files
 from qchunk.envs.host.pool import HostEnv
 from qchunk.play import collecting, on_host
 from qchunk.play.execute import parse
+from qchunk.ranges import INT32
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
 from qchunk.runs.progress import Bar
 from qchunk.seeds import check, key_of
 from qchunk.system.errors import UserError, unknown
-from qchunk.system.files import make_folder
+from qchunk.system.files import check_new, make_folder
 from qchunk.types import Learner
 
 
@@ -54,12 +55,13 @@ def collect_to(name: str, f: CollectFlags) -> None:
         UserError: an unknown name, or a file that is there already.
     """
     names.check_env(name, scene_too=True)
-    out = f.out if f.out.suffix == ".npz" else f.out.with_name(f.out.name + ".npz")
-    if out.exists():
-        raise UserError(f"{out} exists already", "pass --out with a new file")
+    out = f.out if f.out.suffix == ".npz" or not f.out.name else f.out.with_name(f.out.name + ".npz")
+    check_new(out)
     if min(f.steps, f.envs, f.episode_length) < 1:
         raise UserError("--steps, --envs and --episode-length must be positive", "give positive whole numbers")
     check(f.seed)
+    if max(f.steps, f.envs, f.episode_length) > INT32:
+        raise UserError("--steps, --envs or --episode-length is out of range", f"give whole numbers up to {INT32}")
     make_folder(out.parent)
     about = {"policy": " ".join(f.policy) or "default", "seed": f.seed, "versions": run_folder.versions()}
     with Bar(f.steps, 0, f.quiet, f"collecting {name}") as bar:

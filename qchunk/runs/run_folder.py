@@ -20,17 +20,63 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NotRequired, Self, TypedDict
 
+from qchunk.system import schema
 from qchunk.system.errors import UserError
-from qchunk.system.files import acquire, append, atomic_write, explain_oserror, write_synced
+from qchunk.system.files import acquire, append, atomic_write, check_place, explain_oserror, write_synced
 
 FORMAT, VERSION = "qchunk", 2  # 1: learners kept their target networks under another name
+MOST_METRICS = 1 << 30  # bytes of a metrics.jsonl that is read: years of evaluations
 CONFIG, METRICS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "summary.json", "lock"
 _PACKAGES = (
     *("qchunk", "jax", "jaxlib", "flax", "optax", "brax", "mujoco", "numpy", "orbax-checkpoint"),
     *("gymnax", "gymnasium", "ogbench", "dm_control"),  # of those that are installed
 )
+
+
+class _Place(TypedDict, total=False):
+    path: str
+    fingerprint: str
+    seeds: list[int]
+    step: int
+    algorithm: str
+
+
+class _Kept(TypedDict, total=False):
+    """What was trained; ``create`` says no more than that it names algorithm and environment."""
+
+    algorithm: str
+    label: str
+    env: str
+    objective: dict[str, float] | None
+    driver: str
+    seed: int
+    seeds: int
+    device: str
+    devices: int
+    prior: _Place | None
+    data: _Place | None
+    config: dict[str, Any]
+    settings: dict[str, Any]
+
+
+class _About(TypedDict):
+    format: str
+    version: int
+    config: _Kept
+    created: NotRequired[str]
+    versions: NotRequired[dict[str, str]]
+    git_commit: NotRequired[str | None]
+    python: NotRequired[str]
+    platform: NotRequired[str]
+
+
+class _Line(TypedDict):
+    kind: str
+    step: int
+    seconds: float
+    values: dict[str, float | list[float | None] | None]
 
 
 class RunFolder:
@@ -135,6 +181,7 @@ def create(out: Path, config: Mapping[str, Any], fill: Callable[[Path], Any] = l
         TypeError: the configuration holds what JSON cannot.
     """
     out = Path(out)
+    check_place(out)
     if out.exists() or out.is_symlink():
         raise UserError(
             f"{out} exists already", f"Pass --out with a new folder, or --resume {out} to go on with that run"
@@ -191,12 +238,12 @@ def read_config(path: Path) -> dict:
     """What config.json of a run holds; takes no lock. Raises UserError where ``path`` is no run."""
     path, fix = Path(path), "Pass the folder that `qchunk train --out` made"
     try:
-        about = json.loads((path / CONFIG).read_bytes())
+        about = schema.read(path / CONFIG, dict[str, Any], fix)
     except (FileNotFoundError, NotADirectoryError) as err:
         raise UserError(f"{path} is not a run: there is no {CONFIG} in it", fix) from err
-    except (OSError, ValueError, RecursionError) as err:
-        raise UserError(f"{path} is not a run: its {CONFIG} cannot be read", fix) from err
-    if not (isinstance(about, dict) and about.get("format") == FORMAT and "config" in about):
+    except UserError as err:
+        raise UserError(f"{path} is not a run: its {CONFIG} cannot be read ({err.problem})", fix) from err
+    if about.get("format") != FORMAT or "config" not in about:
         raise UserError(f"{path} is not a run: its {CONFIG} is not qchunk's", fix)
     if (version := about.get("version")) != VERSION:
         older = isinstance(version, int) and version < VERSION
@@ -204,6 +251,8 @@ def read_config(path: Path) -> dict:
             f"run {path} has format version {version}, this qchunk reads {VERSION}",
             f"{'Train it again, or install' if older else 'Install'} the version of qchunk that wrote it",
         )
+    if why := schema.mismatch(about, _About):
+        raise UserError(f"{path / CONFIG} is damaged: {why}", "Put it back as it was, or train the run again")
     return about
 
 
@@ -216,18 +265,20 @@ def read_metrics(path: Path) -> list[dict]:
     path = Path(path)
     path = path / METRICS if path.is_dir() else path
     try:
+        if path.stat().st_size > MOST_METRICS:
+            raise UserError(
+                f"{path} is damaged: it is larger than {MOST_METRICS >> 30} GiB", "Start a new run with --out"
+            )
         data = path.read_bytes()
     except OSError as err:
         raise UserError(f"cannot read the metrics {path}: {err.strerror}", "Check the path of the run") from err
     lines, found = data.split(b"\n"), []
     for i, line in enumerate(lines[:-1], 1):  # what follows the last newline is empty, or torn
         try:
-            found.append(json.loads(line))
-            if not {"kind", "step", "seconds", "values"} <= found[-1].keys():
-                raise ValueError(line)
-        except (ValueError, AttributeError) as err:
+            found.append(schema.parsed(line, _Line))
+        except ValueError as err:
             fix = f"Delete line {i}, or start a new run with --out"
-            raise UserError(f"line {i} of {path} is damaged", fix) from err
+            raise UserError(f"line {i} of {path} is damaged: {err}", fix) from err
     return found
 
 

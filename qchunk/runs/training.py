@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from qchunk import envs, names, registry
+from qchunk.config import validate
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
 from qchunk.drivers.common import Driver, Event, assemble
@@ -24,6 +25,7 @@ from qchunk.runs.progress import Bar
 from qchunk.runs.sinks import sinks_by_name
 from qchunk.seeds import for_each, spread
 from qchunk.system.errors import UserError
+from qchunk.system.files import check_place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,11 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | 
         UserError: whatever cannot run; no folder is made then.
     """
     build, driver = build or registry.builder(algorithm)[0], registry.driver_of(type(c))
+    for part in (c, settings):
+        validate(part)
     names.check_env(f.env)
+    out = f.out or Path("runs") / f.env / f"{f.label or Path(algorithm).stem.replace(':', '-')}-seed{settings.seed}"
+    check_place(out)
     settings, weights = driver.resolve(settings), objective.parse(f.objective)
     env = envs.make(f.env, c.chunk.history, weights)
     earlier = prior.load(f.prior, settings.seeds, f.prior_seed) if f.prior else None
@@ -74,7 +80,6 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | 
     program.algorithm(c)  # says what does not fit together before anything is made
     driver.check(program, x, settings)
     say_no_success(f, data, c, env)
-    out = f.out or Path("runs") / f.env / f"{f.label or Path(algorithm).stem.replace(':', '-')}-seed{settings.seed}"
     kept = {
         "algorithm": algorithm,
         "label": f.label or algorithm,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from qchunk.system.errors import UserError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 # tensorstore turns an errno into text; both spellings have been released
 _ERRNO_IN_TEXT = re.compile(r"os_error_code='(\d+)'|\[OS error (\d+)")
 
@@ -46,7 +46,7 @@ def atomic_write(path: Path, data: bytes | str) -> None:
     path = Path(path)
     temp = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
-        write_synced(temp, data.encode() if isinstance(data, str) else data)
+        write_synced(temp, data.encode(errors="backslashreplace") if isinstance(data, str) else data)
         os.replace(temp, path)
         sync(path.parent)
     except OSError as err:
@@ -60,6 +60,46 @@ def make_folder(path: Path) -> None:
     """Makes a folder with its parents, where it is not there. Raises UserError where the disk refuses."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise explain_oserror(err, path) from err
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False for names that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def check_new(path: Path) -> None:
+    """Refuses a name that no new file can have, before the work whose result it is to hold.
+
+    Raises:
+        UserError: it exists, or see ``check_place``.
+    """
+    check_place(path)
+    if path.exists() or path.is_symlink():
+        raise UserError(f"{path} exists already", "pass --out with a new file")
+
+
+def check_place(path: Path) -> None:
+    """Refuses a name under which nothing can be made: empty, too long, below a file, or in a place that is read-only.
+
+    Raises:
+        UserError: says why.
+    """
+    if not path.name or "\0" in str(path):
+        raise UserError(f"--out {str(path)!r} is no name", "pass --out with a new one")
+    try:
+        above = next(p for p in path.absolute().parents if p.exists())
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not (path.exists() or os.access(above, os.W_OK | os.X_OK)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        longest = os.pathconf(above, "PC_NAME_MAX") - len(f"..tmp-{os.getpid()}")  # as it is called while it is made
+        if any(len(os.fsencode(part)) > longest for part in path.parts):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     except OSError as err:
         raise explain_oserror(err, path) from err
 
@@ -163,7 +203,7 @@ def oserror_in(err: BaseException) -> OSError | None:
         if found := _ERRNO_IN_TEXT.search(str(e)):
             number = int(found[1] or found[2])
             return OSError(number, os.strerror(number))
-        for number in _FULL:
+        for number in FULL:
             if os.strerror(number) in str(e):
                 return OSError(number, os.strerror(number))
         context = None if e.__suppress_context__ else e.__context__
@@ -174,7 +214,7 @@ def oserror_in(err: BaseException) -> OSError | None:
 def explain_oserror(err: OSError, path: Path) -> UserError:
     """The user's error for a write to ``path`` (a file or a folder) that the operating system refused."""
     reason = err.strerror or str(err)
-    if err.errno in _FULL:
+    if err.errno in FULL:
         return UserError(
             f"cannot write {path}: the disk is full ({reason})",
             "Free some space there, then go on with --resume; what was saved before is intact",

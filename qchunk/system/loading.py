@@ -17,6 +17,9 @@ COPIES: dict[
 ] = {}  # a run's copy of a file -> where the file lay, beside which its code looks for what it reads
 
 
+_LOADED: list[str] = []
+
+
 def function(target: str) -> Callable:
     """The function, or whatever else has that name.
 
@@ -28,6 +31,11 @@ def function(target: str) -> Callable:
     if not hasattr(module, name):
         raise unknown(f"function of {place}", name, [n for n in vars(module) if not n.startswith("_")])
     return getattr(module, name)
+
+
+def loaded() -> list[str]:
+    """The files of the user's own that this process has loaded, by their names."""
+    return list(dict.fromkeys(_LOADED))
 
 
 def beside(folder: str) -> Path:
@@ -56,6 +64,7 @@ def _load_file(path: Path) -> types.ModuleType:
         raise UserError(f"there is no file {path}", "give file.py:function with the path of an existing file")
     mark = hashlib.sha256(str(path.resolve()).encode() + path.read_bytes()).hexdigest()[:12]
     name = f"{path.stem}_{mark}"
+    _LOADED.append(path.name)
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec and spec.loader

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import runpy
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
+
+_ROOT = str(Path(__file__).resolve().parents[2])
+# what the fresh interpreter runs: -P and its own path keep files of the user's from standing for the standard library's
+_CHILD = "import os, sys; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from qchunk.system.processes import child; child()"
 
 
 def cores() -> int:
@@ -17,12 +24,34 @@ def cores() -> int:
 def start(module: str, *args: str, **more: Any) -> subprocess.Popen:
     """``python -m module args``: as multiprocessing's spawn, but the user's script is not run again.
 
-    It finds the modules that this process finds, in this folder too, and computes on one thread.
+    It finds the modules that this process finds, those of this folder last (a ``random.py`` there is not Python's own),
+    computes on one thread, and ends with this process.
 
     Args:
         more: of subprocess.Popen.
     """
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")]), os.getcwd()])
-    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", module, *args], stdin=subprocess.DEVNULL, env=env, **more)
+    command = [sys.executable, "-P", "-c", _CHILD, os.pathsep.join(search_path()), str(os.getpid()), module, *args]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=env, **more)
+
+
+def search_path() -> list[str]:
+    """Where this process finds modules, this folder last, and the package itself."""
+    here = os.getcwd()
+    known = dict.fromkeys([*sys.path, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
+    found = [p for p in known if p and os.path.abspath(p) != here]
+    return [*found, *([_ROOT] if _ROOT not in (*found, here) else []), here]
+
+
+def child() -> None:
+    """The fresh interpreter: runs the module that the arguments name, and ends when its parent does."""
+    parent, module = int(sys.argv.pop(1)), sys.argv.pop(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _end_with(parent: int, every: float = 0.5) -> None:
+    """Ends this process at once when its parent is gone: a simulator that hangs reads no pipe that closes."""
+    while os.getppid() == parent:
+        time.sleep(every)
+    os._exit(1)

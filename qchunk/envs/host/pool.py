@@ -24,7 +24,7 @@ import numpy as np
 
 from qchunk import trees
 from qchunk.envs.host import worker
-from qchunk.system import processes
+from qchunk.system import processes, tracebacks
 from qchunk.system.errors import UserError
 from qchunk.types import PyTree
 
@@ -77,7 +77,7 @@ class HostEnv:
     def __init__(self, name: str, description: dict[str, Any], data_name: str | None = None):
         self.name, self.data_name = name, data_name or name
         self.description = {"kwargs": {}, "modules": [], "sparse": False, **description}
-        with self.told(), contextlib.closing(self.instance()) as one:
+        with contextlib.closing(self.instance()) as one, self.told("stepped"):
             one.reset(0)
             self.no_obs, self.action_size = one.like, len(one.half)  # zeros in the place of an observation
             self.observation_size = trees.sizes(self.no_obs)
@@ -93,7 +93,7 @@ class HostEnv:
 
     @contextlib.contextmanager
     def told(self, what: str = "made") -> Iterator[None]:
-        """Whatever the environment raises inside, as a UserError of one line: it cannot be made, or drawn."""
+        """Whatever the environment raises inside, as a UserError of one line: it cannot be made, stepped or drawn."""
         try:
             yield
         except UserError:
@@ -101,12 +101,8 @@ class HostEnv:
         except Exception as e:  # whatever a user's environment raises
             if isinstance(e, ImportError) and e.name in ("gymnasium", "ogbench"):
                 raise UserError(f"{self.name} needs {e.name}, which is missing", "pip install 'qchunk[ogbench]'") from e
-            problem = f"{self.name} cannot be {what}: {type(e).__name__}: {' '.join(str(e).split())}"
-            fixes = {
-                "made": "give the id of a gymnasium environment with continuous actions",
-                "drawn": "install what it draws with",
-            }
-            raise UserError(problem, fixes[what]) from e
+            problem = f"{self.name} cannot be {what}: {tracebacks.blamed(e) or tracebacks.told(e)}"
+            raise UserError(problem, _fix(e, what)) from e
 
     def nothing(self, envs: int) -> HostState:
         """The state of ``envs`` slots before their first episode."""
@@ -137,6 +133,20 @@ class HostEnv:
         for pool in self._pools.values():
             pool.close()
         self._pools.clear()
+
+
+def _fix(err: Exception, what: str) -> str:
+    """What to do about an environment that raised ``err`` while it was made or drawn."""
+    if tracebacks.own_frames(err):
+        return "mend it there"
+    if what != "made":
+        fixes = {"drawn": "install what it draws with", "stepped": "let reset and step return what gymnasium.Env says"}
+        return fixes[what]
+    if isinstance(err, ImportError):
+        return f"install {err.name or 'what it needs'}, or give the module that registers it"
+    if type(err).__module__.startswith("gymnasium") or isinstance(err, ValueError):
+        return "give the id of a gymnasium environment with continuous actions"
+    return "see whether gymnasium alone can make and step it"
 
 
 class Worker:

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from qchunk import trees
+from qchunk.system import tracebacks
 
 DEFAULT_LIMIT = 1000  # steps of an episode, where the environment is registered without a limit
 EXTRA = 4  # reward, terminal, truncation, success
@@ -42,6 +43,18 @@ def hushed() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def one_number(x: Any, what: str) -> float:
+    """A number, or the only one of an array such as [-1.0].
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = np.asarray(x)
+    if found.size != 1 or found.dtype.kind not in "biuf":
+        raise ValueError(f"its {what} is {x!r}, which is not one number")
+    return float(found.reshape(()))
 
 
 class One:
@@ -73,7 +86,7 @@ class One:
             raise ValueError(f"{description['id']} has the observations {space}, which do not flatten to a vector")
         self._is_tree = isinstance(space, gymnasium.spaces.Dict)
         self._spaces = trees.named(trees.unnamed(trees.named(space)))  # twice: a name may hold a slash
-        self._flatten = gymnasium.spaces.flatten
+        self._flatten, self._size = gymnasium.spaces.flatten, gymnasium.spaces.flatdim
         self.like: Any = None
         spec = self.env.spec
         own = (spec.max_episode_steps if spec else None) or DEFAULT_LIMIT
@@ -94,7 +107,7 @@ class One:
         scaled = (self.centre + self.half * np.clip(action, -1.0, 1.0)).reshape(self.shape).astype(self.type)
         obs, reward, terminal, truncation, info = self.env.step(scaled)
         if self.sparse:
-            reward = -1.0 if one_number(reward, "the reward") != 0 else 0.0
+            reward = -1.0 if one_number(reward, "reward") != 0 else 0.0
         return self._row(obs, reward, terminal, truncation or self.steps >= self.limit, info)
 
     def _row(self, obs: Any, reward: Any, terminal: Any, truncation: Any, info: dict) -> np.ndarray:
@@ -103,11 +116,17 @@ class One:
         if self.like is None:
             types = {n: np.uint8 if s.dtype == np.uint8 else np.float32 for n, s in self._spaces.items()}
             self.like = trees.unnamed({n: np.zeros(x.shape, types[n]) for n, x in parts.items()})
-        ended = float(terminal), float(bool(truncation) and not terminal)
-        return np.concatenate([*parts.values(), [one_number(reward, "the reward"), *ended, _success(info)]])
+        ended = bool(one_number(terminal, "terminated"))
+        cut = bool(one_number(truncation, "truncated")) and not ended
+        told = [one_number(reward, "reward"), float(ended), float(cut), _success(info)]
+        return np.concatenate([*parts.values(), told])
 
     def _flat(self, space: Any, x: Any) -> np.ndarray:
-        return np.asarray(x if len(space.shape or ()) == 1 else self._flatten(space, x), np.float64)
+        flat = np.asarray(x if len(space.shape or ()) == 1 else self._flatten(space, x), np.float64)
+        size = self._size(space)
+        if flat.shape != (size,):
+            raise ValueError(f"an observation has the shape {np.shape(x)}, and its space {space} says {size} numbers")
+        return flat
 
     def close(self) -> None:
         """Ends the environment."""
@@ -118,18 +137,6 @@ def hush_mujoco() -> None:
     """Sends MuJoCo's warnings to stderr; by itself it writes them into MUJOCO_LOG.TXT in the folder that it runs in."""
     if mujoco := sys.modules.get("mujoco"):
         mujoco.set_mju_user_warning(lambda text: print(f"MuJoCo: {text}", file=sys.stderr))
-
-
-def one_number(x: Any, what: str) -> float:
-    """A number, or an array that holds one.
-
-    Raises:
-        ValueError: it holds none, or several.
-    """
-    found = np.asarray(x)
-    if found.size != 1:
-        raise ValueError(f"{what} is {' '.join(repr(x).split())}, not one number")
-    return float(found.reshape(())[()])
 
 
 def _success(info: dict) -> float:
@@ -172,7 +179,8 @@ def serve(pipe: Connection, description: dict[str, Any]) -> None:
             try:
                 rows = answer(slots, op, m, description)
             except Exception as e:  # the environment's own error: told, and the parent decides
-                pipe.send_bytes(b"-" + f"{type(e).__name__}: {e}".encode())
+                at = "".join(f", at {tracebacks.place(f)}" for f in tracebacks.own_frames(e)[-1:])
+                pipe.send_bytes(b"-" + f"{tracebacks.told(e)}{at}".encode(errors="backslashreplace"))
             else:
                 pipe.send_bytes(b"+" + np.ascontiguousarray(rows).tobytes())
 

@@ -1,0 +1,96 @@
+"""What surrounds a command: variables that jax reads, this folder, the streams that it prints to."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+
+from qchunk.system import tracebacks
+from qchunk.system.errors import UserError
+from qchunk.system.files import FULL
+
+
+def open_streams() -> None:
+    """Streams that were closed lead nowhere, so that no file of ours takes their number; what one cannot spell is escaped."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 it lives as long as the process
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def flush() -> None:
+    """Writes out what was printed.
+
+    Raises:
+        UserError: stdout takes no more, such as a full disk. What is left of it is dropped.
+        BrokenPipeError: nobody reads on.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise _no_stdout(e) from e
+
+
+def drop() -> None:
+    """What is still to be printed to stdout goes nowhere, at the interpreter's end too."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def check() -> None:
+    """Refuses surroundings in which nothing would work.
+
+    Raises:
+        UserError: names the variable or the folder.
+    """
+    try:
+        os.getcwd()
+    except OSError as e:
+        raise UserError("this folder is gone: it was removed or renamed", "cd to a folder that is there") from e
+    if os.environ.get("JAX_ENABLE_X64", "").lower() in ("1", "true", "t", "yes", "y", "on"):
+        raise UserError("JAX_ENABLE_X64 is set, and qchunk computes in 32 bits", "unset JAX_ENABLE_X64")
+    count = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
+    if not (count.isascii() and count.isdigit() and 1 <= int(count[:9]) <= 4096):
+        fix = "give a whole number from 1 to 4096, or unset it"
+        raise UserError(f"JAX_NUM_CPU_DEVICES is {count!r}", fix)
+
+
+def explained(err: BaseException) -> UserError | None:
+    """The user's error behind what a library raised because of the surroundings; None where it has another cause."""
+    if (wanted := os.environ.get("JAX_PLATFORMS")) and not _has_device():
+        problem = f"jax finds no device of the kind that JAX_PLATFORMS={wanted} names"
+        return UserError(problem, "install jax for it, such as pip install 'jax[cuda12]', or unset JAX_PLATFORMS")
+    if isinstance(err, ValueError) and "environment" in str(err) and "JAX_" in str(err):
+        return UserError(f"jax refuses a variable: {err}", "give it another value, or unset it")
+    if isinstance(err, FileNotFoundError) and "temporary directory" in str(err):
+        return UserError("there is no folder for temporary files", f"make {tempfile.tempdir or '/tmp'} writable, or set TMPDIR to a folder that is")  # fmt: skip
+    if isinstance(err, OSError) and err.errno in FULL and err.filename is None:  # of print: files say their names
+        return _no_stdout(err)
+    if isinstance(err, OSError) and err.filename and not tracebacks.own_frames(err):
+        return UserError(f"{err.filename}: {err.strerror}", "give a file or a folder that can be used")
+    return None
+
+
+def _has_device() -> bool:
+    """Whether jax finds a device; what it raises where it finds none differs by version and place."""
+    jax = sys.modules.get("jax")
+    try:
+        return jax is None or bool(jax.devices())
+    except Exception:
+        return False
+
+
+def _no_stdout(err: OSError) -> UserError:
+    drop()
+    return UserError(f"cannot write to stdout: {err.strerror}", "free some space there, or send it elsewhere")

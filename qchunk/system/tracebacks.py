@@ -1,0 +1,62 @@
+"""What code of the user's own raised: whose function failed and where, without the frames between."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+import traceback
+from pathlib import Path
+
+_OURS = str(Path(__file__).resolve().parents[1]) + os.sep
+_INSTALLED = tuple(
+    {os.path.realpath(p) + os.sep for n, p in sysconfig.get_paths().items() if n.endswith(("lib", "stdlib"))}
+)
+
+
+def is_own(file: str) -> bool:
+    """Whether a file is the user's: neither of this package, nor installed, nor Python's."""
+    whole = os.path.realpath(file)
+    return not file.startswith("<") and not whole.startswith((_OURS, *_INSTALLED)) and os.path.isfile(whole)
+
+
+def own_frames(err: BaseException) -> list[traceback.FrameSummary]:
+    """The frames of an exception that lie in files of the user's, the innermost last; of what caused it where it has none."""
+    seen: set[int] = set()
+    at: BaseException | None = err
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        if found := [f for f in traceback.extract_tb(at.__traceback__) if is_own(f.filename)]:
+            return found
+        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+    return []
+
+
+def place(frame: traceback.FrameSummary) -> str:
+    """``file.py:12``, relative to this folder where that is shorter."""
+    return f"{min(frame.filename, os.path.relpath(frame.filename), key=len)}:{frame.lineno}"
+
+
+def told(err: BaseException) -> str:
+    """``ValueError: what it says``, in one line."""
+    return f"{type(err).__name__}: {' '.join(str(err).split()) or '(no message)'}"
+
+
+def blamed(err: BaseException) -> str:
+    """One line: which function of the user's raised, where, and what. "" where no frame is the user's."""
+    frames = own_frames(err)
+    if not frames:
+        return ""
+    last = frames[-1]
+    entered = next((f.name for f in frames if not f.name.startswith("<")), "the file")
+    where = entered if entered != last.name and not last.name.startswith("<") else ""
+    inside = f" (called by {where})" if where else ""
+    what = "the file itself" if last.name == "<module>" else last.name
+    return f"your {what}{inside} failed at {place(last)}: {told(err)}"
+
+
+def listed(err: BaseException, ours: bool = False) -> list[str]:
+    """Frames, a line each, the innermost last: the user's own, or this package's."""
+    found = own_frames(err)
+    if ours:
+        found = [f for f in traceback.extract_tb(err.__traceback__) if os.path.realpath(f.filename).startswith(_OURS)]
+    return [f"  {place(f)} in {f.name}: {f.line or ''}".rstrip(": ") for f in found]
