@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qchunk.data import formats, npz, ogbench_files
-from qchunk.reporting import page, publish, records
+from qchunk.reporting import page, prices, publish, records
 from qchunk.runs import checkpoint, run_folder
 from qchunk.system import files, schema
 from qchunk.system.errors import UserError
@@ -49,7 +49,7 @@ def make(folder, label="qc"):
             run.log("eval", step, {"success": [0.5, 1.0], "return": [-1.0, -2.0]})
         run.finish({"success": [0.5, 1.0]})
     cost = {"multiplications": 1e3, "p50": 1.0, "p99": 2.0, "memory": 10.0, "parameters": 5, "offline_rewards": "used"}
-    (folder / page.COST).write_text(json.dumps(cost))
+    (folder / prices.COST).write_text(json.dumps(cost))
     return folder
 
 
@@ -100,7 +100,7 @@ def test_a_report_outlives_any_edit_of_a_runs_files(name, pair, tmp_path, data):
         page._costs(found, dict.fromkeys((r.label for r in found), "C0")) if name == "cost.json" else page._settings(
             found
         )
-        page.cost_rows(found)
+        prices.cost_rows(found)
     finally:
         file.write_text(kept)
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from qchunk.reporting import cost, film, page, plots, publish, records
+from qchunk.reporting import cost, film, page, plots, prices, publish, records
 from qchunk.reporting.stats import Estimate
 from qchunk.runs import run_folder
 from qchunk.system.errors import UserError
@@ -369,7 +369,7 @@ def test_the_page_in_a_browser(tmp_path, pair, dark):
     """No error, no request, no sideways scrolling on a phone, every picture named, ink that follows the colour scheme."""
     run = pair[0]
     costs = {"multiplications": 2e6, "p50": 1.0, "p99": 2.0, "memory": 1e4, "parameters": 7, "offline_rewards": "used"}
-    (run / page.COST).write_text(json.dumps(costs))
+    (run / prices.COST).write_text(json.dumps(costs))
     film.write_gif([np.full((20, 30, 3), x, np.uint8) for x in (0, 200)], run / page.EPISODE, run / page.STILL)
     out = tmp_path / "r"
     publish.write_report(

@@ -14,7 +14,7 @@ from qchunk.commands import flags
 from qchunk.commands.shared import positional
 from qchunk.comparison.tables import uses_rewards
 from qchunk.envs.base import obs_spec
-from qchunk.reporting import cost, film, page
+from qchunk.reporting import cost, film, page, prices
 from qchunk.runs import run_folder
 from qchunk.runs.opened import first_seed, learner_of, rebuild, vars_of
 from qchunk.system.errors import UserError
@@ -71,12 +71,12 @@ def measure(folder: Path) -> None:
     found = cost.of_policy(p.algorithm.act, vars_of(p, learner_of(folder, p, None)[0]), obs_spec(p.program.env))
     found["multiplications"] /= p.program.scheme(p.inputs, "act").steps
     learns = "used" if uses_rewards(bool(kept["data"]), p.config) else "not used"
-    atomic_write(folder / page.COST, json.dumps({**found, "offline_rewards": learns}) + "\n")
+    atomic_write(folder / prices.COST, json.dumps({**found, "offline_rewards": learns}) + "\n")
 
 
 def look(folder: Path) -> None:
     """Both, where they are not there yet; an environment that nobody can draw has no picture."""
-    if not (folder / page.COST).exists():
+    if not (folder / prices.COST).exists():
         measure(folder)
     if not (folder / page.EPISODE).exists():
         try:

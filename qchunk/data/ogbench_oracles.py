@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from qchunk.envs.host.worker import hush_mujoco
 from qchunk.system import files
+from qchunk.system.processes import hush_mujoco
 
 LENGTH = 1001  # rows of an episode; the last one is only its final observation
 NOISE, SMOOTHING, MIN_NORM = 0.1, 0.5, 0.4

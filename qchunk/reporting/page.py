@@ -8,11 +8,11 @@ import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
-from qchunk.reporting import plots
+from qchunk.reporting import plots, prices
 from qchunk.reporting import records as tables
 from qchunk.reporting.records import Record, Rows
 from qchunk.reporting.stats import (
@@ -29,14 +29,8 @@ from qchunk.reporting.stats import (
     stratified_bootstrap,
 )
 from qchunk.reporting.stats import verdicts as verdicts_of
-from qchunk.system import schema
-from qchunk.system.errors import UserError
 
-COST, EPISODE, STILL = (
-    "cost.json",
-    "episode.gif",
-    "episode.png",
-)  # what qchunk compare leaves in a run's folder; the episode by qchunk render, too
+EPISODE, STILL = "episode.gif", "episode.png"  # what qchunk compare and render leave in a run's folder
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8885; --soft: #8881 }
@@ -248,81 +242,18 @@ def _curves(records: Sequence[Record], colour: dict[str, str]) -> str:
     return f'<p>Thick: mean over seeds; thin: each seed.</p><div class="grid">{"".join(found)}</div>'
 
 
-def cost_of(r: Record) -> dict[str, Any]:
-    """What acting with a run costs, as ``qchunk compare`` measured it; {} where nobody did."""
-    path = r.folder / COST
-    if not path.is_file():
-        return {}
-    return schema.read(path, _Cost, "remove it; qchunk compare measures it again")
-
-
-def damage_of(r: Record) -> str:
-    """What is wrong with the file of a run's cost; "" where nothing is."""
-    try:
-        cost_of(r)
-    except UserError as e:
-        return e.problem
-    return ""
-
-
-def rounded(x: float) -> str:
-    """Three digits: 12300 is 12.3k."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(x) >= size:
-            return f"{x / size:.3g}{letter}"
-    return f"{x:.3g}"
-
-
-class _Cost(TypedDict):
-    multiplications: float
-    p50: float
-    p99: float
-    memory: float
-    parameters: int
-    offline_rewards: str
-
-
-COST_COLUMNS = (
-    *("environment", "method", "multiplications per action", "decision, ms (p50)", "(p99)", "parameters read"),
-    *("memory of a decision, bytes", "offline rewards"),
-)
-
-
-def cost_rows(records: Sequence[Record]) -> list[dict[str, str]]:
-    """One row per run that was measured."""
-    rows = []
-    for r in records:
-        if why := damage_of(r):
-            head = {"environment": r.env, "method": r.label}
-            rows.append({**dict.fromkeys(COST_COLUMNS, ""), **head, "offline rewards": f"damaged: {why}"})
-        elif c := cost_of(r):
-            rows.append(
-                {
-                    "environment": r.env,
-                    "method": r.label,
-                    "multiplications per action": rounded(c["multiplications"]),
-                    "decision, ms (p50)": f"{c['p50']:.2f}",
-                    "(p99)": f"{c['p99']:.2f}",
-                    "parameters read": f"{c['parameters']:,}",
-                    "memory of a decision, bytes": rounded(c["memory"]),
-                    "offline rewards": c["offline_rewards"],
-                }
-            )
-    return rows
-
-
 def _costs(records: Sequence[Record], colour: dict[str, str]) -> str:
-    rows = cost_rows(records)
+    rows = prices.cost_rows(records)
     if not rows:
         return ""
     found = []
     for env, group in itertools.groupby(records, key=lambda r: r.env):
         members = list(group)
-        members = [r for r in members if not damage_of(r)]
-        if not any(map(cost_of, members)):
+        members = [r for r in members if not prices.damage_of(r)]
+        if not any(map(prices.cost_of, members)):
             continue
         for name, unit, scale in (("multiplications", "million multiplications per action", 1e6), ("p50", "ms per decision", 1.0)):  # fmt: skip
-            cost = lambda r: cost_of(r)[name] / scale if cost_of(r) else None  # noqa: E731
+            cost = lambda r: prices.cost_of(r)[name] / scale if prices.cost_of(r) else None  # noqa: E731
             title = f"{env}: {members[0].figure} against {unit}"
             picture = plots.svg(lambda ax: plots.draw_compute(ax, members, colour, cost, unit), html.escape(title))
             found.append(
@@ -411,7 +342,7 @@ def markdown_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) 
         "Over all runs": aggregate(records),
         "Each against each": pairs(records),
         **more,
-        "Cost of acting": cost_rows(records),
+        "Cost of acting": prices.cost_rows(records),
     }
     for title, found in ours.items():
         if found:
