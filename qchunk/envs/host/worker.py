@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from qchunk import trees
+from qchunk.system import processes
 
 DEFAULT_LIMIT = 1000  # steps of an episode, where the environment is registered without a limit
 EXTRA = 4  # reward, terminal, truncation, success
@@ -61,7 +62,7 @@ class One:
         with hushed():
             self.env = gymnasium.make(description["id"], disable_env_checker=True, **description["kwargs"])
             box, space = self.env.action_space, self.env.observation_space
-        hush_mujoco()
+        processes.hush_mujoco()
         if not isinstance(box, gymnasium.spaces.Box):
             raise ValueError(f"{description['id']} has the actions {box}, no continuous ones")
         if not (np.isfinite(box.low).all() and np.isfinite(box.high).all()):
@@ -112,12 +113,6 @@ class One:
     def close(self) -> None:
         """Ends the environment."""
         self.env.close()
-
-
-def hush_mujoco() -> None:
-    """Sends MuJoCo's warnings to stderr; by itself it writes them into MUJOCO_LOG.TXT in the folder that it runs in."""
-    if mujoco := sys.modules.get("mujoco"):
-        mujoco.set_mju_user_warning(lambda text: print(f"MuJoCo: {text}", file=sys.stderr))
 
 
 def one_number(x: Any, what: str) -> float:
