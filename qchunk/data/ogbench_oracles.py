@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from qchunk.system import files
-from qchunk.system.processes import hush_mujoco
+from qchunk.system import files, processes
 
 LENGTH = 1001  # rows of an episode; the last one is only its final observation
 NOISE, SMOOTHING, MIN_NORM = 0.1, 0.5, 0.4
@@ -42,7 +41,7 @@ def make(scene: str) -> Any:
     import ogbench  # noqa: F401 registers
 
     env = gymnasium.make(f"{scene}-v0", terminate_at_goal=False, mode="data_collection", max_episode_steps=LENGTH)
-    hush_mujoco()
+    processes.hush_mujoco()
     env.reset(seed=0)
     for _ in range(40):  # making it has drawn, unseeded, targets of some kind; now every kind has a seeded one
         env.unwrapped.set_new_target(return_info=False)

@@ -21,6 +21,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def hush_mujoco() -> None:
+    """Sends MuJoCo's warnings to stderr; by itself it writes them into MUJOCO_LOG.TXT in the folder that it runs in."""
+    if mujoco := sys.modules.get("mujoco"):
+        mujoco.set_mju_user_warning(lambda text: print(f"MuJoCo: {text}", file=sys.stderr))
+
+
 def start(module: str, *args: str, **more: Any) -> subprocess.Popen:
     """``python -m module args``: as multiprocessing's spawn, but the user's script is not run again.
 
