@@ -229,7 +229,7 @@ def test_collecting_obeys_execution(own, env):
 
 @pytest.mark.parametrize(
     ("name", "line"),
-    [("none.py:x", "there is no file"), ("own.py:contin", "counting"), ("own.py:counting:a", "number")],
+    [("none.py:x", "there is no file"), ("own.py:contin", "counting"), ("own.py:counting:a,1", "a is no number")],
 )
 def test_a_wrong_scheme_of_ones_own_names_the_fix(own, name, line, monkeypatch):
     monkeypatch.chdir(own.parent)
