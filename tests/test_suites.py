@@ -55,7 +55,9 @@ def test_smoke_is_small_and_otherwise_the_same():
     )
     small = smoke(run)
     assert small.config.actor.hidden == (8, 16) and small.config.chunk == run.config.chunk
-    assert small.settings == dataclasses.replace(run.settings, episodes=4, offline_steps=40, batch=64, start_training=64)
+    assert small.settings == dataclasses.replace(
+        run.settings, episodes=4, offline_steps=40, batch=64, start_training=64
+    )
     assert small.data == run.data and small.label == "x"
 
 
