@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import slow_but
 
 from qchunk import names, registry
 from qchunk.actors import actor, paths
@@ -175,6 +176,7 @@ def test_softmax_reranking_tilts():
 # ------------------------------------------------------------------------------------------ the contract
 
 
+GUIDANCE = ["log-expectation", "mean", "clean", "diffuser"]
 PRIORS = {
     "flow": FlowConfig((16,), steps=3),
     "diffusion": DiffusionConfig((16,), steps=3, time_features=4),
@@ -212,7 +214,7 @@ CASES = [(n, {}) for n in STAGES] + [("value-guided", {"guidance": g}) for g in 
 CASES += [("value-guided", {"backup": "prior"}), ("value-guided", {"backup": "iql"}), ("v-gps", {"learning": "td"})]
 
 
-@pytest.mark.parametrize(("name", "more"), CASES)
+@pytest.mark.parametrize(("name", "more"), slow_but(CASES[: len(STAGES)], CASES))
 def test_the_prior_is_never_touched(name, more):
     prior = "diffusion" if "guidance" in more else "flow"
     algorithm, state, given = stage(name, PRIORS[prior], **more)
@@ -232,8 +234,8 @@ def test_the_prior_is_never_touched(name, more):
 
 
 @pytest.mark.parametrize("prior", PRIORS)
-@pytest.mark.parametrize("guidance", ["log-expectation", "mean", "clean", "diffuser"])
-@pytest.mark.parametrize("jit", [True, False], ids=["jit", "op by op"])
+@pytest.mark.parametrize("guidance", slow_but(["log-expectation", "diffuser"], GUIDANCE))
+@pytest.mark.parametrize("jit", slow_but([True], [True, False]), ids=["jit", "op by op"])
 def test_weight_0_is_the_unguided_sampler_bit_for_bit(prior, guidance, jit):
     algorithm, state, given = stage("value-guided", PRIORS[prior], guidance=guidance, weight=0.0)
     kernel = actor(PRIORS[prior])

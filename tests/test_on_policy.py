@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_cli import run as command
+from tiers import slow_but
 
 from qchunk import cli, envs
 from qchunk.actors import actor
@@ -222,7 +223,7 @@ def test_ppo_learns_from_scratch():
     assert values["success"].min() >= 0.95, values["success"]
 
 
-@pytest.mark.parametrize("name", ["flow", "diffusion"])
+@pytest.mark.parametrize("name", slow_but(["diffusion"], ["flow", "diffusion"]))
 def test_fine_tuning_improves_a_prior_that_stays_as_it_is(name):
     """The second action must have the sign of the first: the clone of random play succeeds in half of the episodes."""
     env, chunk = envs.make("probe/two-step"), ChunkConfig(2)
@@ -310,6 +311,7 @@ def test_two_stages_as_one_command(tmp_path, capsys):
     assert code == 2 and "the last 2 denoising steps only" in err
 
 
+@pytest.mark.slow  # test_conformance resumes the driver, test_cli a command
 def test_a_run_resumes_to_the_same_bits(tmp_path, capsys):
     argv = ["train", "ppo", "--env", ENV, "--checkpoint-every", "64", "--normalise-obs", "standard", *TINY, *PLAYS]
     for name in ("a", "b"):
