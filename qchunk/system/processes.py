@@ -61,9 +61,3 @@ def _end_with(parent: int, every: float = 0.5) -> None:
     while os.getppid() == parent:
         time.sleep(every)
     os._exit(1)
-
-
-def hush_mujoco() -> None:
-    """Sends MuJoCo's warnings to stderr; by itself it writes them into MUJOCO_LOG.TXT in the folder that it runs in."""
-    if mujoco := sys.modules.get("mujoco"):
-        mujoco.set_mju_user_warning(lambda text: print(f"MuJoCo: {text}", file=sys.stderr))
