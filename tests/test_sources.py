@@ -15,6 +15,7 @@ from qchunk import cli
 from qchunk.algorithms.bc import BC
 from qchunk.comparison.suite import Data, Run, check, folder_of, train_all
 from qchunk.config import ChunkConfig, RegressionConfig
+from qchunk.data import formats
 from qchunk.drivers.online import OnlineSettings
 from qchunk.runs import run_folder, sources
 from qchunk.system.errors import UserError
@@ -78,6 +79,19 @@ def test_a_changed_file_is_not_taken_for_the_run_that_was(trained):
         train_all("x", [run], root)
     Path("mine.py").write_text(MINE)
     assert train_all("x", [run], root).folders
+
+
+def test_changed_data_are_not_taken_for_those_that_were(trained):
+    """The same for a data set that the user gave: its fingerprint is the run's."""
+    root, run = trained
+    (data,) = (root / "data").glob("*.npz")
+    given = run._replace(data=data)
+    check([given], root)
+    rows, about = formats.load(data)
+    data.unlink()
+    formats.save(data, rows._replace(reward=rows.reward + 1), {"env": about["env"]})
+    with pytest.raises(UserError, match=r"npz has changed since .*remove the folder"):
+        check([given], root)
 
 
 @pytest.mark.parametrize("harm", ["edited", "gone", "unnamed"])

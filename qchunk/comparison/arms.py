@@ -81,7 +81,7 @@ def trials(arm: str, config_class: type = object) -> str:
     name = arm.partition("@")[0]
     tuned = arm if arm in TRIALS else name if name in names.ALGORITHMS else alike(config_class)
     if tuned not in TRIALS:
-        return "none: its own defaults"
+        return "none: its own settings, and the learning rate of all where it leaves that at its default"
     told = ", ".join(f"{setting}: {found} %" for setting, found in TRIALS[tuned].items())
     note = f" ({FOOTNOTES[tuned]})" if tuned in FOOTNOTES else ""
     return f"{told}{note}" if tuned == arm else f"none: the settings of {tuned}, whose runs were {told}{note}"

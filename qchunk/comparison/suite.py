@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qchunk import names, registry
+from qchunk import envs, names, registry
 from qchunk.config import validate
+from qchunk.data import formats
 from qchunk.drivers.common import Amount, Common, Driver
 from qchunk.reporting import records
 from qchunk.reporting.records import Rows
@@ -188,6 +189,7 @@ def check(suite: Sequence[Run], root: Path) -> None:
     Raises:
         UserError: names the field, or the folder and what differs.
     """
+    prints: dict[Path, str] = {}
     for run in suite:
         names.check_env(run.env)
         for part in (run.config, run.settings):
@@ -204,6 +206,12 @@ def check(suite: Sequence[Run], root: Path) -> None:
             raise UserError(f"{folder} was made with another {odd[0]}", fix)
         if edited := sources.changed(found):
             raise UserError(f"{edited[0]} has changed since {folder} was made", f"put it back; otherwise {fix}")
+        if isinstance(run.data, Path) and found.get("data"):
+            if run.data not in prints:
+                env = envs.make(run.env, run.config.chunk.history)
+                prints[run.data] = formats.read(run.data, env, getattr(env, "data_name", run.env))[1]["fingerprint"]
+            if prints[run.data] != found["data"]["fingerprint"]:
+                raise UserError(f"{run.data} has changed since {folder} was made", f"put it back; otherwise {fix}")
 
 
 def _plain(values: Any) -> Any:

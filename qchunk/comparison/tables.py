@@ -78,7 +78,7 @@ def caveats(suite: Sequence[Run]) -> Rows:
     if any(r.amount.env_steps for r in suite):
         found["environment steps"] = (
             "counted until an episode's last chunk ends: actions of a chunk that come after the end of its episode are not "
-            "played, but count, so that arms with short episodes have a little less experience of the same number of steps"
+            "played, but count, so that arms with short episodes have less experience of the same number of steps (3 to 4 % on cube-single)"
         )
     if any(r.prior for r in suite) and any(not r.prior and r.data for r in suite):
         found["cloning"] = (
