@@ -34,7 +34,16 @@ FUZZ = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCh
 
 def make(folder, label="qc"):
     """A finished run's folder of two seeds; "bc" is the baseline."""
-    config = {"algorithm": label, "label": label, "env": ENV, "seed": 0, "seeds": 2, "config": {}, "settings": {}, "data": None}
+    config = {
+        "algorithm": label,
+        "label": label,
+        "env": ENV,
+        "seed": 0,
+        "seeds": 2,
+        "config": {},
+        "settings": {},
+        "data": None,
+    }
     with run_folder.create(folder, config) as run:
         for step in (1, 2):
             run.log("eval", step, {"success": [0.5, 1.0], "return": [-1.0, -2.0]})
@@ -88,7 +97,9 @@ def test_a_report_outlives_any_edit_of_a_runs_files(name, pair, tmp_path, data):
         rows = [*records.table(found), *records.damaged_rows(damaged)]
         assert sum(r["mean"] == "75.0 %" for r in rows) >= 1 and len(rows) == 2
         records.numbers(found)
-        page._costs(found, dict.fromkeys((r.label for r in found), "C0")) if name == "cost.json" else page._settings(found)
+        page._costs(found, dict.fromkeys((r.label for r in found), "C0")) if name == "cost.json" else page._settings(
+            found
+        )
         page.cost_rows(found)
     finally:
         file.write_text(kept)
@@ -112,7 +123,10 @@ def test_a_schema_accepts_what_it_says_and_nothing_else(value):
     hint = dict[str, int | list[float | None]]
     fits = isinstance(value, dict) and all(
         (type(x) is int and abs(x) <= 2**53)
-        or (isinstance(x, list) and all(y is None or type(y) is float or (type(y) is int and abs(y) <= 2**53) for y in x))
+        or (
+            isinstance(x, list)
+            and all(y is None or type(y) is float or (type(y) is int and abs(y) <= 2**53) for y in x)
+        )
         for x in value.values()
     )
     assert (schema.mismatch(value, hint) == "") == fits
@@ -173,7 +187,13 @@ def arrays():
     about = json.dumps({"format": "qchunk-data", "version": 1})
     end = np.arange(ROWS) % 10 == 9
     plain = {"obs": np.zeros((ROWS, 3), np.float32), "action": np.zeros((ROWS, 2), np.float32)}
-    return {**plain, "reward": np.zeros(ROWS, np.float32), "terminal": ~end & False, "end": end, "about": np.asarray(about)}
+    return {
+        **plain,
+        "reward": np.zeros(ROWS, np.float32),
+        "terminal": ~end & False,
+        "end": end,
+        "about": np.asarray(about),
+    }
 
 
 def header(shape, descr="<f4"):
@@ -205,7 +225,9 @@ HOSTILE = {
     "no header": lambda p: written(p, {**entries(), "obs.npy": b"NUMPY"}),
     "a short header": lambda p: written(p, {**entries(), "obs.npy": header((ROWS, 3))[:20]}),
     "a version": lambda p: written(p, {**entries(), "obs.npy": b"\x93NUMPY\x09\x00" + b"x" * 99}),
-    "lzma": lambda p: written(p, entries(), zipfile.ZIP_LZMA).write_bytes(broken(written(p, entries(), zipfile.ZIP_LZMA))),
+    "lzma": lambda p: written(p, entries(), zipfile.ZIP_LZMA).write_bytes(
+        broken(written(p, entries(), zipfile.ZIP_LZMA))
+    ),
     "empty": lambda p: p.write_bytes(b""),
     "one array": lambda p: np.save(p.open("wb"), np.zeros(3)),
     "text": lambda p: p.write_text("hello"),

@@ -158,7 +158,10 @@ def config_of(arm: str, sizes: Sizes) -> Any:
     made = {"chunk": dataclasses.replace(c.chunk, horizon=sizes.horizon)}
     if type(found.get("n")) is int:
         made["n"] = sizes.n
-    return dataclasses.replace(c, **made, **TUNED.get(arm, TUNED.get(name, {})))
+    made |= TUNED.get(arm, TUNED.get(name, {}))
+    if "tuned_steps" in made:
+        made["tuned_steps"] = min(made["tuned_steps"], sizes.steps)
+    return dataclasses.replace(c, **made)
 
 
 def prior_of(arm: str, sizes: Sizes) -> tuple[str, Any] | None:

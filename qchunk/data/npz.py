@@ -62,7 +62,10 @@ def check_sizes(zipped: zipfile.ZipFile) -> None:
             claimed, begin = math.prod(shape) * dtype.itemsize, f.tell()
         if min(shape, default=1) < 0 or claimed != info.file_size - begin:
             raise ValueError(f"the header of {info.filename} claims {claimed} bytes")
-        if info.file_size > MOST_INFLATED * max(info.compress_size, 1) + 4096 and info.compress_type == zipfile.ZIP_DEFLATED:
+        if (
+            info.file_size > MOST_INFLATED * max(info.compress_size, 1) + 4096
+            and info.compress_type == zipfile.ZIP_DEFLATED
+        ):
             raise ValueError(f"{info.filename} claims more than its entry can hold")
         needed += claimed
     if needed > (free := SHARE * memory_free()):

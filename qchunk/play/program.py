@@ -37,7 +37,9 @@ class Program:
         made = self.build(c)
         if not isinstance(made, Algorithm):
             name = getattr(self.build, "__name__", "build")
-            raise UserError(f"{name} returns a {type(made).__name__}", "return an Algorithm, such as qchunk.learner(...)")
+            raise UserError(
+                f"{name} returns a {type(made).__name__}", "return an Algorithm, such as qchunk.learner(...)"
+            )
         return made if self.units == ("none", "none") else normalise.normalised(made)
 
     def spec(self, c: Any) -> Spec:

@@ -86,7 +86,9 @@ def read_given(run: Path) -> dict:
         shapes = checkpoint.about(run / GIVEN)["shapes"]
         like = {tuple(k.split("/")): jax.ShapeDtypeStruct(s, np.dtype(d)) for k, (d, s) in shapes.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise UserError(f"{run / GIVEN} is damaged: its shapes cannot be read", "put it back, or train the run again") from e
+        raise UserError(
+            f"{run / GIVEN} is damaged: its shapes cannot be read", "put it back, or train the run again"
+        ) from e
     tree = checkpoint.restore(run / GIVEN, unflatten_dict(like))[0]
     return jax.tree.map(jax.numpy.asarray, tree)
 

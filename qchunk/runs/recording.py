@@ -61,7 +61,10 @@ def collect_to(name: str, f: CollectFlags) -> None:
     if min(f.steps, f.envs, f.episode_length) < 1:
         raise UserError("--steps, --envs and --episode-length must be positive", "give positive whole numbers")
     if max(f.steps, f.envs, f.episode_length) > INT32 or not 0 <= f.seed <= INT32:
-        raise UserError("--steps, --envs, --episode-length or --seed is out of range", f"give whole numbers up to {INT32}, and no --seed below 0")
+        raise UserError(
+            "--steps, --envs, --episode-length or --seed is out of range",
+            f"give whole numbers up to {INT32}, and no --seed below 0",
+        )
     make_folder(out.parent)
     about = {"policy": " ".join(f.policy) or "default", "seed": f.seed, "versions": run_folder.versions()}
     with Bar(f.steps, 0, f.quiet, f"collecting {name}") as bar:

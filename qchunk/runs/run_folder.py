@@ -76,7 +76,7 @@ class _Line(TypedDict):
     kind: str
     step: int
     seconds: float
-    values: dict[str, float | None | list[float | None]]
+    values: dict[str, float | list[float | None] | None]
 
 
 class RunFolder:
@@ -266,7 +266,9 @@ def read_metrics(path: Path) -> list[dict]:
     path = path / METRICS if path.is_dir() else path
     try:
         if path.stat().st_size > MOST_METRICS:
-            raise UserError(f"{path} is damaged: it is larger than {MOST_METRICS >> 30} GiB", "Start a new run with --out")
+            raise UserError(
+                f"{path} is damaged: it is larger than {MOST_METRICS >> 30} GiB", "Start a new run with --out"
+            )
         data = path.read_bytes()
     except OSError as err:
         raise UserError(f"cannot read the metrics {path}: {err.strerror}", "Check the path of the run") from err

@@ -78,6 +78,8 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | 
     program, x = assemble(build, c, env, settings, given, data)
     program.algorithm(c)  # says what does not fit together before anything is made
     driver.check(program, x, settings)
+    once, args, _ = driver.unit(program, x, settings)
+    jax.eval_shape(once, *args)  # what an update cannot do is found before a folder is made; jit keeps the trace
     kept = {
         "algorithm": algorithm,
         "label": f.label or algorithm,

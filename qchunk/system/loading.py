@@ -12,7 +12,6 @@ from pathlib import Path
 
 from qchunk.system.errors import UserError, unknown
 
-
 _LOADED: list[str] = []
 
 

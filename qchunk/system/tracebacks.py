@@ -8,7 +8,9 @@ import traceback
 from pathlib import Path
 
 _OURS = str(Path(__file__).resolve().parents[1]) + os.sep
-_INSTALLED = tuple({os.path.realpath(p) + os.sep for n, p in sysconfig.get_paths().items() if n.endswith(("lib", "stdlib"))})
+_INSTALLED = tuple(
+    {os.path.realpath(p) + os.sep for n, p in sysconfig.get_paths().items() if n.endswith(("lib", "stdlib"))}
+)
 
 
 def is_own(file: str) -> bool:
