@@ -66,18 +66,6 @@ def check_trained(terms: Sequence[Term], modules: Sequence[Module]) -> None:
             raise UserError(f"the term {term.name} trains {', '.join(odd)}, which is no module of them", fix)
 
 
-def check_losses(names: Sequence[str], losses: Sequence[Array]) -> None:
-    """Refuses a loss that is not one number.
-
-    Raises:
-        UserError: names its term and its shape.
-    """
-    for name, loss in zip(names, losses, strict=True):
-        if jnp.shape(loss) != ():
-            problem = f"the loss of the term {name} has the shape {jnp.shape(loss)}"
-            raise UserError(problem, "return one number, such as a mean over the batch")
-
-
 def names_of(terms: Sequence[Term]) -> list[str]:
     """What the metrics of each term are called: its name; where terms share one, followed by the modules that each trains.
 
@@ -277,8 +265,7 @@ def learner(
         def objective(params: dict) -> tuple[Array, Metrics]:
             vars = view(state, given)._replace(params=params)
             runs = [r for g, k in zip(groups, keys, strict=True) for r in run_terms(g, vars, k, chunk, state.step)]
-            check_losses(names, [loss for loss, _ in runs])
-            total = sum((loss for loss, _ in runs), jnp.zeros(()))
+            total = sum((_one_number(n, loss) for n, (loss, _) in zip(names, runs, strict=True)), jnp.zeros(()))
             named = {name: {"loss": loss, **metrics} for name, (loss, metrics) in zip(names, runs, strict=True)}
             return total, {f"{name}/{k}": v for name, metrics in named.items() for k, v in metrics.items()}
 
@@ -301,6 +288,13 @@ def learner(
 
     same, never = (lambda s, g, k, c: (s, c)), (lambda m: False)
     return Algorithm(init, act, explore or act, prepare or same, update, stop or never, freeze, draw)
+
+
+def _one_number(name: str, loss: Any) -> Any:
+    if jnp.shape(loss) != ():
+        problem = f"the loss of the term {name} has the shape {jnp.shape(loss)}"
+        raise UserError(problem, "return one number, such as a mean over the batch")
+    return loss
 
 
 def _any(flags: list[Array | bool]) -> Array | bool:

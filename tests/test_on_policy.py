@@ -41,7 +41,7 @@ from qchunk.play import collecting
 from qchunk.play.execute import receding
 from qchunk.play.on_device import begin, rollout_chunks
 from qchunk.runs import checkpoint
-from qchunk.sampling import log_prob, sample_path
+from qchunk.sampling import count_steps, log_prob, sample_path
 from qchunk.seeds import for_each
 from qchunk.system.errors import UserError
 from qchunk.types import Spec, Steps, Vars, view
@@ -142,7 +142,10 @@ def test_probabilities_are_those_of_the_noise(name):
 @pytest.mark.parametrize("name", ACTORS)
 def test_the_first_minibatch_has_ratio_one(name):
     """Old and new probabilities come from the same path, the same grid and the same code."""
-    env, c = envs.make("probe/two-step"), DPPO(ACTORS[name], ChunkConfig(2), tuned_steps=4, **SMALL)
+    env, c = (
+        envs.make("probe/two-step"),
+        DPPO(ACTORS[name], ChunkConfig(2), tuned_steps=count_steps(actor(ACTORS[name])), **SMALL),
+    )
     state = dppo(c).init(jax.random.key(0), Spec(2, 1, 2), {})
     scheme, vars = receding(dppo(c).explore, 2, 2), view(state, {})
     loop = begin(wrap(env), scheme, vars, jax.random.split(jax.random.key(1)), 8)
@@ -242,7 +245,7 @@ def test_fine_tuning_improves_a_prior_that_stays_as_it_is(name):
     )
     given = jax.tree.map(lambda x: x[0], cloned[-1].learner.params)
     before = jax.tree.map(np.asarray, given)
-    c = DPPO(ACTORS[name], dataclasses.replace(chunk, discount="decision"), tuned_steps=3, clip=0.1, clip_base=0.1,
+    c = DPPO(ACTORS[name], dataclasses.replace(chunk, discount="decision"), tuned_steps=min(3, count_steps(actor(ACTORS[name]))), clip=0.1, clip_base=0.1,
              rollout=RolloutConfig(128, 4, 4, 4), **SMALL)  # fmt: skip
     values, _ = last(dppo, c, env, 128 * 4 * 2 * 40, given)
     assert cloned[-2].values["success"] < 0.7 and values["success"] >= 0.9, (cloned[-2].values, values)

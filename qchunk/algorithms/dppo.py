@@ -107,7 +107,9 @@ def dppo(c: DPPO) -> Algorithm:
     if getattr(c.tuned, "components", 1) > 1:
         raise UserError("a mixture's components are not steps of a path", "give --tuned.components 1")
     walk = pi if pi.noisy else stochastic(pi)
-    tuned = min(c.tuned_steps, count_steps(pi))
+    if (tuned := c.tuned_steps) > count_steps(pi):
+        problem = f"--tuned-steps {tuned} is more than the {count_steps(pi)} denoising steps of the actor"
+        raise UserError(problem, f"give --tuned-steps {count_steps(pi)} or less")
     partly = tuned < count_steps(pi)
     explore, prob = with_min_std(walk, c.explore_std), with_min_std(walk, c.prob_std)
     still = pi._replace(noisy=False) if count_steps(pi) == 1 else pi  # a Gaussian is evaluated at its mean

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qchunk import envs, names, registry
 from qchunk.commands import flags
@@ -60,7 +60,7 @@ class CompareFlags:
     """Episodes per evaluation and seed; the same start states for all."""
     evaluations: int = 10
     """Evaluations of every arm, half of them offline where both are."""
-    normalise_obs: str = "none"
+    normalise_obs: Literal["none", "min-max", "standard"] = "none"
     """Units of observations: none, min-max or standard."""
     look: bool = True
     """Measure what acting costs and draw an episode of every arm."""
@@ -118,6 +118,8 @@ def checked(f: CompareFlags, sizes: Sizes) -> None:
         raise UserError("--hidden names no widths", "give one or more, such as --hidden 128 128 128")
     if f.data and not f.data.exists() and not names.is_own(str(f.data)):
         raise UserError(f"there is no data set {f.data}", "make one with qchunk collect, or leave --data out")
+    if not f.env:
+        raise UserError("--env names no environment", "give one or more: qchunk list envs")
     for env in f.env:
         names.check_env(env)
     if len(set(f.algos)) < len(f.algos) or len(set(f.env)) < len(f.env):

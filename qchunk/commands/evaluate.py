@@ -8,23 +8,23 @@ from pathlib import Path
 from qchunk import seeds
 from qchunk.commands import flags
 from qchunk.commands.shared import positional, print_figures
+from qchunk.config import NonNegativeInt, PositiveInt
 from qchunk.drivers.common import evaluate as measure
 from qchunk.play.execute import parse
 from qchunk.runs import run_folder
 from qchunk.runs.opened import learner_of, rebuild
 from qchunk.runs.training import closed
-from qchunk.system.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalFlags:
     """Evaluation of a run."""
 
-    episodes: int = 100
+    episodes: PositiveInt = 100
     """Episodes per seed."""
     execute: str = ""
     """open-loop, receding:STEPS or a function of yours; by default as the run was evaluated."""
-    seed: int = 1000
+    seed: NonNegativeInt = 1000
     """Seed of the start states; training evaluates on others."""
     step: int | None = None
     """The checkpoint; by default the newest."""
@@ -37,9 +37,7 @@ class EvalFlags:
 def evaluate(argv: list[str]) -> None:
     """``qchunk eval RUN --episodes 100``."""
     folder, rest = positional("eval", argv, "a run folder")
-    (f,) = flags.parse("eval", rest, EvalFlags)
-    if f.episodes < 1:
-        raise UserError(f"--episodes {f.episodes} is below 1", "give a positive whole number")
+    (f,) = flags.parse("eval", rest, EvalFlags, text="qchunk eval RUN [flags]: RUN is the folder of a run.")
     seeds.check(f.seed)
     p = rebuild(run_folder.read_config(Path(folder))["config"], Path(folder))
     shown = dataclasses.replace(p.settings, episodes=f.episodes)

@@ -9,7 +9,7 @@ import re
 import typing
 from typing import Annotated, Any
 
-from qchunk.config import has_kinds, members, of_kind
+from qchunk.config import has_kinds, members, of_kind, validate
 from qchunk.system.errors import UserError, unknown
 
 
@@ -48,7 +48,10 @@ def parse(command: str, argv: list[str], *parts: Any, text: str = "") -> list[An
         told = " ".join(re.sub(r"[^\x20-\x7e]|[-=]{5,}", " ", re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())).split())
         told = told.split("For full helptext")[0].removeprefix("Parsing error").strip()
         raise UserError(told or "wrong flags", f"qchunk {command} --help shows every flag") from e
-    return [getattr(parsed, f"part{i}") for i in range(len(parts))]
+    found = [getattr(parsed, f"part{i}") for i in range(len(parts))]
+    for part in found:
+        validate(part)
+    return found
 
 
 def switched(c: Any, argv: list[str]) -> Any:

@@ -13,6 +13,7 @@ from qchunk import seeds
 from qchunk.commands import flags
 from qchunk.commands.shared import positional
 from qchunk.comparison.tables import uses_rewards
+from qchunk.config import NonNegativeInt
 from qchunk.envs.base import obs_spec
 from qchunk.reporting import cost, film, page, prices
 from qchunk.runs import run_folder
@@ -27,7 +28,7 @@ class RenderFlags:
 
     out: Path | None = None
     """File to write (.gif); by default RUN/episode.gif, which reports show."""
-    seed: int = 1000
+    seed: NonNegativeInt = 1000
     """Seed of the start state and of the noise."""
     step: int | None = None
     """The checkpoint; by default the newest."""
@@ -36,7 +37,7 @@ class RenderFlags:
 def render(argv: list[str]) -> None:
     """``qchunk render RUN [--out FILE.gif]``."""
     folder, rest = positional("render", argv, "a run folder")
-    (f,) = flags.parse("render", rest, RenderFlags)
+    (f,) = flags.parse("render", rest, RenderFlags, text="qchunk render RUN [flags]: RUN is the folder of a run.")
     if f.out and f.out.suffix != ".gif":
         raise UserError(f"{f.out} is no gif", "give --out a name that ends in .gif")
     if f.out:

@@ -27,7 +27,9 @@ def report(argv: list[str]) -> None:
     rest: list[str] = []
     for before, arg in zip(["", *argv], argv, strict=False):
         (rest if arg.startswith("-") or before == "--out" else folders).append(arg)
-    (f,) = flags.parse("report", rest, ReportFlags)
+    (f,) = flags.parse(
+        "report", rest, ReportFlags, text="qchunk report RUN... [flags]: each RUN is the folder of a run."
+    )
     if not folders:
         raise UserError("report needs at least one run folder", "qchunk report RUN... --out DIR")
     reporting.publish([Path(p) for p in folders], f.out, as_json=f.json)

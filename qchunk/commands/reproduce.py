@@ -35,7 +35,12 @@ class ReproduceFlags:
 def reproduce(argv: list[str]) -> None:
     """``qchunk reproduce NAME|FILE.py [--scale smoke|small|paper] [--only TEXT ...]``."""
     name, rest = positional("reproduce", argv, "a suite or a file")
-    (f,) = flags.parse("reproduce", rest, ReproduceFlags)
+    (f,) = flags.parse(
+        "reproduce",
+        rest,
+        ReproduceFlags,
+        text="qchunk reproduce SUITE [flags]: SUITE is one of qchunk list suites, or a file of yours.",
+    )
     target = names.suite(name)
     if target != name:
         target = f"{loading.beside('experiments') / target}"

@@ -31,6 +31,12 @@ class ResumeFlags:
     """No progress bar and no closing lines."""
 
 
+HELP = (
+    "qchunk train ALGO --env ENV --data DATA [fields]; qchunk train ALGO [fields] --then ALGO [fields] trains stages that "
+    "stand on each other; qchunk train --resume RUN [--step N] goes on with the folder of a run, or of such stages."
+)
+
+
 def train(argv: list[str]) -> None:
     """``qchunk train ALGO --env ENV --data DATA [any field] [--then ALGO [fields]]`` and ``qchunk train --resume RUN``."""
     if any(a.split("=")[0] == "--resume" for a in argv):
@@ -42,7 +48,7 @@ def train(argv: list[str]) -> None:
         return stages.run(argv, TrainFlags, train)
     if not argv or argv[0].startswith("-"):
         if {"-h", "--help"} & set(argv):
-            print("usage: qchunk train ALGO --env ENV --data DATA [fields]; qchunk train ALGO --help shows the fields")
+            print(f"usage: {HELP}\nqchunk train ALGO --help shows the fields of ALGO")
             print(f"algorithms: {', '.join(names.ALGORITHMS)}, or yours as my_file.py:my_function")
             return None
         raise UserError("train needs an algorithm first", "qchunk train ALGO --env ENV --data DATA; see qchunk list")
@@ -63,4 +69,4 @@ def parse(argv: list[str], config_class: type) -> list[Any]:
         c = dataclasses.replace(c, chunk=chunk, **{stands[0]: prior.actor_of(before, folder)})
         units = {n: kept["settings"][n] for n in ("normalise_obs", "normalise_action")}
         settings = dataclasses.replace(settings, **units)
-    return flags.parse(f"train {argv[0]}", argv[1:], TrainFlags, c, settings)
+    return flags.parse(f"train {argv[0]}", argv[1:], TrainFlags, c, settings, text=HELP)

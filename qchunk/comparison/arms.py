@@ -166,6 +166,8 @@ def config_of(arm: str, sizes: Sizes) -> Any:
     tuned = TUNED.get(arm, TUNED.get(f"{ours(name)}@{kind}", TUNED.get(ours(name), {})))
     shared = {"n": sizes.n, **tuned} if type(getattr(c, "n", None)) is int else tuned
     made |= {field: value for field, value in shared.items() if stated_by_us(type(c), field)}
+    if "tuned_steps" in made:
+        made["tuned_steps"] = min(made["tuned_steps"], sizes.steps)
     if name not in names.ALGORITHMS and registry.driver_of(type(c)).needs_data:
         rates = [f.name for f in dataclasses.fields(c) if getattr(c, f.name) == OptimConfig()]
         made |= {field: LR for field in rates if field not in made}

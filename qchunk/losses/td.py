@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import chex
 import jax
 import jax.numpy as jnp
 
 from qchunk import sampling
 from qchunk.losses.terms import module_names, weighted_mean
+from qchunk.system.errors import UserError
 from qchunk.target_networks import target_view
 from qchunk.types import Array, Chunk, Critic, Key, Metrics, Policy, PyTree, Term, Vars
 
@@ -44,7 +44,10 @@ def regression(critic: Critic, value: Callable[[Vars, Key, PyTree], Array], name
         return key
 
     def fn(vars: Vars, key, chunk: Chunk) -> tuple[Array, Metrics]:
-        chex.assert_axis_dimension(chunk.reward, -1, 1, exception_type=ValueError)
+        if (points := chunk.reward.shape[-1]) != 1:
+            raise UserError(
+                f"--chunk.backup names {points} points, and {name} regresses on one", "give one backup point"
+            )
         next_obs = jax.tree.map(lambda o: o[..., 0, :], chunk.next_obs)
         next_value = value(jax.lax.stop_gradient(vars), key, next_obs)
         target = chunk.reward[..., 0] + chunk.discount[..., 0] * next_value  # [*B]

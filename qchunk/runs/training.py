@@ -80,6 +80,8 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | 
     program.algorithm(c)  # says what does not fit together before anything is made
     driver.check(program, x, settings)
     say_no_success(f, data, c, env)
+    once, args, _ = driver.unit(program, x, settings)
+    jax.eval_shape(once, *args)  # what an update cannot do is found before a folder is made; jit keeps the trace
     kept = {
         "algorithm": algorithm,
         "label": f.label or algorithm,

@@ -63,7 +63,9 @@ def mismatch(value: Any, hint: Any, where: str = "it") -> str:
         if not isinstance(value, dict):
             return f"{where} is {_short(value)}, not an object"
         hints = get_type_hints(hint, include_extras=True)
-        if missing := sorted(n for n in hint.__required_keys__ if n not in value):
+        # __required_keys__ is wrong where annotations are texts
+        required = (n for n, h in hints.items() if hint.__total__ and get_origin(h) is not NotRequired)
+        if missing := sorted(n for n in required if n not in value):
             return f"{where} lacks {', '.join(missing)}"
         at = "" if where == "it" else f"{where}."
         return _first(mismatch(value[n], h, at + n) for n, h in hints.items() if n in value)

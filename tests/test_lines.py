@@ -1,0 +1,428 @@
+"""A line in place of a traceback: the user's own code, flags, surroundings; and the same from Python."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from qchunk import cli, drivers, envs, names
+from qchunk.algorithms.bc import BC, bc
+from qchunk.config import ChunkConfig, FlowConfig
+from qchunk.data import formats
+from qchunk.drivers.offline import OfflineSettings
+from qchunk.drivers.online import OnlineSettings
+from qchunk.reporting import page, plots, records
+from qchunk.runs import run_folder
+from qchunk.system import processes, surroundings
+from qchunk.system.errors import UserError
+
+ENV = "probe/two-step"
+ROOT = str(Path(cli.__file__).parents[1])
+TINY = ["--chunk.horizon", "2", "--actor.hidden", "16", "--actor.steps", "2", "--episodes", "2", "--batch", "8"]
+TINY += ["--offline-steps", "2", "--eval-every", "2", "--quiet"]
+
+
+def run(capsys, *argv):
+    """(exit code, stderr) of a command in this process."""
+    try:
+        cli.main([str(a) for a in argv])
+        code = 0
+    except SystemExit as e:
+        code = e.code
+    return code, capsys.readouterr().err
+
+
+def started(*argv, **more):
+    """A command in a process of its own."""
+    env = {**os.environ, "PYTHONPATH": ROOT, **more.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, "-m", "qchunk.cli", *map(str, argv)], env=env, capture_output=True, text=True, **more
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "play.npz"
+    cli.main(["collect", ENV, "--out", str(path), "--steps", "60", "--episode-length", "10", "--quiet"])
+    return path
+
+
+METHOD = """
+from qchunk import ActorConfig, ChunkConfig, FlowConfig, OptimConfig, acting, actor, bc, learner, sample
+from qchunk.config import config
+@config
+class C:
+    chunk: ChunkConfig = ChunkConfig(2)
+    actor: ActorConfig = FlowConfig()
+    optim: OptimConfig = OptimConfig()
+def of(c, fn):
+    pi = actor(c.actor)
+    term = bc(pi)
+    return learner([pi], sample(acting(pi)), [term._replace(fn=fn) if fn else term], c.optim)
+def boom(*args):
+    raise ZeroDivisionError("no loss today")
+def build(c: C):
+    raise RuntimeError("no build today")
+def nothing(c: C):
+    return None
+def loss(c: C):
+    return of(c, boom)
+def wide(c: C):
+    return of(c, lambda *args: (__import__("jax").numpy.zeros(3), {}))
+"""
+METHODS = {
+    "build": ("your build failed at mine.py:16: RuntimeError: no build today. Mend it there.", 1),
+    "loss": ("your boom failed at mine.py:14: ZeroDivisionError: no loss today. Mend it there.", 1),
+    "nothing": ("nothing returns a NoneType. return an Algorithm, such as qchunk.learner(...).", 0),
+    "wide": ("the loss of the term bc has the shape (3,). return one number, such as a mean over the batch.", 0),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_of_the_users_that_fails(name, data, tmp_path, monkeypatch, capsys):
+    """What failed, where, why; then its own frames and no others; no folder stands in the way of the mended one."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(METHOD)
+    told, frames = METHODS[name]
+    code, err = run(capsys, "train", f"mine.py:{name}", "--env", ENV, "--data", data, "--out", "run", *TINY)
+    first, *rest = err.splitlines()
+    assert code == 2 and first == f"error: {told}", err
+    assert len(rest) == frames and all(line.startswith("  mine.py:") for line in rest)
+    assert not Path("run").exists()
+
+
+WORLD = """
+import jax.numpy as jnp
+from qchunk.envs.base import Behaviour, Env, State
+class Good(Env):
+    episode_length, observation_size, action_size, backend = 5, 3, 2, "none"
+    def reset(self, key):
+        return State(None, jnp.zeros(3), jnp.zeros(()), jnp.zeros(()), {}, {})
+    def step(self, s, a):
+        return s.replace(obs=jnp.ones(3), reward=jnp.sum(a))
+class Reset(Good):
+    def reset(self, key):
+        raise RuntimeError("no reset")
+class Step(Good):
+    def step(self, s, a):
+        return s.replace(obs=undefined)
+class Wide(Good):
+    observation_size = 4
+class Reward(Good):
+    def step(self, s, a):
+        return s.replace(reward=a)
+class Info(Good):
+    def step(self, s, a):
+        return s.replace(info={"more": a})
+class Length(Good):
+    episode_length = 2.5
+class Action(Good):
+    action_size = 0
+class Plays(Good):
+    behaviours = {"play": lambda env: Behaviour(lambda k, s: (), lambda k, s, c: (jnp.zeros(3), c))}
+class NoState(Good):
+    def reset(self, key):
+        return jnp.zeros(3)
+"""
+WORLDS = {
+    "Reset": "your reset failed at world.py:12: RuntimeError: no reset",
+    "Step": "your step failed at world.py:15: NameError",
+    "Wide": "world.py:Wide: reset returns observations of size 3, and observation_size is 4",
+    "Reward": "step: reward has the shape (2,)",
+    "Info": "step returns info {'more': 'float32[2]'}, and reset {}",
+    "Length": "episode_length is 2.5",
+    "Action": "action_size is 0",
+    "Plays": "behaviour play acts with the shape (3,)",
+    "NoState": "reset returns a ShapeDtypeStruct",
+}
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_an_environment_of_the_users_is_checked_when_it_is_made(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("world.py").write_text(WORLD)
+    code, err = run(capsys, "collect", f"world.py:{name}", "--out", "x.npz", "--steps", "10", "--quiet")
+    assert code == 2 and WORLDS[name] in err.splitlines()[0], err
+    assert "Traceback" not in err and "qchunk list envs" not in err and not Path("x.npz").exists()
+    envs.make("world.py:Good")
+
+
+HOSTS = """
+import gymnasium as gym, numpy as np
+from gymnasium import spaces
+class B(gym.Env):
+    observation_space, action_space = spaces.Box(-9, 9, (2,)), spaces.Box(-1, 1, (1,))
+    reward = -1.0
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed); self.t = 0
+        return np.zeros(2, "f4"), {}
+    def step(self, a):
+        self.t += 1
+        return np.zeros(2, "f4"), self.reward, False, False, {}
+class Raises(B):
+    def reset(self, *, seed=None, options=None):
+        raise RuntimeError("no robot")
+class Late(B):
+    def step(self, a):
+        if self.t == 3:
+            raise KeyError("late")
+        return super().step(a)
+class Array(B): reward = np.array([-1.0])
+class Many(B): reward = np.zeros(3)
+for c in (Raises, Late, Array, Many): gym.register(f"{c.__name__}-v0", entry_point=c)
+"""
+
+
+def test_host_environments_that_fail(tmp_path, monkeypatch, capsys):
+    """Where it failed, in this process and in a worker, without advice on ids; an array of one number is a reward."""
+    pytest.importorskip("gymnasium")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("hosts18.py").write_text(HOSTS)
+
+    def collect(name):
+        return run(
+            capsys,
+            "collect",
+            f"gymnasium/hosts18:{name}-v0",
+            "--out",
+            f"{name}.npz",
+            "--steps",
+            "9",
+            "--episode-length",
+            "5",
+            "--quiet",
+        )
+
+    code, err = collect("Raises")
+    assert code == 2 and "your reset failed at hosts18.py:15: RuntimeError: no robot. mend it there." in err
+    code, err = collect("Late")
+    assert code == 2 and re.search(r"raised KeyError: 'late', at \S*hosts18\.py:19", err), err
+    code, err = collect("Many")
+    assert code == 2 and "which is not one number" in err and "the id of" not in err
+    assert collect("Array") == (0, "")
+    assert (formats.load(Path("Array.npz"))[0].reward[:4] == -1).all()
+
+
+def test_workers_end_with_their_parent_and_run_no_file_of_this_folder(tmp_path):
+    """A simulator that hangs is gone soon after its parent was killed; random.py beside the user is not Python's own."""
+    for name in ("random", "types", "tempfile"):
+        (tmp_path / f"{name}.py").write_text(f"open('{name}-ran', 'w'); raise SystemExit(3)")
+    (tmp_path / "hangs18.py").write_text(
+        "import os, time, random\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(120)\n"
+    )
+    script = (
+        f"import sys; sys.path.append('{ROOT}'); from qchunk.system import processes; processes.start('hangs18').wait()"
+    )
+    parent = subprocess.Popen([sys.executable, "-P", "-c", script], cwd=tmp_path)
+    pid = tmp_path / "pid"
+    until = time.monotonic() + 60
+    while not (pid.exists() and pid.read_text()) and time.monotonic() < until:
+        time.sleep(0.05)
+    child = int(pid.read_text())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    while _alive(child) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not _alive(child) and not list(tmp_path.glob("*-ran"))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+FLAGS = [
+    (["collect", ENV, "--out", "x.npz", "--steps", str(10**30)], "--steps"),
+    (["collect", ENV, "--out", "x" * 300 + ".npz"], "File name too long"),
+    (["collect", ENV, "--out", ""], "is no name"),
+    (["eval", "run", "--seed", str(2**33)], "--seed 8589934592 does not fit in 32 bits"),
+    (["eval", "run", "--seed", "-1"], "--seed -1"),
+    (["compare", "--env", ENV, "--normalise-obs", "nonsense"], "--normalise-obs"),
+    (["compare", "--env", ""], "unknown environment ''"),
+    (["compare", "--env"], "--env names no environment"),
+    (["compare", "--env", ENV, "--offline-steps", str(10**30)], "--offline-steps"),
+    (["train", "dppo", "--env", ENV, "--tuned.steps", "3"], "--tuned-steps 10 is more than the 3 denoising steps"),
+    (
+        [
+            "train",
+            "qc",
+            "--env",
+            ENV,
+            "--data",
+            None,
+            "--chunk.backup",
+            "1",
+            "2",
+            "--critic.hidden",
+            "8",
+            "--n",
+            "2",
+            *TINY,
+        ],
+        "give one backup point",
+    ),
+    (
+        ["train", "bc", "--env", ENV, "--data", None, "--out", "/proc/nothing/run", *TINY],
+        "cannot write /proc/nothing/run",
+    ),
+    (["train", "bc", "--env", ENV, "--data", None, "--execute", "receding:²", *TINY], "is no number"),
+]
+
+
+@pytest.mark.parametrize("case", range(len(FLAGS)))
+def test_flags_are_refused_before_the_work(case, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv, told = FLAGS[case]
+    code, err = run(capsys, *(data if a is None else a for a in argv))
+    assert code == 2 and told in err and err.count("\n") == 1, err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_names_what_stands_first_and_every_kind(capsys):
+    for command, what in {
+        "eval": "RUN",
+        "render": "RUN",
+        "collect": "ENV",
+        "reproduce": "SUITE",
+        "report": "RUN...",
+    }.items():
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        assert f"qchunk {command} {what}" in capsys.readouterr().out
+    cli.main(["train", "--help"])
+    text = capsys.readouterr().out
+    assert "--resume" in text and "--then" in text
+    with pytest.raises(SystemExit):
+        cli.main(["train", "bc", "--help"])
+    text = " ".join(re.sub(r"[^\x20-\x7e]", " ", capsys.readouterr().out).split())
+    assert "--resume" in text and "--then" in text
+    assert all(kind in text.partition("--actor.kind")[2][:200] for kind in names.ACTORS)
+
+
+def test_surroundings(data, tmp_path):
+    """Variables that jax reads, a full disk under stdout, a closed one, a folder that is gone: a line and exit code 2."""
+    argv = ["train", "bc", "--env", ENV, "--data", data, "--out", tmp_path / "run", *TINY]
+    cases = {"JAX_ENABLE_X64": "1", "JAX_NUM_CPU_DEVICES": "abc", "JAX_DEBUG_NANS": "maybe", "JAX_PLATFORMS": "cuda"}
+    for name, value in cases.items():
+        done = started(*argv, env={name: value})
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and name in done.stderr, done.stderr
+    assert not (tmp_path / "run").exists()
+    if Path("/dev/full").exists():
+        with open("/dev/full", "w") as full:
+            env = {**os.environ, "PYTHONPATH": ROOT}
+            done = subprocess.run(
+                [sys.executable, "-m", "qchunk.cli", "list"], stdout=full, stderr=subprocess.PIPE, text=True, env=env
+            )
+        assert (
+            done.returncode == 2
+            and done.stderr.startswith("error: cannot write to stdout")
+            and done.stderr.count("\n") == 1
+        )
+    shell = f'"{sys.executable}" -m qchunk.cli list >&- 2>&- && mkdir gone && cd gone && rmdir ../gone && "{sys.executable}" -m qchunk.cli list'
+    done = subprocess.run(
+        ["sh", "-c", shell], cwd=tmp_path, env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "this folder is gone" in done.stderr.splitlines()[-1]
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = started("train", "bc", "--env", "tabletop/\u00fc", env=plain)
+    assert done.returncode == 2 and done.stderr.startswith("error: unknown environment")
+
+
+def test_debugging_of_nans_finds_none(data, tmp_path):
+    done = started(
+        "train", "bc", "--env", ENV, "--data", data, "--out", tmp_path / "run", *TINY, env={"JAX_DEBUG_NANS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_folder_for_temporary_files():
+    err = FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+    assert "TMPDIR" in str(surroundings.explained(err))
+
+
+def test_fresh_interpreters_find_this_folder_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = processes.search_path()
+    assert found[-1] == str(tmp_path) and found.count(str(tmp_path)) == 1
+
+
+LABELS = ["a$b", r"$\frac{", "$x$ and $y$", "_hidden", "\udcff", "a\nb", "<b>&'\"", "\x00"]
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_labels_are_shown_letter_by_letter(label, tmp_path):
+    about = {
+        "algorithm": "bc",
+        "label": label,
+        "env": f"own/{label}",
+        "seed": 0,
+        "seeds": 2,
+        "config": {},
+        "settings": {},
+    }
+    with run_folder.create(tmp_path / "run", about) as folder:
+        folder.log("eval", 1, {"success": [0.5, 1.0]})
+    found = records.load([tmp_path / "run"])
+    plots.curves(found, tmp_path / "curves.png")
+    text = page.html_page(found, records.table(found), {})
+    text.encode()
+    shown = found[0].label
+    assert shown.isprintable() and shown == records.plain(label)
+    assert f"<td>{html.escape(shown)}</td>" in text
+    drawn = "".join(re.findall(r"<text[^>]*>(.*?)</text>", text, re.S))
+    assert html.escape(shown, quote=False) in drawn, "no formula, and nothing left out"
+
+
+def small(**change):
+    c = BC(chunk=ChunkConfig(2), actor=FlowConfig((8,), steps=2))
+    env = envs.make(ENV)
+    s = OnlineSettings(offline_steps=2, episodes=2, batch=8)
+    return {**{"build": bc, "c": c, "env": env, "settings": s, "data": None}, **change}
+
+
+FROM_PYTHON = {
+    "no data": ({}, "learns from a data set"),
+    "settings": ({"settings": OfflineSettings()}, "give OnlineSettings"),
+    "a class": ({"c": BC}, "give a method's configuration"),
+    "floats": ({"settings": OnlineSettings(offline_steps=1e3)}, "--offline-steps is 1000.0. give a whole number"),
+    "a name": ({"settings": OnlineSettings(normalise_obs="nonsense")}, "one of none, min-max, standard"),
+    "a text": ({"c": BC(chunk=ChunkConfig(2, gamma="0.9"))}, "--chunk.gamma is '0.9'. give a number"),
+    "an actor": ({"c": BC(actor=3)}, "--actor is 3"),
+    "env": ({"env": 3}, "give a brax Env"),
+    "build": ({"build": lambda c: None}, "return an Algorithm"),
+}
+
+
+@pytest.mark.parametrize("name", FROM_PYTHON)
+def test_from_python_the_same_mistakes_get_the_same_errors(name, data):
+    change, told = FROM_PYTHON[name]
+    rows = None if name == "no data" else formats.for_env(data, envs.make(ENV), ENV)[0]
+    with pytest.raises(UserError, match=re.escape(told)):
+        next(drivers.train(**small(**{"data": rows, **change})))
+
+
+def test_a_learner_of_another_configuration(data):
+    rows = formats.for_env(data, envs.make(ENV), ENV)[0]
+    learner = list(drivers.train(**small(data=rows)))[-1].learner
+    other = dataclasses.replace(small()["c"], actor=FlowConfig((16,), steps=2))
+    with pytest.raises(UserError, match=r"of another configuration: .params.*\[1, 8\], not float32\[1, 16\]"):
+        next(drivers.train(**small(data=rows, c=other), learner=learner))
+    more = small(data=rows, settings=OnlineSettings(offline_steps=3, episodes=2, batch=8))
+    *_, last = drivers.train(**more, learner=learner)
+    assert int(last.learner.step[0] if np.ndim(last.learner.step) else last.learner.step) == 3
+    assert jax.tree.all(jax.tree.map(lambda x: np.isfinite(np.asarray(x, float)).all(), last.learner.params))
