@@ -8,6 +8,7 @@ import sys
 from typing import NoReturn
 
 from qchunk import names
+from qchunk.system import memory, stopping
 from qchunk.system.errors import UserError, unknown
 from qchunk.system.processes import cores
 
@@ -80,34 +81,49 @@ def list_names(argv: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one command and exits: 0, 2 after a user's mistake, 130 after Ctrl-C."""
+    """Runs one command and exits: 0, 2 after a user's mistake, 128 + the signal after Ctrl-C, SIGTERM and SIGHUP."""
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        if not argv or argv[0] in ("-h", "--help"):
-            print(usage())
-            return
-        if argv[0] == "--version":
-            from importlib.metadata import version
+    with stopping.watched():  # before anything that takes time
+        try:
+            run(argv)
+            stopping.check()
+        except UserError as e:
+            _leave(f"error: {e}", 2)
+        except stopping.Stopped:
+            stopping.leave()
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: that is no mistake
+            sys.exit(0)
+        except Exception as e:
+            if stopping.asked():  # such as a terminal that is no longer there
+                stopping.leave()
+            if not memory.is_short(e):
+                raise
+            _leave(f"error: {memory.shortage(e)}", 2)
 
-            print(f"qchunk {version('qchunk')}")
-            return
-        if argv[0] not in COMMANDS:
-            raise unknown("command", argv[0], COMMANDS, "qchunk --help shows all")
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())  # modules of the user's own, as python -m would find them
-        if argv[0] != "bench" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-            os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(MOST_DEVICES, cores())))
-        if argv[0] in ("compare", "render"):
-            draw_without_a_screen()
-        module, _, function = COMMANDS[argv[0]][2].partition(":")
-        getattr(importlib.import_module(module), function)(argv[1:])
-    except UserError as e:
-        _leave(f"error: {e}", 2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: that is no mistake
-        sys.exit(0)
+
+def run(argv: list[str]) -> None:
+    """Runs one command."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"qchunk {version('qchunk')}")
+        return
+    if argv[0] not in COMMANDS:
+        raise unknown("command", argv[0], COMMANDS, "qchunk --help shows all")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # modules of the user's own, as python -m would find them
+    if argv[0] != "bench" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(MOST_DEVICES, cores())))
+    if argv[0] in ("compare", "render"):
+        draw_without_a_screen()
+    module, _, function = COMMANDS[argv[0]][2].partition(":")
+    getattr(importlib.import_module(module), function)(argv[1:])
 
 
 def draw_without_a_screen() -> None:

@@ -11,6 +11,7 @@ from qchunk.commands import flags, stages
 from qchunk.commands.shared import print_figures
 from qchunk.config import Stands, from_dict, stands_on
 from qchunk.runs import prior, run_folder, training
+from qchunk.runs.resuming import Going
 from qchunk.runs.training import TrainFlags
 from qchunk.system.errors import UserError
 
@@ -23,12 +24,20 @@ class ResumeFlags:
     """The run folder."""
     step: int | None = None
     """The checkpoint to go on from; by default the newest."""
+    data: Path | None = None
+    """Where the run's data set lies now, if it has moved; its fingerprint says that it is the same."""
+    offline_steps: int | None = None
+    """More updates on the data set than the run was made with, for one without an online part."""
+    online_steps: int | None = None
+    """Environment steps to follow, for a run that was made without."""
+    checkpoint_minutes: float | None = None
+    """Minutes after which a checkpoint is saved, besides those that steps ask for; by default as before."""
     log_to: tuple[str, ...] = ()
-    """Also log to: tensorboard, wandb (optional extras)."""
+    """Also log to: tensorboard, wandb (optional extras); by default where it logged before."""
     json: bool = False
     """Print the final figures as JSON to stdout."""
     quiet: bool = False
-    """No progress bar and no closing lines."""
+    """No progress bar, no lines of evaluations and no closing lines."""
 
 
 def train(argv: list[str]) -> None:
@@ -37,7 +46,8 @@ def train(argv: list[str]) -> None:
         (r,) = flags.parse("train", argv, ResumeFlags)
         if (r.resume / stages.FILE).is_file():
             return stages.resume(r.resume, train)
-        return print_figures(training.resume(r.resume, r.step, r.log_to, r.quiet), r, f"run folder: {r.resume}")
+        parts = {n: getattr(r, n) for n in Going._fields}
+        return print_figures(training.resume(r.resume, Going(**parts)), r, f"run folder: {r.resume}")
     if stages.THEN in argv:
         return stages.run(argv, TrainFlags, train)
     if not argv or argv[0].startswith("-"):

@@ -54,7 +54,10 @@ def gather(play: Callable, loop: Any, steps: int, progress: Callable[[int], Any]
     parts, done = list[Steps](), 0
     while done < steps:
         loop, out = play(len(parts), loop)
-        parts.append(jax.tree.map(np.asarray, out._replace(success=None)))
+        out = jax.block_until_ready(
+            out._replace(success=None)
+        )  # reading what does not fit memory would end the process
+        parts.append(jax.tree.map(np.asarray, out))
         done += int(parts[-1].alive.sum())
         progress(min(done, steps))
     return of_steps(jax.tree.map(lambda *x: np.concatenate(x), *parts))

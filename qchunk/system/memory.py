@@ -1,0 +1,22 @@
+"""Memory: what this machine has, what arrays would take, and a shortage said in one line."""
+
+from __future__ import annotations
+
+from qchunk.system.errors import UserError
+
+FIX = "give a smaller --batch, --envs, --seeds, --n or network, or a machine with more"
+
+
+def is_short(err: BaseException) -> bool:
+    """Whether an error, or one that caused it, says that memory has run out."""
+    seen: BaseException | None = err
+    while seen is not None:
+        if isinstance(seen, MemoryError) or "RESOURCE_EXHAUSTED" in str(seen) or "Out of memory" in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def shortage(err: BaseException) -> UserError:
+    """The user's error for one of which ``is_short`` holds."""
+    return UserError(f"out of memory: {str(err).splitlines()[0] if str(err) else 'no more is to be had'}", FIX)
