@@ -11,4 +11,4 @@ def collect(argv: list[str]) -> None:
     """``qchunk collect ENV --out DATA [--policy play|noisy|random|RUN ...]``."""
     name, rest = positional("collect", argv, "an environment")
     (f,) = flags.parse("collect", rest, CollectFlags)
-    collect_to(name, f)
+    collect_to(name, f, keep=True)

@@ -62,6 +62,8 @@ class CompareFlags:
     """Units of observations: none, min-max or standard."""
     look: bool = True
     """Measure what acting costs and draw an episode of every arm."""
+    log_to: tuple[str, ...] = ()
+    """Also log every run to: tensorboard, wandb (optional extras)."""
     quiet: bool = False
     """No progress bars."""
     json: bool = False
@@ -80,9 +82,9 @@ def compare(argv: list[str]) -> None:
     f = dataclasses.replace(f, algos=tuple(a for given in f.algos for a in given.split(",") if a))
     suite, left_out = plan(f, sizes)
     check(suite, f.out)
-    asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look", "json")}
+    asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look", "json", "log_to")}
     claim(f.out, "comparison", {**asked, **dataclasses.asdict(sizes)})
-    folders = train_all("compare", suite, f.out, f.quiet or f.json)
+    folders = train_all("compare", suite, f.out, f.quiet or f.json, f.log_to)
     compared = {folder: r for folder, r in zip(folders, suite, strict=True) if not r.label.startswith(PRIOR)}
     for folder in compared if f.look else ():
         print(f"[compare] looking at {folder.name} on {folder.parent.name}", file=sys.stderr, flush=True)

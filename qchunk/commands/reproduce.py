@@ -26,6 +26,8 @@ class ReproduceFlags:
     """Folder for data, runs and report; by default runs/NAME-SCALE. The same command goes on with it."""
     dry: bool = False
     """Only say what it would run and cost."""
+    log_to: tuple[str, ...] = ()
+    """Also log every run to: tensorboard, wandb (optional extras)."""
     quiet: bool = False
     """No progress bars."""
     json: bool = False
@@ -53,7 +55,7 @@ def reproduce(argv: list[str]) -> None:
     say(found, todo, f, root, name)
     if f.dry:
         return
-    suites.train_all(name, todo, root, f.quiet or f.json)
+    suites.train_all(name, todo, root, f.quiet or f.json, f.log_to)
     folders = [suites.folder_of(r, root) for r in suites.shown(todo)]
     more = {}
     if found.published:

@@ -15,9 +15,11 @@ from qchunk.config import validate
 from qchunk.drivers.common import Amount, Common, Driver
 from qchunk.reporting import records
 from qchunk.reporting.records import Rows
-from qchunk.runs import run_folder, training
+from qchunk.runs import run_folder, sinks, training
 from qchunk.runs.recording import CollectFlags, collect_to
+from qchunk.runs.resuming import Going
 from qchunk.runs.training import TrainFlags
+from qchunk.system import stopping
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write, make_folder
 
@@ -216,25 +218,37 @@ def shown(suite: Sequence[Run]) -> list[Run]:
     return [r for r in suite if r.name not in used or r.settings.seeds == most]
 
 
-def train_all(name: str, suite: Sequence[Run], root: Path, quiet: bool = False) -> list[Path]:
-    """Runs what is missing, and returns the folders."""
+def train_all(
+    name: str, suite: Sequence[Run], root: Path, quiet: bool = False, log_to: tuple[str, ...] = ()
+) -> list[Path]:
+    """Runs what is missing, and returns the folders.
+
+    Args:
+        log_to: other places that want the metrics of every run: tensorboard, wandb.
+    """
     quiet = quiet or not sys.stderr.isatty()
+    sinks.check(log_to)
     check(suite, root)
-    folders = []
-    for i, run in enumerate(suite, 1):
-        out = folder_of(run, root)
-        folders.append(out)
-        print(f"[{name} {i}/{len(suite)}] {run.label} on {run.env}", file=sys.stderr, flush=True)
-        if finished(run, root):
-            continue
-        if out.exists():
-            training.resume(out, quiet=quiet)
-        else:
-            prior = root / "runs" / run.prior if run.prior else None
-            data = collected(run.data, root, quiet) if isinstance(run.data, Data) else run.data
-            where = TrainFlags(run.env, data, out, run.objective, run.label, prior, quiet=quiet)
-            training.run(run.algorithm, where, run.config, run.settings)
-    return folders
+    with stopping.hint("the same command goes on"):
+        return [_trained(name, i, suite, root, quiet, log_to) for i in range(len(suite))]
+
+
+def _trained(name: str, i: int, suite: Sequence[Run], root: Path, quiet: bool, log_to: tuple[str, ...]) -> Path:
+    """The folder of one run of a suite, trained if it is not there."""
+    run = suite[i]
+    out = folder_of(run, root)
+    stopping.check()
+    print(f"[{name} {i + 1}/{len(suite)}] {run.label} on {run.env}", file=sys.stderr, flush=True)
+    if finished(run, root):
+        return out
+    if out.exists():
+        training.resume(out, Going(quiet=quiet, log_to=log_to))
+    else:
+        prior = root / "runs" / run.prior if run.prior else None
+        data = collected(run.data, root, quiet) if isinstance(run.data, Data) else run.data
+        where = TrainFlags(run.env, data, out, run.objective, run.label, prior, log_to=log_to, quiet=quiet)
+        training.run(run.algorithm, where, run.config, run.settings)
+    return out
 
 
 def beside(rows: Rows, published: Published) -> list[dict[str, str]]:

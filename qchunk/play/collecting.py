@@ -15,6 +15,7 @@ from qchunk.play import on_device, on_host
 from qchunk.play.execute import Scheme, scripted
 from qchunk.play.program import Inputs, Program
 from qchunk.play.rollout import Player, decision
+from qchunk.system import stopping
 from qchunk.system.errors import unknown
 from qchunk.types import Learner, Steps, Vars
 
@@ -50,7 +51,7 @@ def scheme_of(env: Env, policy: str | None) -> Scheme:
 
 
 def gather(play: Callable, loop: Any, steps: int, progress: Callable[[int], Any]) -> Rows:
-    """Rows of at least ``steps`` transitions; ``play`` (i, loop) -> (loop, Steps) gives some more each time."""
+    """Rows of at least ``steps`` transitions, or those until a signal asks to stop; ``play`` (i, loop) -> (loop, Steps) gives some more each time."""
     parts, done = list[Steps](), 0
     while done < steps:
         loop, out = play(len(parts), loop)
@@ -60,6 +61,8 @@ def gather(play: Callable, loop: Any, steps: int, progress: Callable[[int], Any]
         parts.append(jax.tree.map(np.asarray, out))
         done += int(parts[-1].alive.sum())
         progress(min(done, steps))
+        if stopping.asked():  # within ``stopping.saving`` alone; elsewhere a signal raises
+            break
     return of_steps(jax.tree.map(lambda *x: np.concatenate(x), *parts))
 
 

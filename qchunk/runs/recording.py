@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from qchunk.play.execute import parse
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
 from qchunk.runs.progress import Bar
+from qchunk.system import stopping
 from qchunk.system.errors import UserError, unknown
 from qchunk.system.files import make_folder
 from qchunk.types import Learner
@@ -48,8 +48,11 @@ class CollectFlags:
     """No progress bar and no closing line."""
 
 
-def collect_to(name: str, f: CollectFlags) -> None:
+def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
     """Collects a data set into a new file.
+
+    Args:
+        keep: write what is there when a signal asks to stop; whoever needs all of it leaves this out, and nothing is written.
 
     Raises:
         UserError: an unknown name, or a file that is there already.
@@ -67,15 +70,16 @@ def collect_to(name: str, f: CollectFlags) -> None:
         if part and f.policy in ((), (part["kind"],)):
             about["env"] = f"ogbench/{part['scene']}-{part['kind']}-v0"
             more = {"transitions": f.steps, "seed": f.seed, "about": about, "progress": bar.move}
-            try:
+            with stopping.hint("the same command goes on where this one was"):
                 found = ogbench_files.collect(part["scene"], part["kind"], out, **more)
-            except KeyboardInterrupt:
-                print("stopped; the same command goes on where this one was", file=sys.stderr)
-                raise
         else:
-            rows, about["env"] = _rows(name, f, bar.move)
-            mark = formats.save(out, rows, about)
-            found = {"transitions": int((~rows.end).sum()), "episodes": int(rows.end.sum()), "fingerprint": mark}
+            with stopping.saving() if keep else contextlib.nullcontext():
+                rows, about["env"] = _rows(name, f, bar.move)
+                found: dict[str, Any] = {"transitions": int((~rows.end).sum()), "episodes": int(rows.end.sum())}
+                if stopping.asked():
+                    about["stopped"] = f"{found['transitions']} of {f.steps} transitions"
+                    stopping.note(f"{about['stopped']} are in {out}")
+                found["fingerprint"] = formats.save(out, rows, about)
     if f.json:
         print(json.dumps({"path": str(out), **found}))
     elif not f.quiet:
@@ -96,6 +100,8 @@ def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]
         run = Path(policy) if (Path(policy) / run_folder.CONFIG).is_file() else None
         share = dataclasses.replace(f, steps=steps, seed=seed)
         parts.append(play(env, name, policy, run, share, lambda done: progress(min(f.steps, i * steps + done))))
+        if stopping.asked():
+            break
     return formats.joined(parts), getattr(env, "data_name", name)
 
 

@@ -32,7 +32,7 @@ class Going(NamedTuple):
 
 
 def extended(run: run_folder.RunFolder, opened: Opened, f: Going) -> Opened:
-    """The run with more steps than it was made with; config.json keeps them.
+    """The run with more steps than it was made with.
 
     Raises:
         UserError: fewer, or of a run whose end holds no environments to go on with.
@@ -45,12 +45,7 @@ def extended(run: run_folder.RunFolder, opened: Opened, f: Going) -> Opened:
     if asked and asked != {n: getattr(s, n) for n in asked} and getattr(s, "online_steps", 0):
         fix = "train a new run with more, or one that stands on this one by --prior"
         raise UserError(f"the end of {run.path} holds no environments and no replay to go on with", fix)
-    if not asked:
-        return opened
-    settings = dataclasses.replace(s, **asked)
-    opened.driver.check(opened.program, opened.inputs, settings)
-    run.change({"settings": dataclasses.asdict(settings)})
-    return opened._replace(settings=settings)
+    return opened._replace(settings=dataclasses.replace(s, **asked))
 
 
 def same_data(run: run_folder.RunFolder, opened: Opened, moved: Path | None) -> Dataset:
@@ -69,8 +64,6 @@ def same_data(run: run_folder.RunFolder, opened: Opened, moved: Path | None) -> 
     if about["fingerprint"] != kept["fingerprint"]:
         fix = f"put the data set with fingerprint {kept['fingerprint']} back, or say where it is by --data"
         raise UserError(f"{path} has changed since the run began", fix)
-    if moved:
-        run.change({"data": {**kept, "path": str(path.resolve())}})
     return data
 
 

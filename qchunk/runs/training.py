@@ -65,20 +65,9 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | 
     Raises:
         UserError: whatever cannot run; no folder is made then.
     """
-    build, driver = build or registry.builder(algorithm)[0], registry.driver_of(type(c))
-    names.check_env(f.env)
-    sinks.check(f.log_to)
-    if not f.checkpoint_minutes >= 0:
-        raise UserError(f"--checkpoint-minutes is {f.checkpoint_minutes}", "give 0 or more")
-    settings, weights = driver.resolve(settings), objective.parse(f.objective)
-    env = envs.make(f.env, c.chunk.history, weights)
     earlier = prior.load(f.prior, settings.seeds, f.prior_seed) if f.prior else None
-    prior.check(earlier, algorithm, c, settings, env)
-    data, about = data_of(f, algorithm, env, driver)
-    given = {**(earlier.given if earlier else {}), **for_each(settings.seeds, objective.weights_given(weights))}
-    program, x = assemble(build, c, env, settings, given, data)
-    program.algorithm(c)  # says what does not fit together before anything is made
-    driver.check(program, x, settings)
+    opened, weights, about = ready(algorithm, f, c, settings, build, earlier)
+    driver, settings, given = opened.driver, opened.settings, opened.inputs.given
     out = f.out or Path("runs") / f.env / f"{f.label or Path(algorithm).stem.replace(':', '-')}-seed{settings.seed}"
     kept = {
         "algorithm": algorithm,
@@ -100,8 +89,34 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | 
     folder = run_folder.create(out, kept, functools.partial(save_given, given))
     with stopping.undone(lambda: discard(folder)), folder:
         folder.sinks += sinks.sinks_by_name(f.log_to, folder)
-        opened = Opened(driver, settings, program, x)
         return out, drive(folder, opened, (None, None), 0, f.checkpoint_minutes, f.quiet)
+
+
+def ready(
+    algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | None, earlier: prior.Prior | None
+) -> tuple[Opened, dict, dict[str, str] | None]:
+    """(what a run is made of, the weights of its objective, what its configuration keeps of its data).
+
+    Args:
+        earlier: what it stands on; without modules where that is not trained yet.
+
+    Raises:
+        UserError: whatever cannot run. Nothing is made here.
+    """
+    build, driver = build or registry.builder(algorithm)[0], registry.driver_of(type(c))
+    names.check_env(f.env)
+    sinks.check(f.log_to)
+    if not f.checkpoint_minutes >= 0:
+        raise UserError(f"--checkpoint-minutes is {f.checkpoint_minutes}", "give 0 or more")
+    settings, weights = driver.resolve(settings), objective.parse(f.objective)
+    env = envs.make(f.env, c.chunk.history, weights)
+    prior.check(earlier, algorithm, c, settings, env)
+    data, about = data_of(f, algorithm, env, driver)
+    given = {**(earlier.given if earlier else {}), **for_each(settings.seeds, objective.weights_given(weights))}
+    program, x = assemble(build, c, env, settings, given, data)
+    program.algorithm(c)  # says what does not fit together before anything is made
+    driver.check(program, x, settings)
+    return Opened(driver, settings, program, x), weights, about
 
 
 def discard(folder: run_folder.RunFolder) -> None:
@@ -145,12 +160,27 @@ def resume(folder: Path, f: Going | None = None) -> dict:
         refuse_finished(run, opened, began)
         for line in (*resuming.differences(run, began), *resuming.devices(run)):
             print(f"{folder}: {line}", file=sys.stderr)
+        keep_changes(run, opened, f)
         state = spread(opened.settings.seeds, state)  # here, so that no second copy lives as long as the run
         run.rewind(began)
         log_to = f.log_to or tuple(run.config.get("log_to", ()))
         run.sinks += sinks.sinks_by_name(log_to, run)
         minutes = run.config.get("checkpoint_minutes", 0.0) if f.checkpoint_minutes is None else f.checkpoint_minutes
         return drive(run, opened, state, began, minutes, f.quiet)
+
+
+def keep_changes(run: run_folder.RunFolder, p: Opened, f: Going) -> None:
+    """Writes into config.json what the run is gone on with from now on: more steps, and where its data lie.
+
+    Raises:
+        UserError: steps that the run cannot have.
+    """
+    p.driver.check(p.program, p.inputs, p.settings)
+    found = {"settings": dataclasses.asdict(p.settings)} if f.offline_steps or f.online_steps else {}
+    if f.data:
+        found["data"] = {**run.config["data"], "path": str(Path(f.data).resolve())}
+    if found:
+        run.change(found)
 
 
 def how_to_go_on(folder: Path) -> str:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import os
 import signal
 import sys
 import warnings
@@ -150,8 +151,14 @@ def serve(pipe: Connection, description: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Ctrl-C is the parent's business: it closes the pipe. What environments print goes to stderr."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Signals to stop are the parent's business: it closes the pipe. What environments print, from C too, goes to stderr."""
+    for asks_to_stop in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # a terminal and Slurm send them to every process
+        signal.signal(asks_to_stop, signal.SIG_IGN)
+    os.dup2(2, 1)
     warnings.simplefilter("ignore")
     sys.stdout = sys.stderr
     serve(Connection(int(sys.argv[1])), json.loads(sys.argv[2]))
