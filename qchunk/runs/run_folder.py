@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from qchunk.system import stopping
 from qchunk.system.errors import UserError
 from qchunk.system.files import acquire, append, atomic_write, explain_oserror, write_synced
 
@@ -175,21 +176,23 @@ def create(out: Path, config: Mapping[str, Any], fill: Callable[[Path], Any] = l
     made = [p for p in out.absolute().parents if not p.exists()]
     temp = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     lock = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temp.mkdir()
-        lock = acquire(temp / LOCK)
-        write_synced(temp / CONFIG, text.encode())
-        fill(temp)
-        os.rename(temp, out)
-    except BaseException as err:  # an interrupt too leaves nothing behind
+
+    def undo() -> None:
         if lock is not None:
             os.close(lock)
         shutil.rmtree(temp, ignore_errors=True)
         _remove_empty(made)
-        if isinstance(err, OSError):
+
+    with stopping.undone(undo):  # a signal too leaves nothing behind
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            temp.mkdir()
+            lock = acquire(temp / LOCK)
+            write_synced(temp / CONFIG, text.encode())
+            fill(temp)
+            os.rename(temp, out)
+        except OSError as err:
             raise explain_oserror(err, out) from err
-        raise
     return RunFolder(out, json.loads(text), lock, made)
 
 

@@ -1,8 +1,9 @@
 """Signals that ask this process to stop: Ctrl-C (SIGINT), SIGTERM (Slurm, preemption) and SIGHUP (a closed terminal).
 
-The first one ends what is being done, by an exception, or waits for the next moment to save (``saving``). A second one ends
-the process at once. Either way it ends by ``os._exit``: threads of jax crash an interpreter that finishes while they work.
-A thread watches beside the main one, because Python's own handlers wait until compiled code returns.
+The first one ends the process after what is ``undone`` then, or waits for the next moment to save (``saving``). A second one ends
+it at once. Both say one line and leave by ``os._exit``: threads of jax crash an interpreter that finishes while they work,
+and an exception raised in the midst of an import or a callback may be printed or lost. A thread watches beside the main one,
+because Python's own handlers wait until compiled code returns.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-PATIENCE = 5.0  # seconds that an exception has to unwind, where nothing waits to be saved
+PATIENCE = 1.0  # seconds that compiled code has to return, where nothing waits to be saved
 
 
 class Stopped(KeyboardInterrupt):
@@ -34,6 +35,7 @@ class _Asked:
     saving: int = 0  # contexts of ``saving`` that are open
     note: str = ""  # what was kept
     hint: str = ""  # how to go on
+    leaving: bool = False
     undo: list[Callable[[], Any]] = dataclasses.field(default_factory=list)
 
 
@@ -76,7 +78,7 @@ def _answer(number: int, frame: Any) -> None:
     if _asked.signal is None:
         _asked.signal = number
         if not _asked.saving:
-            raise Stopped
+            leave()
         if sys.stderr.isatty():
             say("stopping as soon as all is saved; a second signal ends at once")
 
@@ -92,11 +94,11 @@ def _watch(pipe: int) -> None:
             return
         for number in filter(SIGNALS.__contains__, found):  # others are somebody else's
             if first is not None:
-                leave(first, "stopped at once")
+                leave(first, at_once=True)
             first, since = number, time.monotonic()
         if _asked.saving:
             since = time.monotonic()
-        elif first is not None and time.monotonic() - since > PATIENCE:
+        elif first is not None and not _asked.leaving and time.monotonic() - since > PATIENCE:
             leave(first)
 
 
@@ -138,7 +140,7 @@ def hint(text: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def undone(fn: Callable[[], Any]) -> Iterator[None]:
-    """Calls ``fn`` where the context ends by an exception, or with this process."""
+    """Calls ``fn`` where the context ends by an exception, or with this process by the first signal."""
     _asked.undo.append(fn)
     try:
         yield
@@ -154,13 +156,18 @@ def note(text: str) -> None:
     _asked.note = text
 
 
-def leave(number: int | None = None, how: str = "stopped") -> NoReturn:
-    """Says one line and ends this process by 128 + the signal, without finishing the interpreter."""
-    for fn in reversed(_asked.undo):
+def leave(number: int | None = None, at_once: bool = False) -> NoReturn:
+    """Says one line and ends this process by 128 + the signal, without finishing the interpreter.
+
+    Args:
+        at_once: undo nothing.
+    """
+    _asked.leaving = True
+    for fn in () if at_once else reversed(_asked.undo):
         with contextlib.suppress(Exception):
             fn()
-    parts = [how + (f" ({_asked.note})" if _asked.note and how == "stopped" else ""), _asked.hint]
-    say("; ".join(filter(None, parts)))
+    said = f"stopped ({_asked.note})" if _asked.note and not at_once else "stopped at once" if at_once else "stopped"
+    say("; ".join(filter(None, (said, _asked.hint))))
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
