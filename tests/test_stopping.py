@@ -72,7 +72,14 @@ def training(data, out, *more):
     return ["train", "qc", "--env", ENV, "--data", data, "--out", out, *SMALL, *LONG, *more]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow), pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])  # fmt: skip
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_saves_and_says_how_to_go_on(data, tmp_path, number):
     out = tmp_path / "run"
     said = stopped_after(out, command(*training(data, out)), number)
@@ -84,8 +91,42 @@ def test_a_signal_saves_and_says_how_to_go_on(data, tmp_path, number):
 SHORT = ["--episodes", "4", "--batch", "16", "--log-every", "10", "--seeds", "2"]
 REGIMES = {
     "offline": ["qc", *SMALL, "--offline-steps", "300", "--eval-every", "100", *SHORT],
-    "online": ["qc", *SMALL, "--offline-steps", "20", "--online-steps", "3000", "--envs", "4", "--start-training", "16", "--update-ratio", "0.5", *SHORT],  # fmt: skip
-    "on-policy": ["ppo", "--chunk.horizon", "2", "--actor.hidden", "16", "--value.hidden", "16", "--rollout.envs", "8", "--rollout.decisions", "4", "--rollout.minibatches", "2", "--online-steps", "6400", "--episodes", "4", "--seeds", "2"],  # fmt: skip
+    "online": [
+        "qc",
+        *SMALL,
+        "--offline-steps",
+        "20",
+        "--online-steps",
+        "3000",
+        "--envs",
+        "4",
+        "--start-training",
+        "16",
+        "--update-ratio",
+        "0.5",
+        *SHORT,
+    ],
+    "on-policy": [
+        "ppo",
+        "--chunk.horizon",
+        "2",
+        "--tuned.hidden",
+        "16",
+        "--critic.hidden",
+        "16",
+        "--rollout.envs",
+        "8",
+        "--rollout.decisions",
+        "4",
+        "--rollout.minibatches",
+        "2",
+        "--online-steps",
+        "6400",
+        "--episodes",
+        "4",
+        "--seeds",
+        "2",
+    ],
 }
 
 
@@ -105,11 +146,16 @@ def test_what_a_signal_saved_goes_on_to_the_same_bits(data, tmp_path, regime, ca
     assert code == 0, err
     assert last_checkpoint(out) == last_checkpoint(whole)
     for kind in ("train", "eval"):
-        mine, theirs = ([(x["step"], {n: v for n, v in x["values"].items() if "per_second" not in n}) for x in lines_of(f, kind)] for f in (out, whole))  # fmt: skip
+        mine, theirs = (
+            [(x["step"], {n: v for n, v in x["values"].items() if "per_second" not in n}) for x in lines_of(f, kind)]
+            for f in (out, whole)
+        )
         assert mine == theirs
 
 
-@pytest.mark.parametrize("delay", [0.3, *(pytest.param(d, marks=pytest.mark.slow) for d in (0.0, 0.1, 0.6, 1.0, 2.0, 4.0, 7.0))])  # fmt: skip
+@pytest.mark.parametrize(
+    "delay", [0.3, *(pytest.param(d, marks=pytest.mark.slow) for d in (0.0, 0.1, 0.6, 1.0, 2.0, 4.0, 7.0))]
+)
 def test_ctrl_c_is_one_line_and_130_at_any_time(data, tmp_path, startup, delay):
     out = tmp_path / "new" / "run"
     process = command(*training(data, out))

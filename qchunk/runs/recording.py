@@ -18,7 +18,7 @@ from qchunk.play.execute import parse
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
 from qchunk.runs.progress import Bar
-from qchunk.system import stopping
+from qchunk.system import memory, stopping
 from qchunk.system.errors import UserError, unknown
 from qchunk.system.files import make_folder
 from qchunk.types import Learner
@@ -117,6 +117,9 @@ def _device_rows(env: Any, name: str, policy: str, run: Path | None, f: CollectF
         env = getattr(env, "scene", env)  # a scripted data set serves every task of a scene
         scheme, vars = collecting.scheme_of(env, policy or None), collecting.NO_VARS
     count = max(1, min(f.envs, -(-f.steps // f.episode_length)))
+    start = jax.tree.leaves(jax.eval_shape(env.reset, jax.random.key(0)))
+    least = count * sum(x.size * x.dtype.itemsize for x in start)
+    memory.check("the environments", least, "give fewer --envs")
     more = {"steps": f.steps, "envs": count, "episode_length": f.episode_length, "progress": progress}
     rows = collecting.collect(env, scheme, vars, jax.random.key(f.seed), **more)
     if history > 1:

@@ -23,7 +23,7 @@ from qchunk.runs.opened import Opened, rebuild, restore, save_given
 from qchunk.runs.progress import Bar
 from qchunk.runs.resuming import Going
 from qchunk.seeds import for_each, spread
-from qchunk.system import stopping
+from qchunk.system import memory, stopping
 from qchunk.system.errors import UserError
 
 
@@ -112,6 +112,9 @@ def ready(
     env = envs.make(f.env, c.chunk.history, weights)
     prior.check(earlier, algorithm, c, settings, env)
     data, about = data_of(f, algorithm, env, driver)
+    if data is not None:
+        row = sum(a.nbytes for a in jax.tree.leaves(data)) // len(data.reward)
+        memory.check("a batch", settings.batch * settings.seeds * row, "give a smaller --batch")
     given = {**(earlier.given if earlier else {}), **for_each(settings.seeds, objective.weights_given(weights))}
     program, x = assemble(build, c, env, settings, given, data)
     program.algorithm(c)  # says what does not fit together before anything is made

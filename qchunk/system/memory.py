@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from qchunk.system.errors import UserError
 
 FIX = "give a smaller --batch, --envs, --seeds, --n or network, or a machine with more"
@@ -20,3 +22,22 @@ def is_short(err: BaseException) -> bool:
 def shortage(err: BaseException) -> UserError:
     """The user's error for one of which ``is_short`` holds."""
     return UserError(f"out of memory: {str(err).splitlines()[0] if str(err) else 'no more is to be had'}", FIX)
+
+
+def installed() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check(what: str, least: int, fix: str) -> None:
+    """Refuses what this machine could never hold: the system would end the process while it tried.
+
+    Args:
+        least: bytes that it takes at least.
+
+    Raises:
+        UserError: says how much that is.
+    """
+    if least > installed():
+        shown = [f"{n / 2**30:,.0f} GiB" for n in (least, installed())]
+        raise UserError(f"out of memory: {what} takes at least {shown[0]}, this machine has {shown[1]}", fix)
