@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 from typing import NoReturn
 
 from qchunk import names
-from qchunk.system import memory, stopping
+from qchunk.system import answers, memory, stopping
 from qchunk.system.errors import UserError, unknown
 from qchunk.system.processes import cores
 
@@ -123,7 +124,8 @@ def run(argv: list[str]) -> None:
     if argv[0] in ("compare", "render"):
         draw_without_a_screen()
     module, _, function = COMMANDS[argv[0]][2].partition(":")
-    getattr(importlib.import_module(module), function)(argv[1:])
+    with answers.alone() if "--json" in argv and argv[0] != "bench" else contextlib.nullcontext():
+        getattr(importlib.import_module(module), function)(argv[1:])
 
 
 def draw_without_a_screen() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 from test_cli import ENV, SMALL, last_checkpoint, run
 
@@ -196,3 +197,38 @@ def test_a_chain_that_has_moved_goes_on_where_it_is_now(base, tmp_path, capsys):
     code, _, err = run(capsys, "train", "--resume", new)
     assert code == 0, err
     assert not old.exists() and last_checkpoint(new / "2-qc-frozen") == whole
+
+
+def test_a_report_overwrites_no_file_of_others(base, tmp_path, capsys):
+    (tmp_path / "table.csv").write_text("mine")
+    code, _, err = run(capsys, "report", base / "run", "--out", tmp_path)
+    assert code == 2 and err.count("\n") == 1 and "table.csv" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["table.csv"] and (tmp_path / "table.csv").read_text() == "mine"
+    for _ in range(2):
+        assert run(capsys, "report", base / "run", "--out", tmp_path / "r")[0] == 0
+
+
+def test_json_is_alone_on_stdout_and_has_no_nan(base, tmp_path, capsys, monkeypatch):
+    from qchunk.commands import evaluate
+
+    def measure(*args, **more):
+        print("what a simulator prints")
+        return {"success": np.asarray([np.nan])}
+
+    monkeypatch.setattr(evaluate, "measure", measure)
+    code, out, err = run(capsys, "eval", base / "run", "--json")
+    refuse = lambda word: pytest.fail(f"{word} is not JSON")  # noqa: E731
+    assert code == 0 and json.loads(out, parse_constant=refuse) == {"success": {"mean": None, "per_seed": [None]}}
+    assert "what a simulator prints" in err
+
+
+def test_a_comparison_logs_where_it_is_asked_to(base, tmp_path, capsys):
+    pytest.importorskip("tensorboardX")
+    sizes = ["--hidden", "16", "--horizon", "2", "--n", "2", "--steps", "2", "--seeds", "1", "--episodes", "4"]
+    argv = ["compare", "--env", ENV, "--algos", "qc", "--data", base / "d.npz", "--out", tmp_path / "c", *sizes]
+    more = ["--offline-steps", "20", "--online-steps", "0", "--evaluations", "1", "--no-look", "--log-to"]
+    code, _, err = run(capsys, *argv, *more, "tensorboard")
+    assert code == 0, err
+    assert list((tmp_path / "c" / "runs").rglob("events.out.tfevents.*"))
+    code, _, err = run(capsys, *argv, *more, "nowhere")
+    assert code == 2 and "tensorboard" in err

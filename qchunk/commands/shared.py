@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from qchunk.system import answers
 from qchunk.system.errors import UserError
 
 
 def print_figures(figures: dict[str, dict], f: Any, closing: str) -> None:
     if f.json:
-        print(json.dumps(figures))
+        answers.answer(figures)
     elif not f.quiet:
         for name, figure in figures.items():
             per_seed = ", ".join(f"{x:.4g}" for x in figure["per_seed"])

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from qchunk.reporting import page, plots, records
 from qchunk.reporting.records import Rows
-from qchunk.system import files
+from qchunk.system import answers, files
+from qchunk.system.errors import UserError
+
+MARK = "img-src data:; style-src 'unsafe-inline'"  # of our pages' heads
+FILES = ("report.html", "report.md", "table.md", "table.csv", "curves.png", "clock.png")
+
+
+def refuse_others(out: Path) -> None:
+    """Refuses a folder that holds files of a report's names and is none.
+
+    Raises:
+        UserError: names one of them.
+    """
+    theirs = [name for name in FILES if (out / name).exists()]
+    if theirs and not is_report(out):
+        raise UserError(f"{out / theirs[0]} is no file of a report", "pass --out with another folder")
+
+
+def is_report(out: Path) -> bool:
+    """Whether a folder holds a report's page."""
+    try:
+        return MARK in (out / "report.html").read_text(errors="replace")[:1000]
+    except OSError:
+        return False
 
 
 def write_report(folders: Sequence[Path], out: Path, more: dict[str, Rows] | None = None) -> list[dict[str, str]]:
@@ -18,14 +40,15 @@ def write_report(folders: Sequence[Path], out: Path, more: dict[str, Rows] | Non
     Args:
         more: further tables of the page, by title, such as what was held equal.
     """
+    refuse_others(out)
     found = records.load(folders)
     rows = records.table(found)
     files.make_folder(out)
+    files.atomic_write(out / "report.html", page.html_page(found, rows, more or {}))  # first: it marks the folder
     files.atomic_write(out / "table.csv", records.numbers(found))
     files.atomic_write(out / "table.md", records.markdown(rows))
     plots.curves(found, out / "curves.png")
     plots.curves(found, out / "clock.png", "minutes")
-    files.atomic_write(out / "report.html", page.html_page(found, rows, more or {}))
     files.atomic_write(out / "report.md", page.markdown_page(found, rows, more or {}))
     return rows
 
@@ -33,5 +56,8 @@ def write_report(folders: Sequence[Path], out: Path, more: dict[str, Rows] | Non
 def publish(folders: Sequence[Path], out: Path, more: dict[str, Rows] | None = None, as_json: bool = False) -> None:
     """``write_report``, and its table to stdout: for a reader, or as JSON."""
     rows = write_report(folders, out, more)
-    print(json.dumps(rows) if as_json else records.markdown(rows))
+    if as_json:
+        answers.answer(rows)
+    else:
+        print(records.markdown(rows))
     print(f"report: {out / 'report.html'}", file=sys.stderr if as_json else sys.stdout)

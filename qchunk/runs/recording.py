@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from qchunk.play.execute import parse
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
 from qchunk.runs.progress import Bar
-from qchunk.system import memory, stopping
+from qchunk.system import answers, memory, stopping
 from qchunk.system.errors import UserError, unknown
 from qchunk.system.files import make_folder
 from qchunk.types import Learner
@@ -65,6 +64,7 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
         raise UserError("--steps, --envs and --episode-length must be positive", "give positive whole numbers")
     make_folder(out.parent)
     about = {"policy": " ".join(f.policy) or "default", "seed": f.seed, "versions": run_folder.versions()}
+    found: dict[str, Any]
     with Bar(f.steps, 0, f.quiet, f"collecting {name}") as bar:
         part = names.ogbench(name)
         if part and f.policy in ((), (part["kind"],)):
@@ -75,13 +75,13 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
         else:
             with stopping.saving() if keep else contextlib.nullcontext():
                 rows, about["env"] = _rows(name, f, bar.move)
-                found: dict[str, Any] = {"transitions": int((~rows.end).sum()), "episodes": int(rows.end.sum())}
+                found = {"transitions": int((~rows.end).sum()), "episodes": int(rows.end.sum())}
                 if stopping.asked():
                     about["stopped"] = f"{found['transitions']} of {f.steps} transitions"
                     stopping.note(f"{about['stopped']} are in {out}")
                 found["fingerprint"] = formats.save(out, rows, about)
     if f.json:
-        print(json.dumps({"path": str(out), **found}))
+        answers.answer({"path": str(out), **found})
     elif not f.quiet:
         count, episodes, mark = (found[k] for k in ("transitions", "episodes", "fingerprint"))
         print(f"{count} transitions in {episodes} episodes of {about['env']} -> {out} ({mark})")
@@ -117,7 +117,7 @@ def _device_rows(env: Any, name: str, policy: str, run: Path | None, f: CollectF
         env = getattr(env, "scene", env)  # a scripted data set serves every task of a scene
         scheme, vars = collecting.scheme_of(env, policy or None), collecting.NO_VARS
     count = max(1, min(f.envs, -(-f.steps // f.episode_length)))
-    start = jax.tree.leaves(jax.eval_shape(env.reset, jax.random.key(0)))
+    start = jax.tree.leaves(jax.eval_shape(lambda key: env.reset(key), jax.random.key(0)))
     least = count * sum(x.size * x.dtype.itemsize for x in start)
     memory.check("the environments", least, "give fewer --envs")
     more = {"steps": f.steps, "envs": count, "episode_length": f.episode_length, "progress": progress}
