@@ -55,13 +55,12 @@ def gather(play: Callable, loop: Any, steps: int, progress: Callable[[int], Any]
     parts, done = list[Steps](), 0
     while done < steps:
         loop, out = play(len(parts), loop)
-        out = jax.block_until_ready(
-            out._replace(success=None)
-        )  # reading what does not fit memory would end the process
+        # reading what does not fit memory would end the process; waiting for it raises
+        out = jax.block_until_ready(out._replace(success=None))
         parts.append(jax.tree.map(np.asarray, out))
         done += int(parts[-1].alive.sum())
         progress(min(done, steps))
-        if stopping.asked():  # within ``stopping.saving`` alone; elsewhere a signal raises
+        if stopping.asked():  # within ``stopping.saving`` alone; elsewhere the process has ended
             break
     return of_steps(jax.tree.map(lambda *x: np.concatenate(x), *parts))
 

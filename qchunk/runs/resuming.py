@@ -68,9 +68,9 @@ def same_data(run: run_folder.RunFolder, opened: Opened, moved: Path | None) -> 
 
 
 def saved_before(run: run_folder.RunFolder) -> bool:
-    """Whether a run has ever saved a checkpoint, by its metrics, its summary and its folders."""
-    traces = (run.path / run_folder.SUMMARY).exists() or run.checkpoints.exists()
-    return traces or any(line["kind"] == "checkpoint" for line in run.lines())
+    """Whether a run has ever saved a checkpoint, by its metrics, its summary and what lies in its folder of checkpoints."""
+    saved = [p for p in run.checkpoints.glob("*") if not p.name.startswith(".tmp-")]  # those a kill has cut short
+    return bool(saved) or run.finished or any(line["kind"] == "checkpoint" for line in run.lines())
 
 
 def differences(run: run_folder.RunFolder, step: int) -> Iterator[str]:

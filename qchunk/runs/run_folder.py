@@ -97,6 +97,11 @@ class RunFolder:
         self._waiting = kept if len(kept) < len(lines) else None
         self._start(kept)
 
+    @property
+    def finished(self) -> bool:
+        """Whether its final figures are there."""
+        return (self.path / SUMMARY).exists()
+
     def lines(self) -> list[dict]:
         """The metrics so far."""
         path = self.path / METRICS

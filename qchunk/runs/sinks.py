@@ -65,7 +65,7 @@ def _scalars(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
 
 
 class _TensorBoard:
-    """On the disk after each line. TensorBoard shows a step that is written twice as two points, so a resumed run writes its
+    """On the disk within a second. TensorBoard shows a step that is written twice as two points, so a resumed run writes its
     files again from its metrics."""
 
     def __init__(self, run: RunFolder):
@@ -74,17 +74,15 @@ class _TensorBoard:
         folder = run.path / "tensorboard"
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
-        self._writer = SummaryWriter(logdir=str(folder))
+        self._writer = SummaryWriter(logdir=str(folder), flush_secs=1)
         lines = run.lines()
         began = time.time() - (lines[-1]["seconds"] if lines else 0.0)
         for line in lines:
             values = {n: [math.nan if x is None else x for x in _listed(v)] for n, v in line["values"].items()}
             self._add(line["kind"], line["step"], values, began + line["seconds"])
-        self._writer.flush()
 
     def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         self._add(kind, step, values, time.time())
-        self._writer.flush()
 
     def _add(self, kind: str, step: int, values: Mapping[str, Any], when: float) -> None:
         for name, value in _scalars(kind, values).items():

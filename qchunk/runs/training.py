@@ -194,7 +194,7 @@ def how_to_go_on(folder: Path) -> str:
 def refuse_finished(run: run_folder.RunFolder, p: Opened, began: int) -> None:
     """Refuses a run that has nothing left to do."""
     total = last_step(p)
-    if began >= total and (run.path / run_folder.SUMMARY).exists():
+    if began >= total and run.finished:
         raise UserError(f"{run.path} is finished: all {total} steps are done", "qchunk eval it")
 
 
@@ -230,9 +230,9 @@ def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, minute
             if event.kind == "compile":  # from here on there is something to lose
                 stack.enter_context(stopping.hint(how_to_go_on(run.path)))
                 stack.enter_context(stopping.saving())
-    run.settle()
-    figures = final_figures(run.path)
-    run.finish(figures)
+        run.settle()
+        figures = final_figures(run.path)
+        run.finish(figures)
     return figures
 
 

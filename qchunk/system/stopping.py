@@ -108,8 +108,9 @@ def asked() -> bool:
 
 
 def check() -> None:
-    """Raises Stopped where a signal has asked to stop."""
+    """Raises Stopped where a signal has asked to stop; what closes then may take its time."""
     if asked():
+        _asked.leaving = True
         raise Stopped
 
 

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from qchunk import trees
+from qchunk.system.stopping import SIGNALS
 
 DEFAULT_LIMIT = 1000  # steps of an episode, where the environment is registered without a limit
 EXTRA = 4  # reward, terminal, truncation, success
@@ -152,12 +153,8 @@ def serve(pipe: Connection, description: dict[str, Any]) -> None:
 
 def main() -> None:
     """Signals to stop are the parent's business: it closes the pipe. What environments print, from C too, goes to stderr."""
-    for asks_to_stop in (
-        signal.SIGINT,
-        signal.SIGTERM,
-        signal.SIGHUP,
-    ):  # a terminal and Slurm send them to every process
-        signal.signal(asks_to_stop, signal.SIG_IGN)
+    for number in SIGNALS:  # a terminal and Slurm send them to every process
+        signal.signal(number, signal.SIG_IGN)
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
     sys.stdout = sys.stderr
