@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from qchunk import names
-from qchunk.system import loading, surroundings, tracebacks
+from qchunk.system import answers, loading, memory, stopping, surroundings, tracebacks
 from qchunk.system.errors import UserError, unknown
 from qchunk.system.processes import cores
 
@@ -83,26 +83,32 @@ def list_names(argv: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one command and exits: 0, 2 after a user's mistake, 130 after Ctrl-C."""
+    """Runs one command and exits: 0, 2 after a user's mistake, 128 + the signal after Ctrl-C, SIGTERM and SIGHUP."""
     argv = sys.argv[1:] if argv is None else argv
     surroundings.open_streams()
-    try:
-        command(argv)
-        surroundings.flush()
-    except UserError as e:
-        _leave(f"error: {e}", 2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        surroundings.drop()  # nobody reads on: that is no mistake
-        sys.exit(0)
-    except Exception as e:
-        if found := surroundings.explained(e):
-            _leave(f"error: {found}", 2)
-        lines = failure(e)
-        if not lines:
-            raise
-        _leave(f"error: {lines[0]}", 2, lines[1:])
+    with stopping.watched():  # before anything that takes time
+        try:
+            command(argv)
+            surroundings.flush()
+            stopping.check()
+        except UserError as e:
+            _leave(f"error: {e}", 2)
+        except stopping.Stopped:
+            stopping.leave()
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except BrokenPipeError:
+            surroundings.drop()  # nobody reads on: that is no mistake
+            sys.exit(0)
+        except Exception as e:
+            if stopping.asked():  # such as a terminal that is no longer there
+                stopping.leave()
+            if found := memory.shortage(e) if memory.is_short(e) else surroundings.explained(e):
+                _leave(f"error: {found}", 2)
+            lines = failure(e)
+            if not lines:
+                raise
+            _leave(f"error: {lines[0]}", 2, lines[1:])
 
 
 def command(argv: list[str]) -> None:
@@ -125,7 +131,8 @@ def command(argv: list[str]) -> None:
     if argv[0] in ("compare", "render"):
         draw_without_a_screen()
     module, _, function = COMMANDS[argv[0]][2].partition(":")
-    getattr(importlib.import_module(module), function)(argv[1:])
+    with answers.alone() if "--json" in argv and argv[0] != "bench" else contextlib.nullcontext():
+        getattr(importlib.import_module(module), function)(argv[1:])
 
 
 def failure(err: Exception) -> list[str]:

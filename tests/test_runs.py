@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -240,8 +241,17 @@ def test_rewind(tmp_path, monkeypatch):
         before = path.read_text().splitlines()
         with path.open("a") as f:
             f.write('{"torn')
+        run.finish({"x": 0.5})
         run.rewind(3)
-        assert path.read_text().splitlines() == before[:3]
+        run.log("train", 4, {"x": 7.0})
+        assert path.read_text().splitlines()[:5] == before, "until a checkpoint is saved, later ones are there still"
+        assert (run.path / "summary.json").exists()
+        run.settle()
+        assert path.read_text().splitlines()[:3] == before[:3]
+        assert [line["values"] for line in run_folder.read_metrics(path)[3:]] == [{"x": 7.0}]
+        assert not (run.path / "summary.json").exists()
+        run.rewind(3)
+        run.settle()
         monkeypatch.setattr(run, "_since", run._since - 100)
         run.log("train", 4, {})
         assert 100 <= run_folder.read_metrics(path)[-1]["seconds"] < 160
@@ -250,6 +260,7 @@ def test_rewind(tmp_path, monkeypatch):
         assert 100 <= run_folder.read_metrics(path)[-1]["seconds"] < 160
         run.rewind(3)
         run.log("train", 4, {})
+        run.settle()
         assert run_folder.read_metrics(path)[-1]["seconds"] < 60
 
 
@@ -265,6 +276,7 @@ def test_a_rewind_that_fails_changes_nothing(tmp_path, monkeypatch):
         monkeypatch.setattr(files, "write_synced", refuse)
         with pytest.raises(UserError, match="the disk is full"):
             run.rewind(1)
+            run.settle()
         assert (run.path / "metrics.jsonl").read_bytes() == before
         assert sorted(p.name for p in run.path.iterdir()) == ["config.json", "lock", "metrics.jsonl"]
 
@@ -338,42 +350,72 @@ def test_an_atomic_write_that_fails_keeps_the_old(tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------- sinks
 
 
-def test_tensorboard(tmp_path):
+def points(run: Path) -> list[tuple[str, int, float]]:
+    """What TensorBoard would draw: every scalar of every file of events."""
+    from tensorboardX.proto import event_pb2
+
+    found = []
+    for file in (run / "tensorboard").iterdir():
+        data = file.read_bytes()
+        while data:
+            size = int.from_bytes(data[:8], "little")
+            event = event_pb2.Event.FromString(data[12 : 12 + size])
+            found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+            data = data[16 + size :]
+    return sorted(found)
+
+
+def test_tensorboard_loses_no_point_and_draws_none_twice(tmp_path):
     pytest.importorskip("tensorboardX")
+    means = [("eval/success", n, 0.5) for n in (5, 6, 7)]
+    each = [(f"eval/success/seed{i}", n, float(i)) for i in (0, 1) for n in (5, 6, 7)]
     with run_folder.create(tmp_path / "run", CONFIG) as run:
-        run.sinks = sinks.sinks_by_name(["tensorboard"], run.path)
-        run.log("eval", 5, {"success": [0.0, 1.0]})
-    [events] = (run.path / "tensorboard").iterdir()
-    assert b"eval/success" in events.read_bytes()
+        run.sinks = sinks.sinks_by_name(["tensorboard"], run)
+        for n in (5, 6, 7):
+            run.log("eval", n, {"success": [0.0, 1.0]})
+        end = time.monotonic() + 20
+        while len(points(run.path)) < 9 and time.monotonic() < end:
+            time.sleep(0.05)
+        assert points(run.path) == means + each, "before it is closed: a kill loses a second at most"
+    with run_folder.open_run(run.path) as run:
+        run.rewind(5)
+        run.sinks = sinks.sinks_by_name(["tensorboard"], run)
+        for n in (6, 7):
+            run.log("eval", n, {"success": [0.0, 1.0]})
+    assert points(run.path) == means + each
 
 
-def test_wandb_gets_the_means_and_the_same_identity_after_a_resume(tmp_path, monkeypatch):
-    seen = []
+def test_wandb_gets_the_configuration_each_seed_and_the_same_identity_after_a_resume(tmp_path, monkeypatch):
+    seen, made = [], []
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
     fake = types.SimpleNamespace(
         log=seen.append, define_metric=lambda *a, **k: None, finish=lambda: seen.append("finished")
     )
-    ids = []
-    module = types.SimpleNamespace(init=lambda **k: (ids.append(k["id"]), fake)[1])
+    module = types.SimpleNamespace(init=lambda **k: (made.append(k), fake)[1])
     monkeypatch.setitem(sys.modules, "wandb", module)
     run_folder.create(tmp_path / "run", CONFIG).close()
     for _ in range(2):
         with run_folder.open_run(tmp_path / "run") as run:
-            run.sinks = sinks.sinks_by_name(["wandb"], run.path)
+            run.sinks = sinks.sinks_by_name(["wandb"], run)
             run.log("eval", 5, {"success": np.array([0.0, 1.0])})
-    assert seen == [{"step": 5, "eval/success": 0.5}, "finished"] * 2 and ids[0] == ids[1]
+            run.change({"data": {"path": "moved"}})
+    each = {"eval/success/seed0": 0.0, "eval/success/seed1": 1.0}
+    assert seen == [{"step": 5, "eval/success": 0.5, **each}, "finished"] * 2
+    assert made[0]["id"] == made[1]["id"] and {m["project"] for m in made} == {"mine"}
+    assert made[0]["config"]["env"] == CONFIG["env"]
 
 
 @pytest.mark.parametrize(("name", "package"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
 def test_a_missing_sink_names_its_extra(tmp_path, monkeypatch, name, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError) as e:
-        sinks.sinks_by_name([name], tmp_path)
+    with run_folder.create(tmp_path / "run", CONFIG) as run, pytest.raises(UserError) as e:
+        sinks.sinks_by_name([name], run)
     assert f'pip install "qchunk[{name}]"' in e.value.fix
 
 
 def test_an_unknown_sink(tmp_path):
     with pytest.raises(UserError, match="tensorboard"):
-        sinks.sinks_by_name(["tensorbord"], tmp_path)
+        sinks.check(["tensorbord"])
 
 
 def test_no_jax():

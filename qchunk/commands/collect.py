@@ -13,4 +13,4 @@ def collect(argv: list[str]) -> None:
     (f,) = flags.parse(
         "collect", rest, CollectFlags, text="qchunk collect ENV --out DATA [flags]: ENV is one of qchunk list envs."
     )
-    collect_to(name, f)
+    collect_to(name, f, keep=True)

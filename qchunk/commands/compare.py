@@ -64,6 +64,8 @@ class CompareFlags:
     """Units of observations: none, min-max or standard."""
     look: bool = True
     """Measure what acting costs and draw an episode of every arm."""
+    log_to: tuple[str, ...] = ()
+    """Also log every run to: tensorboard, wandb (optional extras)."""
     quiet: bool = False
     """No progress bars."""
     json: bool = False
@@ -84,9 +86,9 @@ def compare(argv: list[str]) -> None:
     f = dataclasses.replace(f, algos=tuple(a for given in f.algos for a in given.split(",") if a))
     suite, left_out = plan(f, sizes)
     check(suite, f.out)
-    asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look", "json")}
+    asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look", "json", "log_to")}
     claim(f.out, "comparison", {**asked, **dataclasses.asdict(sizes)})
-    trained = train_all("compare", suite, f.out, f.quiet or f.json)
+    trained = train_all("compare", suite, f.out, f.quiet or f.json, f.log_to)
     compared = [r for r in suite if not r.label.startswith(PRIOR)]
     folders = {trained.folders[r.name]: r for r in compared if r.name in trained.folders}
     for folder in folders if f.look else ():

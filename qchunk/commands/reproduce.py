@@ -26,6 +26,8 @@ class ReproduceFlags:
     """Folder for data, runs and report; by default runs/NAME-SCALE. The same command goes on with it."""
     dry: bool = False
     """Only say what it would run and cost."""
+    log_to: tuple[str, ...] = ()
+    """Also log every run to: tensorboard, wandb (optional extras)."""
     quiet: bool = False
     """No progress bars."""
     json: bool = False
@@ -58,7 +60,7 @@ def reproduce(argv: list[str]) -> None:
     say(found, todo, f, root, name)
     if f.dry:
         return
-    trained, shown = suites.train_all(name, todo, root, f.quiet or f.json), suites.shown(todo)
+    trained, shown = suites.train_all(name, todo, root, f.quiet or f.json, f.log_to), suites.shown(todo)
     folders, more = trained.of(shown), {}
     if found.published and folders:
         more["Beside the published figures"] = suites.beside(records.table(records.load(folders)), found.published)

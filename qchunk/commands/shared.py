@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
-from qchunk.runs import run_folder
+from qchunk.system import answers
 from qchunk.system.errors import UserError
 
 
 def print_figures(figures: dict[str, dict], f: Any, closing: str) -> None:
     if f.json:
-        print(json.dumps(run_folder.finite(figures), allow_nan=False))
+        answers.answer(figures)
     elif not f.quiet:
         for name, figure in figures.items():
             per_seed = ", ".join(map(shown, figure["per_seed"]))

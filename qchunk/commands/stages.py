@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from qchunk import names, registry
 from qchunk.commands import flags
 from qchunk.runs import run_folder
-from qchunk.system import schema
+from qchunk.system import schema, stopping
 from qchunk.system.errors import UserError
-from qchunk.system.files import atomic_write
+from qchunk.system.files import atomic_write, make_folder
 
 THEN, FILE = "--then", "stages.json"
 OWN = ("out", "label", "prior", "prior-seed")  # what no stage takes over from the first
@@ -55,10 +56,12 @@ def plan(argv: list[str], shared: type) -> tuple[Path, list[list[str]]]:
         groups = {
             **kept,
             **own,
-            "out": ["--out", str(Path(out).resolve() / f"{i}-{Path(part[0]).stem.replace(':', '-')}")],
+            "out": ["--out", str(Path(out) / f"{i}-{Path(part[0]).stem.replace(':', '-')}")],
         }
         if "data" in groups:
             groups["data"] = ["--data", str(Path(groups["data"][-1].removeprefix("--data=")).resolve())]
+        if "prior" in groups:
+            groups["prior"] = ["--prior", str(Path(groups["prior"][-1].removeprefix("--prior=")).resolve())]
         if before:
             groups["prior"] = ["--prior", before]
         before = groups["out"][1]
@@ -73,18 +76,38 @@ def known_to(algorithm: str, shared: type) -> set[str]:
     return found - (set() if driver.needs_data else {"data"})
 
 
-def run(argv: list[str], shared: type, train: Callable) -> None:
-    """Runs a chain from its beginning; ``train`` is the command, given arguments."""
+def run(argv: list[str], shared: type, train: Callable, check: Callable) -> None:
+    """Runs a chain from its beginning.
+
+    Args:
+        train: the command, given arguments.
+        check: (a stage's arguments, (algorithm, result of the stage before) or None) -> its result; every stage's, before the first is trained.
+    """
     folder, stages = plan(argv, shared)
     if folder.exists():
         raise UserError(f"{folder} exists already", f"pass --out with a new folder, or qchunk train --resume {folder}")
-    folder.mkdir(parents=True)
-    atomic_write(folder / FILE, json.dumps(stages, indent=1) + "\n")
-    resume(folder, train)
+    before: tuple[str, Any] | None = None
+    for words in stages:
+        before = words[0], check(words, before)
+    make_folder(folder)
+    with stopping.undone(lambda: _discard(folder)):
+        atomic_write(folder / FILE, json.dumps(stages, indent=1) + "\n")
+        resume(folder, train)
 
 
-def resume(folder: Path, train: Callable) -> None:
-    """Runs what is left of a chain: finished stages are skipped, an interrupted one goes on."""
+def _discard(folder: Path) -> None:
+    """Removes a chain of which no stage has begun."""
+    if {p.name for p in folder.iterdir()} <= {FILE}:
+        (folder / FILE).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def resume(folder: Path, train: Callable, data: Path | None = None) -> None:
+    """Runs what is left of a chain: finished stages are skipped, an interrupted one goes on.
+
+    Args:
+        data: where the data set of the stages lies now, if it has moved.
+    """
     from qchunk.reporting import publish  # matplotlib, which plain training does not need
 
     fix = "train the stages again with another --out"
@@ -93,9 +116,19 @@ def resume(folder: Path, train: Callable) -> None:
     if odd or not stages:
         why = f"stage {odd[0]} names no folder" if odd else "no stage"
         raise UserError(f"{folder / FILE} is damaged: {why}", fix)
-    outs = [Path(flags.value_of(words, "--out")) for words in stages]
-    for out, words in zip(outs, stages, strict=True):
-        if not (out / run_folder.SUMMARY).exists():
-            train(["--resume", str(out)] if out.exists() else words)
-    publish.write_report(outs, folder / "report")
+    moved = ["--data", str(data)] if data else []
+    outs: list[Path] = []
+    with stopping.hint(f"go on with: qchunk train --resume {folder}"):
+        for words in stages:
+            out = folder / Path(flags.value_of(words, "--out")).name
+            if not (out / run_folder.SUMMARY).exists():
+                here = {"--out": out, **({"--prior": outs[-1]} if outs else {}), **({"--data": data} if data else {})}
+                train(["--resume", str(out), *moved] if out.exists() else placed(words, here))
+            outs.append(out)
+        publish.write_report(outs, folder / "report")
     print(f"report: {folder / 'report' / 'report.html'}")
+
+
+def placed(words: list[str], here: dict[str, Path]) -> list[str]:
+    """A stage's arguments with the values of these flags, where it has them: a chain may have moved since it began."""
+    return [str(here.get(before, word)) for before, word in zip(["", *words], words, strict=False)]

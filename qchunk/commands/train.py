@@ -11,6 +11,8 @@ from qchunk.commands import flags, stages
 from qchunk.commands.shared import print_figures
 from qchunk.config import Stands, from_dict, stands_on
 from qchunk.runs import prior, run_folder, sources, training
+from qchunk.runs.opened import Opened
+from qchunk.runs.resuming import MORE, Going
 from qchunk.runs.training import TrainFlags
 from qchunk.system.errors import UserError
 
@@ -23,12 +25,20 @@ class ResumeFlags:
     """The run folder."""
     step: int | None = None
     """The checkpoint to go on from; by default the newest."""
+    data: Path | None = None
+    """Where the run's data set lies now, if it has moved; its fingerprint says that it is the same."""
+    offline_steps: int | None = None
+    """More updates on the data set than the run was made with, for one without an online part."""
+    online_steps: int | None = None
+    """Environment steps to follow, for a run that was made without."""
+    checkpoint_minutes: float | None = None
+    """Minutes after which a checkpoint is saved, besides those that steps ask for; by default as before."""
     log_to: tuple[str, ...] = ()
-    """Also log to: tensorboard, wandb (optional extras)."""
+    """Also log to: tensorboard, wandb (optional extras); by default where it logged before."""
     json: bool = False
     """Print the final figures as JSON to stdout."""
     quiet: bool = False
-    """No progress bar and no closing lines."""
+    """No progress bar, no lines of evaluations and no closing lines."""
 
 
 HELP = (
@@ -42,10 +52,14 @@ def train(argv: list[str]) -> None:
     if any(a.split("=")[0] == "--resume" for a in argv):
         (r,) = flags.parse("train", argv, ResumeFlags)
         if (r.resume / stages.FILE).is_file():
-            return stages.resume(r.resume, train)
-        return print_figures(training.resume(r.resume, r.step, r.log_to, r.quiet), r, f"run folder: {r.resume}")
+            if odd := [n for n in ("step", *MORE) if getattr(r, n) is not None]:
+                fix = "give it with the folder of one stage"
+                raise UserError(f"--{odd[0].replace('_', '-')} is of one run, and {r.resume} is a chain", fix)
+            return stages.resume(r.resume, train, r.data)
+        parts = {n: getattr(r, n) for n in Going._fields}
+        return print_figures(training.resume(r.resume, Going(**parts)), r, f"run folder: {r.resume}")
     if stages.THEN in argv:
-        return stages.run(argv, TrainFlags, train)
+        return stages.run(argv, TrainFlags, train, check)
     if not argv or argv[0].startswith("-"):
         if {"-h", "--help"} & set(argv):
             print(f"usage: {HELP}\nqchunk train ALGO --help shows the fields of ALGO")
@@ -58,15 +72,36 @@ def train(argv: list[str]) -> None:
     return print_figures(figures, f, f"run folder: {out}")
 
 
-def parse(argv: list[str], config_class: type) -> list[Any]:
-    """The flags of a run; what a prior has settled (its actor, its chunks, its units) is the default."""
+def check(argv: list[str], before: tuple[str, Opened] | None) -> Opened:
+    """What a stage of a chain will be made of, checked before the stages before it are trained.
+
+    Args:
+        before: the algorithm of the stage that it will stand on, and what that is made of.
+
+    Raises:
+        UserError: whatever cannot run.
+    """
+    build, config_class = registry.builder(argv[0])
+    earlier = prior.to_be(*before) if before else None
+    f, c, settings = parse(argv, config_class, earlier)
+    if earlier is None and f.prior:
+        earlier = prior.load(f.prior, settings.seeds, f.prior_seed)
+    elif earlier:
+        prior.places_of(f.prior, earlier.settings.seeds, settings.seeds, f.prior_seed)
+    return training.ready(argv[0], f, c, settings, build, earlier)[0]
+
+
+def parse(argv: list[str], config_class: type, earlier: prior.Prior | None = None) -> list[Any]:
+    """The flags of a run; what a prior (by default that of --prior) has settled, its actor, its chunks, its units, is the default."""
     c, settings = config_class(), registry.driver_of(config_class).settings()
     folder, stands = flags.value_of(argv, "--prior"), stands_on(config_class)
     if folder and stands:
-        kept = sources.own(run_folder.read_config(Path(folder))["config"], Path(folder))
-        before = from_dict(registry.builder(kept["algorithm"])[1], kept["config"])
+        if earlier:
+            before, was = earlier.config, vars(earlier.settings)
+        else:
+            kept = sources.own(run_folder.read_config(Path(folder))["config"], Path(folder))
+            before, was = from_dict(registry.builder(kept["algorithm"])[1], kept["config"]), kept["settings"]
         chunk = before.chunk if stands[1] is Stands.FROZEN else prior.sizes(c.chunk, before.chunk)
         c = dataclasses.replace(c, chunk=chunk, **{stands[0]: prior.actor_of(before, folder)})
-        units = {n: kept["settings"][n] for n in ("normalise_obs", "normalise_action")}
-        settings = dataclasses.replace(settings, **units)
+        settings = dataclasses.replace(settings, **{n: was[n] for n in ("normalise_obs", "normalise_action")})
     return flags.parse(f"train {argv[0]}", argv[1:], TrainFlags, c, settings, text=HELP)

@@ -17,10 +17,11 @@ from qchunk.data import formats
 from qchunk.drivers.common import Amount, Common, Driver
 from qchunk.reporting import records
 from qchunk.reporting.records import Rows
-from qchunk.runs import run_folder, sources, training
+from qchunk.runs import run_folder, sinks, sources, training
 from qchunk.runs.recording import CollectFlags, collect_to
+from qchunk.runs.resuming import Going
 from qchunk.runs.training import TrainFlags
-from qchunk.system import schema
+from qchunk.system import schema, stopping
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write, make_folder
 
@@ -251,36 +252,45 @@ class Trained(NamedTuple):
             sys.exit(1)
 
 
-def train_all(name: str, suite: Sequence[Run], root: Path, quiet: bool = False) -> Trained:
-    """Runs what is missing. A run that fails is shown with its line, and the others go on; what stands on it fails with it."""
+def train_all(
+    name: str, suite: Sequence[Run], root: Path, quiet: bool = False, log_to: tuple[str, ...] = ()
+) -> Trained:
+    """Runs what is missing. A run that fails is shown with its line, and the others go on; what stands on it fails with it.
+
+    Args:
+        log_to: other places that want the metrics of every run: tensorboard, wandb.
+    """
     quiet = quiet or not sys.stderr.isatty()
+    sinks.check(log_to)
     check(suite, root)
     found = Trained({}, {})
-    for i, run in enumerate(suite, 1):
-        print(f"[{name} {i}/{len(suite)}] {run.label} on {run.env}", file=sys.stderr, flush=True)
-        if broken := next((n for n in needs(run) if n in found.failed), ""):
-            found.failed[run.name] = f"it stands on {broken}, which failed"
-            continue
-        try:
-            if not finished(run, root):
-                train_one(run, root, quiet)
-        except Exception as e:
-            found.failed[run.name] = line_of(e)
-            print(f"[{name} {i}/{len(suite)}] failed: {found.failed[run.name]}", file=sys.stderr, flush=True)
-        else:
-            found.folders[run.name] = folder_of(run, root)
+    with stopping.hint("the same command goes on"):
+        for i, run in enumerate(suite, 1):
+            stopping.check()
+            print(f"[{name} {i}/{len(suite)}] {run.label} on {run.env}", file=sys.stderr, flush=True)
+            if broken := next((n for n in needs(run) if n in found.failed), ""):
+                found.failed[run.name] = f"it stands on {broken}, which failed"
+                continue
+            try:
+                if not finished(run, root):
+                    train_one(run, root, quiet, log_to)
+            except Exception as e:
+                found.failed[run.name] = line_of(e)
+                print(f"[{name} {i}/{len(suite)}] failed: {found.failed[run.name]}", file=sys.stderr, flush=True)
+            else:
+                found.folders[run.name] = folder_of(run, root)
     return found
 
 
-def train_one(run: Run, root: Path, quiet: bool) -> None:
+def train_one(run: Run, root: Path, quiet: bool, log_to: tuple[str, ...]) -> None:
     """Trains a run of a suite, or goes on with it."""
     out = folder_of(run, root)
     if out.exists():
-        training.resume(out, quiet=quiet)
+        training.resume(out, Going(quiet=quiet, log_to=log_to))
         return
     prior = root / "runs" / run.prior if run.prior else None
     data = collected(run.data, root, quiet) if isinstance(run.data, Data) else run.data
-    where = TrainFlags(run.env, data, out, run.objective, run.label, prior, quiet=quiet)
+    where = TrainFlags(run.env, data, out, run.objective, run.label, prior, log_to=log_to, quiet=quiet)
     training.run(run.algorithm, where, run.config, run.settings)
 
 

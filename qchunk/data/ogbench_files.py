@@ -24,7 +24,7 @@ import numpy as np
 from qchunk.data import formats, npz
 from qchunk.data import ogbench_oracles as oracles
 from qchunk.data.formats import Rows
-from qchunk.system import files, processes
+from qchunk.system import files, processes, stopping
 from qchunk.system.errors import UserError
 from qchunk.system.processes import cores
 
@@ -195,14 +195,10 @@ def play(folder: Path, settings: dict, count: int, processes: int, progress: Cal
         todo = missing()
         with tempfile.TemporaryFile() as log:
             running = [_start(folder, settings, todo[i::processes], log) for i in range(min(processes, len(todo)))]
-            try:
+            with stopping.undone(lambda playing=running: ended(playing)):
                 while any(p.poll() is None for p in running):
                     time.sleep(0.5)
                     progress((count - len(missing())) * (settings["length"] - 1))
-            finally:
-                for p in running:
-                    p.kill()
-                    p.wait()
             log.seek(0)
             last = (log.read().decode(errors="replace").strip().splitlines() or ["without a word"])[-1]
         if not missing():
@@ -211,6 +207,13 @@ def play(folder: Path, settings: dict, count: int, processes: int, progress: Cal
     raise UserError(
         f"processes that play {settings['scene']} died three times: {last}", "mend that, then collect again"
     )
+
+
+def ended(running: list[subprocess.Popen]) -> None:
+    """Kills processes and waits for them."""
+    for p in running:
+        p.kill()
+        p.wait()
 
 
 def _start(folder: Path, settings: dict, numbers: list[int], log: Any) -> subprocess.Popen:

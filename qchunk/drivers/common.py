@@ -56,6 +56,7 @@ class Event(NamedTuple):
     values: dict[str, np.ndarray]
     learner: Learner
     state: Any = None  # what else a run resumes from, once it plays in an environment
+    settled: bool = True  # no further event of this step follows: a run saved now misses nothing when it goes on
 
 
 class Amount(NamedTuple):
@@ -208,14 +209,16 @@ def events(
         learner, state, values = work.advance(learner, state, done, goal)
         done = goal
         step, counts = work.step(done), work.counts(done, learner)
-        yield Event("train", step, {**values, **counts}, learner, state)
-        if (now := diverged(learner, values) & ~lost).any():
+        evaluates, saves = (done == work.total or done % every == 0 for every in (work.eval_every, work.save_every))
+        now = diverged(learner, values) & ~lost
+        yield Event("train", step, {**values, **counts}, learner, state, not (now.any() or evaluates or saves))
+        if now.any():
             lost |= now
             which = {"diverged": lost.astype(float), "diverged_at": np.asarray([int(learner.step)])}
-            yield Event("diverged", step, which, learner, state)
-        if done == work.total or done % work.eval_every == 0:
-            yield Event("eval", step, {**evaluate(program, x, s, learner), **counts}, learner, state)
-        if done == work.total or done % work.save_every == 0:
+            yield Event("diverged", step, which, learner, state, not (evaluates or saves))
+        if evaluates:
+            yield Event("eval", step, {**evaluate(program, x, s, learner), **counts}, learner, state, not saves)
+        if saves:
             yield Event("checkpoint", step, {}, learner, state)
 
 

@@ -16,6 +16,7 @@ from qchunk.play.execute import Scheme, scripted
 from qchunk.play.program import Inputs, Program
 from qchunk.play.rollout import Player, decision
 from qchunk.seeds import key_of
+from qchunk.system import stopping
 from qchunk.system.errors import UserError, unknown
 from qchunk.trees import named
 from qchunk.types import Learner, Steps, Vars
@@ -52,7 +53,7 @@ def scheme_of(env: Env, policy: str | None) -> Scheme:
 
 
 def gather(env: Any, play: Callable, loop: Any, steps: int, progress: Callable[[int], Any]) -> Rows:
-    """Rows of at least ``steps`` transitions; ``play`` (i, loop) -> (loop, Steps) gives some more each time.
+    """Rows of at least ``steps`` transitions, or those until a signal asks to stop; ``play`` (i, loop) -> (loop, Steps) gives some more each time.
 
     Raises:
         UserError: something that training could not use.
@@ -60,10 +61,14 @@ def gather(env: Any, play: Callable, loop: Any, steps: int, progress: Callable[[
     parts, done = list[Steps](), 0
     while done < steps:
         loop, out = play(len(parts), loop)
-        parts.append(jax.tree.map(np.asarray, out._replace(success=None)))
+        # reading what does not fit memory would end the process; waiting for it raises
+        out = jax.block_until_ready(out._replace(success=None))
+        parts.append(jax.tree.map(np.asarray, out))
         check(getattr(env, "data_name", type(env).__name__), parts[-1], done)
         done += int(parts[-1].alive.sum())
         progress(min(done, steps))
+        if stopping.asked():  # within ``stopping.saving`` alone; elsewhere the process has ended
+            break
     return of_steps(jax.tree.map(lambda *x: np.concatenate(x), *parts))
 
 

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from qchunk.reporting import page, plots, records
 from qchunk.reporting.records import Rows
-from qchunk.system import files
+from qchunk.system import answers, files
 from qchunk.system.errors import UserError
 
 Failed = Sequence[tuple[str, str, str]]  # (environment, label, why)
+MARK = "img-src data:; style-src 'unsafe-inline'"  # of our pages' heads
+FILES = ("report.html", "report.md", "table.md", "table.csv", "curves.png", "clock.png")
+
+
+def refuse_others(out: Path) -> None:
+    """Refuses a folder that holds files of a report's names and is none.
+
+    Raises:
+        UserError: names one of them.
+    """
+    theirs = [name for name in FILES if (out / name).exists()]
+    if theirs and not is_report(out):
+        raise UserError(f"{out / theirs[0]} is no file of a report", "pass --out with another folder")
+
+
+def is_report(out: Path) -> bool:
+    """Whether a folder holds a report's page."""
+    try:
+        return MARK in (out / "report.html").read_text(errors="replace")[:1000]
+    except OSError:
+        return False
 
 
 def write_report(
@@ -27,6 +47,7 @@ def write_report(
     Raises:
         UserError: there is no run to report on, or none that can be read.
     """
+    refuse_others(out)
     if not folders:
         why = "; ".join(f"{label} on {env}: {why}" for env, label, why in failed)
         raise UserError(
@@ -36,11 +57,11 @@ def write_report(
     found, damaged = records.load_whole(folders)
     rows = [*records.table(found), *records.failed_rows(failed), *records.damaged_rows(damaged)]
     files.make_folder(out)
+    files.atomic_write(out / "report.html", page.html_page(found, rows, more or {}))  # first: it marks the folder
     files.atomic_write(out / "table.csv", records.numbers(found))
     files.atomic_write(out / "table.md", records.markdown(rows))
     plots.curves(found, out / "curves.png")
     plots.curves(found, out / "clock.png", "minutes")
-    files.atomic_write(out / "report.html", page.html_page(found, rows, more or {}))
     files.atomic_write(out / "report.md", page.markdown_page(found, rows, more or {}))
     return rows
 
@@ -54,5 +75,8 @@ def publish(
 ) -> None:
     """``write_report``, and its table to stdout: for a reader, or as JSON."""
     rows = write_report(folders, out, more, failed)
-    print(json.dumps(rows) if as_json else records.markdown(rows))
+    if as_json:
+        answers.answer(rows)
+    else:
+        print(records.markdown(rows))
     print(f"report: {out / 'report.html'}", file=sys.stderr if as_json else sys.stdout)

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk.runs.manifest import Manifest
+from qchunk.runs.schemas import Manifest
 from qchunk.system import schema
 from qchunk.system.errors import UserError
 from qchunk.system.files import explain_oserror, oserror_in, remove, remove_busy, sha256, sync, write_synced

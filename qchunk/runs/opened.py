@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,10 +96,28 @@ def read_given(run: Path) -> dict:
 
 
 def restore(folder: Path, run: Opened, step: int | None) -> tuple[tuple[Learner | None, Any], int]:
-    """(learner, what else the driver goes on from or None) of a checkpoint, and its step; None and 0 where none was saved."""
+    """(learner, what else the driver goes on from or None) of a checkpoint, and its step; None and 0 where none was saved.
+
+    Raises:
+        UserError: it is damaged or of another run; the line names the newest good one.
+    """
     where = folder / "checkpoints"
-    if step is None and not checkpoint.steps(where):
+    found = checkpoint.steps(where)
+    if step is None and not found:
         return (None, None), 0
+    try:
+        return _restore(where, run, step)
+    except UserError as err:
+        if step is not None and not (where / str(step)).exists():
+            raise
+        good = _newest_good(where, run, found)
+        if good is None:
+            raise
+        fix = f"pass --resume {folder} --step {good} to go on from the newest good one"
+        raise UserError(err.problem, fix) from err
+
+
+def _restore(where: Path, run: Opened, step: int | None) -> tuple[tuple[Learner, Any], int]:
     learner = jax.eval_shape(lambda: init(run.program, run.inputs))
     like = {"learner": learner}
     if checkpoint.about(where, step).get("state"):
@@ -107,6 +126,13 @@ def restore(folder: Path, run: Opened, step: int | None) -> tuple[tuple[Learner 
     tree = jax.tree.map(jax.numpy.asarray, tree)
     normalise.check(tree["learner"], *run.program.units)
     return (tree["learner"], tree.get("state")), int(about["step"])
+
+
+def _newest_good(where: Path, run: Opened, found: list[int]) -> int | None:
+    for n in reversed(found):
+        with contextlib.suppress(UserError):
+            return _restore(where, run, n)[1]
+    return None
 
 
 def learner_of(folder: Path, run: Opened, step: int | None) -> tuple[Learner, int]:

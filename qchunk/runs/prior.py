@@ -15,7 +15,7 @@ from qchunk.config import Stands, stands_on
 from qchunk.envs import objective
 from qchunk.envs.base import spec_of
 from qchunk.runs import run_folder, sources
-from qchunk.runs.opened import learner_of, rebuild
+from qchunk.runs.opened import Opened, learner_of, rebuild
 from qchunk.sampling import count_steps
 from qchunk.system.errors import UserError
 
@@ -25,7 +25,7 @@ MAY_CHANGE = {"flow": {"steps"}, "diffusion": {"ddim", "clip"}}  # of a prior's 
 class Prior(NamedTuple):
     """An earlier run, as a stage stands on it."""
 
-    given: dict  # modules by name, and units, [S, ...]
+    given: dict  # modules by name, and units, [S, ...]; no modules where it is not trained yet
     actor: Any  # its ActorConfig
     config: Any
     settings: Any
@@ -55,6 +55,19 @@ def load(folder: Path, seeds: int = 1, seed: int | None = None) -> Prior:
     given = jax.tree.map(lambda x: x[np.asarray(places)], given)
     about = {"path": str(Path(folder).resolve()), "seeds": places, "step": step, "algorithm": kept["algorithm"]}
     return Prior(given, actor_of(p.config, folder), p.config, p.settings, p.program.env, about)
+
+
+def to_be(name: str, p: Opened) -> Prior:
+    """A run that is not trained yet, as far as a stage that will stand on it can be checked.
+
+    Args:
+        name: its algorithm.
+
+    Raises:
+        UserError: it will have no actor.
+    """
+    units: dict = {normalise.STATS: {}} if set(p.program.units) != {"none"} else {}
+    return Prior(units, actor_of(p.config, name), p.config, p.settings, p.program.env, {})
 
 
 def places_of(folder: Path, found: int, seeds: int, seed: int | None) -> list[int]:
@@ -122,7 +135,8 @@ def check(prior: Prior | None, algorithm: str, c: Any, settings: Any, env: Any) 
         if getattr(settings, name) != getattr(prior.settings, name):
             flag = name.replace("_", "-")
             raise UserError(f"the prior's --{flag} is {getattr(prior.settings, name)}", f"leave --{flag} out")
-    _fits(prior.given["actor"], getattr(c, field), c.chunk.horizon, env)
+    if "actor" in prior.given:
+        _fits(prior.given["actor"], getattr(c, field), c.chunk.horizon, env)
 
 
 def _fits(params: Any, c: Any, horizon: int, env: Any) -> None:

@@ -1,4 +1,4 @@
-"""Progress bars, on stderr and only where it is a terminal."""
+"""Progress on stderr: a bar where that is a terminal, elsewhere a line per evaluation."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ class Bar:
 
     def __init__(self, total: int, begin: int, quiet: bool, title: str):
         self.on = not quiet and sys.stderr.isatty()
+        self.lines = not quiet and not self.on
+        self.notes: dict[str, str] = {}
         self.total, self.begin, self.title = total, begin, title
 
     def __enter__(self) -> Bar:
@@ -24,7 +26,6 @@ class Bar:
             columns += [progress.TextColumn("{task.fields[note]}"), progress.TimeRemainingColumn()]
             self.bar = progress.Progress(*columns, console=Console(stderr=True))
             self.task = self.bar.add_task(self.title, total=self.total, completed=self.begin, note="compiling")
-            self.notes: dict[str, str] = {}
             self.bar.start()
         return self
 
@@ -35,12 +36,13 @@ class Bar:
 
     def show(self, event: Any) -> None:
         """Shows a driver's event."""
-        if not self.on:
-            return
         for name, word in (("updates_per_second", "updates/s"), ("success", "success"), ("return", "return")):
             if name in event.values and not (name == "return" and "success" in event.values):
                 self.notes[name] = f"{np.mean(event.values[name]):.3g} {word}"
-        self.move(event.step, "  ".join(self.notes.values()))
+        note = "  ".join(self.notes.values())
+        self.move(event.step, note)
+        if self.lines and event.kind == "eval":
+            print(f"{self.title}: {event.step:,}/{self.total:,}  {note}", file=sys.stderr, flush=True)
 
     def __exit__(self, *_: object) -> None:
         if self.on:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import sys
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from qchunk import envs, names
 from qchunk.data import formats, ogbench_files
@@ -19,6 +19,7 @@ from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
 from qchunk.runs.progress import Bar
 from qchunk.seeds import check, key_of
+from qchunk.system import answers, memory, stopping
 from qchunk.system.errors import UserError, unknown
 from qchunk.system.files import check_new, make_folder
 from qchunk.types import Learner
@@ -48,8 +49,11 @@ class CollectFlags:
     """No progress bar and no closing line."""
 
 
-def collect_to(name: str, f: CollectFlags) -> None:
+def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
     """Collects a data set into a new file.
+
+    Args:
+        keep: write what is there when a signal asks to stop; whoever needs all of it leaves this out, and nothing is written.
 
     Raises:
         UserError: an unknown name, or a file that is there already.
@@ -64,22 +68,24 @@ def collect_to(name: str, f: CollectFlags) -> None:
         raise UserError("--steps, --envs or --episode-length is out of range", f"give whole numbers up to {INT32}")
     make_folder(out.parent)
     about = {"policy": " ".join(f.policy) or "default", "seed": f.seed, "versions": run_folder.versions()}
+    found: dict[str, Any]
     with Bar(f.steps, 0, f.quiet, f"collecting {name}") as bar:
         part = names.ogbench(name)
         if part and f.policy in ((), (part["kind"],)):
             about["env"] = f"ogbench/{part['scene']}-{part['kind']}-v0"
             more = {"transitions": f.steps, "seed": f.seed, "about": about, "progress": bar.move}
-            try:
+            with stopping.hint("the same command goes on where this one was"):
                 found = ogbench_files.collect(part["scene"], part["kind"], out, **more)
-            except KeyboardInterrupt:
-                print("stopped; the same command goes on where this one was", file=sys.stderr)
-                raise
         else:
-            rows, about["env"] = _rows(name, f, bar.move)
-            mark = formats.save(out, rows, about)
-            found = {"transitions": int((~rows.end).sum()), "episodes": int(rows.end.sum()), "fingerprint": mark}
+            with stopping.saving() if keep else contextlib.nullcontext():
+                rows, about["env"] = _rows(name, f, bar.move)
+                found = {"transitions": int((~rows.end).sum()), "episodes": int(rows.end.sum())}
+                if stopping.asked():
+                    about["stopped"] = f"{found['transitions']} of {f.steps} transitions"
+                    stopping.note(f"{about['stopped']} are in {out}")
+                found["fingerprint"] = formats.save(out, rows, about)
     if f.json:
-        print(json.dumps({"path": str(out), **found}))
+        answers.answer({"path": str(out), **found})
     elif not f.quiet:
         count, episodes, mark = (found[k] for k in ("transitions", "episodes", "fingerprint"))
         print(f"{count} transitions in {episodes} episodes of {about['env']} -> {out} ({mark})")
@@ -98,6 +104,8 @@ def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]
         share = dataclasses.replace(f, steps=-(-f.steps // len(policies)))
         before = i * share.steps
         parts.append(play(env, name, policy, run, share, i, lambda done: progress(min(f.steps, before + done))))
+        if stopping.asked():
+            break
     return formats.joined(parts), getattr(env, "data_name", name)
 
 
@@ -115,6 +123,9 @@ def _device_rows(
         env = getattr(env, "scene", env)  # a scripted data set serves every task of a scene
         scheme, vars = collecting.scheme_of(env, policy or None), collecting.NO_VARS
     count = max(1, min(f.envs, -(-f.steps // f.episode_length)))
+    start = jax.tree.leaves(jax.eval_shape(lambda key: env.reset(key), jax.random.key(0)))  # type: ignore[union-attr]
+    least = count * sum(x.size * x.dtype.itemsize for x in start)
+    memory.check("the environments", least, "give fewer --envs")
     more = {"steps": f.steps, "envs": count, "episode_length": f.episode_length, "progress": progress}
     rows = collecting.collect(env, scheme, vars, key_of(f.seed, "collect", number), **more)
     if history > 1:

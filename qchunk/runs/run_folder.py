@@ -9,6 +9,7 @@ lock             held (flock) by the process that writes
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -18,11 +19,13 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, Self, TypedDict
+from typing import Any, Self
 
-from qchunk.system import schema
+from qchunk.runs.schemas import About, Line
+from qchunk.system import schema, stopping
+from qchunk.system.answers import finite
 from qchunk.system.errors import UserError
 from qchunk.system.files import acquire, append, atomic_write, check_place, explain_oserror, write_synced
 
@@ -35,50 +38,6 @@ _PACKAGES = (
 )
 
 
-class _Place(TypedDict, total=False):
-    path: str
-    fingerprint: str
-    seeds: list[int]
-    step: int
-    algorithm: str
-
-
-class _Kept(TypedDict, total=False):
-    """What was trained; ``create`` says no more than that it names algorithm and environment."""
-
-    algorithm: str
-    label: str
-    env: str
-    objective: dict[str, float] | None
-    driver: str
-    seed: int
-    seeds: int
-    device: str
-    devices: int
-    prior: _Place | None
-    data: _Place | None
-    config: dict[str, Any]
-    settings: dict[str, Any]
-
-
-class _About(TypedDict):
-    format: str
-    version: int
-    config: _Kept
-    created: NotRequired[str]
-    versions: NotRequired[dict[str, str]]
-    git_commit: NotRequired[str | None]
-    python: NotRequired[str]
-    platform: NotRequired[str]
-
-
-class _Line(TypedDict):
-    kind: str
-    step: int
-    seconds: float
-    values: dict[str, float | list[float | None] | None]
-
-
 class RunFolder:
     """A run folder that this process may write to. Made by ``create`` or ``open_run``; usable in a ``with``.
 
@@ -88,10 +47,12 @@ class RunFolder:
         sinks: where else ``log`` sends its values.
     """
 
-    def __init__(self, path: Path, about: dict, lock: int):
+    def __init__(self, path: Path, about: dict, lock: int, made: Sequence[Path] = ()):
         self.path, self.about, self.sinks = path, about, list[Any]()
         self._lock: int | None = lock
-        self._start()
+        self._made = made  # the parents that were made for it, the nearest first
+        self._waiting: list[dict] | None = None  # what metrics.jsonl will hold from ``settle`` on, where it went back
+        self._start(self.lines())
 
     @property
     def config(self) -> dict:
@@ -106,6 +67,8 @@ class RunFolder:
     def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Appends one line to metrics.jsonl; when this returns, a kill of the process cannot lose it.
 
+        After a ``rewind`` that drops lines, they and the file wait for ``settle``.
+
         Args:
             kind: "train", "eval" or another word.
             step: the step that the values belong to.
@@ -117,21 +80,55 @@ class RunFolder:
         values = {name: _plain(v) for name, v in values.items()}
         seconds = round(self._seconds + time.monotonic() - self._since, 3)
         line = {"kind": kind, "step": int(step), "seconds": seconds, "values": finite(values)}
-        append(self.path / METRICS, (json.dumps(line, allow_nan=False) + "\n").encode())
-        for sink in self.sinks:
+        if self._waiting is None:
+            append(self.path / METRICS, _line(line))
+        else:
+            self._waiting.append(line)
+        for sink in self.sinks if values else ():
             sink.log(kind, int(step), values)
 
     def rewind(self, step: int) -> None:
         """Drops the metrics of steps after ``step`` and a torn last line; a resumed run does this first.
 
+        Where lines are dropped, the folder stays as it was until ``settle``: until a checkpoint is saved, later ones are still there.
+
         Raises:
             UserError: a line in the middle is damaged, or the disk refuses; the file is as before.
         """
+        lines = self.lines()
+        kept = [line for line in lines if line["step"] <= step]
+        self._waiting = kept if len(kept) < len(lines) else None
+        self._start(kept)
+
+    @property
+    def finished(self) -> bool:
+        """Whether its final figures are there."""
+        return (self.path / SUMMARY).exists()
+
+    def lines(self) -> list[dict]:
+        """The metrics so far."""
         path = self.path / METRICS
-        if path.exists():
-            kept = [line for line in read_metrics(path) if line["step"] <= step]
-            atomic_write(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._start()
+        return self._waiting if self._waiting is not None else read_metrics(path) if path.exists() else []
+
+    def settle(self) -> None:
+        """What a ``rewind`` dropped goes, with the summary of it; the lines since then are in the file. After each checkpoint."""
+        if self._waiting is not None:
+            (self.path / SUMMARY).unlink(missing_ok=True)
+            atomic_write(self.path / METRICS, b"".join(map(_line, self._waiting)))
+            self._waiting = None
+
+    def change(self, config: Mapping[str, Any]) -> None:
+        """Replaces what config.json holds under these names of the configuration."""
+        self.about["config"].update(config)
+        atomic_write(self.path / CONFIG, json.dumps(self.about, indent=2, default=_jsonable) + "\n")
+
+    def discard(self) -> bool:
+        """Removes the folder, and the parents made for it, unless something was trained: whether it is gone."""
+        if self.checkpoints.exists() or any(line["kind"] == "train" for line in self.lines()):
+            return False
+        shutil.rmtree(self.path, ignore_errors=True)
+        _remove_empty(self._made)
+        return True
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Writes summary.json in one step.
@@ -160,10 +157,8 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self) -> None:
+    def _start(self, lines: Sequence[dict]) -> None:
         """Sets the clock: a resumed run goes on from the seconds of its last line."""
-        path = self.path / METRICS
-        lines = read_metrics(path) if path.exists() else []
         self._seconds, self._since = (lines[-1]["seconds"] if lines else 0.0), time.monotonic()
 
 
@@ -190,26 +185,24 @@ def create(out: Path, config: Mapping[str, Any], fill: Callable[[Path], Any] = l
     made = [p for p in out.absolute().parents if not p.exists()]
     temp = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     lock = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temp.mkdir()
-        lock = acquire(temp / LOCK)
-        write_synced(temp / CONFIG, text.encode())
-        fill(temp)
-        os.rename(temp, out)
-    except BaseException as err:  # an interrupt too leaves nothing behind
+
+    def undo() -> None:
         if lock is not None:
             os.close(lock)
         shutil.rmtree(temp, ignore_errors=True)
-        for parent in made:  # the nearest first; stops at the first that is not there or not empty
-            try:
-                parent.rmdir()
-            except OSError:
-                break
-        if isinstance(err, OSError):
+        _remove_empty(made)
+
+    with stopping.undone(undo):  # a signal too leaves nothing behind
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            temp.mkdir()
+            lock = acquire(temp / LOCK)
+            write_synced(temp / CONFIG, text.encode())
+            fill(temp)
+            os.rename(temp, out)
+        except OSError as err:
             raise explain_oserror(err, out) from err
-        raise
-    return RunFolder(out, json.loads(text), lock)
+    return RunFolder(out, json.loads(text), lock, made)
 
 
 def open_run(path: Path) -> RunFolder:
@@ -251,7 +244,7 @@ def read_config(path: Path) -> dict:
             f"run {path} has format version {version}, this qchunk reads {VERSION}",
             f"{'Train it again, or install' if older else 'Install'} the version of qchunk that wrote it",
         )
-    if why := schema.mismatch(about, _About):
+    if why := schema.mismatch(about, About):
         raise UserError(f"{path / CONFIG} is damaged: {why}", "Put it back as it was, or train the run again")
     return about
 
@@ -275,7 +268,7 @@ def read_metrics(path: Path) -> list[dict]:
     lines, found = data.split(b"\n"), []
     for i, line in enumerate(lines[:-1], 1):  # what follows the last newline is empty, or torn
         try:
-            found.append(schema.parsed(line, _Line))
+            found.append(schema.parsed(line, Line))
         except ValueError as err:
             fix = f"Delete line {i}, or start a new run with --out"
             raise UserError(f"line {i} of {path} is damaged: {err}", fix) from err
@@ -315,20 +308,22 @@ def figure(per_seed: Any) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------- writing
 
 
+def _line(line: dict) -> bytes:
+    return (json.dumps(line, allow_nan=False) + "\n").encode()
+
+
+def _remove_empty(parents: Sequence[Path]) -> None:
+    """Removes folders, the nearest first; stops at the first that is not there or not empty."""
+    with contextlib.suppress(OSError):
+        for parent in parents:
+            parent.rmdir()
+
+
 def _plain(x: Any) -> Any:
     """Numbers and (nested) lists of them, from numpy, JAX or Python."""
     if hasattr(x, "tolist"):
         return x.tolist()
     return [_plain(v) for v in x] if isinstance(x, (list, tuple)) else x
-
-
-def finite(x: Any) -> Any:
-    """The same with None for NaN and infinities, for which JSON has no word."""
-    if isinstance(x, Mapping):
-        return {k: finite(v) for k, v in x.items()}
-    if isinstance(x, list):
-        return [finite(v) for v in x]
-    return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
 def _jsonable(x: Any) -> Any:
@@ -350,7 +345,7 @@ def _describe(config: Mapping[str, Any]) -> dict[str, Any]:
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "config": dict(config),
         "versions": versions(),
-        "git_commit": _git_commit(Path(__file__).parent),
+        "git_commit": git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
@@ -367,8 +362,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _git_commit(folder: Path) -> str | None:
+def git_commit() -> str | None:
     """The commit of the checkout that this code lies in, "-dirty" where files differ; None outside of one."""
+    folder = Path(__file__).parent
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(folder), *args]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from qchunk.runs.run_folder import CONFIG, figure
+from qchunk.runs.run_folder import RunFolder, figure
 from qchunk.system.errors import UserError, unknown
 
 
@@ -18,23 +21,31 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
-def sinks_by_name(names: Iterable[str], folder: Path) -> list[Sink]:
-    """Opens sinks for the metrics of the run in ``folder``.
+def check(names: Iterable[str]) -> None:
+    """Refuses names of no sink.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    for name in names:
+        if name not in _SINKS:
+            raise unknown("sink", name, _SINKS)
+
+
+def sinks_by_name(names: Iterable[str], run: RunFolder) -> list[Sink]:
+    """Opens sinks for the metrics of a run.
 
     Args:
-        names: of "tensorboard" and "wandb".
+        names: of "tensorboard", whose files are written anew from the metrics so far, and "wandb".
 
     Raises:
         UserError: an unknown name, or the package behind it is not installed.
     """
-    table = {"tensorboard": _TensorBoard, "wandb": _Wandb}
-    for name in (names := list(names)):
-        if name not in table:
-            raise unknown("sink", name, table)
+    check(names := list(names))
     sinks: list[Sink] = []
     for name in names:
         try:
-            sinks.append(table[name](Path(folder)))
+            sinks.append(_SINKS[name](run))
         except ImportError as err:
             for sink in sinks:
                 sink.close()
@@ -43,31 +54,59 @@ def sinks_by_name(names: Iterable[str], folder: Path) -> list[Sink]:
 
 
 def _scalars(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
-    """``kind/name`` -> the number, or the mean over seeds."""
-    return {f"{kind}/{name}": figure(v)["mean"] for name, v in values.items()}
+    """``kind/name`` -> the number, or the mean over seeds; of evaluations each seed's, too, as ``kind/name/seed0``."""
+    found = {}
+    for name, value in values.items():
+        shown = figure(value)
+        found[f"{kind}/{name}"] = shown["mean"]
+        if kind == "eval" and len(shown["per_seed"]) > 1:
+            found |= {f"{kind}/{name}/seed{i}": x for i, x in enumerate(shown["per_seed"])}
+    return found
 
 
 class _TensorBoard:
-    def __init__(self, folder: Path):
+    """On the disk within a second. TensorBoard shows a step that is written twice as two points, so a resumed run writes its
+    files again from its metrics."""
+
+    def __init__(self, run: RunFolder):
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(logdir=str(folder / "tensorboard"))
+        folder = run.path / "tensorboard"
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._writer = SummaryWriter(logdir=str(folder), flush_secs=1)
+        lines = run.lines()
+        began = time.time() - (lines[-1]["seconds"] if lines else 0.0)
+        for line in lines:
+            values = {n: [math.nan if x is None else x for x in _listed(v)] for n, v in line["values"].items()}
+            self._add(line["kind"], line["step"], values, began + line["seconds"])
 
     def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        self._add(kind, step, values, time.time())
+
+    def _add(self, kind: str, step: int, values: Mapping[str, Any], when: float) -> None:
         for name, value in _scalars(kind, values).items():
-            self._writer.add_scalar(name, value, step)
+            self._writer.add_scalar(name, value, step, walltime=when)
 
     def close(self) -> None:
         self._writer.close()
 
 
+def _listed(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
+
+
 class _Wandb:
-    def __init__(self, folder: Path):
+    def __init__(self, run: RunFolder):
         import wandb  # pyright: ignore[reportMissingImports]
 
-        # the same for every process that goes on with this run, wherever the folder has moved
-        identity = hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()[:16]
-        self._run = wandb.init(project="qchunk", name=folder.name, dir=str(folder), id=identity, resume="allow")
+        # the same for every process that goes on with this run, wherever the folder or its data have moved
+        parts = {n: run.config.get(n) for n in ("algorithm", "label", "env", "seed", "config")}
+        text = json.dumps([run.about.get("created"), parts], sort_keys=True, default=str)
+        identity = hashlib.sha256(text.encode()).hexdigest()[:16]
+        more = {"name": run.path.name, "dir": str(run.path), "id": identity, "resume": "allow"}
+        project = os.environ.get("WANDB_PROJECT") or "qchunk"
+        self._run = wandb.init(project=project, config={**run.config}, **more)
         # W&B refuses steps that go back, as they do after a rewind: the step is a value like any other
         self._run.define_metric("*", step_metric="step")
 
@@ -76,3 +115,6 @@ class _Wandb:
 
     def close(self) -> None:
         self._run.finish()
+
+
+_SINKS: dict[str, Callable[[RunFolder], Sink]] = {"tensorboard": _TensorBoard, "wandb": _Wandb}

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from qchunk.data import formats
 from qchunk.data.chunks import Dataset
 from qchunk.drivers.common import Driver, Event, assemble
 from qchunk.envs import objective
-from qchunk.runs import checkpoint, prior, run_folder, sources
+from qchunk.runs import checkpoint, prior, resuming, run_folder, sinks, sources
 from qchunk.runs.opened import Opened, rebuild, restore, save_given
 from qchunk.runs.progress import Bar
-from qchunk.runs.sinks import sinks_by_name
+from qchunk.runs.resuming import Going
 from qchunk.seeds import for_each, spread
+from qchunk.system import memory, stopping
 from qchunk.system.errors import UserError
 from qchunk.system.files import check_place
 
@@ -46,12 +48,14 @@ class TrainFlags:
     """An earlier run, whose actor this one stands on."""
     prior_seed: int | None = None
     """The place among the prior's seeds that every seed stands on; by default each on its own."""
+    checkpoint_minutes: float = 15.0
+    """Minutes after which a checkpoint is saved, besides those that steps ask for; 0: none."""
     log_to: tuple[str, ...] = ()
-    """Also log to: tensorboard, wandb (optional extras)."""
+    """Also log to: tensorboard, wandb (optional extras); a resumed run logs there again."""
     json: bool = False
     """Print the final figures as JSON to stdout."""
     quiet: bool = False
-    """No progress bar and no closing lines."""
+    """No progress bar, no lines of evaluations and no closing lines."""
 
 
 def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | None = None) -> tuple[Path, dict]:
@@ -64,24 +68,10 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | 
     Raises:
         UserError: whatever cannot run; no folder is made then.
     """
-    build, driver = build or registry.builder(algorithm)[0], registry.driver_of(type(c))
-    for part in (c, settings):
-        validate(part)
-    names.check_env(f.env)
-    out = f.out or Path("runs") / f.env / f"{f.label or Path(algorithm).stem.replace(':', '-')}-seed{settings.seed}"
-    check_place(out)
-    settings, weights = driver.resolve(settings), objective.parse(f.objective)
-    env = envs.make(f.env, c.chunk.history, weights)
     earlier = prior.load(f.prior, settings.seeds, f.prior_seed) if f.prior else None
-    prior.check(earlier, algorithm, c, settings, env)
-    data, about = data_of(f, algorithm, env, driver)
-    given = {**(earlier.given if earlier else {}), **for_each(settings.seeds, objective.weights_given(weights))}
-    program, x = assemble(build, c, env, settings, given, data)
-    program.algorithm(c)  # says what does not fit together before anything is made
-    driver.check(program, x, settings)
-    say_no_success(f, data, c, env)
-    once, args, _ = driver.unit(program, x, settings)
-    jax.eval_shape(once, *args)  # what an update cannot do is found before a folder is made; jit keeps the trace
+    opened, weights, about = ready(algorithm, f, c, settings, build, earlier)
+    out, driver, settings, given = place_of(algorithm, f, settings), opened.driver, opened.settings, opened.inputs.given
+    say_no_success(f, opened)
     kept = {
         "algorithm": algorithm,
         "label": f.label or algorithm,
@@ -94,13 +84,63 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | 
         "devices": jax.local_device_count(),
         "prior": earlier and earlier.about,
         "data": about,
+        "log_to": f.log_to,
+        "checkpoint_minutes": f.checkpoint_minutes,
         "config": dataclasses.asdict(c),
         "settings": dataclasses.asdict(settings),
     }
     kept["sources"] = sources.digests(kept)
-    with run_folder.create(out, kept, functools.partial(fill, given, kept)) as folder:
-        folder.sinks += sinks_by_name(f.log_to, out)
-        return out, drive(folder, Opened(driver, settings, program, x), (None, None), 0, f.quiet)
+    folder = run_folder.create(out, kept, functools.partial(fill, given, kept))
+    with stopping.undone(lambda: discard(folder)), folder:
+        folder.sinks += sinks.sinks_by_name(f.log_to, folder)
+        return out, drive(folder, opened, (None, None), 0, f.checkpoint_minutes, f.quiet)
+
+
+def ready(
+    algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | None, earlier: prior.Prior | None
+) -> tuple[Opened, dict, dict[str, str] | None]:
+    """(what a run is made of, the weights of its objective, what its configuration keeps of its data).
+
+    Args:
+        earlier: what it stands on; without modules where that is not trained yet.
+
+    Raises:
+        UserError: whatever cannot run. Nothing is made here.
+    """
+    build, driver = build or registry.builder(algorithm)[0], registry.driver_of(type(c))
+    for part in (c, settings):
+        validate(part)
+    names.check_env(f.env)
+    check_place(place_of(algorithm, f, settings))
+    sinks.check(f.log_to)
+    if not f.checkpoint_minutes >= 0:
+        raise UserError(f"--checkpoint-minutes is {f.checkpoint_minutes}", "give 0 or more")
+    settings, weights = driver.resolve(settings), objective.parse(f.objective)
+    env = envs.make(f.env, c.chunk.history, weights)
+    prior.check(earlier, algorithm, c, settings, env)
+    data, about = data_of(f, algorithm, env, driver)
+    if data is not None:
+        row = sum(a.nbytes for a in jax.tree.leaves(data)) // len(data.reward)
+        memory.check("a batch", settings.batch * settings.seeds * row, "give a smaller --batch")
+    given = {**(earlier.given if earlier else {}), **for_each(settings.seeds, objective.weights_given(weights))}
+    program, x = assemble(build, c, env, settings, given, data)
+    program.algorithm(c)  # says what does not fit together before anything is made
+    driver.check(program, x, settings)
+    if earlier is None or earlier.about:  # what it stands on is there
+        once, args, _ = driver.unit(program, x, settings)
+        jax.eval_shape(once, *args)  # what an update cannot do is found before a folder is made; jit keeps the trace
+    return Opened(driver, settings, program, x), weights, about
+
+
+def place_of(algorithm: str, f: TrainFlags, settings: Any) -> Path:
+    """The folder of a new run."""
+    return f.out or Path("runs") / f.env / f"{f.label or Path(algorithm).stem.replace(':', '-')}-seed{settings.seed}"
+
+
+def discard(folder: run_folder.RunFolder) -> None:
+    """Removes a new run's folder where nothing was trained, so that the same command can begin again."""
+    if folder.discard():
+        stopping.note("nothing was trained yet, and nothing is kept")
 
 
 def fill(given: dict, kept: dict, folder: Path) -> None:
@@ -123,78 +163,121 @@ def data_of(f: TrainFlags, algorithm: str, env: Any, driver: Driver) -> tuple[Da
     return data, {"path": str(Path(f.data).resolve()), "fingerprint": about["fingerprint"]}
 
 
-def say_no_success(f: TrainFlags, data: Dataset | None, c: Any, env: Any) -> None:
+def say_no_success(f: TrainFlags, p: Opened) -> None:
     """Says on stderr that a critic will see no success, where the task itself has judged the data: its only ends are successes."""
+    data, env = p.inputs.data, p.program.env
     judges = hasattr(env, "relabel") or hasattr(env, "read")
-    if data is not None and judges and getattr(c, "critic", None) is not None and not bool(data.terminal.any()):
+    if data is not None and judges and getattr(p.config, "critic", None) is not None and not bool(data.terminal.any()):
         fix = "a critic learns from rewards alone, which are the same whatever is done; collect more steps"
         print(f"warning: {f.data} holds no success of {f.env}: {fix}", file=sys.stderr)
 
 
-def resume(folder: Path, step: int | None = None, log_to: tuple[str, ...] = (), quiet: bool = False) -> dict:
+def resume(folder: Path, f: Going | None = None) -> dict:
     """Goes on from a checkpoint to the same bits as a run that was never stopped: its final figures.
 
-    Args:
-        step: the checkpoint to go on from; by default the newest.
-
     Raises:
-        UserError: nothing to go on with, or its data have changed.
+        UserError: nothing to go on with, its checkpoints are gone, or its data have changed.
     """
-    with run_folder.open_run(folder) as run:
-        run.sinks += sinks_by_name(log_to, folder)
-        kept = run.config
-        opened = rebuild(kept, folder)
-        if kept["data"]:
-            data, about = formats.for_env(Path(kept["data"]["path"]), opened.program.env, kept["env"])
-            if about["fingerprint"] != kept["data"]["fingerprint"]:
-                fix = f"put the data set with fingerprint {kept['data']['fingerprint']} back"
-                raise UserError(f"{kept['data']['path']} has changed since the run began", fix)
+    f = f or Going()
+    with run_folder.open_run(folder) as run, stopping.hint(how_to_go_on(folder)):
+        opened = resuming.extended(run, rebuild(run.config, folder), f)
+        if run.config["data"]:
+            data = resuming.same_data(run, opened, f.data)
             opened = opened._replace(inputs=opened.inputs._replace(data=data))
-        made, here = kept.get("devices", 1), jax.local_device_count()
-        if made != here:
-            fix = f"for the same ones set JAX_NUM_CPU_DEVICES={made}"
-            print(f"{folder} was made on {made} devices, here are {here}: bits may differ; {fix}", file=sys.stderr)
-        state, began = restore(folder, opened, step)
+        elif f.data:
+            raise UserError(f"{folder} learns from what it plays", "leave --data out")
+        state, began = restore(folder, opened, f.step)
+        if state[0] is None and resuming.saved_before(run):
+            fix = f"put {run.checkpoints} back as it was, or train a new run with --out"
+            raise UserError(f"{folder} has saved checkpoints, and none of them can be used now", fix)
+        refuse_finished(run, opened, began)
+        for line in (*resuming.differences(run, began), *resuming.devices(run)):
+            print(f"{folder}: {line}", file=sys.stderr)
+        keep_changes(run, opened, f)
         state = spread(opened.settings.seeds, state)  # here, so that no second copy lives as long as the run
         run.rewind(began)
-        return drive(run, opened, state, began, quiet)
+        log_to = f.log_to or tuple(run.config.get("log_to", ()))
+        run.sinks += sinks.sinks_by_name(log_to, run)
+        minutes = run.config.get("checkpoint_minutes", 0.0) if f.checkpoint_minutes is None else f.checkpoint_minutes
+        return drive(run, opened, state, began, minutes, f.quiet)
 
 
-def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, quiet: bool) -> dict:
-    """Consumes a driver's events: logs, saves, shows; then sums the run up and returns its final figures."""
-    total = p.driver.amount(p.program.build(p.config), p.config, p.settings).last
-    if began >= total and (run.path / run_folder.SUMMARY).exists():
+def keep_changes(run: run_folder.RunFolder, p: Opened, f: Going) -> None:
+    """Writes into config.json what the run is gone on with from now on: more steps, and where its data lie.
+
+    Raises:
+        UserError: steps that the run cannot have.
+    """
+    p.driver.check(p.program, p.inputs, p.settings)
+    more = {n: getattr(p.settings, n) for n in resuming.MORE if getattr(f, n) is not None}
+    found: dict[str, Any] = {"settings": {**run.config["settings"], **more}} if more else {}
+    if f.data:
+        found["data"] = {**run.config["data"], "path": str(Path(f.data).resolve())}
+    if found:
+        run.change(found)
+
+
+def how_to_go_on(folder: Path) -> str:
+    """For the line after a signal."""
+    return f"go on with: qchunk train --resume {folder}"
+
+
+def refuse_finished(run: run_folder.RunFolder, p: Opened, began: int) -> None:
+    """Refuses a run that has nothing left to do."""
+    total = last_step(p)
+    if began >= total and run.finished:
         raise UserError(f"{run.path} is finished: all {total} steps are done", "qchunk eval it")
+
+
+def last_step(p: Opened) -> int:
+    """The step at which a run ends."""
+    return p.driver.amount(p.program.build(p.config), p.config, p.settings).last
+
+
+def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, minutes: float, quiet: bool) -> dict:
+    """Consumes a driver's events: logs, saves, shows; then sums the run up and returns its final figures.
+
+    A signal to stop is answered at the next event after which nothing is due at its step: a checkpoint, then Stopped.
+
+    Args:
+        minutes: after which a checkpoint is saved besides the driver's own; 0: none.
+    """
+    total, saved = last_step(p), time.monotonic()
     events = p.driver.run(p.program, p.inputs, p.settings, *state)
-    about = {"algorithm": run.config["algorithm"], "env": run.config["env"]}
     title = f"{run.config['label']} on {run.config['env']}"
-    lost, spare = False, last_finite(run.checkpoints)
-    with Bar(total, began, quiet, title) as bar, going_on(run.path), closed(p.program):
+    lost, spare = False, last_finite(run.checkpoints, began)
+    with Bar(total, began, quiet, title) as bar, contextlib.ExitStack() as stack, closed(p.program):
         for event in events if began < total else ():
             bar.show(event)
-            if event.kind == "checkpoint":
-                # the last one leaves environments and replay behind: nothing follows it, and they are most of a run's disk
-                playing = event.state is not None and event.step < total
-                tree = {"learner": event.learner} | ({"state": event.state} if playing else {})
-                about |= {"step": event.step, "state": playing, "finite": not lost}
-                spare = spare if lost else event.step
-                checkpoint.save(run.checkpoints, event.step, tree, about, spare=spare)
-            else:
-                if event.kind == "diverged":
-                    lost = True
-                    say_diverged(event, p.settings.seed, spare)
+            if event.kind == "diverged":
+                lost = True
+                say_diverged(event, p.settings.seed, spare)
+            if event.kind != "checkpoint":
                 run.log(event.kind, event.step, event.values)
-    figures = final_figures(run.path)
-    run.finish(figures)
+            over = minutes and time.monotonic() - saved > 60 * minutes
+            extra = event.kind != "compile" and event.settled and (stopping.asked() or over)
+            if event.kind == "checkpoint" or extra:
+                spare = spare if lost else event.step
+                save(run, event, total, not lost, spare)
+                saved = time.monotonic()
+            if event.settled and event.step < total and stopping.asked():
+                stopping.note(f"step {event.step} is saved")
+                stopping.check()
+            if event.kind == "compile":  # from here on there is something to lose
+                stack.enter_context(stopping.hint(how_to_go_on(run.path)))
+                stack.enter_context(stopping.saving())
+        run.settle()
+        figures = final_figures(run.path)
+        run.finish(figures)
     return figures
 
 
-def last_finite(checkpoints: Path) -> int | None:
-    """The step of the newest checkpoint in which no seed had diverged."""
-    for step in reversed(checkpoint.steps(checkpoints)):
+def last_finite(checkpoints: Path, step: int) -> int | None:
+    """The step of the newest checkpoint up to ``step`` in which no seed had diverged."""
+    for found in (n for n in reversed(checkpoint.steps(checkpoints)) if n <= step):
         with contextlib.suppress(UserError):  # one that is damaged
-            if checkpoint.about(checkpoints, step).get("finite", True):
-                return step
+            if checkpoint.about(checkpoints, found).get("finite", True):
+                return found
     return None
 
 
@@ -208,6 +291,22 @@ def say_diverged(event: Event, first_seed: int, spare: int | None) -> None:
     print(
         f"diverged: at update {at} the loss or the parameters of seed {seeds} are not finite; {kept}", file=sys.stderr
     )
+
+
+def save(run: run_folder.RunFolder, event: Event, total: int, finite: bool, spare: int | None) -> None:
+    """Saves a checkpoint of an event; from then on the metrics tell of it.
+
+    Args:
+        finite: whether no seed has diverged.
+        spare: the step of the last finite checkpoint, which stays.
+    """
+    # the last one leaves environments and replay behind: nothing follows it, and they are most of a run's disk
+    playing = event.state is not None and event.step < total
+    tree = {"learner": event.learner} | ({"state": event.state} if playing else {})
+    about = {**{n: run.config[n] for n in ("algorithm", "env", "config")}, "step": event.step, "state": playing}
+    checkpoint.save(run.checkpoints, event.step, tree, {**about, "finite": finite}, spare=spare)
+    run.settle()
+    run.log("checkpoint", event.step, {})
 
 
 @contextlib.contextmanager
@@ -228,13 +327,3 @@ def final_figures(folder: Path) -> dict[str, dict]:
         wanted = ("updates_per_second", "env_steps_per_second") if line["kind"] == "train" else tuple(line["values"])
         found.update({name: line["values"][name] for name in wanted if name in line["values"]})
     return {name: run_folder.figure(values) for name, values in {**found, **run_folder.diverged(lines)}.items()}
-
-
-@contextlib.contextmanager
-def going_on(path: Path) -> Iterator[None]:
-    """Says on Ctrl-C how to go on with the run."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"stopped; go on with: qchunk train --resume {path}", file=sys.stderr)
-        raise

@@ -13,6 +13,7 @@ import socket
 import time
 from pathlib import Path
 
+from qchunk.system import stopping
 from qchunk.system.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -45,15 +46,18 @@ def atomic_write(path: Path, data: bytes | str) -> None:
     """
     path = Path(path)
     temp = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        write_synced(temp, data.encode(errors="backslashreplace") if isinstance(data, str) else data)
-        os.replace(temp, path)
-        sync(path.parent)
-    except OSError as err:
-        raise explain_oserror(err, path) from err
-    finally:
+
+    def drop() -> None:
         with contextlib.suppress(OSError):  # of a parent that is no folder: the write has told
             temp.unlink()
+
+    with stopping.undone(drop):
+        try:
+            write_synced(temp, data.encode(errors="backslashreplace") if isinstance(data, str) else data)
+            os.replace(temp, path)
+            sync(path.parent)
+        except OSError as err:
+            raise explain_oserror(err, path) from err
 
 
 def make_folder(path: Path) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import os
 import signal
 import sys
 import warnings
@@ -30,6 +31,7 @@ import numpy as np
 
 from qchunk import trees
 from qchunk.system import processes, tracebacks
+from qchunk.system.stopping import SIGNALS
 
 DEFAULT_LIMIT = 1000  # steps of an episode, where the environment is registered without a limit
 EXTRA = 4  # reward, terminal, truncation, success
@@ -180,8 +182,10 @@ def serve(pipe: Connection, description: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Ctrl-C is the parent's business: it closes the pipe. What environments print goes to stderr."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Signals to stop are the parent's business: it closes the pipe. What environments print, from C too, goes to stderr."""
+    for number in SIGNALS:  # a terminal and Slurm send them to every process
+        signal.signal(number, signal.SIG_IGN)
+    os.dup2(2, 1)
     warnings.simplefilter("ignore")
     sys.stdout = sys.stderr
     serve(Connection(int(sys.argv[1])), json.loads(sys.argv[2]))

@@ -1,0 +1,101 @@
+"""What a run is gone on with: more steps, data that have moved, and what has changed since it began."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+from flax.traverse_util import flatten_dict
+
+from qchunk.data import formats
+from qchunk.data.chunks import Dataset
+from qchunk.runs import checkpoint, run_folder
+from qchunk.runs.opened import Opened
+from qchunk.system.errors import UserError
+
+MORE = ("offline_steps", "online_steps")  # what may grow after the end of a run
+
+
+class Going(NamedTuple):
+    """How to go on with a run otherwise than as it was; None or nothing: as before."""
+
+    step: int | None = None  # the checkpoint; by default the newest
+    data: Path | None = None  # where the data set has moved
+    log_to: tuple[str, ...] = ()
+    checkpoint_minutes: float | None = None
+    offline_steps: int | None = None  # more than it had
+    online_steps: int | None = None  # where it had none
+    quiet: bool = False
+
+
+def extended(run: run_folder.RunFolder, opened: Opened, f: Going) -> Opened:
+    """The run with more steps than it was made with.
+
+    Raises:
+        UserError: fewer, or of a run whose end holds no environments to go on with.
+    """
+    s, asked = opened.settings, {n: v for n in MORE if (v := getattr(f, n)) is not None}
+    odd = [n for n, v in asked.items() if not hasattr(s, n) or v < getattr(s, n)]
+    if odd:
+        flag, had = f"--{odd[0].replace('_', '-')}", getattr(s, odd[0], 0)
+        raise UserError(f"{run.path} was made with {flag} {had}", "give more, or leave it out")
+    if asked and asked != {n: getattr(s, n) for n in asked} and getattr(s, "online_steps", 0):
+        fix = "train a new run with more, or one that stands on this one by --prior"
+        raise UserError(f"the end of {run.path} holds no environments and no replay to go on with", fix)
+    return opened._replace(settings=dataclasses.replace(s, **asked))
+
+
+def same_data(run: run_folder.RunFolder, opened: Opened, moved: Path | None) -> Dataset:
+    """The data set of a run, from where it was or where it has moved; its fingerprint says that it is the same.
+
+    Raises:
+        UserError: it is not there, or another.
+    """
+    kept = run.config["data"]
+    path = Path(moved or kept["path"])
+    if not path.exists():
+        raise UserError(
+            f"there is no data set {path}", f"qchunk train --resume {run.path} --data FILE, where it is now"
+        )
+    data, about = formats.for_env(path, opened.program.env, run.config["env"])
+    if about["fingerprint"] != kept["fingerprint"]:
+        fix = f"put the data set with fingerprint {kept['fingerprint']} back, or say where it is by --data"
+        raise UserError(f"{path} has changed since the run began", fix)
+    return data
+
+
+def saved_before(run: run_folder.RunFolder) -> bool:
+    """Whether a run has ever saved a checkpoint, by its metrics, its summary and what lies in its folder of checkpoints."""
+    saved = [p for p in run.checkpoints.glob("*") if not p.name.startswith(".tmp-")]  # those a kill has cut short
+    return bool(saved) or run.finished or any(line["kind"] == "checkpoint" for line in run.lines())
+
+
+def differences(run: run_folder.RunFolder, step: int) -> Iterator[str]:
+    """What has changed since a run began, a line each: packages, the code, the configuration in config.json.
+
+    Args:
+        step: the checkpoint that the run goes on from; it keeps the configuration that it was trained with.
+    """
+    here = run_folder.versions()
+    for name, version in run.about.get("versions", {}).items():
+        if (now := here.get(name)) != version:
+            yield f"made with {name} {version}, here is {now or 'none'}: bits may differ"
+    made_by, commit = run.about.get("git_commit"), run_folder.git_commit()
+    if made_by and commit != made_by:
+        yield f"made by commit {made_by}, here is {commit or 'none'}: bits may differ"
+    made_of = checkpoint.about(run.checkpoints, step).get("config", {}) if step else {}
+    was, is_now = flatten_dict(made_of, sep="."), flatten_dict(run.config["config"], sep=".")
+    for name in sorted(was):
+        if is_now.get(name) != was[name]:
+            yield f"{name} in config.json was {was[name]} and is {is_now.get(name)}: this is another run now"
+
+
+def devices(run: run_folder.RunFolder) -> Iterator[str]:
+    """Another number of devices than a run was made on, in a line."""
+    made, here = run.config.get("devices", 1), jax.local_device_count()
+    if made != here:
+        fix = f"for the same ones set JAX_NUM_CPU_DEVICES={made}"
+        yield f"made on {made} devices, here are {here}: bits may differ; {fix}"
