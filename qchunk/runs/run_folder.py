@@ -25,7 +25,7 @@ from typing import Any, Self
 
 from qchunk.system import stopping
 from qchunk.system.errors import UserError
-from qchunk.system.files import acquire, append, atomic_write, explain_oserror, write_synced
+from qchunk.system.files import acquire, append, atomic_write, explain_oserror, remove, write_synced
 
 FORMAT, VERSION = "qchunk", 2  # 1: learners kept their target networks under another name
 CONFIG, METRICS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "summary.json", "lock"
@@ -217,6 +217,9 @@ def open_run(path: Path) -> RunFolder:
     except OSError as err:
         raise explain_oserror(err, path) from err
     try:
+        for pattern in (".*.tmp-*", "checkpoints/.tmp-*", "checkpoints/.gone-*"):  # what a kill left half done
+            for left in path.glob(pattern):
+                remove(left)
         return RunFolder(path, about, lock)
     except BaseException:
         os.close(lock)
