@@ -65,6 +65,15 @@ def test_a_run_that_never_saved_begins_again(copy, capsys, base):
     assert last_checkpoint(copy) == last_checkpoint(base / "run")
 
 
+def test_what_a_kill_left_half_done_goes(copy, capsys):
+    (copy / "summary.json").unlink()
+    (copy / ".summary.json.tmp-1").write_text("{")
+    for name in (".tmp-40-1", ".gone-10-1"):
+        (copy / "checkpoints" / name).mkdir()
+    assert resume(capsys, copy)[0] == 0
+    assert not [p for p in copy.rglob(".*")]
+
+
 @pytest.mark.parametrize("what", ["damaged", "gone"])
 def test_a_damaged_manifest_names_the_older_checkpoint(copy, capsys, what):
     file = copy / "checkpoints" / "30" / "manifest.json"

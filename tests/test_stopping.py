@@ -215,3 +215,16 @@ def test_a_line_per_evaluation_without_a_terminal(data, tmp_path, capsys):
     code, _, err = run(capsys, *argv, "--out", tmp_path / "a")
     assert code == 0 and [line.split(":")[1].split()[0] for line in err.splitlines()] == ["20/40", "40/40"], err
     assert run(capsys, *argv, "--out", tmp_path / "b", "--quiet")[2] == ""
+
+
+@pytest.mark.slow
+def test_a_comparison_that_was_stopped_goes_on_by_the_same_command(data, tmp_path, capsys):
+    sizes = ["--hidden", "16", "--horizon", "2", "--n", "2", "--steps", "2", "--seeds", "1", "--episodes", "4"]
+    argv = ["compare", "--env", ENV, "--algos", "bc", "qc", "--data", data, "--out", tmp_path / "c", *sizes]
+    argv += ["--offline-steps", "3000", "--online-steps", "0", "--evaluations", "1", "--no-look"]
+    process = command(*argv)
+    said = stopped_after(tmp_path / "c" / "runs" / ENV / "bc", process, signal.SIGTERM)
+    assert said.splitlines()[-1].endswith("is saved); the same command goes on"), said
+    code, _, err = run(capsys, *argv)
+    assert code == 0, err
+    assert (tmp_path / "c" / "report" / "report.html").exists()

@@ -266,5 +266,5 @@ def check_fits(data: Dataset, c: ChunkConfig) -> None:
         which = "--chunk.horizon" if c.horizon == needed else "--chunk.backup"
         raise UserError(
             f"{which} {needed} is longer than every episode of the data (the longest has {longest} steps)",
-            f"give {which} {longest} or less",
+            f"give {which} {longest} or less" + (" (in compare: --horizon)" if which == "--chunk.horizon" else ""),
         )

@@ -123,7 +123,7 @@ def _device_rows(
         env = getattr(env, "scene", env)  # a scripted data set serves every task of a scene
         scheme, vars = collecting.scheme_of(env, policy or None), collecting.NO_VARS
     count = max(1, min(f.envs, -(-f.steps // f.episode_length)))
-    start = jax.tree.leaves(jax.eval_shape(lambda key: env.reset(key), jax.random.key(0)))  # type: ignore[union-attr]
+    start = jax.tree.leaves(jax.eval_shape(env.reset, jax.random.key(0)))  # type: ignore[union-attr]
     least = count * sum(x.size * x.dtype.itemsize for x in start)
     memory.check("the environments", least, "give fewer --envs")
     more = {"steps": f.steps, "envs": count, "episode_length": f.episode_length, "progress": progress}

@@ -27,7 +27,7 @@ from qchunk.runs.schemas import About, Line
 from qchunk.system import schema, stopping
 from qchunk.system.answers import finite
 from qchunk.system.errors import UserError
-from qchunk.system.files import acquire, append, atomic_write, check_place, explain_oserror, write_synced
+from qchunk.system.files import acquire, append, atomic_write, check_place, explain_oserror, remove, write_synced
 
 FORMAT, VERSION = "qchunk", 2  # 1: learners kept their target networks under another name
 MOST_METRICS = 1 << 30  # bytes of a metrics.jsonl that is read: years of evaluations
@@ -221,6 +221,9 @@ def open_run(path: Path) -> RunFolder:
     except OSError as err:
         raise explain_oserror(err, path) from err
     try:
+        for pattern in (".*.tmp-*", "checkpoints/.tmp-*", "checkpoints/.gone-*"):  # what a kill left half done
+            for left in path.glob(pattern):
+                remove(left)
         return RunFolder(path, about, lock)
     except BaseException:
         os.close(lock)

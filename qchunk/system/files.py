@@ -221,7 +221,7 @@ def explain_oserror(err: OSError, path: Path) -> UserError:
     if err.errno in FULL:
         return UserError(
             f"cannot write {path}: the disk is full ({reason})",
-            "Free some space there, then go on with --resume; what was saved before is intact",
+            "Free some space there; what was saved before is intact, and a run goes on with qchunk train --resume",
         )
     denied = err.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
     fix = "Make the folder writable, or pass --out with another" if denied else "Mend that, or pass --out with another"
