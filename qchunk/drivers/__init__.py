@@ -10,7 +10,7 @@ import jax
 
 from qchunk import registry
 from qchunk.data.chunks import Dataset
-from qchunk.drivers.common import Common, Driver, Event, assemble, init
+from qchunk.drivers.common import Common, Driver, Event, assemble, learner_like
 from qchunk.play import on_device
 from qchunk.play.program import Build, Inputs, Program
 from qchunk.seeds import stream
@@ -78,7 +78,7 @@ def check_learner(program: Program, x: Inputs, learner: Learner) -> None:
     Raises:
         UserError: names the first number of leaves or shape that differs.
     """
-    like = jax.eval_shape(lambda: init(program, x))
+    like = learner_like(program, x)
     ours, theirs = (dict(jax.tree_util.tree_leaves_with_path(tree)) for tree in (like, learner))
     for path in [*theirs, *ours]:
         wanted, found = (_shape(leaves.get(path)) for leaves in (ours, theirs))

@@ -124,6 +124,11 @@ def init(program: Program, x: Inputs) -> Learner:
     return made
 
 
+def learner_like(program: Program, x: Inputs) -> Learner:
+    """The shapes of what ``init`` makes, which are the same for all data."""
+    return jax.eval_shape(lambda: init(program, x._replace(data=None)))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _init(program: Program, x: Inputs) -> Learner:
     def one_seed(key: jax.Array, given: dict) -> Learner:

@@ -18,7 +18,7 @@ import numpy as np
 
 from qchunk import normalise
 from qchunk.config import NonNegativeInt, PositiveInt, RolloutConfig, config
-from qchunk.drivers.common import Amount, Common, Driver, Event, Work, accumulate, events, figures, init
+from qchunk.drivers.common import Amount, Common, Driver, Event, Work, accumulate, events, figures, init, learner_like
 from qchunk.envs.base import obs_spec
 from qchunk.losses.reward_scale import Scale, no_scale, scaled
 from qchunk.normalise import Moments
@@ -279,7 +279,7 @@ def whole(program: Program, x: Inputs, s: OnPolicySettings) -> Learner:
 
 def unit(program: Program, x: Inputs, s: OnPolicySettings) -> tuple[Callable, tuple, int]:
     """One iteration of every seed."""
-    learner = jax.eval_shape(lambda: init(program, x))
+    learner = learner_like(program, x)
     loop, done = state_like(program, x, s, learner), amount(program.build(x.c), x.c, s)
     per = iterations(program.scheme(x, "explore").steps, x.c.rollout, s).steps
     return functools.partial(iterate, program), (learner, loop, x, 1), done.env_steps // per

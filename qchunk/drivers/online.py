@@ -21,7 +21,18 @@ from qchunk.data import buffer, chunks
 from qchunk.data.buffer import Ring
 from qchunk.data.chunks import length
 from qchunk.drivers import offline
-from qchunk.drivers.common import Amount, Driver, Event, Work, accumulate, events, figures, init, run_updates
+from qchunk.drivers.common import (
+    Amount,
+    Driver,
+    Event,
+    Work,
+    accumulate,
+    events,
+    figures,
+    init,
+    learner_like,
+    run_updates,
+)
 from qchunk.drivers.offline import OfflineSettings
 from qchunk.envs.base import obs_like
 from qchunk.play import on_device, on_host
@@ -297,7 +308,7 @@ def whole(program: Program, x: Inputs, s: OnlineSettings) -> Learner:
 def unit(program: Program, x: Inputs, s: OnlineSettings) -> tuple[Callable, tuple, int]:
     """One update of every seed."""
     once = functools.partial(offline.updates, program, s.batch)
-    learner = jax.eval_shape(lambda: init(program, x))
+    learner = learner_like(program, x)
     return once, (learner, x, 1), amount(program.build(x.c), x.c, s).updates
 
 

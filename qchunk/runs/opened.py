@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from qchunk import envs, normalise, registry, sampling, seeds
 from qchunk.config import from_dict, validate
-from qchunk.drivers.common import Driver, assemble, init
+from qchunk.drivers.common import Driver, assemble, learner_like
 from qchunk.play.program import Inputs, Program, reads
 from qchunk.runs import checkpoint, run_folder, sources
 from qchunk.system.errors import UserError
@@ -118,7 +118,7 @@ def restore(folder: Path, run: Opened, step: int | None) -> tuple[tuple[Learner 
 
 
 def _restore(where: Path, run: Opened, step: int | None) -> tuple[tuple[Learner, Any], int]:
-    learner = jax.eval_shape(lambda: init(run.program, run.inputs))
+    learner = learner_like(run.program, run.inputs)
     like = {"learner": learner}
     if checkpoint.about(where, step).get("state"):
         like["state"] = run.driver.state_like(run.program, run.inputs, run.settings, learner)
