@@ -89,10 +89,9 @@ def resume(folder: Path, train: Callable) -> None:
 
     fix = "train the stages again with another --out"
     stages = schema.read(folder / FILE, list[list[str]], fix)
-    if odd := [i for i, words in enumerate(stages, 1) if not words or not flags.value_of(words, "--out")] or not stages:
-        raise UserError(
-            f"{folder / FILE} is damaged: {f'stage {odd[0]} names no folder' if stages else 'no stage'}", fix
-        )
+    odd = [i for i, words in enumerate(stages, 1) if not words or not flags.value_of(words, "--out")]
+    if odd or not stages:
+        raise UserError(f"{folder / FILE} is damaged: {f'stage {odd[0]} names no folder' if odd else 'no stage'}", fix)
     outs = [Path(flags.value_of(words, "--out")) for words in stages]
     for out, words in zip(outs, stages, strict=True):
         if not (out / run_folder.SUMMARY).exists():
