@@ -151,7 +151,7 @@ def test_a_slip_is_one_line(flag, value, told, place, capsys):
 def test_aggregate_optimiser_and_reader_of_ones_own(place, capsys):
     """All three on one command line: the run keeps their names, the data's fingerprint, and goes on by them."""
     rows = formats.load(place / "play.npz")[0]
-    columns = [x.reshape(len(rows.obs), -1).astype(np.float64) for x in rows]
+    columns = [x.reshape(len(rows.obs), -1).astype(np.float64) for x in rows[:5]]
     np.savetxt(place / "play.csv", np.concatenate(columns, axis=1), delimiter=",")
     data = f"{place}/others.py:csv:{place}/play.csv"
     flags = ["--critic.aggregate", f"{place}/others.py:quantile:0.25", "--optim.kind", f"{place}/others.py:clipped:0.1"]
