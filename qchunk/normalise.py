@@ -117,8 +117,9 @@ def _of_moments(m: Moments) -> Affine:
 
 
 def of_data(data: Dataset, obs: str, action: str) -> dict[str, PyTree]:
-    """The units of a data set: every observation, and the actions that were played."""
-    return {"obs": fit(data.obs, obs), "action": fit(data.action[data.left > 0], action, bounded=True)}
+    """The units of a data set: every observation, and the actions that were played. On the host, where nothing is traced."""
+    played = np.asarray(data.action)[np.asarray(data.left) > 0]
+    return {"obs": fit(jax.tree.map(np.asarray, data.obs), obs), "action": fit(played, action, bounded=True)}
 
 
 def as_dict(units: dict[str, PyTree]) -> dict[str, dict]:

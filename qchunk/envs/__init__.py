@@ -35,9 +35,13 @@ def own(target: str) -> Env:
     Raises:
         UserError: no such function, or what it returns is no environment that a run could use (see checked.py).
     """
+    from qchunk.envs.base import Env
     from qchunk.envs.checked import check
 
     env = registry.function({}, target, "environment")()
+    if not isinstance(env, Env):
+        fix = "return a brax Env: class Mine(qchunk.envs.base.Env)"
+        raise UserError(f"{target} returns a {type(env).__name__}", fix)
     check(env, target)
     if not hasattr(env, "data_name"):
         env.data_name = f"own/{names.short(target)}"  # data sets are called so

@@ -36,6 +36,8 @@ def check(env: Any, name: str) -> None:
         raise UserError(f"{name} is a {type(env).__name__}", "give a brax Env: class Mine(qchunk.envs.base.Env)")
     for part, text in (("episode_length", "steps of an episode"), ("action_size", "A, numbers of an action")):
         value = getattr(env, part, None)
+        if value is None:
+            raise UserError(f"{name} has no {part}", f"give the class {part}: {text}")
         if type(value) is not int or value < 1:
             raise UserError(f"{name}: {part} is {value!r}", f"give the class {part}, a whole number from 1 on: {text}")
     wanted = obs_spec(env)

@@ -289,9 +289,9 @@ def _manifest(path: Path) -> dict:
     """Reads and checks a manifest, not the files it names."""
     try:
         body = schema.read(path / MANIFEST, Any, "")
-    except (FileNotFoundError, NotADirectoryError) as err:
+    except FileNotFoundError as err:
         raise _damaged(path, f"it has no {MANIFEST}, so it is damaged or not qchunk's") from err
-    except UserError as err:
+    except (UserError, OSError) as err:
         raise _damaged(path, f"its {MANIFEST} cannot be read") from err
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of qchunk", "Check the path of the run")
