@@ -130,7 +130,7 @@ def test_a_stage_stands_on_a_stage(base, guided, capsys):
         (["bc", "--actor.kind", "fluid"], "Did you mean flow"),
         (["bc", "--actor.kind", "diffusion", "--actor.hidden", "8", "8"], "odd number of equal widths"),
         (["bc", "--actor.kind", "diffusion", "--actor.ddim", "30"], "give 20 or less"),
-        (["bc", "--actor.kind", "diffusion", "--actor.time-features", "3"], "give 4, 6, 8"),
+        (["bc", "--actor.kind", "diffusion", "--actor.time-features", "5"], "give 4, 6, 8"),
         (["bc", "--actor.ddim", "3"], "unknown flag"),
     ],
 )
