@@ -90,8 +90,8 @@ def test_going_back_loses_nothing_until_a_checkpoint_is_saved(copy, capsys, monk
 
     with monkeypatch.context() as m:
         m.setattr(checkpoint, "save", killed)
-        with pytest.raises(RuntimeError):
-            resume(capsys, copy, "--step", "20")
+        code, _, err = resume(capsys, copy, "--step", "20")
+    assert code == 2 and "killed before its first save" in err
     assert metrics(copy) == before and (copy / "summary.json").read_text() == summary
     assert resume(capsys, copy, "--step", "20")[0] == 0
     again, once = ([json.loads(line) for line in text.splitlines()] for text in (metrics(copy), before))
@@ -136,7 +136,7 @@ def test_a_finished_run_is_extended_to_the_bits_of_a_longer_one(base, copy, tmp_
 
 
 def test_nothing_is_left_where_nothing_was_trained(base, tmp_path, capsys, monkeypatch):
-    from qchunk.drivers import offline
+    from qchunk.drivers import online
 
     out = tmp_path / "new" / "run"
     code, _, err = run(capsys, *train(base / "d.npz", out, "--log-to", "tensorbord"))
@@ -146,22 +146,22 @@ def test_nothing_is_left_where_nothing_was_trained(base, tmp_path, capsys, monke
         raise ValueError("of my own")
 
     with monkeypatch.context() as m:
-        m.setattr(offline, "updates", broken)
-        with pytest.raises(ValueError, match="of my own"):
-            run(capsys, *train(base / "d.npz", out))
+        m.setattr(online, "init", broken)  # of what runs after the folder was made
+        code, _, err = run(capsys, *train(base / "d.npz", out))
+    assert code == 2 and "your broken" in err and "of my own" in err
     assert not out.parent.exists()
     assert run(capsys, *train(base / "d.npz", out))[0] == 0, "the mended command needs no other folder"
 
 
 def test_out_of_memory_is_one_line(base, tmp_path, capsys, monkeypatch):
-    from qchunk.drivers import offline
+    from qchunk.drivers import online
     from qchunk.system import memory
 
     def short(*args):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.\nmore")
 
     with monkeypatch.context() as m:
-        m.setattr(offline, "updates", short)
+        m.setattr(online, "init", short)
         code, _, err = run(capsys, *train(base / "d.npz", tmp_path / "run"))
     assert code == 2 and err.count("\n") == 1 and "--batch" in err and "out of memory" in err, err
     monkeypatch.setattr(memory, "installed", lambda: 2**20)
