@@ -115,4 +115,5 @@ def _check_number(flag: str, value: Any, hint: Any, ranges: tuple[Range, ...]) -
         if value not in r:
             raise UserError(f"{flag} is out of range", f"give a {'whole ' * whole}number {r}")
     if whole and abs(value) > INT32:
-        raise UserError(f"{flag} does not fit in 32 bits", f"give a whole number from {-INT32} to {INT32}")
+        least = max([-INT32, *(int(max(r.low, r.above + 1)) for r in ranges if max(r.low, r.above) > -INT32)])
+        raise UserError(f"{flag} does not fit in 32 bits", f"give a whole number from {least} to {INT32}")

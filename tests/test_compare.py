@@ -280,7 +280,7 @@ def test_what_is_not_equal_is_told():
     assert "its mean" in acts["ppo"] and "ODE" in acts["dppo"] and "with the noise" in acts["dppo@diffusion"]
     assert rows["dppo"]["learning rate"] == "0.0001 (optim), 0.001 (critic optim)"
     fields = {row["setting"]: row for row in tables.settings(shown)}
-    assert fields["tuned_steps"]["dppo"] == "5" and fields["tuned_steps"]["qc"] == "-"
+    assert fields["tuned_steps"]["dppo"] == "4" and fields["tuned_steps"]["qc"] == "-"
     assert "chunk.horizon" not in fields and "settings.seeds" not in fields, "what is equal is not listed"
     assert {"data", "environment steps", "cloning"} == {row["what"] for row in tables.caveats(shown)}
 

@@ -14,7 +14,7 @@ from qchunk.data import formats, ogbench_files
 from qchunk.envs.host.pool import HostEnv
 from qchunk.play import collecting, on_host
 from qchunk.play.execute import parse
-from qchunk.ranges import INT32
+from qchunk.ranges import INT32, NonNegativeInt
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
 from qchunk.runs.progress import Bar
@@ -41,7 +41,7 @@ class CollectFlags:
     """Environment steps after which an episode is cut; at most this."""
     execute: str = ""
     """How a run's chunks are played: open-loop, receding:STEPS or a function of yours; by default as the run was evaluated."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Seed of everything drawn."""
     json: bool = False
     """Print what was collected as JSON to stdout."""
