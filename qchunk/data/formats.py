@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -69,17 +68,16 @@ def of_steps(steps: Steps) -> Rows:
         keep = np.flatnonzero(steps.alive[:, e] > 0)
         one = jax.tree.map(lambda x: np.asarray(x[keep, e]), steps._replace(success=None, terms={}))
         ends = np.flatnonzero((one.terminal > 0) | (one.truncation > 0))
-        bounds = [0, *(ends + 1)] if len(ends) and ends[-1] == len(keep) - 1 else [0, *(ends + 1), len(keep)]
-        parts += [_episode(jax.tree.map(lambda x: x[a:b], one)) for a, b in itertools.pairwise(bounds) if b > a]
+        if len(keep):
+            parts.append(_rows(one, np.union1d(ends, len(keep) - 1)))
     return joined(parts)
 
 
-def _episode(steps: Steps) -> Rows:
-    """L transitions [L, ...] -> L + 1 rows."""
-    tail = lambda x: np.concatenate([x, np.zeros_like(x[:1])])  # noqa: E731
-    end = np.zeros(len(steps.reward) + 1, bool)
-    end[-1] = True
-    obs = jax.tree.map(lambda x, after: _short(np.concatenate([x, after[-1:]])), steps.obs, steps.next_obs)
+def _rows(steps: Steps, last: np.ndarray) -> Rows:
+    """Transitions [L, ...] of one environment -> rows; ``last`` are the places of those that end an episode."""
+    tail = lambda x: np.insert(x, last + 1, 0, axis=0)  # noqa: E731
+    end = np.insert(np.zeros(len(steps.reward), bool), last + 1, True)
+    obs = jax.tree.map(lambda x, after: _short(np.insert(x, last + 1, after[last], axis=0)), steps.obs, steps.next_obs)
     kept = jax.tree.map(tail, steps.extras)
     return Rows(obs, _short(tail(steps.action)), tail(steps.reward), tail(steps.terminal) > 0, end, kept)
 
