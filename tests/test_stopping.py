@@ -159,7 +159,7 @@ def test_what_a_signal_saved_goes_on_to_the_same_bits(data, tmp_path, regime, ca
 def test_ctrl_c_is_one_line_and_130_at_any_time(data, tmp_path, startup, delay):
     out = tmp_path / "new" / "run"
     process = command(*training(data, out))
-    time.sleep(startup + delay)
+    time.sleep(1.5 * startup + delay)  # half as much again: the machine is not always as fast
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130 and said.startswith("stopped") and said.count("\n") == 1, said
