@@ -29,8 +29,8 @@ demo: .venv/base  ## the default comparison with 1 seed: data, prior, eight arms
 test: .venv/test  ## the tests but for the slow ones, on 2 processes
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
-test-all: .venv/test  ## all tests, on 2 processes
-	$(BIN)/python -m pytest -n 2
+test-all: test  ## all tests, on 2 processes; the slow ones in processes of their own, which compile fewer programs each
+	$(BIN)/python -m pytest -n 2 -m slow
 
 tutorials: .venv/base  ## docs/tutorials as a reader would run them
 	$(BIN)/python docs/tutorials/run.py

@@ -6,10 +6,26 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # two seeds are spread over two devices, three are not
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
-# most of the tests' time is compiling: without LLVM's optimisations they take two thirds of it. A cache of compiled programs on
-# disk saved another 5 %, and jaxlib 0.10.2 crashed writing one, once in a run of 1,250 tests
+# most of the tests' time is compiling: without LLVM's optimisations they take two thirds of it
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
+import gc
+from pathlib import Path
+
 import jax
+import pytest
 
 jax.config.update("jax_debug_key_reuse", True)
+
+
+MAPS = 20_000  # mapped regions of a process; Linux allows 65,530, and XLA's compiler aborts where it gets no more
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_finished_modules_are_dropped():
+    """Each compiled program takes some mapped regions for as long as jax keeps it, and a process compiles thousands."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_text().splitlines()) > MAPS:
+        jax.clear_caches()
+        gc.collect()
