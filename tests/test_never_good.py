@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_cli import run
 
 from qchunk import cli, drivers, envs
 from qchunk.algorithms.bc import BC, bc
@@ -48,17 +49,6 @@ def host():
     yield make
     for env in made:
         env.close()
-
-
-def run(capsys, *argv):
-    """(exit code, stdout, stderr) of a command in this process."""
-    try:
-        cli.main([str(a) for a in argv])
-        code = 0
-    except SystemExit as e:
-        code = e.code
-    out = capsys.readouterr()
-    return code, out.out, out.err
 
 
 # ------------------------------------------------------------------------------------------- actions
