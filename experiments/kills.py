@@ -26,7 +26,7 @@ MORE = "--update-ratio 0.25 --online-eval-every 32 --normalise-obs standard"
 
 def qchunk(*argv: object) -> subprocess.Popen:
     """The command, in a process of its own."""
-    return subprocess.Popen([sys.executable, "-m", "qchunk.cli", *map(str, argv)], stderr=subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, "-m", "qchunk", *map(str, argv)], stderr=subprocess.DEVNULL)
 
 
 def last_step(run: Path) -> int:

@@ -160,7 +160,3 @@ def _leave(line: str, code: int, more: Sequence[str] = ()) -> NoReturn:
     with contextlib.suppress(UserError, BrokenPipeError):
         surroundings.flush()
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

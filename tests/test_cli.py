@@ -112,7 +112,7 @@ def test_resume_after_kill_is_bitwise_equal(trained, data, tmp_path):
         *STEPS,
     ]
     environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
-    process = subprocess.Popen([sys.executable, "-m", "qchunk.cli", *argv], env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "qchunk", *argv], env=environment)
     deadline = time.monotonic() + 120
     while not (out / "checkpoints").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)

@@ -47,7 +47,7 @@ def started(*argv, **more):
     """A command in a process of its own."""
     env = {**os.environ, "PYTHONPATH": ROOT, **more.pop("env", {})}
     return subprocess.run(
-        [sys.executable, "-m", "qchunk.cli", *map(str, argv)], env=env, capture_output=True, text=True, **more
+        [sys.executable, "-m", "qchunk", *map(str, argv)], env=env, capture_output=True, text=True, **more
     )
 
 
@@ -325,14 +325,14 @@ def test_surroundings(data, tmp_path):
         with open("/dev/full", "w") as full:
             env = {**os.environ, "PYTHONPATH": ROOT}
             done = subprocess.run(
-                [sys.executable, "-m", "qchunk.cli", "list"], stdout=full, stderr=subprocess.PIPE, text=True, env=env
+                [sys.executable, "-m", "qchunk", "list"], stdout=full, stderr=subprocess.PIPE, text=True, env=env
             )
         assert (
             done.returncode == 2
             and done.stderr.startswith("error: cannot write to stdout")
             and done.stderr.count("\n") == 1
         )
-    shell = f'"{sys.executable}" -m qchunk.cli list >&- 2>&- && mkdir gone && cd gone && rmdir ../gone && "{sys.executable}" -m qchunk.cli list'
+    shell = f'"{sys.executable}" -m qchunk list >&- 2>&- && mkdir gone && cd gone && rmdir ../gone && "{sys.executable}" -m qchunk list'
     done = subprocess.run(
         ["sh", "-c", shell], cwd=tmp_path, env={**os.environ, "PYTHONPATH": ROOT}, capture_output=True, text=True
     )

@@ -46,7 +46,7 @@ def test_pins_hold_the_lower_bounds():
 
 
 def test_what_the_issue_asks_of_the_project():
-    assert PROJECT["name"] == "qchunk" and PROJECT["scripts"]["qchunk"] == "qchunk.cli:main"
+    assert PROJECT["name"] == "qchunk" and PROJECT["scripts"]["qchunk"] == "qchunk.__main__:main"
     assert PROJECT["license"] == "Apache-2.0" and Requirement(f"x{PROJECT['requires-python']}").specifier.contains(
         "3.11"
     )
@@ -78,7 +78,7 @@ def test_ci_runs_every_test_and_the_readme_names_both_commands():
 def light(*argv: str) -> tuple[str, set[str], float]:
     """stdout, the packages imported, and the seconds of a command in a fresh interpreter."""
     started = time.perf_counter()
-    command = [sys.executable, "-X", "importtime", "-m", "qchunk.cli", *argv]
+    command = [sys.executable, "-X", "importtime", "-m", "qchunk", *argv]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
     seconds = time.perf_counter() - started
     names = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if "|" in line}

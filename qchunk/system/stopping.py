@@ -9,7 +9,6 @@ because Python's own handlers wait until compiled code returns.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import select
 import signal
@@ -27,16 +26,17 @@ class Stopped(KeyboardInterrupt):
     """A signal has asked this process to stop."""
 
 
-@dataclasses.dataclass
 class _Asked:
-    """What is known of stopping, of this process."""
+    """What is known of stopping, of this process. No dataclass: until this module is imported, Python answers signals itself."""
 
-    signal: int | None = None  # the first that came
-    saving: int = 0  # contexts of ``saving`` that are open
-    note: str = ""  # what was kept
-    hint: str = ""  # how to go on
-    leaving: bool = False
-    undo: list[Callable[[], Any]] = dataclasses.field(default_factory=list)
+    def __init__(self) -> None:
+        self.watched = False
+        self.signal: int | None = None  # the first that came
+        self.saving = 0  # contexts of ``saving`` that are open
+        self.note = ""  # what was kept
+        self.hint = ""  # how to go on
+        self.leaving = False
+        self.undo: list[Callable[[], Any]] = []
 
 
 _asked = _Asked()
@@ -44,14 +44,14 @@ _asked = _Asked()
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Signals are answered as this module says, until the end of the context; only in the main thread of a process.
+    """Signals are answered as this module says, until the end of the outermost context; only in the main thread of a process.
 
     A signal that the process was started to ignore (nohup) stays ignored.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if _asked.watched or threading.current_thread() is not threading.main_thread():
         yield
         return
-    vars(_asked).update(vars(_Asked()))
+    vars(_asked).update(vars(_Asked()), watched=True)
     reads, writes = os.pipe()
     os.set_blocking(writes, False)
     before = {s: signal.getsignal(s) for s in SIGNALS}
@@ -70,6 +70,7 @@ def watched() -> Iterator[None]:
         os.close(writes)  # the watcher sees the end of its pipe
         watcher.join()
         os.close(reads)
+        _asked.watched = False
 
 
 def _answer(number: int, frame: Any) -> None:
