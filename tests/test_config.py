@@ -165,7 +165,8 @@ OUTSIDE: dict[str, tuple] = {
     **dict.fromkeys(("lr", "clip", "clip_base"), (0.0, None)),
     **{"time_features": (3, None), "tau": (0.0, 1 + 1e-9), "expectile": (0.5 - 1e-9, 1.0)},
     **{"prob_std": (1e-3 - 1e-9, 1 + 1e-9), "clip_rate": (0.0, 80 + 1e-9), "target_kl": (None, None)},
-    **{"hidden": ((0,), None), "backup": ((0,), None)},
+    **{"hidden": ((0,), None), "backup": ((0,), None), "every": (0, None)},
+    **{"alpha": (-1e-9, None), "bc_alpha": (-1e-9, None), "noise": (-1e-9, 1 + 1e-9)},
 }
 
 

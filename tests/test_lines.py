@@ -396,7 +396,7 @@ def small(**change):
 
 
 FROM_PYTHON = {
-    "no data": ({}, "learns from a data set"),
+    "no data": ({}, "2 offline updates need a data set"),
     "settings": ({"settings": OfflineSettings()}, "give OnlineSettings"),
     "a class": ({"c": BC}, "give a method's configuration"),
     "floats": ({"settings": OnlineSettings(offline_steps=1e3)}, "--offline-steps is 1000.0. give a whole number"),

@@ -43,7 +43,7 @@ def test_every_suite_is_possible(name):
                 before.add(r.name)
         if found.published:
             theirs = found.published.file.read_text()
-            for r in found.runs(scale):
+            for r in (r for r in found.runs(scale) if r.env.startswith("ogbench/")):
                 assert f",{found.published.task(r.env)},{found.published.methods[r.label]}," in theirs
 
 
