@@ -25,6 +25,10 @@ class Entry(NamedTuple):
 ALGORITHMS = {
     "bc": Entry("qchunk.algorithms.bc:bc", "behaviour cloning of chunks: flow, diffusion, Gaussians or regression"),
     "qc": Entry("qchunk.algorithms.qc:qc", "Q-chunking: best of N flow chunks by a chunk critic (2507.07969)"),
+    "dqc": Entry(
+        "qchunk.algorithms.dqc:dqc",
+        "decoupled Q-chunking: values of long chunks choose short ones, for goals (2512.10926)",
+    ),
     "qc-frozen": Entry("qchunk.algorithms.qc_frozen:qc_frozen", "Q-chunking on the frozen prior of an earlier run"),
     "v-gps": Entry("qchunk.algorithms.v_gps:v_gps", "re-ranks samples of a frozen prior by an IQL critic (2410.13816)"),
     "dppo": Entry(
@@ -112,6 +116,10 @@ ENVS = {
         f"tabletop/{scene}-task{t}": f"kinematic manipulation, {n} cube{'s' * (n > 1)}, sparse reward, task {t} of 5"
         for scene, n in TABLETOP.items()
         for t in range(1, 6)
+    },
+    **{
+        f"tabletop/{scene}-goal": f"kinematic manipulation, {n} cube{'s' * (n > 1)}, sparse reward, any of the 5 tasks as its goal"
+        for scene, n in TABLETOP.items()
     },
     **{f"brax/{name}": f"Brax {name}; brax/{name}@spring picks the backend" for name in BRAX},
     **{f"gymnax/{name}": f"gymnax {name}" for name in GYMNAX},

@@ -162,7 +162,7 @@ def _begin(program: Program, learner: Learner, x: Inputs, envs: int) -> on_devic
 def take_in(program: Program, plan: Schedule, learner: Learner, x: Inputs, ring: Ring, steps: Steps, due):
     """One seed's new experience, then ``due`` updates: (learner, ring, sums of the metrics)."""
     ring = buffer.write(ring, steps)
-    source = buffer.Source(x.data, ring, plan.mix)
+    source = program.source(x, ring, plan.mix)
     learner, metrics = run_updates(program.algorithm(x.c), source, plan.batch, learner, x, due)
     return learner, ring, {**metrics, **played(steps)}
 
