@@ -25,7 +25,6 @@ from qchunk.data.formats import Rows
 from qchunk.envs.host.pool import HostEnv
 from qchunk.envs.host.worker import hushed
 
-
 CUBES = {"cube-single": 1, "cube-double": 2, "cube-triple": 3, "cube-quadruple": 4, "cube-octuple": 8, "scene": 1}
 ROBOT, PER_CUBE, PER_BUTTON = (
     19,
