@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -35,7 +36,7 @@ def goal_of(obs):
 
 def experience(rng, first):
     """Episodes as plain lists of states (first + number of the episode, step): [L + 1, 2] each."""
-    lengths = rng.integers(1, 12, size=rng.integers(2, 5))
+    lengths = rng.permutation([1, 2, 3, 6, 11])  # as many rows each time: one compile
     return [
         np.stack([np.full(n + 1, first + i), np.arange(n + 1)], axis=1).astype(np.float32)
         for i, n in enumerate(lengths)
@@ -101,12 +102,13 @@ def check(chunk, slow, n):
             np.testing.assert_array_equal(chunk.next_obs["state"][i, 0], after)
 
 
-def drawn(key, data, ring, mix, c, g):
-    @jax.jit
-    def run(key, data, ring, g):
-        return goals.draw_toward_goals(key, buffer.Source(data, ring, mix, goal_of), c, B, g)
+@functools.partial(jax.jit, static_argnums=3)
+def draw(key, data, ring, mix, c, g):
+    return goals.draw_toward_goals(key, buffer.Source(data, ring, mix, goal_of), c, B, g)
 
-    return jax.tree.map(np.asarray, run(key, data, ring, g))
+
+def drawn(*args):
+    return jax.tree.map(np.asarray, draw(*args))
 
 
 @settings(max_examples=8, deadline=None)
@@ -166,16 +168,11 @@ def test_the_way_to_an_episodes_end(capacity):
     """Over whole blocks without an end, round the ring, and to the write pointer."""
     rng = np.random.default_rng(capacity)
     ends = (rng.uniform(size=(3, 1500)) < 0.003).astype(np.float32)
+    written, kept = np.asarray([5, capacity, 1000]), np.zeros((3, capacity), np.float32)
+    for e, p in ((e, p) for e in range(3) for p in range(written[e])):
+        kept[e, p % capacity] = ends[e, p]
     ring = buffer.empty(3, capacity, {"state": 1, "goal": 1}, 1)
-    written = jnp.asarray([5, capacity, 1000])
-    for e in range(3):
-        for p in range(int(written[e])):
-            ring = (
-                ring._replace(end=ring.end.at[e * capacity + p % capacity].set(ends[e, p]))
-                if ends[e, p] or p >= capacity
-                else ring
-            )
-    ring = ring._replace(written=written)
+    ring = ring._replace(end=jnp.asarray(kept.ravel()), written=jnp.asarray(written, jnp.int32))
     env, position = map(np.asarray, buffer.starts(ring, jnp.arange(int(buffer.size(ring)[0].sum()))))
     slow = []
     for e, p in zip(env, position, strict=True):
@@ -233,7 +230,7 @@ def test_evaluations_take_the_goals_in_turn(env):
     scheme = scripted(oracles.commanded(third))
     played = jax.jit(lambda key: on_device.episodes(wrapped, scheme, collecting.NO_VARS, key, 10))(jax.random.key(0))
     found = on_device.summary(played, env.goal_count)
-    assert {n: float(v) for n, v in found.items() if n.startswith("success")} == {
+    assert {n: round(float(v), 6) for n, v in found.items() if n.startswith("success")} == {
         "success": 0.2,
         **{f"success_goal{i}": float(i == 3) for i in range(1, 6)},
     }
@@ -269,7 +266,7 @@ FLAGS = [
 
 
 def test_learning_online_as_offline(env, tmp_path):
-    """Units, a ring of dictionaries and histories: every figure is finite, and a run of the same keys gives the same bits."""
+    """Units, a ring of dictionaries and histories: every figure is finite."""
     rows = collecting.collect(
         env.scene,
         collecting.scheme_of(env.scene, "play"),
@@ -298,19 +295,17 @@ def test_learning_online_as_offline(env, tmp_path):
         normalise_obs="standard",
         normalise_action="min-max",
     )
-    ends = []
-    for _ in range(2):
-        events = [e._replace(learner=None, state=None) for e in drivers.train(dqc, c, env=seen, data=data, settings=s)]
-        assert all(np.isfinite(v).all() for e in events for v in e.values.values())
-        ends.append(events[-2].values)
-    assert {f"success_goal{i}" for i in range(1, 6)} < set(ends[0])
-    jax.tree.map(np.testing.assert_array_equal, *ends)
+    events = [e._replace(learner=None, state=None) for e in drivers.train(dqc, c, env=seen, data=data, settings=s)]
+    assert all(np.isfinite(v).all() for e in events for v in e.values.values())
+    assert {f"success_goal{i}" for i in range(1, 6)} < set(events[-2].values) and events[-2].kind == "eval"
+    assert events[-1].step == 4 + 64
 
 
 def test_from_the_command_line(tmp_path, capsys):
     """Data by the scene's oracles, a run of two seeds, its evaluation, its picture and data that it collects itself."""
     name, data, run = "tabletop/cube-single-goal", str(tmp_path / "d.npz"), str(tmp_path / "run")
-    cli.main(["collect", name, "--out", data, "--steps", "800", "--envs", "4", "--episode-length", "200", "--quiet"])
+    short = ["--episode-length", "100", "--quiet"]
+    cli.main(["collect", name, "--out", data, "--steps", "800", "--envs", "4", *short])
     horizons = ["--chunk.horizon", "25", "--act-horizon", "5"]
     cli.main(["train", "dqc", "--env", name, "--data", data, "--out", run, "--offline-steps", "4", *horizons, *FLAGS])
     capsys.readouterr()
@@ -320,7 +315,7 @@ def test_from_the_command_line(tmp_path, capsys):
     cli.main(["render", run])
     assert (tmp_path / "run" / "episode.gif").stat().st_size > 0
     again = str(tmp_path / "own.npz")
-    cli.main(["collect", name, "--out", again, "--policy", run, "play", "--steps", "400", "--envs", "2", "--quiet"])
+    cli.main(["collect", name, "--out", again, "--policy", run, "play", "--steps", "400", "--envs", "2", *short])
     rows, about = formats.load(again)
     assert about["env"] == name and rows.obs["goal"].shape[1] == 3 and len(np.unique(rows.obs["goal"][:, 0])) > 1
 

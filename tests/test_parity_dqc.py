@@ -58,10 +58,11 @@ def goal_first(params):
 
 
 def module(g, prefix, name, length):
-    params = mlp_params(g, f"{prefix}/{name}", (length, A) if name == "actor_bc" else ())
     if name == "actor_bc":
-        return params
-    return jax.tree.map(lambda x: x[None], goal_first(params)) if name == "value" else goal_first(params)
+        return mlp_params(g, f"{prefix}/{name}", (length, A))
+    if name == "value":  # published without an axis of members
+        g = {k: v[None] for k, v in g.items() if k.startswith(f"{prefix}/value/")}
+    return goal_first(mlp_params(g, f"{prefix}/{name}", ()))
 
 
 def read_vars(g, case, prefix="params0"):
@@ -119,16 +120,20 @@ def test_losses(case, monkeypatch):
         np.testing.assert_allclose(loss, theirs[name], **CLOSE, err_msg=name)
 
 
-def test_weights_of_windows(monkeypatch):
-    """Defect 6: the published code weighs windows by the wrong step. ``derived_D`` has the right one, its zeros counted."""
+@pytest.mark.parametrize(("step", "out"), [(0, "derived_D"), (2, "out_D")])
+def test_weights_of_windows(step, out, monkeypatch):
+    """Defect 6: windows weigh what the last step that is played does, of which ``derived_D`` tells (index h_a - 1 = 0); the published
+    code takes index h_a A - 1 = 2. Its means count zeros."""
     g = load("dqc_losses")
     chunk, algorithm = chunk_of(g, "D"), algorithm_of(g, "D", monkeypatch)
-    assert not np.allclose(g["derived_D/value_loss"], g["out_D/value_loss"], rtol=1e-3)
-    share = float(chunk.weight.mean())
-    assert 0 < share < 1
+    counts = chunk.mask[:, step : step + 1]
+    if step == 0:
+        np.testing.assert_array_equal(chunk.weight, counts)
+        assert not np.allclose(g["derived_D/value_loss"], g["out_D/value_loss"], rtol=1e-3)
+    chunk = chunk._replace(weight=counts, mask=jnp.broadcast_to(counts, chunk.mask.shape))
     _, found = jax.jit(algorithm.update)(begin(algorithm, read_vars(g, "D")), {}, jax.random.key(0), chunk)
     for ours, theirs in (("distil", "action_critic"), ("value", "value"), ("bc", "bc_flow")):
-        np.testing.assert_allclose(share * found[f"{ours}/loss"], g[f"derived_D/{theirs}_loss"], **CLOSE, err_msg=ours)
+        np.testing.assert_allclose(float(counts.mean()) * found[f"{ours}/loss"], g[f"{out}/{theirs}_loss"], **CLOSE)
 
 
 def test_gradient(monkeypatch):
@@ -192,7 +197,7 @@ def test_one_space_in_targets_and_in_acting():
 def test_certain_targets_have_finite_losses(form, target):
     """Defect 7: the logit of 0 or 1 is infinite where it is not clipped. What is no number is never weighed as good."""
     loss = lambda v: away(v, jnp.asarray(target), UnevenConfig(form, 0.9))  # noqa: E731
-    for value in (-20.0, 0.0, 20.0):
+    for value in map(jnp.asarray, (-20.0, 0.0, 20.0)):
         assert np.isfinite(loss(value)) and np.isfinite(jax.grad(loss)(value))
     assert np.isnan(away(jnp.asarray(0.0), jnp.asarray(np.nan), UnevenConfig(form, 0.9)))
 

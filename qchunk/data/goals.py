@@ -128,10 +128,14 @@ def in_ring(ring: Ring, env: Array, position: Array, first: int, c: ChunkConfig)
         first: the place of the ring's first row.
     """
     _, capacity = buffer.size(ring)
+    left = buffer.left_in_all(ring, env, position)
 
     def ahead(place: Array) -> Array:
-        row = place - first
-        return jnp.where((row >= 0) & (row // capacity == env), (row - position) % capacity, -1)
+        steps = (place - first - position) % capacity
+        mine = (place >= first) & ((place - first) // capacity == env)
+        return jnp.where(
+            mine & (steps < left), steps, -1
+        )  # what an episode ends in has no row: the next one begins there
 
     def state(steps: Array) -> PyTree:
         before = buffer.rows_at(ring, env, position, jnp.maximum(steps - 1, 0)[:, None])[:, 0]
@@ -142,7 +146,6 @@ def in_ring(ring: Ring, env: Array, position: Array, first: int, c: ChunkConfig)
 
         return jax.tree.map(pick, ring.obs, ring.next_obs)
 
-    left = buffer.left_in_all(ring, env, position)
     return Way(buffer.windows(ring, env, position, c), left, ahead, state)
 
 
