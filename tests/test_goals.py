@@ -367,7 +367,7 @@ def test_mistakes():
     state = np.zeros((40, 17), np.float32)
     end = np.arange(40) == 39
     data = chunks.dataset(state, np.zeros((40, 5)), np.zeros(40), np.zeros(40), end)
-    with pytest.raises(UserError, match="DQC learns for goals, and tabletop/cube-double has none: take one with goals"):
+    with pytest.raises(UserError, match="DQC learns for goals, and tabletop/cube-double has none"):
         next(iter(drivers.train(dqc, TINY, env=plain, data=data, settings=OnlineSettings(offline_steps=1))))
     for odd, problem in (
         (dataclasses.replace(TINY, act_horizon=5), "--act-horizon 5 is more than --chunk.horizon 4"),

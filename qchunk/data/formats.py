@@ -254,10 +254,10 @@ def for_env(path: Path | str, env: Any, name: str) -> tuple[Dataset, dict[str, A
     if about.get("env") not in (wanted, getattr(env, "state_data", wanted)):
         fix = f"collect data for it: qchunk collect {wanted} --out DATA"
         raise UserError(f"{path} holds data of {about.get('env')}, but --env {name} needs data of {wanted}", fix)
-    if hasattr(env, "goal_of"):
-        rows = with_goals(rows, env.goal_of)
-    got = (trees.sizes(rows.obs), rows.action.shape[1])
     expected = (trees.declared(env.observation_size, name), env.action_size)
+    if hasattr(env, "goal_of"):
+        rows = with_goals(rows, env.goal_of, expected[0])
+    got = (trees.sizes(rows.obs), rows.action.shape[1])
     if got != expected:
         raise UserError(
             f"{path} holds observations and actions of sizes {got}, but {name} has {expected}", "collect it anew"
@@ -271,10 +271,14 @@ def for_env(path: Path | str, env: Any, name: str) -> tuple[Dataset, dict[str, A
     return to_device(rows), about
 
 
-def with_goals(rows: Rows, goal_of: Callable) -> Rows:
-    """The rows with a goal in each observation, {"state": ..., "goal": ...}: where they have none, what their episode ends in."""
+def with_goals(rows: Rows, goal_of: Callable, sizes: PyTree) -> Rows:
+    """The rows with a goal in each observation, {"state": ..., "goal": ...}: where they have none, what their episode ends in.
+
+    Args:
+        sizes: of observations with a goal; rows whose other parts are not of these sizes stay as they are.
+    """
     obs = rows.obs if isinstance(rows.obs, Mapping) else {"state": rows.obs}
-    if "goal" in obs:
+    if "goal" in obs or trees.sizes(obs) != {name: size for name, size in sizes.items() if name != "goal"}:
         return rows
     finals = np.flatnonzero(rows.end)
     goal = np.asarray(goal_of(jax.tree.map(lambda x: x[finals], obs)))
