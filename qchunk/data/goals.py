@@ -151,15 +151,17 @@ def in_ring(ring: Ring, env: Array, position: Array, first: int, c: ChunkConfig)
 
 def random_states(source: Source, picked: Picked) -> tuple[Array, Array]:
     """The goals [B, G] that the states of these starts reach, and their places [B] (``Draws``)."""
+    data: Any = source.data
+    ring: Any = source.ring
 
     def reached(obs: PyTree, rows: Array) -> Array:
-        return source.goal_of(jax.tree.map(lambda x: x[rows], obs))
+        return source.goal_of(jax.tree.map(lambda x: x[rows], obs))  # type: ignore[misc]
 
     def online(env: Array, position: Array) -> tuple[Array, Array]:
-        rows = buffer.rows_at(source.ring, env, position, jnp.zeros((1, 1), jnp.int32))[:, 0]
-        return reached(source.ring.obs, rows), rows_of(source) + rows
+        rows = buffer.rows_at(ring, env, position, jnp.zeros((1, 1), jnp.int32))[:, 0]
+        return reached(ring.obs, rows), rows_of(source) + rows
 
-    return picked.joined(lambda rows: (reached(source.data.obs, rows), rows), online)
+    return picked.joined(lambda rows: (reached(data.obs, rows), rows), online)
 
 
 def toward(way: Way, noise: Draws, c: ChunkConfig, goals: GoalConfig, goal_of: Callable) -> Chunk:
