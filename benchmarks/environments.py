@@ -11,7 +11,7 @@ from qchunk.algorithms.qc import QC, qc
 from qchunk.config import CriticConfig, FlowConfig
 from qchunk.envs.base import wrap
 from qchunk.play.execute import receding
-from qchunk.play.on_device import rollout
+from qchunk.play.on_device import begin, rollout
 from qchunk.types import Spec, view
 
 E, STEPS = 4096, 50
@@ -54,12 +54,14 @@ def chunked(name: str, envs_at_once: int = 1024, decisions: int = 10) -> None:
     vars, policy = view(state, {}), qc(c).act
     scheme = receding(policy, horizon, horizon)
     start = jax.jit(wrapped.reset)(jax.random.split(jax.random.key(0), envs_at_once))
-    inner = start.replace(info={k: v for k, v in start.info.items() if k != "final_obs"})
+    loop = jax.jit(lambda vars, keys: begin(wrapped, scheme, vars, keys, envs_at_once))(
+        vars, jax.random.split(jax.random.key(3))
+    )
     actions = jax.random.uniform(jax.random.key(1), (decisions * horizon, envs_at_once, env.action_size), minval=-1.0)
 
     @jax.jit
     def whole(vars, key):
-        return rollout(wrapped, scheme, vars, key, decisions, (inner, ()), envs_at_once)[1].reward.sum()
+        return rollout(wrapped, scheme, vars, key, decisions, loop)[1].reward.sum()
 
     @jax.jit
     def steps(state):

@@ -62,7 +62,7 @@ def test_where_higher_is_better_a_lower_ratio_fails():
         assert bench.compare([result("x", ratio, "higher")], old, 0.25) == []
     assert len(bench.compare([result("x", 3.99, "higher")], old, 0.25)) == 1
     (line,) = bench.compare([result("x", 5.0, "lower")], old)
-    assert "anew" in line, "a direction that changed is told, whatever the ratio"
+    assert "a new one" in line, "a direction that changed is told, whatever the ratio"
 
 
 def test_no_number_and_no_result_fail():
@@ -83,7 +83,7 @@ def test_notes_tell_another_machine_and_what_the_baseline_lacks():
 
 def test_lines_show_figures_and_bound():
     line = bench.line({**result("x", 1.5), "asked": 1.3})
-    assert line.split() == ["x", "ms", "1", "ratio", "1.5", "(asked:", "at", "most", "1.3)"]
+    assert line.split() == ["x", "ms", "1", "ratio", "1.5", "(bound:", "at", "most", "1.3)"]
     assert "at least 1.3" in bench.line({**result("x", 1.5, "higher"), "asked": 1.3})
 
 

@@ -169,8 +169,9 @@ def test_the_way_to_an_episodes_end(capacity):
     rng = np.random.default_rng(capacity)
     ends = (rng.uniform(size=(3, 1500)) < 0.003).astype(np.float32)
     written, kept = np.asarray([5, capacity, 1000]), np.zeros((3, capacity), np.float32)
-    for e, p in ((e, p) for e in range(3) for p in range(written[e])):
-        kept[e, p % capacity] = ends[e, p]
+    for e in range(3):
+        for p in range(written[e]):
+            kept[e, p % capacity] = ends[e, p]
     ring = buffer.empty(3, capacity, {"state": 1, "goal": 1}, 1)
     ring = ring._replace(end=jnp.asarray(kept.ravel()), written=jnp.asarray(written, jnp.int32))
     env, position = map(np.asarray, buffer.starts(ring, jnp.arange(int(buffer.size(ring)[0].sum()))))

@@ -13,7 +13,7 @@ from qchunk.config import ChunkConfig
 from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
 from qchunk.system.errors import UserError
-from qchunk.types import PLAN_STEP, Array, Chunk, Key, PyTree, Steps
+from qchunk.types import EDGE, PLAN_STEP, Array, Chunk, Key, PyTree, Steps
 
 BLOCK = 256  # flags that are counted together, see ``flagged``
 
@@ -79,7 +79,7 @@ def write(ring: Ring, steps: Steps) -> Ring:
     row = jnp.where(alive, row, ring.reward.shape[0])  # out of range: dropped
     new = Ring(
         steps.obs,
-        jnp.clip(steps.action, -chunks.EDGE, chunks.EDGE),
+        jnp.clip(steps.action, -EDGE, EDGE),
         steps.reward,
         steps.terminal,
         jnp.maximum(steps.terminal, steps.truncation),
