@@ -159,7 +159,11 @@ def annotated() -> list[tuple[type, str, Any]]:
 # a number just outside of the range, at either end; None where there is no end
 OUTSIDE: dict[str, tuple] = {
     **dict.fromkeys(("horizon", "history", "steps", "components", "members", "envs", "decisions", "epochs"), (0, None)),
-    **{"act_horizon": (0, None), **dict.fromkeys(("level", "current", "future"), (-1e-9, 1 + 1e-9))},
+    **{
+        "act_horizon": (0, None),
+        "level": (-1e-9, 1 + 1e-9),
+        **dict.fromkeys(("current", "future", "random"), (-1e-9, None)),
+    },
     **dict.fromkeys(("minibatches", "n", "tuned_steps", "seeds", "episodes", "batch", "log_every"), (0, None)),
     **dict.fromkeys(("seed", "slice_rows", "checkpoint_every", "eval_every", "offline_steps"), (-1, None)),
     **dict.fromkeys(("online_steps", "start_training", "capacity", "online_eval_every"), (-1, None)),

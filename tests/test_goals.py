@@ -127,7 +127,7 @@ def test_windows_equal_lists(seed, starts, n, mix):
     )
     c = ChunkConfig(n, gamma=GAMMA, starts=starts)
     data = data_of(episodes)
-    w = drawn(jax.random.key(seed), data, ring if mix else None, mix or "uniform", c, GoalConfig(0.3, 0.4))
+    w = drawn(jax.random.key(seed), data, ring if mix else None, mix or "uniform", c, GoalConfig(0.3, 0.4, 0.3))
     places = {tuple(e[t]): e[t:] for e in episodes for t in range(len(e) - 1)}
     places |= {tuple(one[i][0]): ahead(one[i:]) for one in held for i in range(len(one))}
     slow = [places[tuple(s)] for s in w.obs["state"]]
@@ -372,7 +372,10 @@ def test_mistakes():
         next(iter(drivers.train(dqc, TINY, env=plain, data=data, settings=OnlineSettings(offline_steps=1))))
     for odd, problem in (
         (dataclasses.replace(TINY, act_horizon=5), "--act-horizon 5 is more than --chunk.horizon 4"),
-        (dataclasses.replace(TINY, goals=GoalConfig(0.6, 0.5)), "--goals.current 0.6 and --goals.future 0.5 exceed 1"),
+        (
+            dataclasses.replace(TINY, goals=GoalConfig(0.0, 0.0, 0.0)),
+            "--goals.current, --goals.future and --goals.random are all 0",
+        ),
         (dataclasses.replace(TINY, goals=GoalConfig(float("nan"), 0.5)), "--goals.current nan"),
     ):
         with pytest.raises(UserError, match=problem):

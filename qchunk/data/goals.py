@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import jax
 import jax.numpy as jnp
 
-from qchunk.config import ChunkConfig, Range, config
+from qchunk.config import ChunkConfig, NonNegativeFloat, config
 from qchunk.data import buffer, chunks
 from qchunk.data.buffer import Picked, Ring, Source
 from qchunk.data.chunks import Dataset
@@ -24,19 +24,21 @@ GOAL = "goal"  # the leaf of an observation
 
 @config
 class GoalConfig:
-    """What the goals of windows are (2512.10926): the rest are states of other windows, at random."""
+    """What the goals of windows are, in these shares (2512.10926)."""
 
-    current: Annotated[float, Range(0, 1)] = 0.2
-    """Probability of the window's own first state."""
-    future: Annotated[float, Range(0, 1)] = 0.5
-    """Probability of a later state of the same episode; as published, the first and the last of them are half as likely."""
+    current: NonNegativeFloat = 0.2
+    """Share of the window's own first state."""
+    future: NonNegativeFloat = 0.5
+    """Share of a later state of the same episode; as published, the first and the last of them are half as likely as others."""
+    random: NonNegativeFloat = 0.3
+    """Share of any state."""
 
     def check(self, where: str) -> None:
-        """Raises UserError where the probabilities exceed 1."""
-        total = self.current + self.future
-        if isinstance(total, (int, float)) and not total <= 1 + 1e-9:  # it may be traced
-            problem = f"--{where}current {self.current:g} and --{where}future {self.future:g} exceed 1"
-            raise UserError(problem, "give less of one of them")
+        """Raises UserError where there are none."""
+        total = self.current + self.future + self.random
+        if isinstance(total, (int, float)) and not total > 0:  # it may be traced
+            problem = f"--{where}current, --{where}future and --{where}random are all 0"
+            raise UserError(problem, "give one of them")
 
 
 class Draws(NamedTuple):
@@ -187,9 +189,10 @@ def toward(way: Way, noise: Draws, c: ChunkConfig, goals: GoalConfig, goal_of: C
 def offsets(way: Way, noise: Draws, goals: GoalConfig) -> tuple[Array, Array]:
     """Steps [B] from each start to its goal, and whether that is a random state, bool [B].
 
-    ``noise.kind`` below p_current is the start itself, the next p_future a later state of the episode, the rest random ones.
+    ``noise.kind`` below the share of ``current`` is the start itself, the next share a later state of the episode, the rest random ones.
     """
+    kind = noise.kind * (goals.current + goals.future + goals.random)
     later = jnp.round(noise.later + way.left * (1.0 - noise.later)).astype(jnp.int32)  # in 1 ... left
-    is_random = noise.kind >= goals.current + goals.future
-    found = jnp.where(noise.kind < goals.current, 0, later)
+    is_random = kind >= goals.current + goals.future
+    found = jnp.where(kind < goals.current, 0, later)
     return jnp.where(is_random, way.ahead(noise.place), found), is_random
