@@ -237,13 +237,12 @@ def test_goals(scene, tmp_path):
     obs = {"state": found["observations"]}
     np.testing.assert_allclose(env.goal_of(obs), found["oracle_reps"], atol=1e-4)
     goals = []
-    for seed in (*range(5), 5):
+    for seed in range(5, 10):
         row = env.split(one.reset(seed)[None])[0]
         assert one.env.unwrapped.cur_task_id == seed % 5 + 1
         goals.append(row["goal"][0])
         np.testing.assert_allclose(row["goal"][0], one.env.unwrapped._cur_goal_ob, rtol=1e-6)
-    off = [np.abs(goals[0] - g).max() for g in goals[1:]]
-    assert min(off[:4]) > 0.3 and off[4] < 0.1
+    assert min(np.abs(goals[0] - g).max() for g in goals[1:]) > 0.3
     one.close()
     formats_of_goals(env, scene, found, tmp_path)
 
