@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from _timing import medians, tell
@@ -20,7 +22,7 @@ E, STEPS = 4096, 50
 def throughput(name: str) -> None:
     """All wrappers on, actions drawn beforehand; against a dispatch of as many products as one step needs is no use
     here, so the figure is steps per second, beside the bare environment (vmapped, no wrapper) in the same process."""
-    env = envs.make(name)
+    env: Any = envs.make(name)
     wrapped = wrap(env)
     actions = jax.random.uniform(jax.random.key(1), (STEPS, E, env.action_size), minval=-1.0)
     start = jax.jit(wrapped.reset)(jax.random.split(jax.random.key(0), E))

@@ -141,7 +141,7 @@ def memory() -> None:
         chains=size(chunk.extras["path"]),
         formula=formula,
         stored=size(chunk),
-        program=lowered.temp_size_in_bytes / 2**20,
+        program=lowered.temp_size_in_bytes / 2**20 if lowered else float("nan"),
     )
 
 

@@ -99,7 +99,12 @@ def small_run(label: str, task: str, seeds: int, config: Any = None) -> Run:
     row = ROWS[label]
     start = 6_400
     ratio = SMALL_UPDATES / (SMALL_STEPS - start)
-    online = {"online_steps": SMALL_STEPS, "envs": SMALL_ENVS, "start_training": start, "update_ratio": ratio}
+    online: dict[str, Any] = {
+        "online_steps": SMALL_STEPS,
+        "envs": SMALL_ENVS,
+        "start_training": start,
+        "update_ratio": ratio,
+    }
     online |= {"mix": "share:0.5", "online_eval_every": SMALL_STEPS // 5}
     data = Data(f"tabletop/{task.rpartition('-')[0]}", 200_000)
     settings = trained(row, seeds, SMALL_UPDATES, online)
