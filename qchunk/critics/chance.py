@@ -7,14 +7,12 @@ import jax.numpy as jnp
 
 from qchunk.types import CLEAN, Array, Critic
 
-EDGE = (
-    1e-5  # probabilities keep this distance from 0 and 1 where their logit is taken; the published code clips some only
-)
+MARGIN = 1e-5  # from 0 and 1, of probabilities whose logit is taken; the published code clips some of them only
 
 
 def logit(p: Array) -> Array:
     """log(p / (1 - p)) of probabilities clipped to [1e-5, 1 - 1e-5]: within +-11.5."""
-    p = jnp.clip(p, EDGE, 1.0 - EDGE)
+    p = jnp.clip(p, MARGIN, 1.0 - MARGIN)
     return jnp.log(p) - jnp.log1p(-p)
 
 

@@ -146,9 +146,8 @@ def left_in_all(ring: Ring, env: Array, position: Array) -> Array:
     ends = ends.reshape(ends.shape[0], -1, BLOCK)
     count = ends.shape[1]
     number = jnp.where(jnp.any(ends, axis=2), jnp.arange(count), count)  # [E, blocks]
-    following = jax.lax.cummin(
-        number, axis=1, reverse=True
-    )  # the first block with an end, from each one on; or ``count``
+    # the first block with an end, from each one on; or ``count``
+    following = jax.lax.cummin(number, axis=1, reverse=True)
     following = jnp.pad(following, ((0, 0), (0, 1)), constant_values=count)
     column = position % capacity
     block, within = column // BLOCK, jnp.arange(BLOCK)[None]

@@ -135,9 +135,8 @@ def in_ring(ring: Ring, env: Array, position: Array, first: int, c: ChunkConfig)
     def ahead(place: Array) -> Array:
         steps = (place - first - position) % capacity
         mine = (place >= first) & ((place - first) // capacity == env)
-        return jnp.where(
-            mine & (steps < left), steps, -1
-        )  # what an episode ends in has no row: the next one begins there
+        # what an episode ends in has no row of its own: the next one begins there
+        return jnp.where(mine & (steps < left), steps, -1)
 
     def state(steps: Array) -> PyTree:
         before = buffer.rows_at(ring, env, position, jnp.maximum(steps - 1, 0)[:, None])[:, 0]

@@ -30,7 +30,7 @@ ROBOT, PER_CUBE, PER_BUTTON = (
     19,
     9,
     4,
-)  # numbers of an observation: of the arm; of a cube, its place first; of a button, its state first
+)  # numbers of an observation; a cube's begin with its place, a button's with its state
 SCALE, SUCCESS = 10.0, 0.04  # of places in observations; metres, of a cube to its goal
 TOLERANCES = {"scene": (0.0, 0.0, 18 * 0.04, 15 * 0.04)}  # of buttons, drawer and window, in the units of goals
 
@@ -56,13 +56,8 @@ class Goals(OGBench):
 
     def __init__(self, name: str, scene: str, kind: str):
         self.scene, self.kind = scene, kind
-        made = {
-            "id": f"{scene}-v0",
-            "modules": ["ogbench"],
-            "kwargs": {"use_oracle_rep": True},
-            "goals": self.goal_count,
-        }
-        HostEnv.__init__(self, name, made, f"ogbench/{scene}-{kind}-v0")
+        made = {"id": f"{scene}-v0", "modules": ["ogbench"], "kwargs": {"use_oracle_rep": True}}
+        HostEnv.__init__(self, name, {**made, "goals": self.goal_count}, f"ogbench/{scene}-{kind}-v0")
 
     def goal_of(self, obs: Any) -> Any:
         """The goal [..., G] that an observation reaches, read from its state [..., O]."""

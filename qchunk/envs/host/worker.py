@@ -102,9 +102,9 @@ class One:
 
     def reset(self, seed: int) -> np.ndarray:
         """Row of an episode's start; the same seed gives the same start."""
-        options = {"task_id": 1 + seed % self.goals} if self.goals else None
+        more = {"options": {"task_id": 1 + seed % self.goals}} if self.goals else {}
         with hushed():
-            obs, info = self.env.reset(seed=seed, options=options)
+            obs, info = self.env.reset(seed=seed, **more)
         self.steps, self.goal = 0, info.get("goal")
         return self._row(obs, 0.0, False, False, info)
 
