@@ -315,8 +315,10 @@ def part(methods, monkeypatch):
     return load
 
 
-def test_the_benchmarks_still_run(methods, part):
+@pytest.mark.slow
+def test_the_benchmarks_still_run(methods, part, monkeypatch):
     """At tiny sizes: what drivers, players and methods take may have changed since."""
+    monkeypatch.setattr(jax.config, "jax_debug_key_reuse", False)  # what is repeated for its time draws the same
     made, tiny = methods[0], methods[0].Size((16,), 2)
     data = made.data_set(1002)
     updates, environments, on_policy, compiling = (part(n) for n in ("update", "environments", "on_policy", "compile"))

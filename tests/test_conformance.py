@@ -113,7 +113,8 @@ def drive(method, env, data, seed=0, seeds=2, steps=6, learner=None, state=None)
         n = per_iteration(c)
         s = OnPolicySettings(online_steps=steps * n, log_every=3 * n, eval_every=3 * n, **more)
         return train(build, c, given=given, env=env, settings=s, learner=learner, state=state)
-    s = registry.driver_of(type(c)).settings(offline_steps=steps, batch=16, log_every=3, eval_every=3, **more)
+    offline = {"offline_steps": steps, "online_steps": 0, "batch": 16, "log_every": 3, "eval_every": 3}
+    s = registry.driver_of(type(c)).settings(**offline, **more)
     return train(build, c, given=given, env=env, data=data, settings=s, learner=learner)
 
 
