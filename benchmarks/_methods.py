@@ -16,6 +16,7 @@ from qchunk.comparison.estimate import Shapes
 from qchunk.config import DiffusionConfig, FlowConfig, stands_on
 from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
+from qchunk.data.goals import needs_goals
 from qchunk.drivers.common import assemble
 from qchunk.drivers.offline import OfflineSettings
 from qchunk.play.program import Inputs, Program
@@ -24,6 +25,7 @@ from qchunk.seeds import for_each
 from qchunk.types import Chunk, Learner, Policy, Spec, view
 
 SPEC, BATCH = Spec(37, 5, 5), 256
+GOAL = 6  # numbers of a goal, of methods that learn for goals
 METHODS = (*names.ALGORITHMS, "bc (diffusion)")
 
 
@@ -68,10 +70,20 @@ def on_policy(c: Any) -> bool:
     return not registry.driver_of(type(c)).takes_data
 
 
+def spec_of(c: Any) -> Spec:
+    """The sizes that a method is measured at: SPEC's, with a goal beside the state where it learns for goals."""
+    return SPEC._replace(obs={"state": SPEC.obs, "goal": GOAL}) if needs_goals(type(c)) else SPEC
+
+
+def data_for(c: Any, data: Dataset) -> Dataset:
+    """The data as a method sees them, likewise."""
+    return data._replace(obs={"state": data.obs, "goal": data.obs[:, :GOAL]}) if needs_goals(type(c)) else data
+
+
 def offline_run(build: Any, c: Any, data: Dataset, seeds: int = 1, first: int = 0) -> tuple[Program, Inputs]:
     """What ``offline.updates`` takes for a method on data of SPEC's sizes."""
     settings = OfflineSettings(seed=first, seeds=seeds)
-    return assemble(build, c, Shapes(SPEC), settings, for_each(seeds, given_of(c)), data)
+    return assemble(build, c, Shapes(spec_of(c)), settings, for_each(seeds, given_of(c)), data_for(c, data))
 
 
 def given_of(c: Any, spec: Spec = SPEC) -> dict:
@@ -85,15 +97,17 @@ def deciding(policy: Policy) -> Callable:
     return jax.jit(lambda vars, key, obs: sampling.act(policy, vars, key, obs).action)
 
 
-def shapes(build: Any, c: Any, spec: Spec = SPEC) -> tuple[Learner, dict]:
+def shapes(build: Any, c: Any, spec: Spec | None = None) -> tuple[Learner, dict]:
     """The shapes of a learner and of what it is given; nothing is computed."""
+    spec = spec or spec_of(c)
     given = jax.eval_shape(lambda: given_of(c, spec))
     return jax.eval_shape(lambda given: build(c).init(jax.random.key(0), spec, given), given), given
 
 
-def acting(build: Any, c: Any, rows: int, spec: Spec = SPEC) -> Products:
+def acting(build: Any, c: Any, rows: int, spec: Spec | None = None) -> Products:
     """The products of ``rows`` decisions."""
-    obs = jax.ShapeDtypeStruct((rows, spec.obs), jnp.float32)
+    spec = spec or spec_of(c)
+    obs = jax.tree.map(lambda n: jax.ShapeDtypeStruct((rows, n), jnp.float32), spec.obs)
     return cost.products(deciding(build(c).act), view(*shapes(build, c, spec)), jax.random.key(0), obs)
 
 
@@ -104,7 +118,8 @@ def updating(build: Any, c: Any, batch: int = BATCH) -> Products:
 
 def batch_of(c: Any, batch: int) -> Chunk:
     """The shapes of a batch."""
-    return jax.eval_shape(lambda key, data: chunks.draw(key, data, c.chunk, batch), jax.random.key(0), data_set(1002))
+    data = data_for(c, data_set(1002))
+    return jax.eval_shape(lambda key, data: chunks.draw(key, data, c.chunk, batch), jax.random.key(0), data)
 
 
 def data_set(rows: int = 20_000) -> Dataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _methods import METHODS, SIZES, SPEC, acting, configured, deciding, given_of
+from _methods import METHODS, SIZES, acting, configured, deciding, given_of, spec_of
 from _products import arrays, products
 from _timing import tell, times
 
@@ -19,8 +19,9 @@ def measure(name: str, size: str) -> None:
     """Calls of the actor and of its floor in turn."""
     build, c = configured(name, SIZES[size])
     given, algorithm = given_of(c), build(c)
-    vars = view(jax.jit(lambda: algorithm.init(jax.random.key(0), SPEC, given))(), given)
-    obs, key, decide = jax.random.normal(jax.random.key(4), (1, SPEC.obs)), jax.random.key(5), deciding(algorithm.act)
+    vars = view(jax.jit(lambda: algorithm.init(jax.random.key(0), spec_of(c), given))(), given)
+    obs = jax.tree.map(lambda n: jax.random.normal(jax.random.key(4), (1, n)), spec_of(c).obs)
+    key, decide = jax.random.key(5), deciding(algorithm.act)
     own = acting(build, c, 1)
     sides, only = arrays(own), jax.jit(lambda sides, x: products(own, sides, x))
     zero = jnp.zeros(())  # made once: making it takes as long as a small floor

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from _methods import BATCH, METHODS, SIZES, configured, data_set, given_of, offline_run, on_policy, updating
+from _methods import BATCH, METHODS, SIZES, configured, data_for, data_set, given_of, offline_run, on_policy, updating
 from _products import arrays, with_adam
 from _timing import medians, tell
 
@@ -36,7 +36,7 @@ def measure(title: str, build: Any, c: Any, data: Dataset, count: int, asked: fl
     program, x = offline_run(build, c, data)
     stacked = init(program, x)
     state = jax.tree.map(jnp.copy, one(stacked, 0))
-    fixed = chunks.draw(jax.random.key(3), data, c.chunk, BATCH)
+    fixed = chunks.draw(jax.random.key(3), data_for(c, data), c.chunk, BATCH)
 
     def whole():
         nonlocal stacked  # goes on: the driver donates its learner, and a copy for each call would be measured, too

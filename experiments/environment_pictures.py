@@ -40,9 +40,16 @@ with discrete actions are refused.
 {device}
 ![Brax](img/brax.png)
 
+## Goals
+
+`tabletop/cube-double-goal` and `ogbench/cube-double-play-oraclerep-v0`, and so for every scene, show {"state", "goal"}: each episode has
+one of the scene's five tasks as its goal (where each cube shall be; with buttons their states, too). Evaluations take the five in turn, at
+equal shares, and report `success_goal1` to `success_goal5` beside `success`. Data of the scene serve them, with goals or without: an
+episode of states alone gets the goal that it ends in. Methods that learn for goals (`dqc`) replace goals by states of the data.
+
 ## On the host, in worker processes
 
-OGBench's manipulation tasks (`ogbench/cube-double-play-singletask-task1-v0`, five tasks for each scene and kind of data) and any
+OGBench's manipulation tasks (`ogbench/cube-double-play-singletask-task1-v0`, five tasks for each scene and kind of data), and any
 gymnasium environment with continuous actions (`gymnasium/Pendulum-v1`, `gymnasium/my_module:Mine-v0`).
 
 Success of an episode is whether any of its steps reported it: `info["success"]`, or where that is absent `info["is_success"]`, one

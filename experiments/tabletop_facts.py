@@ -185,7 +185,8 @@ action; the episode ends at success. (OGBench 1.2's single-task environments jud
 `play`: random cube to random place (stacked with the probabilities of OGBench), without end and without a task
 label, by a plan oracle with OGBench's keyframes, durations and noise. `noisy`: a closed-loop oracle with
 per-episode noise and 10 % uniform actions. One data set serves all five tasks of a scene; rewards are relabelled
-when it is loaded.
+when it is loaded. `tabletop/cube-double-goal` (and so for every scene) has any of the five as its goal, which observations show as
+{"state", "goal"}; data of the scene serve it, too.
 
 ## Data facts
 

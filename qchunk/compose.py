@@ -103,18 +103,53 @@ def seeing(part: Any, look: str | Callable) -> Any:
     """
     see: Callable = (lambda obs: obs[look]) if isinstance(look, str) else look
 
+    def sizes(spec: Spec) -> Spec:
+        one = jax.tree.map(lambda n: jax.ShapeDtypeStruct((n,), jnp.float32), spec.obs)
+        return spec._replace(obs=trees.sizes(jax.eval_shape(see, one)))
+
+    return shown(part, sizes, lambda c: c._replace(obs=see(c.obs), next_obs=see(c.next_obs)), see=see)
+
+
+def shortened(part: Any, length: int) -> Any:
+    """The same Kernel or Critic for the first ``length`` actions of every chunk, and built for so many.
+
+    A method whose windows are longer than the chunks that it plays gives its policy this length, too:
+    ``sample(shortened(pi, n))._replace(length=n)`` (2512.10926, section 4).
+    """
+
+    def first(action: Array | None) -> Array | None:
+        return None if action is None else action[..., :length, :]
+
+    def chunk(c: Chunk) -> Chunk:
+        return c._replace(action=c.action[..., :length, :], mask=c.mask[..., :length])
+
+    return shown(part, lambda spec: spec._replace(horizon=length), chunk, first=first)
+
+
+def shown(
+    part: Any,
+    sizes: Callable[[Spec], Spec],
+    chunk: Callable[[Chunk], Chunk],
+    see: Callable = lambda obs: obs,
+    first: Callable = lambda action: action,
+) -> Any:
+    """The same Kernel or Critic, shown something else than it is called with.
+
+    Args:
+        sizes: of what it is shown, from those that it is called with.
+        chunk: what its losses are shown.
+        see: (obs [*B, O]) -> what it is shown of them.
+        first: (action [*B, H, A], or None) -> likewise.
+    """
+
     def of_obs(fn: Callable) -> Callable:
-        return lambda vars, obs, *a, **k: fn(vars, see(obs), *a, **k)
+        return lambda vars, obs, action=None, *a: fn(vars, see(obs), first(action), *a)
 
     def of_chunk(fn: Callable) -> Callable:
-        return lambda *a: fn(*a[:-1], a[-1]._replace(obs=see(a[-1].obs), next_obs=see(a[-1].next_obs)))
+        return lambda *a: fn(*a[:-1], chunk(a[-1]))
 
     def built(module: Module) -> Module:
-        def init(key: Key, spec: Spec) -> Any:
-            one = jax.tree.map(lambda n: jax.ShapeDtypeStruct((n,), jnp.float32), spec.obs)
-            return module.init(key, spec._replace(obs=trees.sizes(jax.eval_shape(see, one))))
-
-        return module._replace(init=init)
+        return module._replace(init=lambda key, spec: module.init(key, sizes(spec)))
 
     reads = {
         f: of_obs(getattr(part, f)) for f in ("denoise", "step", "density", "values", "score") if getattr(part, f, None)

@@ -135,8 +135,9 @@ class ChunkConfig:
     """To, observations seen at once, the newest last; before an episode's start its first one is repeated."""
     discount: Literal["step", "decision"] = "step"
     """Whether gamma counts once per environment step, or once per chunk (2409.00588): rewards inside one then count alike."""
-    starts: Literal["step", "decision", "episode"] = "step"
-    """Where windows start: at any step, where a policy decided (at any step where data do not say), or at an episode's first."""
+    starts: Literal["step", "decision", "episode", "whole"] = "step"
+    """Where windows start: at any step, where a policy decided (at any step where data do not say), at an episode's first, or
+    at any step from which the window lies inside its episode."""
 
     @property
     def points(self) -> tuple[int, ...]:

@@ -36,6 +36,10 @@ ALGORITHMS = {
         "qchunk.algorithms.rebrac:rebrac", "a deterministic actor climbs a critic and is cloned (2305.09836)"
     ),
     "rlpd": Entry("qchunk.algorithms.rlpd:rlpd", "soft actor-critic over chunks, online beside data (2302.02948)"),
+    "dqc": Entry(
+        "qchunk.algorithms.dqc:dqc",
+        "decoupled Q-chunking: values of long chunks choose short ones, for goals (2512.10926)",
+    ),
     "qc-frozen": Entry("qchunk.algorithms.qc_frozen:qc_frozen", "Q-chunking on the frozen prior of an earlier run"),
     "v-gps": Entry("qchunk.algorithms.v_gps:v_gps", "re-ranks samples of a frozen prior by an IQL critic (2410.13816)"),
     "dppo": Entry(
@@ -134,6 +138,10 @@ ENVS = {
         for scene, n in TABLETOP.items()
         for t in range(1, 6)
     },
+    **{
+        f"tabletop/{scene}-goal": f"kinematic manipulation, {n} cube{'s' * (n > 1)}, sparse reward, any of the 5 tasks as its goal"
+        for scene, n in TABLETOP.items()
+    },
     **{f"brax/{name}": f"Brax {name}; brax/{name}@spring picks the backend" for name in BRAX},
     **{f"gymnax/{name}": f"gymnax {name}" for name in GYMNAX},
     **{
@@ -141,6 +149,11 @@ ENVS = {
         for scene, what in OGBENCH.items()
         for kind in OGBENCH_KINDS
         for t in range(1, 6)
+    },
+    **{
+        f"ogbench/{scene}-{kind}-oraclerep-v0": f"OGBench's own, {what}, any of the 5 tasks as its goal"
+        for scene, what in OGBENCH.items()
+        for kind in OGBENCH_KINDS
     },
     "FILE.py:FUNCTION": "your own: a function that returns a brax Env (docs/tutorials/4-environment.md)",
     "gymnasium/ID": "any registered gymnasium environment with continuous actions, such as gymnasium/Pendulum-v1",
@@ -247,7 +260,7 @@ def check_env(name: str, scene_too: bool = False) -> str:
     base, _, backend = name.partition("@")
     if base.startswith("gymnasium/") and base != "gymnasium/ID":
         return name  # gymnasium knows its own names
-    if (found := ogbench(name)) and not found["single"] and not scene_too:
+    if (found := ogbench(name)) and not (found["single"] or found["goals"]) and not scene_too:
         fix = f"add one, such as {name.removesuffix('-v0')}-singletask-task1-v0"
         raise UserError(f"{name} names a data set without a task", fix)
     if found:
@@ -289,10 +302,10 @@ def short(name: str) -> str:
 def ogbench(name: str) -> dict[str, str] | None:
     """The parts of an OGBench name, "" where absent; None for another name.
 
-    They are ``scene``, ``kind`` of data, ``single`` (it names an environment, not only data), ``task`` ("-task1") and
-    ``sparse``.
+    They are ``scene``, ``kind`` of data, ``single`` (it names a task's environment) with ``task`` ("-task1") and ``sparse``, and
+    ``goals`` (it names one with goals).
     """
     scenes, kinds = "|".join(OGBENCH), "|".join(OGBENCH_KINDS)
-    task = "(?P<single>-singletask(?P<task>-task[1-5])?)?-v0(?P<sparse>@sparse)?"
+    task = "(?:(?P<goals>-oraclerep-v0)|(?P<single>-singletask(?P<task>-task[1-5])?)?-v0(?P<sparse>@sparse)?)"
     found = re.fullmatch(f"ogbench/(?P<scene>{scenes})-(?P<kind>{kinds}){task}", name)
     return found.groupdict("") if found else None

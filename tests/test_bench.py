@@ -322,7 +322,8 @@ def test_the_benchmarks_still_run(methods, part, monkeypatch):
     made, tiny = methods[0], methods[0].Size((16,), 2)
     data = made.data_set(1002)
     updates, environments, on_policy, compiling = (part(n) for n in ("update", "environments", "on_policy", "compile"))
-    updates.measure("qc tiny", *made.configured("qc", tiny, steps=2), data, 1, 1.3)
+    for name in ("qc", "dqc"):  # one that sees flat observations, and one that sees goals
+        updates.measure(f"{name} tiny", *made.configured(name, tiny, steps=2), data, 1, 1.3)
     environments.chunked("tabletop/cube-single-task1", 4, 1)
     small = dataclasses.replace(
         on_policy.C, **{f: made.sized(getattr(on_policy.C, f), (16,), 2) for f in ("tuned", "critic")}
@@ -331,8 +332,8 @@ def test_the_benchmarks_still_run(methods, part, monkeypatch):
         small, tuned_steps=1, rollout=dataclasses.replace(small.rollout, envs=4, decisions=2, minibatches=2)
     )
     on_policy.measure("tiny", envs.make("tabletop/cube-single-task1"), small)
-    assert [len(m.told) for m in (updates, environments, on_policy)] == [2, 1, 1]
-    for name in ("qc", "ppo"):
+    assert [len(m.told) for m in (updates, environments, on_policy)] == [4, 1, 1]
+    for name in ("qc", "dqc", "ppo"):
         compiling.dispatch(name, data)()  # lowered, not compiled
 
 

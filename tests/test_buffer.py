@@ -168,11 +168,10 @@ def both():
 
 
 def drawn(source, batch, **more):
-    data, ring, mix = source
     draw = lambda data, ring: buffer.draw(  # noqa: E731
-        jax.random.key(0), buffer.Source(data, ring, mix), ChunkConfig(3), batch, **more
+        jax.random.key(0), source._replace(data=data, ring=ring), ChunkConfig(3), batch, **more
     )
-    return jax.jit(draw)(data, ring)
+    return jax.jit(draw)(source.data, source.ring)
 
 
 def test_uniform_mix(both):

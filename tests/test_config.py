@@ -32,13 +32,16 @@ from qchunk.config import (
     from_dict,
     validate,
 )
+from qchunk.data.goals import GoalConfig
 from qchunk.drivers.offline import OfflineSettings
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
+from qchunk.losses.reaching import UnevenConfig
 from qchunk.system.errors import UserError
 
 SETTINGS = (OfflineSettings, OnlineSettings, OnPolicySettings)
 PARTS = (ChunkConfig, FlowConfig, DiffusionConfig, GaussianConfig, RegressionConfig, CriticConfig, ValueConfig)
+PARTS += (GoalConfig, UnevenConfig)
 SHIPPED = (*PARTS, OptimConfig, RolloutConfig, *SETTINGS, *(registry.builder(n)[1] for n in sorted(names.ALGORITHMS)))
 
 
@@ -156,6 +159,11 @@ def annotated() -> list[tuple[type, str, Any]]:
 # a number just outside of the range, at either end; None where there is no end
 OUTSIDE: dict[str, tuple] = {
     **dict.fromkeys(("horizon", "history", "steps", "components", "members", "envs", "decisions", "epochs"), (0, None)),
+    **{
+        "act_horizon": (0, None),
+        "level": (-1e-9, 1 + 1e-9),
+        **dict.fromkeys(("current", "future", "random"), (-1e-9, None)),
+    },
     **dict.fromkeys(("minibatches", "n", "tuned_steps", "seeds", "episodes", "batch", "log_every"), (0, None)),
     **dict.fromkeys(("seed", "slice_rows", "checkpoint_every", "eval_every", "offline_steps"), (-1, None)),
     **dict.fromkeys(("online_steps", "start_training", "capacity", "online_eval_every"), (-1, None)),

@@ -19,7 +19,8 @@ from tiers import slow_but
 from qchunk import envs, names, registry, seeds
 from qchunk.actors.flow import flow
 from qchunk.config import FlowConfig
-from qchunk.data import chunks, formats
+from qchunk.data import buffer, formats
+from qchunk.data.goals import needs_goals
 from qchunk.drivers import offline, on_policy, train
 from qchunk.drivers.common import assemble, init
 from qchunk.drivers.on_policy import OnPolicySettings
@@ -33,8 +34,9 @@ from qchunk.seeds import for_each
 from qchunk.types import Spec, view
 
 SPEC = Spec(2, 1, 2)
+SPECS = {False: SPEC, True: Spec({"state": 12, "goal": 3}, 5, 2)}  # by whether a method learns for goals
 TINY = {"hidden": (16,), "steps": 2, "members": 2, "n": 2, "horizon": 2}
-TINY |= {"tuned_steps": 1, "envs": 4, "decisions": 4, "epochs": 1, "minibatches": 2}
+TINY |= {"tuned_steps": 1, "act_horizon": 1, "envs": 4, "decisions": 4, "epochs": 1, "minibatches": 2}
 ACTOR = FlowConfig((16,), steps=2)  # the frozen prior of methods that stand on one
 GIVEN = {"actor": flow(ACTOR).modules[0].init(jax.random.key(9), SPEC)}
 
@@ -48,17 +50,29 @@ def tiny(c):
     return dataclasses.replace(c, **values)
 
 
-@pytest.fixture(scope="module")
-def env():
-    return envs.make("probe/two-step")
-
-
-@pytest.fixture(scope="module")
-def data(env):
+@functools.cache
+def world(goals):
+    """An environment, with goals or without, and data of it; one for all methods, so that they share its programs."""
+    env = envs.make("tabletop/cube-single-goal" if goals else "probe/two-step")
     rows = collecting.collect(
         env, collecting.scheme_of(env, "random"), collecting.NO_VARS, jax.random.key(0), steps=400, envs=8, dispatch=50
     )
-    return formats.to_device(rows)
+    return env, formats.to_device(rows)
+
+
+@pytest.fixture(scope="module")
+def env(method):
+    return world(needs_goals(type(method[1])))[0]
+
+
+@pytest.fixture(scope="module")
+def data(method):
+    return world(needs_goals(type(method[1])))[1]
+
+
+@pytest.fixture(scope="module")
+def spec(method):
+    return SPECS[needs_goals(type(method[1]))]
 
 
 WHOLE = ("qc", "ppo")  # methods that no test leaves out
@@ -142,7 +156,8 @@ def experience(method, env, data, state, key):
     build, c, given = method
     draw_key, begin_key, prepare_key = jax.random.split(key, 3)
     if not plays(c):
-        chunk = chunks.draw(draw_key, data, c.chunk, 8)
+        source = buffer.Source(data, goal_of=getattr(env, "goal_of", None))
+        chunk = (build(c).draw or buffer.draw)(draw_key, source, c.chunk, 8)
         return build(c).prepare(state, given, prepare_key, chunk)
     wrapped, scheme, vars = envs_base.wrap(env), receding(build(c).explore, 2, 2), view(state, given)
     loop = begin(wrapped, scheme, vars, jax.random.split(begin_key), 4)
@@ -151,18 +166,19 @@ def experience(method, env, data, state, key):
     return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunk)
 
 
-def test_acts(method):
+def test_acts(method, spec):
     build, c, given = method
     algorithm = build(c)
-    vars = view(algorithm.init(jax.random.key(0), SPEC, given), given)
+    vars = view(algorithm.init(jax.random.key(0), spec, given), given)
     for policy in (algorithm.act, algorithm.explore):
         for lead in ((), (3,)):
-            obs = jax.random.normal(jax.random.key(1), (*lead, SPEC.obs))
+            obs = jax.tree.map(lambda n: jax.random.normal(jax.random.key(1), (*lead, n)), spec.obs)
             plan = policy.plan(vars, policy.draw(vars, jax.random.key(2), obs), obs, None)
-            chex.assert_shape(plan.action, (*lead, SPEC.horizon, SPEC.action))
+            length = policy.length or spec.horizon
+            chex.assert_shape(plan.action, (*lead, length, spec.action))
             chex.assert_tree_all_finite(plan)
             assert float(jnp.abs(plan.action).max()) <= 1.0
-            chex.assert_trees_all_equal(policy.emit(vars, plan, 1, obs), plan.action[..., 1, :])
+            chex.assert_trees_all_equal(policy.emit(vars, plan, length - 1, obs), plan.action[..., length - 1, :])
 
 
 def test_events_and_figures(trained):
@@ -209,7 +225,7 @@ def test_resumes_to_the_same_bits(method, env, data, trained, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def one_update(method, env, data):
+def one_update(method, env, data, spec):
     """(learning rate, gamma) -> learners before and after one update without a driver, and its metrics; compiled."""
     build, c, given = method
 
@@ -217,7 +233,7 @@ def one_update(method, env, data):
         mine = dataclasses.replace(
             c, optim=dataclasses.replace(c.optim, lr=lr), chunk=dataclasses.replace(c.chunk, gamma=gamma)
         )
-        before = build(mine).init(jax.random.key(0), SPEC, given)
+        before = build(mine).init(jax.random.key(0), spec, given)
         ready, chunk = experience((build, mine, given), env, data, before, jax.random.key(1))
         return before, *build(mine).update(ready, given, jax.random.key(2), chunk)
 

@@ -7,11 +7,13 @@ import json
 import mujoco
 import numpy as np
 import pytest
+from tiers import slow_but
 
 from qchunk import envs
 from qchunk.data import formats
 from qchunk.data import ogbench_files as data
 from qchunk.data import ogbench_oracles as oracles
+from qchunk.play import on_host
 from qchunk.system.errors import UserError
 
 pytest.importorskip("ogbench")
@@ -220,3 +222,46 @@ def test_reading_refuses(tmp_path, env, arrays):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError):
         formats.for_env(tmp_path / "empty", env, NAME)
+
+
+@pytest.mark.parametrize("scene", slow_but(["cube-double"], ["cube-double", "scene", "puzzle-3x3"]))
+def test_goals(scene, tmp_path):
+    """The goal that a state reaches is OGBench's own representation of it; an episode's is that of its seed's task."""
+    from ogbench.relabel_utils import add_oracle_reps
+
+    env = envs.make(f"ogbench/{scene}-play-oraclerep-v0")
+    assert (env.data_name, env.goal_count) == (f"ogbench/{scene}-play-v0", 5)
+    found = played(scene, "play", 1)
+    one = env.instance()
+    add_oracle_reps(scene, one.env, found)
+    obs = {"state": found["observations"]}
+    np.testing.assert_allclose(env.goal_of(obs), found["oracle_reps"], atol=1e-4)
+    goals = []
+    for seed in range(5, 10):
+        row = env.split(one.reset(seed)[None])[0]
+        assert one.env.unwrapped.cur_task_id == seed % 5 + 1
+        goals.append(row["goal"][0])
+        np.testing.assert_allclose(row["goal"][0], one.env.unwrapped._cur_goal_ob, rtol=1e-6)
+    assert min(np.abs(goals[0] - g).max() for g in goals[1:]) > 0.3
+    one.close()
+    formats_of_goals(env, scene, found, tmp_path)
+
+
+def formats_of_goals(env, scene, found, tmp_path):
+    """Data without goals get those that their episodes end in; the environment judges them so."""
+    np.savez(tmp_path / "d.npz", **{n: x for n, x in found.items() if n != "oracle_reps"})
+    rows = formats.for_env(tmp_path / "d.npz", env, env.name)[0]
+    final = int(np.flatnonzero(found["terminals"])[0])
+    np.testing.assert_allclose(rows.obs["goal"][0], found["oracle_reps"][final], atol=1e-4)
+    reached = np.asarray(rows.terminal)[: final - 1]
+    assert np.asarray(rows.terminal)[final - 1] == 1.0 and np.asarray(rows.reward)[final - 1] == 1.0
+    if scene == "puzzle-3x3":
+        same = (found["button_states"][1:final] == found["button_states"][final]).all(axis=1)
+        np.testing.assert_array_equal(reached, same)
+
+
+def test_evaluation_seeds_take_goals_in_turn():
+    seeds = on_host.in_turn(on_host.reset_seeds((1, 2), 12), 5)
+    np.testing.assert_array_equal(seeds % 5, np.arange(12) % 5)
+    assert len(set(seeds.tolist())) == 12 and seeds.max() < 2**31 and seeds.min() >= 0
+    np.testing.assert_array_equal(on_host.in_turn(on_host.reset_seeds((1, 2), 12), 0), on_host.reset_seeds((1, 2), 12))

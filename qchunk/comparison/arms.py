@@ -173,6 +173,8 @@ def config_of(arm: str, sizes: Sizes) -> Any:
     tuned = TUNED.get(arm, TUNED.get(f"{ours(name)}@{kind}", TUNED.get(ours(name), {})))
     shared = {"n": sizes.n, **tuned} if type(getattr(c, "n", None)) is int else tuned
     made |= {field: value for field, value in shared.items() if stated_by_us(type(c), field)}
+    if hasattr(c, "act_horizon"):
+        made["act_horizon"] = min(c.act_horizon, sizes.horizon)
     if "tuned_steps" in made:
         made["tuned_steps"] = min(made["tuned_steps"], sizes.steps)
     if registry.driver_of(type(c)).takes_data:

@@ -37,6 +37,11 @@ class Shapes(NamedTuple):
     def action_size(self) -> int:
         return self.spec.action
 
+    @staticmethod
+    def goal_of(obs: Any) -> Any:
+        """What has the size of a goal, where there are any."""
+        return obs["goal"]
+
 
 def speed(seconds: float = 0.3) -> float:
     """Multiplications per second of float32 products here, of a size that updates are made of."""

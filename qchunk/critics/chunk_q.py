@@ -8,11 +8,12 @@ from qchunk.critics.ensemble import ensemble
 from qchunk.types import Critic
 
 
-def chunk_q(c: CriticConfig, name: str = "critic") -> Critic:
-    """Q(s, a) of clean chunks: an ensemble with target networks. ``level`` is ignored."""
+def chunk_q(c: CriticConfig, name: str = "critic", target: bool = True) -> Critic:
+    """Q(s, a) of clean chunks: an ensemble with target networks, or without ``target``. ``level`` is ignored."""
     return ensemble(
         c,
         name,
         lambda spec: (spec.obs, spec.horizon * spec.action),
         lambda obs, action, level: (obs, nets.flatten_chunk(action)),
+        target,
     )

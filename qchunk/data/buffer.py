@@ -37,6 +37,7 @@ class Source(NamedTuple):
     data: Dataset | None
     ring: Ring | None = None
     mix: str = "uniform"  # of both: see ``share_of``
+    goal_of: Callable | None = None  # obs [*B, O] -> the goal that it reaches, where the environment has goals
 
 
 def empty(envs: int, capacity: int, obs: PyTree, action: int, extras: dict | None = None) -> Ring:
@@ -135,6 +136,31 @@ def left_at(ring: Ring, env: Array, position: Array, steps: int) -> Array:
     return jnp.minimum(first, there)
 
 
+def left_in_all(ring: Ring, env: Array, position: Array) -> Array:
+    """``left_at`` however far the end is: steps from ``position`` [B] to its episode's end, or to the write pointer.
+
+    Whole blocks are passed over by their flags, so that a long ring is read once, in order.
+    """
+    _, capacity = size(ring)
+    ends = jnp.pad(ring.end.reshape(-1, capacity) > 0, ((0, 0), (0, -capacity % BLOCK)))
+    ends = ends.reshape(ends.shape[0], -1, BLOCK)
+    count = ends.shape[1]
+    number = jnp.where(jnp.any(ends, axis=2), jnp.arange(count), count)  # [E, blocks]
+    # the first block with an end, from each one on; or ``count``
+    following = jax.lax.cummin(number, axis=1, reverse=True)
+    following = jnp.pad(following, ((0, 0), (0, 1)), constant_values=count)
+    column = position % capacity
+    block, within = column // BLOCK, jnp.arange(BLOCK)[None]
+    mine = ends[env, block] & (within >= (column % BLOCK)[:, None])
+    later, around = following[env, block + 1], following[env, 0]  # the ring goes on at its first column
+    other = jnp.where(later < count, later, around)
+    at = jnp.where(jnp.any(mine, axis=1), block, jnp.minimum(other, count - 1))
+    flags = jnp.where(jnp.any(mine, axis=1)[:, None], mine, ends[env, at])
+    ahead = (at * BLOCK + jnp.argmax(flags, axis=1) - column) % capacity + 1
+    there = ring.written[env] - position
+    return jnp.where(jnp.any(flags, axis=1), jnp.minimum(ahead, there), there)
+
+
 def starts(ring: Ring, index: Array) -> tuple[Array, Array]:
     """(environment, position) of the steps in the ring, numbered from 0 environment after environment."""
     held, _ = size(ring)
@@ -168,11 +194,26 @@ def starting(ring: Ring, c: ChunkConfig) -> Array:
     there = (age < held[:, None]).reshape(-1)
     if c.starts == "decision":
         found = there & (ring.extras[PLAN_STEP] == 0) if PLAN_STEP in ring.extras else there
+    elif c.starts == "whole":
+        found = there & inside(ring, chunks.length(c))
     else:
         before = jnp.roll(ring.end.reshape(-1, capacity), 1, axis=1) > 0  # whether the step before ended its episode
         known = age < held[:, None] - 1
         found = there & ((before & known) | (age == newest)).reshape(-1)
     return jnp.where(jnp.any(found), found, there)
+
+
+def inside(ring: Ring, steps: int) -> Array:
+    """Whether so many steps from each row [E * C] on are there, and end no episode but with the last of them."""
+    _, capacity = size(ring)
+    column = jnp.arange(capacity)[None]
+    age = (ring.written[:, None] - 1 - column) % capacity
+    ended, reached = ring.end.reshape(-1, capacity) > 0, 1  # of the steps from here on, so many are looked at
+    while reached < steps - 1:
+        further = min(reached, steps - 1 - reached)
+        ended, reached = ended | jnp.roll(ended, -further, axis=1), reached + further
+    cut = ended if steps > 1 else jnp.zeros_like(ended)
+    return (~cut & (age >= steps - 1)).reshape(-1)
 
 
 def flagged(flags: Array, index: Array) -> Array:
@@ -201,46 +242,82 @@ def draw(
         count: U, for chunks [B, U] (``chunks.consecutive``).
         per_step: as in ``chunks.cut``.
     """
-    data, ring, mix = source
+    data, ring, picked = source.data, source.ring, pick(key, source, c, batch)
     if count is None:
         offline: Callable = lambda rows: chunks.windows(data, rows, c, per_step)  # noqa: E731
         online: Callable = lambda env, at: windows(ring, env, at, c, per_step)  # noqa: E731
     else:
         offline = lambda rows: chunks.consecutive(data, rows, count, c, per_step)  # noqa: E731
         online = lambda env, at: consecutive(ring, env, at, count, c, per_step)  # noqa: E731
+    return picked.chunks(offline, online)
+
+
+class Picked(NamedTuple):
+    """Where the windows of a batch start: [n] rows of the data set and [m] places in the ring, of which B are taken."""
+
+    rows: Array | None  # [n]; None without a data set
+    env: Array | None  # [m]; None without a ring
+    position: Array | None  # [m]
+    is_online: Array  # [B]
+
+    def joined(self, old: Callable, new: Callable) -> PyTree:
+        """Leaves [B, ...] of the batch, from ``old(rows)`` [n, ...] and ``new(env, position)`` [m, ...]."""
+        if self.env is None:
+            return old(self.rows)
+        if self.rows is None:
+            return new(self.env, self.position)
+        a, b = old(self.rows), new(self.env, self.position)
+        if len(self.rows) + len(self.env) == len(self.is_online):
+            return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), a, b)
+        return jax.tree.map(lambda a, b: jnp.where(_like(self.is_online, b), b, a), a, b)
+
+    def chunks(self, offline: Callable, online: Callable) -> Chunk:
+        """``joined`` for chunks: with the extras that both have, and the "source" [*B] of each where there is a ring."""
+        if self.env is None:
+            return offline(self.rows)
+        old, new = (None if self.rows is None else offline(self.rows)), online(self.env, self.position)
+        if old is not None:
+            old, new = alike(old, new)
+        chunk = self.joined(lambda rows: old, lambda env, at: new)
+        source = jnp.broadcast_to(_like(self.is_online, chunk.last), chunk.last.shape).astype(jnp.float32)
+        return chunk._replace(extras={**chunk.extras, "source": source})
+
+    def parts(self, both: PyTree) -> tuple[PyTree, PyTree]:
+        """What belongs to the rows and to the places, of leaves [B, ...]: the inverse of ``joined``."""
+        batch = len(self.is_online)
+        n, m = (0 if x is None else len(x) for x in (self.rows, self.env))
+        return jax.tree.map(lambda x: x[:n], both), jax.tree.map(lambda x: x[batch - m :], both)
+
+
+def pick(key: Key, source: Source, c: ChunkConfig, batch: int) -> Picked:
+    """The starts of ``batch`` windows, in the shares that the source's ``mix`` says; see ``draw``."""
+    data, ring = source.data, source.ring
     if ring is None:
-        return offline(chunks.draw_starts(key, data, c, batch))
+        return Picked(chunks.draw_starts(key, data, c, batch), None, None, jnp.zeros(batch, bool))
     second = count_starts(ring, c)
     if data is None:
-        new = online(*start_at(ring, jax.random.randint(key, (batch,), 0, second), c))
-        return new._replace(extras={**new.extras, "source": jnp.ones_like(new.last)})
-    rows = chunks.starts_of(data, c)
-    first = rows.shape[0]
-    share = share_of(mix)
+        return Picked(None, *start_at(ring, jax.random.randint(key, (batch,), 0, second), c), jnp.ones(batch, bool))
+    first, share = chunks.count_starts(data, c), share_of(source.mix)
     if share is None:
         index = jax.random.randint(key, (batch,), 0, first + second)
-        is_online = index >= first
-        old = offline(rows[jnp.minimum(index, first - 1)])
-        new = online(*start_at(ring, jnp.maximum(index - first, 0), c))
-        return _joined(old, new, is_online, lambda a, b: jnp.where(_like(is_online, b), b, a))
+        rows = chunks.start_at(data, jnp.minimum(index, first - 1), c)
+        return Picked(rows, *start_at(ring, jnp.maximum(index - first, 0), c), index >= first)
     fresh = round(share * batch)
     old_key, new_key = jax.random.split(key)
-    old = offline(chunks.draw_starts(old_key, data, c, batch - fresh))
-    new = online(*start_at(ring, jax.random.randint(new_key, (fresh,), 0, second), c))
-    return _joined(old, new, jnp.arange(batch) >= batch - fresh, lambda a, b: jnp.concatenate([a, b]))
+    rows = chunks.draw_starts(old_key, data, c, batch - fresh)
+    at = start_at(ring, jax.random.randint(new_key, (fresh,), 0, second), c)
+    return Picked(rows, *at, jnp.arange(batch) >= batch - fresh)
 
 
-def _joined(old: Chunk, new: Chunk, is_online: Array, join: Callable) -> Chunk:
-    """Both as one, with their common extras and the "source" [*B] of each."""
+def alike(old: Chunk, new: Chunk) -> tuple[Chunk, Chunk]:
+    """Both, with the extras that both have in the same shapes."""
 
     def looks(x: PyTree) -> PyTree:
         return jax.tree.map(lambda x: (x.shape[1:], x.dtype), x)
 
     both = [n for n in old.extras if n in new.extras and looks(old.extras[n]) == looks(new.extras[n])]
     old, new = (chunk._replace(extras={n: chunk.extras[n] for n in both}) for chunk in (old, new))
-    chunk = jax.tree.map(join, old, new)
-    source = jnp.broadcast_to(_like(is_online, chunk.last), chunk.last.shape).astype(jnp.float32)
-    return chunk._replace(extras={**chunk.extras, "source": source})
+    return old, new
 
 
 def _like(flags: Array, x: Array) -> Array:

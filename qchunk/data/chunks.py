@@ -244,13 +244,36 @@ def draw(key: Key, data: Dataset, c: ChunkConfig, batch: int, per_step: Sequence
 
 def draw_starts(key: Key, data: Dataset, c: ChunkConfig, batch: int) -> Array:
     """The rows [B] of ``draw``."""
-    rows = starts_of(data, c)
-    return rows[jax.random.randint(key, (batch,), 0, rows.shape[0])]
+    return start_at(data, jax.random.randint(key, (batch,), 0, count_starts(data, c)), c)
 
 
 def starts_of(data: Dataset, c: ChunkConfig) -> Array:
-    """The rows that a window may start at: every transition's, or those that ``c.starts`` names."""
-    return {"step": data.starts, "decision": data.decisions, "episode": data.episodes}[c.starts]
+    """The rows among which a window may start: every transition's, or those that ``c.starts`` names."""
+    return {"decision": data.decisions, "episode": data.episodes}.get(c.starts, data.starts)
+
+
+def count_starts(data: Dataset, c: ChunkConfig) -> Array | int:
+    """How many rows a window may start at."""
+    return jnp.sum(whole_starts(data, c)) if c.starts == "whole" else starts_of(data, c).shape[0]
+
+
+def start_at(data: Dataset, index: Array, c: ChunkConfig) -> Array:
+    """The rows of starts number ``index`` [B]; 0 is the first, and what is beyond the last one is that."""
+    if c.starts != "whole":
+        rows = starts_of(data, c)
+        return rows[jnp.minimum(index, rows.shape[0] - 1)]
+    upto = jnp.cumsum(whole_starts(data, c))
+    index = jnp.minimum(index, upto[-1] - 1)
+    episode = jnp.searchsorted(upto, index, side="right")
+    return data.episodes[episode] + index - jnp.where(episode > 0, upto[episode - 1], 0)
+
+
+def whole_starts(data: Dataset, c: ChunkConfig) -> Array:
+    """How many windows lie inside each episode, int32; the first of them starts at its first row.
+
+    The published code of goal-conditioned methods drops the last of each (2512.10926).
+    """
+    return jnp.maximum(data.left[data.episodes] - length(c) + 1, 0)
 
 
 def check_fits(data: Dataset, c: ChunkConfig) -> None:

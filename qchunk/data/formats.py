@@ -240,7 +240,8 @@ def for_env(path: Path | str, env: Any, name: str) -> tuple[Dataset, dict[str, A
 
     Args:
         path: a file or folder that some reader claims, or ``file.py:function:ARGUMENT``, see ``read``. Where the
-            environment judges rows itself (``relabel``), its rewards and ends replace those that were read.
+            environment judges rows itself (``relabel``), its rewards and ends replace those that were read. Where it has goals,
+            data of states alone get some (``with_goals``), also those called as its ``state_data``.
 
     Raises:
         UserError: data of another environment, or of other sizes.
@@ -250,11 +251,13 @@ def for_env(path: Path | str, env: Any, name: str) -> tuple[Dataset, dict[str, A
         return with_history(data, count), about
     wanted = getattr(env, "data_name", name)
     rows, about = read(path, env, wanted)
-    if about.get("env") != wanted:
+    if about.get("env") not in (wanted, getattr(env, "state_data", wanted)):
         fix = f"collect data for it: qchunk collect {wanted} --out DATA"
         raise UserError(f"{path} holds data of {about.get('env')}, but --env {name} needs data of {wanted}", fix)
-    got = (trees.sizes(rows.obs), rows.action.shape[1])
     expected = (trees.declared(env.observation_size, name), env.action_size)
+    if hasattr(env, "goal_of"):
+        rows = with_goals(rows, env.goal_of, expected[0])
+    got = (trees.sizes(rows.obs), rows.action.shape[1])
     if got != expected:
         raise UserError(
             f"{path} holds observations and actions of sizes {got}, but {name} has {expected}", "collect it again"
@@ -266,6 +269,20 @@ def for_env(path: Path | str, env: Any, name: str) -> tuple[Dataset, dict[str, A
         rows = rows._replace(reward=np.asarray(found, np.float32))
         check(rows, f"{path} under this objective")
     return to_device(rows), about
+
+
+def with_goals(rows: Rows, goal_of: Callable, sizes: PyTree) -> Rows:
+    """The rows with a goal in each observation, {"state": ..., "goal": ...}: where they have none, what their episode ends in.
+
+    Args:
+        sizes: of observations with a goal; rows whose other parts are not of these sizes stay as they are.
+    """
+    obs = rows.obs if isinstance(rows.obs, Mapping) else {"state": rows.obs}
+    if "goal" in obs or trees.sizes(obs) != {name: size for name, size in sizes.items() if name != "goal"}:
+        return rows
+    finals = np.flatnonzero(rows.end)
+    goal = np.asarray(goal_of(jax.tree.map(lambda x: x[finals], obs)))
+    return rows._replace(obs={**obs, "goal": goal[np.searchsorted(finals, np.arange(len(rows.end)))]})
 
 
 def relabelled(rows: Rows, env: Any) -> Rows:

@@ -86,19 +86,21 @@ def read(path: Path, env: Any) -> tuple[Rows, dict[str, Any]]:
     one = env.instance()
     try:
         sizes = (arrays["observations"].shape[1], arrays["actions"].shape[1], arrays["qpos"].shape[1])
-        wanted = (env.observation_size, env.action_size, one.env.unwrapped.model.nq)
+        state = env.observation_size["state"] if one.goals else env.observation_size
+        wanted = (state, env.action_size, one.env.unwrapped.model.nq)
         if made_for != env.data_name or sizes != wanted:
             got = f"{made_for} (sizes {sizes})" if "env" in about else f"sizes {sizes} (observation, action, qpos)"
             fix = f"collect data for it: qchunk collect {env.data_name} --out DATA"
             raise UserError(f"{path} holds data of {got}, but {env.name} has {env.data_name} {wanted}", fix)
-        reward, terminal = judged(one, env.scene, arrays)
+        # of goals there is none yet: formats.for_env finds some, and the environment judges by them
+        reward, terminal = (np.zeros(len(arrays["terminals"])),) * 2 if one.goals else judged(one, env.scene, arrays)
     finally:
         one.close()
     end = arrays["terminals"].astype(bool)
     obs, action = (arrays[n].astype(np.float32) for n in ("observations", "actions"))
     blank = Rows(obs, action, np.zeros(len(end), np.float32), np.zeros(len(end), bool), end)
     formats.check(blank, str(path))
-    rows = blank._replace(reward=np.where(end, 0, reward).astype(np.float32), terminal=terminal & ~end)
+    rows = blank._replace(reward=np.where(end, 0, reward).astype(np.float32), terminal=(terminal > 0) & ~end)
     return rows, {**about, "env": env.data_name, "fingerprint": fingerprint(arrays)}
 
 

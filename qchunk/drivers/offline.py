@@ -15,7 +15,7 @@ import numpy as np
 
 from qchunk import normalise, trees
 from qchunk.config import NonNegativeInt, PositiveInt, config
-from qchunk.data import buffer, chunks
+from qchunk.data import chunks, goals
 from qchunk.drivers.common import Common, Event, Work, events, init, run_updates
 from qchunk.envs.base import obs_spec
 from qchunk.play.program import Inputs, Program, each_seed
@@ -45,7 +45,7 @@ def updates(program: Program, batch: int, learner: Learner, x: Inputs, count) ->
     """``count`` updates of every seed in one dispatch: (learner, means of the metrics [S])."""
 
     def one_seed(learner: Learner, x: Inputs):
-        learner, total = run_updates(program.algorithm(x.c), buffer.Source(x.data), batch, learner, x, count)
+        learner, total = run_updates(program.algorithm(x.c), program.source(x), batch, learner, x, count)
         return learner, jax.tree.map(lambda total: total / jnp.maximum(count, 1), total)  # 0: only compiled
 
     return each_seed(one_seed, learner, x)
@@ -90,6 +90,7 @@ def check(program: Program, x: Inputs, s: OfflineSettings) -> None:
     Raises:
         UserError: names the field and the fix.
     """
+    goals.check(x.c, program.env)
     if x.data is None:
         if s.offline_steps:
             fix = "give --data FILE (in Python data=), or --offline-steps 0 to learn online alone"

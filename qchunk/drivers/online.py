@@ -167,7 +167,7 @@ def _begin(program: Program, learner: Learner, x: Inputs, envs: int) -> on_devic
 def take_in(program: Program, plan: Schedule, learner: Learner, x: Inputs, ring: Ring, steps: Steps, due):
     """One seed's new experience, then ``due`` updates: (learner, ring, sums of the metrics)."""
     ring = buffer.write(ring, steps)
-    source = buffer.Source(x.data, ring, plan.mix)
+    source = program.source(x, ring, plan.mix)
     learner, metrics = run_updates(program.algorithm(x.c), source, plan.batch, learner, x, due)
     return learner, ring, {**metrics, **played(steps)}
 
@@ -333,7 +333,7 @@ def unit(program: Program, x: Inputs, s: OnlineSettings) -> tuple[Callable, tupl
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _updates(program: Program, batch: int, learner: Learner, x: Inputs, ring: Ring, count) -> Learner:
     def one_seed(learner: Learner, x: Inputs, ring: Ring) -> Learner:
-        return run_updates(program.algorithm(x.c), buffer.Source(None, ring), batch, learner, x, count)[0]
+        return run_updates(program.algorithm(x.c), program.source(x, ring), batch, learner, x, count)[0]
 
     return each_seed(one_seed, learner, x, ring)
 

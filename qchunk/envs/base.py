@@ -7,6 +7,7 @@ An environment is a brax ``Env``: ``reset(key) -> State`` and ``step(State, acti
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import warnings
 from collections.abc import Callable
@@ -43,10 +44,13 @@ __all__ = [
     "State",
     "Vmap",
     "Wrapper",
+    "aimed",
     "finite",
+    "goal_count",
     "obs_like",
     "obs_spec",
     "quiet",
+    "reset_in_turn",
     "spec_of",
     "where",
     "wrap",
@@ -150,6 +154,12 @@ class History(Wrapper):
         """The last of the ``history`` observations [*B, O]."""
         return jax.tree.map(lambda x: x[..., -(x.shape[-1] // self.history) :], obs)
 
+    @property
+    def goal_of(self) -> Callable:
+        """The goal that a history reaches with its newest observation, as often as it shows goals; where the environment has goals."""
+        inner = self.env.goal_of
+        return lambda obs: jnp.tile(inner(self.newest(obs)), self.history)
+
     def reset(self, rng: jax.Array) -> State:
         state = self.env.reset(rng)
         return state.replace(obs=jax.tree.map(lambda x: jnp.tile(x, self.history), state.obs))
@@ -205,6 +215,32 @@ class AutoReset(Wrapper):
 
         state = jax.lax.cond(jnp.any(done), reset, lambda s: s, _without(state, "key"))
         return state.replace(info={**state.info, "key": key})
+
+
+def aimed(env: Any, goal: Any) -> Any:
+    """The environment, whatever wraps it, whose episodes have the goal of this number (it may be traced), from 0 on.
+
+    Of environments that say how many goals evaluations take in turn, ``goal_count``, and read the next one from ``aim``.
+    """
+    made = copy.copy(env)
+    if isinstance(env, Wrapper):
+        made.env = aimed(env.env, goal)
+    else:
+        made.aim = goal
+    return made
+
+
+def reset_in_turn(env: AutoReset, keys: jax.Array) -> State:
+    """E environments at their start, of which one with several goals has them in turn: number i that of i modulo their count."""
+    if not (count := goal_count(env)):
+        return env.env.reset(keys)
+    goals = jnp.arange(len(keys)) % count
+    return jax.vmap(lambda key, goal: aimed(env.env.env, goal).reset(key))(keys, goals)
+
+
+def goal_count(env: Any) -> int:
+    """How many goals evaluations take in turn; 0 where an environment has none, or one."""
+    return getattr(env, "goal_count", 0)
 
 
 def _without(state: State, name: str) -> State:

@@ -47,6 +47,8 @@ def check(env: Any, name: str) -> None:
     after = _traced(f"{name}: step", env.step, start, action)
     _check_state(after, wanted, f"{name}: step")
     _check_same(start, after, name)
+    if hasattr(env, "goal_of"):
+        _check_goals(env, start.obs, wanted, name)
     for title, behaviour in dict(getattr(env, "behaviours", {})).items():
         _check_behaviour(env, behaviour, start, f"{name}: behaviour {title}")
     _SEEN.add(env)
@@ -87,6 +89,15 @@ def _check_same(start: State, after: State, name: str) -> None:
         if before != then:
             problem = f"{name}: step returns {part} {_short(then)}, and reset {_short(before)}"
             raise UserError(problem, "return the same structure, shapes and types from both")
+
+
+def _check_goals(env: Any, obs: Any, wanted: Any, name: str) -> None:
+    if not isinstance(wanted, dict) or not {"state", "goal"} <= wanted.keys():
+        raise UserError(f"{name} has goal_of, and observations of size {wanted}", 'return {"state": ..., "goal": ...}')
+    found = _traced(f"{name}: goal_of", env.goal_of, obs)
+    if getattr(found, "shape", None) != (wanted["goal"],):
+        problem = f"{name}: goal_of returns the shape {getattr(found, 'shape', None)}"
+        raise UserError(problem, f"return a goal as observations show it: ({wanted['goal']},)")
 
 
 def _check_behaviour(env: Env, make: Callable, start: State, what: str) -> None:

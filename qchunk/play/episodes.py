@@ -51,11 +51,18 @@ def of_steps(s: Steps) -> Episodes:
     return Episodes((s.reward * s.alive).sum(axis=0), success, s.alive.sum(axis=0), terms)
 
 
-def summary(e: Episodes) -> dict[str, Array]:
+def summary(e: Episodes, goals: int = 0) -> dict[str, Array]:
     """Means over episodes: ``return``, ``length`` (steps), where it has a meaning ``success`` (share), and an objective's terms.
 
     An episode whose return is not finite was played with actions or shown states that are no numbers: it is no success.
+
+    Args:
+        goals: how many the episodes had in turn, for ``success_goal1`` and so on beside ``success``.
     """
-    success = {} if e.success is None else {"success": (e.success * (abs(e.ret) < np.inf)).mean(axis=-1)}
+    success: dict[str, Array] = {}
+    if e.success is not None:
+        reached = e.success * (abs(e.ret) < np.inf)
+        each = {f"success_goal{i + 1}": reached[..., i::goals] for i in range(min(goals, reached.shape[-1]))}
+        success = {name: x.mean(axis=-1) for name, x in {"success": reached, **each}.items()}
     terms = {n: x.mean(axis=-1) for n, x in e.terms.items()}
     return {**success, "return": e.ret.mean(axis=-1), "length": e.length.mean(axis=-1), **terms}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from qchunk.config import ChunkConfig
-from qchunk.envs.base import AutoReset, State, where
+from qchunk.envs.base import AutoReset, State, goal_count, reset_in_turn, where
 from qchunk.play import episodes as counting
 from qchunk.play import rollout as playing
 from qchunk.play.episodes import Episodes, Tally, summary
@@ -56,10 +56,10 @@ def player(scheme: Scheme, vars: Vars) -> Player:
     return Player(scheme.steps, decide, act)
 
 
-def begin(env: AutoReset, scheme: Scheme, vars: Vars, keys: Array, envs: int) -> Loop:
-    """``envs`` environments at their start; two keys."""
+def begin(env: AutoReset, scheme: Scheme, vars: Vars, keys: Array, envs: int, in_turn: bool = False) -> Loop:
+    """``envs`` environments at their start; two keys. ``in_turn``: see ``base.reset_in_turn``."""
     reset_key, carry_key = keys
-    state = env.env.reset(jax.random.split(reset_key, envs))
+    state = (functools.partial(reset_in_turn, env) if in_turn else env.env.reset)(jax.random.split(reset_key, envs))
     return state, scheme.init(vars, carry_key, state)
 
 
@@ -90,10 +90,11 @@ def rollout_chunks(
 def episodes(env: AutoReset, scheme: Scheme, vars: Vars, key: Array, count: int) -> Episodes:
     """``count`` parallel episodes [count], each to its own end.
 
-    Equal keys give equal start states whatever the policy (common random numbers).
+    Equal keys give equal start states whatever the policy (common random numbers). Where the environment has several goals,
+    episode i has number i modulo their count.
     """
     *first_keys, key = jax.random.split(key, 3)
-    start = begin(env, scheme, vars, first_keys, count)
+    start = begin(env, scheme, vars, first_keys, count, in_turn=True)
     first, zeros = show(start[0]), jnp.zeros(count)
     none_yet = Episodes(zeros, None if first.success is None else zeros, zeros, dict.fromkeys(first.terms, zeros))
     tally = Tally(
@@ -112,6 +113,7 @@ def evaluate(program: Program, count: int, learner: Learner, x: Inputs) -> dict[
 
     def one_seed(learner: Learner, x: Inputs) -> dict[str, Array]:
         env = program.playable(x.given)
-        return summary(episodes(env, program.scheme(x, "act"), reads(learner, x), x.keys, count))
+        played = episodes(env, program.scheme(x, "act"), reads(learner, x), x.keys, count)
+        return summary(played, goal_count(program.env))
 
     return each_seed(one_seed, learner, x)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import trees
-from qchunk.envs.base import State
+from qchunk.envs.base import State, goal_count
 from qchunk.envs.host.pool import HostState, Pool
 from qchunk.envs.host.worker import UNKNOWN
 from qchunk.play import episodes as counting
@@ -274,9 +274,18 @@ def episodes(program: Program, role: str, learner: Learner, x: Inputs, seeds: np
 
 
 def evaluate(program: Program, count: int, learner: Learner, x: Inputs) -> dict[str, Array]:
-    """``count`` episodes of every seed's acting policy: means [S]; equal keys give equal start states."""
-    seeds = np.stack([reset_seeds(label(key), count) for key in x.keys])
-    return summary(episodes(program, "act", learner, x, seeds))
+    """``count`` episodes of every seed's acting policy: means [S]; equal keys give equal start states.
+
+    Where the environment has several goals, episode i has number i modulo their count.
+    """
+    goals = goal_count(program.env)
+    seeds = np.stack([in_turn(reset_seeds(label(key), count), goals) for key in x.keys])
+    return summary(episodes(program, "act", learner, x, seeds), goals)
+
+
+def in_turn(seeds: np.ndarray, goals: int) -> np.ndarray:
+    """Seeds [count] like these whose episodes have each goal in turn (``worker.One``: a seed's modulo their count)."""
+    return seeds // 2 // goals * goals + np.arange(len(seeds)) % goals if goals else seeds
 
 
 def training(program: Program, learner: Learner, x: Inputs, envs: int) -> tuple[Slots, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from qchunk import normalise
+from qchunk.data.buffer import Ring, Source
 from qchunk.envs.base import AutoReset, spec_of, wrap
 from qchunk.envs.host.pool import HostEnv
 from qchunk.envs.objective import settled
@@ -55,6 +56,10 @@ class Program:
     def playable(self, given: dict) -> AutoReset:
         """The environment of one seed, wrapped, with the objective's weights that the run is given."""
         return wrap(settled(self.env, given))
+
+    def source(self, x: Inputs, ring: Ring | None = None, mix: str = "uniform") -> Source:
+        """What one seed's batches are drawn from."""
+        return Source(x.data, ring, mix, getattr(self.env, "goal_of", None))
 
     @property
     def on_host(self) -> bool:

@@ -149,7 +149,7 @@ def _tabletop(env: Env, moments: list[Frame]) -> list[np.ndarray]:
     from qchunk.envs.tabletop.draw import draw_world
 
     def paint(axes: Any, i: int, m: Frame) -> None:
-        draw_world(axes[0], axes[1], m.world, env.goal)
+        draw_world(axes[0], axes[1], m.world, env.goal_shown(m.obs))
         axes[0].set_title("success" if m.success else "from above, and from the side", fontsize=9)
 
     return _painted((3.5, 3.8), {"nrows": 2, "height_ratios": (0.43, 0.43)}, moments, paint)

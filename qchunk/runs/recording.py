@@ -93,7 +93,7 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
 
 def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]:
     """What was played, one policy after the other, and what such data are called."""
-    if (found := names.ogbench(name)) and not found["single"]:
+    if (found := names.ogbench(name)) and not (found["single"] or found["goals"]):
         fix = f"--policy {' '.join(f.policy)} needs a task: {name[:-3]}-singletask-v0"
         raise UserError(f"{name} names OGBench's own data", fix)
     env: Any = envs.make(name)

@@ -62,6 +62,9 @@ def one_number(x: Any, what: str) -> float:
 class One:
     """One gymnasium environment with actions in [-1, 1] and flat observations, or dictionaries of them.
 
+    Where the description says how many ``goals`` there are, they are OGBench's: the episode of a seed has the one of this number
+    modulo theirs, and observations are {"state": ..., "goal": ...}.
+
     ``like``, from the first reset on: zeros in the place of an observation, boxes of uint8 in uint8, all else in float32.
 
     Raises:
@@ -93,14 +96,16 @@ class One:
         spec = self.env.spec
         own = (spec.max_episode_steps if spec else None) or DEFAULT_LIMIT
         self.limit = min(own, description.get("limit", own))
-        self.sparse = bool(description["sparse"])
+        self.sparse, self.goals = bool(description["sparse"]), description.get("goals", 0)
+        self.goal: Any = None
         self.steps = 0
 
     def reset(self, seed: int) -> np.ndarray:
         """Row of an episode's start; the same seed gives the same start."""
+        more = {"options": {"task_id": 1 + seed % self.goals}} if self.goals else {}
         with hushed():
-            obs, info = self.env.reset(seed=seed)
-        self.steps = 0
+            obs, info = self.env.reset(seed=seed, **more)
+        self.steps, self.goal = 0, info.get("goal")
         return self._row(obs, 0.0, False, False, info)
 
     def step(self, action: np.ndarray) -> np.ndarray:
@@ -115,8 +120,11 @@ class One:
     def _row(self, obs: Any, reward: Any, terminal: Any, truncation: Any, info: dict) -> np.ndarray:
         parts = trees.named(obs) if self._is_tree else {"obs": obs}
         parts = {name: self._flat(space, parts[name]) for name, space in self._spaces.items()}
+        if self.goals:
+            parts = {"obs/goal": np.asarray(self.goal, np.float64).ravel(), "obs/state": parts["obs"]}
         if self.like is None:
-            types = {n: np.uint8 if s.dtype == np.uint8 else np.float32 for n, s in self._spaces.items()}
+            images = {n for n, s in self._spaces.items() if s.dtype == np.uint8}
+            types = {n: np.uint8 if n in images else np.float32 for n in parts}
             self.like = trees.unnamed({n: np.zeros(x.shape, types[n]) for n, x in parts.items()})
         ended = bool(one_number(terminal, "terminated"))
         cut = bool(one_number(truncation, "truncated")) and not ended
