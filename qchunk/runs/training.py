@@ -113,8 +113,9 @@ def ready(
     names.check_env(f.env)
     check_place(place_of(algorithm, f, settings))
     sinks.check(f.log_to)
-    if not f.checkpoint_minutes >= 0:
-        raise UserError(f"--checkpoint-minutes is {f.checkpoint_minutes}", "give 0 or more")
+    check_minutes(f.checkpoint_minutes)
+    if f.prior is None and f.prior_seed is not None:
+        raise UserError(f"--prior-seed {f.prior_seed} is a place among a prior's seeds", "give --prior RUN, too, or leave it out")
     settings, weights = driver.resolve(settings), objective.parse(f.objective)
     env = envs.make(f.env, c.chunk.history, weights)
     prior.check(earlier, algorithm, c, settings, env)
@@ -130,6 +131,12 @@ def ready(
         once, args, _ = driver.unit(program, x, settings)
         jax.eval_shape(once, *args)  # what an update cannot do is found before a folder is made; jit keeps the trace
     return Opened(driver, settings, program, x), weights, about
+
+
+def check_minutes(minutes: float | None) -> None:
+    """Refuses a negative time between two checkpoints, and one that is no number."""
+    if minutes is not None and not minutes >= 0:
+        raise UserError(f"--checkpoint-minutes is {minutes}", "give 0 or more")
 
 
 def place_of(algorithm: str, f: TrainFlags, settings: Any) -> Path:
@@ -179,6 +186,7 @@ def resume(folder: Path, f: Going | None = None) -> dict:
         UserError: nothing to go on with, its checkpoints are gone, or its data have changed.
     """
     f = f or Going()
+    check_minutes(f.checkpoint_minutes)
     with run_folder.open_run(folder) as run, stopping.hint(how_to_go_on(folder)):
         opened = resuming.extended(run, rebuild(run.config, folder), f)
         if run.config["data"]:
