@@ -21,6 +21,7 @@ from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
 from qchunk.reporting import page, records
 from qchunk.reporting.publish import publish
 from qchunk.reporting.records import Rows
+from qchunk.runs import sinks
 from qchunk.system.errors import UserError
 
 PRIOR = "prior ("
@@ -87,6 +88,7 @@ def compare(argv: list[str]) -> None:
     f = dataclasses.replace(f, algos=tuple(a for given in f.algos for a in given.split(",") if a))
     suite, left_out = plan(f, sizes)
     check(suite, f.out)
+    sinks.check(f.log_to)
     asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look", "json", "log_to")}
     claim(f.out, "comparison", {**asked, **dataclasses.asdict(sizes)})
     trained = train_all("compare", suite, f.out, f.quiet or f.json, f.log_to)
