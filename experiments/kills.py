@@ -8,6 +8,7 @@ INT, TERM or HUP in place of KILL.
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -42,7 +43,11 @@ def qchunk(*argv: object) -> subprocess.Popen:
 
 def runs(folder: Path) -> list[Path]:
     """The folders of runs in a folder, which may be one itself."""
-    return sorted(p.parent for p in folder.rglob(run_folder.CONFIG) if not p.parent.name.startswith("."))
+    found = []
+    for place, below, files in os.walk(folder):  # which passes over what is removed meanwhile
+        found += [Path(place)] if run_folder.CONFIG in files else []
+        below[:] = [] if run_folder.CONFIG in files else [name for name in below if not name.startswith(".")]
+    return sorted(found)
 
 
 def lines(run: Path) -> list[dict]:

@@ -80,6 +80,11 @@ def loss(c: C):
     return of(c, boom)
 def wide(c: C):
     return of(c, lambda *args: (__import__("jax").numpy.zeros(3), {}))
+@config
+class Named(C):
+    batch: int = 3
+def names(c: Named):
+    return of(c, None)
 def ends(c: C):
     raise SystemExit(0)
 def measures(c: C):
@@ -92,7 +97,7 @@ METHODS = {
     "build": ("your build failed at mine.py:16: RuntimeError: no build today. Fix it there.", 1),
     "loss": ("your boom failed at mine.py:14: ZeroDivisionError: no loss today. Fix it there.", 1),
     "nothing": ("nothing returns a NoneType. return an Algorithm, such as qchunk.learner(...).", 0),
-    "ends": ("your ends failed at mine.py:24: SystemExit: 0. Fix it there.", 1),
+    "ends": ("your ends failed at mine.py:29: SystemExit: 0. Fix it there.", 1),
     "measures": (
         "the metrics of an update have shapes: {'bc/x': (3,)}. return one number for each, such as a mean.",
         0,
@@ -101,6 +106,7 @@ METHODS = {
         "the actions that are played are float32[1, 2, 1], not float32[1, 1]. let the policy's plan, its emit and the execution's act return whole actions.",
         0,
     ),
+    "names": ("--batch is a flag of every run, and a field of your configuration. call the field otherwise.", 0),
     "wide": ("the loss of the term bc has the shape (3,). return one number, such as a mean over the batch.", 0),
 }
 
