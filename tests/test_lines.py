@@ -319,6 +319,7 @@ FLAGS = [
         "the state of play",
     ),
     (["collect", ENV, "--out", "x.npz", "--policy", ""], "--policy names nothing"),
+    (["compare", "--env", ENV, "--algos"], "--algos names no arms"),
     (["compare", "--env", ENV, "--algos", "dppo@"], "unknown kind ''"),
     (["compare", "--env", ENV, "--log-to", "x"], "unknown sink 'x'"),
 ]

@@ -123,6 +123,8 @@ def checked(f: CompareFlags, sizes: Sizes) -> None:
         raise UserError("--hidden names no widths", "give one or more, such as --hidden 128 128 128")
     if f.data and not f.data.exists() and not names.is_own(str(f.data)):
         raise UserError(f"there is no data set {f.data}", "make one with qchunk collect, or leave --data out")
+    if not f.algos:
+        raise UserError("--algos names no arms", "give one or more: qchunk list algorithms")
     if not f.env:
         raise UserError("--env names no environment", "give one or more: qchunk list envs")
     for env in f.env:
