@@ -100,7 +100,9 @@ def main(argv: list[str] | None = None) -> None:
         except BrokenPipeError:
             surroundings.drop()  # nobody reads on: that is no mistake
             sys.exit(0)
-        except Exception as e:
+        except BaseException as e:
+            if isinstance(e, SystemExit) and not tracebacks.own_frames(e):
+                raise  # of --help, and of what has failed and has said so
             if stopping.asked():  # such as a terminal that is no longer there
                 stopping.leave()
             if found := memory.shortage(e) if memory.is_short(e) else surroundings.explained(e):
@@ -135,7 +137,7 @@ def command(argv: list[str]) -> None:
         getattr(importlib.import_module(module), function)(argv[1:])
 
 
-def failure(err: Exception) -> list[str]:
+def failure(err: BaseException) -> list[str]:
     """What is told of an exception that code of the user's raised or led to: a line, then its frames. Empty: it is ours."""
     if line := tracebacks.blamed(err):
         return [f"{line}. Fix it there.", *tracebacks.listed(err)]

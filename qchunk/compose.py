@@ -176,9 +176,10 @@ def warm_started(algorithm: Algorithm, *names: str) -> Algorithm:
 
 def is_active(term: Term, step: Array) -> Array | bool:
     """Whether a term takes part in update number ``step`` (0 is the first)."""
-    if term.every == 1 and term.start == 0:
+    if term.every == 1 and term.start == 0 and term.end is None:
         return True
-    return (step % term.every == 0) & (step >= term.start)
+    begun = (step % term.every == 0) & (step >= term.start)
+    return begun if term.end is None else begun & (step < term.end)
 
 
 def run_terms(group: Together, vars: Vars, key: Key, chunk: Chunk, step: Array) -> list[tuple[Array, Metrics]]:
@@ -190,9 +191,9 @@ def run_terms(group: Together, vars: Vars, key: Key, chunk: Chunk, step: Array) 
     noise = group.draw(key, chunk)
     passes: dict[tuple, list[int]] = {}
     for i, term in enumerate(group.terms):
-        passes.setdefault((frozenset(term.wrt), term.every, term.start), []).append(i)
+        passes.setdefault((frozenset(term.wrt), term.every, term.start, term.end), []).append(i)
     found: dict[int, tuple[Array, Metrics]] = {}
-    for (wrt, _, _), members in passes.items():
+    for (wrt, *_), members in passes.items():
         params = {n: p if n in wrt else jax.lax.stop_gradient(p) for n, p in vars.params.items()}
 
         def run(vars: Vars) -> list[tuple[Array, Metrics]]:

@@ -131,7 +131,7 @@ class ChunkConfig:
     """Discount per environment step, in [0, 1]."""
     padding: Literal["masked", "repeated", "whole"] = "masked"
     """What imitation learns from steps past an episode's end: nothing, the last action again, or nothing from such a chunk."""
-    history: PositiveInt = 1
+    history: Annotated[int, Range(1, 1000)] = 1
     """To, observations seen at once, the newest last; before an episode's start its first one is repeated."""
     discount: Literal["step", "decision"] = "step"
     """Whether gamma counts once per environment step, or once per chunk (2409.00588): rewards inside one then count alike."""

@@ -67,6 +67,10 @@ def _found(table: Mapping[str, names.Entry], text: str, what: str) -> Named:
     target, args = names.target(table, text, what)
     parts = [part.partition("=") for part in args.split(",")] if args else []
     fixed = tuple((name.strip(), value(v.strip())) for name, is_fixed, v in parts if is_fixed)
+    if len({name for name, _ in fixed}) < len(fixed):
+        raise UserError(f"{what} {text} gives one argument twice", "give each once")
+    if text not in table:
+        loading.note(text)
     return Named(loading.function(target), tuple(value(v.strip()) for v, is_fixed, _ in parts if not is_fixed), fixed)
 
 

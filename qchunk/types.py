@@ -179,7 +179,8 @@ class Term(NamedTuple):
     draw: DrawFn
     fn: TermFn
     every: int = 1  # active in updates whose number is a multiple of it ...
-    start: int = 0  # ... and at least this
+    start: int = 0  # ... and at least this ...
+    end: int | None = None  # ... and less than this
 
 
 class Together(NamedTuple):

@@ -56,6 +56,17 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(copy, tmp_path, ca
     assert code == 2 and err.count("\n") == 1 and "checkpoints back" in err and metrics(copy) == before
 
 
+def test_a_configuration_without_a_part_and_an_impossible_time_are_a_line(copy, capsys):
+    code, _, err = resume(capsys, copy, "--checkpoint-minutes", "-1")
+    assert code == 2 and "--checkpoint-minutes is -1.0. give 0 or more" in err, err
+    kept = json.loads((copy / "config.json").read_text())
+    for part in ("label", "data"):
+        without = {**kept, "config": {n: v for n, v in kept["config"].items() if n != part}}
+        (copy / "config.json").write_text(json.dumps(without))
+        code, _, err = resume(capsys, copy)
+        assert code == 2 and err.count("\n") == 1 and f"lacks {part}" in err, err
+
+
 def test_a_run_that_never_saved_begins_again(copy, capsys, base):
     shutil.rmtree(copy / "checkpoints")
     (copy / "summary.json").unlink()

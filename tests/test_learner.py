@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from qchunk.actors.flow import flow
+from qchunk.algorithms.qc import QC, qc
 from qchunk.compose import frozen, learner
-from qchunk.config import CriticConfig, FlowConfig, OptimConfig
+from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
 from qchunk.losses.cloning import bc
@@ -210,6 +211,25 @@ def test_before_its_start_nothing_of_a_module_moves():
         assert any((x != y).any() for x, y in zip(*moments, strict=True)), "that of a moves"
     assert float(states[4].params["b"]["x"]) == pytest.approx(0.9) and float(states[4].targets["b"]["x"]) == 1.0
     assert float(states[5].targets["b"]["x"]) == pytest.approx(0.95)
+
+
+def test_after_its_end_a_module_rests():
+    """Two updates and no more; in Q-chunking so for the actor, while the critic goes on."""
+    a, b = scalar("a", 1.0), scalar("b", 1.0)
+    terms = [
+        term(("a",), lambda v: v.params["a"]["x"] ** 2),
+        term(("b",), lambda v: v.params["b"]["x"] ** 2, end=2),
+    ]
+    states = steps(learner([a, b], NOTHING, terms, OptimConfig(0.1)), 4)
+    assert float(states[2].params["b"]["x"]) < float(states[1].params["b"]["x"]) < 1.0
+    for state in states[3:]:
+        chex.assert_trees_all_equal(
+            (state.params["b"], opt_of(state, "b")), (states[2].params["b"], opt_of(states[2], "b"))
+        )
+    c = QC(ChunkConfig(4), FlowConfig((8,), steps=1), CriticConfig((8,)), n=1, clone_until=1)
+    _, one, two = steps(qc(c), 2)
+    chex.assert_trees_all_equal(one.params["actor"], two.params["actor"])
+    assert any((x != y).any() for x, y in zip(*(jax.tree.leaves(s.params["critic"]) for s in (one, two)), strict=True))
 
 
 def test_between_its_turns_a_modules_optimiser_rests():

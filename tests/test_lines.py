@@ -80,11 +80,33 @@ def loss(c: C):
     return of(c, boom)
 def wide(c: C):
     return of(c, lambda *args: (__import__("jax").numpy.zeros(3), {}))
+@config
+class Named(C):
+    batch: int = 3
+def names(c: Named):
+    return of(c, None)
+def ends(c: C):
+    raise SystemExit(0)
+def measures(c: C):
+    return of(c, lambda *args: (__import__("jax").numpy.zeros(()), {"x": __import__("jax").numpy.zeros(3)}))
+def acts(c: C):
+    a = of(c, None)
+    return a._replace(act=a.act._replace(emit=lambda vars, plan, i, obs: plan.action))
 """
 METHODS = {
     "build": ("your build failed at mine.py:16: RuntimeError: no build today. Fix it there.", 1),
     "loss": ("your boom failed at mine.py:14: ZeroDivisionError: no loss today. Fix it there.", 1),
     "nothing": ("nothing returns a NoneType. return an Algorithm, such as qchunk.learner(...).", 0),
+    "ends": ("your ends failed at mine.py:29: SystemExit: 0. Fix it there.", 1),
+    "measures": (
+        "the metrics of an update have shapes: {'bc/x': (3,)}. return one number for each, such as a mean.",
+        0,
+    ),
+    "acts": (
+        "the actions that are played are float32[1, 2, 1], not float32[1, 1]. let the policy's plan, its emit and the execution's act return whole actions.",
+        0,
+    ),
+    "names": ("--batch is a flag of every run, and a field of your configuration. call the field otherwise.", 0),
     "wide": ("the loss of the term bc has the shape (3,). return one number, such as a mean over the batch.", 0),
 }
 
@@ -280,6 +302,26 @@ FLAGS = [
         "cannot write /proc/nothing/run",
     ),
     (["train", "bc", "--env", ENV, "--data", None, "--execute", "receding:²", *TINY], "is no number"),
+    (
+        ["train", "bc", "--env", ENV, "--data", None, *TINY, "--execute", "receding:steps=1,steps=2"],
+        "one argument twice",
+    ),
+    (["train", "bc", "--env", ENV, "--data", None, *TINY, "--prior-seed", "0"], "give --prior RUN"),
+    (["train", "bc", "--env", ENV, "--data", None, *TINY, "--chunk.history", "100000"], "in [1, 1000]"),
+    (["train", "bc", "--env", ENV, "--data", None, *TINY, "--online-steps", "40", "--update-ratio", "1e30"], "32 bits"),
+    (
+        ["train", "bc", "--env", ENV, "--data", None, *TINY, "--actor.hidden", "2000000", "2000000"],
+        "out of memory: the learner",
+    ),
+    (["train", "bc", "--env", ENV, "--data", None, *TINY, "--episodes", str(2**31 - 1)], "give fewer --episodes"),
+    (
+        ["train", "bc", "--env", ENV, "--data", None, *TINY, "--online-steps", str(2**31 - 1), "--update-ratio", "0"],
+        "the state of play",
+    ),
+    (["collect", ENV, "--out", "x.npz", "--policy", ""], "--policy names nothing"),
+    (["compare", "--env", ENV, "--algos"], "--algos names no arms"),
+    (["compare", "--env", ENV, "--algos", "dppo@"], "unknown kind ''"),
+    (["compare", "--env", ENV, "--log-to", "x"], "unknown sink 'x'"),
 ]
 
 
@@ -290,6 +332,13 @@ def test_flags_are_refused_before_the_work(case, data, tmp_path, monkeypatch, ca
     code, err = run(capsys, *(data if a is None else a for a in argv))
     assert code == 2 and told in err and err.count("\n") == 1, err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_function_of_a_librarys_that_does_not_fit(data, tmp_path, capsys):
+    for more in (["--optim.kind", "adam:b2=x"], ["--optim.kind", "json:dumps"]):
+        code, err = run(capsys, "train", "bc", "--env", ENV, "--data", data, "--out", tmp_path / "run", *TINY, *more)
+        assert code == 2 and f"{more[1]} gives does not fit" in err.splitlines()[0], err
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_help_names_what_stands_first_and_every_kind(capsys):

@@ -21,6 +21,7 @@ from qchunk.envs.objective import settled, weights_given
 from qchunk.play import collecting, on_device
 from qchunk.play.on_device import rollout
 from qchunk.seeds import for_each
+from qchunk.system.errors import UserError
 
 WEIGHTS = {"task": 1.0, "energy": 0.5, "jerk": 0.25}
 
@@ -110,6 +111,16 @@ def test_a_run_under_an_objective(tmp_path, capsys):
     capsys.readouterr()
     code, out, _ = command(capsys, "eval", tmp_path / "a", "--episodes", "4", "--json")
     assert code == 0 and {n: v["mean"] for n, v in json.loads(out).items()} == found
+
+
+@pytest.mark.parametrize("term", ["jnp.sum(m.action)", "m.action", "m.reward + 1j"])
+def test_a_term_that_is_not_one_real_number_for_each_step(term, tmp_path):
+    """Such as a sum over all rows of a data set, which would be every row's reward without a word."""
+    (tmp_path / "own.py").write_text(f"import jax.numpy as jnp\ndef term(m): return {term}\n")
+    env = envs.make("probe/two-step", objective={f"{tmp_path}/own.py:term": 1.0})
+    rows = jnp.zeros((6, 2)), jnp.ones((6, 1)), np.zeros(6, np.float32), np.arange(6) % 3 == 2
+    with pytest.raises(UserError, match=r"the term term returns \w+\[.*for steps \[6\]. return one real number"):
+        env.reweighed(*rows)
 
 
 @pytest.mark.parametrize(

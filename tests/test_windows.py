@@ -37,6 +37,26 @@ def make_rows(lengths, terminals, rng):
     return formats.Rows(*(np.concatenate(x) for x in zip(*parts, strict=True)))
 
 
+@pytest.mark.parametrize(
+    "limit, n, share", [(10, 5, 0.180), (20, 5, 0.059), (50, 5, 0.008), (100, 5, 0.001), (50, 10, 0.021)]
+)
+def test_what_a_time_limit_does_to_values(limit, n, share):
+    """The figures of docs/decisions.md, for a chance of 0.05: every episode there can be, each window with its probability."""
+    p, gamma = 0.05, 0.99
+    lengths = [*range(1, limit + 1), limit]  # success at step k, or none until the limit
+    success = [np.arange(1, k + 1) == k for k in lengths[:-1]] + [np.zeros(limit, bool)]
+    rows = make_rows(lengths, np.concatenate(success), np.random.default_rng(0))
+    rows = rows._replace(reward=np.where(rows.terminal, 0.0, -1.0).astype(np.float32))
+    data = formats.to_device(rows)
+    found = chunks.windows(data, data.starts, ChunkConfig(n, gamma=gamma))
+    chance = [p * (1 - p) ** (k - 1) for k in lengths[:-1]] + [(1 - p) ** limit]
+    weight = np.repeat(chance, lengths) * np.asarray(found.weight[:, 0])
+    reward, discount = (np.asarray(x[:, 0]) for x in (found.reward, found.discount))
+    value = weight @ reward / (weight.sum() - weight @ discount)  # of one state: V = mean of R + discount V
+    truth = -(1 - p) / (1 - gamma * (1 - p))
+    assert value / truth == pytest.approx(1 - share, abs=0.001)
+
+
 def slow_window(rows, i, c):
     """One window, step by step, as the docstring of ``windows`` says."""
     last = i

@@ -36,6 +36,8 @@ class QC:
     optim: OptimConfig = OptimConfig()
     n: PositiveInt = 32
     """N, candidates per decision; also in the target."""
+    clone_until: NonNegativeInt = 0
+    """Updates after which the actor is no longer cloned, only the critic trained; 0: it is cloned in all of them."""
     slice_rows: NonNegativeInt = 0
     """Candidates evaluated at once (bounds memory); 0 chooses by backend."""
 
@@ -44,4 +46,5 @@ def qc(c: QC) -> Algorithm:
     """Q-chunking: the same best-of-N operator acts, is evaluated, and chooses the next chunk of the critic's target."""
     pi, q = actor(c.actor), chunk_q(c.critic)
     act = best_of_n(sample(acting(pi)), q.score, c.n, c.slice_rows)
-    return learner([pi, q], act, [bc(pi), td(q, act)], c.optim)
+    clone = bc(pi)._replace(end=c.clone_until or None)
+    return learner([pi, q], act, [clone, td(q, act)], c.optim)

@@ -21,6 +21,7 @@ from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
 from qchunk.reporting import page, records
 from qchunk.reporting.publish import publish
 from qchunk.reporting.records import Rows
+from qchunk.runs import sinks
 from qchunk.system.errors import UserError
 
 PRIOR = "prior ("
@@ -87,6 +88,7 @@ def compare(argv: list[str]) -> None:
     f = dataclasses.replace(f, algos=tuple(a for given in f.algos for a in given.split(",") if a))
     suite, left_out = plan(f, sizes)
     check(suite, f.out)
+    sinks.check(f.log_to)
     asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look", "json", "log_to")}
     claim(f.out, "comparison", {**asked, **dataclasses.asdict(sizes)})
     trained = train_all("compare", suite, f.out, f.quiet or f.json, f.log_to)
@@ -121,6 +123,8 @@ def checked(f: CompareFlags, sizes: Sizes) -> None:
         raise UserError("--hidden names no widths", "give one or more, such as --hidden 128 128 128")
     if f.data and not f.data.exists() and not names.is_own(str(f.data)):
         raise UserError(f"there is no data set {f.data}", "make one with qchunk collect, or leave --data out")
+    if not f.algos:
+        raise UserError("--algos names no arms", "give one or more: qchunk list algorithms")
     if not f.env:
         raise UserError("--env names no environment", "give one or more: qchunk list envs")
     for env in f.env:

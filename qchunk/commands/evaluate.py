@@ -10,6 +10,7 @@ from qchunk.commands import flags
 from qchunk.commands.shared import positional, print_figures
 from qchunk.config import NonNegativeInt, PositiveInt
 from qchunk.drivers.common import evaluate as measure
+from qchunk.play import evaluation
 from qchunk.play.execute import parse
 from qchunk.runs import run_folder
 from qchunk.runs.opened import learner_of, rebuild
@@ -42,6 +43,7 @@ def evaluate(argv: list[str]) -> None:
     p = rebuild(run_folder.read_config(Path(folder))["config"], Path(folder))
     shown = dataclasses.replace(p.settings, episodes=f.episodes)
     execution = parse(f.execute, p.config.chunk.horizon) if f.execute else p.inputs.execution
+    evaluation.check(p.program, f.episodes)
     learner, step = learner_of(Path(folder), p, f.step)
     learner, given = seeds.spread(shown.seeds, (learner, p.inputs.given))  # once, and not at every decision on a host
     with closed(p.program):

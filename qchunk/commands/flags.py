@@ -33,9 +33,13 @@ def parse(command: str, argv: list[str], *parts: Any, text: str = "") -> list[An
     whole = dataclasses.make_dataclass("Flags", fields, frozen=True)
     whole.__doc__ = text
     one_kind = (tyro.conf.AvoidSubcommands,)  # a union is of the kind that its default is of
+    known = [f"--{n}" for part in parts for n in flag_names(part)]
+    if twice := sorted({n for n in known if known.count(n) > 1}):
+        raise UserError(
+            f"{twice[0]} is a flag of every run, and a field of your configuration", "call the field otherwise"
+        )
     if "--help" in argv or "-h" in argv:
         tyro.cli(whole, prog=f"qchunk {command}", args=["--help"], description=text, config=one_kind)
-    known = [f"--{n}" for part in parts for n in flag_names(part)]
     for arg in argv:
         name = arg.split("=")[0].replace("_", "-")
         if arg.startswith("--") and name not in known and re.sub(r"(--|\.)no-", r"\1", name) not in known:

@@ -10,6 +10,7 @@ from typing import Literal
 from qchunk import names
 from qchunk.commands import flags
 from qchunk.commands.shared import positional
+from qchunk.runs import sinks
 from qchunk.system import loading
 from qchunk.system.errors import UserError
 
@@ -55,6 +56,7 @@ def reproduce(argv: list[str]) -> None:
         raise UserError(f"SUITE in {target} is no Suite", "make it by qchunk.comparison.suite.Suite(runs)")
     todo = runs_of(found, f, target)
     root = f.out or Path("runs") / f"{name}-{f.scale}"
+    sinks.check(f.log_to)
     suites.claim(root, "suite", {"suite": name, "scale": f.scale}, f.dry)
     suites.check(todo, root)
     say(found, todo, f, root, name)

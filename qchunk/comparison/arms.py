@@ -93,8 +93,8 @@ def split(arm: str) -> tuple[str, str]:
     Raises:
         UserError: no such kind.
     """
-    name, _, kind = arm.partition("@")
-    if kind:
+    name, at, kind = arm.partition("@")
+    if at:
         of_kind(ActorConfig, kind)
     return name, kind or own_kind(registry.builder(name)[1])
 

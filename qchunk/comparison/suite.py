@@ -274,7 +274,7 @@ def train_all(
             try:
                 if not finished(run, root):
                     train_one(run, root, quiet, log_to)
-            except Exception as e:
+            except (Exception, SystemExit) as e:  # code of the user's may end a program, but not the other runs
                 found.failed[run.name] = line_of(e)
                 print(f"[{name} {i}/{len(suite)}] failed: {found.failed[run.name]}", file=sys.stderr, flush=True)
             else:
@@ -299,7 +299,7 @@ def needs(run: Run) -> tuple[str, ...]:
     return tuple(n for n in (run.prior, *(run.data.policies if isinstance(run.data, Data) else ())) if n)
 
 
-def line_of(e: Exception) -> str:
+def line_of(e: BaseException) -> str:
     """An error as one line; with its kind and its place where it is no mistake of the user's that says its fix."""
     told = " ".join(str(e).split())
     if isinstance(e, UserError):

@@ -122,7 +122,8 @@ def cut(
       (the published code adds them);
     - discount_j = gamma^n, or 0 if a success lies inside the window: an exact target, whatever the later actions
       (in both, with discount "decision", gamma counts once per H steps: see ``begun``);
-    - weight_j = 1 if the window is whole or holds a success; 0 where a time-out cuts it;
+    - weight_j = 1 if the window is whole or holds a success; 0 where a time-out cuts it (docs/decisions.md says what
+      that does to short episodes);
     - next_obs_j is the true observation n steps on, or the episode's final one;
     - action is padded with the last action after an episode's end; mask is 0 there, or 1 with padding "repeated", and
       0 for the whole chunk with padding "whole";

@@ -21,11 +21,13 @@ from qchunk.data import buffer
 from qchunk.data.buffer import Source
 from qchunk.data.chunks import Dataset
 from qchunk.envs import checked
+from qchunk.envs.base import obs_like
 from qchunk.play import evaluation
 from qchunk.play.execute import parse
-from qchunk.play.program import Build, Inputs, Program
+from qchunk.play.on_host import seen
+from qchunk.play.program import Build, Inputs, Program, reads
 from qchunk.seeds import check as check_seeds
-from qchunk.seeds import for_each, over_seeds, stream
+from qchunk.seeds import for_each, one, over_seeds, stream
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Learner
 
@@ -124,6 +126,33 @@ def init(program: Program, x: Inputs) -> Learner:
     return made._replace(stats={**made.stats, normalise.STATS: units})
 
 
+def check_acting(program: Program, x: Inputs) -> None:
+    """Refuses policies and execution that cannot act: by shapes alone, before a run trains what it could not evaluate.
+
+    Raises:
+        UserError: the actions that are played have another shape than the environment's.
+    """
+    learner, given = jax.eval_shape(lambda tree: one(tree, 0), (learner_like(program, x), x.given))
+    obs = jax.tree.map(lambda o: jax.ShapeDtypeStruct((1, *o.shape), o.dtype), obs_like(program.env))
+
+    def action(role: str, learner: Learner, given: dict, obs: Any, key: jax.Array) -> jax.Array:
+        mine = x._replace(given=given)
+        state, vars, scheme = seen(obs), reads(learner, mine), program.scheme(mine, role)
+        _, plan = scheme.decide(vars, key, state, scheme.init(vars, key, state))
+        return scheme.act(vars, 0, state, plan)
+
+    for role in ("act", "explore"):
+        found = jax.eval_shape(functools.partial(action, role), learner, given, obs, jax.random.key(0))
+        told, wanted = _shape_of(found), f"float32[1, {program.env.action_size}]"
+        if told != wanted:
+            problem = f"the actions that are played are {told}, not {wanted}"
+            raise UserError(problem, "let the policy's plan, its emit and the execution's act return whole actions")
+
+
+def _shape_of(x: Any) -> str:
+    return f"{x.dtype}{list(x.shape)}" if hasattr(x, "shape") else f"a {type(x).__name__}"
+
+
 def learner_like(program: Program, x: Inputs) -> Learner:
     """The shapes of what ``init`` makes, which are the same for all data."""
     return jax.eval_shape(lambda: init(program, x._replace(data=None)))
@@ -158,6 +187,8 @@ def accumulate(fn: Callable, state: Any, count) -> tuple[Any, Any]:
         return state, jax.tree.map(jnp.add, loop[1], figures)
 
     like = jax.eval_shape(lambda state: fn(0, state)[1], state)
+    if odd := {n: x.shape for n, x in like.items() if x.shape}:
+        raise UserError(f"the metrics of an update have shapes: {odd}", "return one number for each, such as a mean")
     none_yet = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
     return jax.lax.fori_loop(0, count, body, (state, none_yet))
 

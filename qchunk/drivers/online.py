@@ -41,6 +41,7 @@ from qchunk.play import rollout as playing
 from qchunk.play.execute import parse
 from qchunk.play.program import Inputs, Program, each_seed, reads
 from qchunk.play.rollout import played
+from qchunk.ranges import INT32
 from qchunk.seeds import STREAMS, for_each, spread, stream
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Learner, Steps, Vars
@@ -120,6 +121,9 @@ def check(program: Program, x: Inputs, s: OnlineSettings) -> None:
     buffer.share_of(s.mix)
     if s.offline_steps == 0 and s.online_steps == 0:
         raise UserError("there is nothing to train", "give --offline-steps or --online-steps")
+    if s.online_steps * s.update_ratio > INT32:
+        most = f"give {INT32 // s.online_steps} or less"
+        raise UserError(f"--update-ratio {s.update_ratio:g} is more updates than 32 bits can count", most)
     c = x.c.chunk
     if s.online_steps and (held := schedule(program.scheme(x, "explore").steps, s).capacity) < length(c) + c.horizon:
         fix = f"give --capacity {s.envs * (length(c) + c.horizon)} or more"

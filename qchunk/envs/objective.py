@@ -72,7 +72,7 @@ class Objective(Wrapper):
 
     def judge(self, m: Moment) -> tuple[Array, dict[str, Array]]:
         """(the weighted sum, every term) of a step, or of many."""
-        found = {name: term(m) for name, term in self.terms.items()}
+        found = {name: _checked(name, term(m), m.reward.shape) for name, term in self.terms.items()}
         return sum((self.weights[n] * x for n, x in found.items()), jnp.zeros_like(m.reward)), found
 
     def reweighed(self, obs: PyTree, action: Array, reward: Array, end: Array) -> Array:
@@ -81,6 +81,15 @@ class Objective(Wrapper):
         before = jnp.where(start[:, None], 0.0, jnp.concatenate([action[:1], action[:-1]]))
         after = jax.tree.map(lambda x: jnp.concatenate([x[1:], x[-1:]]), obs)
         return jnp.where(jnp.asarray(end), 0.0, self.judge(Moment(obs, before, action, after, reward))[0])
+
+
+def _checked(name: str, value: Any, shape: tuple[int, ...]) -> Any:
+    """What a term made of steps of this shape; refused where it has another, such as a sum over all of them, or is not real."""
+    found = getattr(value, "shape", shape)  # a plain number is that of every step
+    if found != shape or jnp.iscomplexobj(value):
+        problem = f"the term {name} returns {getattr(value, 'dtype', type(value).__name__)}{list(found)} for steps {list(shape)}"
+        raise UserError(problem, "return one real number for each step: reduce over the last axis alone, axis=-1")
+    return value
 
 
 def settled(env: Any, given: dict) -> Any:

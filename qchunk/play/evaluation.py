@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+
 from qchunk.play import on_device, on_host
 from qchunk.play.program import Inputs, Program
+from qchunk.system import memory
 from qchunk.types import Learner
+
+
+def check(program: Program, count: int) -> None:
+    """Refuses more episodes than this machine could hold: on the device all are played at once.
+
+    Raises:
+        UserError: says how much they would take.
+    """
+    if not program.on_host:
+        one = memory.of_arrays(jax.tree.leaves(jax.eval_shape(program.env.reset, jax.random.key(0))))
+        memory.check("an evaluation", count * one, "give fewer --episodes")
 
 
 def evaluate(program: Program, count: int, learner: Learner, x: Inputs) -> dict[str, Any]:

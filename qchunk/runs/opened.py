@@ -41,7 +41,7 @@ class Opened(NamedTuple):
         return self.program.algorithm(self.config)
 
 
-NEEDED = ("algorithm", "driver", "env", "seed", "seeds", "config", "settings")
+NEEDED = ("algorithm", "label", "driver", "env", "seed", "seeds", "data", "config", "settings")
 
 
 def rebuild(kept: dict, folder: Path) -> Opened:

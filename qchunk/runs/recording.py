@@ -59,6 +59,8 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
         UserError: an unknown name, or a file that is there already.
     """
     names.check_env(name, scene_too=True)
+    if "" in f.policy:
+        raise UserError("--policy names nothing", "name a behaviour or a run, or leave --policy out")
     out = f.out if f.out.suffix == ".npz" or not f.out.name else f.out.with_name(f.out.name + ".npz")
     check_new(out)
     if min(f.steps, f.envs, f.episode_length) < 1:
@@ -125,7 +127,7 @@ def _device_rows(
     count = max(1, min(f.envs, -(-f.steps // f.episode_length)))
     start = jax.tree.leaves(jax.eval_shape(env.reset, jax.random.key(0)))  # type: ignore[union-attr]
     least = count * sum(x.size * x.dtype.itemsize for x in start)
-    memory.check("the environments", least, "give fewer --envs")
+    memory.check("a step of all environments", least, "give fewer --envs")
     more = {"steps": f.steps, "envs": count, "episode_length": f.episode_length, "progress": progress}
     rows = collecting.collect(env, scheme, vars, key_of(f.seed, "collect", number), **more)
     if history > 1:

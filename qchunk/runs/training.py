@@ -18,8 +18,9 @@ from qchunk import envs, names, registry
 from qchunk.config import validate
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
-from qchunk.drivers.common import Driver, Event, assemble
+from qchunk.drivers.common import Driver, Event, assemble, check_acting, learner_like
 from qchunk.envs import objective
+from qchunk.play import evaluation
 from qchunk.runs import checkpoint, prior, resuming, run_folder, sinks, sources
 from qchunk.runs.opened import Opened, rebuild, restore, save_given
 from qchunk.runs.progress import Bar
@@ -113,23 +114,49 @@ def ready(
     names.check_env(f.env)
     check_place(place_of(algorithm, f, settings))
     sinks.check(f.log_to)
-    if not f.checkpoint_minutes >= 0:
-        raise UserError(f"--checkpoint-minutes is {f.checkpoint_minutes}", "give 0 or more")
+    check_minutes(f.checkpoint_minutes)
+    if f.prior is None and f.prior_seed is not None:
+        raise UserError(
+            f"--prior-seed {f.prior_seed} is a place among a prior's seeds", "give --prior RUN, too, or leave it out"
+        )
     settings, weights = driver.resolve(settings), objective.parse(f.objective)
     env = envs.make(f.env, c.chunk.history, weights)
     prior.check(earlier, algorithm, c, settings, env)
     data, about = data_of(f, algorithm, env, driver, settings)
     if data is not None:
         row = sum(a.nbytes for a in jax.tree.leaves(data)) // len(data.reward)
-        memory.check("a batch", settings.batch * settings.seeds * row, "give a smaller --batch")
+        memory.check("a batch", settings.batch * settings.seeds * row, "give a smaller --batch or fewer --seeds")
     given = {**(earlier.given if earlier else {}), **for_each(settings.seeds, objective.weights_given(weights))}
     program, x = assemble(build, c, env, settings, given, data)
     program.algorithm(c)  # says what does not fit together before anything is made
     driver.check(program, x, settings)
     if earlier is None or earlier.about:  # what it stands on is there
+        check_memory(Opened(driver, settings, program, x))
+        check_acting(program, x)
         once, args, _ = driver.unit(program, x, settings)
         jax.eval_shape(once, *args)  # what an update cannot do is found before a folder is made; jit keeps the trace
     return Opened(driver, settings, program, x), weights, about
+
+
+def check_memory(p: Opened) -> None:
+    """Refuses networks, environments and replay that this machine could never hold: compiling them would take for ever, too.
+
+    Raises:
+        UserError: says which, and how much it would take.
+    """
+    learner = learner_like(p.program, p.inputs)
+    memory.check("the learner", memory.of_arrays(jax.tree.leaves(learner)), "give smaller networks or fewer --seeds")
+    if getattr(p.settings, "online_steps", 0):
+        state = p.driver.state_like(p.program, p.inputs, p.settings, learner)
+        fix = "give fewer --envs or --seeds, or a smaller --capacity"
+        memory.check("the state of play", memory.of_arrays(jax.tree.leaves(state)), fix)
+    evaluation.check(p.program, p.settings.episodes)
+
+
+def check_minutes(minutes: float | None) -> None:
+    """Refuses a negative time between two checkpoints, and one that is no number."""
+    if minutes is not None and not minutes >= 0:
+        raise UserError(f"--checkpoint-minutes is {minutes}", "give 0 or more")
 
 
 def place_of(algorithm: str, f: TrainFlags, settings: Any) -> Path:
@@ -181,6 +208,7 @@ def resume(folder: Path, f: Going | None = None) -> dict:
         UserError: nothing to go on with, its checkpoints are gone, or its data have changed.
     """
     f = f or Going()
+    check_minutes(f.checkpoint_minutes)
     with run_folder.open_run(folder) as run, stopping.hint(how_to_go_on(folder)):
         opened = resuming.extended(run, rebuild(run.config, folder), f)
         if run.config["data"]:

@@ -33,8 +33,14 @@ def function(target: str) -> Callable:
     return getattr(module, name)
 
 
+def note(name: str) -> None:
+    """Remembers what the user named that is no file of theirs: a function of a library, or a name with arguments of theirs."""
+    if not name.partition(":")[0].endswith(".py"):
+        _LOADED.append(name)
+
+
 def loaded() -> list[str]:
-    """The files of the user's own that this process has loaded, by their names."""
+    """The files of the user's own that this process has loaded, by their names, and what else they named (``note``)."""
     return list(dict.fromkeys(_LOADED))
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterable
+from typing import Any
 
 from qchunk.system.errors import UserError
 
@@ -27,6 +30,11 @@ def shortage(err: BaseException) -> UserError:
 def installed() -> int:
     """Bytes of memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def of_arrays(arrays: Iterable[Any]) -> int:
+    """Bytes of arrays, or of whatever has their shapes and types; shapes may be of any size."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
 
 
 def check(what: str, least: int, fix: str) -> None:
