@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +26,38 @@ def best_of_n(policy: Policy, score: ValueFn, n: int, slice_rows: int = 0, tempe
         slice_rows: candidates evaluated at once; bounds the memory and never changes the result, because all noise is
             drawn before slicing. 0 chooses by backend.
     """
+    rated = lambda vars, obs, plan, old: score(vars, obs, plan.action)  # noqa: E731
+    return best_plan(policy, rated, n, slice_rows, temperature)
 
+
+def coherent(policy: Policy, n: int, decay: float) -> Policy:
+    """Draws ``n`` plans and keeps the one nearest to what is left of the old plan (BID, 2408.17355: backward coherence).
+
+    The distance is the mean of |a_i - old_i| over the actions that are left, weighted by decay^i. Where nothing is left the
+    first one is kept.
+
+    Args:
+        n: samples N per observation.
+        decay: rho in (0, 1].
+    """
+
+    def nearness(vars: Vars, obs, plan: Plan, old: Old | None) -> Array:
+        if old is None:
+            return jnp.zeros(plan.action.shape[:-2])
+        apart = jnp.linalg.norm(plan.action - old.plan.action, axis=-1)  # [*B, H]
+        weight = decay ** jnp.arange(apart.shape[-1]) * old.left
+        return -jnp.sum(weight * apart, axis=-1) / jnp.maximum(jnp.sum(weight, axis=-1), 1e-9)
+
+    return best_plan(policy, nearness, n)
+
+
+def best_plan(policy: Policy, rated: Callable, n: int, slice_rows: int = 0, temperature: float | None = None) -> Policy:
+    """Draws ``n`` plans and keeps the one that ``rated`` likes best.
+
+    Args:
+        rated: (vars, obs [*B, O], Plan [*B, ...], Old [*B, ...] or None) -> [*B].
+        n, slice_rows, temperature: as in ``best_of_n``.
+    """
     tempered = temperature is not None and n > 1  # one candidate is the policy itself, bit for bit
 
     def lead(obs) -> int:
@@ -42,7 +75,7 @@ def best_of_n(policy: Policy, score: ValueFn, n: int, slice_rows: int = 0, tempe
         axis = lead(obs)  # candidates stand behind *B; the observation is not repeated, only broadcast
         noise, gumbel = noise if tempered else (noise, None)
         plans = jax.vmap(lambda z: policy.plan(vars, z, obs, old), in_axes=axis, out_axes=axis)(noise)
-        values = jax.vmap(lambda a: score(vars, obs, a), in_axes=axis, out_axes=axis)(plans.action)  # [*B, N]
+        values = jax.vmap(lambda p: rated(vars, obs, p, old), in_axes=axis, out_axes=axis)(plans)  # [*B, N]
         # argmax(values / beta + gumbel) is a draw from the softmax; times beta it holds at beta = 0 too
         best = jnp.argmax(values if gumbel is None else values + temperature * gumbel, axis=-1)
 

@@ -68,6 +68,21 @@ DRIVERS = {  # who trains; the attribute ``driver`` of a method's configuration 
 SCHEMES = {  # how much of a chunk is played; numbers follow a colon
     "open-loop": Entry("qchunk.play.execute:open_loop", "whole chunks"),
     "receding": Entry("qchunk.play.execute:receding", "the first actions of each chunk, as in receding:3"),
+    "ensemble": Entry(
+        "qchunk.play.schemes:ensemble",
+        "mean over all open plans, the i-th oldest weighs exp(-m i): ensemble:0.01 (2304.13705)",
+    ),
+    "coherent": Entry(
+        "qchunk.play.schemes:coherent", "the sample nearest to the old plan: coherent:N,STEPS (2408.17355)"
+    ),
+    "rtc": Entry(
+        "qchunk.play.schemes:rtc",
+        "the next chunk denoises while the old one plays, pulled to it: rtc:DELAY,STEPS (2506.07339)",
+    ),
+    "hard-mask": Entry("qchunk.play.schemes:hard_mask", "rtc that holds only what is played meanwhile: hard-mask:1,4"),
+    "async": Entry(
+        "qchunk.play.schemes:naive", "the next chunk is made while the old one plays, unaware of it: async:1,4"
+    ),
 }
 
 BRAX = (
@@ -153,13 +168,14 @@ OWN = {  # how a function of the user's own is named, and what it is
     ),
     "readers": ("FILE.py:FUNCTION:ARGUMENT", "your own: argument -> qchunk.data.formats.Rows"),
     "terms": ("FILE.py:FUNCTION", "your own: a function of a qchunk.envs.objective.Moment"),
+    "schemes": ("FILE.py:FUNCTION:NUMBERS", "your own: (policy, H, *numbers) -> qchunk.play.execute.Scheme"),
 }
 
 
 def tables() -> dict[str, dict[str, str]]:
     """Every table as ``qchunk list`` shows it: one line for each name."""
     found = {"algorithms": ALGORITHMS, "actors": ACTORS, "aggregates": AGGREGATES, "optimisers": OPTIMISERS}
-    found |= {"readers": READERS, "terms": TERMS}
+    found |= {"readers": READERS, "terms": TERMS, "schemes": SCHEMES}
     shown = {title: {n: e.text for n, e in table.items()} | dict([OWN[title]]) for title, table in found.items()}
     return {**shown, "envs": ENVS, "suites": {n: e.text for n, e in SUITES.items()}}
 
