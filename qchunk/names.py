@@ -120,7 +120,22 @@ OGBENCH = {
     "puzzle-4x6": "24 buttons",
 }
 OGBENCH_KINDS = ("play", "noisy")
-PROBES = ("constant", "delayed", "two-step", "flag", "pole", "fork")
+PROBES = {
+    "constant": "reward 1 a step for 10 steps",
+    "delayed": "reward 1 after 5 steps",
+    "two-step": "a second action that must have the first one's sign",
+    "flag": "one step, its reward the action's sign",
+    "pole": "around a pole, left or right: averages crash",
+    "fork": "one step, two good actions: averages earn nothing",
+    "fog-gust": "push blindly to one side, then follow a target that jumps (a step in 10)",
+    "fog-gust-0.02": "the same, a step in 50",
+    "pursuit": "a goal that jumps (a step in 50)",
+    "pursuit-0": "the same, a goal that rests",
+    "pursuit-0.1": "the same, a step in 10",
+    **{f"switch-{n}": f"switch {n} lamps on, sparse reward, play data" for n in (2, 4, 6, 8)},
+    "catch": "a falling glass that is pushed on its way: a chunk of 16 misses it",
+    "pause": "experts pause: who sees the last action learns to repeat it",
+}
 
 ENVS = {
     **{
@@ -136,6 +151,7 @@ ENVS = {
         for kind in OGBENCH_KINDS
         for t in range(1, 6)
     },
+    **{f"probe/{name}": f"a probe: {what}" for name, what in PROBES.items()},
     "FILE.py:FUNCTION": "your own: a function that returns a brax Env (docs/tutorials/4-environment.md)",
     "gymnasium/ID": "any registered gymnasium environment with continuous actions, such as gymnasium/Pendulum-v1",
 }
