@@ -12,6 +12,7 @@ from qchunk.actors.paths import step_of
 from qchunk.sampling import count_steps
 from qchunk.types import Array, Kernel, Old, Plan, Policy, ValueFn, Vars
 
+WINDOW = 3  # actions by which plans are compared
 CPU_ROWS, DEVICE_ROWS = 2048, 32768  # candidates at once: fits a core's cache / fills a GPU
 
 
@@ -51,6 +52,24 @@ def coherent(policy: Policy, n: int, decay: float) -> Policy:
     return best_plan(policy, nearness, n)
 
 
+def supporter(policy: Policy, n: int, tolerance) -> Policy:
+    """Draws ``n`` plans and keeps the one nearest to the old plan by ``apart``, if that is within ``tolerance``, else the first."""
+
+    def support(vars: Vars, obs, plan: Plan, old: Old | None) -> Array:
+        if old is None:
+            return jnp.zeros(plan.action.shape[:-2])
+        distance = apart(plan, old)
+        return jnp.where(distance <= tolerance, -distance, -jnp.inf)
+
+    return best_plan(policy, support, n)
+
+
+def apart(plan: Plan, old: Old) -> Array:
+    """The largest difference [*B] of a number among the next WINDOW actions, as far as the old plan has them."""
+    difference = jnp.max(jnp.abs(plan.action - old.plan.action), axis=-1) * old.left
+    return jnp.max(difference[..., :WINDOW], axis=-1)
+
+
 def best_plan(policy: Policy, rated: Callable, n: int, slice_rows: int = 0, temperature: float | None = None) -> Policy:
     """Draws ``n`` plans and keeps the one that ``rated`` likes best.
 
@@ -60,21 +79,17 @@ def best_plan(policy: Policy, rated: Callable, n: int, slice_rows: int = 0, temp
     """
     tempered = temperature is not None and n > 1  # one candidate is the policy itself, bit for bit
 
-    def lead(obs) -> int:
-        return jax.tree.leaves(obs)[0].ndim - 1
-
     def draw(vars: Vars, key, obs):
-        repeated = jax.tree.map(lambda o: jnp.broadcast_to(o[..., None, :], (*o.shape[:-1], n, o.shape[-1])), obs)
         if not tempered:
-            return policy.draw(vars, key, repeated)
+            return policy.draw(vars, key, repeated(obs, n))
         key, choice_key = jax.random.split(key)
         shape = (*jax.tree.leaves(obs)[0].shape[:-1], n)
-        return policy.draw(vars, key, repeated), jax.random.gumbel(choice_key, shape)
+        return policy.draw(vars, key, repeated(obs, n)), jax.random.gumbel(choice_key, shape)
 
     def choose(vars: Vars, noise, obs, old: Old | None) -> Plan:
-        axis = lead(obs)  # candidates stand behind *B; the observation is not repeated, only broadcast
+        axis = lead(obs)
         noise, gumbel = noise if tempered else (noise, None)
-        plans = jax.vmap(lambda z: policy.plan(vars, z, obs, old), in_axes=axis, out_axes=axis)(noise)
+        plans = samples(policy, vars, noise, obs, old)
         values = jax.vmap(lambda p: rated(vars, obs, p, old), in_axes=axis, out_axes=axis)(plans)  # [*B, N]
         # argmax(values / beta + gumbel) is a draw from the softmax; times beta it holds at beta = 0 too
         best = jnp.argmax(values if gumbel is None else values + temperature * gumbel, axis=-1)
@@ -95,6 +110,22 @@ def best_plan(policy: Policy, rated: Callable, n: int, slice_rows: int = 0, temp
         return jax.lax.map(lambda a: choose(vars, a[0], a[1], *(a[2:] or (None,))), args, batch_size=size)
 
     return policy._replace(draw=draw, plan=plan)
+
+
+def lead(obs) -> int:
+    """How many axes *B stand before an observation's own."""
+    return jax.tree.leaves(obs)[0].ndim - 1
+
+
+def repeated(obs, n: int):
+    """Observations [*B, O] for ``n`` candidates each: [*B, N, O]."""
+    return jax.tree.map(lambda o: jnp.broadcast_to(o[..., None, :], (*o.shape[:-1], n, o.shape[-1])), obs)
+
+
+def samples(policy: Policy, vars: Vars, noise, obs, old: Old | None) -> Plan:
+    """The plans [*B, N, ...] of noise [*B, N, ...]; the observation [*B, O] is not repeated, only broadcast."""
+    axis = lead(obs)
+    return jax.vmap(lambda z: policy.plan(vars, z, obs, old), in_axes=axis, out_axes=axis)(noise)
 
 
 def guide(kernel: Kernel, value: ValueFn, weight: float) -> Kernel:

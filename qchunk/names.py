@@ -80,6 +80,13 @@ SCHEMES = {  # how much of a chunk is played; numbers follow a colon
         "the next chunk denoises while the old one plays, pulled to it: rtc:DELAY,STEPS (2506.07339)",
     ),
     "hard-mask": Entry("qchunk.play.schemes:hard_mask", "rtc that holds only what is played meanwhile: hard-mask:1,4"),
+    "supported": Entry(
+        "qchunk.play.schemes:supported", "a plan goes on while one of N samples agrees: supported:16,0.5,STEPS"
+    ),
+    "dispersion": Entry(
+        "qchunk.play.schemes:dispersion",
+        "a plan ends where samples differ by more than TAU: dispersion:TAU (2604.04161)",
+    ),
     "async": Entry(
         "qchunk.play.schemes:naive", "the next chunk is made while the old one plays, unaware of it: async:1,4"
     ),

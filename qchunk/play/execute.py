@@ -112,12 +112,19 @@ def nothing_left(policy: Policy, vars: Vars, key, obs) -> Old:
     return Old(plan, jnp.zeros(plan.action.shape[:-1]))
 
 
-def played(plan: Plan, steps: int) -> Old:
-    """A plan of which ``steps`` actions have been played: the rest moves to the front, zeros follow it."""
-    gone = jnp.zeros_like(plan.action[..., :steps, :])
-    action = jnp.concatenate([plan.action[..., steps:, :], gone], axis=-2)
-    left = (jnp.arange(action.shape[-2]) < action.shape[-2] - steps).astype(action.dtype)
-    return Old(plan._replace(action=action), jnp.broadcast_to(left, action.shape[:-1]))
+def played(plan: Plan, steps: int, left: Array | None = None) -> Old:
+    """A plan of which ``steps`` actions have been played: the rest moves to the front, zeros follow it.
+
+    Args:
+        left: [*B, H] 1 where it had an action; None is everywhere.
+    """
+    there = jnp.ones(plan.action.shape[:-1]) if left is None else left
+    return Old(plan._replace(action=later(plan.action, steps)), later(there[..., None], steps)[..., 0])
+
+
+def later(x: Array, steps: int) -> Array:
+    """[..., H, n] as it stands ``steps`` later, zeros behind its end."""
+    return jnp.concatenate([x[..., steps:, :], jnp.zeros_like(x[..., :steps, :])], axis=-2)
 
 
 def scripted(behaviour: Behaviour) -> Scheme:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import improve, sampling
-from qchunk.play.execute import Scheme, check_steps, delayed, nothing_left, played, receding
+from qchunk.envs.base import where
+from qchunk.play.execute import Scheme, check_steps, delayed, later, nothing_left, played, receding
 from qchunk.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Old, Plan, Policy, Pull, Vars
@@ -62,11 +63,6 @@ def mean_of(action: Array, there: Array, m) -> Array:
     rank = jnp.cumsum(there[:, ::-1], axis=1)[:, ::-1] - 1  # 0 is the oldest
     weight = jax.nn.softmax(jnp.where(there > 0, -m * rank, -jnp.inf), axis=1)
     return jnp.sum(weight[..., None] * action, axis=1)
-
-
-def later(x: Array, steps: int) -> Array:
-    """[..., H, n] as it stands ``steps`` later, zeros behind its end."""
-    return jnp.concatenate([x[..., steps:, :], jnp.zeros_like(x[..., :steps, :])], axis=-2)
 
 
 def coherent(
@@ -161,3 +157,65 @@ def check_overlap(horizon: int, delay: int, steps: int, name: str) -> None:
         problem = f"--execute {name.format(steps)} does not fit chunks of {horizon} actions: a delay of {delay} needs"
         fix = f"give {name.format(low)}" + (f" to {name.format(high)}" if high > low else "")
         raise UserError(f"{problem} {low} to {high} steps a plan", fix)
+
+
+def supported(
+    policy: Policy, horizon: int, n: PositiveInt = 16, tolerance: PositiveFloat = 0.5, steps: PositiveInt = 1
+) -> Scheme:
+    """Goes on with its plan for as long as a fresh sample agrees with it: a boundary that the policy sets itself.
+
+    Every ``steps`` steps ``n`` plans are drawn. One agrees if none of its next 3 actions differs by more than ``tolerance`` from
+    the old plan's. While one does, and more than 3 actions are left, the old plan goes on; at its end the nearest of those that
+    agree takes over, and where none does any sample. Several good plans are no reason to change, and a change of what is seen
+    is one: no sample agrees any more.
+
+    Args:
+        tolerance: delta, in units of action; 2 to 3 times the noise of the data.
+    """
+    check_steps(steps, horizon, f"supported:{n},{tolerance},{{}}")
+    least = max(improve.WINDOW + 1, steps)  # actions that a plan must have left to go on
+    chooser = improve.supporter(policy, n, tolerance)
+
+    def decide(vars: Vars, key, state: Any, old: Old) -> tuple[Old, Plan]:
+        fresh = sampling.act(chooser, vars, key, state.obs, old)
+        keeps = (improve.apart(fresh, old) <= tolerance) & (jnp.sum(old.left, axis=-1) >= least)
+        return _going_on(keeps, old, Old(fresh, jnp.ones_like(old.left)), steps)
+
+    return _self_set(policy, steps, decide, min(least, horizon))
+
+
+def dispersion(policy: Policy, horizon: int, tolerance: PositiveFloat, n: PositiveInt = 16) -> Scheme:
+    """Plays a plan up to the first step at which ``n`` samples differ: after AAC (2604.04161), with a bound in place of a jump.
+
+    How much they differ is the root mean square over the actions of their standard deviation; at least one step is played.
+
+    Args:
+        tolerance: tau, in units of action.
+    """
+
+    def decide(vars: Vars, key, state: Any, old: Old) -> tuple[Old, Plan]:
+        many = improve.samples(policy, vars, policy.draw(vars, key, improve.repeated(state.obs, n)), state.obs, old)
+        spread = jnp.sqrt(jnp.mean(jnp.var(many.action, axis=1), axis=-1))  # [E, H]
+        agreed = jnp.cumprod(spread <= tolerance, axis=-1).at[:, 0].set(1).astype(spread.dtype)
+        fresh = Old(jax.tree.map(lambda x: x[:, 0], many), agreed)
+        return _going_on(old.left[:, 0] > 0, old, fresh, 1)
+
+    return _self_set(policy, 1, decide, 1)
+
+
+def _going_on(keeps: Array, old: Old, fresh: Old, steps: int) -> tuple[Old, Plan]:
+    """The old plan where it is kept [E], else the fresh one: (how it stands ``steps`` later, the plan)."""
+    now = where(keeps, old, fresh)
+    return played(now.plan, steps, now.left), now.plan
+
+
+def _self_set(policy: Policy, steps: int, decide: Any, length: int) -> Scheme:
+    """A scheme that keeps its plan in its carry, of which ``length`` actions are always left to play."""
+
+    def init(vars: Vars, key, state: Any) -> Old:
+        return nothing_left(policy, vars, key, state.obs)
+
+    def act(vars: Vars, i, state: Any, plan: Plan) -> Array:
+        return policy.emit(vars, plan, i, state.obs)
+
+    return Scheme(steps, init, decide, act, length, own=False)
