@@ -31,7 +31,7 @@ class Size(NamedTuple):
     """How large a method is measured."""
 
     hidden: tuple[int, ...]  # of every network
-    n: int  # N of Q-chunking
+    n: int  # N of methods that choose among candidates
 
 
 SIZES = {"3x128": Size((128,) * 3, 8), "4x512": Size((512,) * 4, 32)}
@@ -44,14 +44,13 @@ def configured(title: str, size: Size, steps: int = 10, horizon: int = SPEC.hori
     """
     deep = size.hidden if len(size.hidden) % 2 else size.hidden[:-1]  # 3 x 512 is DPPO's
     differ: dict[str, tuple[str, dict]] = {
-        "qc": ("qc", {"n": size.n}),
-        "qc-frozen": ("qc-frozen", {"n": size.n}),
         "dppo": ("dppo", {"tuned_steps": steps // 2}),  # both its Kernels walk
         "bc (diffusion)": ("bc", {"actor": DiffusionConfig(deep)}),
     }
     target, fields = differ.get(title, (title, {}))
     build, config_class = registry.builder(target)
     c = sized(config_class(), size.hidden, steps)
+    fields = {**({"n": size.n} if hasattr(c, "n") else {}), **fields}
     return build, dataclasses.replace(c, chunk=dataclasses.replace(c.chunk, horizon=horizon), **fields)
 
 
@@ -66,13 +65,13 @@ def sized(c: Any, hidden: tuple[int, ...], steps: int) -> Any:
 
 def on_policy(c: Any) -> bool:
     """Whether a method learns from what it has just played."""
-    return not registry.driver_of(type(c)).needs_data
+    return not registry.driver_of(type(c)).takes_data
 
 
 def offline_run(build: Any, c: Any, data: Dataset, seeds: int = 1, first: int = 0) -> tuple[Program, Inputs]:
     """What ``offline.updates`` takes for a method on data of SPEC's sizes."""
     settings = OfflineSettings(seed=first, seeds=seeds)
-    return assemble(build, c, Shapes(SPEC.obs, SPEC.action), settings, for_each(seeds, given_of(c)), data)
+    return assemble(build, c, Shapes(SPEC), settings, for_each(seeds, given_of(c)), data)
 
 
 def given_of(c: Any, spec: Spec = SPEC) -> dict:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from _timing import medians, tell
@@ -11,7 +13,7 @@ from qchunk.algorithms.qc import QC, qc
 from qchunk.config import CriticConfig, FlowConfig
 from qchunk.envs.base import wrap
 from qchunk.play.execute import receding
-from qchunk.play.on_device import rollout
+from qchunk.play.on_device import begin, rollout
 from qchunk.types import Spec, view
 
 E, STEPS = 4096, 50
@@ -20,7 +22,7 @@ E, STEPS = 4096, 50
 def throughput(name: str) -> None:
     """All wrappers on, actions drawn beforehand; against a dispatch of as many products as one step needs is no use
     here, so the figure is steps per second, beside the bare environment (vmapped, no wrapper) in the same process."""
-    env = envs.make(name)
+    env: Any = envs.make(name)
     wrapped = wrap(env)
     actions = jax.random.uniform(jax.random.key(1), (STEPS, E, env.action_size), minval=-1.0)
     start = jax.jit(wrapped.reset)(jax.random.split(jax.random.key(0), E))
@@ -54,12 +56,14 @@ def chunked(name: str, envs_at_once: int = 1024, decisions: int = 10) -> None:
     vars, policy = view(state, {}), qc(c).act
     scheme = receding(policy, horizon, horizon)
     start = jax.jit(wrapped.reset)(jax.random.split(jax.random.key(0), envs_at_once))
-    inner = start.replace(info={k: v for k, v in start.info.items() if k != "final_obs"})
+    loop = jax.jit(lambda vars, keys: begin(wrapped, scheme, vars, keys, envs_at_once))(
+        vars, jax.random.split(jax.random.key(3))
+    )
     actions = jax.random.uniform(jax.random.key(1), (decisions * horizon, envs_at_once, env.action_size), minval=-1.0)
 
     @jax.jit
     def whole(vars, key):
-        return rollout(wrapped, scheme, vars, key, decisions, (inner, ()), envs_at_once)[1].reward.sum()
+        return rollout(wrapped, scheme, vars, key, decisions, loop)[1].reward.sum()
 
     @jax.jit
     def steps(state):

@@ -75,7 +75,7 @@ def measure(name: str, env: Env, c: DPPO) -> None:
     program, x = run_of(env, c)
     loop = {"learner": init(program, x)}
     loop["state"] = on_policy.start(program, x, loop["learner"])
-    begun, tx = jax.tree.map(lambda x: jnp.copy(x[0]), loop["state"].envs), optax.adam(1e-4)
+    begun, tx = (jax.tree.map(lambda x: jnp.copy(x[0]), loop["state"].envs[0]), ()), optax.adam(1e-4)
     played = jax.eval_shape(lambda learner, state: on_policy.play(program, learner, state, x), *loop.values())
     floor = floor_of(c, spec, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), played))
     params = jax.tree.map(lambda x: jnp.copy(x[0]), loop["learner"].params)
@@ -141,7 +141,7 @@ def memory() -> None:
         chains=size(chunk.extras["path"]),
         formula=formula,
         stored=size(chunk),
-        program=lowered.temp_size_in_bytes / 2**20,
+        program=lowered.temp_size_in_bytes / 2**20 if lowered else float("nan"),
     )
 
 

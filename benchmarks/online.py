@@ -3,6 +3,8 @@ would allow (the same updates, offline, in the same process)."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,7 @@ C = QC(actor=FlowConfig((128,) * 3), critic=CriticConfig((128,) * 3), n=8)
 
 
 def main() -> None:
-    env = envs.make("tabletop/cube-double-task1")
+    env: Any = envs.make("tabletop/cube-double-task1")
     rows = collect(env.scene, scheme_of(env, "play"), NO_VARS, jax.random.key(0), steps=100_000, envs=100)
     data = formats.to_device(formats.relabelled(rows, env))
     s = OnlineSettings(log_every=10**9, online_steps=1_000_000, envs=E, start_training=0, update_ratio=RATIO)

@@ -12,6 +12,7 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import matplotlib
@@ -58,7 +59,7 @@ that is not finite never reaches a simulator: it becomes a step of zeros whose r
 
 def brax(name: str) -> np.ndarray:
     """A start state of a stock environment [SIZE, SIZE, 3]."""
-    env = envs.make(f"brax/{name}@generalized")
+    env: Any = envs.make(f"brax/{name}@generalized")
     state = jax.jit(env.reset)(jax.random.key(0))
     model = env.sys.mj_model
     data = mujoco.MjData(model)
@@ -83,7 +84,7 @@ def ogbench(scene: str) -> np.ndarray:
 
     env = gymnasium.make(f"{scene}-singletask-task1-v0", render_mode="rgb_array", width=SIZE, height=SIZE)
     env.reset(seed=0)
-    picture = env.render()
+    picture = np.asarray(env.render())
     env.close()
     return picture
 

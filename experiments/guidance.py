@@ -98,7 +98,7 @@ class Point(NamedTuple):
     env: str
     method: str
     style: str  # mark and colour
-    count: int  # network evaluations, or denoising steps
+    cost: int  # network evaluations, or denoising steps
     ms: float  # of a decision
     success: np.ndarray  # [S]
 
@@ -118,7 +118,7 @@ def compute(root: Path, todo: list[Run]) -> tuple[list[Point], list[dict[str, st
 
 def over_tasks(points: list[Point]) -> list[Point]:
     """Each method's mean over the tasks of a scene, where there are several: of every seed, and the median time."""
-    found = {}
+    found: dict[tuple, list[Point]] = {}
     for p in points:
         found.setdefault((p.env.rsplit("-", 1)[0], p.method), []).append(p)
     return [
@@ -142,7 +142,7 @@ def row(p: Point, found: list[Point]) -> dict[str, str]:
         shown = other in same and not p.method.endswith(other)  # --only may have left it out
         e = records.show(paired_difference(p.success, same[other]), "points") if shown else ()
         said[f"difference to {other}"] = " ".join(e)
-    return said | {"network evaluations": str(p.count), "ms": f"{p.ms:.2f}"}
+    return said | {"network evaluations": str(p.cost), "ms": f"{p.ms:.2f}"}
 
 
 def steps(root: Path, todo: list[Run]) -> tuple[list[Point], list[dict[str, str]]]:
@@ -175,11 +175,11 @@ def draw(points: list[Point], count: str, path: Path) -> None:
         for method in dict.fromkeys(p.method for p in points):
             mine = [p for p in points if (p.env, p.method) == (env, method)]
             means = [100 * p.success.mean() for p in mine]
-            for axis, x in ((above, [p.count for p in mine]), (below, [p.ms for p in mine])):
+            for axis, x in ((above, [p.cost for p in mine]), (below, [p.ms for p in mine])):
                 axis.plot(x, 100 * np.stack([p.success for p in mine]), ".", color=mine[0].style[-2:], alpha=0.35)
                 axis.plot(x, means, mine[0].style[:-2], color=mine[0].style[-2:], label=method)
         above.set(xscale="log", ylim=(-4, 104))
-        above.set_xticks(sorted({p.count for p in points}))
+        above.set_xticks(sorted({p.cost for p in points}))
         above.minorticks_off()
         above.xaxis.set_major_formatter("{x:g}")
         above.tick_params(axis="x", labelsize=7)

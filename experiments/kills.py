@@ -84,7 +84,7 @@ def main() -> None:
         assert (killed / "summary.json").exists(), f"exit code {process.returncode}"
         ends += 1
         assert newest(killed) == newest(whole), "the ends differ"
-        print("the run ended, bitwise equal; begun anew", flush=True)
+        print("the run ended, bitwise equal; begun again", flush=True)
         shutil.rmtree(killed)
     if killed.exists():
         assert qchunk("train", "--resume", killed, "--quiet").wait() == 0

@@ -1,10 +1,11 @@
-"""OGBench's own cube-single task 1 on regenerated play data: QC, h = 1, n-step and BC against updates, 3 seeds.
+"""OGBench's own cube-single task 1 on regenerated play data: QC, h = 1, n-step, BC, QC-FQL, FQL and IFQL against updates, 3 seeds.
 
 Needs ``pip install -c constraints.txt -e '.[ogbench]'``. The data are made by the package's own oracles under the versions
 that are installed, so they are not the published file: only the methods' order compares with the papers.
 """
 
 from _suite import four_arms
+from qc_paper import ROWS, small
 
 from qchunk.comparison.suite import Data, Run, Suite
 from qchunk.drivers.online import OnlineSettings
@@ -14,9 +15,11 @@ UPDATES = 30_000
 
 
 def suite(scale: str) -> list[Run]:
-    """Four runs of 3 seeds; about 70 minutes on 2 cores."""
+    """Seven runs of 3 seeds; about two hours on 2 cores."""
     settings = OnlineSettings(seeds=3, offline_steps=UPDATES, eval_every=5_000, episodes=50)
-    return four_arms(ENV, DATA, settings)
+    more = {"qc-fql": "qc-fql", "fql": "fql", "ifql": "qc-ifql"}
+    runs = [Run(ROWS[row].algorithm, ENV, DATA, small(ROWS[row]), settings, label) for label, row in more.items()]
+    return [*four_arms(ENV, DATA, settings), *runs]
 
 
 SUITE = Suite(suite)

@@ -35,7 +35,7 @@ _HOMES = {
     "qchunk.critics.noisy_value": ("noisy_value",),
     "qchunk.critics.state_v": ("state_v",),
     "qchunk.losses.cloning": ("bc",),
-    "qchunk.losses.iql": ("iql",),
+    "qchunk.losses.implicit_q": ("implicit_q",),
     "qchunk.losses.td": ("td",),
     "qchunk.losses.terms": ("together", "weighted_mean"),
     "qchunk.compose": ("acting", "frozen", "learner", "seeing", "warm_started"),

@@ -138,7 +138,7 @@ def command(argv: list[str]) -> None:
 def failure(err: Exception) -> list[str]:
     """What is told of an exception that code of the user's raised or led to: a line, then its frames. Empty: it is ours."""
     if line := tracebacks.blamed(err):
-        return [f"{line}. Mend it there.", *tracebacks.listed(err)]
+        return [f"{line}. Fix it there.", *tracebacks.listed(err)]
     if files := loading.loaded():
         line = f"what {' or '.join(files)} gives does not fit: {tracebacks.told(err)}"
         return [f"{line}. See docs/tutorials for what each function returns.", *tracebacks.listed(err, ours=True)]

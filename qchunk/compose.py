@@ -86,7 +86,7 @@ def reading(part: Any, look: Callable[[Vars], Vars]) -> Any:
     def redirect(fn: Callable) -> Callable:
         return lambda vars, *a, **k: fn(look(vars), *a, **k)
 
-    reads = [f for f in ("shape", "denoise", "step", "loss", "values", "score") if hasattr(part, f)]
+    reads = [f for f in ("shape", "denoise", "step", "loss", "density", "values", "score") if getattr(part, f, None)]
     return part._replace(**{f: redirect(getattr(part, f)) for f in reads})
 
 
@@ -116,7 +116,9 @@ def seeing(part: Any, look: str | Callable) -> Any:
 
         return module._replace(init=init)
 
-    reads = {f: of_obs(getattr(part, f)) for f in ("denoise", "step", "values", "score") if hasattr(part, f)}
+    reads = {
+        f: of_obs(getattr(part, f)) for f in ("denoise", "step", "density", "values", "score") if getattr(part, f, None)
+    }
     reads |= {f: of_chunk(getattr(part, f)) for f in ("draw", "loss") if hasattr(part, f)}
     return part._replace(modules=tuple(built(m) for m in part.modules), **reads)
 

@@ -81,10 +81,10 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
     """
     hints = get_type_hints(cls)
     if not isinstance(values, dict):
-        raise UserError(f"the run's {cls.__name__} is {repr(values)[:60]}, which holds no fields", "train it anew")
+        raise UserError(f"the run's {cls.__name__} is {repr(values)[:60]}, which holds no fields", "train it again")
     if set(values) != set(hints):
         odd = sorted(set(values) ^ set(hints))
-        raise UserError(f"the run's {cls.__name__} differs from this version's in {', '.join(odd)}", "train it anew")
+        raise UserError(f"the run's {cls.__name__} differs from this version's in {', '.join(odd)}", "train it again")
 
     def field(hint: Any, value: Any) -> Any:
         if found := members(hint):
@@ -155,7 +155,7 @@ class ActorConfig:
     """The configuration of an actor: one class for each kind, derived from this one."""
 
     kind: str = dataclasses.field(default="", kw_only=True)
-    """Family of actors: flow, diffusion, gaussian or regression, or yours as my_file.py:my_function."""
+    """Family of actors: qchunk list actors, or yours as my_file.py:my_function."""
 
     def check(self, where: str) -> None:
         """Raises UserError where there is no such kind."""
@@ -248,6 +248,34 @@ class RegressionConfig(ActorConfig):
 
 
 @config
+class OneStepConfig(ActorConfig):
+    """A one-step actor: one pass of a network from noise to the chunk."""
+
+    hidden: Widths = (512, 512, 512, 512)
+    """Widths of the hidden layers."""
+    layer_norm: bool = False
+    """LayerNorm after each activation."""
+    ema: bool = False
+    """Act with a moving average of the weights."""
+    kind: str = dataclasses.field(default="one-step", kw_only=True)
+
+
+@config
+class TanhGaussianConfig(ActorConfig):
+    """A Gaussian squashed into [-1, 1] by tanh."""
+
+    hidden: Widths = (512, 512, 512, 512)
+    """Widths of the hidden layers."""
+    layer_norm: bool = False
+    """LayerNorm after each activation."""
+    activation: Literal["gelu", "mish", "relu"] = "gelu"
+    """Of the hidden layers."""
+    ema: bool = False
+    """Act with a moving average of the weights."""
+    kind: str = dataclasses.field(default="tanh-gaussian", kw_only=True)
+
+
+@config
 class CriticConfig:
     """An ensemble of chunk critics."""
 
@@ -255,6 +283,10 @@ class CriticConfig:
     """Widths of the hidden layers."""
     layer_norm: bool = True
     """LayerNorm after each activation."""
+    norm_first: bool = False
+    """LayerNorm before each activation in place of after it (2302.02948)."""
+    activation: Literal["gelu", "mish", "relu"] = "gelu"
+    """Of the hidden layers."""
     members: PositiveInt = 2
     """Critics in the ensemble."""
     aggregate: str = "mean"

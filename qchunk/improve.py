@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -126,6 +127,26 @@ def samples(policy: Policy, vars: Vars, noise, obs, old: Old | None) -> Plan:
     """The plans [*B, N, ...] of noise [*B, N, ...]; the observation [*B, O] is not repeated, only broadcast."""
     axis = lead(obs)
     return jax.vmap(lambda z: policy.plan(vars, z, obs, old), in_axes=axis, out_axes=axis)(noise)
+
+
+def smoothed(policy: Policy, std: float, bound: float = math.inf) -> Policy:
+    """The same policy with Gaussian noise of ``std`` on every action, bounded to +-``bound``; actions stay in [-1, 1].
+
+    In a critic's target it is TD3's smoothing (1802.09477, section 5.3), where a deterministic actor explores its noise.
+    """
+
+    def draw(vars: Vars, key, obs):
+        policy_key, noise_key = jax.random.split(key)
+        noise = policy.draw(vars, policy_key, obs)
+        like = jax.eval_shape(lambda: policy.plan(vars, noise, obs, None).action)
+        return noise, jax.random.normal(noise_key, like.shape)
+
+    def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
+        made = policy.plan(vars, noise[0], obs, old)
+        more = jnp.clip(std * noise[1], -bound, bound)
+        return made._replace(action=jnp.clip(made.action + more, -1.0, 1.0))
+
+    return policy._replace(draw=draw, plan=plan)
 
 
 def guide(kernel: Kernel, value: ValueFn, weight: float) -> Kernel:

@@ -25,6 +25,17 @@ class Entry(NamedTuple):
 ALGORITHMS = {
     "bc": Entry("qchunk.algorithms.bc:bc", "behaviour cloning of chunks: flow, diffusion, Gaussians or regression"),
     "qc": Entry("qchunk.algorithms.qc:qc", "Q-chunking: best of N flow chunks by a chunk critic (2507.07969)"),
+    "qc-fql": Entry(
+        "qchunk.algorithms.qc_fql:qc_fql", "a one-step actor, distilled from a flow, climbs a chunk critic (2507.07969)"
+    ),
+    "ifql": Entry("qchunk.algorithms.ifql:ifql", "best of N flow chunks by an IQL critic (2304.10573)"),
+    "iql": Entry(
+        "qchunk.algorithms.iql:iql", "clones the data's better chunks, weighted by their advantage (2110.06169)"
+    ),
+    "rebrac": Entry(
+        "qchunk.algorithms.rebrac:rebrac", "a deterministic actor climbs a critic and is cloned (2305.09836)"
+    ),
+    "rlpd": Entry("qchunk.algorithms.rlpd:rlpd", "soft actor-critic over chunks, online beside data (2302.02948)"),
     "qc-frozen": Entry("qchunk.algorithms.qc_frozen:qc_frozen", "Q-chunking on the frozen prior of an earlier run"),
     "v-gps": Entry("qchunk.algorithms.v_gps:v_gps", "re-ranks samples of a frozen prior by an IQL critic (2410.13816)"),
     "dppo": Entry(
@@ -40,10 +51,17 @@ ACTORS = {  # by the kind of their configuration; a target takes (configuration,
     "diffusion": Entry("qchunk.actors.diffusion:diffusion", "DDPM or DDIM along K noise levels (2303.04137)"),
     "gaussian": Entry("qchunk.actors.gaussian:gaussian", "a Gaussian or a mixture over chunks, by maximum likelihood"),
     "regression": Entry("qchunk.actors.gaussian:regression", "one deterministic chunk, by mean squared error"),
+    "one-step": Entry("qchunk.actors.one_step:one_step_actor", "noise to chunk in one pass; cloned by an energy score"),
+    "tanh-gaussian": Entry(
+        "qchunk.actors.tanh_gaussian:tanh_gaussian", "a Gaussian squashed by tanh, with its density (1801.01290)"
+    ),
 }
 AGGREGATES = {  # of a critic ensemble; a target takes values [members, *B] and returns [*B]
     "mean": Entry("qchunk.critics.ensemble:mean", "mean over the members"),
     "min": Entry("qchunk.critics.ensemble:minimum", "the lowest member (1802.09477)"),
+    "pessimistic": Entry(
+        "qchunk.critics.ensemble:pessimistic", "pessimistic:0.5 is the mean minus 0.5 standard deviations (2601.14234)"
+    ),
 }
 OPTIMISERS = {  # a target takes the learning rate, or its schedule, and returns an optax.GradientTransformation
     "adam": Entry("optax:adam", "Adam (1412.6980); adam:b2=0.95 sets a value of optax.adam"),
@@ -62,6 +80,9 @@ TERMS = {  # of an objective; a target takes a Moment
 
 DRIVERS = {  # who trains; the attribute ``driver`` of a method's configuration names one, by default the first
     "offline_to_online": Entry("qchunk.drivers.online:OFFLINE_TO_ONLINE", "a data set, then an environment"),
+    "from_scratch": Entry(
+        "qchunk.drivers.from_scratch:FROM_SCRATCH", "an environment, beside a data set if there is one"
+    ),
     "on_policy": Entry("qchunk.drivers.on_policy:ON_POLICY", "what its own policy plays"),
 }
 
@@ -167,8 +188,11 @@ SUITES = {  # files of experiments/
     "cube-single": Entry("cube_single.py", "QC against BC on the five tabletop/cube-single tasks"),
     "cube-double": Entry("cube_double.py", "QC, h = 1, n-step and BC on tabletop/cube-double-task1"),
     "reacher": Entry("reacher.py", "QC against BC on brax/reacher@spring from random data"),
-    "ogbench-cube-single": Entry("ogbench_cube_single.py", "QC, h = 1, n-step and BC on OGBench's cube-single"),
-    "qc-paper": Entry("qc_paper.py", "the table of Q-chunking (2507.07969) on OGBench: QC, BFN and BFN-n"),
+    "ogbench-cube-single": Entry(
+        "ogbench_cube_single.py", "QC, h = 1, n-step, BC, FQL and IFQL on OGBench's cube-single"
+    ),
+    "qc-paper": Entry("qc_paper.py", "the table of Q-chunking (2507.07969): 13 methods; at small scale on tabletop"),
+    "qc-paper-tuning": Entry("qc_paper_tuning.py", "the tuning runs behind qc-paper at small scale"),
     "online-cubes": Entry("online_cubes.py", "QC and BC, offline then online, on tabletop/cube-double tasks 1 and 2"),
     "online-brax": Entry("online_brax.py", "QC and BC, offline then online, on reacher, pusher and halfcheetah"),
     "pole": Entry("pole.py", "regression, Gaussians, flow and diffusion on probe/pole: who averages"),

@@ -82,22 +82,23 @@ class Dense(nn.Module):
 
 
 class MLP(nn.Module):
-    """[*B, ...] inputs -> [*B, *out], blocks of Dense -> GELU -> LayerNorm (if on), then a linear head.
+    """[*B, ...] inputs -> [*B, *out], blocks of Dense -> activation -> LayerNorm (if on), then a linear head.
 
-    The head's bias keeps the shape ``out``, so parameters tell what they produce.
+    The head's bias keeps the shape ``out``, so parameters tell what they produce. ``norm_first``: LayerNorm before the activation.
     """
 
     hidden: tuple[int, ...]
     out: tuple[int, ...]
     layer_norm: bool = False
     activation: Callable = gelu
+    norm_first: bool = False
 
     @nn.compact
     def __call__(self, *parts: Array) -> Array:
         for i, width in enumerate(self.hidden):
-            parts = (self.activation(Dense(width, name=f"dense_{i}")(*parts)),)
-            if self.layer_norm:
-                parts = (nn.LayerNorm(epsilon=1e-6, name=f"norm_{i}")(*parts),)
+            x = Dense(width, name=f"dense_{i}")(*parts)
+            norm = nn.LayerNorm(epsilon=1e-6, name=f"norm_{i}") if self.layer_norm else lambda x: x
+            parts = (self.activation(norm(x)) if self.norm_first else norm(self.activation(x)),)
         return _head(self, parts[0])
 
 

@@ -106,6 +106,23 @@ def sample_path(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> P
     return Policy(drawing(kernel), plan, emit_step)
 
 
+def uniform(policy: Policy) -> Policy:
+    """Uniform random actions in [-1, 1] in place of the policy's, in plans of its form; its extras are 0."""
+
+    def form(vars: Vars, key, obs) -> Plan:
+        return jax.eval_shape(lambda key: act(policy, vars, key, obs), key)
+
+    def draw(vars: Vars, key, obs):
+        return jax.random.uniform(key, form(vars, key, obs).action.shape, minval=-1.0, maxval=1.0)
+
+    def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
+        del old
+        like = form(vars, jax.random.key(0), obs)
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)._replace(action=noise)
+
+    return policy._replace(draw=draw, plan=plan)
+
+
 def log_prob(kernel: Kernel, vars: Vars, obs, path: Array, mask: Array) -> Array:
     """Log-probability of every step of a path of ``sample_path``: [*B, K'], noisiest first (2409.00588, section 4).
 

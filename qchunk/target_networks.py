@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,15 @@ def ema(on: bool) -> TargetNetwork | None:
     if not on:
         return None
     return TargetNetwork(lambda n: jnp.maximum(1e-4, jnp.maximum(n, 1.0) ** -0.75), lagged=False, acts=True)
+
+
+def with_target(part: Any, **changes: Any) -> Any:
+    """The same Kernel or Critic, whose modules' target networks have these fields of ``TargetNetwork``; one that had none gets one."""
+
+    def changed(m: Module) -> Module:
+        return m._replace(target=TargetNetwork(**changes) if m.target is None else m.target._replace(**changes))
+
+    return part._replace(modules=tuple(changed(m) for m in part.modules))
 
 
 def copies(modules: Sequence[Module], params: dict) -> dict:

@@ -25,6 +25,7 @@ Array = jax.Array
 Key = jax.Array  # a typed key: jax.random.key(0)
 PyTree = Any
 Metrics = dict[str, Array]
+EDGE = 1.0 - 1e-5  # actions of data are clipped to +-EDGE, as the papers do, so that tanh can reach them
 CLEAN = (1.0, 0.0)  # the noise level (alpha, sigma) of clean chunks
 PLAN_STEP = "plan_step"  # of ``extras``: which step of its plan an action is, int32; 0 at a decision. None: each is one
 
@@ -129,6 +130,7 @@ class Kernel(NamedTuple):
     noisy: bool  # whether std may be positive: sampling then draws noise for every step
     draw: DrawFn
     loss: LossFn
+    density: DensityFn | None = None  # None: no density of its chunks is known
 
 
 class Plan(NamedTuple):
@@ -230,6 +232,9 @@ DenoiseFn = Callable[[Vars, PyTree, Array, Any], Array]
 
 StepFn = Callable[[Vars, PyTree, Array, Any], tuple[Array, Any]]
 """(vars, obs [*B, O], x [*B, H, A], k) -> (mean [*B, H, A], std); std is 0 for an ODE."""
+
+DensityFn = Callable[[Vars, PyTree, Array], Array]
+"""(vars, obs [*B, O], noise [*B, H, A]) -> log-density of each number of the chunk that the noise becomes [*B, H, A]."""
 
 AdvanceFn = Callable[..., tuple[Array, Any]]
 """(x [*B, H, A], clean [*B, H, A], k[, eta]) -> (mean [*B, H, A], std)."""

@@ -57,7 +57,7 @@ def test_everything_is_held_equal():
     for r in found:
         assert (r.settings.seeds, r.settings.seed, r.settings.episodes) == (3, 0, 50)
         assert r.config.chunk.horizon == 4
-        on = not r.driver.needs_data
+        on = not r.driver.takes_data
         assert (r.data is None) == on
         every = r.settings.eval_every if on else r.settings.online_eval_every
         steps.add((r.settings.online_steps, every))

@@ -88,7 +88,7 @@ def method(request):
 
 
 def plays(c):
-    return not registry.driver_of(type(c)).needs_data
+    return not registry.driver_of(type(c)).takes_data
 
 
 def drive(method, env, data, seed=0, seeds=2, steps=6, learner=None, state=None):
@@ -99,7 +99,7 @@ def drive(method, env, data, seed=0, seeds=2, steps=6, learner=None, state=None)
         n = per_iteration(c)
         s = OnPolicySettings(online_steps=steps * n, log_every=3 * n, eval_every=3 * n, **more)
         return train(build, c, given=given, env=env, settings=s, learner=learner, state=state)
-    s = OnlineSettings(offline_steps=steps, batch=16, log_every=3, eval_every=3, **more)
+    s = registry.driver_of(type(c)).settings(offline_steps=steps, batch=16, log_every=3, eval_every=3, **more)
     return train(build, c, given=given, env=env, data=data, settings=s, learner=learner)
 
 
@@ -259,9 +259,9 @@ def test_seeds_vmapped_as_on_an_accelerator(method, env, data, trained, monkeypa
     """A CPU loops over seeds; everywhere else they are vmapped. Both must give the same numbers."""
     build, c, given = method
     monkeypatch.setattr(seeds, "mapped", lambda fn, batched: jax.vmap(fn)(*batched))
-    anew = functools.partial(build)  # another function to jit, which must not reuse the loop's program
+    again = functools.partial(build)  # another function to jit, which must not reuse the loop's program
     with jax.debug_key_reuse(False):  # it mistakes the guards that jax puts around a vmapped cond's operands for a use
-        vmapped = run((anew, c, given), env, data, steps=3)[-1].learner
+        vmapped = run((again, c, given), env, data, steps=3)[-1].learner
     looped, _ = trained[1]
     assert int(vmapped.step) == int(looped.step) == 3 * per_unit(c)
     chex.assert_trees_all_close(vmapped.params, looped.params, atol=1e-5)

@@ -53,7 +53,7 @@ def test_an_environment_that_ends_inside_a_chunk_rests():
     _, s = jax.jit(lambda k: rollout(env, scheme, NO_VARS, k, 2, None, 4))(jax.random.key(0))
     np.testing.assert_array_equal(s.alive[:, 0], [1, 1, 0, 1, 1, 0])
     np.testing.assert_array_equal(s.terminal[:, 1] * s.alive[:, 1], [0, 1, 0, 0, 1, 0])
-    np.testing.assert_allclose(s.obs[3, 0], [0.0, 0.0])  # started anew, at the decision
+    np.testing.assert_allclose(s.obs[3, 0], [0.0, 0.0])  # started again, at the decision
     np.testing.assert_allclose(s.next_obs[1, 0], [0.2, 1.0], rtol=1e-6)
     rows = formats.of_steps(jax.tree.map(np.asarray, s))
     assert rows.end.sum() == 8 and len(rows.obs) == 8 * 3

@@ -20,7 +20,7 @@ from qchunk.critics.state_v import state_v
 from qchunk.envs.probes import bandit
 from qchunk.improve import best_of_n, diffuser, guide
 from qchunk.losses.cloning import bc
-from qchunk.losses.iql import expectile
+from qchunk.losses.implicit_q import expectile
 from qchunk.losses.noise_value import noise_value
 from qchunk.sampling import decode, sample
 from qchunk.types import Chunk, Critic, Module, Plan, Spec, Vars, view

@@ -10,8 +10,12 @@ from tiers import slow_but
 
 from qchunk import envs
 from qchunk.algorithms.bc import BC, bc
+from qchunk.algorithms.ifql import IFQL, ifql
+from qchunk.algorithms.iql import IQL, iql
 from qchunk.algorithms.qc import QC, qc
-from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
+from qchunk.algorithms.qc_fql import QCFQL, qc_fql
+from qchunk.algorithms.rebrac import ReBRAC, rebrac
+from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OneStepConfig, OptimConfig, RegressionConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import formats
 from qchunk.drivers import train
@@ -61,6 +65,22 @@ def test_best_of_n_improves_on_the_behaviour_it_imitates():
     imitated, _ = last(bc, BC(chunk, ACTOR, OPTIM), env, 600, seeds=2)
     assert values["success"].min() >= 0.9, values["success"]
     assert imitated["success"].max() <= 0.7, imitated["success"]
+
+
+RULES = {
+    "qc-fql": (qc_fql, QCFQL(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), CRITIC, OPTIM, alpha=0.3)),
+    "ifql": (ifql, IFQL(ChunkConfig(2), ACTOR, CRITIC, OPTIM, n=8)),
+    "iql": (iql, IQL(ChunkConfig(2), ACTOR, CRITIC, OPTIM, alpha=30.0)),
+    "rebrac": (rebrac, ReBRAC(ChunkConfig(2), RegressionConfig((32, 32)), CRITIC, OPTIM, alpha=0.01)),
+}
+
+
+@pytest.mark.parametrize("rule", slow_but(["qc-fql"], list(RULES)))
+def test_a_critic_improves_on_the_behaviour(rule):
+    """On the same probe: chance succeeds in half of the episodes. Weighted cloning keeps some of what it imitates."""
+    build, c = RULES[rule]
+    values, _ = last(build, c, envs.make("probe/two-step"), 600, seeds=2)
+    assert values["success"].min() >= (0.8 if rule == "iql" else 0.9), values["success"]
 
 
 def test_a_time_out_bootstraps():

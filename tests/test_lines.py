@@ -82,8 +82,8 @@ def wide(c: C):
     return of(c, lambda *args: (__import__("jax").numpy.zeros(3), {}))
 """
 METHODS = {
-    "build": ("your build failed at mine.py:16: RuntimeError: no build today. Mend it there.", 1),
-    "loss": ("your boom failed at mine.py:14: ZeroDivisionError: no loss today. Mend it there.", 1),
+    "build": ("your build failed at mine.py:16: RuntimeError: no build today. Fix it there.", 1),
+    "loss": ("your boom failed at mine.py:14: ZeroDivisionError: no loss today. Fix it there.", 1),
     "nothing": ("nothing returns a NoneType. return an Algorithm, such as qchunk.learner(...).", 0),
     "wide": ("the loss of the term bc has the shape (3,). return one number, such as a mean over the batch.", 0),
 }
@@ -206,7 +206,7 @@ def test_host_environments_that_fail(tmp_path, monkeypatch, capsys):
         )
 
     code, err = collect("Raises")
-    assert code == 2 and "your reset failed at hosts18.py:15: RuntimeError: no robot. mend it there." in err
+    assert code == 2 and "your reset failed at hosts18.py:15: RuntimeError: no robot. fix it there." in err
     code, err = collect("Late")
     assert code == 2 and re.search(r"raised KeyError: 'late', at \S*hosts18\.py:19", err), err
     code, err = collect("Many")

@@ -135,6 +135,51 @@ def test_coherence_commits_to_one_of_two_modes():
     assert (np.diff(held, axis=0) == 0).all() and len(np.unique(held)) == 2
 
 
+def test_a_plan_goes_on_while_a_sample_agrees():
+    """By a loop over one environment's steps: 4 samples at every second step, agreement within 0.4 over 3 actions."""
+    rng = np.random.default_rng(2)
+    noise = (
+        rng.uniform(-0.3, 0.3, (14, 4, 8, 1)).astype(np.float32)
+        + np.sign(np.arange(14) % 5 - 2)[:, None, None, None] / 3
+    )
+
+    def plan(vars, z, obs, old):
+        return Plan(jnp.asarray(noise)[obs[..., 0].astype(int), z])
+
+    def draw(vars, key, obs):
+        return jnp.broadcast_to(jnp.arange(4)[: obs.shape[-2]], obs.shape[:-1])
+
+    found = along(parse("supported:4,0.4,2", 8).scheme(Policy(draw, plan, emit_step)), clock(14), fresh=(0, 8))[:, 0, 0]
+    held, played, changes = [], [], 0
+    for t in range(0, 14, 2):
+        held = [] if t == 8 else held
+        apart = [
+            max((abs(a - b) for a, b in zip(noise[t, n, :3, 0], held, strict=False)), default=0.0) for n in range(4)
+        ]
+        agree = [n for n in range(4) if apart[n] <= 0.4]
+        if not (agree and len(held) >= 5):
+            held, changes = list(noise[t, min(agree, key=lambda n: apart[n]) if agree else 0, :, 0]), changes + 1
+        played, held = played + held[:2], held[2:]
+    np.testing.assert_allclose(found, played, atol=1e-6)
+    assert 2 < changes < 7
+
+
+def test_a_plan_ends_where_samples_differ():
+    """All samples agree on 3 actions: so many are played, then the first sample of that time; at least one always is."""
+    rng = np.random.default_rng(3)
+    noise = np.repeat(rng.uniform(-1, 1, (9, 1, H, 1)), 4, axis=1).astype(np.float32)
+    noise[:, :, 3:] = rng.uniform(-1, 1, (9, 4, H - 3, 1))
+    noise[6] = rng.uniform(-1, 1, (4, H, 1))
+    policy = Policy(
+        lambda vars, key, obs: jnp.broadcast_to(jnp.arange(4)[: obs.shape[-2]], obs.shape[:-1]),
+        lambda vars, z, obs, old: Plan(jnp.asarray(noise)[obs[..., 0].astype(int), z]),
+        emit_step,
+    )
+    found = along(parse("dispersion:0.05,4", H).scheme(policy), clock(9))[:, 1, 0]
+    wanted = [noise[t, 0, i, 0] for t, i in ((0, 0), (0, 1), (0, 2), (3, 0), (3, 1), (3, 2), (6, 0), (7, 0), (7, 1))]
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
 def test_the_soft_mask_by_hand():
     """H = 6, d = 1, s = 3: held, c = 1/2 and 1/3 of an exponential, nothing."""
     c = np.asarray([2 / 3, 1 / 3])

@@ -46,7 +46,7 @@ def test_reward_scale():
 
 @pytest.mark.parametrize("case", range(3))
 def test_learning_rates(case):
-    """Until the end of the cycle, from which on the reference starts anew and we stay."""
+    """Until the end of the cycle, from which on the reference starts again and we stay."""
     g = load("dppo_lr_schedule")
     cycle, high, low, warmup = (float(x) for x in g[f"case{case}/cycle_max_min_warmup"])
     rate = rate_of(OptimConfig(high, low, int(warmup), int(cycle)))

@@ -165,12 +165,17 @@ FOG = {  # specification: gate, score
     "coherent:16": (1.0, 0.59),
     "coherent:16,4": (1.0, 0.38),
     "coherent:16,8": (1.0, 0.29),
+    "dispersion:0.3": (0.0, 0.0),
+    "dispersion:0.7": (0.02, 0.01),
+    "supported:16,0.5,1": (0.99, 0.58),
+    "supported:16,0.5,2": (0.98, 0.55),
+    "supported:16,0.5,4": (0.97, 0.46),
 }
 
 
-@pytest.mark.parametrize("name", slow_but(["receding:1", "open-loop", "coherent:16"], FOG))
+@pytest.mark.parametrize("name", slow_but(["receding:1", "coherent:16", "supported:16,0.5,2"], FOG))
 def test_fog_and_gusts_want_coherence_and_reaction(name):
-    """No fixed number of steps does both; the coherent choice does."""
+    """No fixed number of steps does both, and looking where samples differ does neither; coherence and support do."""
     gate, score = FOG[name]
     found = measured("fog-gust", parse(name, 16).scheme(fog_policy()), 400)
     assert abs(float(found.success.mean()) - gate) < 0.12, (found.success.mean(), found.ret.mean())

@@ -101,6 +101,26 @@ def test_a_diverged_seed_is_not_averaged_away(tmp_path, pair):
     assert rows["nan"]["mean"] == rows["nan"]["95 % interval"] == rows["nan"]["difference to baseline"] == "not finite"
 
 
+def test_a_diverged_method_is_named_in_the_means_over_environments_and_in_the_csv(tmp_path, pair):
+    lost = make(tmp_path / "n", "lost", [np.nan] * 4)
+    with open(lost / "metrics.jsonl", "a") as f:
+        f.write(
+            json.dumps(
+                {"kind": "diverged", "step": 7, "seconds": 1.0, "values": {"diverged": [1.0] * 4, "diverged_at": [7.0]}}
+            )
+            + "\n"
+        )
+    found = records.load([*pair, lost])
+    *_, row = page.aggregate(found)
+    assert row["method"] == "lost" and "diverged at update 7" in row["mean"]
+    assert [line.rpartition(",")[2] for line in records.numbers(found).splitlines()] == [
+        "diverged",
+        "",
+        "",
+        "diverged at update 7",
+    ]
+
+
 def test_return_stands_beside_success_and_is_what_was_logged(tmp_path, pair):
     """-1 for every seed, in the table and as the interquartile mean over the runs; a return alone has no second column."""
     assert rows_of(pair)["qc"]["return"] == "-1.00 [-1.00, -1.00]"

@@ -105,7 +105,7 @@ def random_data(env):
 
 
 def test_a_scheme_keeps_its_carry_while_training(own, env):
-    """On main before: host environments began the carry anew at each decision, so that the count stayed at 1."""
+    """On main before: host environments began the carry again at each decision, so that the count stayed at 1."""
     on_host = not isinstance(env, envs.base.Env)
     s = dataclasses.replace(S, execute=f"{own}:counting:1,0.1")
     *_, last = train(qc, C, env=env, data=random_data(env), settings=s)

@@ -39,7 +39,7 @@ def test_every_suite_is_possible(name):
                 assert names.algorithm(r.algorithm) and r.name not in before, r.name
                 earlier = [p for p in (r.data.policies if isinstance(r.data, Data) else ()) if "/" in p]
                 assert {r.prior, *earlier} - {""} <= before, f"{r.name} stands on a run that comes before it"
-                assert r.data is not None or not r.driver.needs_data
+                assert r.data is not None or not getattr(r.settings, "offline_steps", 0)
                 before.add(r.name)
         if found.published:
             theirs = found.published.file.read_text()
@@ -48,18 +48,37 @@ def test_every_suite_is_possible(name):
 
 
 def test_the_published_settings_of_q_chunking():
-    """N of 2507.07969: 32 of QC, 64 on puzzle-3x3, 4 of BFN and BFN-n; what is said of a scale is of that scale."""
+    """2507.07969's N (QC 32, 64 on puzzle-3x3; BFN and BFN-n 4) and alpha (table 4); what is said of a scale is of that scale."""
     found = loading.function(f"{loading.beside('experiments') / names.suite('qc-paper')}:SUITE")
-    n = {(r.label, "puzzle-3x3" in r.env): set() for r in found.runs("paper")}
-    for r in found.runs("paper"):
-        n[r.label, "puzzle-3x3" in r.env].add(r.config.n)
-    assert n["qc", False] == {32} and n["qc", True] == {64}
-    assert {label: ns for (label, _), ns in n.items() if label != "qc"} == {"h = 1": {4}, "n-step (5)": {4}}
+    chosen = {(r.label, r.env.split("/")[1].partition("-play")[0]): r.config for r in found.runs("paper")}
+    assert len(chosen) == 13 * 5 and len(found.runs("paper")) == 13 * 25
+    n = {key: c.n for key, c in chosen.items() if hasattr(c, "n")}
+    assert n.pop(("qc", "puzzle-3x3")) == 64
+    assert {(label, value) for (label, _), value in n.items()} == {
+        *(("qc", 32), ("bfn", 4), ("bfn-n", 4), ("qc-ifql", 32), ("ifql", 32), ("ifql-n", 32)),
+    }
+    scenes = ("scene", "puzzle-3x3", "cube-double", "cube-triple", "cube-quadruple")
+    for label, alphas in {
+        "fql": (300, 100, 300, 300, 300),
+        "fql-n": (100,) * 5,
+        "qc-fql": (300, 300, 300, 100, 100),
+        "iql": (10, 10, 0.3, 0.3, 0.3),
+    }.items():
+        assert tuple(chosen[label, scene].alpha for scene in scenes) == alphas
+    for label, chunk in {
+        "qc": (5, (5,)),
+        "bfn": (1, (1,)),
+        "fql-n": (1, (5,)),
+        "rlpd-ac": (5, (5,)),
+        "iql": (1, (1,)),
+    }.items():
+        c = chosen[label, "scene"].chunk
+        assert (c.horizon, c.points) == chunk
+    assert chosen["rlpd", "scene"].critic.members == 10 and chosen["qc", "scene"].critic.members == 2
     for scale in ("smoke", "small", "paper"):
         runs = [smoke(r) for r in found.runs("small")] if scale == "smoke" else found.runs(scale)
         told = " ".join(found.differences(scale))
         assert (f"{runs[0].settings.offline_steps:,} updates" in told) == (scale != "paper")
-        assert f"{runs[0].settings.seeds} seeds" in told or scale == "paper"
         assert ("cube-quadruple" in told) == any("cube-quadruple" in r.env for r in runs)
 
 

@@ -16,7 +16,7 @@ from qchunk.config import CriticConfig, FlowConfig, OptimConfig, ValueConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
 from qchunk.losses.cloning import bc
-from qchunk.losses.iql import iql
+from qchunk.losses.implicit_q import implicit_q
 from qchunk.losses.td import td
 from qchunk.losses.terms import no_noise, together
 from qchunk.sampling import sample
@@ -45,7 +45,7 @@ def test_two_critics_under_two_terms_have_both_curves():
 def test_a_term_is_called_after_its_idea_or_as_one_likes():
     q, v = chunk_q(CRITIC), state_v(ValueConfig((16,)))
     own = term(("critic",), lambda v: jnp.sum(v.params["critic"]["head_bias"]), "mine")
-    found = metrics_of([q, v], [*iql(q, v, 0.7), own])
+    found = metrics_of([q, v], [*implicit_q(q, v, 0.7), own])
     assert {n for n in found if n.endswith("/loss")} == {"expectile/loss", "td/loss", "mine/loss"}
     with pytest.raises(UserError, match="two terms share the name td_critic"):
         learner([q], NOTHING, [td(q, NOTHING), td(q, NOTHING)], OptimConfig())

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from qchunk.types import Kernel, LossFn, Module, PyTree, StepFn
+from qchunk import nets
+from qchunk.config import OneStepConfig
+from qchunk.target_networks import ema
+from qchunk.types import Array, Chunk, Kernel, Key, LossFn, Module, PyTree, Spec, StepFn, Vars
 
 ONE_STEP = np.asarray([[0.0, 1.0], [1.0, 0.0]])  # (alpha, sigma): noise, then data
 
@@ -33,3 +38,38 @@ def one_step(
         draw=lambda key, chunk: (),
         loss=loss,
     )
+
+
+def one_step_actor(c: OneStepConfig, name: str = "actor") -> Kernel:
+    """The one-step actor mu(s, z): one pass of a network, without a time, turns noise z into the chunk (2507.07969, section 4).
+
+    It is usually distilled (``losses.distil``). Cloned, it learns by the energy score E|mu(z) - a| - E|mu(z) - mu(z')| / 2 of
+    two samples, which only the data's distribution makes least (Gneiting and Raftery 2007, eq. 21); |x| is the root mean square over
+    a chunk's numbers inside its episode. Observation and noise are joined in this order.
+    """
+
+    def net(shape: tuple[int, ...]) -> nets.MLP:
+        return nets.MLP(c.hidden, shape, c.layer_norm)
+
+    def init(key: Key, spec: Spec):
+        return nets.init(net((spec.horizon, spec.action)), key, spec.obs, spec.horizon * spec.action)
+
+    def apply(params, obs, z: Array) -> Array:
+        return nets.apply(net(nets.output_shape(params)), params, nets.flatten_obs(obs), nets.flatten_chunk(z))
+
+    def step(vars: Vars, obs, x: Array, k) -> tuple[Array, float]:
+        del k
+        return apply(vars.params[name], obs, x), 0.0
+
+    def draw(key: Key, chunk: Chunk) -> Array:
+        return jax.random.normal(key, (2, *chunk.action.shape))
+
+    def loss(vars: Vars, noise: Array, chunk: Chunk) -> Array:
+        one, two = apply(vars.params[name], chunk.obs, noise)
+
+        def size(x: Array) -> Array:  # the small number keeps the gradient of the root finite at 0
+            return jnp.sqrt(jnp.mean(jnp.square(x) * chunk.mask[..., None], axis=(-2, -1)) + 1e-12)
+
+        return (size(one - chunk.action) + size(two - chunk.action) - size(one - two)) / 2
+
+    return one_step(Module(name, init, apply, ema(c.ema)), nets.output_shape, step, False, loss)._replace(draw=draw)

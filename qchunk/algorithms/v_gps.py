@@ -22,7 +22,7 @@ from qchunk.config import (
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
 from qchunk.improve import best_of_n
-from qchunk.losses.iql import iql
+from qchunk.losses.implicit_q import implicit_q
 from qchunk.losses.td import td
 from qchunk.sampling import sample
 from qchunk.types import Algorithm
@@ -55,4 +55,4 @@ def v_gps(c: VGPS) -> Algorithm:
     act = best_of_n(sample(pi), q.score, c.n, c.slice_rows, c.temperature)
     if c.learning == "td":
         return learner([q], act, [td(q, sample(pi))], c.optim)
-    return learner([q, v], act, iql(q, v, c.expectile), c.optim)
+    return learner([q, v], act, implicit_q(q, v, c.expectile), c.optim)

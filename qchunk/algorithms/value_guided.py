@@ -22,7 +22,7 @@ from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.noisy_value import noisy_value
 from qchunk.critics.state_v import state_v
 from qchunk.improve import diffuser, guide
-from qchunk.losses.iql import iql
+from qchunk.losses.implicit_q import implicit_q
 from qchunk.losses.noise_value import noise_value
 from qchunk.losses.td import td
 from qchunk.sampling import count_steps, sample
@@ -68,7 +68,7 @@ def value_guided(c: ValueGuided) -> Algorithm:
     else:
         steered = guide(pi, q.score if c.guidance == "clean" else v.score, c.weight)
     act = sample(steered)
-    terms = iql(q, s, c.expectile) if c.backup == "iql" else [td(q, act if c.backup == "guided" else sample(pi))]
+    terms = implicit_q(q, s, c.expectile) if c.backup == "iql" else [td(q, act if c.backup == "guided" else sample(pi))]
     parts = [q, *([s] if c.backup == "iql" else [])]
     if c.guidance != "clean":
         parts.append(v)

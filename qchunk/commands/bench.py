@@ -166,8 +166,8 @@ def line(r: Result) -> str:
 
 
 def bound(r: Result) -> str:
-    """What a result is asked to keep."""
-    return f"asked: {'at most' if r['better'] == 'lower' else 'at least'} {r['asked']:g}"
+    """The bound that a result is to keep."""
+    return f"bound: {'at most' if r['better'] == 'lower' else 'at least'} {r['asked']:g}"
 
 
 def machine() -> dict[str, Any]:
@@ -218,7 +218,7 @@ def compare(current: Iterable[Result], baseline: Iterable[Result], tolerance: fl
             ratio, lower = new.get("ratio", float("nan")), old["better"] == "lower"
             limit = old["ratio"] * (1 + tolerance) if lower else old["ratio"] / (1 + tolerance)
             if new.get("better") != old["better"]:
-                failures.append(f"{title}: {old['better']} was better in the baseline, store it anew")
+                failures.append(f"{title}: {old['better']} was better in the baseline, store a new one")
             elif not (ratio <= limit if lower else ratio >= limit):
                 kept = f"{'at most' if lower else 'at least'} {limit:.4g}"
                 failures.append(f"{title}: ratio {ratio:.4g}, {kept} allowed (baseline {old['ratio']:.4g})")
@@ -271,7 +271,7 @@ def picture(results: Sequence[Result], path: Path, baseline: Sequence[Result] = 
     heights = [[len(files[name]) + 3 for name in column] for column in columns]
     tallest = max(map(sum, heights))
     figure = plt.figure(figsize=(8 * len(columns), 0.19 * tallest + 0.6), layout="constrained", dpi=110)
-    figure.suptitle("ratios: filled dot, measured; hollow, baseline; bar, asked (red: not kept)", fontsize=10)
+    figure.suptitle("ratios: filled dot, measured; hollow, baseline; bar, bound (red: not kept)", fontsize=10)
     sides = figure.subfigures(1, len(columns), squeeze=False)[0]
     for side, column, rows in zip(sides, columns, heights, strict=True):
         rest = [tallest - sum(rows)] if sum(rows) < tallest else []  # so that a row is as high in both columns

@@ -15,8 +15,9 @@ from qchunk.commands.render import look
 from qchunk.comparison import arms, tables
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, Run, check, claim, line_of, name_of, train_all
+from qchunk.drivers.common import Driver
 from qchunk.drivers.on_policy import OnPolicySettings
-from qchunk.drivers.online import OnlineSettings
+from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
 from qchunk.reporting import page, records
 from qchunk.reporting.publish import publish
 from qchunk.reporting.records import Rows
@@ -97,7 +98,7 @@ def compare(argv: list[str]) -> None:
             look(folder)
         except Exception as e:  # its figures stand all the same
             print(f"[compare] no look at {folder}: {line_of(e)}", file=sys.stderr, flush=True)
-    learnt = [folder for folder, r in folders.items() if r.data]
+    learnt = [folder for folder, r in folders.items() if r.data and r.settings.offline_steps]  # type: ignore[attr-defined]
     more = offline_part(learnt, f) if learnt and f.online_steps else {}
     priors = [r for r in suite if r.label.startswith(PRIOR)]
     more |= {"Held equal": tables.equal(compared, sizes, left_out), "Not equal": tables.unequal(compared, priors)}
@@ -141,16 +142,12 @@ def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], tables.LeftOut]:
     found: list[Run] = []
     left_out: tables.LeftOut = {}
     for env in f.env:
-        wanted = [
-            arm
-            for arm, c in configs.items()
-            if registry.driver_of(type(c)).needs_data or (f.online_steps and not envs.on_host(env))
-        ]
+        wanted = [arm for arm, c in configs.items() if learns_there(registry.driver_of(type(c)), f, env)]
         if without := [arm for arm in f.algos if arm not in wanted]:
             left_out[env] = without
         if not wanted:
             fix = "give --online-steps, a device environment, or other --algos"
-            raise UserError(f"{', '.join(without)} learn online only, on the device", fix)
+            raise UserError(f"{', '.join(without)} learn online only, some of them on the device only", fix)
         data = f.data or Data(envs.make(env).data_name, f.data_steps)
         first = next((r.env for r in found if r.data == data), env)  # one prior serves every task of a scene
         steps = f.prior_steps or f.offline_steps
@@ -163,15 +160,29 @@ def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], tables.LeftOut]:
     return found, left_out
 
 
+def learns_there(driver: Driver, f: CompareFlags, env: str) -> bool:
+    """Whether a driver has something to learn from in an environment: offline, or by playing where it can play."""
+    if not driver.takes_data:
+        return bool(f.online_steps) and not envs.on_host(env)
+    return bool(f.online_steps) or learns_offline(driver)
+
+
+def learns_offline(driver: Driver) -> bool:
+    """Whether a driver's runs begin with updates on the data set."""
+    return driver.takes_data and driver.settings().offline_steps > 0
+
+
 def common(f: CompareFlags) -> dict[str, Any]:
-    """What every driver is told."""
+    """The settings of every driver."""
     return {"seed": f.seed, "seeds": f.seeds, "episodes": f.episodes, "normalise_obs": f.normalise_obs}
 
 
-def settings_of(f: CompareFlags) -> OnlineSettings:
-    """Of an arm's offline part."""
+def settings_of(f: CompareFlags, driver: Driver = OFFLINE_TO_ONLINE) -> OnlineSettings:
+    """Of an arm's offline part; one that has none makes no update there."""
     parts = max(1, f.evaluations // 2 if f.online_steps else f.evaluations)
-    return OnlineSettings(**common(f), offline_steps=f.offline_steps, eval_every=math.ceil(f.offline_steps / parts))
+    offline: dict[str, Any] = {"offline_steps": f.offline_steps, "eval_every": math.ceil(f.offline_steps / parts)}
+    offline = offline if learns_offline(driver) else {"offline_steps": 0}
+    return driver.settings(**common(f), **{"online_steps": 0, **offline})
 
 
 def arm_of(arm: str, env: str, data: Data | Path, f: CompareFlags, sizes: Sizes, first: str) -> Run:
@@ -182,11 +193,12 @@ def arm_of(arm: str, env: str, data: Data | Path, f: CompareFlags, sizes: Sizes,
         prior = name_of(first, f"{PRIOR}{kind})")
     steps = online_steps(f, sizes)
     every = math.ceil(steps / max(1, f.evaluations // 2))
-    if not registry.driver_of(type(c)).needs_data:
+    driver = registry.driver_of(type(c))
+    if not driver.takes_data:
         rollout = dataclasses.replace(c.rollout, envs=ENVS, decisions=decisions(sizes))
         played = OnPolicySettings(**common(f), online_steps=steps, eval_every=every)
         return Run(algorithm, env, None, dataclasses.replace(c, rollout=rollout), played, arm, prior=prior)
-    settings = settings_of(f)
+    settings = settings_of(f, driver)
     if steps:
         online: dict[str, Any] = {"online_steps": steps, "start_training": 0, "update_ratio": f.online_updates / steps}
         online |= {"envs": HOST_ENVS if envs.on_host(env) else ENVS, "mix": "share:0.5", "online_eval_every": every}

@@ -73,7 +73,7 @@ def known_to(algorithm: str, shared: type) -> set[str]:
     """The flags besides its own configuration's that a stage of this algorithm takes."""
     driver = registry.driver_of(registry.builder(algorithm)[1])
     found = {n for cls in (shared, driver.settings) for n in flags.flag_names(cls)}
-    return found - (set() if driver.needs_data else {"data"})
+    return found - (set() if driver.takes_data else {"data"})
 
 
 def run(argv: list[str], shared: type, train: Callable, check: Callable) -> None:

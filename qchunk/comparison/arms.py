@@ -28,7 +28,7 @@ from qchunk.system.errors import UserError
 
 DEFAULT = ("bc", "qc", "qc-frozen", "value-guided", "v-gps", "dppo", "dppo@diffusion", "ppo")
 LR = OptimConfig(1e-3)  # of every arm that learns from data: what the tuning runs of bc, qc and qc-frozen chose
-OWN_KIND = {"ppo": "gaussian"}  # of those that a flow does not fit
+PRIOR_KIND = "flow"  # of the actors that arms stand on, where their name says none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,14 @@ def split(arm: str) -> tuple[str, str]:
     name, _, kind = arm.partition("@")
     if kind:
         of_kind(ActorConfig, kind)
-    return name, kind or OWN_KIND.get(ours(name), "flow")
+    return name, kind or own_kind(registry.builder(name)[1])
+
+
+def own_kind(cls: type) -> str:
+    """The kind of a method's actor where no name says another: of one of several steps a flow, so that arms stand on one prior."""
+    fields = actor_fields(cls)
+    kind = getattr(cls(), fields[0]).kind if fields else PRIOR_KIND
+    return PRIOR_KIND if kind in ("flow", "diffusion") else kind
 
 
 def ours(name: str) -> str:
@@ -168,7 +175,7 @@ def config_of(arm: str, sizes: Sizes) -> Any:
     made |= {field: value for field, value in shared.items() if stated_by_us(type(c), field)}
     if "tuned_steps" in made:
         made["tuned_steps"] = min(made["tuned_steps"], sizes.steps)
-    if name not in names.ALGORITHMS and registry.driver_of(type(c)).needs_data:
+    if registry.driver_of(type(c)).takes_data:
         rates = [f.name for f in dataclasses.fields(c) if getattr(c, f.name) == OptimConfig()]
         made |= {field: LR for field in rates if field not in made}
     return dataclasses.replace(c, **made)

@@ -58,12 +58,12 @@ def multiplications(run: Run, spec: Spec) -> float:
     if run.prior and (stands := stands_on(c)):
         frozen = {"actor": actor(getattr(c, stands[0])).modules[0].init(jax.random.key(0), spec)}
     data = None
-    if run.driver.needs_data:
+    if run.data is not None:
         rows = 4 * max(c.chunk.horizon, *c.chunk.backup, 1)
         end = np.arange(rows) == rows - 1
         obs, action = jax.tree.map(lambda n: np.zeros((rows, n)), (spec.obs, spec.action))
         data = chunks.dataset(obs, action, np.zeros(rows), np.zeros(rows), end)
-    env = Shapes(spec) if run.driver.needs_data else envs.make(run.env, c.chunk.history)
+    env = Shapes(spec) if run.data is not None else envs.make(run.env, c.chunk.history)
     program, x = assemble(registry.builder(run.algorithm)[0], c, env, s, for_each(s.seeds, frozen), data)
     once, args, times = run.driver.unit(program, x, s)
     return cost.multiplications(once, *args) * times

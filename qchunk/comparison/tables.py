@@ -100,11 +100,12 @@ def uses_rewards(data: bool, c: Any) -> bool:
 
 
 def _plays(r: Run) -> bool:
-    return not r.driver.needs_data
+    return not r.driver.takes_data
 
 
 def _protocol(suite: Sequence[Run]) -> str:
-    steps, learnt = max(r.amount.env_steps for r in suite), next((r for r in suite if r.data), None)
+    steps, offline = max(r.amount.env_steps for r in suite), [r for r in suite if r.data]
+    learnt = max(offline, key=lambda r: r.settings.offline_steps, default=None)  # type: ignore[attr-defined]
     if learnt and not steps:
         return f"A: {learnt.amount.updates:,} updates on offline data only"
     envs = sorted({r.config.rollout.envs if _plays(r) else r.settings.envs for r in suite})
@@ -112,6 +113,12 @@ def _protocol(suite: Sequence[Run]) -> str:
     if learnt:
         before = learnt.settings.offline_steps  # type: ignore[union-attr]
         told += f". Arms with data make {before:,} updates on them before and {learnt.amount.updates - before:,} meanwhile, half of each batch online"
+        none = [r.label for r in offline if r.settings.offline_steps == 0]  # type: ignore[attr-defined]
+        told += (
+            f"; {_names(none)} learn from the first environment step on, without those before"
+            if none and before
+            else ""
+        )
     return told
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from qchunk import nets, registry
 from qchunk.config import CriticConfig
-from qchunk.types import CLEAN, Array, Critic, Key, Module, Spec, TargetNetwork, Vars
+from qchunk.types import CLEAN, Array, Critic, Key, Module, Spec, TargetNetwork, ValueFn, Vars
 
 
 def mean(values: Array) -> Array:
@@ -20,6 +20,17 @@ def mean(values: Array) -> Array:
 def minimum(values: Array) -> Array:
     """[members, *B] -> [*B], the lowest member (1802.09477, section 4.2)."""
     return jnp.min(values, axis=0)
+
+
+def pessimistic(values: Array, rho: float) -> Array:
+    """[members, *B] -> [*B], mean minus ``rho`` standard deviations (of the population) of the members (2601.14234, section 5)."""
+    # the bound keeps the gradient of the root finite where members agree
+    return jnp.mean(values, axis=0) - rho * jnp.sqrt(jnp.maximum(jnp.var(values, axis=0), 1e-12))
+
+
+def opinion(critic: Critic, aggregate: Callable[[Array], Array]) -> ValueFn:
+    """``critic.score`` by another aggregate of its members."""
+    return lambda vars, obs, action=None, level=CLEAN: aggregate(critic.values(vars, obs, action, level))
 
 
 def ensemble(
@@ -35,7 +46,7 @@ def ensemble(
         sizes: Spec -> the last axes of the networks' inputs.
         parts: (obs, action [*B, H, A], level [.., 2]) -> the inputs.
     """
-    net = nets.MLP(c.hidden, (), c.layer_norm)
+    net = nets.MLP(c.hidden, (), c.layer_norm, nets.ACTIVATIONS[c.activation], c.norm_first)
 
     def init(key: Key, spec: Spec):
         return nets.init_ensemble(net, c.members, key, *sizes(spec))

@@ -13,7 +13,7 @@ from qchunk.config import ChunkConfig
 from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
 from qchunk.system.errors import UserError
-from qchunk.types import PLAN_STEP, Array, Chunk, Key, PyTree, Steps
+from qchunk.types import EDGE, PLAN_STEP, Array, Chunk, Key, PyTree, Steps
 
 BLOCK = 256  # flags that are counted together, see ``flagged``
 
@@ -34,7 +34,7 @@ class Ring(NamedTuple):
 class Source(NamedTuple):
     """What batches are drawn from: a data set, and the online experience where there is some."""
 
-    data: Dataset
+    data: Dataset | None
     ring: Ring | None = None
     mix: str = "uniform"  # of both: see ``share_of``
 
@@ -78,7 +78,7 @@ def write(ring: Ring, steps: Steps) -> Ring:
     row = jnp.where(alive, row, ring.reward.shape[0])  # out of range: dropped
     new = Ring(
         steps.obs,
-        jnp.clip(steps.action, -chunks.EDGE, chunks.EDGE),
+        jnp.clip(steps.action, -EDGE, EDGE),
         steps.reward,
         steps.terminal,
         jnp.maximum(steps.terminal, steps.truncation),
@@ -194,7 +194,7 @@ def draw(
 ) -> Chunk:
     """``batch`` windows of offline and online experience; ``extras["source"]`` [*B] is 1 for online ones.
 
-    With "uniform", each start of both is as likely (2507.07969, section 5); with "share:0.5" that share of each batch is
+    Without a data set all are online. With "uniform", each start of both is as likely (2507.07969, section 5); with "share:0.5" that share of each batch is
     online, the rest offline, each uniform (2302.02948). Of other extras, those that both have in the same shapes are kept.
 
     Args:
@@ -210,7 +210,11 @@ def draw(
         online = lambda env, at: consecutive(ring, env, at, count, c, per_step)  # noqa: E731
     if ring is None:
         return offline(chunks.draw_starts(key, data, c, batch))
-    rows, second = chunks.starts_of(data, c), count_starts(ring, c)
+    second = count_starts(ring, c)
+    if data is None:
+        new = online(*start_at(ring, jax.random.randint(key, (batch,), 0, second), c))
+        return new._replace(extras={**new.extras, "source": jnp.ones_like(new.last)})
+    rows = chunks.starts_of(data, c)
     first = rows.shape[0]
     share = share_of(mix)
     if share is None:

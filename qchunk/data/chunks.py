@@ -17,8 +17,6 @@ from qchunk.config import ChunkConfig
 from qchunk.system.errors import UserError
 from qchunk.types import PLAN_STEP, Array, Chunk, Key, PyTree, Steps
 
-EDGE = 1.0 - 1e-5  # actions of data are clipped to +-EDGE, as the papers do, so that tanh can reach them
-
 
 class Dataset(NamedTuple):
     """Experience on the device, float32 where it is not of whole numbers. R rows, M transitions, O and A as in types.py."""

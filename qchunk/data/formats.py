@@ -21,10 +21,10 @@ import numpy as np
 
 from qchunk import names, registry, trees
 from qchunk.data import npz
-from qchunk.data.chunks import EDGE, Dataset, dataset, with_history
+from qchunk.data.chunks import Dataset, dataset, with_history
 from qchunk.system import files, loading
 from qchunk.system.errors import UserError
-from qchunk.types import PyTree, Steps
+from qchunk.types import EDGE, PyTree, Steps
 
 FORMAT, VERSION = "qchunk-data", 1
 UNUSABLE = "NaN or infinite values, or numbers beyond 32 bits"
@@ -133,21 +133,21 @@ def load(path: Path) -> tuple[Rows, dict[str, Any]]:
     path = Path(path)
     if not files.is_file(path):
         raise UserError(f"there is no data set at {path}", "make one: qchunk collect ENV --out DATA")
-    with npz.opened(path, "collect it anew: qchunk collect") as z:
+    with npz.opened(path, "collect it again: qchunk collect") as z:
         found = {"obs" if name.startswith("obs/") else name for name in z.files}
         missing = [n for n in (*ARRAYS, "about") if n not in found]
         if missing:
-            raise UserError(f"{path} is no qchunk data set: it lacks {', '.join(missing)}", "collect it anew")
+            raise UserError(f"{path} is no qchunk data set: it lacks {', '.join(missing)}", "collect it again")
         about = json.loads(str(z["about"]))
         rows = rows_of({n: z[n] for n in z.files if n.split("/")[0] in (*ARRAYS, "extras")})
     if not isinstance(about, dict):
-        raise UserError(f"{path} is no qchunk data set: its description is no JSON object", "collect it anew")
+        raise UserError(f"{path} is no qchunk data set: its description is no JSON object", "collect it again")
     if about.get("format") != FORMAT or about.get("version") != VERSION:
         got = f"{about.get('format')} version {about.get('version')}"
-        raise UserError(f"{path} is of format {got}, expected {FORMAT} version {VERSION}", "collect it anew")
+        raise UserError(f"{path} is of format {got}, expected {FORMAT} version {VERSION}", "collect it again")
     check(rows, str(path))
     if fingerprint(rows) != about.get("fingerprint"):
-        raise UserError(f"{path} does not match its fingerprint {about.get('fingerprint')}", "collect it anew")
+        raise UserError(f"{path} does not match its fingerprint {about.get('fingerprint')}", "collect it again")
     return rows, about
 
 
@@ -176,7 +176,7 @@ def check(rows: Rows, where: str) -> None:
         if bad.any():
             raise UserError(
                 f"{where}: {name} holds {UNUSABLE} ({int(bad.sum())} rows, the first is {int(bad.argmax())})",
-                "remove those episodes or collect anew",
+                "remove those episodes or collect again",
             )
     if (high := float(np.abs(rows.action[~rows.end]).max(initial=0.0))) > 1.0 + 1e-6:
         raise UserError(f"{where}: actions reach {high:.3g}, outside [-1, 1]", "rescale them to [-1, 1]")
@@ -257,7 +257,7 @@ def for_env(path: Path | str, env: Any, name: str) -> tuple[Dataset, dict[str, A
     expected = (trees.declared(env.observation_size, name), env.action_size)
     if got != expected:
         raise UserError(
-            f"{path} holds observations and actions of sizes {got}, but {name} has {expected}", "collect it anew"
+            f"{path} holds observations and actions of sizes {got}, but {name} has {expected}", "collect it again"
         )
     if hasattr(env, "relabel"):
         rows = relabelled(rows, env)

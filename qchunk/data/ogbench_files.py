@@ -58,17 +58,17 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     parts: list[dict[str, np.ndarray]] = []
     about: dict[str, Any] = {}
     for shard in shards(path):
-        with npz.opened(shard, "download or collect it anew") as z:
+        with npz.opened(shard, "download or collect it again") as z:
             missing = [n for n in NEEDED if n not in z]
             if missing:
                 raise UserError(f"{shard} lacks {', '.join(missing)}", "give a data set of OGBench with all its arrays")
             about = dict(json.loads(str(z["about"]))) if "about" in z else {}
             parts.append({n: z[n] for n in (*NEEDED, "button_states") if n in z})
             if odd := [n for n, x in parts[-1].items() if not x.ndim or len(x) != len(parts[-1]["terminals"])]:
-                raise UserError(f"{shard}: {odd[0]} has another number of rows than terminals", "download it anew")
+                raise UserError(f"{shard}: {odd[0]} has another number of rows than terminals", "download it again")
         mark = fingerprint(parts[-1])
         if about.get("fingerprint", mark) != mark:
-            raise UserError(f"{shard} does not match its fingerprint {about['fingerprint']}", "collect it anew")
+            raise UserError(f"{shard} does not match its fingerprint {about['fingerprint']}", "collect it again")
     widths = {tuple((n, x.shape[1:]) for n, x in p.items()) for p in parts}
     if len(widths) > 1:
         raise UserError(f"the files of {path} are of several environments", "give a folder with the shards of one")
@@ -204,9 +204,7 @@ def play(folder: Path, settings: dict, count: int, processes: int, progress: Cal
         if not missing():
             return
         print(f"a process that plays {settings['scene']} died: {last}; starting again", file=sys.stderr)
-    raise UserError(
-        f"processes that play {settings['scene']} died three times: {last}", "mend that, then collect again"
-    )
+    raise UserError(f"processes that play {settings['scene']} died three times: {last}", "fix that, then collect again")
 
 
 def ended(running: list[subprocess.Popen]) -> None:

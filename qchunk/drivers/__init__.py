@@ -64,10 +64,10 @@ def checked_driver(c: Any, settings: Any, data: Any) -> Driver:
     if not isinstance(settings, driver.settings):
         fix = f"give {driver.settings.__name__}, which {type(c).__name__} is trained with"
         raise UserError(f"settings are {repr(settings)[:60]}", fix)
-    if driver.needs_data and not isinstance(data, Dataset):
+    if data is not None and driver.takes_data and not isinstance(data, Dataset):
         fix = "give data=qchunk.for_env(path, env, name)[0], or qchunk.data.formats.to_device(rows)"
-        raise UserError(f"{type(c).__name__} learns from a data set, and data is {repr(data)[:60]}", fix)
-    if not driver.needs_data and data is not None:
+        raise UserError(f"data are {repr(data)[:60]}", fix)
+    if not driver.takes_data and data is not None:
         raise UserError(f"{type(c).__name__} learns from what it plays", "leave data out")
     return driver
 

@@ -74,7 +74,7 @@ class Driver(NamedTuple):
 
     name: str
     settings: type  # its settings, a dataclass that inherits from Common; they are flags of ``qchunk train``
-    needs_data: bool  # whether it learns from a data set; one that does not refuses it
+    takes_data: bool  # whether it learns from a data set, where there is one; one that does not refuses it
     check: Callable  # (program, inputs, settings) raises UserError, before anything is compiled or written
     run: Callable  # (program, inputs, settings, learner or None, state or None) -> Iterator[Event]
     state_like: Callable  # (program, inputs, settings, learner) -> shapes of an event's ``state``
@@ -122,13 +122,13 @@ def execution(s: Common, c: Any) -> Execution:
 def init(program: Program, x: Inputs) -> Learner:
     """The learners of all seeds, stacked. Units are those ``given``, or those of the data."""
     made = _init(program, x._replace(data=None))
-    if x.data is not None and normalise.STATS in made.stats:
-        if normalise.STATS in x.given:
-            units = normalise.of_given(x.given)
-        else:
-            units = for_each(len(x.keys), normalise.of_data(x.data, *program.units))
-        made = made._replace(stats={**made.stats, normalise.STATS: units})
-    return made
+    if normalise.STATS not in made.stats or (x.data is None and normalise.STATS not in x.given):
+        return made
+    if normalise.STATS in x.given:
+        units = normalise.of_given(x.given)
+    else:
+        units = for_each(len(x.keys), normalise.of_data(x.data, *program.units))
+    return made._replace(stats={**made.stats, normalise.STATS: units})
 
 
 def learner_like(program: Program, x: Inputs) -> Learner:

@@ -90,7 +90,14 @@ def check(program: Program, x: Inputs, s: OfflineSettings) -> None:
     Raises:
         UserError: names the field and the fix.
     """
-    del s
+    if x.data is None:
+        if s.offline_steps:
+            fix = "give --data FILE (in Python data=), or --offline-steps 0 to learn online alone"
+            raise UserError(f"{s.offline_steps} offline updates need a data set", fix)
+        if program.units != ("none", "none") and normalise.STATS not in x.given:
+            fix = "give --data FILE, or leave --normalise-obs and --normalise-action at none"
+            raise UserError("units of observations and actions are those of a data set, and there is none", fix)
+        return
     chunks.check_fits(x.data, x.c.chunk)
     seen, kept = obs_spec(program.env), trees.sizes(x.data.obs)
     if seen != kept:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qchunk import normalise
 from qchunk.config import NonNegativeFloat, NonNegativeInt, PositiveInt, config
 from qchunk.data import buffer, chunks
 from qchunk.data.buffer import Ring
@@ -42,7 +43,7 @@ from qchunk.play.program import Inputs, Program, each_seed, reads
 from qchunk.play.rollout import played
 from qchunk.seeds import STREAMS, for_each, spread, stream
 from qchunk.system.errors import UserError
-from qchunk.types import Algorithm, Learner, Steps
+from qchunk.types import Algorithm, Learner, Steps, Vars
 
 
 @config
@@ -55,6 +56,8 @@ class OnlineSettings(OfflineSettings):
     """E, environments in parallel."""
     start_training: NonNegativeInt = 5000
     """Environment steps before the first online update."""
+    random_start: bool = False
+    """Uniform random actions until then, in place of the policy's."""
     update_ratio: NonNegativeFloat = 1.0
     """Updates per environment step from then on."""
     mix: str = "uniform"
@@ -84,6 +87,7 @@ class Schedule(NamedTuple):
     decisions: int  # in all
     eval_every: int  # decisions
     dispatch: int  # decisions per dispatch, at most
+    random: int  # decisions at first that are random
 
 
 def schedule(per_decision: int, s: OnlineSettings) -> Schedule:
@@ -97,7 +101,8 @@ def schedule(per_decision: int, s: OnlineSettings) -> Schedule:
     eval_every = math.ceil(s.online_eval_every / per) if s.online_eval_every else max(1, math.ceil(total / 10))
     rows = math.ceil((s.capacity or total * per) / s.envs)
     dispatch = min(256, eval_every, max(1, round(s.log_every / max(s.update_ratio * per, 1e-9))))
-    return Schedule(s.batch, s.mix, s.envs, rows, per, total, eval_every, dispatch)
+    random = math.ceil(s.start_training / per) if s.random_start else 0
+    return Schedule(s.batch, s.mix, s.envs, rows, per, total, eval_every, dispatch, random)
 
 
 def updates_due(s: OnlineSettings, steps: np.ndarray) -> np.ndarray:
@@ -177,12 +182,19 @@ def device_block(program: Program, plan: Schedule, learner: Learner, online: Onl
     """
 
     def one_seed(learner: Learner, x: Inputs, ring: Ring, loop: Any):
-        env, scheme = program.playable(x.given), program.scheme(x, "explore")
+        env = program.playable(x.given)
+
+        def play(role: str, vars: Vars, key: jax.Array, loop: Any):
+            return on_device.rollout(env, program.scheme(x, role), vars, key, 1, loop)
 
         def decide(i, state):
             learner, ring, loop = state
-            play_key = stream(x.keys, "online play", online.decisions + i)
-            loop, steps = on_device.rollout(env, scheme, reads(learner, x), play_key, 1, loop)
+            play_key, vars = stream(x.keys, "online play", online.decisions + i), reads(learner, x)
+            if plan.random:
+                roles = functools.partial(play, "random"), functools.partial(play, "explore")
+                loop, steps = jax.lax.cond(online.decisions + i < plan.random, *roles, vars, play_key, loop)
+            else:
+                loop, steps = play("explore", vars, play_key, loop)
             learner, ring, sums = take_in(program, plan, learner, x, ring, steps, due[i])
             return (learner, ring, loop), sums
 
@@ -206,8 +218,9 @@ def host_block(program: Program, plan: Schedule, learner: Learner, online: Onlin
     slot = np.tile(np.arange(plan.envs), seeds) + STREAMS["host slots"]
     acting = x._replace(data=None)
     for i in range(n):
+        role = "random" if first + i < plan.random else "explore"
         player = on_host.player(
-            program, "explore", learner, acting, lambda i, state: np.stack([slot, np.full_like(slot, i)], 1)
+            program, role, learner, acting, lambda i, state: np.stack([slot, np.full_like(slot, i)], 1)
         )
         loop, _, steps = playing.decision(sim, player, first + i, loop)
         learner, ring, sums = _learn(program, plan, learner, x, ring, on_host.by_seed(seeds, steps), due[i])
@@ -245,7 +258,8 @@ def run(
     s = offline.resolve(settings)
     check(program, x, s)
     learner = init(program, x) if learner is None else learner
-    if state is None:
+    normalise.check(learner, *program.units)
+    if state is None and s.offline_steps:
         for event in offline.run(program, x, s, learner):
             learner = event.learner
             yield event
@@ -296,7 +310,9 @@ def amount(algorithm: Algorithm, c: Any, s: OnlineSettings) -> Amount:
 
 def whole(program: Program, x: Inputs, s: OnlineSettings) -> Learner:
     """A run from its start to its end as one traceable function."""
-    learner, _ = offline.updates(program, s.batch, init(program, x), x, s.offline_steps)
+    learner = init(program, x)
+    if s.offline_steps:
+        learner, _ = offline.updates(program, s.batch, learner, x, s.offline_steps)
     if s.online_steps == 0:
         return learner
     plan = schedule(program.scheme(x, "explore").steps, s)
@@ -307,9 +323,19 @@ def whole(program: Program, x: Inputs, s: OnlineSettings) -> Learner:
 
 def unit(program: Program, x: Inputs, s: OnlineSettings) -> tuple[Callable, tuple, int]:
     """One update of every seed."""
-    once = functools.partial(offline.updates, program, s.batch)
-    learner = learner_like(program, x)
-    return once, (learner, x, 1), amount(program.build(x.c), x.c, s).updates
+    learner, count = learner_like(program, x), amount(program.build(x.c), x.c, s).updates
+    if x.data is not None:
+        return functools.partial(offline.updates, program, s.batch), (learner, x, 1), count
+    ring = state_like(program, x, s, learner).ring
+    return functools.partial(_updates, program, s.batch), (learner, x, ring, 1), count
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _updates(program: Program, batch: int, learner: Learner, x: Inputs, ring: Ring, count) -> Learner:
+    def one_seed(learner: Learner, x: Inputs, ring: Ring) -> Learner:
+        return run_updates(program.algorithm(x.c), buffer.Source(None, ring), batch, learner, x, count)[0]
+
+    return each_seed(one_seed, learner, x, ring)
 
 
 OFFLINE_TO_ONLINE = Driver(

@@ -172,7 +172,7 @@ class Vmap(Wrapper):
 
 
 class AutoReset(Wrapper):
-    """Starts finished environments of a batch anew, each from a FRESH start state.
+    """Starts finished environments of a batch again, each from a FRESH start state.
 
     After ``step``, ``reward``, ``done``, ``metrics`` and ``info["terminal" | "truncation"]`` describe the step just
     taken and ``info["final_obs"]`` its true next observation, while ``obs`` may already be a new episode's first one.

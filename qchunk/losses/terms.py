@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from qchunk.types import Array, Chunk, Critic, DrawFn, Kernel, Key, PyTree, SharedFn, Term, Together
+from qchunk.types import Array, Chunk, Critic, DrawFn, Kernel, Key, Metrics, PyTree, SharedFn, Term, Together, Vars
 
 
 def module_names(part: Kernel | Critic) -> tuple[str, ...]:
@@ -31,6 +31,16 @@ def together(draw: DrawFn, terms: Sequence[Term], shared: SharedFn | None = None
         shared: (vars, noise, chunk) -> anything. It runs once for all terms that train the same modules in the same updates.
     """
     return Together(draw, tuple(terms), shared)
+
+
+def weighed(term: Term, weight: float) -> Term:
+    """The same term, ``weight`` times as large; its other metrics stay."""
+
+    def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
+        loss, metrics = term.fn(vars, noise, chunk)
+        return weight * loss, metrics
+
+    return term._replace(fn=fn)
 
 
 def weighted_mean(weight: Array, value: Array) -> Array:

@@ -85,7 +85,7 @@ def check(name: str, s: Steps, done: int) -> None:
         if bad.any():
             number, e = done + int(alive[: bad.argmax()].sum()) + 1, int(bad.argmax()) % s.alive.shape[1]
             where = f"in transition {number}, of environment {e}"
-            raise UserError(f"{name}: its {what} holds {UNUSABLE} {where}", "mend what plays there, then collect again")
+            raise UserError(f"{name}: its {what} holds {UNUSABLE} {where}", "fix what plays there, then collect again")
 
 
 def collect(

@@ -11,6 +11,7 @@ from qchunk.envs.base import AutoReset, spec_of, wrap
 from qchunk.envs.host.pool import HostEnv
 from qchunk.envs.objective import settled
 from qchunk.play.execute import Execution, Scheme
+from qchunk.sampling import uniform
 from qchunk.seeds import over_seeds
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Array, Learner, Spec, Vars, view
@@ -47,8 +48,9 @@ class Program:
         return spec_of(self.env, c.chunk.horizon)
 
     def scheme(self, x: Inputs, role: str) -> Scheme:
-        """Execution of one of the algorithm's policies, "act" (evaluation) or "explore" (collecting)."""
-        return x.execution.scheme(getattr(self.algorithm(x.c), role))
+        """Execution of one of the algorithm's policies, "act" (evaluation), "explore" (collecting) or "random" in its place."""
+        algorithm = self.algorithm(x.c)
+        return x.execution.scheme(uniform(algorithm.explore) if role == "random" else getattr(algorithm, role))
 
     def playable(self, given: dict) -> AutoReset:
         """The environment of one seed, wrapped, with the objective's weights that the run is given."""

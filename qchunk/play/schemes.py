@@ -165,15 +165,15 @@ def supported(
     """Goes on with its plan for as long as a fresh sample agrees with it: a boundary that the policy sets itself.
 
     Every ``steps`` steps ``n`` plans are drawn. One agrees if none of its next 3 actions differs by more than ``tolerance`` from
-    the old plan's. While one does, and more than 3 actions are left, the old plan goes on; at its end the nearest of those that
-    agree takes over, and where none does any sample. Several good plans are no reason to change, and a change of what is seen
+    the old plan's. While one does, and 3 actions will be left at the next look, the old plan goes on; else the nearest of those
+    that agree takes over, and where none does any sample. Several good plans are no reason to change, and a change of what is seen
     is one: no sample agrees any more.
 
     Args:
         tolerance: delta, in units of action; 2 to 3 times the noise of the data.
     """
     check_steps(steps, horizon, f"supported:{n},{tolerance},{{}}")
-    least = max(improve.WINDOW + 1, steps)  # actions that a plan must have left to go on
+    least = steps + improve.WINDOW  # actions that a plan must have left to go on
     chooser = improve.supporter(policy, n, tolerance)
 
     def decide(vars: Vars, key, state: Any, old: Old) -> tuple[Old, Plan]:

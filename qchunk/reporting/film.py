@@ -105,7 +105,7 @@ def host_pictures(program: Program, learner: Learner, x: Inputs) -> list:
 
 
 def _described(env: HostEnv, kwargs: dict) -> HostEnv:
-    other = object.__new__(HostEnv)  # not made anew: making one starts and steps it
+    other = object.__new__(HostEnv)  # not made again: making one starts and steps it
     other.name, other.data_name, other.description = env.name, env.data_name, {**env.description, "kwargs": kwargs}
     return other
 

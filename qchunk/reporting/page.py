@@ -160,7 +160,17 @@ def aggregate(records: Sequence[Record]) -> list[dict[str, str]]:
             {"return, interquartile mean": " ".join(tables.show(returns[label], "return"))} if label in returns else {}
         )
         rows.append({"method": label, "runs": str(x.size), **shown, f"P(better than {base})": better})
-    return rows if len(rows) > 1 else []
+    if len(rows) < 2:
+        return []
+    absent = [label for label in dict.fromkeys(r.label for r in records) if label not in found]
+    return rows + [{**dict.fromkeys(rows[0], ""), "method": n, "mean": _why_absent(n, records)} for n in absent]
+
+
+def _why_absent(label: str, records: Sequence[Record]) -> str:
+    """Why a method has no mean over the environments."""
+    mine = [r for r in records if r.label == label]
+    lost = [f"{r.diverged} on {r.env}" for r in mine if r.diverged]
+    return f"none: {'; '.join(lost) or 'other seeds, or not every environment'}"
 
 
 def _bootstrapped(x: np.ndarray, statistic: Any = interquartile_mean) -> Estimate:

@@ -346,14 +346,16 @@ def numbers(records: Sequence[Record]) -> str:
     """The table as csv for programs: shares in [0, 1], whole precision, empty where there is no figure."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("environment", "method", "seeds", "updates", "figure", *NUMBERS, "baseline", "unfinished"))
+    writer.writerow(
+        ("environment", "method", "seeds", "updates", "figure", *NUMBERS, "baseline", "unfinished", "diverged")
+    )
     found = differences(records)
     for r, base in with_baselines(records):
         paired = found.get(r.folder)
         figures = [*_estimate(r), *(paired.difference if paired else [np.nan] * 3)]
         shown = ["" if np.isnan(x) else repr(float(x)) for x in figures]
         head = (r.env, r.label, len(r.seeds), r.evals[-1]["step"], r.figure)
-        writer.writerow((*head, *shown, base.label if paired else "", int(r.unfinished)))
+        writer.writerow((*head, *shown, base.label if paired else "", int(r.unfinished), r.diverged))
     return text.getvalue()
 
 

@@ -354,7 +354,7 @@ def _decode(path: Path, saved: list[dict], like: Any) -> Any:
     try:
         arrays = _read_arrays(path, names)
         return treedef.unflatten(_leaf(entry, arrays.get(f"{i:05d}"), old) for i, (entry, old) in pairs)
-    except (KeyError, TypeError, ValueError, OSError) as err:  # a manifest sealed anew, without all that it stands for
+    except (KeyError, TypeError, ValueError, OSError) as err:  # a manifest sealed again, without all that it stands for
         raise _damaged(path, f"its arrays cannot be read ({type(err).__name__})") from err
 
 

@@ -36,7 +36,7 @@ def sinks_by_name(names: Iterable[str], run: RunFolder) -> list[Sink]:
     """Opens sinks for the metrics of a run.
 
     Args:
-        names: of "tensorboard", whose files are written anew from the metrics so far, and "wandb".
+        names: of "tensorboard", whose files are written again from the metrics so far, and "wandb".
 
     Raises:
         UserError: an unknown name, or the package behind it is not installed.

@@ -118,7 +118,7 @@ def ready(
     settings, weights = driver.resolve(settings), objective.parse(f.objective)
     env = envs.make(f.env, c.chunk.history, weights)
     prior.check(earlier, algorithm, c, settings, env)
-    data, about = data_of(f, algorithm, env, driver)
+    data, about = data_of(f, algorithm, env, driver, settings)
     if data is not None:
         row = sum(a.nbytes for a in jax.tree.leaves(data)) // len(data.reward)
         memory.check("a batch", settings.batch * settings.seeds * row, "give a smaller --batch")
@@ -149,16 +149,18 @@ def fill(given: dict, kept: dict, folder: Path) -> None:
     sources.save(kept, folder)
 
 
-def data_of(f: TrainFlags, algorithm: str, env: Any, driver: Driver) -> tuple[Dataset | None, dict[str, str] | None]:
-    """The data set of a run and what its configuration keeps of it; neither where the driver needs none."""
-    if not driver.needs_data and f.data:
+def data_of(
+    f: TrainFlags, algorithm: str, env: Any, driver: Driver, settings: Any
+) -> tuple[Dataset | None, dict[str, str] | None]:
+    """The data set of a run and what its configuration keeps of it; neither where it has none."""
+    if not driver.takes_data and f.data:
         raise UserError(
             f"{algorithm} learns from what it plays", "leave --data out; a prior's data stay with the prior"
         )
-    if not driver.needs_data:
-        return None, None
     if f.data is None:
-        raise UserError(f"{algorithm} learns from a data set", f"give --data FILE, made by: qchunk collect {f.env}")
+        if getattr(settings, "offline_steps", 0):
+            raise UserError(f"{algorithm} learns from a data set", f"give --data FILE, made by: qchunk collect {f.env}")
+        return None, None
     data, about = formats.for_env(f.data, env, f.env)
     return data, {"path": str(Path(f.data).resolve()), "fingerprint": about["fingerprint"]}
 

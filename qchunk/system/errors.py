@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The command line prints it as one line and exits with code 2.
+    """A mistake that the user can fix. The command line prints it as one line and exits with code 2.
 
     Args:
         problem: what is wrong, with the value that was given.

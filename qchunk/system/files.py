@@ -224,5 +224,5 @@ def explain_oserror(err: OSError, path: Path) -> UserError:
             "Free some space there; what was saved before is intact, and a run goes on with qchunk train --resume",
         )
     denied = err.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-    fix = "Make the folder writable, or pass --out with another" if denied else "Mend that, or pass --out with another"
+    fix = "Make the folder writable, or pass --out with another" if denied else "Fix that, or pass --out with another"
     return UserError(f"cannot write {path}: {reason}", fix)

@@ -75,8 +75,8 @@ def _load_file(path: Path) -> types.ModuleType:
         except BaseException as e:
             del sys.modules[name]
             if isinstance(e, SyntaxError):
-                raise UserError(f"{path} is no Python: line {e.lineno}: {e.msg}", "mend it") from e
+                raise UserError(f"{path} is no Python: line {e.lineno}: {e.msg}", "fix it") from e
             if isinstance(e, ImportError):
-                raise UserError(f"{path} cannot be loaded: {e}", "install that, or mend its import") from e
+                raise UserError(f"{path} cannot be loaded: {e}", "install that, or fix its import") from e
             raise
     return sys.modules[name]

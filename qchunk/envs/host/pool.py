@@ -138,7 +138,7 @@ class HostEnv:
 def _fix(err: Exception, what: str) -> str:
     """What to do about an environment that raised ``err`` while it was made or drawn."""
     if tracebacks.own_frames(err):
-        return "mend it there"
+        return "fix it there"
     if what != "made":
         fixes = {"drawn": "install what it draws with", "stepped": "let reset and step return what gymnasium.Env says"}
         return fixes[what]
@@ -329,12 +329,12 @@ class Pool:
     def _read(self, w: Worker) -> np.ndarray:
         answer = w.pipe.recv_bytes()
         if answer[:1] == b"-":
-            raise UserError(f"{w.name}: the environment raised {answer[1:].decode()}", "mend the environment")
+            raise UserError(f"{w.name}: the environment raised {answer[1:].decode()}", "fix the environment")
         return np.frombuffer(answer[1:], np.float64).reshape(-1, self.width)
 
     def _fail(self, w: Worker, why: str) -> Worker:
         self.close()
-        raise UserError(f"{w.name} {why}, again and again", "mend the environment, then go on with --resume")
+        raise UserError(f"{w.name} {why}, again and again", "fix the environment, then go on with --resume")
 
     def _replace(self, w: Worker, why: str, state: HostState) -> Worker:
         """A new worker with the lost one's open episodes."""
@@ -377,7 +377,7 @@ class Pool:
                 slot = slots[bad.argmax()]
                 self.close()
                 where = f"step {state.steps[slot]} of the episode from seed {state.seed[slot]}"
-                fix = "mend the environment: training needs finite numbers"
+                fix = "fix the environment: training needs finite numbers"
                 raise UserError(f"{self.env.name}: its {name} is not finite in float32 at {where}", fix)
 
     def close(self) -> None:

@@ -74,7 +74,7 @@ def legend(figure: Any, cubes: int) -> None:
 
 
 def draw_tasks(scene: str, path: Path) -> None:
-    """A picture of a scene's five tasks: one start (the gripper's and the yaws are drawn anew each episode), the goals."""
+    """A picture of a scene's five tasks: one start (the gripper's and the yaws are drawn again each episode), the goals."""
     import jax
     import matplotlib
 

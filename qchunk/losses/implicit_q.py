@@ -11,7 +11,7 @@ from qchunk.target_networks import target_view
 from qchunk.types import Array, Chunk, Critic, Metrics, Term, Vars
 
 
-def iql(critic: Critic, state: Critic, level: float) -> list[Term]:
+def implicit_q(critic: Critic, state: Critic, level: float) -> list[Term]:
     """Implicit Q-learning: V is an upper expectile of Q over the data, Q backs up V. Trains both critics."""
     return [expectile(state, critic, level), td_of_state(critic, state)]
 

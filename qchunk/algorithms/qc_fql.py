@@ -1,0 +1,51 @@
+"""QC-FQL (2507.07969): a one-step actor, distilled from a cloned flow, climbs a chunk critic.
+
+``--chunk.horizon 1`` is FQL (2502.02538); ``--chunk.horizon 1 --chunk.backup 5`` is FQL-n, one action with an uncorrected 5-step
+return. alpha is a task's: the paper has 300 for QC-FQL on OGBench's scene, puzzle-3x3 and cube-double, 100 on larger cubes.
+"""
+
+from __future__ import annotations
+
+from qchunk.actors import actor
+from qchunk.actors.one_step import one_step_actor
+from qchunk.compose import acting, learner
+from qchunk.config import (
+    ActorConfig,
+    ChunkConfig,
+    CriticConfig,
+    FlowConfig,
+    NonNegativeFloat,
+    OneStepConfig,
+    OptimConfig,
+    config,
+)
+from qchunk.critics.chunk_q import chunk_q
+from qchunk.critics.ensemble import mean, opinion
+from qchunk.losses.cloning import bc
+from qchunk.losses.proposals import ascend, distil, proposing
+from qchunk.losses.td import td
+from qchunk.losses.terms import weighed
+from qchunk.sampling import sample
+from qchunk.types import Algorithm
+
+
+@config
+class QCFQL:
+    """QC-FQL."""
+
+    chunk: ChunkConfig = ChunkConfig()
+    actor: ActorConfig = FlowConfig()
+    """The teacher, trained by behaviour cloning."""
+    student: OneStepConfig = OneStepConfig()
+    """The one-step actor that acts."""
+    critic: CriticConfig = CriticConfig()
+    optim: OptimConfig = OptimConfig()
+    alpha: NonNegativeFloat = 100.0
+    """Weight of the mean squared distance to the teacher, against the critic in units of return."""
+
+
+def qc_fql(c: QCFQL) -> Algorithm:
+    """QC-FQL: three terms teach, distil and ascend; the student acts and chooses the next chunk of the critic's target."""
+    pi, mu, q = actor(c.actor), one_step_actor(c.student, "student"), chunk_q(c.critic)
+    improve = [weighed(distil(mu, sample(acting(pi))), c.alpha), ascend(mu, opinion(q, mean))]
+    return learner([pi, mu, q], sample(mu), [bc(pi), proposing(mu, improve), td(q, sample(mu))], c.optim)

@@ -1,0 +1,55 @@
+"""ReBRAC (2305.09836): a deterministic actor climbs a critic and is cloned; TD3's smoothing and delay."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from qchunk.actors import actor
+from qchunk.compose import acting, learner, reading
+from qchunk.config import (
+    ActorConfig,
+    ChunkConfig,
+    CriticConfig,
+    NonNegativeFloat,
+    OptimConfig,
+    PositiveInt,
+    Range,
+    RegressionConfig,
+    config,
+)
+from qchunk.critics.chunk_q import chunk_q
+from qchunk.improve import smoothed
+from qchunk.losses.cloning import bc
+from qchunk.losses.proposals import ascend, proposing
+from qchunk.losses.td import td
+from qchunk.losses.terms import weighed
+from qchunk.sampling import sample
+from qchunk.target_networks import target_view, with_target
+from qchunk.types import Algorithm, Term, Together
+
+
+@config
+class ReBRAC:
+    """ReBRAC."""
+
+    chunk: ChunkConfig = ChunkConfig()
+    actor: ActorConfig = RegressionConfig()
+    critic: CriticConfig = CriticConfig()
+    optim: OptimConfig = OptimConfig()
+    alpha: NonNegativeFloat = 0.1
+    """Weight of the squared distance to the data's chunk, summed over its numbers, against the critic divided by its mean size."""
+    noise: Annotated[float, Range(0, 1)] = 0.2
+    """Standard deviation of the noise on the target's actions (bounded to 0.5) and on exploring ones, in units of action."""
+    every: PositiveInt = 2
+    """The actor and the target networks move in every such update."""
+
+
+def rebrac(c: ReBRAC) -> Algorithm:
+    """ReBRAC: the target values the chunk of a target actor, under noise; evaluation is without noise."""
+    q = with_target(chunk_q(c.critic), every=c.every)
+    pi = with_target(actor(c.actor), rate=c.critic.tau, every=c.every, acts=False, lagged=True)
+    act, following = sample(acting(pi)), sample(reading(pi, target_view))
+    climb = proposing(pi, [ascend(pi, q.score, relative=True)._replace(every=c.every)])
+    clone = weighed(bc(pi, summed=True), c.alpha)._replace(every=c.every)
+    terms: list[Term | Together] = [climb, clone, td(q, smoothed(following, c.noise, 0.5))]
+    return learner([pi, q], act, terms, c.optim, explore=smoothed(act, c.noise))
