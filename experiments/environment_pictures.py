@@ -47,6 +47,13 @@ one of the scene's five tasks as its goal (where each cube shall be; with button
 equal shares, and report `success_goal1` to `success_goal5` beside `success`. Data of the scene serve them, with goals or without: an
 episode of states alone gets the goal that it ends in. Methods that learn for goals (`dqc`) replace goals by states of the data.
 
+## Probes
+
+Small environments on the device whose answers are known: exact values for tests of critics, and one reason each for chunks, or against
+them. Their classes say the dynamics, the experts and the best that can be reached; `tests/test_probes.py` holds that. `qchunk collect
+probe/pause --out pause.npz` records an expert, in `probe/switch-4` play without a task.
+
+{probes}
 ## On the host, in worker processes
 
 OGBench's manipulation tasks (`ogbench/cube-double-play-singletask-task1-v0`, five tasks for each scene and kind of data), and any
@@ -117,6 +124,17 @@ def table(rows: list[tuple[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def probes() -> str:
+    """Every probe, and what it is about, as markdown."""
+    lines = ["| environment | what it is about | sizes | limit |", "|---|---|---|---|"]
+    for name, what in names.PROBES.items():
+        env = envs.make(f"probe/{name}")
+        lines.append(
+            f"| `probe/{name}` | {what} | ({env.observation_size}, {env.action_size}) | {env.episode_length} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Writes the page and its pictures."""
     grid("brax.png", list(names.BRAX), brax)
@@ -128,7 +146,7 @@ def main() -> None:
     host = [
         (f"ogbench/{s}-play-singletask-task1-v0 ... 5", f"ogbench/{s}-play-singletask-task1-v0") for s in names.OGBENCH
     ]
-    (DOCS / "environments.md").write_text(PAGE.format(device=table(device), host=table(host)))
+    (DOCS / "environments.md").write_text(PAGE.format(device=table(device), host=table(host), probes=probes()))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from qchunk.actors.paths import step_of
 from qchunk.sampling import count_steps
 from qchunk.types import Array, Kernel, Old, Plan, Policy, ValueFn, Vars
 
+WINDOW = 3  # actions by which plans are compared
 CPU_ROWS, DEVICE_ROWS = 2048, 32768  # candidates at once: fits a core's cache / fills a GPU
 
 
@@ -26,25 +28,70 @@ def best_of_n(policy: Policy, score: ValueFn, n: int, slice_rows: int = 0, tempe
         slice_rows: candidates evaluated at once; bounds the memory and never changes the result, because all noise is
             drawn before slicing. 0 chooses by backend.
     """
+    rated = lambda vars, obs, plan, old: score(vars, obs, plan.action)  # noqa: E731
+    return best_plan(policy, rated, n, slice_rows, temperature)
 
+
+def coherent(policy: Policy, n: int, decay: float) -> Policy:
+    """Draws ``n`` plans and keeps the one nearest to what is left of the old plan (BID, 2408.17355: backward coherence).
+
+    The distance is the mean of |a_i - old_i| over the actions that are left, weighted by decay^i. Where nothing is left the
+    first one is kept.
+
+    Args:
+        n: samples N per observation.
+        decay: rho in (0, 1].
+    """
+
+    def nearness(vars: Vars, obs, plan: Plan, old: Old | None) -> Array:
+        if old is None:
+            return jnp.zeros(plan.action.shape[:-2])
+        apart = jnp.linalg.norm(plan.action - old.plan.action, axis=-1)  # [*B, H]
+        weight = decay ** jnp.arange(apart.shape[-1]) * old.left
+        return -jnp.sum(weight * apart, axis=-1) / jnp.maximum(jnp.sum(weight, axis=-1), 1e-9)
+
+    return best_plan(policy, nearness, n)
+
+
+def supporter(policy: Policy, n: int, tolerance) -> Policy:
+    """Draws ``n`` plans and keeps the one nearest to the old plan by ``apart``, if that is within ``tolerance``, else the first."""
+
+    def support(vars: Vars, obs, plan: Plan, old: Old | None) -> Array:
+        if old is None:
+            return jnp.zeros(plan.action.shape[:-2])
+        distance = apart(plan, old)
+        return jnp.where(distance <= tolerance, -distance, -jnp.inf)
+
+    return best_plan(policy, support, n)
+
+
+def apart(plan: Plan, old: Old) -> Array:
+    """The largest difference [*B] of a number among the next WINDOW actions, as far as the old plan has them."""
+    difference = jnp.max(jnp.abs(plan.action - old.plan.action), axis=-1) * old.left
+    return jnp.max(difference[..., :WINDOW], axis=-1)
+
+
+def best_plan(policy: Policy, rated: Callable, n: int, slice_rows: int = 0, temperature: float | None = None) -> Policy:
+    """Draws ``n`` plans and keeps the one that ``rated`` likes best.
+
+    Args:
+        rated: (vars, obs [*B, O], Plan [*B, ...], Old [*B, ...] or None) -> [*B].
+        n, slice_rows, temperature: as in ``best_of_n``.
+    """
     tempered = temperature is not None and n > 1  # one candidate is the policy itself, bit for bit
 
-    def lead(obs) -> int:
-        return jax.tree.leaves(obs)[0].ndim - 1
-
     def draw(vars: Vars, key, obs):
-        repeated = jax.tree.map(lambda o: jnp.broadcast_to(o[..., None, :], (*o.shape[:-1], n, o.shape[-1])), obs)
         if not tempered:
-            return policy.draw(vars, key, repeated)
+            return policy.draw(vars, key, repeated(obs, n))
         key, choice_key = jax.random.split(key)
         shape = (*jax.tree.leaves(obs)[0].shape[:-1], n)
-        return policy.draw(vars, key, repeated), jax.random.gumbel(choice_key, shape)
+        return policy.draw(vars, key, repeated(obs, n)), jax.random.gumbel(choice_key, shape)
 
     def choose(vars: Vars, noise, obs, old: Old | None) -> Plan:
-        axis = lead(obs)  # candidates stand behind *B; the observation is not repeated, only broadcast
+        axis = lead(obs)
         noise, gumbel = noise if tempered else (noise, None)
-        plans = jax.vmap(lambda z: policy.plan(vars, z, obs, old), in_axes=axis, out_axes=axis)(noise)
-        values = jax.vmap(lambda a: score(vars, obs, a), in_axes=axis, out_axes=axis)(plans.action)  # [*B, N]
+        plans = samples(policy, vars, noise, obs, old)
+        values = jax.vmap(lambda p: rated(vars, obs, p, old), in_axes=axis, out_axes=axis)(plans)  # [*B, N]
         # argmax(values / beta + gumbel) is a draw from the softmax; times beta it holds at beta = 0 too
         best = jnp.argmax(values if gumbel is None else values + temperature * gumbel, axis=-1)
 
@@ -64,6 +111,22 @@ def best_of_n(policy: Policy, score: ValueFn, n: int, slice_rows: int = 0, tempe
         return jax.lax.map(lambda a: choose(vars, a[0], a[1], *(a[2:] or (None,))), args, batch_size=size)
 
     return policy._replace(draw=draw, plan=plan)
+
+
+def lead(obs) -> int:
+    """How many axes *B stand before an observation's own."""
+    return jax.tree.leaves(obs)[0].ndim - 1
+
+
+def repeated(obs, n: int):
+    """Observations [*B, O] for ``n`` candidates each: [*B, N, O]."""
+    return jax.tree.map(lambda o: jnp.broadcast_to(o[..., None, :], (*o.shape[:-1], n, o.shape[-1])), obs)
+
+
+def samples(policy: Policy, vars: Vars, noise, obs, old: Old | None) -> Plan:
+    """The plans [*B, N, ...] of noise [*B, N, ...]; the observation [*B, O] is not repeated, only broadcast."""
+    axis = lead(obs)
+    return jax.vmap(lambda z: policy.plan(vars, z, obs, old), in_axes=axis, out_axes=axis)(noise)
 
 
 def smoothed(policy: Policy, std: float, bound: float = math.inf) -> Policy:

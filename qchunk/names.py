@@ -93,6 +93,28 @@ DRIVERS = {  # who trains; the attribute ``driver`` of a method's configuration 
 SCHEMES = {  # how much of a chunk is played; numbers follow a colon
     "open-loop": Entry("qchunk.play.execute:open_loop", "whole chunks"),
     "receding": Entry("qchunk.play.execute:receding", "the first actions of each chunk, as in receding:3"),
+    "ensemble": Entry(
+        "qchunk.play.schemes:ensemble",
+        "mean over all open plans, the i-th oldest weighs exp(-m i): ensemble:0.01 (2304.13705)",
+    ),
+    "coherent": Entry(
+        "qchunk.play.schemes:coherent", "the sample nearest to the old plan: coherent:N,STEPS (2408.17355)"
+    ),
+    "rtc": Entry(
+        "qchunk.play.schemes:rtc",
+        "the next chunk denoises while the old one plays, pulled to it: rtc:DELAY,STEPS (2506.07339)",
+    ),
+    "hard-mask": Entry("qchunk.play.schemes:hard_mask", "rtc that holds only what is played meanwhile: hard-mask:1,4"),
+    "supported": Entry(
+        "qchunk.play.schemes:supported", "a plan goes on while one of N samples agrees: supported:16,0.5,STEPS"
+    ),
+    "dispersion": Entry(
+        "qchunk.play.schemes:dispersion",
+        "a plan ends where samples differ by more than TAU: dispersion:TAU (2604.04161)",
+    ),
+    "async": Entry(
+        "qchunk.play.schemes:naive", "the next chunk is made while the old one plays, unaware of it: async:1,4"
+    ),
 }
 
 BRAX = (
@@ -130,7 +152,22 @@ OGBENCH = {
     "puzzle-4x6": "24 buttons",
 }
 OGBENCH_KINDS = ("play", "noisy")
-PROBES = ("constant", "delayed", "two-step", "flag", "pole", "fork")
+PROBES = {
+    "constant": "reward 1 a step for 10 steps",
+    "delayed": "reward 1 after 5 steps",
+    "two-step": "a second action that must have the first one's sign",
+    "flag": "one step, its reward the action's sign",
+    "pole": "around a pole, left or right: averages crash",
+    "fork": "one step, two good actions: averages earn nothing",
+    "fog-gust": "push blindly to one side, then follow a target that jumps (a step in 10)",
+    "fog-gust-0.02": "the same, a step in 50",
+    "pursuit": "a goal that jumps (a step in 50)",
+    "pursuit-0": "the same, a goal that rests",
+    "pursuit-0.1": "the same, a step in 10",
+    **{f"switch-{n}": f"switch {n} lamps on, sparse reward, play data" for n in (2, 4, 6, 8)},
+    "catch": "a falling glass that is pushed on its way: a chunk of 16 misses it",
+    "pause": "experts pause: who sees the last action learns to repeat it",
+}
 
 ENVS = {
     **{
@@ -155,6 +192,7 @@ ENVS = {
         for scene, what in OGBENCH.items()
         for kind in OGBENCH_KINDS
     },
+    **{f"probe/{name}": f"a probe: {what}" for name, what in PROBES.items()},
     "FILE.py:FUNCTION": "your own: a function that returns a brax Env (docs/tutorials/4-environment.md)",
     "gymnasium/ID": "any registered gymnasium environment with continuous actions, such as gymnasium/Pendulum-v1",
 }
@@ -190,13 +228,14 @@ OWN = {  # how a function of the user's own is named, and what it is
     ),
     "readers": ("FILE.py:FUNCTION:ARGUMENT", "your own: argument -> qchunk.data.formats.Rows"),
     "terms": ("FILE.py:FUNCTION", "your own: a function of a qchunk.envs.objective.Moment"),
+    "schemes": ("FILE.py:FUNCTION:NUMBERS", "your own: (policy, H, *numbers) -> qchunk.play.execute.Scheme"),
 }
 
 
 def tables() -> dict[str, dict[str, str]]:
     """Every table as ``qchunk list`` shows it: one line for each name."""
     found = {"algorithms": ALGORITHMS, "actors": ACTORS, "aggregates": AGGREGATES, "optimisers": OPTIMISERS}
-    found |= {"readers": READERS, "terms": TERMS}
+    found |= {"readers": READERS, "terms": TERMS, "schemes": SCHEMES}
     shown = {title: {n: e.text for n, e in table.items()} | dict([OWN[title]]) for title, table in found.items()}
     return {**shown, "envs": ENVS, "suites": {n: e.text for n, e in SUITES.items()}}
 

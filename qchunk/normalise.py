@@ -175,7 +175,7 @@ def _normalised(policy: Policy) -> Policy:
     def emit(vars: Vars, plan: Plan, i, obs):
         return invert(vars.stats[STATS]["action"], policy.emit(vars, plan, i, inside(vars, obs)))
 
-    return Policy(draw, plan, emit, policy.length)
+    return policy._replace(draw=draw, plan=plan, emit=emit)
 
 
 @functools.cache

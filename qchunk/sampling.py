@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import distrax
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qchunk.actors.paths import pulled
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Kernel, Key, Old, Plan, Policy, PolicyDrawFn, PyTree, Vars
 
@@ -51,7 +53,7 @@ def emit_step(vars: Vars, plan: Plan, i, obs) -> Array:
 
 
 def sample(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> Policy:
-    """One sample of the actor, clipped to [-1, 1] at the end only.
+    """One sample of the actor, clipped to [-1, 1] at the end only; along noise levels it obeys ``Old.pull``.
 
     Its noise is [*B, H, A], and for a noisy Kernel the pair of that and the noise of every step [*B, K, H, A].
 
@@ -59,15 +61,21 @@ def sample(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> Policy
         base: makes all but the last ``tuned`` steps in the Kernel's place.
     """
 
+    levels = kernel.advance is not None and (base is None or base.advance is not None)
+
     def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
-        del old
         start, steps = noise if kernel.noisy else (noise, None)
         first = 0 if base is None else count_steps(kernel) - tuned
+        towards = (
+            (lambda kernel: kernel)
+            if not levels or old is None or old.pull is None
+            else functools.partial(pulled, target=old.plan.action, weight=old.pull.weight, limit=old.pull.limit)
+        )
         if base is not None:
-            start = decode(base, vars, obs, start, steps, 0, first)
-        return Plan(jnp.clip(decode(kernel, vars, obs, start, steps, first), -1.0, 1.0))
+            start = decode(towards(base), vars, obs, start, steps, 0, first)
+        return Plan(jnp.clip(decode(towards(kernel), vars, obs, start, steps, first), -1.0, 1.0))
 
-    return Policy(drawing(kernel), plan, emit_step)
+    return Policy(drawing(kernel), plan, emit_step, pulled=levels)
 
 
 def sample_path(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> Policy:

@@ -140,6 +140,13 @@ class Plan(NamedTuple):
     extras: dict = {}  # noqa: RUF012  (never written to)
 
 
+class Pull(NamedTuple):
+    """How firmly a plan that is being made holds on to the old one (real-time chunking, 2506.07339)."""
+
+    weight: Array  # [*B, H] in [0, 1] for each action; a plan whose weights are all 0 is made as without a pull
+    limit: Array  # [*B] beta > 0, the most that a step adds to a flow's velocity, in units of the pull itself
+
+
 class Old(NamedTuple):
     """The plan that is being played when the next one is made, aligned to now: its action i is meant for the i-th step from now."""
 
@@ -147,6 +154,7 @@ class Old(NamedTuple):
     left: (
         Array  # [*B, H] 1 where the plan still has an action; 0 behind its end, and everywhere where an episode begins
     )
+    pull: Pull | None = None  # what a scheme asks of policies that can be pulled
 
 
 class Policy(NamedTuple):
@@ -160,6 +168,7 @@ class Policy(NamedTuple):
     plan: PlanFn
     emit: EmitFn
     length: int | None = None  # actions in its chunks where that is not the configuration's horizon
+    pulled: bool = False  # whether its plans obey ``Old.pull``; a wrapper that hands ``old`` on keeps it
 
 
 class Critic(NamedTuple):

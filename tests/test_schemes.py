@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import slow_but
 
 from qchunk import envs
 from qchunk.algorithms.qc import QC, qc
@@ -130,12 +131,17 @@ def test_numbers_of_a_scheme_are_traced(own):
     np.testing.assert_array_equal(returns[0], 10.0)
 
 
-def test_the_same_actions_on_device_and_host(own, env):
-    """A temporal ensemble over one trained policy, along the same observations: training's and evaluation's players."""
+NAMED = ("own.py:ensemble:0.05", "ensemble:0.05", "coherent:4,2", "rtc:1,2", "hard-mask:1,2", "async:1")
+
+
+@pytest.mark.parametrize("name", slow_but(NAMED[:1] + NAMED[3:4], NAMED))
+def test_the_same_actions_on_device_and_host(own, env, name, monkeypatch):
+    """Over one policy, along the same observations, in which two episodes begin: training's and evaluation's players."""
     if isinstance(env, envs.base.Env):
         pytest.skip("both faces are played once")
+    monkeypatch.chdir(own.parent)
     steps = 5
-    program, x = assemble(qc, C, env, dataclasses.replace(S, execute=f"{own}:ensemble:0.05"))
+    program, x = assemble(qc, C, env, dataclasses.replace(S, execute=name))
     learner = init(program, x)
     seen = np.random.default_rng(0).normal(size=(steps, 1, 2)).astype(np.float32)
     fresh, alive = np.ones(1, bool), np.ones(1, bool)
@@ -145,7 +151,7 @@ def test_the_same_actions_on_device_and_host(own, env):
         for t in range(steps):
             state = state_of(seen[t])
             carry, plan = player.decide(label_of(t), state, fresh if t in (0, 3) else ~fresh, carry)
-            actions.append(np.asarray(player.act(0, state, plan, alive)))
+            actions += [np.asarray(player.act(i, state, plan, alive)) for i in range(player.steps)]
         return np.stack(actions)
 
     class Held:
@@ -163,12 +169,14 @@ def test_the_same_actions_on_device_and_host(own, env):
     np.testing.assert_array_equal(played["act"], played["explore"])
     learner, alone = one(learner, 0), x._replace(keys=x.keys[0])
     scheme, vars = program.scheme(alone, "act"), reads(learner, alone)
-    carry, here = scheme.init(vars, x.keys[0], on_host.seen(seen[0])), []
+    begin = jax.jit(lambda: scheme.init(vars, x.keys[0], on_host.seen(seen[0])))
+    decide = jax.jit(lambda key, obs, carry: scheme.decide(vars, key, on_host.seen(obs), carry))
+    carry, here = begin(), []
     for t in range(steps):
-        carry = scheme.init(vars, x.keys[0], on_host.seen(seen[0])) if t in (0, 3) else carry
-        carry, plan = scheme.decide(vars, key_of(t), on_host.seen(jnp.asarray(seen[t])), carry)
-        here.append(np.clip(scheme.act(vars, 0, None, plan), -1, 1))
+        carry, plan = decide(key_of(t), seen[t], begin() if t in (0, 3) else carry)
+        here += [np.clip(scheme.act(vars, i, on_host.seen(seen[t]), plan), -1, 1) for i in range(scheme.steps)]
     np.testing.assert_allclose(played["act"], np.stack(here), atol=1e-5)
+    assert len(np.unique(np.round(here, 4))) > steps - 1
 
 
 def spy(length, horizon=None):

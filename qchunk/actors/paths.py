@@ -136,6 +136,40 @@ def stochastic(kernel: Kernel, eta: float = 1.0) -> Kernel:
     return kernel._replace(advance=noisy, step=step_of(kernel.denoise, noisy), noisy=True)
 
 
+def pulled(kernel: Kernel, target: Array, weight: Array, limit: Array) -> Kernel:
+    """Real-time chunking's guidance (2506.07339, eq. 2): each denoising step is pulled towards another chunk.
+
+    With e = weight (target - clean) and g = (d clean / d x)^T e, one vector-Jacobian product, the clean estimate moves by
+    min(limit sigma, (alpha^2 + sigma^2) / alpha) g. In a flow (alpha = t, sigma = 1 - t) that is the paper's
+    v' = v + min(limit, (1 - t) / t (t^2 + (1 - t)^2) / (1 - t)^2) g. The rule stays the same when x, alpha and sigma are scaled
+    together, which turns any diffusion into that flow, so it holds for all levels. Where all weights of a chunk are 0 its
+    bits are those of the Kernel itself.
+
+    Args:
+        target: [*B, H, A], where its weight is 0 any finite number.
+        weight: [*B, H] in [0, 1].
+        limit: [*B], beta > 0.
+
+    Raises:
+        ValueError: the Kernel does not walk along noise levels.
+    """
+    if kernel.advance is None:
+        raise ValueError(f"pulled needs an actor with noise levels, got {kernel.modules or 'one step'}")
+    alpha, sigma = np.asarray(kernel.levels, np.float64).T
+    exact = (alpha**2 + sigma**2) / np.where(alpha > 0, alpha, np.inf)
+    table = np.stack([sigma, np.where(alpha > 0, exact, np.inf)], axis=1)
+    free = jnp.all(weight == 0, axis=-1)[..., None, None]
+
+    def denoise(vars: Vars, obs, x: Array, k) -> Array:
+        clean, back = jax.vjp(lambda x: kernel.denoise(vars, obs, x, k), x)
+        clean = jax.lax.optimization_barrier(clean)
+        (slope,) = back(weight[..., None] * (target - clean))
+        sigma, exact = numbers(table, k)
+        return jnp.where(free, clean, clean + jnp.minimum(limit[..., None, None] * sigma, exact) * slope)
+
+    return kernel._replace(denoise=denoise, step=step_of(denoise, kernel.advance))
+
+
 def with_min_std(kernel: Kernel, least: float) -> Kernel:
     """The same Kernel with a standard deviation of at least ``least`` in every step, the last one too (2409.00588, section 5)."""
 

@@ -11,7 +11,6 @@ from qchunk.commands.shared import positional, print_figures
 from qchunk.config import NonNegativeInt, PositiveInt
 from qchunk.drivers.common import evaluate as measure
 from qchunk.play import evaluation
-from qchunk.play.execute import parse
 from qchunk.runs import run_folder
 from qchunk.runs.opened import learner_of, rebuild
 from qchunk.runs.training import closed
@@ -24,7 +23,9 @@ class EvalFlags:
     episodes: PositiveInt = 100
     """Episodes per seed."""
     execute: str = ""
-    """open-loop, receding:STEPS or a function of yours; by default as the run was evaluated."""
+    """open-loop, receding:STEPS, another of qchunk list schemes or a function of yours; by default as the run was evaluated."""
+    delay: NonNegativeInt | None = None
+    """Steps between the observation that a plan is made from and its first action that is played; by default the run's."""
     seed: NonNegativeInt = 1000
     """Seed of the start states; training evaluates on others."""
     step: int | None = None
@@ -40,13 +41,11 @@ def evaluate(argv: list[str]) -> None:
     folder, rest = positional("eval", argv, "a run folder")
     (f,) = flags.parse("eval", rest, EvalFlags, text="qchunk eval RUN [flags]: RUN is the folder of a run.")
     seeds.check(f.seed)
-    p = rebuild(run_folder.read_config(Path(folder))["config"], Path(folder))
+    p = rebuild(run_folder.read_config(Path(folder))["config"], Path(folder)).played(f.execute, f.delay)
     shown = dataclasses.replace(p.settings, episodes=f.episodes)
-    execution = parse(f.execute, p.config.chunk.horizon) if f.execute else p.inputs.execution
     evaluation.check(p.program, f.episodes)
     learner, step = learner_of(Path(folder), p, f.step)
     learner, given = seeds.spread(shown.seeds, (learner, p.inputs.given))  # once, and not at every decision on a host
     with closed(p.program):
-        x = p.inputs._replace(given=given, execution=execution)
-        values = measure(p.program, x, shown, learner, seed=f.seed)
+        values = measure(p.program, p.inputs._replace(given=given), shown, learner, seed=f.seed)
     print_figures({k: run_folder.figure(v) for k, v in values.items()}, f, f"checkpoint: step {step} of {folder}")

@@ -23,7 +23,7 @@ from qchunk.data.chunks import Dataset
 from qchunk.envs import checked
 from qchunk.envs.base import obs_like
 from qchunk.play import evaluation
-from qchunk.play.execute import parse
+from qchunk.play.execute import Execution, parse
 from qchunk.play.on_host import seen
 from qchunk.play.program import Build, Inputs, Program, reads
 from qchunk.seeds import check as check_seeds
@@ -43,7 +43,9 @@ class Common:
     episodes: PositiveInt = 50
     """Episodes per evaluation and seed."""
     execute: str = "open-loop"
-    """Execution: open-loop, receding:STEPS, or a function of yours as my_file.py:my_function:NUMBERS."""
+    """Execution: open-loop, receding:STEPS, another of qchunk list schemes, or a function of yours as my_file.py:my_function:NUMBERS."""
+    delay: NonNegativeInt = 0
+    """Steps between the observation that a plan is made from and its first action that is played; the old plan plays meanwhile."""
     normalise_obs: Literal["none", "min-max", "standard"] = "none"
     """Units of observations inside the algorithm, from the data."""
     normalise_action: Literal["none", "min-max", "standard"] = "none"
@@ -111,7 +113,12 @@ def assemble(
     program = Program(build, env, (s.normalise_obs, s.normalise_action))
     if not program.on_host:
         checked.check(env, getattr(env, "data_name", type(env).__name__))
-    return program, Inputs(c, parse(s.execute, c.chunk.horizon), given or {}, seed_keys(s), data)
+    return program, Inputs(c, execution(s, c), given or {}, seed_keys(s), data)
+
+
+def execution(s: Common, c: Any) -> Execution:
+    """How the policies of a run are played: as its settings say, in chunks of its configuration's horizon."""
+    return parse(s.execute, c.chunk.horizon, s.delay)
 
 
 def init(program: Program, x: Inputs) -> Learner:

@@ -18,12 +18,23 @@ import numpy as np
 
 from qchunk import normalise
 from qchunk.config import NonNegativeInt, PositiveInt, RolloutConfig, config
-from qchunk.drivers.common import Amount, Common, Driver, Event, Work, accumulate, events, figures, init, learner_like
+from qchunk.drivers.common import (
+    Amount,
+    Common,
+    Driver,
+    Event,
+    Work,
+    accumulate,
+    events,
+    execution,
+    figures,
+    init,
+    learner_like,
+)
 from qchunk.envs.base import obs_spec
 from qchunk.losses.reward_scale import Scale, no_scale, scaled
 from qchunk.normalise import Moments
 from qchunk.play import on_device
-from qchunk.play.execute import parse
 from qchunk.play.program import Inputs, Program, each_seed, reads
 from qchunk.seeds import for_each, spread, stream
 from qchunk.system.errors import UserError
@@ -89,6 +100,12 @@ def check(program: Program, x: Inputs, s: OnPolicySettings) -> None:
         fix = "take one on the device: tabletop/, brax/ or gymnax/"
         problem = f"{program.env.name} runs in worker processes, and on-policy methods play thousands of steps"
         raise UserError(problem, fix)
+    if not program.scheme(x, "explore").own:
+        delay = f" --delay {s.delay}" * (s.delay > 0)
+        problem = f"--execute {s.execute}{delay} plays other actions than those whose probabilities an on-policy method learns from"
+        raise UserError(
+            problem, "train with open-loop or receding:STEPS, and evaluate with it: qchunk eval RUN --execute ..."
+        )
     if program.units[1] != "none" and normalise.STATS not in x.given:
         fix = "leave --normalise-action out, or give --prior RUN"
         raise UserError("there are no data to take the units of actions from", fix)
@@ -259,7 +276,7 @@ def state_like(program: Program, x: Inputs, s: OnPolicySettings, learner: Learne
 
 def amount(algorithm: Algorithm, c: Any, s: OnPolicySettings) -> Amount:
     """What a run will do."""
-    steps = parse(s.execute, c.chunk.horizon).scheme(algorithm.explore).steps
+    steps = execution(s, c).scheme(algorithm.explore).steps
     plan, r = iterations(steps, c.rollout, s), c.rollout
     return Amount(plan.total * r.epochs * r.minibatches, plan.total * plan.steps, plan.total * plan.steps)
 

@@ -29,6 +29,7 @@ from qchunk.drivers.common import (
     Work,
     accumulate,
     events,
+    execution,
     figures,
     init,
     learner_like,
@@ -38,7 +39,6 @@ from qchunk.drivers.offline import OfflineSettings
 from qchunk.envs.base import obs_like
 from qchunk.play import on_device, on_host
 from qchunk.play import rollout as playing
-from qchunk.play.execute import parse
 from qchunk.play.program import Inputs, Program, each_seed, reads
 from qchunk.play.rollout import played
 from qchunk.ranges import INT32
@@ -307,7 +307,7 @@ def state_like(program: Program, x: Inputs, s: OnlineSettings, learner: Learner)
 
 def amount(algorithm: Algorithm, c: Any, s: OnlineSettings) -> Amount:
     """What a run will do."""
-    plan = schedule(parse(s.execute, c.chunk.horizon).scheme(algorithm.explore).steps, s)
+    plan = schedule(execution(s, c).scheme(algorithm.explore).steps, s)
     steps = plan.decisions * plan.steps if s.online_steps else 0
     return Amount(s.offline_steps + int(updates_due(s, np.asarray(steps))), steps, s.offline_steps + steps)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,10 +16,12 @@ import jax.numpy as jnp
 
 from qchunk import names, registry, sampling
 from qchunk.envs.base import Behaviour, where
+from qchunk.ranges import check_numbers, fits, kind_of
 from qchunk.system.errors import UserError
-from qchunk.types import Old, Plan, Policy, Vars
+from qchunk.types import Array, Old, Plan, Policy, Vars
 
-NO_POLICY = Policy(*[lambda *args: None] * 3)  # of a scheme whose numbers are looked at only
+# of a scheme whose numbers are looked at only
+NO_POLICY = Policy(*[lambda *args: None] * 3, pulled=True)  # type: ignore[arg-type]
 
 
 class Scheme(NamedTuple):
@@ -30,11 +33,14 @@ class Scheme(NamedTuple):
     steps: int  # environment steps per decision
     init: Callable  # (vars, key, State) -> carry, for environments at their episode's start
     decide: Callable  # (vars, key, State, carry) -> (carry, plan), once per decision
-    act: Callable  # (vars, i, State, plan) -> action [E, A], at step i < steps of a decision
+    act: Callable  # (vars, i, State, plan) -> action [E, A], at step i < length of a decision's plan
+    length: int = 0  # steps of a plan that ``act`` knows, where these are more than ``steps``
+    delay: int = 0  # steps from the observation of a decision to the first action of its plan that is played
+    own: bool = True  # whether what is played is what the policy drew at this decision, so that its probabilities hold
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["floats"], meta_fields=["name", "make", "whole", "horizon"]
+    jax.tree_util.register_dataclass, data_fields=["floats"], meta_fields=["name", "make", "whole", "horizon", "delay"]
 )
 @dataclasses.dataclass(frozen=True)
 class Execution:
@@ -45,12 +51,20 @@ class Execution:
     horizon: int  # H, actions in the chunks of policies that do not say otherwise
     whole: tuple = ()  # the numbers in order; None where a float stands
     floats: tuple = ()
+    delay: int = 0  # of --delay
 
     def scheme(self, policy: Policy) -> Scheme:
-        """The scheme around a policy."""
+        """The scheme around a policy.
+
+        Raises:
+            UserError: the scheme does not go with the policy, or with the delay.
+        """
         floats = iter(self.floats)
         numbers = (next(floats) if n is None else n for n in self.whole)
-        return self.make(policy, policy.length or self.horizon, *numbers)
+        found = self.make(policy, policy.length or self.horizon, *numbers)
+        if self.delay and found.delay:
+            raise UserError(f"--execute {self.name} has a delay of its own: {found.delay}", "give --delay 0")
+        return delayed(found, self.delay, self.name)
 
 
 def receding(policy: Policy, horizon: int, steps: int) -> Scheme:
@@ -58,9 +72,7 @@ def receding(policy: Policy, horizon: int, steps: int) -> Scheme:
 
     The policy is shown its last plan, and how much of it is left (``Old``).
     """
-    if not (isinstance(steps, int) and 1 <= steps <= horizon):
-        problem = f"--execute receding:{steps} does not fit chunks of {horizon} actions"
-        raise UserError(problem, f"give receding:1 to receding:{horizon}")
+    check_steps(steps, horizon, "receding:{}")
 
     def init(vars: Vars, key, state: Any) -> Old:
         return nothing_left(policy, vars, key, state.obs)
@@ -76,7 +88,21 @@ def receding(policy: Policy, horizon: int, steps: int) -> Scheme:
     def act(vars: Vars, i, state: Any, plan: Plan):
         return policy.emit(vars, plan, i, state.obs)
 
-    return Scheme(steps, init, decide, act)
+    return Scheme(steps, init, decide, act, horizon)
+
+
+def check_steps(steps: int, horizon: int, name: str) -> None:
+    """Refuses to play more of a chunk than there is.
+
+    Args:
+        name: how the scheme is written, with {} where ``steps`` stands.
+
+    Raises:
+        UserError: says which numbers of steps fit.
+    """
+    if not (isinstance(steps, int) and 1 <= steps <= horizon):
+        problem = f"--execute {name.format(steps)} does not fit chunks of {horizon} actions"
+        raise UserError(problem, f"give {name.format(1)} to {name.format(horizon)}")
 
 
 def nothing_left(policy: Policy, vars: Vars, key, obs) -> Old:
@@ -86,12 +112,19 @@ def nothing_left(policy: Policy, vars: Vars, key, obs) -> Old:
     return Old(plan, jnp.zeros(plan.action.shape[:-1]))
 
 
-def played(plan: Plan, steps: int) -> Old:
-    """A plan of which ``steps`` actions have been played: the rest moves to the front, zeros follow it."""
-    gone = jnp.zeros_like(plan.action[..., :steps, :])
-    action = jnp.concatenate([plan.action[..., steps:, :], gone], axis=-2)
-    left = (jnp.arange(action.shape[-2]) < action.shape[-2] - steps).astype(action.dtype)
-    return Old(plan._replace(action=action), jnp.broadcast_to(left, action.shape[:-1]))
+def played(plan: Plan, steps: int, left: Array | None = None) -> Old:
+    """A plan of which ``steps`` actions have been played: the rest moves to the front, zeros follow it.
+
+    Args:
+        left: [*B, H] 1 where it had an action; None is everywhere.
+    """
+    there = jnp.ones(plan.action.shape[:-1]) if left is None else left
+    return Old(plan._replace(action=later(plan.action, steps)), later(there[..., None], steps)[..., 0])
+
+
+def later(x: Array, steps: int) -> Array:
+    """[..., H, n] as it stands ``steps`` later, zeros behind its end."""
+    return jnp.concatenate([x[..., steps:, :], jnp.zeros_like(x[..., :steps, :])], axis=-2)
 
 
 def scripted(behaviour: Behaviour) -> Scheme:
@@ -115,10 +148,71 @@ def open_loop(policy: Policy, horizon: int) -> Scheme:
     return receding(policy, horizon, horizon)
 
 
-def parse(text: str, horizon: int) -> Execution:
-    """The execution of a name: ``open-loop``, ``receding:3``, or a function of the user's own, ``file.py:function:NUMBER,...``.
+class Waiting(NamedTuple):
+    """The plans under way, of E environments."""
 
-    The function takes the policy, H and the numbers, and returns a Scheme. Numbers with a point or an exponent are traced.
+    plans: Any  # leaves [E, J + 1, ...], the newest first
+    made: Array  # [E] int32, how many of them there are
+
+    @property
+    def extras(self) -> dict:
+        """Those of the plan that was made at this decision [E, ...], though it is played from a later step on."""
+        return jax.tree.map(lambda x: x[:, 0], getattr(self.plans, "extras", {}))
+
+
+def delayed(scheme: Scheme, delay: int, name: str) -> Scheme:
+    """The same scheme where a plan is ready ``delay`` steps after the observation that it is made from.
+
+    At step i of a decision the newest plan that is ready is played, at the place that belongs to this step: the one made
+    j decisions ago, j the least with i + j steps >= delay. So plans may be under way while older ones are played. At the start of
+    an episode the environment waits for its first plan. Delay 0 is the scheme itself.
+
+    Raises:
+        UserError: what is left of a plan is shorter than the delay.
+    """
+    if delay == 0:
+        return scheme
+    reach = scheme.length or scheme.steps
+    if scheme.steps + delay > reach:
+        problem = f"--execute {name} plays {scheme.steps} of the {reach} steps of a plan and leaves too few for {delay} of delay"
+        raise UserError(problem, f"play {reach - delay} or fewer" if delay < reach else "plan longer chunks")
+    back = -(-delay // scheme.steps)  # J, decisions from a plan's own to the last one in which it is played
+
+    def init(vars: Vars, key, state: Any) -> tuple[Any, Waiting]:
+        carry = scheme.init(vars, key, state)
+        like = jax.eval_shape(scheme.decide, vars, key, state, carry)[1]
+        plans = jax.tree.map(lambda x: jnp.zeros((x.shape[0], back + 1, *x.shape[1:]), x.dtype), like)
+        return carry, Waiting(plans, jnp.zeros(state.done.shape[0], jnp.int32))
+
+    def decide(vars: Vars, key, state: Any, carry: tuple[Any, Waiting]) -> tuple[tuple[Any, Waiting], Waiting]:
+        carry, waiting = carry
+        carry, plan = scheme.decide(vars, key, state, carry)
+        plans = jax.tree.map(lambda x, old: jnp.concatenate([x[:, None], old[:, :-1]], axis=1), plan, waiting.plans)
+        waiting = Waiting(plans, jnp.minimum(waiting.made + 1, back + 1))
+        return (carry, waiting), waiting
+
+    def act(vars: Vars, i, state: Any, waiting: Waiting) -> Array:
+        def of(j: int) -> Array:
+            return scheme.act(vars, i + j * scheme.steps, state, jax.tree.map(lambda x: x[:, j], waiting.plans))
+
+        wanted = jnp.minimum(-((i - delay) // scheme.steps), waiting.made - 1)  # [E]
+        action = of(0)
+        for j in range(1, back + 1):
+            action = jnp.where((wanted >= j)[:, None], of(j), action)
+        return action
+
+    return Scheme(scheme.steps, init, decide, act, reach - delay, delay, own=False)
+
+
+def parse(text: str, horizon: int, delay: int = 0) -> Execution:
+    """The execution of a name of ``names.SCHEMES``, such as ``receding:3``, or of a function of the user's own,
+    ``file.py:function:NUMBER,...``.
+
+    The function takes the policy, H and the numbers, and returns a Scheme. Numbers with a point or an exponent are traced, and
+    so is what a scheme of the table takes as a float.
+
+    Args:
+        delay: steps between the observation that a plan is made from and the first of its actions that is played.
 
     Raises:
         UserError: unknown, or numbers that do not fit.
@@ -129,12 +223,26 @@ def parse(text: str, horizon: int) -> Execution:
     make, numbers = registry.named(names.SCHEMES, text, "execution")
     if wrong := [n for n in numbers if isinstance(n, str)]:
         raise UserError(f"--execute {text}: {wrong[0]} is no number", "give numbers behind the function")
+    known = text.partition(":")[0] in names.SCHEMES
+    numbers = _checked(f"--execute {text}", make, numbers) if known else numbers
     floats = tuple(n for n in numbers if isinstance(n, float))
     whole = tuple(None if isinstance(n, float) else n for n in numbers)
-    found = Execution(text.partition(":")[0] if floats else text, make, horizon, whole, floats)
-    if make is receding:
+    found = Execution(text.partition(":")[0] if floats else text, make, horizon, whole, floats, delay)
+    if known:
         found.scheme(NO_POLICY)
     return found
+
+
+def _checked(flag: str, make: Callable, numbers: tuple) -> tuple:
+    """The numbers as what their annotations say, the ranges kept; a whole number becomes a float where one is taken."""
+    takes = [h for n, h in typing.get_type_hints(make, include_extras=True).items() if n not in ("policy", "horizon")]
+    found = []
+    for number, hint in zip(numbers, takes, strict=False):
+        if not fits(number, hint):
+            raise UserError(f"{number} in {flag} does not fit", f"give {kind_of(hint)}")
+        check_numbers(f"{number} in {flag}", number, hint)
+        found.append(float(number) if kind_of(hint) == "a number" else number)
+    return tuple(found)
 
 
 def restart(scheme: Scheme, vars: Vars, key, state: Any, fresh: jax.Array, carry: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from qchunk import envs, normalise, registry, sampling, seeds
 from qchunk.config import from_dict, validate
-from qchunk.drivers.common import Driver, assemble, learner_like
+from qchunk.drivers.common import Driver, assemble, execution, learner_like
 from qchunk.play.program import Inputs, Program, reads
 from qchunk.runs import checkpoint, run_folder, sources
 from qchunk.system.errors import UserError
@@ -39,6 +40,12 @@ class Opened(NamedTuple):
     def algorithm(self) -> Algorithm:
         """The method, in its units."""
         return self.program.algorithm(self.config)
+
+    def played(self, execute: str, delay: int | None) -> Opened:
+        """The same run, played by another scheme or with another delay; "" and None leave the run's own."""
+        own = {"execute": execute or self.settings.execute, "delay": self.settings.delay if delay is None else delay}
+        scheme = execution(replace(self.settings, **own), self.config)
+        return self._replace(inputs=self.inputs._replace(execution=scheme))
 
 
 NEEDED = ("algorithm", "label", "driver", "env", "seed", "seeds", "data", "config", "settings")

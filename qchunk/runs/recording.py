@@ -13,7 +13,6 @@ from qchunk import envs, names
 from qchunk.data import formats, ogbench_files
 from qchunk.envs.host.pool import HostEnv
 from qchunk.play import collecting, on_host
-from qchunk.play.execute import parse
 from qchunk.ranges import INT32, NonNegativeInt
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
@@ -40,7 +39,10 @@ class CollectFlags:
     episode_length: int = 1000
     """Environment steps after which an episode is cut; at most this."""
     execute: str = ""
-    """How a run's chunks are played: open-loop, receding:STEPS or a function of yours; by default as the run was evaluated."""
+    """How a run's chunks are played: open-loop, receding:STEPS, another of qchunk list schemes or a function of yours; by
+    default as the run was evaluated."""
+    delay: NonNegativeInt | None = None
+    """Steps between the observation that a plan is made from and its first action that is played; by default the run's."""
     seed: NonNegativeInt = 0
     """Seed of everything drawn."""
     json: bool = False
@@ -116,11 +118,10 @@ def _device_rows(
 ) -> formats.Rows:
     history = 1
     if run:
-        p, learner = _learned(run, name)
+        p, learner = _learned(run, name, f)
         history = p.config.chunk.history
         env = envs.make(name, history)  # data hold the environment's own reward, whatever the run's objective
-        execution = parse(f.execute, p.config.chunk.horizon) if f.execute else p.inputs.execution
-        scheme, vars = execution.scheme(p.algorithm.explore), vars_of(p, learner)
+        scheme, vars = p.inputs.execution.scheme(p.algorithm.explore), vars_of(p, learner)
     else:
         env = getattr(env, "scene", env)  # a scripted data set serves every task of a scene
         scheme, vars = collecting.scheme_of(env, policy or None), collecting.NO_VARS
@@ -145,10 +146,8 @@ def _host_rows(
     count = max(1, min(f.envs, on_host.SLOTS, -(-f.steps // env.episode_length)))
     player, carry = collecting.random_player(env, f.seed, number), None
     if run:
-        p, learner = _learned(run, name)
+        p, learner = _learned(run, name, f)
         learner, x = first_seed(p, learner, key_of(f.seed, "collect", number))
-        if f.execute:
-            x = x._replace(execution=parse(f.execute, p.config.chunk.horizon))
         player = collecting.learned_player(p.program, learner, x)
         carry = on_host.nothing_carried(p.program, "explore", learner, x, count)
     with contextlib.closing(env):
@@ -156,10 +155,10 @@ def _host_rows(
         return collecting.collect_host(env, player, carry, **more)
 
 
-def _learned(folder: Path, name: str) -> tuple[Opened, Learner]:
-    """A run and its learner, whose first seed plays."""
+def _learned(folder: Path, name: str, f: CollectFlags) -> tuple[Opened, Learner]:
+    """A run, played as the flags say, and its learner, whose first seed plays."""
     kept = run_folder.read_config(folder)["config"]
     if kept["env"] != name:
         raise UserError(f"the run {folder} is of {kept['env']}", f"collect {kept['env']}, or take a run of {name}")
-    p = rebuild(kept, folder)
+    p = rebuild(kept, folder).played(f.execute, f.delay)
     return p, learner_of(folder, p, None)[0]

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from qchunk.envs.base import Behaviour, Env, State
-from qchunk.types import Array
+from qchunk.envs.probes.timed import Timed
+from qchunk.types import Array, PyTree
 
 SPEED, JITTER = 0.05, 0.005  # units per step of a whole action; standard deviation of a step's noise
 POLE, GOAL, REACH = 0.3, (1.0, 0.0), 0.1  # radius of the pole at the origin, the goal and its radius
@@ -14,7 +15,7 @@ WAYPOINT = 0.5  # where experts pass: (0, 0.5) or (0, -0.5)
 KEEP, NOISE = 0.85, 0.15  # of the experts' Ornstein-Uhlenbeck noise
 
 
-class Pole(Env):
+class Pole(Timed):
     """A car drives from (-1, about 0) to (1, 0) around a pole at the origin; experts pass left or right.
 
     Observation [2]: the position. Action [2] in [-1, 1]: the velocity in 0.05 a step. Reward -1 a step, 0 at the goal, -100
@@ -23,31 +24,21 @@ class Pole(Env):
 
     data_name = "probe/pole"
     episode_length = 100
-    observation_size = property(lambda self: 2)  # type: ignore[assignment]
-    action_size = property(lambda self: 2)  # type: ignore[assignment]
-    backend = property(lambda self: "probe")  # type: ignore[assignment]
+    observation_size = 2
+    action_size = 2
 
-    def reset(self, rng: Array) -> State:
-        start_key, seed_key = jax.random.split(rng)
-        obs = jnp.stack([-jnp.ones(()), jax.random.uniform(start_key, minval=-0.03, maxval=0.03)])
-        zero = jnp.zeros(())
-        # a number and not a key: states are selected between, which would count as a second use of one
-        seed = jax.random.bits(seed_key, (), jnp.uint32)
-        return State({"seed": seed, "t": jnp.zeros((), jnp.int32)}, obs, zero, zero, {"success": zero})
+    def begin(self, key: Array) -> PyTree:
+        return jnp.stack([-jnp.ones(()), jax.random.uniform(key, minval=-0.03, maxval=0.03)])
 
-    def step(self, state: State, action: Array) -> State:
-        seed, t = state.pipeline_state["seed"], state.pipeline_state["t"]
-        key = jax.random.fold_in(jax.random.key(seed), t)
-        obs = state.obs + SPEED * action + JITTER * jax.random.normal(key, (2,))
-        hit = jnp.linalg.norm(obs) < POLE
-        there = jnp.linalg.norm(obs - jnp.asarray(GOAL)) < REACH
-        return state.replace(
-            pipeline_state={"seed": seed, "t": t + 1},
-            obs=obs,
-            reward=jnp.where(there, 0.0, jnp.where(hit, -100.0, -1.0)),
-            done=(hit | there).astype(jnp.float32),
-            metrics={"success": there.astype(jnp.float32)},
-        )
+    def move(self, key: Array, t: Array, world: PyTree, action: Array) -> tuple[PyTree, Array, Array, dict]:
+        del t
+        p = world + SPEED * action + JITTER * jax.random.normal(key, (2,))
+        hit = jnp.linalg.norm(p) < POLE
+        there = jnp.linalg.norm(p - jnp.asarray(GOAL)) < REACH
+        return p, jnp.where(there, 0.0, jnp.where(hit, -100.0, -1.0)), hit | there, {"success": there}
+
+    def see(self, t: Array, world: PyTree) -> Array:
+        return world
 
     @property
     def behaviours(self) -> dict:

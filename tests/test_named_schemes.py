@@ -1,0 +1,337 @@
+"""Ensembles, coherent choices and real-time chunking: against published arrays, slow loops, and worked by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qchunk import envs, improve, sampling
+from qchunk.actors import actor, paths
+from qchunk.algorithms.bc import BC, bc
+from qchunk.algorithms.dppo import PPO, ppo
+from qchunk.config import ChunkConfig, DiffusionConfig, FlowConfig, GaussianConfig, OptimConfig
+from qchunk.data import formats
+from qchunk.drivers import train
+from qchunk.drivers.common import assemble, evaluate, init
+from qchunk.drivers.offline import OfflineSettings
+from qchunk.drivers.on_policy import OnPolicySettings
+from qchunk.drivers.online import OnlineSettings
+from qchunk.envs.base import State, wrap
+from qchunk.envs.probes import bandit
+from qchunk.play import collecting, on_device
+from qchunk.play.execute import parse
+from qchunk.play.on_device import rollout
+from qchunk.play.program import reads
+from qchunk.play.schemes import soft_mask
+from qchunk.sampling import emit_step
+from qchunk.seeds import one
+from qchunk.system.errors import UserError
+from qchunk.types import Old, Plan, Policy, Pull, Spec, Vars
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "temporal_ensemble.npz")
+H, A, NO_VARS = 6, 2, collecting.NO_VARS
+SPEC = Spec(3, A, H)
+ACTORS = {"flow": FlowConfig((16,), steps=3), "diffusion": DiffusionConfig((16,), steps=3)}
+S = OfflineSettings(offline_steps=1, batch=4, episodes=3)
+C = BC(ChunkConfig(H), ACTORS["flow"], OptimConfig(1e-3))
+
+
+def seen(obs):
+    return State(None, obs, jnp.zeros(obs.shape[0]), jnp.zeros(obs.shape[0]))
+
+
+def told(chunks):
+    """Plans chunks[t] [T, H, A] in every environment; the observation is t."""
+
+    def plan(vars, noise, obs, old):
+        return Plan(jnp.asarray(chunks)[obs[..., 0].astype(int)])
+
+    return Policy(lambda vars, key, obs: (), plan, emit_step)
+
+
+def along(scheme, obs, fresh=(), vars=NO_VARS):
+    """What a scheme plays along observations [T, E, O], by the player of the device; ``fresh`` decisions begin episodes."""
+    player, decisions = on_device.player(scheme, vars), range(0, len(obs), scheme.steps)
+    keys = jax.random.split(jax.random.key(0), len(obs) + 1)
+    carry, actions, alive = scheme.init(vars, keys[-1], seen(obs[0])), [], jnp.ones(obs.shape[1], bool)
+    decide, act = jax.jit(player.decide), jax.jit(player.act)
+    for t in decisions:
+        new = jnp.full(obs.shape[1], t in fresh)
+        carry, plan = decide(keys[t], seen(obs[t]), new, carry)
+        actions += [act(i, seen(obs[min(t + i, len(obs) - 1)]), plan, alive) for i in range(scheme.steps)]
+    return np.asarray(actions)[: len(obs)]
+
+
+def clock(steps, envs=2):
+    return jnp.broadcast_to(jnp.arange(float(steps))[:, None, None], (steps, envs, 1))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "action", "name"),
+    [
+        ("T4/chunks", "T4/action", "ensemble:0.01"),
+        ("T8_gain0.5/chunks", "T8_gain0.5/action", "ensemble:0.5"),
+        ("T4_every3/chunks", "T4_every3/action", "ensemble:0.01,3"),
+        ("act/chunks", "act/action", "ensemble:0.01"),
+        ("act/chunks", "lerobot/coeff0.0/action", "ensemble:0"),
+        ("act/chunks", "lerobot/coeff-0.1/action", "ensemble:-0.1"),
+    ],
+)
+def test_temporal_ensembles_of_published_code(chunks, action, name):
+    chunks = GOLDEN[chunks] / 8  # policies plan within [-1, 1]; a mean scales along
+    scheme = parse(name, chunks.shape[1]).scheme(told(chunks))
+    found = along(scheme, clock(len(chunks)))
+    for e in range(2):
+        np.testing.assert_allclose(8 * found[:, e], GOLDEN[action], atol=2e-6)
+
+
+def test_an_ensemble_keeps_what_is_0_and_forgets_at_an_episodes_end():
+    """A predicted 0 counts; at step 4 an episode begins, and no older plan is heard. Against a loop over plans."""
+    rng = np.random.default_rng(0)
+    chunks = rng.uniform(-1, 1, (9, H, A)) * (rng.random((9, H, A)) < 0.5)
+    found = along(parse("ensemble:0.3", H).scheme(told(chunks)), clock(9), fresh=(0, 4))
+    for t in range(9):
+        first = max(t - H + 1, 4 if t >= 4 else 0)
+        said = np.stack([chunks[made][t - made] for made in range(first, t + 1)])
+        weight = np.exp(-0.3 * np.arange(len(said)))
+        np.testing.assert_allclose(found[t, 0], weight @ said / weight.sum(), atol=1e-6)
+
+
+def test_the_coherent_choice_against_a_loop():
+    """Of 5 samples the nearest to what is left of the last plan, by BID's weights; the first where nothing is left."""
+    rng = np.random.default_rng(1)
+    noise = rng.uniform(-1, 1, (3, 5, H, A)).astype(np.float32)  # [E, N, H, A]
+    policy = Policy(lambda vars, key, obs: None, lambda vars, z, obs, old: Plan(z, {"first": z[..., 0, 0]}), emit_step)
+    near = improve.coherent(policy, 5, 0.5)
+    old = rng.uniform(-1, 1, (3, H, A)).astype(np.float32)
+    left = np.asarray([[1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0], [0] * 6], np.float32)
+    plan = near.plan(NO_VARS, jnp.asarray(noise), jnp.zeros((3, 1)), Old(Plan(jnp.asarray(old)), jnp.asarray(left)))
+    for e in range(3):
+        costs = []
+        for n in range(5):
+            weight = [0.5**i for i in range(H) if left[e, i]]
+            apart = [np.sqrt(np.sum((noise[e, n, i] - old[e, i]) ** 2)) for i in range(H) if left[e, i]]
+            costs.append(np.dot(weight, apart) / sum(weight) if weight else 0.0)
+        np.testing.assert_array_equal(plan.action[e], noise[e, np.argmin(costs)])
+        assert plan.extras["first"][e] == noise[e, np.argmin(costs), 0, 0]
+
+
+def test_coherence_commits_to_one_of_two_modes():
+    """Plans of -1 or 1 by chance, looked at again at every step: alone they change, coherent ones never do."""
+
+    def draw(vars, key, obs):
+        return jnp.where(jax.random.bernoulli(key, shape=obs.shape[:-1]), 1.0, -1.0)
+
+    coin = Policy(
+        draw, lambda vars, z, obs, old: Plan(jnp.broadcast_to(z[..., None, None], (*z.shape, H, 1))), emit_step
+    )
+    plain, held = (along(parse(s, H).scheme(coin), clock(12, 8)) for s in ("receding:1", "coherent:16"))
+    assert (np.diff(plain, axis=0) != 0).any(axis=0).all()
+    assert (np.diff(held, axis=0) == 0).all() and len(np.unique(held)) == 2
+
+
+def test_a_plan_goes_on_while_a_sample_agrees():
+    """By a loop over one environment's steps: 4 samples at every second step, agreement within 0.4 over 3 actions."""
+    rng = np.random.default_rng(2)
+    noise = (
+        rng.uniform(-0.3, 0.3, (14, 4, 8, 1)).astype(np.float32)
+        + np.sign(np.arange(14) % 5 - 2)[:, None, None, None] / 3
+    )
+
+    def plan(vars, z, obs, old):
+        return Plan(jnp.asarray(noise)[obs[..., 0].astype(int), z])
+
+    def draw(vars, key, obs):
+        return jnp.broadcast_to(jnp.arange(4)[: obs.shape[-2]], obs.shape[:-1])
+
+    found = along(parse("supported:4,0.4,2", 8).scheme(Policy(draw, plan, emit_step)), clock(14), fresh=(0, 8))[:, 0, 0]
+    held, played, changes = [], [], 0
+    for t in range(0, 14, 2):
+        held = [] if t == 8 else held
+        apart = [
+            max((abs(a - b) for a, b in zip(noise[t, n, :3, 0], held, strict=False)), default=0.0) for n in range(4)
+        ]
+        agree = [n for n in range(4) if apart[n] <= 0.4]
+        if not (agree and len(held) >= 5):
+            held, changes = list(noise[t, min(agree, key=lambda n: apart[n]) if agree else 0, :, 0]), changes + 1
+        played, held = played + held[:2], held[2:]
+    np.testing.assert_allclose(found, played, atol=1e-6)
+    assert 2 < changes < 7
+
+
+def test_a_plan_ends_where_samples_differ():
+    """All samples agree on 3 actions: so many are played, then the first sample of that time; at least one always is."""
+    rng = np.random.default_rng(3)
+    noise = np.repeat(rng.uniform(-1, 1, (9, 1, H, 1)), 4, axis=1).astype(np.float32)
+    noise[:, :, 3:] = rng.uniform(-1, 1, (9, 4, H - 3, 1))
+    noise[6] = rng.uniform(-1, 1, (4, H, 1))
+    policy = Policy(
+        lambda vars, key, obs: jnp.broadcast_to(jnp.arange(4)[: obs.shape[-2]], obs.shape[:-1]),
+        lambda vars, z, obs, old: Plan(jnp.asarray(noise)[obs[..., 0].astype(int), z]),
+        emit_step,
+    )
+    found = along(parse("dispersion:0.05,4", H).scheme(policy), clock(9))[:, 1, 0]
+    wanted = [noise[t, 0, i, 0] for t, i in ((0, 0), (0, 1), (0, 2), (3, 0), (3, 1), (3, 2), (6, 0), (7, 0), (7, 1))]
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_the_soft_mask_by_hand():
+    """H = 6, d = 1, s = 3: held, c = 1/2 and 1/3 of an exponential, nothing."""
+    c = np.asarray([2 / 3, 1 / 3])
+    np.testing.assert_allclose(soft_mask(6, 1, 3), [1, *(c * (np.exp(c) - 1) / (np.e - 1)), 0, 0, 0], rtol=1e-6)
+    np.testing.assert_array_equal(soft_mask(6, 0, 6), 0.0)
+    np.testing.assert_array_equal(soft_mask(6, 3, 3), [1, 1, 1, 0, 0, 0])
+
+
+@pytest.fixture(scope="module", params=ACTORS)
+def made(request):
+    """A Kernel, its policy and variables, noise for 4 observations and an old plan."""
+    kernel = actor(ACTORS[request.param])
+    params = {m.name: m.init(jax.random.key(1), SPEC) for m in kernel.modules}
+    vars, policy = Vars(params, {}, {}, {}), sampling.sample(kernel)
+    obs = jax.random.normal(jax.random.key(2), (4, 3))
+    target = jax.random.uniform(jax.random.key(3), (4, H, A), minval=-0.9, maxval=0.9)
+    return kernel, policy, vars, obs, target
+
+
+def test_a_pull_by_the_papers_formula(made):
+    """v + min(beta, (1 - t) / t (t^2 + (1 - t)^2) / (1 - t)^2) J^T W (Y - clean), in a flow, and by finite differences of J."""
+    kernel, _, vars, obs, target = made
+    weight, beta, x = jnp.asarray(soft_mask(H, 1, 3)), 2.5, jax.random.normal(jax.random.key(4), (4, H, A))
+    pulled = paths.pulled(kernel, target, jnp.broadcast_to(weight, (4, H)), jnp.full(4, beta))
+    for k in range(sampling.count_steps(kernel)):
+        clean = kernel.denoise(vars, obs, x, k)
+        error = weight[:, None] * (target - clean)
+        slope = jax.grad(lambda x: jnp.vdot(kernel.denoise(vars, obs, x, k), error))(x)
+        alpha, sigma = np.asarray(kernel.levels)[k]
+        t = alpha / (alpha + sigma)  # of the flow that these levels are, in which x is x / (alpha + sigma)
+        gain = min(beta, (1 - t) / t * (t**2 + (1 - t) ** 2) / (1 - t) ** 2) if t else beta
+        moved = clean + (1 - t) * gain * (alpha + sigma) * slope
+        np.testing.assert_allclose(pulled.denoise(vars, obs, x, k), moved, rtol=2e-4, atol=2e-5)
+
+
+def test_the_same_pull_in_a_flow_and_in_a_diffusion():
+    """One exact prior, one noisy chunk, as a flow and as a diffusion name them: the same clean estimate."""
+    p = bandit.correlated(3)
+    bar = np.asarray([0.9, 0.5, 0.1])
+    diffusion = np.append(np.sqrt(np.stack([bar[::-1], 1 - bar[::-1]], axis=1)), [[1.0, 0.0]], axis=0)
+    flow = diffusion / diffusion.sum(axis=1, keepdims=True)
+    x, target = jax.random.normal(jax.random.key(0), (2, 4, 1, 3))
+    found = []
+    for levels, scale in ((diffusion, 1.0), (flow, diffusion.sum(axis=1))):
+        pulled = paths.pulled(bandit.kernel(p, levels, 0.0), target, jnp.ones((4, 1)), jnp.full(4, 5.0))
+        found.append([pulled.denoise(NO_VARS, None, x / np.broadcast_to(scale, 4)[k], k) for k in range(3)])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
+
+
+def test_where_nothing_is_held_the_bits_are_the_samplers(made):
+    """Weights of 0 in rows 0 and 2 alone: these rows are as without a pull, others are drawn towards the old plan."""
+    _, policy, vars, obs, target = made
+    noise = policy.draw(vars, jax.random.key(5), obs)
+    weight = jnp.asarray([[0.0] * H, soft_mask(H, 2, 2), [0.0] * H, [1.0] * H])
+    old = Old(Plan(target), jnp.ones((4, H)))
+    plan = jax.jit(lambda old: policy.plan(vars, noise, obs, old).action)
+    free, held = plan(old), plan(old._replace(pull=Pull(weight, jnp.full(4, 5.0))))
+    np.testing.assert_array_equal(held[0::2], free[0::2])
+    apart = lambda x: np.sqrt(np.mean((np.asarray(x) - target) ** 2, axis=-1))  # noqa: E731
+    for rows, columns in ((3, slice(None)), (1, slice(0, 2))):
+        assert apart(held)[rows, columns].mean() < 0.9 * apart(free)[rows, columns].mean()
+    assert policy.pulled and improve.best_of_n(policy, lambda *a: 0.0, 2).pulled
+    assert not sampling.sample(actor(GaussianConfig((8,)))).pulled
+
+
+def played(name, delay=0, c=C, build=bc):
+    """The first steps of a run's policy in probe/constant, as it is played under a name: ([T, E, A], program, x, learner)."""
+    env = envs.make("probe/constant")
+    program, x = assemble(build, c, env, dataclasses.replace(S, execute=name, delay=delay))
+    learner = init(program, x)
+    scheme, vars = program.scheme(x, "act"), reads(one(learner, 0), x)
+    run = jax.jit(lambda: rollout(wrap(env), scheme, vars, jax.random.key(0), 8, None, 2)[1].action)
+    return np.asarray(run())
+
+
+def test_real_time_chunking_without_delay_and_mask_is_open_loop():
+    plain = played("open-loop")
+    np.testing.assert_array_equal(played(f"rtc:0,{H}"), plain)
+    np.testing.assert_array_equal(played(f"hard-mask:0,{H}"), plain)
+    np.testing.assert_array_equal(played("async:0"), plain)
+    assert (played("rtc:0,3") != played("receding:3")).any() and (played("hard-mask:0,3") == played("receding:3")).all()
+
+
+def test_a_delay_by_hand():
+    """Chunks of 6 say 0.1 (t + 1) + 0.01 i at time t: a plan is played from its d-th action on, the old one until then."""
+    chunks = 0.1 * np.arange(1, 9)[:, None, None] + 0.01 * np.arange(H)[None, :, None]
+    at = lambda made, i: 0.1 * (made + 1) + 0.01 * i  # noqa: E731
+    wanted = {
+        # two steps a plan, each ready after one: the first waits
+        ("receding:2", 1): [at(0, 0), at(0, 1), at(0, 2), at(2, 1), at(2, 2), at(4, 1), at(4, 2), at(6, 1)],
+        # a plan at every step, each ready after three: three are under way
+        ("receding:1", 3): [at(0, 0), at(0, 1), at(0, 2), at(0, 3), at(1, 3), at(2, 3), at(3, 3), at(4, 3)],
+        ("async:2,3", 0): [at(0, 0), at(0, 1), at(0, 2), at(0, 3), at(0, 4), at(3, 2), at(3, 3), at(3, 4)],
+        ("async:2", 0): [at(0, 0), at(0, 1), at(0, 2), at(0, 3), at(0, 4), at(0, 5), at(4, 2), at(4, 3)],
+    }
+    for (name, delay), actions in wanted.items():
+        scheme = parse(name, H, delay).scheme(told(chunks))
+        np.testing.assert_allclose(along(scheme, clock(8))[:, 1, 0], actions, atol=1e-6, err_msg=name)
+    again = along(parse("receding:1", H, 3).scheme(told(chunks)), clock(8), fresh=(0, 5))[:, 0, 0]
+    np.testing.assert_allclose(again[5:], [at(5, 0), at(5, 1), at(5, 2)], atol=1e-6)  # nothing survives its episode
+    ensemble = along(parse("ensemble:0", H, 1).scheme(told(chunks)), clock(8))[:, 0, 0]
+    np.testing.assert_allclose(ensemble[2], (at(0, 2) + at(1, 1)) / 2, atol=1e-6)
+
+
+def test_floats_of_named_schemes_are_traced():
+    env, sizes = envs.make("probe/constant"), []
+    for name in ("ensemble:0.1", "ensemble:2", "ensemble:0.5", "rtc:1,3,5", "rtc:1,3,0.5"):
+        program, x = assemble(bc, C, env, dataclasses.replace(S, execute=name))
+        evaluate(program, x, S, init(program, x))
+        sizes.append(on_device.evaluate._cache_size())
+    assert sizes[0] == sizes[1] == sizes[2] < sizes[3] == sizes[4]
+
+
+def test_a_run_with_a_delay_trains_and_is_evaluated():
+    s = OnlineSettings(offline_steps=1, batch=4, episodes=3, execute="rtc:2,2")
+    env = envs.make("probe/constant")
+    rows = collecting.collect(env, collecting.scheme_of(env, "random"), NO_VARS, jax.random.key(0), steps=60, envs=3)
+    *_, last = train(bc, C, env=env, data=formats.to_device(rows), settings=s)
+    assert last.kind in ("eval", "checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("name", "delay", "line"),
+    [
+        ("rtc:1", 0, "missing a required argument: 'steps'"),
+        ("rtc:4,2", 0, "a delay of 4 is more than half of a chunk of 6"),
+        ("rtc:2,1", 0, "give rtc:2,2 to rtc:2,4"),
+        ("rtc:1,3,0", 0, "give a number above 0"),
+        ("rtc:1,3", 2, "--execute rtc:1,3 has a delay of its own: 1.*give --delay 0"),
+        ("async:1,6", 0, "give async:1,1 to async:1,5"),
+        ("ensemble:nan", 0, "not finite"),
+        ("ensemble:0.1,7", 0, "give ensemble:0.1,1 to ensemble:0.1,6"),
+        ("coherent:0", 0, "give a whole number from 1 on"),
+        ("coherent:2.5", 0, "2.5 in --execute coherent:2.5 does not fit.*give a whole number"),
+        ("coherent:4,1,1.5", 0, "in \\(0, 1\\]"),
+        ("open-loop", 1, "plays 6 of the 6 steps of a plan.*play 5 or fewer"),
+        ("receding:2", 6, "plan longer chunks"),
+    ],
+)
+def test_wrong_numbers_of_named_schemes(name, delay, line):
+    with pytest.raises(UserError, match=line):
+        parse(name, H, delay)
+
+
+def test_who_cannot_be_pulled_says_so():
+    """A Gaussian has no levels; on-policy methods learn from what their own draws did."""
+    c = BC(ChunkConfig(H), GaussianConfig((8,)))
+    program, x = assemble(bc, c, envs.make("probe/constant"), dataclasses.replace(S, execute="rtc:1,3"))
+    with pytest.raises(
+        UserError, match="do not denoise along levels.*take a flow or diffusion actor, or --execute async:1,3"
+    ):
+        program.scheme(x, "act")
+    s = OnPolicySettings(online_steps=10, execute="ensemble:0.1")
+    with pytest.raises(UserError, match="plays other actions than those whose probabilities"):
+        next(train(ppo, PPO(chunk=ChunkConfig(2)), env=envs.make("probe/constant"), settings=s))
