@@ -158,7 +158,10 @@ def draw_without_a_screen() -> None:
 
 
 def _leave(line: str, code: int, more: Sequence[str] = ()) -> NoReturn:
-    print(" ".join(line.split()), *more, sep="\n", file=sys.stderr)
+    try:
+        print(" ".join(line.split()), *more, sep="\n", file=sys.stderr, flush=True)
+    except OSError:  # such as a full disk
+        surroundings.drop(sys.stderr)
     with contextlib.suppress(UserError, BrokenPipeError):
         surroundings.flush()
     sys.exit(code)

@@ -67,6 +67,17 @@ def test_a_configuration_without_a_part_and_an_impossible_time_are_a_line(copy, 
         assert code == 2 and err.count("\n") == 1 and f"lacks {part}" in err, err
 
 
+def test_what_a_run_stands_on_is_missed(copy, capsys):
+    kept = json.loads((copy / "config.json").read_text())
+    for part, value, told in (
+        ("data", {"x": 1}, "config.data lacks fingerprint, path"),
+        ("prior", {"path": "x"}, "given is not there"),
+    ):
+        (copy / "config.json").write_text(json.dumps({**kept, "config": {**kept["config"], part: value}}))
+        code, _, err = resume(capsys, copy)
+        assert code == 2 and err.count("\n") == 1 and told in err, err
+
+
 def test_a_run_that_never_saved_begins_again(copy, capsys, base):
     shutil.rmtree(copy / "checkpoints")
     (copy / "summary.json").unlink()

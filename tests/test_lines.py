@@ -366,6 +366,8 @@ def test_surroundings(data, tmp_path):
     """Variables that jax reads, a full disk under stdout, a closed one, a folder that is gone: a line and exit code 2."""
     argv = ["train", "bc", "--env", ENV, "--data", data, "--out", tmp_path / "run", *TINY]
     cases = {"JAX_ENABLE_X64": "1", "JAX_NUM_CPU_DEVICES": "abc", "JAX_DEBUG_NANS": "maybe", "JAX_PLATFORMS": "cuda"}
+    cases |= {"JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_NUMPY_RANK_PROMOTION": "raise", "PYTHONOPTIMIZE": "2"}
+    cases |= {"JAX_DEFAULT_MATMUL_PRECISION": "x", "PYTHONWARNINGS": "error::DeprecationWarning"}
     for name, value in cases.items():
         done = started(*argv, env={name: value})
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and name in done.stderr, done.stderr
@@ -373,6 +375,8 @@ def test_surroundings(data, tmp_path):
     if Path("/dev/full").exists():
         with open("/dev/full", "w") as full:
             env = {**os.environ, "PYTHONPATH": ROOT}
+            wrong = [sys.executable, "-m", "qchunk", "lst"]
+            assert subprocess.run(wrong, stderr=full, env=env).returncode == 2, "with nowhere to say why"
             done = subprocess.run(
                 [sys.executable, "-m", "qchunk", "list"], stdout=full, stderr=subprocess.PIPE, text=True, env=env
             )

@@ -70,6 +70,10 @@ def rebuild(kept: dict, folder: Path) -> Opened:
         raise UserError(f"{folder / run_folder.CONFIG}: {e.problem}", f"put it back as it was, or {e.fix}") from e
     if (settings.seed, settings.seeds) != (kept["seed"], kept["seeds"]):
         raise UserError(f"{folder / run_folder.CONFIG} names two different seeds", "put it back as it was")
+    if kept.get("prior") and not (folder / GIVEN).is_dir():
+        raise UserError(
+            f"{folder} stands on a prior, and {folder / GIVEN} is not there", "put it back, or train the run again"
+        )
     env = envs.make(kept["env"], c.chunk.history, kept.get("objective"))
     return Opened(driver, settings, *assemble(build, c, env, settings, read_given(folder)))
 

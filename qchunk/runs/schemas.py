@@ -32,14 +32,20 @@ class Manifest(TypedDict):
     files: dict[str, Held]
 
 
-class Place(TypedDict, total=False):
-    """Where a run's data set or prior lay."""
+class DataPlace(TypedDict):
+    """Where a run's data set lay."""
 
     path: str
     fingerprint: str
-    seeds: list[int]
-    step: int
-    algorithm: str
+
+
+class PriorPlace(TypedDict):
+    """Which earlier run a run stands on."""
+
+    path: str
+    seeds: NotRequired[list[int]]
+    step: NotRequired[int]
+    algorithm: NotRequired[str]
 
 
 class Kept(TypedDict, total=False):
@@ -54,8 +60,8 @@ class Kept(TypedDict, total=False):
     seeds: int
     device: str
     devices: int
-    prior: Place | None
-    data: Place | None
+    prior: PriorPlace | None
+    data: DataPlace | None
     config: dict[str, Any]
     settings: dict[str, Any]
     sources: dict[str, dict[str, str]]

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import tempfile
+from typing import TextIO
 
 from qchunk.system import tracebacks
 from qchunk.system.errors import UserError
 from qchunk.system.files import FULL
+
+# variables of jax, by the values with which it works here, "" where unset, and what another one would do
+_JAX = {
+    "JAX_DEFAULT_PRNG_IMPL": (("", "threefry2x32"), "equal seeds would draw other numbers than anywhere else"),
+    "JAX_THREEFRY_PARTITIONABLE": (
+        ("", "1", "true", "True"),
+        "equal seeds would draw other numbers than anywhere else",
+    ),
+    "JAX_NUMPY_RANK_PROMOTION": (("", "allow", "warn"), "arithmetic here broadcasts"),
+    "JAX_NUMPY_DTYPE_PROMOTION": (("", "standard"), "arithmetic here mixes types"),
+}
 
 
 def open_streams() -> None:
@@ -42,10 +55,10 @@ def flush() -> None:
         raise _no_stdout(e) from e
 
 
-def drop() -> None:
-    """What is still to be printed to stdout goes nowhere, at the interpreter's end too."""
+def drop(stream: TextIO | None = None) -> None:
+    """What is still to be printed to a stream, by default stdout, goes nowhere, at the interpreter's end too."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
 def check() -> None:
@@ -60,6 +73,13 @@ def check() -> None:
         raise UserError("this folder is gone: it was removed or renamed", "cd to a folder that is there") from e
     if os.environ.get("JAX_ENABLE_X64", "").lower() in ("1", "true", "t", "yes", "y", "on"):
         raise UserError("JAX_ENABLE_X64 is set, and qchunk computes in 32 bits", "unset JAX_ENABLE_X64")
+    for name, (works, why) in _JAX.items():
+        if (value := os.environ.get(name, "")) not in works:
+            raise UserError(f"{name} is {value!r}, and {why}", f"unset {name}")
+    if sys.flags.optimize > 1:
+        raise UserError(
+            "Python leaves docstrings out, and libraries here read theirs", "unset PYTHONOPTIMIZE, or leave out -OO"
+        )
     count = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
     if not (count.isascii() and count.isdigit() and 1 <= int(count[:9]) <= 4096):
         fix = "give a whole number from 1 to 4096, or unset it"
@@ -71,8 +91,13 @@ def explained(err: BaseException) -> UserError | None:
     if (wanted := os.environ.get("JAX_PLATFORMS")) and not _has_device():
         problem = f"jax finds no device of the kind that JAX_PLATFORMS={wanted} names"
         return UserError(problem, "install jax for it, such as pip install 'jax[cuda12]', or unset JAX_PLATFORMS")
-    if isinstance(err, ValueError) and "environment" in str(err) and "JAX_" in str(err):
-        return UserError(f"jax refuses a variable: {err}", "give it another value, or unset it")
+    named = "environment" in str(err) and "JAX_" in str(err)
+    if isinstance(err, ValueError) and (named or "for JAX flag" in str(err)):
+        told = re.sub("jax_[a-z_]+", lambda flag: flag[0].upper(), str(err))  # flags are called as their variables
+        return UserError(f"jax refuses a variable: {told}", "give it another value, or unset it")
+    if isinstance(err, Warning) and not tracebacks.own_frames(err):
+        problem = f"a library warns, and here warnings are errors: {tracebacks.told(err)}"
+        return UserError(problem, "unset PYTHONWARNINGS, or leave out -W")
     if isinstance(err, FileNotFoundError) and "temporary directory" in str(err):
         return UserError("there is no folder for temporary files", f"make {tempfile.tempdir or '/tmp'} writable, or set TMPDIR to a folder that is")  # fmt: skip
     if isinstance(err, OSError) and err.errno in FULL and err.filename is None:  # of print: files say their names
