@@ -159,8 +159,11 @@ class ActorConfig:
     """Family of actors: flow, diffusion, gaussian, regression, one-step or tanh-gaussian, or yours as my_file.py:my_function."""
 
     def check(self, where: str) -> None:
-        """Raises UserError where there is no such kind."""
-        registry.actor(self.kind)
+        """Raises UserError where there is no such kind, or where it has a class of its own."""
+        cls = registry.actor(self.kind)[1]
+        if not isinstance(self, cls):
+            problem = f"--{where}kind {self.kind} is of a {cls.__name__}, and this is a {type(self).__name__}"
+            raise UserError(problem, f"give a {cls.__name__}")
 
 
 @config

@@ -18,10 +18,12 @@ import pytest
 
 from qchunk import cli, drivers, envs, names
 from qchunk.algorithms.bc import BC, bc
-from qchunk.config import ChunkConfig, FlowConfig
+from qchunk.algorithms.qc import qc
+from qchunk.config import ChunkConfig, FlowConfig, OptimConfig
 from qchunk.data import formats
 from qchunk.drivers.offline import OfflineSettings
 from qchunk.drivers.online import OnlineSettings
+from qchunk.envs.base import wrap
 from qchunk.reporting import page, plots, records
 from qchunk.runs import run_folder
 from qchunk.system import processes, surroundings
@@ -458,6 +460,17 @@ FROM_PYTHON = {
     "an actor": ({"c": BC(actor=3)}, "--actor is 3"),
     "env": ({"env": 3}, "give a brax Env"),
     "build": ({"build": lambda c: None}, "return an Algorithm"),
+    "a name of a method": ({"build": "bc"}, "build is 'bc'"),
+    "another method": ({"build": qc}, "qc takes a QC, and c is a BC"),
+    "a rate for each seed": ({"c": BC(ChunkConfig(2), optim=OptimConfig(np.ones(3, np.float32)))}, "--optim.lr is"),
+    "another kind": (
+        {"c": BC(ChunkConfig(2), FlowConfig(kind="diffusion"))},
+        "--actor.kind diffusion is of a DiffusionConfig",
+    ),
+    "a wrapped environment": ({"env": wrap(envs.make(ENV))}, "is wrapped in AutoReset"),
+    "rows": ({"data": formats.rows_of}, "data are a function, not a Dataset"),
+    "given": ({"given": {"x": np.zeros((3, 2))}}, "lead with 1 seeds"),
+    "a state alone": ({"state": 3}, "state is given without its learner"),
 }
 
 
@@ -467,6 +480,17 @@ def test_from_python_the_same_mistakes_get_the_same_errors(name, data):
     rows = None if name == "no data" else formats.for_env(data, envs.make(ENV), ENV)[0]
     with pytest.raises(UserError, match=re.escape(told)):
         next(drivers.train(**small(**{"data": rows, **change})))
+
+
+def test_data_put_together_by_hand(data):
+    rows = formats.for_env(data, envs.make(ENV), ENV)[0]
+    for change, told in (
+        ({"reward": rows.reward[:3]}, "other numbers of rows"),
+        ({"starts": rows.starts[:0]}, "no transition to start from"),
+        ({"action": np.zeros((len(rows.reward), 4), np.float32)}, "actions have 1 numbers, the data's 4"),
+    ):
+        with pytest.raises(UserError, match=told):
+            next(drivers.train(**small(data=rows._replace(**change))))
 
 
 def test_a_learner_of_another_configuration(data):

@@ -277,6 +277,22 @@ def whole_starts(data: Dataset, c: ChunkConfig) -> Array:
     return jnp.maximum(data.left[data.episodes] - length(c) + 1, 0)
 
 
+def check_rows(data: Dataset) -> None:
+    """Refuses data put together by hand whose leaves are of different rows, or that hold no transition.
+
+    Raises:
+        UserError: names the lengths.
+    """
+    leaves = {n: getattr(data, n) for n in ("obs", "action", "reward", "terminal", "left", "extras")}
+    rows = {n: sorted({x.shape[0] for x in jax.tree.leaves(leaf)}) for n, leaf in leaves.items()}
+    if len({n for found in rows.values() for n in found}) > 1:
+        raise UserError(
+            f"the data's leaves have other numbers of rows: {rows}", "make them by qchunk.data.chunks.dataset"
+        )
+    if 0 in (data.starts.shape[0], data.decisions.shape[0], data.episodes.shape[0]):
+        raise UserError("the data hold no transition to start from", "make them by qchunk.data.chunks.dataset")
+
+
 def check_fits(data: Dataset, c: ChunkConfig) -> None:
     """Refuses a chunk that is longer than every episode.
 

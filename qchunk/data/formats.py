@@ -24,7 +24,7 @@ from qchunk.data import npz
 from qchunk.data.chunks import Dataset, dataset, with_history
 from qchunk.system import files, loading
 from qchunk.system.errors import UserError
-from qchunk.types import EDGE, PyTree, Steps
+from qchunk.types import EDGE, PLAN_STEP, PyTree, Steps
 
 FORMAT, VERSION = "qchunk-data", 1
 UNUSABLE = "NaN or infinite values, or numbers beyond 32 bits"
@@ -169,6 +169,10 @@ def check(rows: Rows, where: str) -> None:
     if any(x.dtype.kind not in kinds.get(roots[n], "f") for n, x in arrays.items()):
         types = {n: str(x.dtype) for n, x in arrays.items()}
         raise UserError(f"{where}: types {types} do not fit", "expected numbers, and booleans for terminal and end")
+    marks = arrays.get(f"extras/{PLAN_STEP}")
+    if marks is not None and (marks.ndim != 1 or marks.dtype.kind not in "iu"):
+        problem = f"{where}: extras/{PLAN_STEP} is {marks.dtype}{list(marks.shape)}"
+        raise UserError(problem, "keep a whole number of each row: which step of its plan it is")
     if len(rows.end) == 0 or not (~rows.end).any():
         raise UserError(f"{where} holds no transition", "collect more steps")
     for name, x in arrays.items():

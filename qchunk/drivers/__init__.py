@@ -46,6 +46,12 @@ def train(
         UserError: impossible values.
     """
     driver = checked_driver(c, settings, data)
+    odd = [x for x in jax.tree.leaves(given or {}) if jax.numpy.shape(x)[:1] != (settings.seeds,)]
+    if odd or not isinstance(given or {}, dict):
+        problem = f"given is no dictionary of modules whose leaves lead with {settings.seeds} seeds"
+        raise UserError(problem, "give what Algorithm.freeze names, or qchunk.seeds.for_each of one seed's")
+    if learner is None and state is not None:
+        raise UserError("state is given without its learner", "give both of an event, or neither")
     program, x = assemble(build, c, env, settings, given, data)
     if learner is not None:
         check_learner(program, x, learner)
@@ -66,7 +72,7 @@ def checked_driver(c: Any, settings: Any, data: Any) -> Driver:
         raise UserError(f"settings are {repr(settings)[:60]}", fix)
     if data is not None and driver.takes_data and not isinstance(data, Dataset):
         fix = "give data=qchunk.for_env(path, env, name)[0], or qchunk.data.formats.to_device(rows)"
-        raise UserError(f"data are {repr(data)[:60]}", fix)
+        raise UserError(f"data are a {type(data).__name__}, not a Dataset", fix)
     if not driver.takes_data and data is not None:
         raise UserError(f"{type(c).__name__} learns from what it plays", "leave data out")
     return driver

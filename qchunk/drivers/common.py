@@ -6,8 +6,11 @@ function of (seed, number of the update), so that a run restored at any update g
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import time
+import typing
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -108,6 +111,7 @@ def assemble(
     """
     validate(c)
     validate(s)
+    check_build(build, c)
     if jax.config.jax_enable_x64:
         raise UserError("jax_enable_x64 is set, and qchunk computes in 32 bits", "leave it unset")
     program = Program(build, env, (s.normalise_obs, s.normalise_action))
@@ -131,6 +135,23 @@ def init(program: Program, x: Inputs) -> Learner:
     else:
         units = for_each(len(x.keys), normalise.of_data(x.data, *program.units))
     return made._replace(stats={**made.stats, normalise.STATS: units})
+
+
+def check_build(build: Any, c: Any) -> None:
+    """Refuses what is no function of a configuration, or one of another configuration.
+
+    Raises:
+        UserError: names both.
+    """
+    if not callable(build) or isinstance(build, type):
+        raise UserError(f"build is {repr(build)[:60]}", "give a method's function, such as qchunk.algorithms.qc.qc")
+    with contextlib.suppress(NameError, TypeError):  # annotations that nobody can read
+        wanted = [h for n, h in typing.get_type_hints(build).items() if n != "return"][:1]
+        if wanted and dataclasses.is_dataclass(wanted[0]) and not isinstance(c, wanted[0]):
+            name = getattr(build, "__name__", "build")
+            raise UserError(
+                f"{name} takes a {wanted[0].__name__}, and c is a {type(c).__name__}", "give its own configuration"
+            )
 
 
 def check_acting(program: Program, x: Inputs) -> None:

@@ -99,7 +99,12 @@ def check(program: Program, x: Inputs, s: OfflineSettings) -> None:
             fix = "give --data FILE, or leave --normalise-obs and --normalise-action at none"
             raise UserError("units of observations and actions are those of a data set, and there is none", fix)
         return
+    chunks.check_rows(x.data)
     chunks.check_fits(x.data, x.c.chunk)
+    if (played := program.env.action_size) != (kept := x.data.action.shape[-1]):
+        raise UserError(
+            f"the environment's actions have {played} numbers, the data's {kept}", "take data of this environment"
+        )
     seen, kept = obs_spec(program.env), trees.sizes(x.data.obs)
     if seen != kept:
         fix = "make both with the same history: envs.make(name, history) and chunks.with_history(data, history)"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import trees
-from qchunk.envs.base import Env, State, Wrapper, obs_spec
+from qchunk.envs.base import AutoReset, Env, EpisodeLimit, State, Vmap, Wrapper, obs_spec
 from qchunk.system import tracebacks
 from qchunk.system.errors import UserError
 
@@ -29,6 +29,10 @@ def check(env: Any, name: str) -> None:
         UserError: says which of its parts returns what, and what is expected; or where its own code raised.
     """
     while isinstance(env, Wrapper):
+        if isinstance(env, EpisodeLimit | Vmap | AutoReset):
+            raise UserError(
+                f"{name} is wrapped in {type(env).__name__}", "give ONE environment: runs wrap it themselves"
+            )
         env = env.env
     if type(env).__module__.partition(".")[0] in _TESTED or env in _SEEN:
         return
