@@ -67,7 +67,7 @@ def fits(value: Any, hint: Any) -> bool:
         items = args[:1] * len(value) if args[-1:] == (...,) and isinstance(value, tuple) else args
         return isinstance(value, tuple) and len(items) == len(value) and all(map(fits, value, items))
     if hint is float:
-        return getattr(value, "shape", None) == () or (isinstance(value, numbers.Real) and not isinstance(value, bool))
+        return hasattr(value, "dtype") or (isinstance(value, numbers.Real) and not isinstance(value, bool))
     if hint is int:
         return isinstance(value, numbers.Integral) and not isinstance(value, bool)
     return isinstance(value, hint) if isinstance(hint, type) else True

@@ -158,16 +158,17 @@ def annotated() -> list[tuple[type, str, Any]]:
 
 # a number just outside of the range, at either end; None where there is no end
 OUTSIDE: dict[str, tuple] = {
-    **dict.fromkeys(("horizon", "history", "steps", "components", "members", "envs", "decisions", "epochs"), (0, None)),
+    **dict.fromkeys(("horizon", "steps", "components", "members", "envs", "decisions", "epochs"), (0, None)),
     **{
         "act_horizon": (0, None),
+        "history": (0, 1001),
         "level": (-1e-9, 1 + 1e-9),
         **dict.fromkeys(("current", "future", "random"), (-1e-9, None)),
     },
     **dict.fromkeys(("minibatches", "n", "tuned_steps", "seeds", "episodes", "batch", "log_every"), (0, None)),
     **dict.fromkeys(("seed", "slice_rows", "checkpoint_every", "eval_every", "offline_steps"), (-1, None)),
     **dict.fromkeys(("online_steps", "start_training", "capacity", "online_eval_every"), (-1, None)),
-    **dict.fromkeys(("ddim", "warmup", "decay", "critic_updates"), (-1, None)),
+    **dict.fromkeys(("ddim", "warmup", "decay", "critic_updates", "clone_until", "delay"), (-1, None)),
     **dict.fromkeys(("gamma", "lam", "gamma_denoise", "explore_std"), (-1e-9, 1 + 1e-9)),
     **dict.fromkeys(("temperature", "weight", "final_lr", "update_ratio"), (-1e-9, None)),
     **dict.fromkeys(("lr", "clip", "clip_base"), (0.0, None)),

@@ -462,7 +462,10 @@ FROM_PYTHON = {
     "build": ({"build": lambda c: None}, "return an Algorithm"),
     "a name of a method": ({"build": "bc"}, "build is 'bc'"),
     "another method": ({"build": qc}, "qc takes a QC, and c is a BC"),
-    "a rate for each seed": ({"c": BC(ChunkConfig(2), optim=OptimConfig(np.ones(3, np.float32)))}, "--optim.lr is"),
+    "a rate for each seed": (
+        {"c": BC(ChunkConfig(2), optim=OptimConfig(np.ones(3, np.float32)))},
+        "a number of c has the shape (3,)",
+    ),
     "another kind": (
         {"c": BC(ChunkConfig(2), FlowConfig(kind="diffusion"))},
         "--actor.kind diffusion is of a DiffusionConfig",

@@ -46,6 +46,10 @@ def train(
         UserError: impossible values.
     """
     driver = checked_driver(c, settings, data)
+    if several := [x.shape for x in jax.tree.leaves(c) if jax.numpy.shape(x)]:
+        raise UserError(
+            f"a number of c has the shape {several[0]}", "give one number; jax.vmap(qchunk.agent) takes many"
+        )
     odd = [x for x in jax.tree.leaves(given or {}) if jax.numpy.shape(x)[:1] != (settings.seeds,)]
     if odd or not isinstance(given or {}, dict):
         problem = f"given is no dictionary of modules whose leaves lead with {settings.seeds} seeds"

@@ -150,7 +150,8 @@ def check_build(build: Any, c: Any) -> None:
         if wanted and dataclasses.is_dataclass(wanted[0]) and not isinstance(c, wanted[0]):
             name = getattr(build, "__name__", "build")
             raise UserError(
-                f"{name} takes a {wanted[0].__name__}, and c is a {type(c).__name__}", "give its own configuration"
+                f"{name} takes a {getattr(wanted[0], '__name__', 'dataclass')}, and c is a {type(c).__name__}",
+                "give its own configuration",
             )
 
 
