@@ -485,6 +485,12 @@ def test_from_python_the_same_mistakes_get_the_same_errors(name, data):
         next(drivers.train(**small(**{"data": rows, **change})))
 
 
+@pytest.mark.parametrize(("history", "weights"), [(0, {}), (-1, {}), (1, {"task": "a"}), (1, {"task": float("nan")})])
+def test_an_environment_of_impossible_parts(history, weights):
+    with pytest.raises(UserError):
+        envs.make(ENV, history, weights)
+
+
 def test_data_put_together_by_hand(data):
     rows = formats.for_env(data, envs.make(ENV), ENV)[0]
     for change, told in (

@@ -60,6 +60,10 @@ def make(name: str, history: int = 1, objective: Mapping[str, float] | None = No
     Raises:
         UserError: unknown name; the nearest ones are offered. Or a history or an objective of a host environment.
     """
+    if history < 1:
+        raise UserError(f"history is {history}", "give 1 or more observations")
+    if odd := [n for n, w in (objective or {}).items() if isinstance(w, str) or (isinstance(w, float) and w != w)]:
+        raise UserError(f"the weight of {odd[0]} is {objective[odd[0]]!r}", "give a number")  # type: ignore[index]
     family, _, rest = names.check_env(name, scene_too=True).partition("/")
     env = own(name) if names.is_own(name) else importlib.import_module(FAMILIES[family]).make(rest)
     if on_host(name):
