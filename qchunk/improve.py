@@ -46,9 +46,9 @@ def coherent(policy: Policy, n: int, decay: float) -> Policy:
     def nearness(vars: Vars, obs, plan: Plan, old: Old | None) -> Array:
         if old is None:
             return jnp.zeros(plan.action.shape[:-2])
-        apart = jnp.linalg.norm(plan.action - old.plan.action, axis=-1)  # [*B, H]
-        weight = decay ** jnp.arange(apart.shape[-1]) * old.left
-        return -jnp.sum(weight * apart, axis=-1) / jnp.maximum(jnp.sum(weight, axis=-1), 1e-9)
+        distance = jnp.linalg.norm(plan.action - old.plan.action, axis=-1)  # [*B, H]
+        weight = decay ** jnp.arange(distance.shape[-1]) * old.left
+        return -jnp.sum(weight * distance, axis=-1) / jnp.maximum(jnp.sum(weight, axis=-1), 1e-9)
 
     return best_plan(policy, nearness, n)
 

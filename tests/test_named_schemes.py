@@ -311,6 +311,7 @@ def test_a_run_with_a_delay_trains_and_is_evaluated():
         ("rtc:1,3", 2, "--execute rtc:1,3 has a delay of its own: 1.*give --delay 0"),
         ("async:1,6", 0, "give async:1,1 to async:1,5"),
         ("ensemble:nan", 0, "not finite"),
+        ("async:1,steps=3", 0, "names its numbers. give them in order"),
         ("ensemble:0.1,7", 0, "give ensemble:0.1,1 to ensemble:0.1,6"),
         ("coherent:0", 0, "give a whole number from 1 on"),
         ("coherent:2.5", 0, "2.5 in --execute coherent:2.5 does not fit.*give a whole number"),

@@ -224,6 +224,8 @@ def parse(text: str, horizon: int, delay: int = 0) -> Execution:
     if wrong := [n for n in numbers if isinstance(n, str)]:
         raise UserError(f"--execute {text}: {wrong[0]} is no number", "give numbers behind the function")
     known = text.partition(":")[0] in names.SCHEMES
+    if known and "=" in text:
+        raise UserError(f"--execute {text} names its numbers", "give them in order, without names")
     numbers = _checked(f"--execute {text}", make, numbers) if known else numbers
     floats = tuple(n for n in numbers if isinstance(n, float))
     whole = tuple(None if isinstance(n, float) else n for n in numbers)
