@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiers import slow_but
 
 from qchunk.data import formats, npz, ogbench_files
 from qchunk.reporting import page, prices, publish, records
@@ -77,7 +78,7 @@ def pair(tmp_path_factory):
     return make(root / "bc", "bc"), make(root / "qc")
 
 
-@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "cost.json"])
+@pytest.mark.parametrize("name", slow_but(["config.json"], ["config.json", "metrics.jsonl", "cost.json"]))
 @FUZZ
 @given(data=st.data())
 def test_a_report_outlives_any_edit_of_a_runs_files(name, pair, tmp_path, data):

@@ -67,6 +67,7 @@ def test_only_finished_environments_are_reset():
     assert np.unique(np.asarray(keys), axis=0).shape[0] == 3
 
 
+@pytest.mark.slow
 def test_wrappers_of_any_brax_environment():
     """A stock environment: shapes, finite values, a time-out at the limit."""
     env = envs.make("brax/reacher@spring")

@@ -106,6 +106,7 @@ def test_resume_is_bitwise_equal(env, events, step):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_batches_are_half_and_half_beside_data_and_all_online_without(env, data, events):
     ring = jax.tree.map(lambda x: x[0], events[-1].state.ring)
     chunk = buffer.draw(jax.random.key(1), Source(None, ring, "share:0.5"), C.chunk, 64)

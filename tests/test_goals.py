@@ -266,6 +266,7 @@ FLAGS = [
 ]
 
 
+@pytest.mark.slow
 def test_learning_online_as_offline(env, tmp_path):
     """Units, a ring of dictionaries and histories: every figure is finite."""
     rows = collecting.collect(
@@ -302,6 +303,7 @@ def test_learning_online_as_offline(env, tmp_path):
     assert events[-1].step == 4 + 64
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tmp_path, capsys):
     """Data by the scene's oracles, a run of two seeds, its evaluation, its picture and data that it collects itself."""
     name, data, run = "tabletop/cube-single-goal", str(tmp_path / "d.npz"), str(tmp_path / "run")
@@ -346,6 +348,7 @@ def test_data_of_states_alone(env, tmp_path):
         formats.for_env(tmp_path / "odd.npz", env, "tabletop/cube-double-goal")
 
 
+@pytest.mark.slow
 def test_a_method_without_goals_learns_from_the_same_data(env):
     rows = collecting.collect(
         env.scene,

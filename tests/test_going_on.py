@@ -146,6 +146,7 @@ def test_data_that_have_moved_are_known_by_their_fingerprint(base, copy, tmp_pat
     assert code == 2 and "changed" in err
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_extended_to_the_bits_of_a_longer_one(base, copy, tmp_path, capsys):
     code, _, err = resume(capsys, copy, "--offline-steps", "50")
     assert code == 0, err
@@ -218,6 +219,7 @@ def test_a_slip_in_a_later_stage_is_found_before_the_first_trains(base, tmp_path
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_chain_that_has_moved_goes_on_where_it_is_now(base, tmp_path, capsys):
     old, new = tmp_path / "old", tmp_path / "new"
     code, _, err = run(capsys, "train", *CHAIN, "--data", base / "d.npz", "--out", old, *SECOND)

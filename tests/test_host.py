@@ -204,6 +204,7 @@ def keep(tree):
     return jax.tree.map(lambda x: np.array(x) if isinstance(x, np.ndarray) else jnp.copy(x), tree)
 
 
+@pytest.mark.slow
 def test_online_resumes_to_the_same_bits(walk, data):
     """48 steps of 2 environments a seed, 2 a decision: 12 decisions, the checkpoint after 6 within open episodes."""
     given = {"env": walk, "data": data, "settings": ONLINE}
@@ -227,6 +228,7 @@ def test_online_resumes_to_the_same_bits(walk, data):
     np.testing.assert_array_equal(last.state.loop[0].envs.obs, resumed.state.loop[0].envs.obs)
 
 
+@pytest.mark.slow
 def test_online_experience_is_what_the_environment_did(walk, data):
     """The ring's rows chain: next_obs is the following row's obs inside an episode, t counts from 0."""
     *_, last = train(qc, C, env=walk, data=data, settings=ONLINE)

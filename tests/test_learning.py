@@ -83,6 +83,7 @@ def test_a_critic_improves_on_the_behaviour(rule):
     assert values["success"].min() >= (0.8 if rule == "iql" else 0.9), values["success"]
 
 
+@pytest.mark.slow
 def test_a_time_out_bootstraps():
     """A reward of 1 at each step, for ever: 1 / (1 - gamma) up to the limit, which is no end of the values.
 

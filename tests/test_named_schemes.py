@@ -255,6 +255,7 @@ def played(name, delay=0, c=C, build=bc):
     return np.asarray(run())
 
 
+@pytest.mark.slow
 def test_real_time_chunking_without_delay_and_mask_is_open_loop():
     plain = played("open-loop")
     np.testing.assert_array_equal(played(f"rtc:0,{H}"), plain)

@@ -94,6 +94,7 @@ PLAYS = ["--rollout.envs", "8", "--rollout.decisions", "4", "--online-steps", "1
 TINY = ["--tuned.hidden", "16", "--critic.hidden", "16", "--chunk.horizon", "2"]
 
 
+@pytest.mark.slow
 def test_a_run_under_an_objective(tmp_path, capsys):
     """Its terms are figures; it is evaluated and resumed under its own weights; a term of the user's own counts."""
     mine = tmp_path / "mine.py"

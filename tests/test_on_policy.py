@@ -273,6 +273,7 @@ ENV, PLAYS = "probe/two-step", ["--rollout.envs", "8", "--rollout.decisions", "4
 TINY = ["--tuned.hidden", "16", "--critic.hidden", "16", "--chunk.horizon", "2", "--episodes", "4"]
 
 
+@pytest.mark.slow
 def test_two_stages_as_one_command(tmp_path, capsys):
     """Imitation, then fine-tuning: the first stage's data and updates are no business of the second."""
     cli.main(["collect", ENV, "--out", str(tmp_path / "d.npz"), "--steps", "400", "--episode-length", "10", "--quiet"])

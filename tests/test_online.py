@@ -87,6 +87,7 @@ def test_no_online_steps_is_the_offline_driver(env, data, events):
     assert end.step == 6 and end.state is None
 
 
+@pytest.mark.slow
 def test_experience_helps(env, data):
     """Offline data that never succeed (the signs of the two actions differ): what works is only found online.
 

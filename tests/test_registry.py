@@ -100,6 +100,7 @@ def test_an_actor_of_ones_own(cloned, place, capsys):
     assert code == 0 and last_checkpoint(cloned) == before, err
 
 
+@pytest.mark.slow
 def test_a_prior_of_ones_own(cloned, place, capsys):
     """It is the frozen prior of a later stage, which takes its kind and its fields from the run."""
     small = ["--critic.hidden", "16", "--n", "2", "--quiet", *STEPS]

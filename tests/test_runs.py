@@ -398,7 +398,7 @@ def test_wandb_gets_the_configuration_each_seed_and_the_same_identity_after_a_re
         with run_folder.open_run(tmp_path / "run") as run:
             run.sinks = sinks.sinks_by_name(["wandb"], run)
             run.log("eval", 5, {"success": np.array([0.0, 1.0])})
-            run.change({"data": {"path": "moved"}})
+            run.change({"data": {"path": "moved", "fingerprint": "0"}})
     each = {"eval/success/seed0": 0.0, "eval/success/seed1": 1.0}
     assert seen == [{"step": 5, "eval/success": 0.5, **each}, "finished"] * 2
     assert made[0]["id"] == made[1]["id"] and {m["project"] for m in made} == {"mine"}

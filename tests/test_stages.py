@@ -69,6 +69,7 @@ def test_the_frozen_modules_are_the_averaged_weights_of_the_chosen_seed(base, gu
     np.testing.assert_array_equal(given["units"]["obs"]["scale"][0], learner.stats["units"]["obs"].scale[1])
 
 
+@pytest.mark.slow
 def test_each_seed_stands_on_its_own_seed_of_the_prior(base, tmp_path, capsys):
     """With one candidate v-gps is its prior, so each seed's episodes must be those of the prior's own seed."""
     argv = ["train", "v-gps", *where(base), "--prior", base / "bc", "--n", "1", "--seeds", "2", *STEPS, *TINY]

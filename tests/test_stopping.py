@@ -200,6 +200,7 @@ def test_collect_keeps_what_it_has(tmp_path):
     assert 0 < count < 10**9 and f"{count} of {10**9} transitions are in {out}" in said and about["stopped"] in said
 
 
+@pytest.mark.slow
 def test_minutes_save_besides_steps(data, tmp_path, capsys):
     for minutes, least in (("0", 1), ("1e-9", 2)):
         out = tmp_path / minutes
@@ -210,6 +211,7 @@ def test_minutes_save_besides_steps(data, tmp_path, capsys):
         assert len(list((out / "checkpoints").iterdir())) == least
 
 
+@pytest.mark.slow
 def test_a_line_per_evaluation_without_a_terminal(data, tmp_path, capsys):
     steps = ["--offline-steps", "40", "--log-every", "20", "--eval-every", "20", "--episodes", "4", "--batch", "16"]
     argv = ["train", "qc", "--env", ENV, "--data", data, *SMALL, *steps]

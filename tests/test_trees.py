@@ -271,6 +271,7 @@ def test_seeing_a_part():
     )
 
 
+@pytest.mark.slow
 def test_a_method_of_parts_that_draws_for_itself():
     """The actor does not see goal and picture, and learns from three consecutive chunks of each row, offline and online."""
     env, seen = Reach(picture=True), []
@@ -321,6 +322,7 @@ def on_the_host(monkeypatch):
         env.close()
 
 
+@pytest.mark.slow
 def test_host_environments(on_the_host, tmp_path):
     """gymnasium's dictionaries: the same walk in parts as flat, collected, trained on, played and evaluated in."""
     parts, walk, _ = on_the_host
