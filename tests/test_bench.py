@@ -316,11 +316,15 @@ def part(methods, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_benchmarks_still_run(methods, part, monkeypatch):
+def test_the_benchmarks_still_run(methods, part):
     """At tiny sizes: what drivers, players and methods take may have changed since."""
-    monkeypatch.setattr(jax.config, "jax_debug_key_reuse", False)  # what is repeated for its time draws the same
-    made, tiny = methods[0], methods[0].Size((16,), 2)
-    data = made.data_set(1002)
+    with jax.debug_key_reuse(False):  # what is repeated for its time draws the same
+        run_parts(methods[0], part)
+
+
+def run_parts(made, part):
+    """What four benchmarks measure, called once."""
+    tiny, data = made.Size((16,), 2), made.data_set(1002)
     updates, environments, on_policy, compiling = (part(n) for n in ("update", "environments", "on_policy", "compile"))
     for name in ("qc", "dqc"):  # one that sees flat observations, and one that sees goals
         updates.measure(f"{name} tiny", *made.configured(name, tiny, steps=2), data, 1, 1.3)
