@@ -107,7 +107,10 @@ def sample_path(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> P
 
 
 def uniform(policy: Policy) -> Policy:
-    """Uniform random actions in [-1, 1] in place of the policy's, in plans of its form; its extras are 0."""
+    """Uniform random actions in [-1, 1] in place of the policy's, in plans of its form; its extras are 0.
+
+    They are played as they are: the policy's own ``emit`` may speak another language, such as that of units.
+    """
 
     def form(vars: Vars, key, obs) -> Plan:
         return jax.eval_shape(lambda key: act(policy, vars, key, obs), key)
@@ -120,7 +123,7 @@ def uniform(policy: Policy) -> Policy:
         like = form(vars, jax.random.key(0), obs)
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)._replace(action=noise)
 
-    return policy._replace(draw=draw, plan=plan)
+    return policy._replace(draw=draw, plan=plan, emit=emit_step, pulled=False)
 
 
 def log_prob(kernel: Kernel, vars: Vars, obs, path: Array, mask: Array) -> Array:

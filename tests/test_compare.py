@@ -43,6 +43,22 @@ class _nothing:
         return False
 
 
+def test_the_page_says_how_the_papers_arms_act_clone_and_begin():
+    """ReBRAC explores with noise and is evaluated without; RLPD clones nothing, and begins in the environment."""
+    f = dataclasses.replace(ALL, env=(TASK1,), algos=("qc", "rebrac", "rlpd"))
+    suite, _ = plan(f, Sizes(hidden=(16,), horizon=4, n=3, steps=2))
+    rows = {row["arm"]: row for row in tables.unequal(suite)}
+    assert rows["qc"]["acts, when evaluated"] == rows["rlpd"]["acts, when evaluated"] == "as it learns"
+    assert rows["rebrac"]["acts, when evaluated"] == "without the noise that it explores with"
+    cloning = {arm: row["updates that clone its actor"] for arm, row in rows.items()}
+    assert cloning == {"qc": "100, its own", "rebrac": "100, its own", "rlpd": "none"}
+    held = {row["what"]: row["how"] for row in tables.equal(suite, Sizes(), {})}
+    assert "rlpd learn from the first environment step on" in held["protocol"]
+    assert {r.config.optim for r in suite} == {arms.LR}, "one learning rate"
+    settings = {r.label: r.settings for r in suite}
+    assert settings["rlpd"].offline_steps == 0 and settings["rlpd"].online_steps == settings["qc"].online_steps
+
+
 def test_everything_is_held_equal():
     """One prior of each kind for both tasks of a scene; the same data, sizes, seeds, episodes, steps and evaluations."""
     suite, left_out = plan(ALL, Sizes(hidden=(16,), horizon=4, n=3, steps=2))

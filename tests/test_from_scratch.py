@@ -95,6 +95,14 @@ def test_actions_are_uniform_until_training_starts(env, events):
     assert (actions(known) != mine[:, :, : actions(known).shape[2]]).mean() > 0.9, "without it the policy plays"
 
 
+def test_random_actions_are_the_environments_in_units_too(env, data, events):
+    """Units are of what the method chooses; random actions are played as they were drawn."""
+    s = dataclasses.replace(S, normalise_action="standard", online_steps=40)
+    narrow = data._replace(action=0.3 * data.action)
+    found = actions(run(env, narrow, s=s)[-1])
+    np.testing.assert_array_equal(found, actions(events[-1])[:, :, : found.shape[2]])
+
+
 @pytest.mark.parametrize("step", [40, 80])
 def test_resume_is_bitwise_equal(env, events, step):
     """From the end of the random part, and from later."""

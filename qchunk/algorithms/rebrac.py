@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from qchunk.actors import actor
-from qchunk.compose import acting, learner, reading
+from qchunk.compose import learner, reading
 from qchunk.config import (
     ActorConfig,
     ChunkConfig,
@@ -34,6 +34,7 @@ class ReBRAC:
 
     chunk: ChunkConfig = ChunkConfig()
     actor: ActorConfig = RegressionConfig()
+    """Any kind. Its target network stands in the place of a moving average, so that ``ema`` has no effect."""
     critic: CriticConfig = CriticConfig()
     optim: OptimConfig = OptimConfig()
     alpha: NonNegativeFloat = 0.1
@@ -48,7 +49,7 @@ def rebrac(c: ReBRAC) -> Algorithm:
     """ReBRAC: the target values the chunk of a target actor, under noise; evaluation is without noise."""
     q = with_target(chunk_q(c.critic), every=c.every)
     pi = with_target(actor(c.actor), rate=c.critic.tau, every=c.every, acts=False, lagged=True)
-    act, following = sample(acting(pi)), sample(reading(pi, target_view))
+    act, following = sample(pi), sample(reading(pi, target_view))
     climb = proposing(pi, [ascend(pi, q.score, relative=True)._replace(every=c.every)])
     clone = weighed(bc(pi, summed=True), c.alpha)._replace(every=c.every)
     terms: list[Term | Together] = [climb, clone, td(q, smoothed(following, c.noise, 0.5))]

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from qchunk import registry
 from qchunk.actors import actor
 from qchunk.comparison import arms
 from qchunk.comparison.arms import Sizes
@@ -175,7 +176,8 @@ def _acts(r: Run) -> str:
     """How the acting policy draws, where that is not how the method samples while it learns."""
     kinds = {a.kind: count_steps(actor(a)) for a in _actors(r.config)}
     if not _plays(r):
-        return "as it learns"
+        algorithm = registry.builder(r.algorithm)[0](r.config)
+        return "as it learns" if algorithm.explore is algorithm.act else "without the noise that it explores with"
     if set(kinds.values()) == {1}:
         return "at its mean; it explores with noise"
     noisy = all(actor(a).noisy for a in _actors(r.config))
@@ -193,7 +195,9 @@ def _cloning(r: Run, prior: Run | None) -> str:
     """Of an arm that has no prior as many as it makes."""
     if prior:
         return f"{prior.amount.updates:,}, its prior's"
-    return "none" if _plays(r) or not _actors(r.config) else f"{r.amount.updates:,}, its own"
+    if _plays(r) or not _actors(r.config) or getattr(r.config, "bc_alpha", None) == 0:
+        return "none"
+    return f"{getattr(r.config, 'clone_until', 0) or r.amount.updates:,}, its own"
 
 
 def _actors(c: Any) -> list[Any]:

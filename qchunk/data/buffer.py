@@ -235,8 +235,9 @@ def draw(
 ) -> Chunk:
     """``batch`` windows of offline and online experience; ``extras["source"]`` [*B] is 1 for online ones.
 
-    Without a data set all are online. With "uniform", each start of both is as likely (2507.07969, section 5); with "share:0.5" that share of each batch is
-    online, the rest offline, each uniform (2302.02948). Of other extras, those that both have in the same shapes are kept.
+    Without a data set all are online. With "uniform", each start of both is as likely (2507.07969, section 5); with "share:0.5" that
+    share of each batch is online, the rest offline, each uniform (2302.02948). Of other extras, those that both have in the same
+    shapes are kept.
 
     Args:
         count: U, for chunks [B, U] (``chunks.consecutive``).
