@@ -11,6 +11,10 @@ from qchunk.drivers.online import OnlineSettings
 SMALL = (128, 128, 128)
 # Chosen by single-seed runs of qc on cube-single-task2 (against 3e-4 and 0.005), then held for every method and task.
 OPTIM, TAU = OptimConfig(lr=1e-3), 0.01
+SMOKE = (
+    "a smoke run: networks of 16, N = 2, 3 flow steps, batches of 64, 40 updates on at most 10,000 transitions, 2 seeds, 4 episodes; "
+    "its figures say nothing beside the published ones, which are of 1M updates"
+)
 
 
 def small_qc(horizon: int = 5, backup: tuple[int, ...] = (), steps: int = 10) -> QC:

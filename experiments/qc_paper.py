@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from _suite import OPTIM, SMALL, TAU
+from _suite import OPTIM, SMALL, SMOKE, TAU
 
 from qchunk import registry
 from qchunk.comparison.arms import Sizes, resized
@@ -66,7 +66,23 @@ ROWS = {  # by our labels
 }
 REWARD = {"scene": "@sparse", "puzzle-3x3": "@sparse"}  # the paper trains these two on -1 until success
 SMALL_TASKS = ("cube-single-task1", "cube-single-task4", "cube-double-task1")
-SMALL_UPDATES, SMALL_STEPS, SMALL_ENVS = 3_000, 256_000, 256  # updates offline, and as many online; environment steps
+
+
+class Budget(NamedTuple):
+    """What every method has on a scene of tabletop."""
+
+    data: int  # transitions
+    offline: int  # updates on them
+    online: int  # updates during the environment steps
+    steps: int  # environment steps, of ENVS environments at once
+
+
+# cube-double shows nothing but zeros for a budget that tells methods apart on cube-single
+BUDGETS = {
+    "cube-single": Budget(200_000, 3_000, 3_000, 256_000),
+    "cube-double": Budget(1_000_000, 5_000, 6_000, 1_024_000),
+}
+ENVS, START = 256, 6_400  # environments; environment steps before the first online update
 
 
 def environment(scene: str, task: int) -> str:
@@ -94,21 +110,20 @@ def trained(row: Row, seeds: int, offline: int, online: dict[str, Any], evals: i
     return settings(seeds=seeds, offline_steps=offline, eval_every=-(-offline // evals), **online)
 
 
-def small_run(label: str, task: str, seeds: int, config: Any = None) -> Run:
-    """A method on a tabletop task: 3,000 updates on the data set, as many during 256,000 environment steps."""
-    row = ROWS[label]
-    start = 6_400
-    ratio = SMALL_UPDATES / (SMALL_STEPS - start)
+def small_run(label: str, task: str, seeds: int) -> Run:
+    """A method on a tabletop task, with the budget of its scene."""
+    row, scene = ROWS[label], task.rpartition("-")[0]
+    budget = BUDGETS[scene]
     online: dict[str, Any] = {
-        "online_steps": SMALL_STEPS,
-        "envs": SMALL_ENVS,
-        "start_training": start,
-        "update_ratio": ratio,
+        "online_steps": budget.steps,
+        "envs": ENVS,
+        "start_training": START,
+        "update_ratio": budget.online / (budget.steps - START),
+        "mix": "share:0.5",
+        "online_eval_every": budget.steps // 5,
     }
-    online |= {"mix": "share:0.5", "online_eval_every": SMALL_STEPS // 5}
-    data = Data(f"tabletop/{task.rpartition('-')[0]}", 200_000)
-    settings = trained(row, seeds, SMALL_UPDATES, online)
-    return Run(row.algorithm, f"tabletop/{task}", data, config or small(row), settings, label)
+    settings = trained(row, seeds, budget.offline, online)
+    return Run(row.algorithm, f"tabletop/{task}", Data(f"tabletop/{scene}", budget.data), small(row), settings, label)
 
 
 def paper_runs() -> list[Run]:
@@ -134,18 +149,20 @@ def suite(scale: str) -> list[Run]:
 def differences(scale: str) -> Sequence[str]:
     """Of our runs from the paper's."""
     smoke = [
-        "a smoke run: networks of 16, N = 2, 3 flow steps, batches of 64, 40 updates on at most 10,000 transitions, 2 seeds, 4 episodes; "
-        "its figures say nothing beside the published ones, which are of 1M updates (and 1M environment steps)",
+        f"{SMOKE} (and 1M environment steps)",
         "learning rate 1e-3 and target rate 0.01 in place of 3e-4 and 0.005",
     ]
     small = [
         "tabletop's tasks (ours) in place of OGBench's, whose figures stand beside none of these rows",
         "3 x 128 and 5 flow steps, learning rate 1e-3, target rate 0.01 in place of 4 x 512, 10 steps, 3e-4, 0.005",
         "N = 8 of QC and the IFQLs in place of 32; BFN and BFN-n have the paper's 4",
-        f"{SMALL_UPDATES:,} updates offline and as many during {SMALL_STEPS:,} environment steps of {SMALL_ENVS} environments at once, in place of 1M "
-        "each and one environment; a method without an offline part makes the online updates alone",
+        *(
+            f"{scene}: {b.data:,} transitions, {b.offline:,} updates offline and {b.online:,} during {b.steps:,} environment steps, in place of 1M each"
+            for scene, b in BUDGETS.items()
+        ),
+        f"{ENVS} environments at once in place of one; a method without an offline part makes the online updates alone",
         "half of each online batch is new experience, for every method; the paper draws uniformly, RLPD half and half",
-        "alpha of the FQLs and IQL, and what else three runs each chose on tabletop/cube-double-task2, in place of the paper's",
+        "alpha of the FQLs and IQL, and what else three runs each chose on tabletop/cube-single-task2, in place of the paper's",
     ]
     return [
         *{"smoke": smoke, "small": small, "paper": []}[scale],

@@ -205,6 +205,7 @@ SUITES = {  # files of experiments/
         "ogbench_cube_single.py", "QC, h = 1, n-step, BC, FQL and IFQL on OGBench's cube-single"
     ),
     "qc-paper": Entry("qc_paper.py", "the table of Q-chunking (2507.07969): 13 methods; at small scale on tabletop"),
+    "dqc": Entry("dqc.py", "the table of decoupled Q-chunking (2512.10926) on goals; at small scale on tabletop"),
     "qc-paper-tuning": Entry("qc_paper_tuning.py", "the tuning runs behind qc-paper at small scale"),
     "online-cubes": Entry("online_cubes.py", "QC and BC, offline then online, on tabletop/cube-double tasks 1 and 2"),
     "online-brax": Entry("online_brax.py", "QC and BC, offline then online, on reacher, pusher and halfcheetah"),

@@ -33,6 +33,7 @@ class Data(NamedTuple):
     steps: int
     policies: tuple[str, ...] = ()  # scripted behaviours, or ENV/LABEL of earlier runs of the suite
     episode_length: int = 1000
+    seed: int = 0  # what is tuned learns from another data set than what is reported
 
 
 class Run(NamedTuple):
@@ -160,7 +161,7 @@ def claim(root: Path, kind: str, asked: dict[str, Any], dry: bool = False) -> No
 
 def file_of(data: Data, root: Path) -> Path:
     """Where a data set of a suite lies."""
-    name = f"{data.env}-{'+'.join(data.policies) or 'default'}-{data.steps}"
+    name = f"{data.env}-{'+'.join(data.policies) or 'default'}-{data.steps}{f'-seed{data.seed}' if data.seed else ''}"
     return root / "data" / f"{name.replace('/', '-').replace(' ', '-')}.npz"
 
 
@@ -169,7 +170,7 @@ def collected(data: Data, root: Path, quiet: bool = False) -> Path:
     out = file_of(data, root)
     if not out.exists():
         policies = tuple(str(root / "runs" / p) if (root / "runs" / p).is_dir() else p for p in data.policies)
-        flags = CollectFlags(out, policies, data.steps, episode_length=data.episode_length, quiet=quiet)
+        flags = CollectFlags(out, policies, data.steps, seed=data.seed, episode_length=data.episode_length, quiet=quiet)
         collect_to(data.env, flags)
     return out
 
