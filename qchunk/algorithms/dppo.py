@@ -13,11 +13,7 @@ from qchunk.config import (
     ChunkConfig,
     DiffusionConfig,
     GaussianConfig,
-    NonNegativeInt,
     OptimConfig,
-    PositiveFloat,
-    PositiveInt,
-    Range,
     RolloutConfig,
     Stands,
     ValueConfig,
@@ -25,6 +21,7 @@ from qchunk.config import (
 )
 from qchunk.critics.state_v import state_v
 from qchunk.losses.ppo_path import advantages, kl_above, ppo_path, value_mse
+from qchunk.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range
 from qchunk.sampling import count_steps, sample, sample_path
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm

@@ -54,10 +54,7 @@ def dqc(c: DQC) -> Algorithm:
     pi, v = shortened(seeing(actor(c.actor), "state"), c.act_horizon), state_v(c.critic, "value")
     q, whole = shortened(chunk_q(c.critic), c.act_horizon), chunk_q(c.critic, "chunk_critic", target=False)
     act = best_of_n(sample(acting(pi))._replace(length=c.act_horizon), chance(q).score, c.n)
-    parts, terms = [pi, q, v], [bc(pi), reach(v, agreed(q), "value", c.backup)]
-    if c.decoupled:
-        parts.append(whole)
-        terms += [reach(whole, arrived(v), "chunk"), reach(q, distilled(whole), "distil", c.distil)]
-    else:
-        terms.append(reach(q, arrived(v), "td"))
-    return learner(parts, act, terms, c.optim, draw=functools.partial(draw_toward_goals, goals=c.goals))
+    apart = [reach(whole, arrived(v), "chunk"), reach(q, distilled(whole), "distil", c.distil)]
+    terms = [bc(pi), reach(v, agreed(q), "value", c.backup), *(apart if c.decoupled else [reach(q, arrived(v), "td")])]
+    draw = functools.partial(draw_toward_goals, goals=c.goals)
+    return learner([pi, q, v, *([whole] if c.decoupled else [])], act, terms, c.optim, draw=draw)

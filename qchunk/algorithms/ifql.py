@@ -9,23 +9,14 @@ from typing import Annotated
 
 from qchunk.actors import actor
 from qchunk.compose import acting, learner
-from qchunk.config import (
-    ActorConfig,
-    ChunkConfig,
-    CriticConfig,
-    FlowConfig,
-    NonNegativeInt,
-    OptimConfig,
-    PositiveInt,
-    Range,
-    config,
-)
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import minimum, opinion
 from qchunk.critics.state_v import state_v
 from qchunk.improve import best_of_n
 from qchunk.losses.cloning import bc
 from qchunk.losses.implicit_q import implicit_q
+from qchunk.ranges import NonNegativeInt, PositiveInt, Range
 from qchunk.sampling import sample
 from qchunk.types import Algorithm
 

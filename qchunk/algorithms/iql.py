@@ -6,20 +6,12 @@ from typing import Annotated
 
 from qchunk.actors import actor
 from qchunk.compose import acting, learner
-from qchunk.config import (
-    ActorConfig,
-    ChunkConfig,
-    CriticConfig,
-    NonNegativeFloat,
-    OptimConfig,
-    Range,
-    RegressionConfig,
-    config,
-)
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, RegressionConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
 from qchunk.losses.cloning import advantage_weight, bc
 from qchunk.losses.implicit_q import implicit_q
+from qchunk.ranges import NonNegativeFloat, Range
 from qchunk.sampling import sample
 from qchunk.types import Algorithm
 

@@ -8,20 +8,12 @@ from __future__ import annotations
 
 from qchunk.actors import actor
 from qchunk.compose import acting, learner
-from qchunk.config import (
-    ActorConfig,
-    ChunkConfig,
-    CriticConfig,
-    FlowConfig,
-    NonNegativeInt,
-    OptimConfig,
-    PositiveInt,
-    config,
-)
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
 from qchunk.losses.cloning import bc
 from qchunk.losses.td import td
+from qchunk.ranges import NonNegativeInt, PositiveInt
 from qchunk.sampling import sample
 from qchunk.types import Algorithm
 

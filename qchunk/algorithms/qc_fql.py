@@ -9,22 +9,14 @@ from __future__ import annotations
 from qchunk.actors import actor
 from qchunk.actors.one_step import one_step_actor
 from qchunk.compose import acting, learner
-from qchunk.config import (
-    ActorConfig,
-    ChunkConfig,
-    CriticConfig,
-    FlowConfig,
-    NonNegativeFloat,
-    OneStepConfig,
-    OptimConfig,
-    config,
-)
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OneStepConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import mean, opinion
 from qchunk.losses.cloning import bc
 from qchunk.losses.proposals import ascend, distil, proposing
 from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
+from qchunk.ranges import NonNegativeFloat
 from qchunk.sampling import sample
 from qchunk.types import Algorithm
 

@@ -6,20 +6,11 @@ from typing import Annotated
 
 from qchunk.actors import actor
 from qchunk.compose import frozen, learner
-from qchunk.config import (
-    ActorConfig,
-    ChunkConfig,
-    CriticConfig,
-    FlowConfig,
-    NonNegativeInt,
-    OptimConfig,
-    PositiveInt,
-    Stands,
-    config,
-)
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
 from qchunk.losses.td import td
+from qchunk.ranges import NonNegativeInt, PositiveInt
 from qchunk.sampling import sample
 from qchunk.types import Algorithm
 

@@ -6,23 +6,14 @@ from typing import Annotated
 
 from qchunk.actors import actor
 from qchunk.compose import learner, reading
-from qchunk.config import (
-    ActorConfig,
-    ChunkConfig,
-    CriticConfig,
-    NonNegativeFloat,
-    OptimConfig,
-    PositiveInt,
-    Range,
-    RegressionConfig,
-    config,
-)
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, RegressionConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import smoothed
 from qchunk.losses.cloning import bc
 from qchunk.losses.proposals import ascend, proposing
 from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
+from qchunk.ranges import NonNegativeFloat, PositiveInt, Range
 from qchunk.sampling import sample
 from qchunk.target_networks import target_view, with_target
 from qchunk.types import Algorithm, Term, Together

@@ -8,20 +8,13 @@ from __future__ import annotations
 
 from qchunk.actors import actor
 from qchunk.compose import acting, learner
-from qchunk.config import (
-    ActorConfig,
-    ChunkConfig,
-    CriticConfig,
-    NonNegativeFloat,
-    OptimConfig,
-    TanhGaussianConfig,
-    config,
-)
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, TanhGaussianConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.losses.cloning import bc
 from qchunk.losses.proposals import ascend, entropy, proposing, temperature
 from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
+from qchunk.ranges import NonNegativeFloat
 from qchunk.sampling import sample
 from qchunk.types import Algorithm
 

@@ -6,24 +6,13 @@ from typing import Annotated, Literal
 
 from qchunk.actors import actor
 from qchunk.compose import frozen, learner
-from qchunk.config import (
-    ActorConfig,
-    ChunkConfig,
-    CriticConfig,
-    FlowConfig,
-    NonNegativeFloat,
-    NonNegativeInt,
-    OptimConfig,
-    PositiveInt,
-    Range,
-    Stands,
-    config,
-)
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
 from qchunk.improve import best_of_n
 from qchunk.losses.implicit_q import implicit_q
 from qchunk.losses.td import td
+from qchunk.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 from qchunk.sampling import sample
 from qchunk.types import Algorithm
 

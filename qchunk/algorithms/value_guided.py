@@ -7,17 +7,7 @@ from typing import Annotated, Literal
 from qchunk.actors import actor
 from qchunk.actors.paths import stochastic
 from qchunk.compose import frozen, learner
-from qchunk.config import (
-    ActorConfig,
-    ChunkConfig,
-    CriticConfig,
-    FlowConfig,
-    NonNegativeFloat,
-    OptimConfig,
-    Range,
-    Stands,
-    config,
-)
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.noisy_value import noisy_value
 from qchunk.critics.state_v import state_v
@@ -25,6 +15,7 @@ from qchunk.improve import diffuser, guide
 from qchunk.losses.implicit_q import implicit_q
 from qchunk.losses.noise_value import noise_value
 from qchunk.losses.td import td
+from qchunk.ranges import NonNegativeFloat, Range
 from qchunk.sampling import count_steps, sample
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm
