@@ -18,7 +18,6 @@ from _suite import OPTIM, SMALL, SMOKE
 from qchunk.algorithms.dqc import DQC
 from qchunk.comparison.arms import Sizes, resized
 from qchunk.comparison.suite import Data, Published, Run, Suite
-from qchunk.config import ChunkConfig
 from qchunk.drivers.online import OnlineSettings
 from qchunk.losses.reaching import UnevenConfig
 

@@ -162,7 +162,7 @@ def differences(scale: str) -> Sequence[str]:
         ),
         f"{ENVS} environments at once in place of one; a method without an offline part makes the online updates alone",
         "half of each online batch is new experience, for every method; the paper draws uniformly, RLPD half and half",
-        "alpha of the FQLs and IQL, and what else three runs each chose on tabletop/cube-single-task2, in place of the paper's",
+        "alpha of the FQLs and IQL, and what else five runs each chose on tabletop/cube-single-task2, in place of the paper's",
     ]
     return [
         *{"smoke": smoke, "small": small, "paper": []}[scale],

@@ -1,5 +1,5 @@
-"""The tuning runs behind ``qchunk compare``: three of each method on tabletop/cube-single-task2, one seed, protocol B with half of
-the default updates.
+"""The tuning runs behind ``qchunk compare``: three of each method on tabletop/cube-single-task2, protocol B with half of the default
+updates, with a data set, a seed and start states that no comparison has by default.
 
 ``qchunk reproduce tuning``; the better setting goes into ``qchunk.comparison.arms.TUNED`` by hand, and holds for every other
 task. Ties go to the setting that was there before.
@@ -11,10 +11,10 @@ import dataclasses
 
 from qchunk.commands.compare import CompareFlags, plan
 from qchunk.comparison.arms import Sizes
-from qchunk.comparison.suite import Run, Suite
+from qchunk.comparison.suite import Data, Run, Suite
 from qchunk.config import OptimConfig
 
-ENV = "tabletop/cube-single-task2"
+ENV, SEED = "tabletop/cube-single-task2", 100
 RATES = [{"optim": OptimConfig(lr)} for lr in (3e-4, 1e-3, 3e-3)]
 CLIPS = [{"clip": x, "clip_base": x} for x in (0.003, 0.01, 0.03)]
 GRID = {
@@ -43,7 +43,8 @@ def name(change: dict) -> str:
 
 def suite(scale: str) -> list[Run]:
     """The priors, and every arm three times."""
-    runs, _ = plan(CompareFlags((ENV,), seeds=1, offline_steps=2_000, online_updates=2_000, evaluations=2), Sizes())
+    f = CompareFlags((ENV,), seed=SEED, seeds=1, offline_steps=2_000, online_updates=2_000, evaluations=2)
+    runs = [r._replace(data=r.data._replace(seed=SEED)) if isinstance(r.data, Data) else r for r in plan(f, Sizes())[0]]
     return [r for r in runs if r.label not in GRID] + [
         r._replace(config=dataclasses.replace(r.config, **change), label=f"{r.label}, {name(change)}")
         for r in runs
