@@ -138,7 +138,7 @@ def command(argv: list[str]) -> None:
 
 
 def failure(err: BaseException) -> list[str]:
-    """What is told of an exception that code of the user's raised or led to: a line, then its frames. Empty: it is ours."""
+    """The message for an exception that code of the user's raised or led to: a line, then its frames. Empty: it is ours."""
     if line := tracebacks.blamed(err):
         return [f"{line}. Fix it there.", *tracebacks.listed(err)]
     if files := loading.loaded():

@@ -86,7 +86,8 @@ def reading(part: Any, look: Callable[[Vars], Vars]) -> Any:
     def redirect(fn: Callable) -> Callable:
         return lambda vars, *a, **k: fn(look(vars), *a, **k)
 
-    reads = [f for f in ("shape", "denoise", "step", "loss", "density", "values", "score") if getattr(part, f, None)]
+    names = ("shape", "denoise", "infill", "step", "loss", "density", "values", "score")
+    reads = [f for f in names if getattr(part, f, None)]
     return part._replace(**{f: redirect(getattr(part, f)) for f in reads})
 
 
@@ -152,7 +153,9 @@ def shown(
         return module._replace(init=lambda key, spec: module.init(key, sizes(spec)))
 
     reads = {
-        f: of_obs(getattr(part, f)) for f in ("denoise", "step", "density", "values", "score") if getattr(part, f, None)
+        f: of_obs(getattr(part, f))
+        for f in ("denoise", "infill", "step", "density", "values", "score")
+        if getattr(part, f, None)
     }
     reads |= {f: of_chunk(getattr(part, f)) for f in ("draw", "loss") if hasattr(part, f)}
     return part._replace(modules=tuple(built(m) for m in part.modules), **reads)

@@ -176,6 +176,8 @@ class FlowConfig(ActorConfig):
     """LayerNorm after each activation."""
     steps: PositiveInt = 10
     """K, Euler steps from noise to data."""
+    committed: NonNegativeInt = 0
+    """D: it learns to go on from 0 to D first actions that are given (training-time real-time chunking, 2512.05964), for --execute committed."""
     ema: bool = False
     """Act with a moving average of the weights."""
     kind: str = dataclasses.field(default="flow", kw_only=True)
@@ -200,7 +202,7 @@ class DiffusionConfig(ActorConfig):
     schedule: Literal["cosine", "vp"] = "cosine"
     """Noise levels."""
     predict: Literal["noise", "clean"] = "noise"
-    """What the network tells."""
+    """What the network predicts: the noise, or the clean chunk."""
     clip: bool = True
     """Bound every clean estimate to [-1, 1]."""
     ddim: NonNegativeInt = 0

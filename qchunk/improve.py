@@ -11,6 +11,7 @@ import numpy as np
 
 from qchunk.actors.paths import step_of
 from qchunk.sampling import count_steps
+from qchunk.system.errors import UserError
 from qchunk.types import Array, Kernel, Old, Plan, Policy, ValueFn, Vars
 
 WINDOW = 3  # actions by which plans are compared
@@ -77,7 +78,12 @@ def best_plan(policy: Policy, rated: Callable, n: int, slice_rows: int = 0, temp
     Args:
         rated: (vars, obs [*B, O], Plan [*B, ...], Old [*B, ...] or None) -> [*B].
         n, slice_rows, temperature: as in ``best_of_n``.
+
+    Raises:
+        UserError: no candidate.
     """
+    if not isinstance(n, int) or n < 1:
+        raise UserError(f"n is {n!r}", "draw 1 candidate or more")
     tempered = temperature is not None and n > 1  # one candidate is the policy itself, bit for bit
 
     def draw(vars: Vars, key, obs):
@@ -175,7 +181,7 @@ def guide(kernel: Kernel, value: ValueFn, weight: float) -> Kernel:
         slope = ascent(value, vars, obs, x, jnp.asarray(kernel.levels, jnp.float32)[k])
         return jnp.where(weight == 0, clean, clean + weight * jnp.asarray(gains)[k] * slope)
 
-    return kernel._replace(denoise=denoise, step=step_of(denoise, kernel.advance))
+    return kernel._replace(denoise=denoise, step=step_of(denoise, kernel.advance), infill=None, committed=0)
 
 
 def diffuser(kernel: Kernel, value: ValueFn, scale: float, repeats: int = 2, stop: int = 2) -> Kernel:

@@ -40,12 +40,20 @@ ALGORITHMS = {
         "qchunk.algorithms.dqc:dqc",
         "decoupled Q-chunking: values of long chunks choose short ones, for goals (2512.10926)",
     ),
+    "qc-prefix": Entry(
+        "qchunk.algorithms.qc_prefix:qc_prefix",
+        "Q-chunking by a critic of every prefix, which can say how far to play (2605.11009)",
+    ),
     "qc-frozen": Entry("qchunk.algorithms.qc_frozen:qc_frozen", "Q-chunking on the frozen prior of an earlier run"),
     "v-gps": Entry("qchunk.algorithms.v_gps:v_gps", "re-ranks samples of a frozen prior by an IQL critic (2410.13816)"),
     "dppo": Entry(
         "qchunk.algorithms.dppo:dppo", "PPO through the denoising steps of a prior, or from scratch (2409.00588)"
     ),
     "ppo": Entry("qchunk.algorithms.dppo:ppo", "PPO with a Gaussian over chunks, from a prior or from scratch"),
+    "learned-k": Entry(
+        "qchunk.algorithms.learned_k:learned_k",
+        "PPO over how much of a frozen prior's chunks to play, at a price for each look (2606.11408)",
+    ),
     "value-guided": Entry(
         "qchunk.algorithms.value_guided:value_guided", "steers a frozen prior by a value of noisy chunks (2205.09991)"
     ),
@@ -91,7 +99,7 @@ DRIVERS = {  # who trains; the attribute ``driver`` of a method's configuration 
 }
 
 SCHEMES = {  # how much of a chunk is played; numbers follow a colon
-    "open-loop": Entry("qchunk.play.execute:open_loop", "whole chunks"),
+    "open-loop": Entry("qchunk.play.boundaries:open_loop", "whole chunks"),
     "receding": Entry("qchunk.play.execute:receding", "the first actions of each chunk, as in receding:3"),
     "ensemble": Entry(
         "qchunk.play.schemes:ensemble",
@@ -104,14 +112,30 @@ SCHEMES = {  # how much of a chunk is played; numbers follow a colon
         "qchunk.play.schemes:rtc",
         "the next chunk denoises while the old one plays, pulled to it: rtc:DELAY,STEPS (2506.07339)",
     ),
+    "committed": Entry(
+        "qchunk.play.schemes:committed",
+        "rtc by an actor that has learned to go on from what is played meanwhile: committed:DELAY,STEPS (2512.05964)",
+    ),
     "hard-mask": Entry("qchunk.play.schemes:hard_mask", "rtc that holds only what is played meanwhile: hard-mask:1,4"),
     "supported": Entry(
-        "qchunk.play.schemes:supported", "a plan goes on while one of N samples agrees: supported:16,0.5,STEPS"
+        "qchunk.play.boundaries:supported", "a plan goes on while one of N samples agrees: supported:16,0.5,STEPS"
     ),
     "dispersion": Entry(
-        "qchunk.play.schemes:dispersion",
+        "qchunk.play.boundaries:dispersion",
         "a plan ends where samples differ by more than TAU: dispersion:TAU (2604.04161)",
     ),
+    "longest-safe": Entry(
+        "qchunk.play.boundaries:longest_safe",
+        "the longest prefix about as good as the best one, by a critic of prefixes: longest-safe:0.1",
+    ),
+    "argmax-k": Entry("qchunk.play.boundaries:argmax_k", "the best prefix of all candidates (2605.11009)"),
+    "sampled-k": Entry(
+        "qchunk.play.boundaries:sampled_k", "a prefix drawn by its value: sampled-k:TEMPERATURE,UNIFORM (2605.10044)"
+    ),
+    "advantage-k": Entry(
+        "qchunk.play.boundaries:advantage_k", "the best prefix by its discounted advantage (2605.05544)"
+    ),
+    "random-k": Entry("qchunk.play.boundaries:random_k", "plans end after 1 to H steps, by chance"),
     "async": Entry(
         "qchunk.play.schemes:naive", "the next chunk is made while the old one plays, unaware of it: async:1,4"
     ),
@@ -206,6 +230,10 @@ SUITES = {  # files of experiments/
     ),
     "qc-paper": Entry("qc_paper.py", "the table of Q-chunking (2507.07969): 13 methods; at small scale on tabletop"),
     "dqc": Entry("dqc.py", "the table of decoupled Q-chunking (2512.10926) on goals; at small scale on tabletop"),
+    "why-chunks": Entry(
+        "why_chunks.py", "four claims about chunks, each a figure: copying, compounding, reaction, length"
+    ),
+    "execution": Entry("execution.py", "one training, many ways to play it: when to look again, and with delays"),
     "qc-paper-tuning": Entry("qc_paper_tuning.py", "the tuning runs behind qc-paper at small scale"),
     "online-cubes": Entry("online_cubes.py", "QC and BC, offline then online, on tabletop/cube-double tasks 1 and 2"),
     "online-brax": Entry("online_brax.py", "QC and BC, offline then online, on reacher, pusher and halfcheetah"),

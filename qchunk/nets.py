@@ -127,6 +127,37 @@ class ResidualMLP(nn.Module):
         return _head(self, x)
 
 
+class PrefixTransformer(nn.Module):
+    """(observation [*B, O], chunk [*B, H * A]) -> [*B, J], one number for the first n_j actions each, in one pass.
+
+    A token for the observation and one for each action, learned positions, causal blocks of attention and a perceptron of
+    four times the width, LayerNorm before both; the token of action n_j says the number of its prefix (2605.11009, section 4).
+    """
+
+    hidden: tuple[int, ...]
+    heads: int
+    horizon: int
+    points: tuple[int, ...]
+    out: tuple[int, ...] = ()
+
+    @nn.compact
+    def __call__(self, obs: Array, chunk: Array) -> Array:
+        width, actions = self.hidden[0], chunk.reshape(*chunk.shape[:-1], self.horizon, -1)
+        parts = Dense(width, name="state")(obs)[..., None, :], Dense(width, name="action")(actions)
+        lead = jnp.broadcast_shapes(*(part.shape[:-2] for part in parts))
+        x = jnp.concatenate([jnp.broadcast_to(part, (*lead, *part.shape[-2:])) for part in parts], axis=-2)
+        x = x + self.param("position", nn.initializers.normal(0.02), (self.horizon + 1, width))
+        causal = nn.make_causal_mask(jnp.ones(self.horizon + 1))
+        for i in range(len(self.hidden)):
+            y = nn.LayerNorm(epsilon=1e-6, name=f"norm_{i}_attention")(x)
+            attend = nn.MultiHeadDotProductAttention(self.heads, use_bias=False, name=f"attention_{i}")
+            x = x + attend(y, mask=causal)
+            y = nn.LayerNorm(epsilon=1e-6, name=f"norm_{i}_mlp")(x)
+            y = gelu(Dense(4 * width, name=f"dense_{i}_in")(y))
+            x = x + Dense(width, name=f"dense_{i}_out")(y)
+        return _head(self, nn.LayerNorm(epsilon=1e-6, name="norm")(x[..., jnp.asarray(self.points), :]))
+
+
 class Denoiser(nn.Module):
     """(chunk [.., H * A], level [.., 1], observation [.., O]) -> [.., *out].
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from qchunk.data.chunks import Dataset
 from qchunk.system.errors import UserError
-from qchunk.types import Algorithm, Array, Chunk, Learner, Old, Plan, Policy, PyTree, Vars
+from qchunk.types import CLEAN, Algorithm, Array, Chunk, Learner, Old, Plan, Policy, PyTree, Vars
 
 KINDS = ("none", "min-max", "standard")
 STATS = "units"  # the entry of Learner.stats
@@ -175,7 +175,15 @@ def _normalised(policy: Policy) -> Policy:
     def emit(vars: Vars, plan: Plan, i, obs):
         return invert(vars.stats[STATS]["action"], policy.emit(vars, plan, i, inside(vars, obs)))
 
-    return policy._replace(draw=draw, plan=plan, emit=emit)
+    choice = policy.choice
+    if choice is not None:
+        valued = choice.values
+
+        def values(vars: Vars, obs, action=None, level=CLEAN) -> Array:
+            return valued(vars, inside(vars, obs), action, level)
+
+        choice = choice._replace(policy=_normalised(choice.policy), values=values)
+    return policy._replace(draw=draw, plan=plan, emit=emit, choice=choice)
 
 
 @functools.cache

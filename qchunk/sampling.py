@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk.actors.paths import pulled
+from qchunk.actors.paths import going_on, pulled
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Kernel, Key, Old, Plan, Policy, PolicyDrawFn, PyTree, Vars
 
@@ -66,16 +67,21 @@ def sample(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> Policy
     def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
         start, steps = noise if kernel.noisy else (noise, None)
         first = 0 if base is None else count_steps(kernel) - tuned
-        towards = (
-            (lambda kernel: kernel)
-            if not levels or old is None or old.pull is None
-            else functools.partial(pulled, target=old.plan.action, weight=old.pull.weight, limit=old.pull.limit)
-        )
+        towards = holding(old) if levels and old is not None and old.pull is not None else lambda kernel: kernel
         if base is not None:
             start = decode(towards(base), vars, obs, start, steps, 0, first)
         return Plan(jnp.clip(decode(towards(kernel), vars, obs, start, steps, first), -1.0, 1.0))
 
-    return Policy(drawing(kernel), plan, emit_step, pulled=levels)
+    committed = min(k.committed for k in (kernel, base or kernel))
+    return Policy(drawing(kernel), plan, emit_step, pulled=levels, committed=committed)
+
+
+def holding(old: Old) -> Callable[[Kernel], Kernel]:
+    """How a Kernel holds on to an old plan as its pull says: by guidance, or going on from its first actions."""
+    weight, limit = old.pull.weight, old.pull.limit  # type: ignore[union-attr]
+    if limit is None:
+        return functools.partial(going_on, target=old.plan.action, given=weight)
+    return functools.partial(pulled, target=old.plan.action, weight=weight, limit=limit)
 
 
 def sample_path(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> Policy:
@@ -123,7 +129,8 @@ def uniform(policy: Policy) -> Policy:
         like = form(vars, jax.random.key(0), obs)
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)._replace(action=noise)
 
-    return policy._replace(draw=draw, plan=plan, emit=emit_step, pulled=False)
+    random = policy._replace(draw=draw, plan=plan, emit=emit_step, pulled=False, committed=0, ends=False)
+    return random if policy.choice is None else random._replace(choice=policy.choice._replace(policy=random))
 
 
 def log_prob(kernel: Kernel, vars: Vars, obs, path: Array, mask: Array) -> Array:

@@ -25,9 +25,12 @@ Array = jax.Array
 Key = jax.Array  # a typed key: jax.random.key(0)
 PyTree = Any
 Metrics = dict[str, Array]
+LENGTH = "length"  # of ``extras``: how many actions of a plan are to be played, int32 in 1 .. H
 EDGE = 1.0 - 1e-5  # actions of data are clipped to +-EDGE, as the papers do, so that tanh can reach them
 CLEAN = (1.0, 0.0)  # the noise level (alpha, sigma) of clean chunks
-PLAN_STEP = "plan_step"  # of ``extras``: which step of its plan an action is, int32; 0 at a decision. None: each is one
+PLAN_STEP = (
+    "plan_step"  # of ``extras``: which step of its plan an action is, int32; 0 where a plan begins. None: each does
+)
 
 
 class Spec(NamedTuple):
@@ -131,6 +134,8 @@ class Kernel(NamedTuple):
     draw: DrawFn
     loss: LossFn
     density: DensityFn | None = None  # None: no density of its chunks is known
+    infill: InfillFn | None = None  # None: it has not learned to go on from the beginning of a chunk
+    committed: int = 0  # the most actions that ``infill`` has learned to be given
 
 
 class Plan(NamedTuple):
@@ -144,7 +149,8 @@ class Pull(NamedTuple):
     """How firmly a plan that is being made holds on to the old one (real-time chunking, 2506.07339)."""
 
     weight: Array  # [*B, H] in [0, 1] for each action; a plan whose weights are all 0 is made as without a pull
-    limit: Array  # [*B] beta > 0, the most that a step adds to a flow's velocity, in units of the pull itself
+    limit: Array | None  # [*B] beta > 0, the most that a step adds to a flow's velocity, in units of the pull itself
+    # None: actions of weight 1 are given, and the actor goes on from them as it has learned to (``Policy.committed``)
 
 
 class Old(NamedTuple):
@@ -155,6 +161,17 @@ class Old(NamedTuple):
         Array  # [*B, H] 1 where the plan still has an action; 0 behind its end, and everywhere where an episode begins
     )
     pull: Pull | None = None  # what a scheme asks of policies that can be pulled
+
+
+class Choice(NamedTuple):
+    """Among what a policy chooses, and what it thinks of every prefix: what schemes read that set their own boundaries."""
+
+    policy: Any  # Policy, whose plans are the candidates
+    n: int  # N
+    values: Any  # ValueFn -> [members, *B, J], of the first ``points[j]`` actions
+    aggregate: Callable[[Array], Array]  # [members, *B] -> [*B]
+    points: tuple[int, ...]  # J lengths, ascending
+    gamma: Any  # discount per environment step
 
 
 class Policy(NamedTuple):
@@ -169,6 +186,9 @@ class Policy(NamedTuple):
     emit: EmitFn
     length: int | None = None  # actions in its chunks where that is not the configuration's horizon
     pulled: bool = False  # whether its plans obey ``Old.pull``; a wrapper that hands ``old`` on keeps it
+    committed: int = 0  # the most actions of an old plan that it can be given, to go on from
+    ends: bool = False  # whether its plans say how far they are to be played: ``extras[LENGTH]``
+    choice: Choice | None = None  # None: it has no opinion of prefixes
 
 
 class Critic(NamedTuple):
@@ -233,6 +253,9 @@ DenoiseFn = Callable[[Vars, PyTree, Array, Any], Array]
 
 StepFn = Callable[[Vars, PyTree, Array, Any], tuple[Array, Any]]
 """(vars, obs [*B, O], x [*B, H, A], k) -> (mean [*B, H, A], std); std is 0 for an ODE."""
+
+InfillFn = Callable[[Vars, PyTree, Array, Any, Array], Array]
+"""(vars, obs [*B, O], x [*B, H, A], k, given [*B, H]) -> ``denoise``'s estimate, where the actions ``given`` (1) of x are clean."""
 
 DensityFn = Callable[[Vars, PyTree, Array], Array]
 """(vars, obs [*B, O], noise [*B, H, A]) -> log-density of each number of the chunk that the noise becomes [*B, H, A]."""

@@ -25,6 +25,7 @@ BENCHMARKS = {
     "environments",
     "host",
     "latency",
+    "looking",
     "memory",
     "on_policy",
     "online",
@@ -323,9 +324,11 @@ def test_the_benchmarks_still_run(methods, part):
 
 
 def run_parts(made, part):
-    """What four benchmarks measure, called once."""
+    """What five benchmarks measure, called once."""
     tiny, data = made.Size((16,), 2), made.data_set(1002)
     updates, environments, on_policy, compiling = (part(n) for n in ("update", "environments", "on_policy", "compile"))
+    executing = part("looking")
+    executing.compared("probe/fog-gust", 8, 16, (16,))
     for name in ("qc", "dqc"):  # one that sees flat observations, and one that sees goals
         updates.measure(f"{name} tiny", *made.configured(name, tiny, steps=2), data, 1, 1.3)
     environments.chunked("tabletop/cube-single-task1", 4, 1)
@@ -336,7 +339,7 @@ def run_parts(made, part):
         small, tuned_steps=1, rollout=dataclasses.replace(small.rollout, envs=4, decisions=2, minibatches=2)
     )
     on_policy.measure("tiny", envs.make("tabletop/cube-single-task1"), small)
-    assert [len(m.told) for m in (updates, environments, on_policy)] == [4, 1, 1]
+    assert [len(m.told) for m in (updates, environments, on_policy, executing)] == [4, 1, 1, 1]
     for name in ("qc", "dqc", "ppo"):
         compiling.dispatch(name, data)()  # lowered, not compiled
 

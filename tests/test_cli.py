@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 
 from qchunk import cli
+from qchunk.commands import evaluate
+from qchunk.reporting import executions
 from qchunk.runs import checkpoint
 
 ENV = "probe/two-step"
@@ -69,6 +71,28 @@ def test_report(trained, tmp_path, capsys):
     assert code == 0 and [row["method"] for row in json.loads(out)] == ["qc"]
     page = (tmp_path / "r" / "report.html").read_text()
     assert "<svg" in page and not re.search(r"""(src|href|url\()=?["']?http""", page)
+
+
+def test_a_run_is_played_by_several_schemes(trained, tmp_path, capsys, monkeypatch):
+    """What `qchunk compare --execute` leaves in a run: figures by scheme, kept while the checkpoint is; shown by any report."""
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    ways = ["open-loop", "receding:1", "argmax-k"]
+    evaluate.by_schemes(folder, ways, 6)
+    kept = executions.read(folder)
+    open_loop, one = (kept[n]["figures"] for n in ways[:2])
+    np.testing.assert_allclose(one["looks"], one["length"])
+    assert all(a <= b / 2 + 1 for a, b in zip(open_loop["looks"], open_loop["length"], strict=True))
+    assert kept["argmax-k"]["why"].startswith("--execute argmax-k asks a critic of prefixes")
+    monkeypatch.setattr(evaluate, "measure", None)  # nothing is played again
+    evaluate.by_schemes(folder, ways[:2], 6)
+    assert executions.read(folder) == {n: kept[n] for n in ways[:2]}
+    (folder / executions.EXECUTIONS).write_text(json.dumps(kept))
+    assert run(capsys, "report", folder, "--out", tmp_path / "r")[0] == 0
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "One run, several executions" in page and "not played: --execute argmax-k asks" in page
+    (folder / executions.EXECUTIONS).write_text('{"open-loop": 3}')
+    assert run(capsys, "report", folder, "--out", tmp_path / "r")[0] == 0
+    assert "damaged" in (tmp_path / "r" / "report.html").read_text()
 
 
 def test_collect_with_a_run(trained, tmp_path, capsys):

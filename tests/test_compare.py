@@ -254,6 +254,7 @@ def test_what_an_own_configuration_says_stays(tmp_path):
         ({"algos": ("qd",)}, "unknown algorithm .qd"),
         ({"algos": ("bc@gausian",)}, "gaussian"),
         ({"env": ("tabletop/cube-single-task9",)}, "unknown task 9"),
+        ({"execute": ("open-loop", "receding:9")}, "give receding:1 to receding:5"),
     ],
 )
 def test_mistakes(change, told):
@@ -380,6 +381,20 @@ def damaged(out, capsys, argv):
     told = command(capsys, *argv, "bad").err
     record.write_bytes(kept)
     return told
+
+
+def test_a_comparison_grows_by_arms_and_environments(tmp_path):
+    """What is there stays; fewer of them, or anything else, is another comparison."""
+    first, root = {"algos": ["bc"], "env": ["a"], "seeds": 2}, tmp_path / "c"
+    claim(root, "comparison", first, grows=("algos", "env"))
+    (root / "runs").mkdir()
+    more = {"algos": ["bc", "qc"], "env": ["a", "b"], "seeds": 2}
+    claim(root, "comparison", more, grows=("algos", "env"))
+    assert json.loads((root / "comparison.json").read_text()) == more
+    for change, flag in [({"algos": ["qc"]}, "algos"), ({"env": ["c"]}, "env"), ({"seeds": 3}, "seeds")]:
+        with pytest.raises(UserError, match=f"holds a comparison with another --{flag}"):
+            claim(root, "comparison", {**more, **change}, grows=("algos", "env"))
+    assert json.loads((root / "comparison.json").read_text()) == more
 
 
 def test_nothing_trained_is_nothing_claimed(tmp_path, capsys):

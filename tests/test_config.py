@@ -168,14 +168,15 @@ OUTSIDE: dict[str, tuple] = {
     **dict.fromkeys(("minibatches", "n", "tuned_steps", "seeds", "episodes", "batch", "log_every"), (0, None)),
     **dict.fromkeys(("seed", "slice_rows", "checkpoint_every", "eval_every", "offline_steps"), (-1, None)),
     **dict.fromkeys(("online_steps", "start_training", "capacity", "online_eval_every"), (-1, None)),
-    **dict.fromkeys(("ddim", "warmup", "decay", "critic_updates", "clone_until", "delay"), (-1, None)),
+    **dict.fromkeys(("ddim", "warmup", "decay", "critic_updates", "clone_until", "delay", "committed"), (-1, None)),
     **dict.fromkeys(("gamma", "lam", "gamma_denoise", "explore_std"), (-1e-9, 1 + 1e-9)),
     **dict.fromkeys(("temperature", "weight", "final_lr", "update_ratio"), (-1e-9, None)),
     **dict.fromkeys(("lr", "clip", "clip_base"), (0.0, None)),
     **{"time_features": (3, None), "tau": (0.0, 1 + 1e-9), "expectile": (0.5 - 1e-9, 1.0)},
     **{"prob_std": (1e-3 - 1e-9, 1 + 1e-9), "clip_rate": (0.0, 80 + 1e-9), "target_kl": (None, None)},
     **{"hidden": ((0,), None), "backup": ((0,), None), "every": (0, None)},
-    **{"alpha": (-1e-9, None), "bc_alpha": (-1e-9, None), "noise": (-1e-9, 1 + 1e-9)},
+    **dict.fromkeys(("cost", "entropy"), (-1e-9, None)),
+    **{"heads": (0, None), "alpha": (-1e-9, None), "bc_alpha": (-1e-9, None), "noise": (-1e-9, 1 + 1e-9)},
 }
 
 

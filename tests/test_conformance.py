@@ -1,6 +1,6 @@
 """What every algorithm must do: the matrix runs over ``names.ALGORITHMS``.
 
-Tests that compile programs of their own are slow, but for one method of each driver.
+``make test`` trains one method of each driver only, so that it takes no longer with every method; it lets all of them act.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tiers import slow_but
 
-from qchunk import envs, names, registry, seeds
+from qchunk import envs, names, registry, sampling, seeds
 from qchunk.actors.flow import flow
 from qchunk.config import FlowConfig
 from qchunk.data import buffer, formats
@@ -27,7 +27,7 @@ from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs import base as envs_base
 from qchunk.play import collecting, on_device
-from qchunk.play.execute import receding
+from qchunk.play.execute import parse
 from qchunk.play.on_device import begin, rollout_chunks
 from qchunk.runs import checkpoint
 from qchunk.seeds import for_each
@@ -76,18 +76,13 @@ def spec(method):
 
 
 WHOLE = ("qc", "ppo")  # methods that no test leaves out
-COMPILES = set()  # names of tests that compile programs that no other test runs
-
-
-def compiles(test):
-    COMPILES.add(test.__name__)
-    return test
+TRAINS = {"trained", "one_update"}  # fixtures that compile a training program
 
 
 def pytest_generate_tests(metafunc):
     if "method" in metafunc.fixturenames:
         every = sorted(names.ALGORITHMS)
-        quick = WHOLE if metafunc.function.__name__ in COMPILES else every
+        quick = WHOLE if TRAINS & set(metafunc.fixturenames) else every
         metafunc.parametrize("method", slow_but(quick, every), indirect=True, scope="module")
 
 
@@ -110,7 +105,7 @@ def drive(method, env, data, seed=0, seeds=2, steps=6, learner=None, state=None)
     build, c, given = method
     given, more = for_each(seeds, given), {"seed": seed, "seeds": seeds, "episodes": 4}
     if plays(c):
-        n = per_iteration(c)
+        n = per_iteration(method)
         s = OnPolicySettings(online_steps=steps * n, log_every=3 * n, eval_every=3 * n, **more)
         return train(build, c, given=given, env=env, settings=s, learner=learner, state=state)
     offline = {"offline_steps": steps, "online_steps": 0, "batch": 16, "log_every": 3, "eval_every": 3}
@@ -118,15 +113,16 @@ def drive(method, env, data, seed=0, seeds=2, steps=6, learner=None, state=None)
     return train(build, c, given=given, env=env, data=data, settings=s, learner=learner)
 
 
-def per_iteration(c):
+def per_iteration(method):
     """Environment steps."""
-    return c.rollout.envs * c.rollout.decisions * c.chunk.horizon
+    build, c, _ = method
+    return c.rollout.envs * c.rollout.decisions * parse("open-loop", c.chunk.horizon).scheme(build(c).explore).steps
 
 
 def run(method, env, data, **more):
     """The events of ``drive``, their steps counted in its units."""
     c = method[1]
-    unit = per_iteration(c) if plays(c) else 1
+    unit = per_iteration(method) if plays(c) else 1
     return [e._replace(step=e.step / unit) for e in drive(method, env, data, **more)]
 
 
@@ -159,7 +155,7 @@ def experience(method, env, data, state, key):
         source = buffer.Source(data, goal_of=getattr(env, "goal_of", None))
         chunk = (build(c).draw or buffer.draw)(draw_key, source, c.chunk, 8)
         return build(c).prepare(state, given, prepare_key, chunk)
-    wrapped, scheme, vars = envs_base.wrap(env), receding(build(c).explore, 2, 2), view(state, given)
+    wrapped, scheme, vars = envs_base.wrap(env), parse("open-loop", 2).scheme(build(c).explore), view(state, given)
     loop = begin(wrapped, scheme, vars, jax.random.split(begin_key), 4)
     _, chunk, _ = rollout_chunks(wrapped, scheme, vars, draw_key, 4, loop, c.chunk)
     state, chunk = build(c).prepare(state, given, prepare_key, chunk)
@@ -169,11 +165,11 @@ def experience(method, env, data, state, key):
 def test_acts(method, spec):
     build, c, given = method
     algorithm = build(c)
-    vars = view(algorithm.init(jax.random.key(0), spec, given), given)
+    vars = view(jax.jit(lambda key: algorithm.init(key, spec, given))(jax.random.key(0)), given)
     for policy in (algorithm.act, algorithm.explore):
         for lead in ((), (3,)):
             obs = jax.tree.map(lambda n: jax.random.normal(jax.random.key(1), (*lead, n)), spec.obs)
-            plan = policy.plan(vars, policy.draw(vars, jax.random.key(2), obs), obs, None)
+            plan = jax.jit(lambda obs, p=policy: sampling.act(p, vars, jax.random.key(2), obs))(obs)
             length = policy.length or spec.horizon
             chex.assert_shape(plan.action, (*lead, length, spec.action))
             chex.assert_tree_all_finite(plan)
@@ -205,7 +201,6 @@ def test_updates_move_every_module(method, trained):
         assert max(jax.tree.leaves(moved)) > 0, f"the target network of {name} never moved"
 
 
-@compiles
 def test_a_seed_alone_and_among_others(method, env, data, trained):
     alone = run(method, env, data, seed=1, seeds=1)[-1].learner
     both = trained[0][-1].learner
@@ -240,7 +235,6 @@ def one_update(method, env, data, spec):
     return jax.jit(one)  # op by op it compiles longer
 
 
-@compiles
 def test_float_fields_are_vmapped(one_update):
     """Learning rate and gamma differ between the members of one program; each equals its own run."""
     lrs, gammas = jnp.asarray([1e-3, 1e-2]), jnp.asarray([0.9, 0.5])
@@ -259,7 +253,6 @@ def test_the_second_call_compiles_nothing(method, env, data, trained):
     assert programs(c) == size
 
 
-@compiles
 def test_one_update(one_update):
     """Without the driver: finite, one step further, and every module has moved."""
     before, after, metrics = one_update(1e-3, 0.9)
@@ -271,7 +264,6 @@ def test_one_update(one_update):
         assert any((x != y).any() for x, y in pairs), f"{name} did not move"
 
 
-@compiles
 def test_seeds_vmapped_as_on_an_accelerator(method, env, data, trained, monkeypatch):
     """A CPU loops over seeds; everywhere else they are vmapped. Both must give the same numbers."""
     build, c, given = method

@@ -91,3 +91,27 @@ def test_agents_over_learning_rates_and_seeds_in_one_program(env, data):
         alone = jax.jit(one)(rates[1], keys[2])
     assert all_of_them.shape == (2, 3)
     np.testing.assert_allclose(all_of_them[1, 2], alone, atol=1e-6)
+
+
+def test_mistakes_from_python_are_told_in_one_line(env, data):
+    """None and numbers in the place of a path or a name; chunks longer than the data; no candidates."""
+    long = dataclasses.replace(C, chunk=ChunkConfig(500))
+    sample = qchunk.sample(qchunk.actor(C.actor))
+    for call, line in [
+        (lambda: qchunk.load(None), "the run's folder is None. give its path"),
+        (lambda: qchunk.load("runs/qc", seed=1.5), "seed is 1.5. give a whole number"),
+        (lambda: qchunk.load("runs/qc", step="newest"), "step is 'newest'. give a whole number"),
+        (lambda: qchunk.make(3), "the environment is 3. give its name"),
+        (lambda: qchunk.make("probe/two-step", history=1.0), "history is 1.0"),
+        (lambda: qchunk.for_env(7, env, "probe/two-step"), "the data set is 7. give its path"),
+        (lambda: qchunk.best_of_n(sample, None, 0), "n is 0. draw 1 candidate or more"),
+        (lambda: qchunk.best_of_n(sample, None, 2.0), "n is 2.0"),
+        (
+            lambda: qchunk.agent(
+                qc, long, jax.random.key(0), env=env, data=data, settings=OnlineSettings(offline_steps=1)
+            ),
+            "--chunk.horizon 500 is longer than every episode",
+        ),
+    ]:
+        with pytest.raises(UserError, match=line):
+            call()

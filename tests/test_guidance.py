@@ -209,7 +209,9 @@ def bytes_of(tree):
     return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
 
 
-STAGES = [n for n in names.ALGORITHMS if hasattr(registry.builder(n)[1](), "given")]
+STAGES = [  # on a prior, from data
+    n for n in names.ALGORITHMS if hasattr(c := registry.builder(n)[1], "given") and registry.driver_of(c).takes_data
+]
 CASES = [(n, {}) for n in STAGES] + [("value-guided", {"guidance": g}) for g in ("mean", "clean", "diffuser")]
 CASES += [("value-guided", {"backup": "prior"}), ("value-guided", {"backup": "iql"}), ("v-gps", {"learning": "td"})]
 

@@ -31,7 +31,7 @@ from qchunk.play.schemes import soft_mask
 from qchunk.sampling import emit_step
 from qchunk.seeds import one
 from qchunk.system.errors import UserError
-from qchunk.types import Old, Plan, Policy, Pull, Spec, Vars
+from qchunk.types import Chunk, Old, Plan, Policy, Pull, Spec, Vars, view
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "temporal_ensemble.npz")
 H, A, NO_VARS = 6, 2, collecting.NO_VARS
@@ -245,6 +245,56 @@ def test_where_nothing_is_held_the_bits_are_the_samplers(made):
     assert not sampling.sample(actor(GaussianConfig((8,)))).pulled
 
 
+LEARNED = FlowConfig((32, 32), steps=4, committed=2)
+
+
+def test_an_actor_that_goes_on_from_given_actions():
+    """The actions that are given come back as they are, with none the bits are the sampler's; and what follows fits them."""
+    algorithm = bc(BC(ChunkConfig(H), LEARNED, OptimConfig(3e-3)))
+    side = jnp.where(jnp.arange(64) % 2, 0.6, -0.6)[:, None, None]
+    chunk = Chunk(jnp.zeros((64, 3)), jnp.broadcast_to(side, (64, H, A)), jnp.ones((64, H)), *[None] * 6)
+    learner = algorithm.init(jax.random.key(0), SPEC, {})
+    step = jax.jit(lambda learner, key: algorithm.update(learner, {}, key, chunk)[0])
+    for i in range(400):
+        learner = step(learner, jax.random.key(i))
+    vars, policy, obs = view(learner, {}), algorithm.act, chunk.obs
+    assert policy.committed == 2
+    noise = policy.draw(vars, jax.random.key(1), obs)
+    old = Old(Plan(chunk.action), jnp.ones((64, H)))
+    plan = jax.jit(lambda old: policy.plan(vars, noise, obs, old).action)
+    free = plan(old)
+    for d in range(3):
+        weight = jnp.broadcast_to((jnp.arange(H) < d).astype(jnp.float32), (64, H))
+        made = plan(old._replace(pull=Pull(weight, None)))
+        np.testing.assert_array_equal(made[:, :d], chunk.action[:, :d])
+        if d == 0:
+            np.testing.assert_array_equal(made, free)
+            assert 0.2 < (jnp.sign(made[:, -1, 0]) == jnp.sign(side[:, 0, 0])).mean() < 0.8
+        else:
+            assert (jnp.sign(made[:, d:]) == jnp.sign(side)).mean() > 0.97
+    commits, knows = (
+        along(parse(f"{s}:2,3", H).scheme(policy), jnp.zeros((12, 50, 3)), vars=vars) for s in ("committed", "async")
+    )
+    same = [(np.sign(x[5:]) == np.sign(x[4])).mean() for x in (commits, knows)]
+    assert same[0] > 0.8 and same[1] < 0.7, f"it commits to a side: {same}"
+
+
+def test_the_loss_of_given_actions_by_hand():
+    kernel, rng = actor(LEARNED), np.random.default_rng(0)
+    vars = Vars({"actor": kernel.modules[0].init(jax.random.key(0), SPEC)}, {}, {}, {})
+    obs, action, z = rng.normal(size=(1, 3)), rng.uniform(-1, 1, (1, H, A)), rng.normal(size=(1, H, A))
+    given, mask, t = np.asarray([[1.0, 1, 0, 0, 0, 0]]), np.asarray([[1.0, 1, 1, 1, 0, 0]]), 0.25
+    chunk = Chunk(*(jnp.asarray(x, jnp.float32) for x in (obs, action, mask)), *[None] * 6)
+    at = np.where(given[..., None] > 0, action, (1 - t) * z + t * action)  # t is the level of step 1 of 4
+    noise = tuple(jnp.asarray(x, jnp.float32) for x in (z, [[t]], given))
+    clean = kernel.infill(vars, chunk.obs, jnp.asarray(at, jnp.float32), 1, noise[2])
+    error = ((np.asarray(clean) - at) / (1 - t) - (action - z)) * ((1 - given) * mask)[..., None]
+    loss = kernel.loss(vars, noise, chunk)
+    np.testing.assert_allclose(loss, (error**2).mean(axis=(1, 2)), rtol=1e-4)
+    drawn = kernel.draw(jax.random.key(0), jax.tree.map(lambda x: jnp.broadcast_to(x, (900, *x.shape[1:])), chunk))
+    np.testing.assert_allclose([(drawn[2].sum(axis=1) == d).mean() for d in range(3)], 1 / 3, atol=0.05)
+
+
 def played(name, delay=0, c=C, build=bc):
     """The first steps of a run's policy in probe/constant, as it is played under a name: ([T, E, A], program, x, learner)."""
     env = envs.make("probe/constant")
@@ -317,6 +367,7 @@ def test_a_run_with_a_delay_trains_and_is_evaluated():
         ("coherent:0", 0, "give a whole number from 1 on"),
         ("coherent:2.5", 0, "2.5 in --execute coherent:2.5 does not fit.*give a whole number"),
         ("coherent:4,1,1.5", 0, "in \\(0, 1\\]"),
+        ("committed:4,2", 0, "a delay of 4 is more than half"),
         ("open-loop", 1, "plays 6 of the 6 steps of a plan.*play 5 or fewer"),
         ("receding:2", 6, "plan longer chunks"),
     ],
@@ -324,6 +375,18 @@ def test_a_run_with_a_delay_trains_and_is_evaluated():
 def test_wrong_numbers_of_named_schemes(name, delay, line):
     with pytest.raises(UserError, match=line):
         parse(name, H, delay)
+
+
+def test_who_has_not_learned_to_go_on_says_so():
+    for c, line in [
+        (ACTORS["flow"], "learned none"),
+        (LEARNED, "it has learned 2. train a flow with --actor.committed 3"),
+    ]:
+        with pytest.raises(UserError, match=line):
+            parse("committed:3,3", H).scheme(sampling.sample(actor(c)))
+    with pytest.raises(UserError, match="--actor.committed 6 leaves nothing of chunks of 6 actions"):
+        actor(FlowConfig((8,), committed=6)).modules[0].init(jax.random.key(0), SPEC)
+    assert improve.guide(actor(LEARNED), lambda *a: 0.0, 1.0).committed == 0
 
 
 def test_who_cannot_be_pulled_says_so():

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from qchunk import nets
 from qchunk.actors import paths
 from qchunk.config import FlowConfig
+from qchunk.system.errors import UserError
 from qchunk.target_networks import ema
 from qchunk.types import Array, Chunk, Kernel, Key, Module, Spec, Vars
 
@@ -16,30 +17,49 @@ def flow(c: FlowConfig, name: str = "actor") -> Kernel:
     """The flow-matching actor, an ODE Kernel: x_{k+1} = x_k + v(s, x_k, k/K) / K.
 
     Loss: z ~ N(0, I), t ~ U[0, 1), x_t = (1 - t) z + t a; regress v(s, x_t, t) on a - z, per step of the chunk.
-    The time enters raw, as one number; observation, chunk and time are joined in this order.
+    The time enters raw, as one number; observation, chunk and time are joined in this order. With ``c.committed`` D > 0 the first d
+    actions are those of the data in each loss, d ~ U{0 .. D}, which the network is told and learns nothing about (2512.05964).
     """
 
     def net(horizon: int, action: int) -> nets.MLP:
         return nets.MLP(c.hidden, (horizon, action), c.layer_norm)
 
     def init(key: Key, spec: Spec):
-        return nets.init(net(spec.horizon, spec.action), key, spec.obs, spec.horizon * spec.action, 1)
+        if c.committed >= spec.horizon:
+            problem = f"--actor.committed {c.committed} leaves nothing of chunks of {spec.horizon} actions to learn"
+            raise UserError(problem, f"give {spec.horizon - 1} or less")
+        told = [spec.horizon] if c.committed else []
+        return nets.init(net(spec.horizon, spec.action), key, spec.obs, spec.horizon * spec.action, 1, *told)
 
-    def apply(params, obs, x: Array, t: Array) -> Array:
-        return nets.apply(net(*nets.output_shape(params)), params, nets.flatten_obs(obs), nets.flatten_chunk(x), t)
+    def apply(params, obs, x: Array, t: Array, *given: Array) -> Array:
+        parts = nets.flatten_obs(obs), nets.flatten_chunk(x), t, *given
+        return nets.apply(net(*nets.output_shape(params)), params, *parts)
 
     levels = paths.linear(c.steps)
 
-    def denoise(vars: Vars, obs, x: Array, k) -> Array:
+    def infill(vars: Vars, obs, x: Array, k, given: Array) -> Array:
         t, rest = paths.numbers(levels, k)
-        return x + rest * apply(vars.params[name], obs, x, t[..., 0])
+        return x + rest * apply(vars.params[name], obs, x, t[..., 0], *([given] if c.committed else []))
 
-    def loss(vars: Vars, noise: tuple[Array, Array], chunk: Chunk) -> Array:
-        z, t = noise  # [*B, H, A], [*B, 1]
-        along = t[..., None]
+    def denoise(vars: Vars, obs, x: Array, k) -> Array:
+        return infill(vars, obs, x, k, jnp.zeros(x.shape[-2]))
+
+    def draw(key: Key, chunk: Chunk) -> tuple[Array, ...]:
+        if not c.committed:
+            return paths.drawing(jax.random.uniform)(key, chunk)
+        key, count_key = jax.random.split(key)
+        count = jax.random.randint(count_key, chunk.mask.shape[:-1], 0, c.committed + 1)
+        given = (jnp.arange(chunk.mask.shape[-1]) < count[..., None]).astype(jnp.float32)
+        return *paths.drawing(jax.random.uniform)(key, chunk), given
+
+    def loss(vars: Vars, noise: tuple[Array, ...], chunk: Chunk) -> Array:
+        z, t, *given = noise  # [*B, H, A], [*B, 1] and where there is any [*B, H]
+        along, mask = t[..., None], chunk.mask
         x = (1 - along) * z + along * chunk.action
-        error = apply(vars.params[name], chunk.obs, x, t) - (chunk.action - z)
-        return jnp.mean(jnp.square(error) * chunk.mask[..., None], axis=(-2, -1))
+        if given:
+            x, mask = jnp.where(given[0][..., None] > 0, chunk.action, x), mask * (1 - given[0])
+        error = apply(vars.params[name], chunk.obs, x, t, *given) - (chunk.action - z)
+        return jnp.mean(jnp.square(error) * mask[..., None], axis=(-2, -1))
 
-    module = Module(name, init, apply, ema(c.ema))
-    return paths.denoiser_kernel(module, levels, 0.0, denoise, paths.drawing(jax.random.uniform), loss)
+    kernel = paths.denoiser_kernel(Module(name, init, apply, ema(c.ema)), levels, 0.0, denoise, draw, loss)
+    return kernel._replace(infill=infill, committed=c.committed) if c.committed else kernel

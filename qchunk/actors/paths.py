@@ -170,6 +170,26 @@ def pulled(kernel: Kernel, target: Array, weight: Array, limit: Array) -> Kernel
     return kernel._replace(denoise=denoise, step=step_of(denoise, kernel.advance))
 
 
+def going_on(kernel: Kernel, target: Array, given: Array) -> Kernel:
+    """The same Kernel for chunks whose first actions are ``given``: it makes the others as it has learned to (``Kernel.infill``).
+
+    Args:
+        target: [*B, H, A]; given: [*B, H] 1 where its action is kept, exactly.
+
+    Raises:
+        ValueError: the Kernel has not learned to.
+    """
+    if kernel.infill is None or kernel.advance is None:
+        raise ValueError(f"going_on needs an actor that goes on from given actions, got {kernel.modules}")
+    infill, kept = kernel.infill, given[..., None] > 0
+
+    def denoise(vars: Vars, obs, x: Array, k) -> Array:
+        clean = infill(vars, obs, jnp.where(kept, target, x), k, given)
+        return jnp.where(kept, target, clean)
+
+    return kernel._replace(denoise=denoise, step=step_of(denoise, kernel.advance))
+
+
 def with_min_std(kernel: Kernel, least: float) -> Kernel:
     """The same Kernel with a standard deviation of at least ``least`` in every step, the last one too (2409.00588, section 5)."""
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from qchunk import envs, names, registry
 from qchunk.commands import flags
+from qchunk.commands.evaluate import by_schemes
 from qchunk.commands.render import look
 from qchunk.comparison import arms, tables
 from qchunk.comparison.arms import Sizes
@@ -18,6 +19,7 @@ from qchunk.comparison.suite import Data, Run, check, claim, line_of, name_of, t
 from qchunk.drivers.common import Driver
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
+from qchunk.play.execute import parse
 from qchunk.reporting import page, records
 from qchunk.reporting.publish import publish
 from qchunk.reporting.records import Rows
@@ -39,7 +41,7 @@ class CompareFlags:
     env: tuple[str, ...]
     """Environments: qchunk list envs."""
     out: Path = Path("runs/compare")
-    """Folder for data, runs and report; the same command goes on with it."""
+    """Folder for data, runs and report; the same command goes on with it, and with more --algos or --env behind these trains what they add."""
     data: Path | None = None
     """Data set for every arm; by default --data-steps transitions of the environment's first scripted behaviour."""
     data_steps: int = 200_000
@@ -66,6 +68,8 @@ class CompareFlags:
     """Units of observations: none, min-max or standard."""
     look: bool = True
     """Measure what acting costs and draw an episode of every arm."""
+    execute: tuple[str, ...] = ()
+    """Schemes to play every arm by when it is trained; nothing is trained twice, and differences are to the first: open-loop receding:1 ..."""
     log_to: tuple[str, ...] = ()
     """Also log every run to: tensorboard, wandb (optional extras)."""
     quiet: bool = False
@@ -89,8 +93,10 @@ def compare(argv: list[str]) -> None:
     suite, left_out = plan(f, sizes)
     check(suite, f.out)
     sinks.check(f.log_to)
-    asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look", "json", "log_to")}
-    claim(f.out, "comparison", {**asked, **dataclasses.asdict(sizes)})
+    asked = {
+        n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look", "execute", "json", "log_to")
+    }
+    claim(f.out, "comparison", {**asked, **dataclasses.asdict(sizes)}, grows=("algos", "env"))
     trained = train_all("compare", suite, f.out, f.quiet or f.json, f.log_to)
     compared = [r for r in suite if not r.label.startswith(PRIOR)]
     folders = {trained.folders[r.name]: r for r in compared if r.name in trained.folders}
@@ -100,6 +106,13 @@ def compare(argv: list[str]) -> None:
             look(folder)
         except Exception as e:  # its figures stand all the same
             print(f"[compare] no look at {folder}: {line_of(e)}", file=sys.stderr, flush=True)
+    for folder in folders if f.execute else ():
+        print(
+            f"[compare] playing {folder.name} on {folder.parent.name} by {len(f.execute)} schemes",
+            file=sys.stderr,
+            flush=True,
+        )
+        by_schemes(folder, f.execute, f.episodes)
     learnt = [folder for folder, r in folders.items() if r.data and r.settings.offline_steps]  # type: ignore[attr-defined]
     more = offline_part(learnt, f) if learnt and f.online_steps else {}
     priors = [r for r in suite if r.label.startswith(PRIOR)]
@@ -129,6 +142,8 @@ def checked(f: CompareFlags, sizes: Sizes) -> None:
         raise UserError("--env names no environment", "give one or more: qchunk list envs")
     for env in f.env:
         names.check_env(env)
+    for scheme in f.execute:
+        parse(scheme, sizes.horizon)
     if len(set(f.algos)) < len(f.algos) or len(set(f.env)) < len(f.env):
         raise UserError("an arm or an environment is named twice", "name each once")
 

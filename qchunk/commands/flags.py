@@ -1,4 +1,4 @@
-"""Command-line flags from dataclasses (tyro), with mistakes told in one line."""
+"""Command-line flags from dataclasses (tyro); each mistake is one line."""
 
 from __future__ import annotations
 

@@ -14,12 +14,14 @@ from qchunk.commands import flags
 from qchunk.commands.shared import positional
 from qchunk.comparison.tables import uses_rewards
 from qchunk.config import NonNegativeInt
+from qchunk.drivers.common import evaluate
 from qchunk.envs.base import obs_spec
 from qchunk.reporting import cost, film, page, prices
 from qchunk.runs import run_folder
-from qchunk.runs.opened import first_seed, learner_of, rebuild, vars_of
+from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write, check_new
+from qchunk.types import Learner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +71,20 @@ def measure(folder: Path) -> None:
     """Writes RUN/cost.json."""
     kept = run_folder.read_config(folder)["config"]
     p = rebuild(kept, folder)
-    found = cost.of_policy(p.algorithm.act, vars_of(p, learner_of(folder, p, None)[0]), obs_spec(p.program.env))
-    found["multiplications"] /= p.program.scheme(p.inputs, "act").steps
+    learner = learner_of(folder, p, None)[0]
+    found = cost.of_policy(p.algorithm.act, vars_of(p, learner), obs_spec(p.program.env))
+    found["multiplications"] *= looks_per_step(p, learner)
     learns = "used" if uses_rewards(bool(kept["data"]), p.config) else "not used"
     atomic_write(folder / prices.COST, json.dumps({**found, "offline_rewards": learns}) + "\n")
+
+
+def looks_per_step(p: Opened, learner: Learner) -> float:
+    """How often a run calls its policy per environment step; where its plans set their own ends, in 10 episodes of each seed."""
+    scheme = p.program.scheme(p.inputs, "act")
+    if scheme.looks:
+        return 1 / scheme.steps
+    x = evaluate(p.program, p.inputs, dataclasses.replace(p.settings, episodes=10), learner, seed=1000, manner=True)
+    return float(x["looks"].mean() / x["length"].mean())
 
 
 def look(folder: Path) -> None:

@@ -49,6 +49,7 @@ def reproduce(argv: list[str]) -> None:
         target = f"{loading.beside('experiments') / target}"
     sys.path.insert(0, str(Path(target).parent))  # what suites share
     found, name = loading.function(f"{target}:SUITE"), Path(target).stem
+    from qchunk.commands.evaluate import by_schemes
     from qchunk.comparison import suite as suites
     from qchunk.reporting import publish, records
 
@@ -63,6 +64,9 @@ def reproduce(argv: list[str]) -> None:
     if f.dry:
         return
     trained, shown = suites.train_all(name, todo, root, f.quiet or f.json, f.log_to), suites.shown(todo)
+    for run in todo:
+        if (ways := found.execute(run)) and run.name in trained.folders:
+            by_schemes(trained.folders[run.name], ways, run.settings.episodes)
     folders, more = trained.of(shown), {}
     if found.published and folders:
         more["Beside the published figures"] = suites.beside(records.table(records.load(folders)), found.published)
@@ -77,7 +81,7 @@ def reproduce(argv: list[str]) -> None:
 
 
 def runs_of(found, f: ReproduceFlags, target: str) -> list:
-    """The runs that are asked for.
+    """The runs of a scale, or those of them that ``only`` names.
 
     Raises:
         UserError: a scale that the suite does not have, or nothing that ``only`` names.

@@ -83,10 +83,11 @@ class Published(NamedTuple):
 class Suite(NamedTuple):
     """What ``qchunk reproduce`` finds under the name SUITE in a file."""
 
-    runs: Callable[[str], list[Run]]  # scale -> runs; "smoke" is "small" shrunk, and not asked for
+    runs: Callable[[str], list[Run]]  # scale -> runs; "smoke" is "small" shrunk, and never passed
     scales: tuple[str, ...] = ("small",)  # of small and paper
     published: Published | None = None
     differences: Callable[[str], Sequence[str]] = lambda scale: ()  # scale -> each difference from what is reproduced
+    execute: Callable[[Run], Sequence[str]] = lambda run: ()  # run -> schemes that play it once it is trained
     after: Callable[[Path, list[Run]], None] | None = (
         None  # (root, runs): pictures and tables of its own, into root/report
     )
@@ -130,12 +131,13 @@ def chosen(suite: Sequence[Run], only: Sequence[str]) -> list[Run]:
     return [r for r in suite if r.name in wanted]
 
 
-def claim(root: Path, kind: str, asked: dict[str, Any], dry: bool = False) -> None:
+def claim(root: Path, kind: str, asked: dict[str, Any], dry: bool = False, grows: Sequence[str] = ()) -> None:
     """Makes the folder of a comparison or a suite, or finds it made by the same flags, or by others that trained nothing yet.
 
     Args:
         kind: what it is; ROOT/KIND.json keeps ``asked``.
         dry: only look.
+        grows: flags whose lists may have become longer at their end: what they add is trained, the rest stays.
 
     Raises:
         UserError: the folder holds another one, or something else.
@@ -146,12 +148,15 @@ def claim(root: Path, kind: str, asked: dict[str, Any], dry: bool = False) -> No
         raise UserError(f"{root} exists and holds no {kind}", "pass --out with a new folder")
     if path.is_file():
         found = schema.read(path, dict[str, Any], "pass --out with a new folder")
-        odd = sorted(n for n in kept if found.get(n) != kept[n])
+        longer = {
+            n for n in grows if isinstance(old := found.get(n), list) and old != kept[n] == [*old, *kept[n][len(old) :]]
+        }
+        odd = sorted(n for n in kept if found.get(n) != kept[n] and n not in longer)
         if odd and (root / "runs").exists():
             flag = odd[0].replace("_", "-")
             fix = f"pass --out with a new folder, or --{flag} {found.get(odd[0])}"
             raise UserError(f"{root} holds a {kind} with another --{flag}", fix)
-        if not odd:
+        if not odd and not longer:
             return
     if dry:
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax.numpy as jnp
 
 from qchunk import nets, registry
@@ -39,14 +40,16 @@ def ensemble(
     sizes: Callable[[Spec], tuple[int, ...]],
     parts: Callable[..., tuple[Array, ...]],
     target: bool = True,
+    net: nn.Module | None = None,
 ) -> Critic:
     """``c.members`` critics with target networks (Polyak) that lag by one update, as in the papers' code; or without ``target``.
 
     Args:
         sizes: Spec -> the last axes of the networks' inputs.
         parts: (obs, action [*B, H, A], level [.., 2]) -> the inputs.
+        net: of each member; by default a perceptron.
     """
-    net = nets.MLP(c.hidden, (), c.layer_norm, nets.ACTIVATIONS[c.activation], c.norm_first)
+    net = net or nets.MLP(c.hidden, (), c.layer_norm, nets.ACTIVATIONS[c.activation], c.norm_first)
 
     def init(key: Key, spec: Spec):
         return nets.init_ensemble(net, c.members, key, *sizes(spec))

@@ -230,12 +230,13 @@ def of_decision(steps: Steps, c: ChunkConfig) -> Chunk:
 def kept(extras: dict, steps: int, envs: int) -> dict:
     """``Steps.extras`` of the ``steps`` [n, E] of a plan that has these ``extras`` [E, ...]: they stand at every step.
 
-    PLAN_STEP is beside them, unless every step is a decision.
+    PLAN_STEP is beside them, unless every step is a decision; a plan that has it says how far it had come at the first step.
     """
     found = jax.tree.map(lambda x: jnp.broadcast_to(x, (steps, *x.shape)), extras)
     if steps == 1:
         return found
-    return {**found, PLAN_STEP: jnp.broadcast_to(jnp.arange(steps, dtype=jnp.int32)[:, None], (steps, envs))}
+    before = found.get(PLAN_STEP, jnp.zeros((steps, envs), jnp.int32))
+    return {**found, PLAN_STEP: before + jnp.arange(steps, dtype=jnp.int32)[:, None]}
 
 
 def draw(key: Key, data: Dataset, c: ChunkConfig, batch: int, per_step: Sequence[str] = ()) -> Chunk:
@@ -299,7 +300,7 @@ def check_fits(data: Dataset, c: ChunkConfig) -> None:
     Raises:
         UserError: names both lengths.
     """
-    longest, needed = int(data.left.max()), length(c)
+    longest, needed = int(np.asarray(data.left).max()), length(c)  # not jnp: it may be within a trace
     if longest < needed:
         which = "--chunk.horizon" if c.horizon == needed else "--chunk.backup"
         raise UserError(

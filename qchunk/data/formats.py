@@ -250,6 +250,8 @@ def for_env(path: Path | str, env: Any, name: str) -> tuple[Dataset, dict[str, A
     Raises:
         UserError: data of another environment, or of other sizes.
     """
+    if not isinstance(path, str):
+        files.path_of(path, "the data set")
     if (count := getattr(env, "history", 1)) > 1:
         data, about = for_env(path, env.env, name)
         return with_history(data, count), about

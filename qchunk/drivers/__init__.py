@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from qchunk import registry
+from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
 from qchunk.drivers.common import Common, Driver, Event, assemble, learner_like
 from qchunk.play import on_device
@@ -129,6 +130,9 @@ def agent(
     """
     checked_driver(c, settings, data)
     program, x = assemble(build, c, env, settings, jax.tree.map(lambda a: a[None], given or {}), data)
+    if data is not None and not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(data)):
+        chunks.check_rows(data)
+        chunks.check_fits(data, c.chunk)
     if program.on_host:
         fix = "take one on the device, or train()"
         raise UserError(f"{env.name} runs in worker processes, which no compiled program can hold", fix)

@@ -60,7 +60,9 @@ def make(name: str, history: int = 1, objective: Mapping[str, float] | None = No
     Raises:
         UserError: unknown name; the nearest ones are offered. Or a history or an objective of a host environment.
     """
-    if history < 1:
+    if not isinstance(name, str):
+        raise UserError(f"the environment is {repr(name)[:60]}", "give its name: qchunk list envs")
+    if type(history) is not int or history < 1:
         raise UserError(f"history is {history}", "give 1 or more observations")
     if odd := [n for n, w in (objective or {}).items() if isinstance(w, str) or (isinstance(w, float) and w != w)]:
         raise UserError(f"the weight of {odd[0]} is {objective[odd[0]]!r}", "give a number")  # type: ignore[index]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -25,4 +27,34 @@ def gae(
         return advantage, advantage
 
     advantage = jax.lax.scan(back, jnp.zeros_like(delta[0]), (delta, lam * discount * (1 - last)), reverse=True)[1]
+    return advantage, advantage + value
+
+
+def gae_of_plans(
+    reward: Array, discount: Array, value: Array, next_value: Array, last: Array, begins: Array, lam: float
+) -> tuple[Array, Array]:
+    """The same over plans of any length, from environment steps [T, ...]: a decision and what was played of its plan are one step of a
+    semi-Markov process, whose discount is the product of its steps'.
+
+    The results are right where ``begins`` is 1; elsewhere they mean nothing. A plan that goes on beyond the last step is cut there.
+
+    Args:
+        reward, discount, next_value, last: of every environment step, as in ``gae``.
+        begins: 1 where a plan begins.
+    """
+
+    def back(after: Any, x: Any) -> tuple[Any, Array]:
+        sum_, product, end_value, end_advantage, next_begins, next_advantage = after
+        r, d, v, v_next, ended, begun = x
+        ends = jnp.maximum(next_begins, ended) > 0  # the plan is not played beyond this step
+        sum_, product = jnp.where(ends, 0.0, sum_), jnp.where(ends, 1.0, product)
+        end_value = jnp.where(ends, v_next, end_value)
+        end_advantage = jnp.where(ends, (1 - ended) * next_advantage, end_advantage)
+        sum_, product = r + d * sum_, d * product
+        advantage = sum_ + product * (end_value + lam * end_advantage) - v
+        return (sum_, product, end_value, end_advantage, begun, advantage), advantage
+
+    zero = jnp.zeros_like(reward[0])
+    xs = (reward, discount, value, next_value, last, begins)
+    advantage = jax.lax.scan(back, (zero, zero, zero, zero, zero + 1, zero), xs, reverse=True)[1]
     return advantage, advantage + value

@@ -77,19 +77,33 @@ def ppo_path(
     return Term(name, trained, no_noise, fn, start=start)
 
 
-def surrogate(new: Array, old: Array, advantage: Array, bound: Array) -> tuple[Array, Metrics]:
-    """mean max(-A rho, -A clip(rho, 1 +- bound)) with rho = exp(new - old) (1707.06347, eq. 7); shapes broadcast."""
+def surrogate(
+    new: Array, old: Array, advantage: Array, bound: Array | float, weight: Array | None = None
+) -> tuple[Array, Metrics]:
+    """mean max(-A rho, -A clip(rho, 1 +- bound)) with rho = exp(new - old) (1707.06347, eq. 7); shapes broadcast.
+
+    Args:
+        weight: of each row in the means; None counts all alike.
+    """
+    mean = jnp.mean if weight is None else lambda x: weighted_mean(weight, x)
     ratio = jnp.exp(new - old)
-    loss = jnp.mean(jnp.maximum(-advantage * ratio, -advantage * jnp.clip(ratio, 1 - bound, 1 + bound)))
+    loss = mean(jnp.maximum(-advantage * ratio, -advantage * jnp.clip(ratio, 1 - bound, 1 + bound)))
     return loss, {
-        "approx_kl": jnp.mean((ratio - 1) - (new - old)),
-        "clip_fraction": jnp.mean((jnp.abs(ratio - 1) > bound).astype(jnp.float32)),
+        "approx_kl": mean((ratio - 1) - (new - old)),
+        "clip_fraction": mean((jnp.abs(ratio - 1) > bound).astype(jnp.float32)),
     }
 
 
-def standardised(x: Array) -> Array:
-    """The numbers x shifted and scaled to mean 0 and standard deviation 1 (of a sample: one degree of freedom less)."""
-    return (x - jnp.mean(x)) / (jnp.std(x, ddof=1) + 1e-8)
+def standardised(x: Array, weight: Array | None = None) -> Array:
+    """The numbers x shifted and scaled to mean 0 and standard deviation 1 (of a sample: one degree of freedom less).
+
+    Args:
+        weight: 1 for each number that counts, 0 for others; None counts all.
+    """
+    if weight is None:
+        return (x - jnp.mean(x)) / (jnp.std(x, ddof=1) + 1e-8)
+    apart = x - weighted_mean(weight, x)
+    return apart / (jnp.sqrt(jnp.sum(weight * apart**2) / jnp.maximum(jnp.sum(weight) - 1, 1.0)) + 1e-8)
 
 
 def denoising_discounts(tuned: int, gamma: float) -> Array:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from qchunk import sampling
+from qchunk import improve, sampling
 from qchunk.losses.terms import module_names, weighted_mean
 from qchunk.system.errors import UserError
 from qchunk.target_networks import target_view
@@ -39,20 +39,52 @@ def regression(critic: Critic, value: Callable[[Vars, Key, PyTree], Array], name
     Needs one backup point: ``chunk.reward`` [B, 1].
     """
 
-    def draw(key, chunk: Chunk):
-        del chunk
-        return key
-
-    def fn(vars: Vars, key, chunk: Chunk) -> tuple[Array, Metrics]:
+    def first(vars: Vars, key, chunk: Chunk) -> tuple[Array, Array]:
         if (points := chunk.reward.shape[-1]) != 1:
             raise UserError(
                 f"--chunk.backup names {points} points, and {name} regresses on one", "give one backup point"
             )
         next_obs = jax.tree.map(lambda o: o[..., 0, :], chunk.next_obs)
-        next_value = value(jax.lax.stop_gradient(vars), key, next_obs)
-        target = chunk.reward[..., 0] + chunk.discount[..., 0] * next_value  # [*B]
-        q = critic.values(vars, chunk.obs, chunk.action)  # [members, *B]
-        weight = chunk.weight[..., 0]
+        target = chunk.reward[..., 0] + chunk.discount[..., 0] * value(vars, key, next_obs)
+        return target, chunk.weight[..., 0]
+
+    return _toward(critic, first, name)
+
+
+def td_of_prefixes(critic: Critic, policy: Policy, n: int, joint: bool = False, name: str = "td") -> Term:
+    """Temporal differences of every prefix in one pass: Q_k on y_k = R_k + gamma^k m_k V(s_{t+k}) at all J backup points.
+
+    V(s) = max_i agg Qtarget_H(s, a^i) over ``n`` chunks of the policy; a maximum of the target networks, as nothing is chosen by
+    others.
+
+    Args:
+        critic: its values are [members, *B, J]; the last prefix is the whole chunk.
+        policy: one sample of it is a candidate.
+        joint: the maximum is over the candidates' prefixes, too (2605.11009, with target networks, which that leaves out).
+    """
+
+    def value(vars: Vars, key, obs) -> Array:
+        noise = policy.draw(vars, key, improve.repeated(obs, n))
+        action = improve.samples(policy, vars, noise, obs, None).action  # [*B, N, H, A]
+        q = critic.aggregate(critic.values(target_view(vars), jax.tree.map(lambda o: o[..., None, :], obs), action))
+        return jnp.max(q, axis=(-2, -1)) if joint else jnp.max(q[..., -1], axis=-1)
+
+    def every(vars: Vars, key, chunk: Chunk) -> tuple[Array, Array]:
+        return chunk.reward + chunk.discount * value(vars, key, chunk.next_obs), chunk.weight
+
+    return _toward(critic, every, name)
+
+
+def _toward(critic: Critic, aim: Callable, name: str) -> Term:
+    """Regression of every member on ``aim(vars, key, chunk)``: (targets, their weights), [*B] or [*B, J] as the critic's values."""
+
+    def draw(key, chunk: Chunk):
+        del chunk
+        return key
+
+    def fn(vars: Vars, key, chunk: Chunk) -> tuple[Array, Metrics]:
+        target, weight = aim(jax.lax.stop_gradient(vars), key, chunk)
+        q = critic.values(vars, chunk.obs, chunk.action)
         loss = weighted_mean(weight, jnp.square(q - target))
         return loss, {"q": weighted_mean(weight, q), "target": weighted_mean(weight, target)}
 

@@ -5,10 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
+from qchunk.envs.base import where
 from qchunk.play.rollout import Player, Simulator, Steps, decision
-from qchunk.types import Array
+from qchunk.types import PLAN_STEP, Array
+
+
+class Manner(NamedTuple):
+    """How episodes were played, sums over their steps: leaves [n] or [S, n]."""
+
+    looks: Array  # decisions in which the policy was called
+    plans: Array  # plans that began to be played
+    jump: Array  # change of the action (mean over its numbers) from the step before, where a plan begins ...
+    jumps: Array  # ... and at how many steps that is
+    change: Array  # the same inside of plans
+    changes: Array
 
 
 class Episodes(NamedTuple):
@@ -18,6 +31,7 @@ class Episodes(NamedTuple):
     success: Array | None  # 1.0 if it was ever reached; None where the environment has no notion of it
     length: Array  # steps
     terms: dict = {}  # noqa: RUF012  (never written to)  sums of what an objective is made of
+    manner: Manner | None = None  # None: nobody asked
 
 
 class Tally(NamedTuple):
@@ -28,20 +42,57 @@ class Tally(NamedTuple):
     add: Callable  # (state, total, Episodes [E] of one decision) -> total
 
 
-def episodes(sim: Simulator, player: Player, tally: Tally, start: tuple[Any, Any], none_yet: Episodes) -> Episodes:
+def episodes(
+    sim: Simulator,
+    player: Player,
+    tally: Tally,
+    start: tuple[Any, Any],
+    none_yet: Episodes,
+    before: Array | None = None,
+) -> Episodes:
     """Plays episodes, each to its own end; stops when the last one has ended.
 
     Args:
         start: (state, carry).
         none_yet: the total to begin with.
+        before: the action [E, A] before the first one, NaN; given where ``none_yet`` has a manner.
     """
 
     def body(loop: Any) -> Any:
-        played, i, total = loop
+        played, i, total, before = loop
+        ended = sim.show(played[0]).done > 0
         played, _, steps = decision(sim, player, tally.label(i), played)
-        return played, i + 1, tally.add(played[0], total, of_steps(steps))
+        found = of_steps(steps)
+        if before is not None:
+            before = where(ended, jnp.full_like(before, jnp.nan), before)
+            found = found._replace(manner=manner_of(steps, before, player))
+            before = jnp.asarray(steps.action[-1])
+        return played, i + 1, tally.add(played[0], total, found), before
 
-    return sim.repeat(lambda loop: tally.going(loop[0][0]), body, (start, 0, none_yet))[2]
+    return sim.repeat(lambda loop: tally.going(loop[0][0]), body, (start, 0, none_yet, before))[2]
+
+
+def no_manner(zeros: Array) -> Manner:
+    """The manner of no steps, like ``zeros`` [n] or [S, n]; every leaf is its own array."""
+    return Manner(*[zeros + 0 for _ in Manner._fields])
+
+
+def manner_of(s: Steps, before: Array, player: Player) -> Manner:
+    """How the steps [n, E] of one decision were played: leaves [E].
+
+    Args:
+        before: [E, A] the action before them, NaN where there was none.
+    """
+    step = s.extras.get(PLAN_STEP, jnp.zeros_like(s.alive))
+    if len(s.alive) > 1:  # a plan takes over when it is ready, not when it is made
+        step = jnp.roll(step, player.delay % player.steps, axis=0)
+    change = jnp.mean(jnp.abs(s.action - jnp.concatenate([before[None], s.action[:-1]])), axis=-1)
+    begins, known = (step == 0) * s.alive, jnp.isfinite(change) * s.alive
+    of = lambda where: jnp.sum(where * jnp.nan_to_num(change), axis=0)  # noqa: E731
+    joint, inside = begins * known, (1 - begins) * known
+    plans = jnp.sum(begins, axis=0)
+    sums = of(joint), jnp.sum(joint, axis=0), of(inside), jnp.sum(inside, axis=0)
+    return Manner(s.alive[0] + 0.0 if player.looks else plans, plans, *sums)
 
 
 def of_steps(s: Steps) -> Episodes:
@@ -56,6 +107,9 @@ def summary(e: Episodes, goals: int = 0) -> dict[str, Array]:
 
     An episode whose return is not finite was played with actions or shown states that are no numbers: it is no success.
 
+    With a manner also, of an episode, ``looks`` and ``plans``, and the mean change of an action where plans begin, ``jump``, and
+    inside of them, ``change``.
+
     Args:
         goals: how many the episodes had in turn, for ``success_goal1`` and so on beside ``success``.
     """
@@ -65,4 +119,10 @@ def summary(e: Episodes, goals: int = 0) -> dict[str, Array]:
         each = {f"success_goal{i + 1}": reached[..., i::goals] for i in range(min(goals, reached.shape[-1]))}
         success = {name: x.mean(axis=-1) for name, x in {"success": reached, **each}.items()}
     terms = {n: x.mean(axis=-1) for n, x in e.terms.items()}
-    return {**success, "return": e.ret.mean(axis=-1), "length": e.length.mean(axis=-1), **terms}
+    manner = {}
+    if (m := e.manner) is not None:
+        total = lambda x: x.sum(axis=-1)  # noqa: E731
+        each = {"jump": (m.jump, m.jumps), "change": (m.change, m.changes)}
+        manner = {name: total(x) / jnp.maximum(total(count), 1) for name, (x, count) in each.items()}
+        manner |= {"looks": m.looks.mean(axis=-1), "plans": m.plans.mean(axis=-1)}
+    return {**success, "return": e.ret.mean(axis=-1), "length": e.length.mean(axis=-1), **terms, **manner}

@@ -23,6 +23,10 @@ def check(program: Program, count: int) -> None:
         memory.check("an evaluation", count * one, "give fewer --episodes")
 
 
-def evaluate(program: Program, count: int, learner: Learner, x: Inputs) -> dict[str, Any]:
-    """``count`` episodes of every seed's acting policy: means [S]. Equal keys give equal start states."""
-    return (on_host if program.on_host else on_device).evaluate(program, count, learner, x)
+def evaluate(program: Program, count: int, learner: Learner, x: Inputs, manner: bool = False) -> dict[str, Any]:
+    """``count`` episodes of every seed's acting policy: means [S]. Equal keys give equal start states.
+
+    Args:
+        manner: also how they were played: see ``episodes.summary``.
+    """
+    return (on_host if program.on_host else on_device).evaluate(program, count, learner, x, manner)

@@ -37,6 +37,7 @@ class Scheme(NamedTuple):
     length: int = 0  # steps of a plan that ``act`` knows, where these are more than ``steps``
     delay: int = 0  # steps from the observation of a decision to the first action of its plan that is played
     own: bool = True  # whether what is played is what the policy drew at this decision, so that its probabilities hold
+    looks: bool = True  # whether the policy is called at every decision, not only where a plan begins
 
 
 @functools.partial(
@@ -57,11 +58,15 @@ class Execution:
         """The scheme around a policy.
 
         Raises:
-            UserError: the scheme does not go with the policy, or with the delay.
+            UserError: the scheme does not go with the policy, or with the delay, or is none.
         """
         floats = iter(self.floats)
         numbers = (next(floats) if n is None else n for n in self.whole)
         found = self.make(policy, policy.length or self.horizon, *numbers)
+        if not isinstance(found, Scheme) or not isinstance(found.steps, int) or found.steps < 1:
+            what = f"a Scheme of {found.steps!r} steps" if isinstance(found, Scheme) else f"a {type(found).__name__}"
+            fix = "return qchunk.play.execute.Scheme(steps, init, decide, act), steps a whole number from 1 on"
+            raise UserError(f"--execute {self.name} returns {what}", fix)
         if self.delay and found.delay:
             raise UserError(f"--execute {self.name} has a delay of its own: {found.delay}", "give --delay 0")
         return delayed(found, self.delay, self.name)
@@ -141,11 +146,6 @@ def scripted(behaviour: Behaviour) -> Scheme:
         return carry, action
 
     return Scheme(1, init, decide, lambda vars, i, state, action: action)
-
-
-def open_loop(policy: Policy, horizon: int) -> Scheme:
-    """Plays whole chunks."""
-    return receding(policy, horizon, horizon)
 
 
 class Waiting(NamedTuple):

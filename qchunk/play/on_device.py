@@ -53,7 +53,7 @@ def player(scheme: Scheme, vars: Vars) -> Player:
     def act(i: Array, state: State, plan: Any, alive: Array) -> Array:
         return playing.bounded(scheme.act(vars, i, state, plan))
 
-    return Player(scheme.steps, decide, act)
+    return Player(scheme.steps, decide, act, looks=scheme.looks, delay=scheme.delay)
 
 
 def begin(env: AutoReset, scheme: Scheme, vars: Vars, keys: Array, envs: int, in_turn: bool = False) -> Loop:
@@ -87,8 +87,8 @@ def rollout_chunks(
     return playing.rollout_chunks(simulator(env), player(scheme, vars), keys, loop, c)
 
 
-def episodes(env: AutoReset, scheme: Scheme, vars: Vars, key: Array, count: int) -> Episodes:
-    """``count`` parallel episodes [count], each to its own end.
+def episodes(env: AutoReset, scheme: Scheme, vars: Vars, key: Array, count: int, manner: bool = False) -> Episodes:
+    """``count`` parallel episodes [count], each to its own end; ``manner``: also how they were played.
 
     Equal keys give equal start states whatever the policy (common random numbers). Where the environment has several goals,
     episode i has number i modulo their count.
@@ -97,6 +97,7 @@ def episodes(env: AutoReset, scheme: Scheme, vars: Vars, key: Array, count: int)
     start = begin(env, scheme, vars, first_keys, count, in_turn=True)
     first, zeros = show(start[0]), jnp.zeros(count)
     none_yet = Episodes(zeros, None if first.success is None else zeros, zeros, dict.fromkeys(first.terms, zeros))
+    none_yet = none_yet._replace(manner=counting.no_manner(zeros) if manner else None)
     tally = Tally(
         going=lambda state: jnp.any(state.done == 0),
         label=lambda i: jax.random.fold_in(key, i),
@@ -104,16 +105,17 @@ def episodes(env: AutoReset, scheme: Scheme, vars: Vars, key: Array, count: int)
             success=None if total.success is None else jnp.maximum(total.success, more.success)
         ),
     )
-    return counting.episodes(simulator(env, restarts=False), player(scheme, vars), tally, start, none_yet)
+    before = jnp.full((count, env.action_size), jnp.nan) if manner else None
+    return counting.episodes(simulator(env, restarts=False), player(scheme, vars), tally, start, none_yet, before)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def evaluate(program: Program, count: int, learner: Learner, x: Inputs) -> dict[str, Array]:
-    """``count`` episodes of every seed's acting policy: means [S]."""
+@functools.partial(jax.jit, static_argnums=(0, 1, 4))
+def evaluate(program: Program, count: int, learner: Learner, x: Inputs, manner: bool = False) -> dict[str, Array]:
+    """``count`` episodes of every seed's acting policy: means [S]; ``manner``: also how they were played."""
 
     def one_seed(learner: Learner, x: Inputs) -> dict[str, Array]:
         env = program.playable(x.given)
-        played = episodes(env, program.scheme(x, "act"), reads(learner, x), x.keys, count)
+        played = episodes(env, program.scheme(x, "act"), reads(learner, x), x.keys, count, manner)
         return summary(played, goal_count(program.env))
 
     return each_seed(one_seed, learner, x)

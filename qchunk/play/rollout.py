@@ -52,6 +52,8 @@ class Player(NamedTuple):
     decide: Callable  # (label, state, fresh, carry) -> (carry, plan); its noise follows from the label
     act: Callable  # (i, state, plan, alive [E]) -> action [E, A] in [-1, 1], or NaN (``bounded``)
     extras: Callable = extras_of  # plan -> its extras [E, ...]
+    looks: bool = True  # see Scheme
+    delay: int = 0  # likewise
 
 
 def bounded(action: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Schemes beyond the receding horizon: ensembles of plans, coherent choices, plans made while older ones play.
+"""Schemes whose plans are of one length: ensembles of plans, coherent choices, plans made while older ones play.
 
 Each takes a policy, the length H of its chunks, and the numbers behind its name in ``--execute``.
 """
@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import improve, sampling
-from qchunk.envs.base import where
-from qchunk.play.execute import Scheme, check_steps, delayed, later, nothing_left, played, receding
+from qchunk.play.execute import NO_POLICY, Scheme, check_steps, delayed, later, nothing_left, played, receding
 from qchunk.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Old, Plan, Policy, Pull, Vars
@@ -99,6 +98,27 @@ def hard_mask(
     return _inpainted(policy, horizon, delay, steps, limit, weight, f"hard-mask:{delay},{{}}")
 
 
+def committed(policy: Policy, horizon: int, delay: NonNegativeInt, steps: PositiveInt) -> Scheme:
+    """Training-time real-time chunking (2512.05964): the actions that are played meanwhile are given, and the actor goes on from them.
+
+    It has learned to (``--actor.committed``), so that a plan costs no vector-Jacobian product.
+
+    Args:
+        delay: d, steps that a plan takes to be ready.
+        steps: s, environment steps from one plan to the next, d <= s <= H - d.
+
+    Raises:
+        UserError: numbers that do not fit, or an actor that has not learned to go on from so many actions.
+    """
+    check_overlap(horizon, delay, steps, f"committed:{delay},{{}}")
+    if policy is not NO_POLICY and policy.committed < delay:
+        most = policy.committed
+        problem = f"--execute committed:{delay},{steps} gives the actor {delay} actions to go on from, and it has learned {most or 'none'}"
+        raise UserError(problem, f"train a flow with --actor.committed {delay}, or take --execute rtc:{delay},{steps}")
+    weight = (np.arange(horizon) < delay).astype(np.float32)
+    return _held(policy, horizon, delay, steps, None, weight, f"committed:{delay},{{}}")
+
+
 def naive(policy: Policy, horizon: int, delay: NonNegativeInt, steps: NonNegativeInt = 0) -> Scheme:
     """The next chunk is made while the old one plays, and knows nothing of it: a baseline of real-time chunking's paper.
 
@@ -124,16 +144,21 @@ def soft_mask(horizon: int, delay: int, steps: int) -> np.ndarray:
 
 
 def _inpainted(policy: Policy, horizon: int, delay: int, steps: int, limit, weight: np.ndarray, name: str) -> Scheme:
-    """A receding horizon whose plans hold on to the old one by ``weight`` [H], ready after ``delay`` steps."""
+    """A receding horizon whose plans are pulled to the old one by ``weight`` [H], ready after ``delay`` steps."""
     check_overlap(horizon, delay, steps, name)
     if not policy.pulled:
         problem = f"--execute {name.format(steps)} pulls chunks while they denoise, and this policy's do not denoise along levels"
         raise UserError(problem, f"take a flow or diffusion actor, or --execute async:{delay},{steps}")
+    return _held(policy, horizon, delay, steps, limit, weight, name)
+
+
+def _held(policy: Policy, horizon: int, delay: int, steps: int, limit, weight: np.ndarray, name: str) -> Scheme:
+    """The same by either way of holding on; see ``Pull``."""
 
     def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
         if old is not None:
-            held = Pull(weight * old.left, jnp.broadcast_to(limit, old.left.shape[:-1]))
-            old = old._replace(pull=held)
+            bound = None if limit is None else jnp.broadcast_to(limit, old.left.shape[:-1])
+            old = old._replace(pull=Pull(weight * old.left, bound))
         return policy.plan(vars, noise, obs, old)
 
     found = receding(policy._replace(plan=plan), horizon, steps)._replace(own=False)
@@ -157,65 +182,3 @@ def check_overlap(horizon: int, delay: int, steps: int, name: str) -> None:
         problem = f"--execute {name.format(steps)} does not fit chunks of {horizon} actions: a delay of {delay} needs"
         fix = f"give {name.format(low)}" + (f" to {name.format(high)}" if high > low else "")
         raise UserError(f"{problem} {low} to {high} steps a plan", fix)
-
-
-def supported(
-    policy: Policy, horizon: int, n: PositiveInt = 16, tolerance: PositiveFloat = 0.5, steps: PositiveInt = 1
-) -> Scheme:
-    """Goes on with its plan for as long as a fresh sample agrees with it: a boundary that the policy sets itself.
-
-    Every ``steps`` steps ``n`` plans are drawn. One agrees if none of its next 3 actions differs by more than ``tolerance`` from
-    the old plan's. While one does, and 3 actions will be left at the next look, the old plan goes on; else the nearest of those
-    that agree takes over, and where none does any sample. Several good plans are no reason to change, and a change of what is seen
-    is one: no sample agrees any more.
-
-    Args:
-        tolerance: delta, in units of action; 2 to 3 times the noise of the data.
-    """
-    check_steps(steps, horizon, f"supported:{n},{tolerance},{{}}")
-    least = steps + improve.WINDOW  # actions that a plan must have left to go on
-    chooser = improve.supporter(policy, n, tolerance)
-
-    def decide(vars: Vars, key, state: Any, old: Old) -> tuple[Old, Plan]:
-        fresh = sampling.act(chooser, vars, key, state.obs, old)
-        keeps = (improve.apart(fresh, old) <= tolerance) & (jnp.sum(old.left, axis=-1) >= least)
-        return _going_on(keeps, old, Old(fresh, jnp.ones_like(old.left)), steps)
-
-    return _self_set(policy, steps, decide, min(least, horizon))
-
-
-def dispersion(policy: Policy, horizon: int, tolerance: PositiveFloat, n: PositiveInt = 16) -> Scheme:
-    """Plays a plan up to the first step at which ``n`` samples differ: after AAC (2604.04161), with a bound in place of a jump.
-
-    How much they differ is the root mean square over the actions of their standard deviation; at least one step is played.
-
-    Args:
-        tolerance: tau, in units of action.
-    """
-
-    def decide(vars: Vars, key, state: Any, old: Old) -> tuple[Old, Plan]:
-        many = improve.samples(policy, vars, policy.draw(vars, key, improve.repeated(state.obs, n)), state.obs, old)
-        spread = jnp.sqrt(jnp.mean(jnp.var(many.action, axis=1), axis=-1))  # [E, H]
-        agreed = jnp.cumprod(spread <= tolerance, axis=-1).at[:, 0].set(1).astype(spread.dtype)
-        fresh = Old(jax.tree.map(lambda x: x[:, 0], many), agreed)
-        return _going_on(old.left[:, 0] > 0, old, fresh, 1)
-
-    return _self_set(policy, 1, decide, 1)
-
-
-def _going_on(keeps: Array, old: Old, fresh: Old, steps: int) -> tuple[Old, Plan]:
-    """The old plan where it is kept [E], else the fresh one: (how it stands ``steps`` later, the plan)."""
-    now = where(keeps, old, fresh)
-    return played(now.plan, steps, now.left), now.plan
-
-
-def _self_set(policy: Policy, steps: int, decide: Any, length: int) -> Scheme:
-    """A scheme that keeps its plan in its carry, of which ``length`` actions are always left to play."""
-
-    def init(vars: Vars, key, state: Any) -> Old:
-        return nothing_left(policy, vars, key, state.obs)
-
-    def act(vars: Vars, i, state: Any, plan: Plan) -> Array:
-        return policy.emit(vars, plan, i, state.obs)
-
-    return Scheme(steps, init, decide, act, length, own=False)

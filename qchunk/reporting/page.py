@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from qchunk.reporting import plots, prices
+from qchunk.reporting import executions, plots, prices
 from qchunk.reporting import records as tables
 from qchunk.reporting.records import Record, Rows
 from qchunk.reporting.stats import (
@@ -76,6 +76,7 @@ def _sections(records: Sequence[Record], rows: Rows, more: dict[str, Rows], colo
         yield title, _table(found, list(found[0]) if found else ())
     yield "Curves", _curves(records, colour)
     yield "Cost of acting", _costs(records, colour)
+    yield "One run, several executions", _executions(records)
     yield "Episodes", _episodes(records)
     yield "Settings", _settings(records)
 
@@ -273,6 +274,24 @@ def _costs(records: Sequence[Record], colour: dict[str, str]) -> str:
             )
     told = "One decision for one observation, first seed, on the machine that trained; its chunk is played open loop."
     return f'<p>{told}</p>{_table(rows, list(rows[0]))}<div class="grid">{"".join(found)}</div>'
+
+
+def _executions(records: Sequence[Record]) -> str:
+    """What schemes make of the same runs, and a picture of each run: its figure against how often it looks."""
+    rows = executions.rows(records)
+    if not rows:
+        return ""
+    found = []
+    for r, group in itertools.groupby(executions.played(records), key=lambda x: x[0]):
+        points = [(name, plots.MARKS[i % len(plots.MARKS)], executions.looks_per_step(x), executions.values(r, x)) for i, (_, name, x) in enumerate(group)]  # fmt: skip
+        title, colour = f"{r.label} on {r.env}", plots.colours([name for name, *_ in points])
+        picture = plots.svg(lambda ax: plots.draw_points(ax, points, colour, "looks per environment step", r.figure), html.escape(title))  # fmt: skip
+        found.append(f"<figure>{picture}<figcaption>{html.escape(title)}; lines span the seeds</figcaption></figure>")
+    text = (
+        "Nothing is trained again: each scheme plays the same weights from the same start states. A look is a call of the policy; a jump is "
+        "the mean change of an action's numbers from one step to the next where a plan begins."
+    )
+    return f'<p>{text}</p>{_table(rows, list(rows[0]))}<div class="grid">{"".join(found)}</div>'
 
 
 def is_there(path: Path) -> bool:

@@ -98,18 +98,25 @@ def draw_profile(ax: Any, scores: dict[str, np.ndarray], colour: dict[str, str])
 
 def draw_compute(ax: Any, members: Sequence[Record], colour: dict[str, str], cost: Callable, unit: str) -> None:
     """Final success (or return) against what an action costs."""
-    for i, r in enumerate(members):
-        if (x := cost(r)) is not None:
-            y = (100.0 if r.figure == "success" else 1.0) * r.final()
-            ax.plot(x, y.mean(), MARKS[i % len(MARKS)], color=colour[r.label], markersize=9, label=lettered(r.label))
-            ax.vlines(x, y.min(), y.max(), color=colour[r.label], alpha=0.5, lw=1.5)
+    points = [
+        (r.label, MARKS[i % len(MARKS)], x, r.final()) for i, r in enumerate(members) if (x := cost(r)) is not None
+    ]
+    draw_points(ax, points, colour, unit, members[0].figure)
+
+
+def draw_points(ax: Any, points: Sequence[tuple], colour: dict[str, str], unit: str, figure: str) -> None:
+    """Success (or return) against ``unit``: (label, mark, x, values [S]) each; lines span the seeds."""
+    for label, mark, x, values in points:
+        y = (100.0 if figure == "success" else 1.0) * np.asarray(values)
+        ax.plot(x, y.mean(), mark, color=colour[label], markersize=9, label=lettered(label))
+        ax.vlines(x, y.min(), y.max(), color=colour[label], alpha=0.5, lw=1.5)
     ax.set(xscale="log", xlabel=unit)
-    ax.set_ylabel("success of episodes (%)" if members[0].figure == "success" else "return of an episode")
+    ax.set_ylabel("success of episodes (%)" if figure == "success" else "return of an episode")
     ax.grid(alpha=0.25)
 
 
 def svg(draw: Callable[[Any], None], title: str) -> str:
-    """One panel as an inline svg element; ``title`` is told to whoever cannot see it."""
+    """One panel as an inline svg element; ``title`` is its text for screen readers."""
     ink: dict[Any, Any] = {
         n: INK for n in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     }

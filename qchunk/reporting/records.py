@@ -329,8 +329,13 @@ def _difference(r: Record, base: Record, found: Verdict | None) -> str:
         return f"(baseline: {base.label})"
     if not found:
         return f"not paired: {unpaired(r, base)}"
+    return difference_text(found, r.figure)
+
+
+def difference_text(found: Verdict, figure: str) -> str:
+    """A paired difference of successes or returns, its interval and what may be said of it."""
     e = found.difference
-    mean, spread = show(e, "points" if r.figure == "success" else r.figure)
+    mean, spread = show(e, "points" if figure == "success" else figure)
     if np.isnan(e.mean):
         return mean
     return f"{'+' if e.mean >= 0 else ''}{mean} {spread} {found.word}".rstrip()

@@ -169,7 +169,7 @@ def _prune(folder: Path, step: int, keep: int, spare: int | None) -> None:
 
 
 def _retire(path: Path) -> None:
-    """Removes one of our checkpoints; what cannot be told to be ours is only moved aside.
+    """Removes one of our checkpoints; what may not be ours is only moved aside.
 
     A name that readers skip comes first: a removal cut short must not look like a damaged checkpoint.
     """

@@ -18,6 +18,7 @@ from qchunk.drivers.common import Driver, assemble, execution, learner_like
 from qchunk.play.program import Inputs, Program, reads
 from qchunk.runs import checkpoint, run_folder, sources
 from qchunk.system.errors import UserError
+from qchunk.system.files import path_of
 from qchunk.types import Algorithm, Learner, Vars
 
 GIVEN = "given"  # the folder within a run's that holds the frozen modules it stands on
@@ -190,10 +191,14 @@ def load(folder: Path | str, seed: int = 0, step: int | None = None) -> Agent:
     Raises:
         UserError: no run, no such checkpoint, or no such seed.
     """
-    run = rebuild(run_folder.read_config(Path(folder))["config"], Path(folder))
+    folder = path_of(folder, "the run's folder")
+    for name, number in {"seed": seed, "step": 0 if step is None else step}.items():
+        if type(number) is not int:
+            raise UserError(f"{name} is {number!r}", "give a whole number")
+    run = rebuild(run_folder.read_config(folder)["config"], folder)
     if not 0 <= seed < run.settings.seeds:
         raise UserError(f"the run {folder} has {run.settings.seeds} seeds", f"give 0 to {run.settings.seeds - 1}")
-    policy, vars = run.algorithm.act, vars_of(run, learner_of(Path(folder), run, step)[0], seed)
+    policy, vars = run.algorithm.act, vars_of(run, learner_of(folder, run, step)[0], seed)
 
     @jax.jit
     def plan(vars: Vars, key: Any, obs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: writing in one step, and a disk's refusal told as a user's error."""
+"""Files that are whole or not there: writing in one step, and a disk's refusal as a user's error."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import shutil
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 from qchunk.system import stopping
 from qchunk.system.errors import UserError
@@ -66,6 +67,17 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as err:
         raise explain_oserror(err, path) from err
+
+
+def path_of(given: Any, what: str) -> Path:
+    """A path that a program of the user's gave.
+
+    Raises:
+        UserError: it is no text and no path.
+    """
+    if not isinstance(given, (str, os.PathLike)):
+        raise UserError(f"{what} is {repr(given)[:60]}", "give its path as a text or a pathlib.Path")
+    return Path(given)
 
 
 def is_file(path: Path) -> bool:

@@ -134,7 +134,7 @@ def play(env: Any) -> Behaviour:
 
 
 def commanded(env: Any) -> Behaviour:
-    """The same oracle, told to carry the cubes to the task's goals in a workable order.
+    """The same oracle, which carries the cubes to the task's goals in a workable order.
 
     Next goes the first cube that is off its goal, free, and finds its goal free and supported; where all goals are
     blocked, the first free cube, of those that are off if there is one, is laid aside.

@@ -1,0 +1,113 @@
+"""When to look again: one training, many ways to play it, on probes whose answers are known and on tabletop.
+
+fog-gust wants commitment, then reaction; pursuit and catch punish plans that are older than what changed; with a delay of 0 to 4 steps real-time chunking
+(2506.07339) stands beside its two naive baselines. ``--only fog-gust``, ``pursuit``, ``catch`` or ``delays`` takes a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from _suite import OPTIM, SMALL, small_qc
+from matplotlib import pyplot as plt
+
+from qchunk.algorithms.bc import BC
+from qchunk.algorithms.qc_prefix import PrefixQC
+from qchunk.comparison.suite import Data, Run, Suite, folder_of
+from qchunk.config import ChunkConfig, FlowConfig
+from qchunk.critics.prefix import PrefixConfig
+from qchunk.drivers.online import OnlineSettings
+from qchunk.envs.base import wrap
+from qchunk.play.on_device import rollout
+from qchunk.runs import run_folder
+from qchunk.runs.opened import learner_of, rebuild, vars_of
+from qchunk.types import PLAN_STEP
+
+H, SEEDS, EPISODES = 16, 5, 256
+FIXED = ("receding:1", "receding:2", "receding:4", "receding:8", "open-loop")
+SAMPLED = ("coherent:16", "coherent:16,4", "coherent:16,8", "supported:16,0.5,1", "supported:16,0.5,2", "supported:16,0.5,4", "dispersion:0.3", "dispersion:0.7", "rtc:0,1", "random-k")  # fmt: skip
+BY_CRITIC = ("longest-safe:0.1", "longest-safe:0.3", "longest-safe:1.0", "argmax-k", "sampled-k", "advantage-k")
+DELAYS = tuple(f"{name}:{d},4" for name in ("rtc", "hard-mask", "async") for d in range(5))
+PREFIX = PrefixConfig(SMALL, network="masked", aggregate="mean", tau=0.01)
+
+
+def cloned(env: str, h: int, updates: int, label: str, hidden=SMALL, steps=5) -> Run:
+    """A flow, cloned."""
+    c = BC(ChunkConfig(h), FlowConfig(hidden, steps=steps), OPTIM)
+    return Run("bc", env, Data(env, 200_000), c, settings(updates), label)
+
+
+def with_critic(env: str, updates: int, label: str = "qc-prefix") -> Run:
+    """The flow with a critic of prefixes."""
+    c = PrefixQC(ChunkConfig(H, (1, 2, 4, 8, 16)), FlowConfig(SMALL, steps=5), PREFIX, OPTIM)
+    return Run("qc-prefix", env, Data(env, 200_000), c, settings(updates), label)
+
+
+def settings(updates: int, seeds: int = SEEDS) -> OnlineSettings:
+    """Offline, evaluated twice on the way."""
+    return OnlineSettings(seeds=seeds, offline_steps=updates, eval_every=updates // 2, episodes=EPISODES)
+
+
+def suite(scale: str) -> list[Run]:
+    """Runs of 5 seeds (cube-single: 4); about an hour on 2 cores."""
+    probes = ("fog-gust", "pursuit-0", "pursuit", "pursuit-0.1", "catch")
+    cube, qc = "tabletop/cube-single-task1", small_qc(horizon=8, steps=5)
+    return [
+        cloned("probe/fog-gust", H, 40_000, "bc", (256, 256, 256), 10),
+        *(with_critic(f"probe/{name}", 10_000) for name in probes),
+        cloned("probe/pursuit", 8, 10_000, "delays, bc"),
+        Run("qc", cube, Data("tabletop/cube-single", 200_000), qc, settings(6_000, 4), "delays, qc"),
+    ]
+
+
+def schemes(run: Run) -> Sequence[str]:
+    """How a run is played."""
+    if run.label.startswith("delays"):
+        return DELAYS
+    return (*FIXED, *SAMPLED, *(BY_CRITIC if run.algorithm == "qc-prefix" else ()))
+
+
+def lengths(folder: Path, name: str, steps: int = 80, envs: int = 256) -> np.ndarray:
+    """How long the plans are that begin at each step of an episode, means [steps] of the first seed; NaN where none does."""
+    p = rebuild(run_folder.read_config(folder)["config"], folder).played(name, None)
+    vars, scheme = vars_of(p, learner_of(folder, p, None)[0]), p.program.scheme(p.inputs, "act")
+    play = jax.jit(lambda key: rollout(wrap(p.program.env), scheme, vars, key, steps // scheme.steps, None, envs)[1])
+    found = play(jax.random.key(1000))
+    at = np.asarray(found.extras.get(PLAN_STEP, np.zeros_like(found.reward)))
+    begins = np.vstack([(at == 0) & (np.asarray(found.alive) > 0), np.ones((1, envs), bool)])
+    after = len(at) - np.maximum.accumulate(np.where(begins, len(at) - np.arange(len(at) + 1)[:, None], 0)[::-1])[::-1]
+    length = np.where(begins[:-1], after[1:] - np.arange(len(at))[:, None], np.nan)
+    with np.errstate(invalid="ignore"):
+        return np.nansum(length, axis=1) / np.sum(begins[:-1], axis=1)
+
+
+def pictures(root: Path, runs: list[Run]) -> None:
+    """The length of plans over an episode of fog-gust: long in the fog, short in the gusts?"""
+    shown = [r for r in runs if r.env == "probe/fog-gust"]
+    if not shown:
+        return
+    figure, axes = plt.subplots(
+        1, len(shown), figsize=(6 * len(shown), 3.6), squeeze=False, layout="constrained", dpi=120
+    )
+    for ax, run in zip(axes.flat, shown, strict=True):
+        for name in (
+            "supported:16,0.5,1",
+            "dispersion:0.7",
+            *(("longest-safe:0.3", "argmax-k") if run.algorithm == "qc-prefix" else ()),
+        ):
+            ax.plot(lengths(folder_of(run, root), name), ".", label=name)
+        ax.axvline(40, color="0.5", linestyle=":")
+        ax.set(
+            title=f"{run.label} on {run.env}",
+            xlabel="environment step (gusts from 40 on)",
+            ylabel="steps of the plan that begins there",
+        )
+        ax.legend(frameon=False, fontsize=9)
+    figure.savefig(root / "report" / "lengths.png")
+    plt.close(figure)
+
+
+SUITE = Suite(suite, execute=schemes, after=pictures)

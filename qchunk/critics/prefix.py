@@ -1,0 +1,62 @@
+"""Q of every prefix of a chunk in one pass: Q(s, a_{t:t+k}) for several lengths k (2605.11009; 2605.10044; 2603.01891)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from qchunk import nets
+from qchunk.config import CriticConfig, PositiveInt, Widths, config
+from qchunk.critics.ensemble import ensemble
+from qchunk.ranges import spelled
+from qchunk.system.errors import UserError
+from qchunk.types import CLEAN, Array, Critic, Vars
+
+
+@config
+class PrefixConfig(CriticConfig):
+    """An ensemble of critics of every prefix of a chunk (2605.11009: two blocks of 128, the lower of two members)."""
+
+    hidden: Widths = (128, 128)
+    """Widths of the hidden layers; a transformer has a block for each, all of one width."""
+    aggregate: str = "min"
+    """How the ensemble's opinions become one: qchunk list aggregates, or yours as my_file.py:my_function."""
+    network: Literal["transformer", "masked"] = "transformer"
+    """A causal transformer over the actions; or a perceptron of the chunk with zeros behind the prefix, which costs less on a CPU."""
+    heads: PositiveInt = 4
+    """Of the transformer's attention."""
+
+    def check(self, where: str) -> None:
+        """Raises UserError where widths do not make a transformer."""
+        super().check(where)
+        if self.network == "transformer" and (len(set(self.hidden)) > 1 or self.hidden[0] % self.heads):
+            problem = f"--{where}hidden {spelled(self.hidden)} does not fit a transformer of {self.heads} heads"
+            raise UserError(problem, f"give equal multiples of {self.heads}, or --{where}network masked")
+
+
+def prefix_q(c: PrefixConfig, horizon: int, points: tuple[int, ...], name: str = "critic") -> Critic:
+    """Critics of the first n_j actions: ``values`` are [members, *B, J], and ``score`` [*B] is that of the longest prefix.
+
+    Args:
+        horizon: H, actions of the chunks.
+        points: n_1 < ... < n_J <= H.
+    """
+    if c.network == "masked":
+        shown = np.arange(horizon) < np.asarray(points)[:, None]  # [J, H]
+
+        def parts(obs: Array, action: Array, level) -> tuple[Array, ...]:
+            prefixes = jnp.where(shown[..., None], action[..., None, :, :], 0.0)
+            return obs[..., None, :], nets.flatten_chunk(prefixes), jnp.eye(len(points))
+
+        q = ensemble(c, name, lambda spec: (spec.obs, horizon * spec.action, len(points)), parts)
+    else:
+        net = nets.PrefixTransformer(c.hidden, c.heads, horizon, points)
+        sizes = lambda spec: (spec.obs, horizon * spec.action)  # noqa: E731
+        q = ensemble(c, name, sizes, lambda obs, action, level: (obs, nets.flatten_chunk(action)), net=net)
+
+    def score(vars: Vars, obs, action=None, level=CLEAN) -> Array:
+        return q.aggregate(q.values(vars, obs, action, level))[..., -1]
+
+    return q._replace(score=score)

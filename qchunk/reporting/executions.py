@@ -1,0 +1,101 @@
+"""One run played by several schemes, as it was measured: rows and points for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from qchunk.reporting.prices import rounded
+from qchunk.reporting.records import Record, Rows, difference_text, show
+from qchunk.reporting.stats import Pair, Verdict, interval, verdicts
+from qchunk.system import schema
+from qchunk.system.errors import UserError
+
+EXECUTIONS = "executions.json"  # in a run's folder
+
+
+class _Execution(TypedDict):
+    """One scheme; lists are of the seeds."""
+
+    step: int  # of the checkpoint
+    episodes: int
+    figures: dict[str, list[float]]
+    multiplications: float  # of one decision
+    p50: float
+    why: str  # it was not played; "" where it was
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """By scheme, what was measured; {} where nobody did. Raises UserError where the file is damaged."""
+    path = folder / EXECUTIONS
+    if not path.is_file():
+        return {}
+    return schema.read(path, dict[str, _Execution], "remove it; qchunk compare measures it again")
+
+
+def played(records: Sequence[Record]) -> list[tuple[Record, str, dict[str, Any]]]:
+    """(run, scheme, what was measured) of those that were played, run by run."""
+    found = []
+    for r in records:
+        try:
+            found += [(r, name, x) for name, x in read(r.folder).items() if not x["why"]]
+        except UserError:
+            continue  # its row says so
+    return found
+
+
+def rows(records: Sequence[Record]) -> Rows:
+    """One row per run and scheme; differences are to the first scheme of the same run, one family over the page (Holm)."""
+    shown = played(records)
+    first = {r.folder: x for r, _, x in reversed(shown)}
+    pairs = [(r, name, Pair(values(r, x), values(r, first[r.folder]), r.figure == "success", x["episodes"])) for r, name, x in shown if x is not first[r.folder]]  # fmt: skip
+    judged = verdicts([pair for *_, pair in pairs])
+    said = {(r.folder, name): v for (r, name, _), v in zip(pairs, judged, strict=True)}
+    found = [_row(r, name, x, said.get((r.folder, name))) for r, name, x in shown]
+    blank = dict.fromkeys(found[0] if found else ("environment", "method", "execution", "mean"), "")
+    return [*found, *({**blank, "environment": r.env, "method": r.label, "execution": name, "mean": why} for r, name, why in left_out(records))]  # fmt: skip
+
+
+def left_out(records: Sequence[Record]) -> list[tuple[Record, str, str]]:
+    """(run, scheme, why) of those that could not be played, and of damaged files."""
+    found = []
+    for r in records:
+        try:
+            found += [(r, name, f"not played: {x['why']}") for name, x in read(r.folder).items() if x["why"]]
+        except UserError as e:
+            found.append((r, "", f"damaged: {e.problem}"))
+    return found
+
+
+def values(r: Record, x: dict[str, Any]) -> np.ndarray:
+    """The figure of a run [S], played by a scheme."""
+    return np.asarray(x["figures"][r.figure], float)
+
+
+def _row(r: Record, name: str, x: dict[str, Any], verdict: Verdict | None) -> dict[str, str]:
+    mean = {n: float(np.mean(v)) for n, v in x["figures"].items()}
+    bounds = (0.0, 1.0) if r.figure == "success" else None
+    estimate = interval(values(r, x), bounds=bounds, episodes=x["episodes"] if bounds else 0)
+    return {
+        "environment": r.env,
+        "method": r.label,
+        "execution": name,
+        "mean": show(estimate, r.figure)[0],
+        "95 % interval": show(estimate, r.figure)[1],
+        "difference to the first": difference_text(verdict, r.figure) if verdict else "(the first)",
+        "return": f"{mean['return']:.2f}",
+        "looks per episode": f"{mean['looks']:.1f}",
+        "steps per plan": f"{mean['length'] / max(mean['plans'], 1e-9):.1f}",
+        "multiplications per step": rounded(x["multiplications"] * looks_per_step(x)),
+        "ms per look": f"{x['p50']:.2f}",
+        "jump where a plan begins": f"{mean['jump']:.3f}",
+        "change inside": f"{mean['change']:.3f}",
+    }
+
+
+def looks_per_step(x: dict[str, Any]) -> float:
+    """How often the policy was called per environment step."""
+    return float(np.mean(x["figures"]["looks"]) / max(np.mean(x["figures"]["length"]), 1e-9))

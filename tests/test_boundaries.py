@@ -1,0 +1,333 @@
+"""Critics of prefixes, schemes that set the ends of their plans themselves, and how episodes were played."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_named_schemes import NO_VARS, along, clock, seen
+
+from qchunk import envs, normalise, registry
+from qchunk.actors.flow import flow
+from qchunk.algorithms.learned_k import LearnedK, learned_k
+from qchunk.algorithms.qc_prefix import PrefixQC
+from qchunk.config import ChunkConfig, FlowConfig, OptimConfig, RolloutConfig, ValueConfig, validate
+from qchunk.critics.ensemble import mean, minimum
+from qchunk.critics.prefix import PrefixConfig, prefix_q
+from qchunk.data import formats
+from qchunk.drivers import train
+from qchunk.drivers.common import assemble, evaluate
+from qchunk.drivers.on_policy import OnPolicySettings
+from qchunk.envs.base import where, wrap
+from qchunk.losses.gae import gae, gae_of_plans
+from qchunk.losses.td import td_of_prefixes
+from qchunk.play import on_device
+from qchunk.play.boundaries import where_due
+from qchunk.play.execute import parse
+from qchunk.sampling import emit_step, uniform
+from qchunk.seeds import for_each
+from qchunk.system.errors import UserError
+from qchunk.types import PLAN_STEP, Choice, Chunk, Critic, Module, Plan, Policy, Spec, Vars
+
+H, POINTS, N, MEMBERS = 6, (1, 2, 4, 6), 3, 2
+
+
+def made(network, members=MEMBERS):
+    q = prefix_q(PrefixConfig((16,), members=members, network=network, heads=2), H, POINTS)
+    params = jax.jit(lambda key: q.modules[0].init(key, Spec(3, 2, H)))(jax.random.key(0))
+    return q._replace(values=jax.jit(q.values)), Vars({"critic": params}, {}, {}, {})
+
+
+@pytest.mark.parametrize("network", ["transformer", "masked"])
+def test_a_prefix_is_valued_by_its_own_actions(network):
+    q, vars = made(network)
+    obs, action = jax.random.normal(jax.random.key(1), (5, 3)), jax.random.uniform(jax.random.key(2), (5, H, 2))
+    values = q.values(vars, obs, action)
+    assert values.shape == (MEMBERS, 5, len(POINTS))
+    for j, n in enumerate(POINTS):
+        found = q.values(vars, obs, action.at[:, n:].set(0.7))
+        np.testing.assert_allclose(found[..., : j + 1], values[..., : j + 1], rtol=1e-5, atol=1e-6)
+        assert (np.abs(found - values)[..., j + 1 :] > 1e-6).all()
+    np.testing.assert_allclose(q.score(vars, obs, action), values.min(axis=0)[:, -1], rtol=1e-6)
+    many = q.values(vars, obs[:, None], jnp.stack([action, -action], axis=1))  # candidates share the observation
+    np.testing.assert_allclose(many[:, :, 0], values, rtol=1e-5, atol=1e-6)
+
+
+def test_the_masked_perceptron_against_a_loop():
+    q, vars = made("masked", 1)
+    obs, action = np.random.default_rng(0).normal(size=(3,)), np.random.default_rng(1).uniform(-1, 1, (H, 2))
+    p = jax.tree.map(lambda x: np.asarray(x[0], np.float64), vars.params["critic"])
+    for j, n in enumerate(POINTS):
+        shown = np.where(np.arange(H)[:, None] < n, action, 0.0)
+        x = np.concatenate([obs, shown.reshape(-1), np.eye(len(POINTS))[j]]) @ p["dense_0"]["kernel"]
+        x = np.asarray([0.5 * v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))) for v in x])
+        x = (x - x.mean()) / np.sqrt(x.var() + 1e-6)
+        found = q.values(vars, jnp.asarray(obs, jnp.float32), jnp.asarray(action, jnp.float32))[0, j]
+        np.testing.assert_allclose(found, x @ p["head_kernel"][:, 0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_targets_of_prefixes_against_a_loop(joint):
+    """y_k = R_k + gamma^k m_k V(s_{t+k}) at every backup point; V is the best of N whole chunks, or of their prefixes."""
+    rng, batch, points = np.random.default_rng(0), 4, (1, 3)
+    w, target_w = rng.normal(size=(2, MEMBERS, 2))
+    obs, next_obs = rng.normal(size=(batch, 1)), rng.normal(size=(batch, 2, 1))
+    action, candidates = rng.uniform(-1, 1, (batch, 3, 1)), rng.uniform(-1, 1, (N, 3, 1))
+    reward, discount = rng.normal(size=(batch, 2)), 0.9 * (rng.random((batch, 2)) < 0.7)
+    weight = (rng.random((batch, 2)) < 0.7) * 1.0
+
+    def number(w, o, a, j):  # Q of member's weights w [2]: of the state and of the sum of the prefix
+        return w[j] * np.sum(a[: points[j]]) + o * (j + 1)
+
+    def values(vars, obs, action=None, level=None):
+        w = vars.params["critic"]
+        sums = jnp.stack([jnp.sum(action[..., :n, :], axis=(-2, -1)) for n in points], axis=-1)
+        return w.reshape(MEMBERS, *(1,) * (sums.ndim - 1), 2) * sums + obs[..., :1] * jnp.arange(1, 3)
+
+    critic = Critic((Module("critic", None, None),), values, minimum, None)
+    draw = lambda vars, key, obs: jnp.broadcast_to(jnp.arange(N), obs.shape[:-1])  # noqa: E731
+    policy = Policy(draw, lambda vars, z, obs, old: Plan(jnp.asarray(candidates, jnp.float32)[z]), emit_step)
+    term = td_of_prefixes(critic, policy, N, joint)
+    vars = Vars({"critic": jnp.asarray(w)}, {"critic": jnp.asarray(target_w)}, {}, {})
+    chunk = Chunk(obs, action, None, reward, discount, next_obs, weight, None, {})
+    loss, _ = term.fn(vars, term.draw(jax.random.key(0), chunk), jax.tree.map(jnp.asarray, chunk))
+
+    def v(o):
+        each = [[min(number(m, o, c, j) for m in target_w) for j in range(2)] for c in candidates]
+        return max(max(q) for q in each) if joint else max(q[-1] for q in each)
+
+    total = count = 0.0
+    for b in range(batch):
+        for j in range(2):
+            y = reward[b, j] + discount[b, j] * v(next_obs[b, j, 0])
+            total += weight[b, j] * sum((number(m, obs[b, 0], action[b], j) - y) ** 2 for m in w)
+            count += weight[b, j] * MEMBERS
+    assert float(loss) == pytest.approx(total / count, rel=1e-4)
+
+
+RNG = np.random.default_rng(5)
+PLANS = RNG.uniform(-1, 1, (20, N, H, 1)).astype(np.float32)  # by time
+VALUES = RNG.normal(size=(20, MEMBERS, N, len(POINTS))).astype(np.float32)
+GAMMA = 0.8
+
+
+def chooser(aggregate=mean):
+    """Plans and values of a table of times, the observation being the time."""
+
+    def draw(vars, key, obs):
+        return jnp.broadcast_to(jnp.arange(obs.shape[-2]) % N, obs.shape[:-1])
+
+    def values(vars, obs, action=None, level=None):
+        return jnp.moveaxis(jnp.asarray(VALUES)[obs[:, 0, 0].astype(int)], 1, 0)
+
+    one = Policy(draw, lambda vars, z, obs, old: Plan(jnp.asarray(PLANS)[obs[..., 0].astype(int), z]), emit_step)
+    return one._replace(choice=Choice(one, N, values, aggregate, POINTS, GAMMA))
+
+
+def longest_safe(q, tolerance, cost, pessimism):
+    best = int(np.argmax(q.mean(axis=0)[:, -1]))
+    sure = [q[:, best, j].mean() - pessimism * q[:, best, j].std() for j in range(len(POINTS))]
+    near = max(sure) - tolerance * q.mean(axis=0)[:, -1].std() - cost
+    return best, max(j for j in range(len(POINTS)) if sure[j] >= near)
+
+
+def highest(score):
+    found = [(score[n, j], n, j) for n in range(N) for j in range(len(POINTS))]
+    return max(found)[1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("argmax-k", lambda q: highest(q.mean(axis=0))),
+        (
+            "advantage-k",
+            lambda q: highest((q.mean(axis=0) - q.mean(axis=0).mean(axis=0)) / GAMMA ** np.asarray(POINTS)),
+        ),
+        ("longest-safe:0.3,0.1,0.7", lambda q: longest_safe(q, 0.3, 0.1, 0.7)),
+        ("longest-safe:0,0,0", lambda q: longest_safe(q, 0.0, 0.0, 0.0)),
+        ("longest-safe:1e9", lambda q: (int(np.argmax(q.mean(axis=0)[:, -1])), len(POINTS) - 1)),
+    ],
+)
+def test_boundaries_by_a_critic_against_a_loop(name, rule):
+    """In two environments, whose second begins a new episode at step 9."""
+    found = along(parse(name, H).scheme(chooser()), clock(20), fresh=(9,))[:, 0, 0]
+    wanted, t = [], 0
+    while t < 20:
+        n, j = rule(VALUES[t].astype(np.float64))
+        end = min(t + POINTS[j], 9 if t < 9 else 20)
+        wanted += list(PLANS[t, n, : end - t, 0])
+        t = end
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def lengths(name, policy, envs=4000):
+    """How far the plans of ``envs`` environments at their start will be played."""
+    scheme, obs = parse(name, H).scheme(policy), jnp.zeros((envs, 1))
+    carry = scheme.init(NO_VARS, jax.random.key(0), seen(obs))
+    carry, plan = jax.jit(scheme.decide)(NO_VARS, jax.random.key(1), seen(obs), carry)
+    assert (plan.extras[PLAN_STEP] == 0).all() and (carry.age == 1).all()
+    return 1 + np.asarray(carry.old.left.sum(axis=-1)).astype(int)
+
+
+def test_a_prefix_is_drawn_by_its_value():
+    q = VALUES[0].mean(axis=0)
+    best = q[np.argmax(q[:, -1])]
+    wanted = 0.8 * np.exp(best / 2) / np.exp(best / 2).sum() + 0.2 / len(POINTS)
+    found = lengths("sampled-k:2,0.2", chooser())
+    np.testing.assert_allclose([(found == n).mean() for n in POINTS], wanted, atol=0.03)
+    dice = lengths("random-k", chooser())
+    np.testing.assert_allclose([(dice == n).mean() for n in range(1, H + 1)], 1 / H, atol=0.03)
+
+
+def test_only_what_is_due_is_worked_on():
+    """Blocks of 64 of 300 rows: the same as a select over all, and as many calls as it takes."""
+    rows, calls = jnp.arange(300.0), []
+    for share in (0.0, 0.1, 0.5, 1.0):
+        due = jnp.asarray(np.random.default_rng(0).random(300) < share)
+        fn = lambda x: (jax.debug.callback(lambda: calls.append(1)), {"a": x**2, "b": -x})[1]  # noqa: E731
+        otherwise = {"a": rows, "b": rows}
+        calls.clear()
+        found = jax.jit(lambda due, fn=fn: where_due(due, fn, rows, otherwise, 64))(due)
+        jax.effects_barrier()
+        assert len(calls) == -(-int(due.sum()) // 64)
+        for name, x in where(due, {"a": rows**2, "b": -rows}, otherwise).items():
+            np.testing.assert_array_equal(found[name], x)
+
+
+def test_experience_says_where_plans_begin():
+    env = envs.make("probe/constant")
+    policy = Policy(
+        lambda vars, key, obs: (),
+        lambda vars, z, obs, old: Plan(jnp.zeros((*obs.shape[:-1], H, env.action_size))),
+        emit_step,
+    )
+    scheme = parse("random-k", H).scheme(policy)
+    steps = on_device.rollout(wrap(env), scheme, NO_VARS, jax.random.key(0), 60, None, 4)[1]
+    at, done = np.asarray(steps.extras[PLAN_STEP]), np.asarray(jnp.maximum(steps.terminal, steps.truncation))
+    for e in range(4):
+        for t in range(1, 60):
+            assert at[t, e] == 0 or (at[t, e] == at[t - 1, e] + 1 and not done[t - 1, e])
+    assert at.max() <= H - 1 and 0.1 < (at == 0).mean() < 0.9
+    data = formats.to_device(formats.of_steps(jax.tree.map(np.asarray, steps._replace(success=None))))
+    assert len(data.decisions) == (at == 0).sum()
+
+
+def test_a_policy_in_units_is_chosen_in_units():
+    """The critic of prefixes sees observations as it learned them; random actions are chosen among, too."""
+    policy, seen_obs = chooser(), []
+    valued = policy.choice.values
+    spy = lambda vars, obs, action=None, level=None: (seen_obs.append(obs), valued(vars, obs * 0, action))[1]  # noqa: E731
+    policy = policy._replace(choice=policy.choice._replace(values=spy))
+    algorithm = registry.builder("bc")[0](registry.builder("bc")[1](actor=FlowConfig((8,))))._replace(act=policy)
+    units = {"obs": normalise.identity(1)._replace(shift=jnp.asarray([3.0])), "action": normalise.identity(1)}
+    vars = NO_VARS._replace(stats={normalise.STATS: units})
+    choice = normalise.normalised(algorithm).act.choice
+    choice.values(vars, jnp.full((2, 1, 1), 5.0), jnp.zeros((2, N, H, 1)))
+    np.testing.assert_array_equal(seen_obs[-1], 2.0)
+    random = uniform(policy)
+    assert random.choice.policy.plan is random.plan and random.choice.values is spy
+
+
+def test_who_has_no_opinion_of_prefixes_says_so():
+    plain = chooser()._replace(choice=None)
+    for name in ("argmax-k", "longest-safe:0.1", "sampled-k", "advantage-k"):
+        with pytest.raises(UserError, match=f"--execute {name.partition(':')[0]} asks a critic of prefixes.*qc-prefix"):
+            parse(name, H).scheme(plain)
+    with pytest.raises(UserError, match="-1 in --execute longest-safe:-1 is out of range"):
+        parse("longest-safe:-1", H)
+
+
+def test_mistakes_of_a_critic_of_prefixes():
+    for c, line in [
+        (PrefixQC(ChunkConfig(5, (1, 3))), "--chunk.backup ends at 3. let it end at the horizon, 5"),
+        (PrefixQC(critic=PrefixConfig((16, 32))), "--critic.hidden 16 32 does not fit a transformer of 4 heads"),
+        (PrefixQC(critic=PrefixConfig((18,))), "give equal multiples of 4, or --critic.network masked"),
+        (PrefixQC(critic=PrefixConfig(heads=0)), "--critic.heads 0"),
+    ]:
+        with pytest.raises(UserError, match=line):
+            validate(c)
+    validate(PrefixQC(critic=PrefixConfig((18, 7), network="masked")))
+
+
+def test_how_episodes_are_played_against_a_loop():
+    """Looks, plans, and changes of the action where plans begin and inside, of receding:2 and of random-k."""
+    env = envs.make("probe/pursuit")
+    size = env.action_size
+
+    def plan(vars, z, obs, old):
+        wave = jnp.sin(jnp.arange(1.0, H * size + 1)).reshape(H, size)
+        return Plan(wave * jnp.cos(7 * obs[..., :1])[..., None])
+
+    policy, count = Policy(lambda vars, key, obs: (), plan, emit_step), 3
+    for name in ("receding:2", "random-k", "receding:4"):
+        scheme = parse(name, H).scheme(policy)
+        found = jax.jit(
+            lambda scheme=scheme: on_device.episodes(wrap(env), scheme, NO_VARS, jax.random.key(0), count, True)
+        )()
+        *first, key = jax.random.split(jax.random.key(0), 3)
+        loop = on_device.begin(wrap(env), scheme, NO_VARS, first, count, in_turn=True)
+        decisions = -(-100 // scheme.steps)
+        keys = jnp.stack([jax.random.fold_in(key, i) for i in range(decisions)])
+        sim, player = on_device.simulator(wrap(env), restarts=False), on_device.player(scheme, NO_VARS)
+        steps = jax.jit(lambda loop, keys: on_device.playing.rollout(sim, player, keys, loop)[1])(loop, keys)
+        at, alive, action = (np.asarray(x) for x in (steps.extras[PLAN_STEP], steps.alive, steps.action))
+        for e in range(count):
+            changes = {True: [], False: []}
+            for t in range(1, len(at)):
+                if alive[t, e]:
+                    changes[at[t, e] == 0].append(np.abs(action[t, e] - action[t - 1, e]).mean())
+            m = jax.tree.map(lambda x, e=e: float(x[e]), found.manner)
+            assert m.plans == m.looks == (alive[:, e] * (at[:, e] == 0)).sum()
+            assert (m.jumps, m.changes) == (len(changes[True]), len(changes[False]))
+            assert m.jump == pytest.approx(sum(changes[True]), rel=1e-4)
+            assert m.change == pytest.approx(sum(changes[False]), rel=1e-4)
+
+
+def test_advantages_of_plans_of_any_length_against_a_loop():
+    """Sums over each plan's steps, its product of discounts, and the next plan's advantage; nothing passes an episode's end."""
+    rng, t_max, lam = np.random.default_rng(0), 40, 0.8
+    reward, value, next_value = rng.normal(size=(3, t_max, 2))
+    last = (rng.random((t_max, 2)) < 0.1) * 1.0
+    discount = 0.9 * (1 - last * (rng.random((t_max, 2)) < 0.5))
+    begins = (rng.random((t_max, 2)) < 0.4) * 1.0
+    begins[0] = 1.0
+    begins[1:] = np.maximum(begins[1:], last[:-1])
+    advantage, target = gae_of_plans(*map(jnp.asarray, (reward, discount, value, next_value, last, begins)), lam)
+    for e in range(2):
+        after = 0.0
+        starts = [t for t in range(t_max) if begins[t, e]]
+        for start, end in reversed(list(zip(starts, [*starts[1:], t_max], strict=True))):
+            gain, product = 0.0, 1.0
+            for t in range(start, end):
+                gain, product = gain + product * reward[t, e], product * discount[t, e]
+            ended = last[end - 1, e]
+            after = gain + product * (next_value[end - 1, e] + lam * (1 - ended) * after) - value[start, e]
+            assert float(advantage[start, e]) == pytest.approx(after, rel=1e-4, abs=1e-5)
+            assert float(target[start, e]) == pytest.approx(after + value[start, e], rel=1e-4, abs=1e-5)
+    ones = jnp.ones((t_max, 2))
+    plain = gae(*map(jnp.asarray, (reward, discount, value, next_value, last)), lam)
+    found = gae_of_plans(*map(jnp.asarray, (reward, discount, value, next_value, last)), ones, lam)
+    np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("cost", [0.0, 2.0])
+def test_plans_grow_long_where_looks_have_a_price(cost):
+    """A prior that knows nothing: its lengths stay about even where a look is free, and become the longest where it is dear."""
+    env, prior = envs.make("probe/pursuit"), FlowConfig((8,), steps=1)
+    c = LearnedK(prior, ChunkConfig(4), ValueConfig((16,)), ValueConfig((16,)), cost=cost, optim=OptimConfig(3e-3))
+    c = dataclasses.replace(c, rollout=RolloutConfig(32, 32, 4, 4, scale_rewards=False))
+    spec = Spec(env.observation_size, env.action_size, 4)
+    given = for_each(1, {"actor": flow(prior).modules[0].init(jax.random.key(0), spec)})
+    s = OnPolicySettings(online_steps=32 * 32 * 25, log_every=32 * 32 * 5, eval_every=32 * 32 * 25, episodes=8)
+    found = list(train(learned_k, c, given=given, env=env, settings=s))
+    drawn = [float(e.values["policy/length"][0]) for e in found if e.kind == "train"][-1]
+    assert drawn > 3.5 if cost else 1.5 < drawn < 3.4, drawn
+    program, x = assemble(learned_k, c, env, s, given)
+    figures = evaluate(program, x, s, found[-1].learner, manner=True)
+    np.testing.assert_allclose(figures["looks"], figures["plans"])
+    assert cost == 0 or float(figures["length"][0] / figures["plans"][0]) > 3.5
