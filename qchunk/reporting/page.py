@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import html
 import itertools
 import re
@@ -42,6 +43,7 @@ td, th { border-bottom: 1px solid var(--line); padding: .3rem .7rem .3rem 0; tex
 th { white-space: nowrap } tbody th { font-weight: 600 } caption { text-align: left; padding: .4rem 0 }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: 1rem }
 .small { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: 1rem }
+.wider { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(34rem, 100%), 1fr)); gap: 1rem }
 figure { margin: 0 } figcaption { font-size: .88rem } svg, img { width: 100%; height: auto }
 summary { cursor: pointer } :focus-visible { outline: 3px solid #0072b2; outline-offset: 2px }
 """
@@ -283,15 +285,15 @@ def _executions(records: Sequence[Record]) -> str:
         return ""
     found = []
     for r, group in itertools.groupby(executions.played(records), key=lambda x: x[0]):
-        points = [(name, plots.MARKS[i % len(plots.MARKS)], executions.looks_per_step(x), executions.values(r, x)) for i, (_, name, x) in enumerate(group)]  # fmt: skip
-        title, colour = f"{r.label} on {r.env}", plots.colours([name for name, *_ in points])
-        picture = plots.svg(lambda ax: plots.draw_points(ax, points, colour, "looks per environment step", r.figure), html.escape(title))  # fmt: skip
+        points = [(name, executions.looks_per_step(x), executions.values(r, x)) for _, name, x in group]
+        draw, title = functools.partial(plots.draw_families, points=points, unit="looks per environment step", figure=r.figure), f"{r.label} on {r.env}"  # fmt: skip
+        picture = plots.svg(draw, html.escape(title), beside=True)
         found.append(f"<figure>{picture}<figcaption>{html.escape(title)}; lines span the seeds</figcaption></figure>")
     text = (
         "Nothing is trained again: each scheme plays the same weights from the same start states. A look is a call of the policy; a jump is "
         "the mean change of an action's numbers from one step to the next where a plan begins."
     )
-    return f'<p>{text}</p>{_table(rows, list(rows[0]))}<div class="grid">{"".join(found)}</div>'
+    return f'<p>{text}</p>{_table(rows, list(rows[0]))}<div class="wider">{"".join(found)}</div>'
 
 
 def is_there(path: Path) -> bool:
@@ -374,6 +376,7 @@ def markdown_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) 
         "Each against each": pairs(records),
         **more,
         "Cost of acting": prices.cost_rows(records),
+        "One run, several executions": executions.rows(records),
     }
     for title, found in ours.items():
         if found:

@@ -97,33 +97,54 @@ def draw_profile(ax: Any, scores: dict[str, np.ndarray], colour: dict[str, str])
 
 
 def draw_compute(ax: Any, members: Sequence[Record], colour: dict[str, str], cost: Callable, unit: str) -> None:
-    """Final success (or return) against what an action costs."""
-    points = [
-        (r.label, MARKS[i % len(MARKS)], x, r.final()) for i, r in enumerate(members) if (x := cost(r)) is not None
-    ]
-    draw_points(ax, points, colour, unit, members[0].figure)
+    """Final success (or return) against what an action costs; lines span the seeds."""
+    for i, r in enumerate(members):
+        if (x := cost(r)) is not None:
+            _point(ax, x, r.final(), r.figure, MARKS[i % len(MARKS)], colour[r.label], label=lettered(r.label))
+    _against(ax, unit, members[0].figure)
 
 
-def draw_points(ax: Any, points: Sequence[tuple], colour: dict[str, str], unit: str, figure: str) -> None:
-    """Success (or return) against ``unit``: (label, mark, x, values [S]) each; lines span the seeds."""
-    for label, mark, x, values in points:
-        y = (100.0 if figure == "success" else 1.0) * np.asarray(values)
-        ax.plot(x, y.mean(), mark, color=colour[label], markersize=9, label=lettered(label))
-        ax.vlines(x, y.min(), y.max(), color=colour[label], alpha=0.5, lw=1.5)
+def draw_families(ax: Any, points: Sequence[tuple[str, float, np.ndarray]], unit: str, figure: str) -> None:
+    """Success (or return) against ``unit`` of (NAME:NUMBERS, x, values [S]): a line for each NAME, at its points their numbers."""
+    families: dict[str, list] = {}
+    for name, x, values in points:
+        families.setdefault(name.partition(":")[0], []).append((x, name.partition(":")[2], values))
+    for i, (name, found) in enumerate(families.items()):
+        color, found = COLOURS[i] if i < len(COLOURS) else f"C{i % 10}", sorted(found, key=lambda p: p[0])
+        for k, (x, numbers, values) in enumerate(found):
+            y = _point(ax, x, values, figure, MARKS[i % len(MARKS)], color, label="" if k else lettered(name))
+            ax.annotate(numbers, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7, color=color)
+        ax.plot([x for x, *_ in found], [_scaled(v, figure).mean() for *_, v in found], color=color, alpha=0.5, lw=1)
+    _against(ax, unit, figure)
+
+
+def _scaled(values: Any, figure: str) -> np.ndarray:
+    return (100.0 if figure == "success" else 1.0) * np.asarray(values)
+
+
+def _point(ax: Any, x: float, values: Any, figure: str, mark: str, color: str, label: str) -> float:
+    """The mean of the seeds, and a line that spans them; returns the mean."""
+    y = _scaled(values, figure)
+    ax.plot(x, y.mean(), mark, color=color, markersize=9, label=label)
+    ax.vlines(x, y.min(), y.max(), color=color, alpha=0.5, lw=1.5)
+    return y.mean()
+
+
+def _against(ax: Any, unit: str, figure: str) -> None:
     ax.set(xscale="log", xlabel=unit)
     ax.set_ylabel("success of episodes (%)" if figure == "success" else "return of an episode")
     ax.grid(alpha=0.25)
 
 
-def svg(draw: Callable[[Any], None], title: str) -> str:
-    """One panel as an inline svg element; ``title`` is its text for screen readers."""
+def svg(draw: Callable[[Any], None], title: str, beside: bool = False) -> str:
+    """One panel as an inline svg element; ``title`` is its text for screen readers. ``beside``: its legend stands at the right."""
     ink: dict[Any, Any] = {
         n: INK for n in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     }
     with plt.rc_context(ink | {"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
-        figure, ax = plt.subplots(figsize=(5.4, 4.0), layout="constrained")
+        figure, ax = plt.subplots(figsize=(7.6 if beside else 5.4, 4.0), layout="constrained")
         draw(ax)
-        ax.legend(frameon=False, fontsize=9)
+        ax.legend(frameon=False, fontsize=9, **({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if beside else {}))
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         plt.close(figure)
