@@ -189,7 +189,7 @@ def test_only_what_is_due_is_worked_on():
     rows, calls = jnp.arange(300.0), []
     for share in (0.0, 0.1, 0.5, 1.0):
         due = jnp.asarray(np.random.default_rng(0).random(300) < share)
-        fn = lambda x: (jax.debug.callback(lambda: calls.append(1)), {"a": x**2, "b": -x})[1]  # noqa: E731
+        fn = lambda i, x: (jax.debug.callback(lambda: calls.append(1)), {"a": x**2, "b": -x})[1]  # noqa: E731
         otherwise = {"a": rows, "b": rows}
         calls.clear()
         found = jax.jit(lambda due, fn=fn: where_due(due, fn, rows, otherwise, 64))(due)

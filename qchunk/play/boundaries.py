@@ -201,32 +201,29 @@ def _by_length(policy: Policy, choose: Callable) -> Scheme:
     """A scheme that says how far it will play when it plans: choose(vars, key, obs [B], Old [B]) -> (Plan [B], actions of it [B])."""
 
     def decide(vars: Vars, key, state: Any, carry: Playing) -> tuple[Playing, Plan]:
-        envs, horizon = carry.old.left.shape
 
-        def begin(at: tuple[Array, PyTree, Playing]) -> Playing:
-            row, obs, playing = at
-            keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(row)
-            one = lambda key, obs, old: choose(vars, key, *jax.tree.map(lambda x: x[None], (obs, old)))  # noqa: E731
-            plan, length = jax.tree.map(lambda x: x[:, 0], jax.vmap(one)(keys, obs, playing.old))
-            left = (jnp.arange(horizon) < length[:, None]).astype(playing.old.left.dtype)
+        def begin(block: Array | int, at: tuple[PyTree, Playing]) -> Playing:
+            obs, playing = at
+            plan, length = choose(vars, jax.random.fold_in(key, block), obs, playing.old)
+            left = (jnp.arange(playing.old.left.shape[-1]) < length[:, None]).astype(playing.old.left.dtype)
             return Playing(Old(plan, left), jnp.zeros_like(playing.age))
 
-        args = jnp.arange(envs), state.obs, carry
-        return _going_on(where_due(carry.old.left[:, 0] == 0, begin, args, carry), 1)
+        due = carry.old.left[:, 0] == 0
+        return _going_on(where_due(due, begin, (state.obs, carry), carry), 1)
 
     return _self_set(policy, 1, decide, 1, looks=False)
 
 
 def where_due(due: Array, fn: Callable, args: PyTree, otherwise: PyTree, block: int = BLOCK) -> PyTree:
-    """``fn(args)`` where ``due`` [E], else ``otherwise``; leaves lead with E. What is not due costs nothing but a share of a block.
+    """``fn(i, args)`` where ``due`` [E], else ``otherwise``; leaves lead with E. What is not due costs nothing but a share of a block.
 
     Args:
-        fn: row by row independent.
+        fn: (number of the block, some rows of ``args``) -> as many rows.
         block: rows that are worked on at once.
     """
     rows = len(due)
     if rows <= block:
-        return jax.lax.cond(jnp.any(due), lambda: where(due, fn(args), otherwise), lambda: otherwise)
+        return jax.lax.cond(jnp.any(due), lambda: where(due, fn(0, args), otherwise), lambda: otherwise)
     order = jnp.argsort(~due)  # those that are due first
     order = jnp.concatenate([order, jnp.zeros(-rows % block, order.dtype)])
 
@@ -234,7 +231,7 @@ def where_due(due: Array, fn: Callable, args: PyTree, otherwise: PyTree, block: 
         at = jax.lax.dynamic_slice_in_dim(order, i * block, block)
         counts = i * block + jnp.arange(block) < jnp.sum(due)
         to = jnp.where(counts, at, rows)  # out of range: dropped
-        made = fn(jax.tree.map(lambda x: x[at], args))
+        made = fn(i, jax.tree.map(lambda x: x[at], args))
         return jax.tree.map(lambda old, new: old.at[to].set(new, mode="drop"), found, made)
 
     return jax.lax.fori_loop(0, -(-jnp.sum(due) // block), body, otherwise)
