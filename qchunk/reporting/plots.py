@@ -144,7 +144,8 @@ def svg(draw: Callable[[Any], None], title: str, beside: bool = False) -> str:
     with plt.rc_context(ink | {"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
         figure, ax = plt.subplots(figsize=(7.6 if beside else 5.4, 4.0), layout="constrained")
         draw(ax)
-        ax.legend(frameon=False, fontsize=9, **({"loc": "center left", "bbox_to_anchor": (1, 0.5)} if beside else {}))
+        place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if beside else {}
+        ax.legend(frameon=False, fontsize=9, **place)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         plt.close(figure)
