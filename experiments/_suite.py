@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.qc import QC
-from qchunk.comparison.suite import Data, Run
+from qchunk.comparison.suite import Data, Published, Run
 from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
 from qchunk.drivers.online import OnlineSettings
 
@@ -25,6 +29,13 @@ def small_qc(horizon: int = 5, backup: tuple[int, ...] = (), steps: int = 10) ->
 def small_bc(horizon: int = 5, steps: int = 10) -> BC:
     """The same actor, imitating only."""
     return BC(ChunkConfig(horizon), FlowConfig(SMALL, steps=steps), OPTIM)
+
+
+def published(name: str, source: str, rows: Mapping[str, Any], task: Callable[[str], str]) -> Published:
+    """The figures of published/NAME.csv; ``rows`` are the suite's by its labels, each with its name in the ``paper``."""
+    return Published(
+        Path(__file__).parent / "published" / f"{name}.csv", source, {k: row.paper for k, row in rows.items()}, task
+    )
 
 
 def four_arms(env: str, data: Data, settings: OnlineSettings) -> list[Run]:

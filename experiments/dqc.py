@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from _suite import OPTIM, SMALL, SMOKE
+from _suite import OPTIM, SMALL, SMOKE, published
 
 from qchunk.algorithms.dqc import DQC
 from qchunk.comparison.arms import Sizes, resized
-from qchunk.comparison.suite import Data, Published, Run, Suite
+from qchunk.comparison.suite import Data, Run, Suite
 from qchunk.drivers.online import OnlineSettings
 from qchunk.losses.reaching import UnevenConfig
 
@@ -117,10 +116,10 @@ def differences(scale: str) -> Sequence[str]:
 SUITE = Suite(
     suite,
     ("small", "paper"),
-    Published(
-        Path(__file__).parent / "published" / "dqc.csv",
+    published(
+        "dqc",
         "Decoupled Q-chunking, 2512.10926, figures released with its code; 10 seeds, 95 % bootstrap",
-        {label: row.paper for label, row in ROWS.items()},
+        ROWS,
         lambda env: env.removeprefix("ogbench/"),
     ),
     differences,

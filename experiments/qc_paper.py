@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from _suite import OPTIM, SMALL, SMOKE, TAU
+from _suite import OPTIM, SMALL, SMOKE, TAU, published
 
 from qchunk import registry
 from qchunk.comparison.arms import Sizes, resized
-from qchunk.comparison.suite import Data, Published, Run, Suite
+from qchunk.comparison.suite import Data, Run, Suite
 from qchunk.config import ChunkConfig, CriticConfig, TanhGaussianConfig
 from qchunk.drivers.from_scratch import FromScratchSettings
 from qchunk.drivers.online import OnlineSettings
@@ -189,10 +188,10 @@ def differences(scale: str) -> Sequence[str]:
 SUITE = Suite(
     suite,
     ("small", "paper"),
-    Published(
-        Path(__file__).parent / "published" / "qc_final.csv",
+    published(
+        "qc_final",
         "Q-chunking, 2507.07969, figures released with its code; 4 seeds, 95 % bootstrap",
-        {label: row.paper for label, row in ROWS.items()},
+        ROWS,
         lambda env: env.removeprefix("ogbench/").replace("-singletask", "").removesuffix("@sparse").removesuffix("-v0"),
     ),
     differences,

@@ -208,7 +208,8 @@ def diffuser(kernel: Kernel, value: ValueFn, scale: float, repeats: int = 2, sto
     def step(vars: Vars, obs, x: Array, k) -> tuple[Array, Array]:
         return kernel.step(vars, obs, jax.lax.optimization_barrier(climb(vars, obs, x, k)), k)
 
-    return kernel._replace(step=step)
+    # what holds on to an old plan makes steps of its own from ``advance`` and ``infill``, and would leave this rule out
+    return kernel._replace(step=step, advance=None, infill=None, committed=0)
 
 
 def ascent(value: ValueFn, vars: Vars, obs, x: Array, level: Array) -> Array:

@@ -93,6 +93,10 @@ def test_a_run_is_played_by_several_schemes(trained, tmp_path, capsys, monkeypat
     (folder / executions.EXECUTIONS).write_text('{"open-loop": 3}')
     assert run(capsys, "report", folder, "--out", tmp_path / "r")[0] == 0
     assert "damaged" in (tmp_path / "r" / "report.html").read_text()
+    evaluate.by_schemes(
+        folder, ["open-loop"], 6
+    )  # a damaged file is measured again; what fails is kept with its reason
+    assert "TypeError" in executions.read(folder)["open-loop"]["why"]
 
 
 def test_collect_with_a_run(trained, tmp_path, capsys):

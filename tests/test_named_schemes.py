@@ -387,6 +387,8 @@ def test_who_has_not_learned_to_go_on_says_so():
     with pytest.raises(UserError, match="--actor.committed 6 leaves nothing of chunks of 6 actions"):
         actor(FlowConfig((8,), committed=6)).modules[0].init(jax.random.key(0), SPEC)
     assert improve.guide(actor(LEARNED), lambda *a: 0.0, 1.0).committed == 0
+    diffuser = sampling.sample(improve.diffuser(paths.stochastic(actor(LEARNED)), lambda *a: 0.0, 1.0))
+    assert not diffuser.pulled and diffuser.committed == 0, "a pull would leave its rule out"
 
 
 def test_who_cannot_be_pulled_says_so():

@@ -12,16 +12,17 @@ import numpy as np
 from qchunk import seeds
 from qchunk.commands import flags
 from qchunk.commands.shared import positional, print_figures
+from qchunk.comparison.suite import line_of
 from qchunk.config import NonNegativeInt, PositiveInt
 from qchunk.drivers.common import evaluate as measure
 from qchunk.envs.base import obs_spec
 from qchunk.play import evaluation
 from qchunk.reporting import cost, executions
 from qchunk.runs import run_folder
-from qchunk.runs.opened import learner_of, rebuild, vars_of
+from qchunk.runs.opened import Opened, learner_of, rebuild, vars_of
 from qchunk.runs.training import closed
-from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write
+from qchunk.types import Learner
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,29 +60,34 @@ def evaluate(argv: list[str]) -> None:
     print_figures({k: run_folder.figure(v) for k, v in values.items()}, f, f"checkpoint: step {step} of {folder}")
 
 
-def by_schemes(folder: Path, names: Sequence[str], episodes: int, seed: int = EvalFlags.seed) -> None:
-    """Plays a run by each scheme and keeps what comes of it in RUN/executions.json; what is there from the same checkpoint stays.
+def by_schemes(folder: Path, names: Sequence[str], episodes: int) -> None:
+    """Plays a run by each scheme and keeps what comes of it in RUN/executions.json, scheme by scheme; what is there from the same
+    checkpoint stays.
 
-    A scheme that the run cannot be played by is kept with the reason.
+    A scheme that the run cannot be played by, or that fails, is kept with the reason and costs no other.
     """
-    kept = run_folder.read_config(folder)["config"]
-    learner, step = learner_of(folder, opened := rebuild(kept, folder), None)
-    known = {n: x for n, x in executions.read(folder).items() if (x["step"], x["episodes"]) == (step, episodes)}
-    found = {n: known.get(n) or _by_scheme(opened, learner, n, step, episodes, seed) for n in names}
-    atomic_write(folder / executions.EXECUTIONS, json.dumps(found, indent=1) + "\n")
+    p = rebuild(run_folder.read_config(folder)["config"], folder)
+    learner, step = learner_of(folder, p, None)
+    found: dict[str, dict] = {}
+    for name in names:
+        one = executions.known(folder, name, step, episodes)
+        if one is None:
+            one = {"step": step, "episodes": episodes, **executions.NOT_PLAYED}
+            try:
+                one |= _by_scheme(p.played(name, None), learner, episodes)
+            except Exception as e:  # code of the user's may be in it
+                one |= {"why": line_of(e)}
+        found[name] = one
+        later = {n: x for n in names if n not in found and (x := executions.known(folder, n, step, episodes))}
+        atomic_write(folder / executions.EXECUTIONS, json.dumps({**found, **later}, indent=1) + "\n")
 
 
-def _by_scheme(opened, learner, name: str, step: int, episodes: int, seed: int) -> dict:
-    found = {"step": step, "episodes": episodes, "figures": {}, "multiplications": 0.0, "p50": 0.0, "why": ""}
-    try:
-        p = opened.played(name, None)
-        scheme = p.program.scheme(p.inputs, "act")
-    except UserError as e:
-        return {**found, "why": e.problem}
+def _by_scheme(p: Opened, learner: Learner, episodes: int) -> dict:
+    scheme = p.program.scheme(p.inputs, "act")
     shown = dataclasses.replace(p.settings, episodes=episodes)
     spread, given = seeds.spread(shown.seeds, (learner, p.inputs.given))
     with closed(p.program):
-        values = measure(p.program, p.inputs._replace(given=given), shown, spread, seed=seed, manner=True)
+        values = measure(p.program, p.inputs._replace(given=given), shown, spread, seed=EvalFlags.seed, manner=True)
     price = cost.of_scheme(scheme, vars_of(p, learner), obs_spec(p.program.env))
-    figures = {n: np.asarray(v, float).tolist() for n, v in values.items()}
-    return {**found, "figures": figures, "multiplications": price["multiplications"], "p50": price["p50"]}
+    figures = {n: [x if np.isfinite(x) else None for x in np.asarray(v, float).tolist()] for n, v in values.items()}
+    return {"figures": figures, "multiplications": price["multiplications"], "p50": price["p50"]}

@@ -58,7 +58,8 @@ TUNED: dict[str, dict[str, Any]] = {
 }
 TUNING_ENV = "tabletop/cube-single-task2"
 # Success in percent by setting, as in docs/results/tuning.md: qchunk reproduce tuning, on TUNING_ENV, one seed, 50 episodes,
-# 2,000 updates offline and as many during 1,024,000 environment steps.
+# 2,000 updates offline and as many during 1,024,000 environment steps. They are of seed 0 and the data set of a comparison; the suite
+# has its own since, and was not run again.
 TRIALS: dict[str, dict[str, int]] = {
     "bc": {"lr 0.0003": 2, "lr 0.001": 2, "lr 0.003": 2},
     "qc": {"lr 0.0003": 100, "lr 0.001": 100, "lr 0.003": 100},

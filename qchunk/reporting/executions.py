@@ -17,12 +17,15 @@ from qchunk.system.errors import UserError
 EXECUTIONS = "executions.json"  # in a run's folder
 
 
+NOT_PLAYED: dict[str, Any] = {"figures": {}, "multiplications": 0.0, "p50": 0.0, "why": ""}
+
+
 class _Execution(TypedDict):
     """One scheme; lists are of the seeds."""
 
     step: int  # of the checkpoint
     episodes: int
-    figures: dict[str, list[float]]
+    figures: dict[str, list[float | None]]  # None: not finite
     multiplications: float  # of one decision
     p50: float
     why: str  # it was not played; "" where it was
@@ -36,38 +39,48 @@ def read(folder: Path) -> dict[str, Any]:
     return schema.read(path, dict[str, _Execution], "remove it; qchunk compare measures it again")
 
 
-def played(records: Sequence[Record]) -> list[tuple[Record, str, dict[str, Any]]]:
-    """(run, scheme, what was measured) of those that were played, run by run."""
+def known(folder: Path, name: str, step: int, episodes: int) -> dict[str, Any] | None:
+    """What was measured of a scheme from this checkpoint in so many episodes; None where it has to be, also in place of a damaged file."""
+    try:
+        found = read(folder).get(name)
+    except UserError:
+        return None
+    return found if found and not found["why"] and (found["step"], found["episodes"]) == (step, episodes) else None
+
+
+def measured(records: Sequence[Record]) -> list[tuple[Record, str, dict[str, Any]]]:
+    """(run, scheme, what was measured) run by run; of a damaged file only why it is left out."""
     found = []
     for r in records:
         try:
-            found += [(r, name, x) for name, x in read(r.folder).items() if not x["why"]]
-        except UserError:
-            continue  # its row says so
+            found += [(r, name, x) for name, x in read(r.folder).items()]
+        except UserError as e:
+            found.append((r, "", {**NOT_PLAYED, "why": f"damaged: {e.problem}"}))
     return found
+
+
+def played(records: Sequence[Record]) -> list[tuple[Record, str, dict[str, Any]]]:
+    """Those of ``measured`` that have figures."""
+    return [(r, name, x) for r, name, x in measured(records) if not x["why"]]
 
 
 def rows(records: Sequence[Record]) -> Rows:
     """One row per run and scheme; differences are to the first scheme of the same run, one family over the page (Holm)."""
     shown = played(records)
     first = {r.folder: x for r, _, x in reversed(shown)}
-    pairs = [(r, name, Pair(values(r, x), values(r, first[r.folder]), r.figure == "success", x["episodes"])) for r, name, x in shown if x is not first[r.folder]]  # fmt: skip
-    judged = verdicts([pair for *_, pair in pairs])
-    said = {(r.folder, name): v for (r, name, _), v in zip(pairs, judged, strict=True)}
+    others = [(r, name, x) for r, name, x in shown if x is not first[r.folder]]
+    pairs = [Pair(values(r, x), values(r, first[r.folder]), r.figure == "success", x["episodes"]) for r, _, x in others]
+    said = {(r.folder, name): v for (r, name, _), v in zip(others, verdicts(pairs), strict=True)}
     found = [_row(r, name, x, said.get((r.folder, name))) for r, name, x in shown]
     blank = dict.fromkeys(found[0] if found else ("environment", "method", "execution", "mean"), "")
-    return [*found, *({**blank, "environment": r.env, "method": r.label, "execution": name, "mean": why} for r, name, why in left_out(records))]  # fmt: skip
-
-
-def left_out(records: Sequence[Record]) -> list[tuple[Record, str, str]]:
-    """(run, scheme, why) of those that could not be played, and of damaged files."""
-    found = []
-    for r in records:
-        try:
-            found += [(r, name, f"not played: {x['why']}") for name, x in read(r.folder).items() if x["why"]]
-        except UserError as e:
-            found.append((r, "", f"damaged: {e.problem}"))
-    return found
+    left_out = [(r, name, x["why"]) for r, name, x in measured(records) if x["why"]]
+    return [
+        *found,
+        *(
+            {**blank, "environment": r.env, "method": r.label, "execution": n, "mean": f"not played: {why}"}
+            for r, n, why in left_out
+        ),
+    ]
 
 
 def values(r: Record, x: dict[str, Any]) -> np.ndarray:
@@ -76,7 +89,7 @@ def values(r: Record, x: dict[str, Any]) -> np.ndarray:
 
 
 def _row(r: Record, name: str, x: dict[str, Any], verdict: Verdict | None) -> dict[str, str]:
-    mean = {n: float(np.mean(v)) for n, v in x["figures"].items()}
+    mean = {n: float(np.mean(np.asarray(v, float))) for n, v in x["figures"].items()}
     bounds = (0.0, 1.0) if r.figure == "success" else None
     estimate = interval(values(r, x), bounds=bounds, episodes=x["episodes"] if bounds else 0)
     return {
