@@ -18,6 +18,7 @@ import pytest
 from qchunk import cli
 from qchunk.commands import evaluate
 from qchunk.reporting import executions
+from qchunk.reporting.records import Record
 from qchunk.runs import checkpoint
 
 ENV = "probe/two-step"
@@ -97,6 +98,20 @@ def test_a_run_is_played_by_several_schemes(trained, tmp_path, capsys, monkeypat
         folder, ["open-loop"], 6
     )  # a damaged file is measured again; what fails is kept with its reason
     assert "TypeError" in executions.read(folder)["open-loop"]["why"]
+
+
+def test_executions_where_success_has_no_meaning(tmp_path):
+    """Returns are no shares of episodes; what is not finite says so."""
+    run_ = Record("bc", "e", (0, 1, 2), [{"values": {"return": [1.0, 2.0, 4.0]}}], False, tmp_path, {"config": {}})
+    ways = {"open-loop": [-1.0, -2.0, -3.0], "receding:1": [3.0, 5.0, 4.0], "random-k": [None, 1.0, 2.0]}
+    one = {"step": 1, "episodes": 4, **executions.NOT_PLAYED}
+    counts = {n: [4.0] * 3 for n in ("looks", "plans", "length", "jump", "change")}
+    kept = {n: {**one, "figures": {"return": x, **counts}} for n, x in ways.items()}
+    (tmp_path / executions.EXECUTIONS).write_text(json.dumps(kept))
+    first, second, third = executions.rows([run_])
+    assert (first["mean"], first["difference to the first"]) == ("-2.00", "(the first)")
+    assert second["mean"] == "4.00" and second["difference to the first"].startswith("+6.00 [")
+    assert third["mean"] == "not finite"
 
 
 def test_collect_with_a_run(trained, tmp_path, capsys):

@@ -69,7 +69,9 @@ def rows(records: Sequence[Record]) -> Rows:
     shown = played(records)
     first = {r.folder: x for r, _, x in reversed(shown)}
     others = [(r, name, x) for r, name, x in shown if x is not first[r.folder]]
-    pairs = [Pair(values(r, x), values(r, first[r.folder]), r.figure == "success", x["episodes"]) for r, _, x in others]
+    pairs = [
+        Pair(values(r, x), values(r, first[r.folder]), r.figure == "success", shares_of(r, x)) for r, _, x in others
+    ]
     said = {(r.folder, name): v for (r, name, _), v in zip(others, verdicts(pairs), strict=True)}
     found = [_row(r, name, x, said.get((r.folder, name))) for r, name, x in shown]
     blank = dict.fromkeys(found[0] if found else ("environment", "method", "execution", "mean"), "")
@@ -88,10 +90,15 @@ def values(r: Record, x: dict[str, Any]) -> np.ndarray:
     return np.asarray(x["figures"][r.figure], float)
 
 
+def shares_of(r: Record, x: dict[str, Any]) -> int:
+    """Episodes behind a seed's figure; 0 where that is no share of episodes."""
+    return x["episodes"] if r.figure == "success" else 0
+
+
 def _row(r: Record, name: str, x: dict[str, Any], verdict: Verdict | None) -> dict[str, str]:
     mean = {n: float(np.mean(np.asarray(v, float))) for n, v in x["figures"].items()}
     bounds = (0.0, 1.0) if r.figure == "success" else None
-    estimate = interval(values(r, x), bounds=bounds, episodes=x["episodes"] if bounds else 0)
+    estimate = interval(values(r, x), bounds=bounds, episodes=shares_of(r, x))
     return {
         "environment": r.env,
         "method": r.label,
