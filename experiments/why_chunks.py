@@ -151,8 +151,12 @@ def pictures(root: Path, runs: list[Run]) -> None:
             line(axes[1, 2], [horizon(r) for r in found], [success(r, root) for r in found], env)
     axes[1, 2].set(title="Neither too short nor too long", xlabel="chunk h", ylabel="success (%)", xscale="log")
     for ax in axes.flat:
+        if ax.get_xscale() == "log":
+            ax.set_xscale("log", base=2)
         if ax.get_legend_handles_labels()[0]:
             ax.legend(frameon=False, fontsize=9)
+        else:  # none of its runs is there
+            ax.axis("off")
     figure.savefig(root / "report" / "why_chunks.png")
     plt.close(figure)
 
