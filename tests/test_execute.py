@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import as_users_compile
 
 from qchunk import envs
 from qchunk.data import formats
@@ -152,7 +153,7 @@ def test_returns_and_lengths_are_exact(name, horizon, returns, length, text):
 def test_two_rollouts_are_one_longer_rollout():
     """To the bit, through time-outs and fresh starts: resets draw from the state, not the rollout's key."""
     env, scheme = wrap(envs.make("tabletop/cube-single-task1"), 7), parse("open-loop", 4).scheme(ramp(4, 5))
-    run = jax.jit(lambda k, start, n: rollout(env, scheme, NO_VARS, k, n, start, 3), static_argnums=2)
+    run = as_users_compile(lambda k, start, n: rollout(env, scheme, NO_VARS, k, n, start, 3), static_argnums=2)
     middle, first = run(jax.random.key(0), None, 3)
     end, second = run(jax.random.key(1), middle, 3)
     whole_end, whole = run(jax.random.key(0), None, 6)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import as_users_compile
 
 from qchunk import envs, improve, sampling
 from qchunk.actors import actor, paths
@@ -235,7 +236,7 @@ def test_where_nothing_is_held_the_bits_are_the_samplers(made):
     noise = policy.draw(vars, jax.random.key(5), obs)
     weight = jnp.asarray([[0.0] * H, soft_mask(H, 2, 2), [0.0] * H, [1.0] * H])
     old = Old(Plan(target), jnp.ones((4, H)))
-    plan = jax.jit(lambda old: policy.plan(vars, noise, obs, old).action)
+    plan = as_users_compile(lambda old: policy.plan(vars, noise, obs, old).action)
     free, held = plan(old), plan(old._replace(pull=Pull(weight, jnp.full(4, 5.0))))
     np.testing.assert_array_equal(held[0::2], free[0::2])
     apart = lambda x: np.sqrt(np.mean((np.asarray(x) - target) ** 2, axis=-1))  # noqa: E731
@@ -261,7 +262,7 @@ def test_an_actor_that_goes_on_from_given_actions():
     assert policy.committed == 2
     noise = policy.draw(vars, jax.random.key(1), obs)
     old = Old(Plan(chunk.action), jnp.ones((64, H)))
-    plan = jax.jit(lambda old: policy.plan(vars, noise, obs, old).action)
+    plan = as_users_compile(lambda old: policy.plan(vars, noise, obs, old).action)
     free = plan(old)
     for d in range(3):
         weight = jnp.broadcast_to((jnp.arange(H) < d).astype(jnp.float32), (64, H))
@@ -307,11 +308,12 @@ def played(name, delay=0, c=C, build=bc):
 
 @pytest.mark.slow
 def test_real_time_chunking_without_delay_and_mask_is_open_loop():
-    plain = played("open-loop")
-    np.testing.assert_array_equal(played(f"rtc:0,{H}"), plain)
-    np.testing.assert_array_equal(played(f"hard-mask:0,{H}"), plain)
-    np.testing.assert_array_equal(played("async:0"), plain)
-    assert (played("rtc:0,3") != played("receding:3")).any() and (played("hard-mask:0,3") == played("receding:3")).all()
+    """Up to rounding: these are programs of their own, and XLA fuses each its way."""
+    same = lambda name, other: np.testing.assert_allclose(played(name), played(other), rtol=0, atol=1e-5)  # noqa: E731
+    for name in (f"rtc:0,{H}", f"hard-mask:0,{H}", "async:0"):
+        same(name, "open-loop")
+    same("hard-mask:0,3", "receding:3")
+    assert np.abs(played("rtc:0,3") - played("receding:3")).max() > 1e-3
 
 
 def test_a_delay_by_hand():

@@ -1,10 +1,11 @@
-"""Which cases of a test ``make test`` leaves out: they are marked ``slow``, and CI runs them."""
+"""Which cases of a test ``make test`` leaves out (they are marked ``slow``, and CI runs them), and what is compiled as users do."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
+import jax
 import pytest
 
 
@@ -19,3 +20,13 @@ def slow_but(quick: Iterable[Any], cases: Iterable[Any]) -> list[Any]:
         raise ValueError(f"no such cases: {odd}")
     values = lambda case: case if isinstance(case, tuple) else (case,)  # noqa: E731
     return [case if case in quick else pytest.param(*values(case), marks=pytest.mark.slow) for case in cases]
+
+
+def as_users_compile(f: Any, **options: Any) -> Any:
+    """``jax.jit`` with XLA's own defaults in place of the quick compiling of conftest.py.
+
+    For programs that differ and shall agree to the bit: how XLA fuses them decides whether they do.
+    """
+    return jax.jit(
+        f, compiler_options={"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}, **options
+    )
