@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk.actors.paths import step_of
-from qchunk.sampling import count_steps
+from qchunk.critics import zooms
+from qchunk.critics.zooms import ZoomCritic
+from qchunk.sampling import count_steps, emit_step
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Kernel, Old, Plan, Policy, ValueFn, Vars
 
@@ -153,6 +155,23 @@ def smoothed(policy: Policy, std: float, bound: float = math.inf) -> Policy:
         return made._replace(action=jnp.clip(made.action + more, -1.0, 1.0))
 
     return policy._replace(draw=draw, plan=plan)
+
+
+def zoomed(critic: ZoomCritic) -> Policy:
+    """The best chunk of a factorised critic, found zoom after zoom (2411.12155, algorithm 1).
+
+    Its noise [*B, L, H, A] decides between bins that are as good as each other.
+    """
+
+    def draw(vars: Vars, key, obs) -> Array:
+        lead = jax.tree.leaves(obs)[0].shape[:-1]
+        return zooms.draw_bins(key, (*lead, *critic.shape(vars)), critic.c)
+
+    def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
+        del old
+        return Plan(zooms.chunk_of(zooms.best(critic, vars, obs, noise), critic.c))
+
+    return Policy(draw, plan, emit_step)
 
 
 def guide(kernel: Kernel, value: ValueFn, weight: float) -> Kernel:

@@ -44,6 +44,10 @@ ALGORITHMS = {
         "qchunk.algorithms.qc_prefix:qc_prefix",
         "Q-chunking by a critic of every prefix, which can say how far to play (2605.11009)",
     ),
+    "cqn-as": Entry(
+        "qchunk.algorithms.cqn_as:cqn_as",
+        "no actor: a critic of action sequences, whose best chunk is found by zooming into bins (2411.12155)",
+    ),
     "qc-frozen": Entry("qchunk.algorithms.qc_frozen:qc_frozen", "Q-chunking on the frozen prior of an earlier run"),
     "v-gps": Entry("qchunk.algorithms.v_gps:v_gps", "re-ranks samples of a frozen prior by an IQL critic (2410.13816)"),
     "dppo": Entry(

@@ -1,6 +1,6 @@
-"""Networks: perceptrons over several inputs, ensembles of them, and the denoiser of diffusion actors.
+"""Networks: perceptrons over several inputs, ensembles of them, those along a chunk, and the denoiser of diffusion actors.
 
-Kernels are Xavier-uniform, biases 0; LayerNorm's epsilon is 1e-6.
+Kernels are Xavier-uniform, biases 0; LayerNorm's epsilon is 1e-6, and that of ``Zooms`` 1e-5.
 """
 
 from __future__ import annotations
@@ -158,6 +158,46 @@ class PrefixTransformer(nn.Module):
         return _head(self, nn.LayerNorm(epsilon=1e-6, name="norm")(x[..., jnp.asarray(self.points), :]))
 
 
+class Zooms(nn.Module):
+    """(observation [*B, O], centres [*B, l, H, A], levels [l, L]) -> logits [*B, l, H, A, bins, atoms] of l of the L zooms.
+
+    Two streams, whose sum the logits are: the advantage of each bin, less its mean over the bins, and the value of all (2411.12155,
+    section 4); or the first one alone as it is. Heads are 0 at first.
+    """
+
+    hidden: tuple[int, ...]
+    out: tuple[int, int, int, int]  # H, A, bins, atoms
+    dueling: bool = True
+
+    @nn.compact
+    def __call__(self, obs: Array, centres: Array, levels: Array) -> Array:
+        horizon, actions, bins, atoms = self.out
+        gain = ZoomStream(self.hidden, horizon, (actions, bins, atoms), name="advantage")(obs, centres, levels)
+        if not self.dueling:
+            return gain
+        value = ZoomStream(self.hidden, horizon, (actions, 1, atoms), name="value")(obs, centres, levels)
+        return value + gain - jnp.mean(gain, axis=-2, keepdims=True)
+
+
+class ZoomStream(nn.Module):
+    """Blocks of Dense -> LayerNorm -> SiLU for each action of the chunk, a GRU along the chunk, and a linear head."""
+
+    hidden: tuple[int, ...]
+    horizon: int
+    out: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, obs: Array, centres: Array, levels: Array) -> Array:
+        parts: tuple[Array, ...] = (obs[..., None, None, :], centres, levels[:, None, :])
+        for i, width in enumerate(self.hidden):
+            x = Dense(width, name=f"dense_{i}")(*parts)
+            if i == 0:  # as an input that says which action it is
+                x = x + self.param("position", nn.initializers.normal(0.02), (self.horizon, width))
+            parts = (nn.silu(nn.LayerNorm(epsilon=1e-5, name=f"norm_{i}")(x)),)
+        along: Any = nn.RNN(nn.GRUCell(self.hidden[-1], name="gru"))(parts[0])
+        return _head(self, along, nn.initializers.zeros_init())
+
+
 class Denoiser(nn.Module):
     """(chunk [.., H * A], level [.., 1], observation [.., O]) -> [.., *out].
 
@@ -186,9 +226,9 @@ def sinusoid(t: Array, features: int) -> Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def _head(module: nn.Module, x: Array) -> Array:
+def _head(module: nn.Module, x: Array, init: Callable | None = None) -> Array:
     out: tuple[int, ...] = module.out  # type: ignore[attr-defined]
-    kernel = module.param("head_kernel", nn.initializers.xavier_uniform(), (x.shape[-1], math.prod(out)))
+    kernel = module.param("head_kernel", init or nn.initializers.xavier_uniform(), (x.shape[-1], math.prod(out)))
     bias = module.param("head_bias", nn.initializers.zeros_init(), out)
     return affine(x, kernel, bias.reshape(-1)).reshape(*x.shape[:-1], *out)
 

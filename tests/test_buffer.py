@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from qchunk.config import ChunkConfig
 from qchunk.data import buffer, chunks
+from qchunk.data.demonstrations import DEMONSTRATION, draw_with_demonstrations
 from qchunk.system.errors import UserError
 from qchunk.types import PLAN_STEP, Steps
 
@@ -219,3 +220,29 @@ def test_without_a_ring_the_data_set_is_drawn_from(both):
     chunk = drawn(buffer.Source(both[0]), 10)
     alone = jax.jit(lambda data: chunks.draw(jax.random.key(0), data, ChunkConfig(3), 10))(both[0])
     chex.assert_trees_all_equal(chunk, alone)
+
+
+def test_demonstrations_are_data_and_episodes_that_ended_well():
+    """Four online episodes: a success, a failure with a penalty, a time-out, and one that still runs; two more steps to a success."""
+    ends = [(2, 1, 0.0), (3, 1, -100.0), (2, 0, 0.0), (1, 0, None)]  # length, terminal, last reward
+    rows, wanted = [], []
+    for length, terminal, last in ends:
+        for t in range(length):
+            over = last is not None and t == length - 1
+            rows.append((-1.0 if not over else last, float(over and terminal), float(over)))
+        wanted += [float(terminal and last == 0.0)] * length
+    reward, terminal, end = (jnp.asarray(x, jnp.float32)[:, None] for x in zip(*rows, strict=True))
+    n = len(rows)
+    obs = jnp.arange(float(n))[:, None, None]
+    steps = Steps(obs, obs, reward, terminal, end - terminal, obs + 1, None, jnp.ones((n, 1)))
+    ring = buffer.write(buffer.empty(1, 16, 1, 1), steps)
+    data = chunks.dataset(np.full((3, 1), 100.0), np.zeros((3, 1)), np.zeros(3), np.zeros(3), np.asarray([0, 0, 1]))
+    chunk = draw_with_demonstrations(jax.random.key(0), buffer.Source(data, ring, "share:0.5"), ChunkConfig(1), 64)
+    offline = np.asarray(chunk.extras["source"]) == 0
+    shown = np.asarray(chunk.extras[DEMONSTRATION])
+    assert offline.sum() == 32 and (shown[offline] == 1).all()
+    np.testing.assert_array_equal(shown[~offline], np.asarray(wanted)[np.asarray(chunk.obs)[~offline, 0].astype(int)])
+    assert 0 < shown[~offline].sum() < 32
+    assert (
+        draw_with_demonstrations(jax.random.key(0), buffer.Source(data), ChunkConfig(1), 8).extras[DEMONSTRATION] == 1
+    ).all()

@@ -159,6 +159,7 @@ def annotated() -> list[tuple[type, str, Any]]:
 # a number just outside of the range, at either end; None where there is no end
 OUTSIDE: dict[str, tuple] = {
     **dict.fromkeys(("horizon", "steps", "components", "members", "envs", "decisions", "epochs"), (0, None)),
+    **{"levels": (0, None), "atoms": (0, None), "bins": (1, None)},
     **{
         "act_horizon": (0, None),
         "history": (0, 1001),
@@ -175,7 +176,7 @@ OUTSIDE: dict[str, tuple] = {
     **{"time_features": (3, None), "tau": (0.0, 1 + 1e-9), "expectile": (0.5 - 1e-9, 1.0)},
     **{"prob_std": (1e-3 - 1e-9, 1 + 1e-9), "clip_rate": (0.0, 80 + 1e-9), "target_kl": (None, None)},
     **{"hidden": ((0,), None), "backup": ((0,), None), "every": (0, None)},
-    **dict.fromkeys(("cost", "entropy"), (-1e-9, None)),
+    **dict.fromkeys(("cost", "entropy", "td", "margin"), (-1e-9, None)),
     **{"heads": (0, None), "alpha": (-1e-9, None), "bc_alpha": (-1e-9, None), "noise": (-1e-9, 1 + 1e-9)},
 }
 

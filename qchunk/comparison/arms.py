@@ -15,7 +15,6 @@ from qchunk import names, registry
 from qchunk.config import (
     ActorConfig,
     ChunkConfig,
-    CriticConfig,
     DiffusionConfig,
     FlowConfig,
     OptimConfig,
@@ -151,7 +150,7 @@ def resized(c: Any, sizes: Sizes) -> Any:
         made["steps"] = sizes.steps
     if isinstance(c, DiffusionConfig):
         made["residual"] = c.residual and fits_residual(sizes.hidden)
-    if isinstance(c, CriticConfig):
+    if {"hidden", "tau"} <= made.keys():
         made["tau"] = 0.01
     return dataclasses.replace(c, **made)
 

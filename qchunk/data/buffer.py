@@ -243,7 +243,14 @@ def draw(
         count: U, for chunks [B, U] (``chunks.consecutive``).
         per_step: as in ``chunks.cut``.
     """
-    data, ring, picked = source.data, source.ring, pick(key, source, c, batch)
+    return at_picked(pick(key, source, c, batch), source, c, count, per_step)
+
+
+def at_picked(
+    picked: Picked, source: Source, c: ChunkConfig, count: int | None = None, per_step: Sequence[str] = ()
+) -> Chunk:
+    """The chunks of ``draw`` that start where ``pick`` said."""
+    data, ring = source.data, source.ring
     if count is None:
         offline: Callable = lambda rows: chunks.windows(data, rows, c, per_step)  # noqa: E731
         online: Callable = lambda env, at: windows(ring, env, at, c, per_step)  # noqa: E731

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from qchunk.types import Array, Chunk, Critic, DrawFn, Kernel, Key, Metrics, PyTree, SharedFn, Term, Together, Vars
+from qchunk.types import Array, Chunk, DrawFn, Key, Metrics, PyTree, SharedFn, Term, Together, Vars
 
 
-def module_names(part: Kernel | Critic) -> tuple[str, ...]:
-    """The names of a Kernel's or a Critic's modules: a term's ``wrt``."""
+def module_names(part: Any) -> tuple[str, ...]:
+    """The names of the modules of a Kernel or a critic: a term's ``wrt``."""
     return tuple(m.name for m in part.modules)
 
 
