@@ -139,6 +139,11 @@ class ChunkConfig:
     """Where windows start: at any step, where a policy decided (at any step where data do not say), at an episode's first, or
     at any step from which the window lies inside its episode."""
 
+    codec: Literal["none", "prodmp", "promp"] = "none"
+    """Movement primitives: actors and critics see a chunk as the weights of a smooth trajectory (2210.01531, or bumps), which is what is played."""
+    basis: PositiveInt = 5
+    """W, weights of each number of a chunk with a codec: at most the horizon; at least 4 for prodmp, 2 for promp."""
+
     @property
     def points(self) -> tuple[int, ...]:
         """The backup points n_1 < ... < n_J, in environment steps."""

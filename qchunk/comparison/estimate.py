@@ -19,6 +19,7 @@ from qchunk.config import stands_on
 from qchunk.data import chunks
 from qchunk.drivers.common import assemble
 from qchunk.envs.base import spec_of
+from qchunk.primitives import weights_of
 from qchunk.reporting import cost
 from qchunk.seeds import for_each
 from qchunk.types import Spec
@@ -61,7 +62,11 @@ def multiplications(run: Run, spec: Spec) -> float:
     spec = spec._replace(horizon=c.chunk.horizon)
     frozen = {}
     if run.prior and (stands := stands_on(c)):
-        frozen = {"actor": actor(getattr(c, stands[0])).modules[0].init(jax.random.key(0), spec)}
+        frozen = {
+            "actor": actor(getattr(c, stands[0]))
+            .modules[0]
+            .init(jax.random.key(0), spec._replace(horizon=weights_of(c.chunk)))
+        }
     data = None
     if run.data is not None:
         rows = 4 * max(c.chunk.horizon, *c.chunk.backup, 1)

@@ -12,6 +12,7 @@ from qchunk.envs.base import AutoReset, spec_of, wrap
 from qchunk.envs.host.pool import HostEnv
 from qchunk.envs.objective import settled
 from qchunk.play.execute import Execution, Scheme
+from qchunk.primitives import in_primitives
 from qchunk.sampling import uniform
 from qchunk.seeds import over_seeds
 from qchunk.system.errors import UserError
@@ -35,13 +36,15 @@ class Program:
     units: tuple[str, str] = ("none", "none")
 
     def algorithm(self, c: Any) -> Algorithm:
-        """The method in its units. Raises UserError where ``build`` returns something else than an Algorithm."""
+        """The method in its units, and in primitives where chunks are such. Raises UserError where ``build`` returns something else than an Algorithm."""
         made = self.build(c)
         if not isinstance(made, Algorithm):
             name = getattr(self.build, "__name__", "build")
             raise UserError(
                 f"{name} returns a {type(made).__name__}", "return an Algorithm, such as qchunk.learner(...)"
             )
+        if c.chunk.codec != "none":
+            made = in_primitives(made, c.chunk)
         return made if self.units == ("none", "none") else normalise.normalised(made)
 
     def spec(self, c: Any) -> Spec:

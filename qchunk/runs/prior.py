@@ -14,11 +14,13 @@ from qchunk.actors import actor
 from qchunk.config import Stands, stands_on
 from qchunk.envs import objective
 from qchunk.envs.base import spec_of
+from qchunk.primitives import weights_of
 from qchunk.runs import run_folder, sources
 from qchunk.runs.opened import Opened, learner_of, rebuild
 from qchunk.sampling import count_steps
 from qchunk.system.errors import UserError
 
+PRIMITIVES = ("codec", "basis")  # fields of ChunkConfig that a stage shares with its prior
 MAY_CHANGE = {"flow": {"steps"}, "diffusion": {"ddim", "clip"}}  # of a prior's configuration: how it is sampled
 
 
@@ -82,7 +84,7 @@ def places_of(folder: Path, found: int, seeds: int, seed: int | None) -> list[in
 
 def sizes(chunk: Any, prior: Any) -> Any:
     """A method's own chunks, as long as the prior's and seeing as much."""
-    return dataclasses.replace(chunk, horizon=prior.horizon, history=prior.history)
+    return dataclasses.replace(chunk, **{name: getattr(prior, name) for name in ("horizon", "history", *PRIMITIVES)})
 
 
 def actor_of(c: Any, folder: Any) -> Any:
@@ -128,6 +130,9 @@ def check(prior: Prior | None, algorithm: str, c: Any, settings: Any, env: Any) 
     if c.chunk.horizon != prior.config.chunk.horizon:
         fix = f"leave --chunk.horizon out, or train a prior with {c.chunk.horizon}"
         raise UserError(f"the prior's chunks have {prior.config.chunk.horizon} actions, not {c.chunk.horizon}", fix)
+    for name in PRIMITIVES:
+        if (mine := getattr(c.chunk, name)) != (its := getattr(prior.config.chunk, name)):
+            raise UserError(f"the prior has --chunk.{name} {its}, not {mine}", f"leave --chunk.{name} out")
     if env.data_name != prior.env.data_name:
         fix = f"take an environment of {prior.env.data_name}, or train a prior for {env.data_name}"
         raise UserError(f"the prior was trained for {prior.env.data_name}, not for {env.data_name}", fix)
@@ -136,7 +141,7 @@ def check(prior: Prior | None, algorithm: str, c: Any, settings: Any, env: Any) 
             flag = name.replace("_", "-")
             raise UserError(f"the prior's --{flag} is {getattr(prior.settings, name)}", f"leave --{flag} out")
     if "actor" in prior.given:
-        _fits(prior.given["actor"], getattr(c, field), c.chunk.horizon, env)
+        _fits(prior.given["actor"], getattr(c, field), weights_of(c.chunk), env)
 
 
 def _fits(params: Any, c: Any, horizon: int, env: Any) -> None:
