@@ -58,8 +58,7 @@ def has_kinds(hint: Any) -> bool:
 def of_kind(hint: Any, kind: str) -> Any:
     """The default configuration of a kind, for a field of this type.
 
-    Raises:
-        UserError: no such kind; the nearest ones are offered.
+    Raises UserError where there is no such kind; the nearest ones are offered.
     """
     closed = {getattr(t, "kind", ""): t for t in members(hint) if t is not ActorConfig}
     if kind in closed:
@@ -76,8 +75,7 @@ def of_kind(hint: Any, kind: str) -> Any:
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
     """A configuration from what JSON kept of it.
 
-    Raises:
-        UserError: a field that this version does not know, or lacks; or something else than fields.
+    Raises UserError for a field that this version does not know, or lacks; or something else than fields.
     """
     hints = get_type_hints(cls)
     if not isinstance(values, dict):
@@ -140,7 +138,7 @@ class ChunkConfig:
     at any step from which the window lies inside its episode."""
 
     codec: Literal["none", "prodmp", "promp"] = "none"
-    """Movement primitives: actors and critics see a chunk as the weights of a smooth trajectory (2210.01531, or bumps), which is what is played."""
+    """Movement primitives: actors and critics see chunks as weights of smooth trajectories (2210.01531, or bumps), which are played."""
     basis: PositiveInt = 5
     """W, weights of each number of a chunk with a codec: at most the horizon; at least 4 for prodmp, 2 for promp."""
 
@@ -284,6 +282,19 @@ class TanhGaussianConfig(ActorConfig):
     ema: bool = False
     """Act with a moving average of the weights."""
     kind: str = dataclasses.field(default="tanh-gaussian", kw_only=True)
+
+
+@config
+class SkillConfig(ActorConfig):
+    """A variational autoencoder of chunks (2010.13611): skills, a prior over them, and a decoder that looks at every step."""
+
+    hidden: Widths = (256, 256)
+    """Widths of the hidden layers; recurrent layers of the encoder are as wide as the last."""
+    skill: PositiveInt = 8
+    """W, numbers of a skill."""
+    kl: NonNegativeFloat = 0.1
+    """Weight of the divergence of encoder and prior, beside the mean log-likelihood of an action."""
+    kind: str = dataclasses.field(default="skills", kw_only=True)
 
 
 @config

@@ -48,6 +48,9 @@ ALGORITHMS = {
         "qchunk.algorithms.cqn_as:cqn_as",
         "no actor: a critic of action sequences, whose best chunk is found by zooming into bins (2411.12155)",
     ),
+    "opal": Entry(
+        "qchunk.algorithms.opal:opal", "IQL over the skills of an earlier run (bc --actor.kind skills) (2010.13611)"
+    ),
     "qc-frozen": Entry("qchunk.algorithms.qc_frozen:qc_frozen", "Q-chunking on the frozen prior of an earlier run"),
     "v-gps": Entry("qchunk.algorithms.v_gps:v_gps", "re-ranks samples of a frozen prior by an IQL critic (2410.13816)"),
     "dppo": Entry(
@@ -68,6 +71,7 @@ ACTORS = {  # by the kind of their configuration; a target takes (configuration,
     "gaussian": Entry("qchunk.actors.gaussian:gaussian", "a Gaussian or a mixture over chunks, by maximum likelihood"),
     "regression": Entry("qchunk.actors.gaussian:regression", "one deterministic chunk, by mean squared error"),
     "one-step": Entry("qchunk.actors.one_step:one_step_actor", "noise to chunk in one pass; cloned by an energy score"),
+    "skills": Entry("qchunk.actors.skills:skills", "an autoencoder of chunks, decoded step by step (2010.13611)"),
     "tanh-gaussian": Entry(
         "qchunk.actors.tanh_gaussian:tanh_gaussian", "a Gaussian squashed by tanh, with its density (1801.01290)"
     ),

@@ -198,6 +198,23 @@ class ZoomStream(nn.Module):
         return _head(self, along, nn.initializers.zeros_init())
 
 
+class SkillEncoder(nn.Module):
+    """(observations [*B, H, O], actions [*B, H, A]) -> [*B, *out]: two recurrent layers over a window, in both directions."""
+
+    hidden: tuple[int, ...]
+    out: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, obs: Array, action: Array) -> Array:
+        for i, width in enumerate(self.hidden):
+            obs = nn.relu(Dense(width, name=f"dense_{i}")(obs))
+        x: Any = jnp.concatenate([obs, action], axis=-1)
+        for i in range(2):
+            on, back = (nn.RNN(nn.GRUCell(self.hidden[-1], name=f"{way}_{i}")) for way in ("forward", "backward"))
+            x = nn.Bidirectional(on, back)(x)
+        return _head(self, flatten_chunk(x))
+
+
 class Denoiser(nn.Module):
     """(chunk [.., H * A], level [.., 1], observation [.., O]) -> [.., *out].
 

@@ -15,9 +15,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from qchunk.compose import recoded
 from qchunk.config import ChunkConfig
 from qchunk.system.errors import UserError
-from qchunk.types import EDGE, Algorithm, Array, Chunk, Learner, Old, Plan, Policy, Vars
+from qchunk.types import EDGE, Algorithm, Array, Chunk, Old, Plan, Policy, Vars
 
 LONG = 6  # durations in which the largest response is looked for, as published
 
@@ -182,15 +183,12 @@ def in_primitives(algorithm: Algorithm, c: ChunkConfig) -> Algorithm:
             )
             raise UserError(problem, "leave --chunk.codec out")
 
-    def init(key, spec, given=None) -> Learner:
-        return algorithm.init(key, spec._replace(horizon=c.basis), given)
-
-    def prepare(learner: Learner, given: dict, key, chunk: Chunk):
+    def encoded(vars: Vars, chunk: Chunk) -> Chunk:
+        del vars
         action = jnp.clip(_times(made.encode, chunk.action), -EDGE, EDGE)
-        return algorithm.prepare(learner, given, key, chunk._replace(action=action, mask=chunk.mask[..., made.knots]))
+        return chunk._replace(action=action, mask=chunk.mask[..., made.knots])
 
-    act, explore = (_decoded(policy, made) for policy in (algorithm.act, algorithm.explore))
-    return algorithm._replace(init=init, prepare=prepare, act=act, explore=explore)
+    return recoded(algorithm, lambda spec: spec._replace(horizon=c.basis), encoded, lambda p: _decoded(p, made))
 
 
 def _decoded(policy: Policy, codec: Codec) -> Policy:

@@ -54,7 +54,7 @@ def emit_step(vars: Vars, plan: Plan, i, obs) -> Array:
 
 
 def sample(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> Policy:
-    """One sample of the actor, clipped to [-1, 1] at the end only; along noise levels it obeys ``Old.pull``.
+    """One sample of the actor, clipped to [-1, 1] at the end only, and decoded where it is a skill; along noise levels it obeys ``Old.pull``.
 
     Its noise is [*B, H, A], and for a noisy Kernel the pair of that and the noise of every step [*B, K, H, A].
 
@@ -70,10 +70,12 @@ def sample(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> Policy
         towards = holding(old) if levels and old is not None and old.pull is not None else lambda kernel: kernel
         if base is not None:
             start = decode(towards(base), vars, obs, start, steps, 0, first)
-        return Plan(jnp.clip(decode(towards(kernel), vars, obs, start, steps, first), -1.0, 1.0))
+        chunk = jnp.clip(decode(towards(kernel), vars, obs, start, steps, first), -1.0, 1.0)
+        return Plan(chunk) if kernel.decoder is None else kernel.decoder.plan(vars, obs, chunk)
 
     committed = min(k.committed for k in (kernel, base or kernel))
-    return Policy(drawing(kernel), plan, emit_step, pulled=levels, committed=committed)
+    emit = emit_step if kernel.decoder is None else kernel.decoder.emit
+    return Policy(drawing(kernel), plan, emit, pulled=levels, committed=committed)
 
 
 def holding(old: Old) -> Callable[[Kernel], Kernel]:

@@ -116,6 +116,17 @@ class Module(NamedTuple):
     target: TargetNetwork | None = None  # None: no second copy is kept
 
 
+class Decoder(NamedTuple):
+    """What turns the chunks of a Kernel that are no actions, but W numbers of a skill, into actions."""
+
+    size: int  # W
+    plan: Callable[[Vars, PyTree, Array], Any]  # (vars, obs [*B, O], skill [*B, 1, W]) -> Plan
+    emit: EmitFn  # looks at every step, not only where a plan begins
+    encode: Callable[
+        [Vars, Chunk], Array
+    ]  # chunks with a backup point at every step -> their skills [*B, 1, W] in [-1, 1]
+
+
 class Kernel(NamedTuple):
     """ONE denoising step: everything that an iterative actor has to define.
 
@@ -136,6 +147,7 @@ class Kernel(NamedTuple):
     density: DensityFn | None = None  # None: no density of its chunks is known
     infill: InfillFn | None = None  # None: it has not learned to go on from the beginning of a chunk
     committed: int = 0  # the most actions that ``infill`` has learned to be given
+    decoder: Decoder | None = None  # None: its chunks are actions
 
 
 class Plan(NamedTuple):

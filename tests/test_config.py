@@ -159,7 +159,14 @@ def annotated() -> list[tuple[type, str, Any]]:
 # a number just outside of the range, at either end; None where there is no end
 OUTSIDE: dict[str, tuple] = {
     **dict.fromkeys(("horizon", "steps", "components", "members", "envs", "decisions", "epochs"), (0, None)),
-    **{"levels": (0, None), "atoms": (0, None), "bins": (1, None), "basis": (0, None)},
+    **{
+        "levels": (0, None),
+        "atoms": (0, None),
+        "bins": (1, None),
+        "basis": (0, None),
+        "skill": (0, None),
+        "kl": (-1e-9, None),
+    },
     **{
         "act_horizon": (0, None),
         "history": (0, 1001),

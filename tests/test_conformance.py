@@ -17,8 +17,9 @@ import pytest
 from tiers import slow_but
 
 from qchunk import envs, names, registry, sampling, seeds
+from qchunk.actors import actor
 from qchunk.actors.flow import flow
-from qchunk.config import FlowConfig
+from qchunk.config import FlowConfig, stands_on
 from qchunk.data import buffer, formats
 from qchunk.data.goals import needs_goals
 from qchunk.drivers import offline, on_policy, train
@@ -37,7 +38,7 @@ SPEC = Spec(2, 1, 2)
 SPECS = {False: SPEC, True: Spec({"state": 12, "goal": 3}, 5, 2)}  # by whether a method learns for goals
 TINY = {"hidden": (16,), "steps": 2, "members": 2, "n": 2, "horizon": 2}
 TINY |= {"tuned_steps": 1, "act_horizon": 1, "envs": 4, "decisions": 4, "epochs": 1, "minibatches": 2}
-TINY |= {"levels": 2, "bins": 3, "atoms": 4}
+TINY |= {"skill": 2, "levels": 2, "bins": 3, "atoms": 4}
 ACTOR = FlowConfig((16,), steps=2)  # the frozen prior of methods that stand on one
 GIVEN = {"actor": flow(ACTOR).modules[0].init(jax.random.key(9), SPEC)}
 
@@ -94,7 +95,11 @@ def method(request):
     c = tiny(config_class())
     if request.param == "dppo":  # a prior that walks the first step; from scratch it would train both
         c = dataclasses.replace(c, tuned=ACTOR)
-    return build, c, {} if request.param == "ppo" else GIVEN
+    stands = stands_on(c)
+    if request.param == "ppo" or not stands:
+        return build, c, {} if request.param == "ppo" else GIVEN
+    prior = actor(getattr(c, stands[0])).modules[0]
+    return build, c, {"actor": prior.init(jax.random.key(9), SPEC)}
 
 
 def plays(c):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from qchunk.actors import actor
 from qchunk.compose import acting, learner
 from qchunk.config import ActorConfig, ChunkConfig, FlowConfig, OptimConfig, config
+from qchunk.data.buffer import backing_up
 from qchunk.losses.cloning import bc as clone
 from qchunk.sampling import sample
 from qchunk.types import Algorithm
@@ -20,6 +21,7 @@ class BC:
 
 
 def bc(c: BC) -> Algorithm:
-    """Behaviour cloning with the actor of ``c``: one term, one module."""
+    """Behaviour cloning with the actor of ``c``: one term, one module. Skills see every step of a window."""
     pi = actor(c.actor)
-    return learner([pi], sample(acting(pi)), [clone(pi)], c.optim)
+    draw = backing_up(range(1, c.chunk.horizon + 1)) if pi.decoder else None
+    return learner([pi], sample(acting(pi)), [clone(pi)], c.optim, draw=draw)

@@ -6,7 +6,6 @@ boundaries by its critic; ``--target joint`` is ACSAC's target, the best of all 
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal
 
 from qchunk.actors import actor
@@ -50,8 +49,5 @@ def qc_prefix(c: PrefixQC) -> Algorithm:
     one = sample(acting(pi))
     act = best_of_n(one, q.score, c.n)._replace(choice=Choice(one, c.n, q.values, q.aggregate, points, c.chunk.gamma))
 
-    def draw(key, source, chunk, batch):
-        return buffer.draw(key, source, dataclasses.replace(chunk, backup=points), batch)
-
     terms = [bc(pi), td_of_prefixes(q, one, c.n, c.target == "joint")]
-    return learner([pi, q], act, terms, c.optim, draw=draw)
+    return learner([pi, q], act, terms, c.optim, draw=buffer.backing_up(points))

@@ -3,6 +3,7 @@ write pointer."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -258,6 +259,15 @@ def at_picked(
         offline = lambda rows: chunks.consecutive(data, rows, count, c, per_step)  # noqa: E731
         online = lambda env, at: consecutive(ring, env, at, count, c, per_step)  # noqa: E731
     return picked.chunks(offline, online)
+
+
+def backing_up(points: Sequence[int]) -> Callable[..., Chunk]:
+    """``draw`` for a method that needs other backup points than its configuration names: for ``Algorithm.draw``."""
+
+    def at_points(key: Key, source: Source, c: ChunkConfig, batch: int) -> Chunk:
+        return draw(key, source, dataclasses.replace(c, backup=tuple(points)), batch)
+
+    return at_points
 
 
 class Picked(NamedTuple):

@@ -1,0 +1,55 @@
+"""OPAL (2010.13611): reinforcement learning over skills that an earlier stage has found in the data.
+
+Stage 1 is ``qchunk train bc --actor.kind skills``, and one such run serves all; stage 2 stands on it by ``--prior RUN``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from qchunk.actors import actor
+from qchunk.algorithms.iql import IQL, iql
+from qchunk.compose import frozen, in_skills
+from qchunk.config import (
+    ActorConfig,
+    ChunkConfig,
+    CriticConfig,
+    OptimConfig,
+    SkillConfig,
+    Stands,
+    TanhGaussianConfig,
+    config,
+)
+from qchunk.data.buffer import backing_up
+from qchunk.ranges import NonNegativeFloat, Range
+from qchunk.system.errors import UserError
+from qchunk.types import Algorithm
+
+
+@config
+class OPAL:
+    """IQL over skills."""
+
+    given: Annotated[ActorConfig, Stands.FROZEN] = SkillConfig()
+    """The skills, as they were trained; --prior RUN fills it in."""
+    chunk: ChunkConfig = ChunkConfig()
+    """Steps of a skill; ``--chunk.discount decision`` discounts once per skill, as in the paper."""
+    policy: TanhGaussianConfig = TanhGaussianConfig()
+    """Over skills."""
+    critic: CriticConfig = CriticConfig()
+    optim: OptimConfig = OptimConfig()
+    expectile: Annotated[float, Range(0.5, below=1)] = 0.9
+    """Of the value of a state, in [0.5, 1)."""
+    alpha: NonNegativeFloat = 3.0
+    """A window counts exp(alpha (Q - V)), at most 100; per unit of return."""
+
+
+def opal(c: OPAL) -> Algorithm:
+    """OPAL: windows become (state, skill, return, state), on which IQL learns; the frozen decoder plays the skill that it picks."""
+    skills = frozen(actor(c.given))
+    if skills.decoder is None:
+        raise UserError(
+            f"a {c.given.kind} actor has no skills", "stand on a run of: qchunk train bc --actor.kind skills"
+        )
+    high = iql(IQL(c.chunk, c.policy, c.critic, c.optim, c.expectile, c.alpha))
+    return in_skills(high._replace(draw=backing_up(range(1, c.chunk.horizon + 1))), skills)

@@ -1,0 +1,161 @@
+"""Skills: the autoencoder's loss by hand, a decoder that looks at every step, and methods that learn over skills."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qchunk import envs
+from qchunk.actors import actor
+from qchunk.algorithms.bc import BC, bc
+from qchunk.algorithms.opal import OPAL, opal
+from qchunk.compose import frozen
+from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig, SkillConfig, TanhGaussianConfig
+from qchunk.data import buffer, chunks, formats
+from qchunk.drivers import train
+from qchunk.drivers.online import OnlineSettings
+from qchunk.play import collecting
+from qchunk.sampling import act, sample
+from qchunk.system.errors import UserError
+from qchunk.types import EDGE, Chunk, Spec, Vars
+
+H, A, O, W = 3, 2, 4, 2
+C = SkillConfig((8, 8), skill=W, kl=0.3)
+SPEC = Spec(O, A, H)
+
+
+@pytest.fixture(scope="module")
+def vars():
+    return Vars({"actor": actor(C).modules[0].init(jax.random.key(0), SPEC)}, {}, {}, {})
+
+
+def chunk_of(rng, B=5):
+    x = lambda *shape: jnp.asarray(rng.uniform(-0.9, 0.9, shape), jnp.float32)  # noqa: E731
+    mask = jnp.asarray((np.arange(H) < rng.integers(1, H + 1, (B, 1))).astype(np.float32))
+    return Chunk(x(B, O), x(B, H, A), mask, x(B, H), x(B, H), x(B, H, O), mask, x(B), {})
+
+
+def perceptron(params, x):
+    for i in range(2):
+        x = np.maximum(x @ params[f"dense_{i}"]["kernel"] + params[f"dense_{i}"]["bias"], 0)
+    return (x @ params["head_kernel"]).reshape(*x.shape[:-1], 2, -1) + params["head_bias"]
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def recurrent(p, x, reverse):
+    """Gates r, z, n along the steps [H, I], from either end."""
+    h, found = np.zeros(8), [None] * len(x)
+    for i in reversed(range(len(x))) if reverse else range(len(x)):
+        r, z = (sigmoid(x[i] @ p[f"i{k}"]["kernel"] + p[f"i{k}"]["bias"] + h @ p[f"h{k}"]["kernel"]) for k in "rz")
+        n = np.tanh(x[i] @ p["in"]["kernel"] + p["in"]["bias"] + r * (h @ p["hn"]["kernel"] + p["hn"]["bias"]))
+        h = (1 - z) * n + z * h
+        found[i] = h
+    return np.stack(found)
+
+
+def test_the_loss_by_hand(vars):
+    kernel, rng = actor(C), np.random.default_rng(0)
+    chunk = chunk_of(rng)
+    noise = jnp.asarray(rng.normal(size=(5, W)), jnp.float32)
+    found, p = kernel.loss(vars, noise, chunk), jax.tree.map(np.asarray, vars.params["actor"])
+    encoded = kernel.decoder.encode(vars, chunk)
+    for b in range(5):
+        obs = np.concatenate([chunk.obs[b][None], chunk.next_obs[b][:-1]])
+        x = obs
+        for i in range(2):
+            x = np.maximum(x @ p["encoder"][f"dense_{i}"]["kernel"] + p["encoder"][f"dense_{i}"]["bias"], 0)
+        x = np.concatenate([x, chunk.action[b]], axis=-1)
+        for i in range(2):
+            x = np.concatenate(
+                [recurrent(p["encoder"][f"{way}_{i}"], x, way == "backward") for way in ("forward", "backward")],
+                axis=-1,
+            )
+        mean, log_var = (x.reshape(-1) @ p["encoder"]["head_kernel"]).reshape(2, W) + p["encoder"]["head_bias"]
+        np.testing.assert_allclose(encoded[b, 0], np.tanh(mean), rtol=1e-4, atol=1e-5)
+        z = mean + np.exp(log_var / 2) * np.asarray(noise[b])
+        unlikely = 0.0
+        for t in range(H):
+            m, s = perceptron(p["decoder"], np.concatenate([obs[t], z]))
+            s = np.clip(s, -5, 2)
+            log = -0.5 * ((chunk.action[b, t] - m) / np.exp(s)) ** 2 - s - 0.5 * np.log(2 * np.pi)
+            unlikely -= float(np.sum(log) * chunk.mask[b, t]) / H
+        pm, ps = perceptron(p["prior"], np.asarray(chunk.obs[b]))
+        ps = np.clip(ps, -5, 2)
+        kl = ps - log_var / 2 + (np.exp(log_var) + (mean - pm) ** 2) / (2 * np.exp(2 * ps)) - 0.5
+        np.testing.assert_allclose(found[b], unlikely + 0.3 * kl.sum() * chunk.mask[b].mean(), rtol=2e-4, atol=1e-4)
+
+
+def test_a_plan_is_a_skill_and_every_action_looks(vars):
+    policy, obs = sample(actor(C)), jax.random.normal(jax.random.key(1), (6, O))
+    plan = act(policy, vars, jax.random.key(2), obs)
+    assert plan.action.shape == (6, H, A) and plan.extras["skill"].shape == (6, W)
+    z = np.arctanh(np.clip(plan.extras["skill"], -EDGE, EDGE))
+    p = jax.tree.map(np.asarray, vars.params["actor"]["decoder"])
+    for t, now in enumerate((obs, obs + 0.3)):
+        wanted = np.clip(perceptron(p, np.concatenate([now, z], axis=-1))[:, 0], -1, 1)
+        np.testing.assert_allclose(policy.emit(vars, plan, t, now), wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(plan.action[:, 0], policy.emit(vars, plan, 0, obs))
+
+
+def test_windows_become_skills_and_returns_of_whole_windows(vars):
+    """IQL's batch: (state, skill of the window, its return, the state behind it)."""
+    c = OPAL(C, ChunkConfig(H, gamma=0.9), TanhGaussianConfig((8,)), CriticConfig((8,)))
+    algorithm, given = opal(c), {"actor": vars.params["actor"]}
+    learner = algorithm.init(jax.random.key(0), SPEC, given)
+    assert learner.params["actor"]["head_bias"].shape == (1, W, 2) and "actor" not in learner.opt
+    chunk = chunk_of(np.random.default_rng(1))
+    _, seen = algorithm.prepare(learner, given, jax.random.key(0), chunk)
+    skills = frozen(actor(C)).decoder.encode(Vars({}, {}, {}, given), chunk)
+    np.testing.assert_array_equal(seen.action, skills)
+    for name in ("reward", "discount", "weight", "mask"):
+        np.testing.assert_array_equal(getattr(seen, name)[:, 0], getattr(chunk, name)[:, -1])
+    np.testing.assert_array_equal(seen.next_obs[:, 0], chunk.next_obs[:, -1])
+    data = chunks.dataset(np.zeros((9, O)), np.zeros((9, A)), np.ones(9), np.zeros(9), np.arange(9) == 8)
+    drawn = algorithm.draw(jax.random.key(0), buffer.Source(data), c.chunk, 4)
+    assert drawn.reward.shape == (4, H) and drawn.next_obs.shape == (4, H, O)
+
+
+def test_priors_without_skills_are_refused(vars):
+    with pytest.raises(UserError, match="a flow actor has no skills"):
+        opal(OPAL(FlowConfig((8,))))
+    short = chunk_of(np.random.default_rng(0))
+    with pytest.raises(UserError, match="other backup points"):
+        actor(C).loss(vars, jnp.zeros((5, W)), short._replace(reward=short.reward[:, :1]))
+
+
+@pytest.mark.slow
+def test_skills_are_used_and_the_better_ones_are_found():
+    """Two actions of one sign, either: a skill says which. IQL over skills improves on what the prior plays by chance."""
+    env = envs.make("probe/two-step")
+    rows = collecting.collect(
+        env,
+        collecting.scheme_of(env, "random"),
+        collecting.NO_VARS,
+        jax.random.key(0),
+        steps=3000,
+        envs=16,
+        dispatch=100,
+    )
+    data, chunk = formats.to_device(rows), ChunkConfig(2)
+    s = OnlineSettings(offline_steps=1500, eval_every=1500, log_every=1500, episodes=200, batch=128)
+    cloned = BC(chunk, SkillConfig((32, 32), skill=2, kl=0.02), OptimConfig(3e-3))
+    *_, prior, saved = train(bc, cloned, env=env, data=data, settings=s)
+    given = {"actor": saved.learner.params["actor"]}
+    kernel, vars = actor(cloned.actor), Vars({"actor": jax.tree.map(lambda x: x[0], given["actor"])}, {}, {}, {})
+    batch = buffer.backing_up((1, 2))(jax.random.key(1), buffer.Source(data), chunk, 512)
+    skill = kernel.decoder.encode(vars, batch)[:, 0]
+    played = lambda u: kernel.decoder.plan(vars, batch.obs, u[:, None]).action[:, 0]  # noqa: E731
+    error = lambda u: float(jnp.mean(jnp.square(played(u) - batch.action[:, 0])))  # noqa: E731
+    assert error(skill) < 0.3 * error(skill[::-1])  # shuffled skills decode to others' actions
+    c = OPAL(
+        cloned.actor, chunk, TanhGaussianConfig((32,)), CriticConfig((32,), tau=0.05), OptimConfig(3e-3), alpha=30.0
+    )
+    *_, found, _ = train(opal, c, given=given, env=env, data=data, settings=dataclasses.replace(s, offline_steps=600))
+    assert prior.values["success"].max() < 0.7 and found.values["success"].min() > 0.75
