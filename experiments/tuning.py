@@ -21,7 +21,10 @@ GRID = {
     "bc": RATES,
     "qc": RATES,
     "qc-frozen": RATES,
-    "value-guided": [{"weight": 0.3}, {"weight": 1.0}, {"guidance": "mean", "weight": 1.0}],
+    "value-guided": [
+        *({"guidance": "log-expectation", "weight": x} for x in (0.3, 1.0)),
+        {"guidance": "mean", "weight": 1.0},
+    ],
     "v-gps": [{"expectile": x} for x in (0.7, 0.8, 0.9)],
     "dppo": CLIPS,
     "dppo@diffusion": CLIPS,

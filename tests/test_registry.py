@@ -240,7 +240,7 @@ def test_every_row_of_the_actors_is_a_kernel(kind):
     pi, key = actor(made), jax.random.key(0)
     params = {m.name: m.init(key, Spec(3, 1, 2)) for m in pi.modules}
     vars, obs, action = Vars(params, {}, {}, {}), jnp.zeros((4, 3)), jnp.zeros((4, 2, 1))
-    chunk = Chunk(obs, action, *[jnp.ones((4, 2))] * 2, *[None] * 5)
+    chunk = Chunk(obs, action, *[jnp.ones((4, 2))] * 3, jnp.zeros((4, 2, 3)), jnp.ones((4, 2)), jnp.zeros(4), {})
     loss = jax.eval_shape(lambda: pi.loss(vars, pi.draw(key, chunk), chunk))
     act = sample(pi)
     plan = jax.eval_shape(lambda: act.plan(vars, act.draw(vars, key, obs), obs, None))

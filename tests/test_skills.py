@@ -117,6 +117,8 @@ def test_windows_become_skills_and_returns_of_whole_windows(vars):
     for name in ("reward", "discount", "weight", "mask"):
         np.testing.assert_array_equal(getattr(seen, name)[:, 0], getattr(chunk, name)[:, -1])
     np.testing.assert_array_equal(seen.next_obs[:, 0], chunk.next_obs[:, -1])
+    run = lambda given: jnp.sum(algorithm.update(learner, given, jax.random.key(1), seen)[1]["loss"])  # noqa: E731
+    assert all((x == 0).all() for x in jax.tree.leaves(jax.grad(run)(given)))  # nothing flows into the skills
     data = chunks.dataset(np.zeros((9, O)), np.zeros((9, A)), np.ones(9), np.zeros(9), np.arange(9) == 8)
     drawn = algorithm.draw(jax.random.key(0), buffer.Source(data), c.chunk, 4)
     assert drawn.reward.shape == (4, H) and drawn.next_obs.shape == (4, H, O)
