@@ -48,6 +48,9 @@ ALGORITHMS = {
         "qchunk.algorithms.cqn_as:cqn_as",
         "no actor: a critic of action sequences, whose best chunk is found by zooming into bins (2411.12155)",
     ),
+    "mac": Entry(
+        "qchunk.algorithms.mac:mac", "best of N chunks by values of what a model of whole chunks imagines (2512.08108)"
+    ),
     "opal": Entry(
         "qchunk.algorithms.opal:opal", "IQL over the skills of an earlier run (bc --actor.kind skills) (2010.13611)"
     ),

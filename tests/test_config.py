@@ -165,6 +165,8 @@ OUTSIDE: dict[str, tuple] = {
         "bins": (1, None),
         "basis": (0, None),
         "skill": (0, None),
+        "depth": (0, None),
+        "more": (0, None),
         "kl": (-1e-9, None),
     },
     **{

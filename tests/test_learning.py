@@ -13,6 +13,7 @@ from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.cqn_as import CQNAS, cqn_as
 from qchunk.algorithms.ifql import IFQL, ifql
 from qchunk.algorithms.iql import IQL, iql
+from qchunk.algorithms.mac import MAC, mac
 from qchunk.algorithms.qc import QC, qc
 from qchunk.algorithms.qc_fql import QCFQL, qc_fql
 from qchunk.algorithms.rebrac import ReBRAC, rebrac
@@ -24,6 +25,7 @@ from qchunk.drivers import train
 from qchunk.drivers.online import OnlineSettings
 from qchunk.play import collecting
 from qchunk.types import view
+from qchunk.world_model import ModelConfig
 
 ACTOR, CRITIC, OPTIM = FlowConfig((32, 32), steps=4), CriticConfig((32, 32), tau=0.05), OptimConfig(3e-3)
 
@@ -73,6 +75,7 @@ RULES = {
     "qc-fql": (qc_fql, QCFQL(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), CRITIC, OPTIM, alpha=0.3)),
     "ifql": (ifql, IFQL(ChunkConfig(2), ACTOR, CRITIC, OPTIM, n=8)),
     "iql": (iql, IQL(ChunkConfig(2), ACTOR, CRITIC, OPTIM, alpha=30.0)),
+    "mac": (mac, MAC(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), ModelConfig((32, 32)), CRITIC, OPTIM, depth=2)),
     "rebrac": (rebrac, ReBRAC(ChunkConfig(2), RegressionConfig((32, 32)), CRITIC, OPTIM, alpha=0.01)),
 }
 
