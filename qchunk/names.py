@@ -241,6 +241,7 @@ SUITES = {  # files of experiments/
     ),
     "qc-paper": Entry("qc_paper.py", "the table of Q-chunking (2507.07969): 13 methods; at small scale on tabletop"),
     "dqc": Entry("dqc.py", "the table of decoupled Q-chunking (2512.10926) on goals; at small scale on tabletop"),
+    "sequences": Entry("sequences.py", "skills, zooms, imagined chunks and movement primitives beside Q-chunking"),
     "why-chunks": Entry(
         "why_chunks.py", "four claims about chunks, each a figure: copying, compounding, reaction, length"
     ),

@@ -1,0 +1,89 @@
+"""Other ways to think in sequences, beside Q-chunking: skills, a critic that zooms, a model of chunks, movement primitives.
+
+Equal data, sizes, updates and environment steps: those of qc-paper at small scale. ``qchunk reproduce sequences [--only cube-single-task1]``.
+Settings of the newcomers are their papers' where nothing is said here; they were not tuned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from _suite import OPTIM, SMALL
+from qc_paper import BUDGETS, ENVS, ROWS, START, Budget, Row, trained
+from qc_paper import small as of_paper
+
+from qchunk.algorithms.bc import BC
+from qchunk.algorithms.cqn_as import CQNAS
+from qchunk.algorithms.mac import MAC
+from qchunk.algorithms.opal import OPAL
+from qchunk.comparison.arms import Sizes, resized
+from qchunk.comparison.suite import Data, Run, Suite
+from qchunk.config import ChunkConfig, FlowConfig, SkillConfig
+from qchunk.critics.zooms import ZoomConfig
+from qchunk.drivers.online import OnlineSettings
+
+TASKS = ("tabletop/cube-single-task1", "tabletop/cube-single-task4", "tabletop/cube-double-task1", "probe/switch-4")
+CHUNKS = ChunkConfig(5)
+SKILLS = SkillConfig(SMALL)
+METHODS = {  # by label: the method, and its configuration before sizes are made equal
+    "bc": ("bc", BC(CHUNKS, FlowConfig(ema=True))),
+    "qc": ("qc", of_paper(ROWS["qc"])),
+    "qc, prodmp": ("qc", of_paper(ROWS["qc"]._replace(chunk=ChunkConfig(5, codec="prodmp", basis=4)))),
+    "qc-fql": ("qc-fql", of_paper(ROWS["qc-fql"])),
+    "opal": ("opal", OPAL(SKILLS, CHUNKS)),
+    "cqn-as": ("cqn-as", CQNAS(ChunkConfig(5, (1,)), ZoomConfig(atoms=21), OPTIM)),
+    "mac": ("mac", MAC(CHUNKS)),
+}
+
+
+def sized(c):
+    """The configuration at 3 x 128, 5 flow steps, learning rate 1e-3 and target rate 0.01."""
+    return dataclasses.replace(resized(c, Sizes(SMALL, steps=5)), optim=OPTIM)
+
+
+def online(b: Budget) -> dict:
+    """Settings of the part online, the same for every method."""
+    ratio = b.online / (b.steps - START)
+    return {
+        "online_steps": b.steps,
+        "envs": ENVS,
+        "start_training": START,
+        "update_ratio": ratio,
+        "mix": "share:0.5",
+        "online_eval_every": b.steps // 5,
+    }
+
+
+def runs(env: str) -> list[Run]:
+    """Every method on one task, and the skills that one of them stands on."""
+    scene = env.rpartition("-")[0].removeprefix("tabletop/")
+    budget = BUDGETS.get(scene, BUDGETS["cube-single"])
+    data = Data(env if env.startswith("probe/") else f"tabletop/{scene}", budget.data)
+    row = Row("", "qc", CHUNKS, {}, {}, {})  # a method that learns offline first
+    settings = trained(row, 4, budget.offline, online(budget))
+    cloned = OnlineSettings(seeds=4, offline_steps=budget.offline, eval_every=budget.offline)
+    skills = Run("bc", env, data, sized(BC(CHUNKS, SKILLS)), cloned, "skills")
+    made = [
+        Run(name, env, data, sized(c), settings, label, prior=skills.name if label == "opal" else "")
+        for label, (name, c) in METHODS.items()
+    ]
+    return [skills, *made]
+
+
+def suite(scale: str) -> list[Run]:
+    """Four tasks; a task's methods stand together."""
+    return [run for env in TASKS for run in runs(env)]
+
+
+def differences(scale: str) -> Sequence[str]:
+    """Of these runs from the papers'."""
+    return [
+        "networks of 3 x 128, learning rate 1e-3, target rate 0.01, chunks of 5 for every method; cqn-as has no prior, opal's decoder is cloned before",
+        "opal learns by IQL over skills of 8 numbers, whose decoder is not trained further; 3,000 more updates went into it",
+        "cqn-as has 21 atoms (51) and plays whole chunks (its paper looks at every step and averages), mac too (its paper plays 1 of 10)",
+        "settings of opal, cqn-as and mac were not tuned; those of qc and qc-fql by five runs each on tabletop/cube-single-task2",
+    ]
+
+
+SUITE = Suite(suite, differences=differences)
