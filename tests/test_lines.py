@@ -369,6 +369,7 @@ def test_surroundings(data, tmp_path):
     argv = ["train", "bc", "--env", ENV, "--data", data, "--out", tmp_path / "run", *TINY]
     cases = {"JAX_ENABLE_X64": "1", "JAX_NUM_CPU_DEVICES": "abc", "JAX_DEBUG_NANS": "maybe", "JAX_PLATFORMS": "cuda"}
     cases |= {"JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_NUMPY_RANK_PROMOTION": "raise", "PYTHONOPTIMIZE": "2"}
+    cases |= {"XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_nonsense=1"}
     cases |= {"JAX_DEFAULT_MATMUL_PRECISION": "x", "PYTHONWARNINGS": "error::DeprecationWarning"}
     for name, value in cases.items():
         done = started(*argv, env={name: value})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import mmap
 import os
 import re
 import sys
 import tempfile
+from pathlib import Path
 from typing import TextIO
 
 from qchunk.system import tracebacks
@@ -80,10 +83,23 @@ def check() -> None:
         raise UserError(
             "Python leaves docstrings out, and libraries here read theirs", "unset PYTHONOPTIMIZE, or leave out -OO"
         )
+    if odd := _unknown_to_xla(os.environ.get("XLA_FLAGS", "")):
+        raise UserError(f"XLA_FLAGS has {' '.join(odd)}, which this jaxlib does not know", "take it out, or unset it")
     count = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
     if not (count.isascii() and count.isdigit() and 1 <= int(count[:9]) <= 4096):
         fix = "give a whole number from 1 to 4096, or unset it"
         raise UserError(f"JAX_NUM_CPU_DEVICES is {count!r}", fix)
+
+
+def _unknown_to_xla(flags: str) -> list[str]:
+    """Flags whose names stand nowhere in XLA's library: it would end the process, with a core dump, at the first compilation."""
+    found = re.findall(r"(?:^|\s)(--(\w+)(?:=\S*)?)", flags)
+    package = importlib.util.find_spec("jaxlib") if found else None
+    libraries = [p for root in (package.submodule_search_locations or []) for p in Path(root).glob("libjax_common*")] if package else []  # fmt: skip
+    if not libraries:
+        return []
+    with open(libraries[0], "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        return [flag for flag, name in found if text.find(name.encode() + b"\0") < 0]
 
 
 def explained(err: BaseException) -> UserError | None:
