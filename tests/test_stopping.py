@@ -231,3 +231,23 @@ def test_a_comparison_that_was_stopped_goes_on_by_the_same_command(data, tmp_pat
     code, _, err = run(capsys, *argv)
     assert code == 0, err
     assert (tmp_path / "c" / "report" / "report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["1-bc", "2-qc-frozen"])
+def test_a_chain_that_was_stopped_goes_on_to_the_same_bits(data, tmp_path, stage, capsys):
+    """Whichever stage the signal meets: the rest of the chain ends like that of one that was left alone."""
+    sizes = ["--chunk.horizon", "2", "--actor.hidden", "16", "--actor.steps", "2", "--offline-steps", "400"]
+    more = ["--eval-every", "200", *SHORT, "--quiet", "--data", data]
+    second = ["--then", "qc-frozen", "--critic.hidden", "16", "--n", "2"]
+    words = ["train", "bc", "--env", ENV, *sizes, *more]
+    whole, out = tmp_path / "whole", tmp_path / "chain"
+    assert run(capsys, *words, "--out", whole, *second)[0] == 0
+    said = stopped_after(out / stage, command(*words, "--out", out, *second), signal.SIGTERM, 3)
+    assert "is saved" in said, said
+    saved = max(int(p.name) for p in (out / stage / "checkpoints").iterdir())
+    assert 0 < saved < 400 and not (out / stage / "summary.json").exists()
+    code, _, err = run(capsys, "train", "--resume", out)
+    assert code == 0, err
+    for name in ("1-bc", "2-qc-frozen"):
+        assert last_checkpoint(out / name) == last_checkpoint(whole / name), name
