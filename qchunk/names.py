@@ -54,6 +54,11 @@ ALGORITHMS = {
     "opal": Entry(
         "qchunk.algorithms.opal:opal", "IQL over the skills of an earlier run (bc --actor.kind skills) (2010.13611)"
     ),
+    "supe": Entry(
+        "qchunk.algorithms.supe:supe",
+        "soft actor-critic over skills, online beside data without rewards, drawn to what is new (2410.18076)",
+    ),
+    "supe-gt": Entry("qchunk.algorithms.supe:supe_gt", "the same beside data with rewards (2410.18076)"),
     "qc-frozen": Entry("qchunk.algorithms.qc_frozen:qc_frozen", "Q-chunking on the frozen prior of an earlier run"),
     "v-gps": Entry("qchunk.algorithms.v_gps:v_gps", "re-ranks samples of a frozen prior by an IQL critic (2410.13816)"),
     "dppo": Entry(

@@ -168,6 +168,8 @@ OUTSIDE: dict[str, tuple] = {
         "depth": (0, None),
         "more": (0, None),
         "kl": (-1e-9, None),
+        "bonus": (-1e-9, None),
+        "least": (None, None),
     },
     **{
         "act_horizon": (0, None),

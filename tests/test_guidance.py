@@ -209,10 +209,12 @@ def bytes_of(tree):
     return [np.asarray(x).tobytes() for x in jax.tree.leaves(tree)]
 
 
-STAGES = [  # on any prior, from data; opal's has skills (test_skills.py)
+STAGES = [  # on any prior, from data; those of opal and supe have skills (test_skills.py)
     n
     for n in names.ALGORITHMS
-    if hasattr(c := registry.builder(n)[1], "given") and registry.driver_of(c).takes_data and n != "opal"
+    if hasattr(c := registry.builder(n)[1], "given")
+    and registry.driver_of(c).takes_data
+    and n not in ("opal", "supe", "supe-gt")
 ]
 CASES = [(n, {}) for n in STAGES] + [("value-guided", {"guidance": g}) for g in ("mean", "clean", "diffuser")]
 CASES += [("value-guided", {"backup": "prior"}), ("value-guided", {"backup": "iql"}), ("v-gps", {"learning": "td"})]

@@ -15,13 +15,15 @@ from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.opal import OPAL, opal
 from qchunk.compose import frozen
 from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig, SkillConfig, TanhGaussianConfig
+from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import buffer, chunks, formats
 from qchunk.drivers import train
 from qchunk.drivers.online import OnlineSettings
+from qchunk.losses.optimism import familiar, novelty, optimistic, predicted
 from qchunk.play import collecting
 from qchunk.sampling import act, sample
 from qchunk.system.errors import UserError
-from qchunk.types import EDGE, Chunk, Spec, Vars
+from qchunk.types import EDGE, Chunk, Spec, Term, Vars
 
 H, A, O, W = 3, 2, 4, 2
 C = SkillConfig((8, 8), skill=W, kl=0.3)
@@ -130,6 +132,44 @@ def test_priors_without_skills_are_refused(vars):
     short = chunk_of(np.random.default_rng(0))
     with pytest.raises(UserError, match="other backup points"):
         actor(C).loss(vars, jnp.zeros((5, W)), short._replace(reward=short.reward[:, :1]))
+
+
+def windows_of_both(rng, B=6):
+    x = lambda *shape: jnp.asarray(rng.uniform(-0.9, 0.9, shape), jnp.float32)  # noqa: E731
+    discount, source = jnp.asarray([[0.5], [0], [0.5]] * 2), jnp.asarray([0.0, 1, 1, 0, 0, 1])
+    weight = jnp.asarray([[1.0], [1], [0], [1], [1], [1]])
+    chunk = Chunk(x(B, O), x(B, 1, W), jnp.ones((B, 1)), x(B, 1), discount, x(B, 1, O), weight, jnp.zeros(B), {})
+    return chunk._replace(extras={"source": source})
+
+
+def test_optimism_by_hand():
+    """Data earn the least and go on by chance, online windows what they earned; all get a bonus, and only online ones teach."""
+    spec, c = Spec(O, W, 1), CriticConfig((8,), members=1)
+    new, reward, going = novelty(c), chunk_q(c, "reward_model", False), chunk_q(c, "end_model", False)
+    modules = [m for part in (new, reward, going) for m in part.modules]
+    vars = Vars({m.name: m.init(jax.random.key(i), spec) for i, m in enumerate(modules)}, {}, {}, {})
+    chunk, seen = windows_of_both(np.random.default_rng(0)), {}
+    noted = Term(
+        "td", (), lambda key, chunk: (), lambda vars, noise, chunk: (seen.update(chunk=chunk) or jnp.zeros(()), {})
+    )
+    optimistic(noted, new, going, -3.0, 0.25, 2.0).fn(vars, (), chunk)
+    online, news = np.asarray(chunk.extras["source"]) > 0, np.asarray(new.score(vars, chunk.obs, chunk.action))
+    p = 1 / (1 + np.exp(-np.asarray(going.score(vars, chunk.obs, chunk.action))))
+    np.testing.assert_allclose(
+        seen["chunk"].reward[:, 0], np.where(online, chunk.reward[:, 0], -3.0) + 2 * news, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        seen["chunk"].discount[:, 0], np.where(online, chunk.discount[:, 0], 0.25 * p), rtol=1e-5
+    )
+    counted = [1, 5]  # online, and not cut by a time-out
+    off = (np.asarray(reward.score(vars, chunk.obs, chunk.action)) - np.asarray(chunk.reward[:, 0])) ** 2
+    wrong = -np.where(np.asarray(chunk.discount[:, 0]) > 0, np.log(p), np.log(1 - p))
+    loss, _ = predicted(reward, going).fn(vars, (), chunk)
+    np.testing.assert_allclose(loss, (off + wrong)[counted].mean(), rtol=1e-5)
+    np.testing.assert_allclose(familiar(new).fn(vars, (), chunk)[0], news[online].mean(), rtol=1e-5)
+    slope = jax.grad(lambda p: familiar(new).fn(vars._replace(params=p), (), chunk)[0])(vars.params)["novelty"]
+    assert all((x == 0).all() for x in jax.tree.leaves(slope["random"]))
+    assert any((x != 0).any() for x in jax.tree.leaves(slope["guess"]))
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ Stage 1 is ``qchunk train bc --actor.kind skills``, and one such run serves all;
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from qchunk.actors import actor
 from qchunk.algorithms.iql import IQL, iql
@@ -46,10 +46,17 @@ class OPAL:
 
 def opal(c: OPAL) -> Algorithm:
     """OPAL: windows become (state, skill, return, state), on which IQL learns; the frozen decoder plays the skill that it picks."""
+    return over_skills(c, iql(IQL(c.chunk, c.policy, c.critic, c.optim, c.expectile, c.alpha)))
+
+
+def over_skills(c: Any, high: Algorithm) -> Algorithm:
+    """An algorithm over the frozen skills ``c.given``.
+
+    Raises:
+        UserError: an actor that has no skills.
+    """
     skills = frozen(actor(c.given))
     if skills.decoder is None:
-        raise UserError(
-            f"a {c.given.kind} actor has no skills", "stand on a run of: qchunk train bc --actor.kind skills"
-        )
-    high = iql(IQL(c.chunk, c.policy, c.critic, c.optim, c.expectile, c.alpha))
+        fix = "stand on a run of: qchunk train bc --actor.kind skills"
+        raise UserError(f"a {c.given.kind} actor has no skills", fix)
     return in_skills(high._replace(draw=backing_up(range(1, c.chunk.horizon + 1))), skills)

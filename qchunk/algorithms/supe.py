@@ -1,0 +1,77 @@
+"""SUPE (2410.18076): skills of data without rewards, explored online from the first step; SUPE-GT is told the rewards.
+
+Stage 1 is ``qchunk train bc --actor.kind skills`` (the paper: ``--actor.skill 8``, chunks of 4); stage 2 stands on it by ``--prior RUN``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+from qchunk.actors import actor
+from qchunk.algorithms.opal import over_skills
+from qchunk.algorithms.rlpd import RLPD, rlpd
+from qchunk.compose import acting, learner
+from qchunk.config import (
+    ActorConfig,
+    ChunkConfig,
+    CriticConfig,
+    OptimConfig,
+    SkillConfig,
+    Stands,
+    TanhGaussianConfig,
+    config,
+)
+from qchunk.critics.chunk_q import chunk_q
+from qchunk.data.chunks import begun
+from qchunk.losses.optimism import familiar, novelty, optimistic, predicted
+from qchunk.losses.proposals import ascend, entropy, proposing, temperature
+from qchunk.losses.td import td
+from qchunk.ranges import NonNegativeFloat
+from qchunk.sampling import sample
+from qchunk.types import Algorithm
+
+
+@config
+class SUPEGT:
+    """Soft actor-critic over skills, online beside data with rewards."""
+
+    driver = "from_scratch"
+
+    given: Annotated[ActorConfig, Stands.FROZEN] = SkillConfig()
+    """The skills, as they were trained; --prior RUN fills it in."""
+    chunk: ChunkConfig = ChunkConfig(4)
+    """Steps of a skill; ``--chunk.discount decision`` discounts once per skill, as in the paper."""
+    policy: TanhGaussianConfig = TanhGaussianConfig()
+    """Over skills."""
+    critic: CriticConfig = CriticConfig(members=10)
+    optim: OptimConfig = OptimConfig()
+
+
+@config
+class SUPE(SUPEGT):
+    """The same beside data without rewards, with a bonus for what is new."""
+
+    bonus: NonNegativeFloat = 8.0
+    """Of novelty, in units of return."""
+    least: float = -1.0
+    """The lowest reward of a step: what data are taken to earn."""
+
+
+def supe_gt(c: SUPEGT) -> Algorithm:
+    """SUPE-GT: RLPD over skills."""
+    return over_skills(c, rlpd(RLPD(c.chunk, c.policy, c.critic, c.optim)))
+
+
+def supe(c: SUPE) -> Algorithm:
+    """SUPE: RLPD over skills, on windows relabelled with optimism at every update."""
+    pi, q, heat, new = actor(c.policy), chunk_q(c.critic), temperature(), novelty(c.critic)
+    one = dataclasses.replace(c.critic, members=1)
+    reward, going = (chunk_q(one, name, target=False) for name in ("reward_model", "end_model"))
+    act, steps = sample(acting(pi)), begun(c.chunk.horizon, c.chunk)
+    discount = c.chunk.gamma**steps
+    least = c.least * sum(c.chunk.gamma ** begun(i, c.chunk) for i in range(c.chunk.horizon))
+    climb = proposing(pi, [ascend(pi, q.score), *entropy(pi, heat)])
+    learned = optimistic(td(q, act), new, going, least, discount, c.bonus)
+    parts = [pi, q, heat, new, reward, going]
+    return over_skills(c, learner(parts, act, [climb, learned, familiar(new), predicted(reward, going)], c.optim))

@@ -1,0 +1,89 @@
+"""Optimism about data without rewards: novelty as a bonus, and rewards and ends as online experience predicts them (SUPE, 2410.18076)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from qchunk import nets
+from qchunk.config import CriticConfig
+from qchunk.losses.terms import module_names, no_noise, weighted_mean
+from qchunk.types import CLEAN, Array, Chunk, Critic, Key, Metrics, Module, PyTree, Spec, Term, Vars
+
+FEATURES = 256  # of the random network whose output is predicted (code)
+
+
+def novelty(c: CriticConfig, name: str = "novelty") -> Critic:
+    """How new a pair of observation and chunk is: the mean squared error of predicting a random network's output (1810.12894, section 2.2)."""
+    net = nets.MLP(c.hidden, (FEATURES,), activation=jax.nn.relu)
+
+    def init(key: Key, spec: Spec) -> PyTree:
+        found = {part: k for part, k in zip(("guess", "random"), jax.random.split(key), strict=True)}
+        return {part: nets.init(net, k, spec.obs, spec.horizon * spec.action) for part, k in found.items()}
+
+    def apply(params: PyTree, *parts: Array) -> Array:
+        guess, aim = (nets.apply(net, params[part], *parts) for part in ("guess", "random"))
+        return jnp.mean(jnp.square(guess - jax.lax.stop_gradient(aim)), axis=-1)
+
+    def values(vars: Vars, obs: PyTree, action: Any = None, level: Any = CLEAN) -> Array:
+        return apply(vars.params[name], nets.flatten_obs(obs), nets.flatten_chunk(action))[None]
+
+    score = lambda *args: values(*args)[0]  # noqa: E731
+    return Critic((Module(name, init, apply),), values, lambda x: x[0], score)
+
+
+def online(chunk: Chunk) -> Array:
+    """1 for windows of online experience [*B], 0 for the data set's; where there is one of them only, all are taken as seen."""
+    return chunk.extras.get("source", jnp.ones_like(chunk.last))
+
+
+def familiar(new: Critic, name: str = "novelty") -> Term:
+    """What was seen online is new no more. (The published code takes one step for each new transition; here each update's online windows count.)"""
+
+    def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
+        del noise
+        error = new.score(vars, chunk.obs, chunk.action)
+        seen = online(chunk)
+        return weighted_mean(seen, error), {"offline": weighted_mean(1.0 - seen, error)}
+
+    return Term(name, module_names(new), no_noise, fn)
+
+
+def predicted(reward: Critic, going: Critic, name: str = "prediction") -> Term:
+    """Rewards (squared error) and the chance that the episode goes on (cross-entropy, of logits), from online windows alone."""
+
+    def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
+        del noise
+        seen = online(chunk) * chunk.weight[..., 0]
+        off = jnp.square(reward.score(vars, chunk.obs, chunk.action) - chunk.reward[..., 0])
+        goes_on = (chunk.discount[..., 0] > 0).astype(jnp.float32)
+        wrong = optax.sigmoid_binary_cross_entropy(going.score(vars, chunk.obs, chunk.action), goes_on)
+        return weighted_mean(seen, off + wrong), {"reward": weighted_mean(seen, off), "end": weighted_mean(seen, wrong)}
+
+    return Term(name, (*module_names(reward), *module_names(going)), no_noise, fn)
+
+
+def optimistic(term: Term, new: Critic, going: Critic, least: Any, discount: Any, bonus: Any) -> Term:
+    """The term on relabelled windows: those of the data set earn ``least``, and their episodes go on with the predicted chance; all earn a bonus for novelty.
+
+    Optimism lies in ends: where success is likely, nothing is lost any more (2410.18076, section 4.2).
+
+    Args:
+        least: the lowest return of a window.
+        discount: gamma^h, of a whole window.
+        bonus: per unit of novelty.
+    """
+
+    def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
+        fixed, seen = jax.lax.stop_gradient(vars), online(chunk)
+        news = bonus * new.score(fixed, chunk.obs, chunk.action)
+        goes_on = jax.nn.sigmoid(going.score(fixed, chunk.obs, chunk.action))
+        earned = jnp.where(seen > 0, chunk.reward[..., 0], least) + news
+        kept = jnp.where(seen > 0, chunk.discount[..., 0], discount * goes_on)
+        loss, metrics = term.fn(vars, noise, chunk._replace(reward=earned[..., None], discount=kept[..., None]))
+        return loss, {**metrics, "bonus": jnp.mean(news)}
+
+    return term._replace(fn=fn)
