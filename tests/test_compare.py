@@ -310,7 +310,7 @@ def test_tuning_is_told_as_it_was():
         for setting, found in runs.items():
             (row,) = [line for line in table.splitlines() if f"| {arm}, {setting} |" in line]
             assert f"| {found}.0 % |" in row
-    assert "second round" in arms.trials("value-guided")
+    assert "a first round" in arms.trials("value-guided")
     assert arms.trials("v-gps@diffusion").startswith("none: the settings of v-gps")
     assert arms.trials("mine.py:mine").startswith("none: its own settings")
     suite, left_out = plan(ALL, Sizes())

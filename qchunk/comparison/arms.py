@@ -50,29 +50,28 @@ TUNED: dict[str, dict[str, Any]] = {
     "qc": {"optim": LR},
     "qc-frozen": {"optim": LR},
     "value-guided": {"optim": LR, "guidance": "mean", "weight": 1.0},
-    "v-gps": {"optim": LR, "expectile": 0.9},
+    "v-gps": {"optim": LR, "expectile": 0.8},
     "dppo": {"clip": 0.03, "clip_base": 0.03, "tuned_steps": 5},
     "dppo@diffusion": {"clip": 0.01, "clip_base": 0.01, "tuned_steps": 5},
     "ppo": {"clip": 0.03},
 }
 TUNING_ENV = "tabletop/cube-single-task2"
 # Success in percent by setting, as in docs/results/tuning.md: qchunk reproduce tuning, on TUNING_ENV, one seed, 50 episodes,
-# 2,000 updates offline and as many during 1,024,000 environment steps. They are of seed 0 and the data set of a comparison; the suite
-# has its own since, and was not run again.
+# 2,000 updates offline and as many during 1,024,000 environment steps, with a data set, a seed and start states that no comparison has.
 TRIALS: dict[str, dict[str, int]] = {
-    "bc": {"lr 0.0003": 2, "lr 0.001": 2, "lr 0.003": 2},
+    "bc": {"lr 0.0003": 0, "lr 0.001": 2, "lr 0.003": 0},
     "qc": {"lr 0.0003": 100, "lr 0.001": 100, "lr 0.003": 100},
-    "qc-frozen": {"lr 0.0003": 100, "lr 0.001": 100, "lr 0.003": 98},
-    "value-guided": {"weight 0.3": 44, "weight 1": 40, "mean, weight 1": 94},
-    "v-gps": {"expectile 0.7": 30, "expectile 0.8": 88, "expectile 0.9": 100},
-    "dppo": {"clip 0.003": 6, "clip 0.01": 36, "clip 0.03": 42},
-    "dppo@diffusion": {"clip 0.003": 4, "clip 0.01": 8, "clip 0.03": 0},
-    "ppo": {"clip 0.003": 0, "clip 0.01": 38, "clip 0.03": 98},
+    "qc-frozen": {"lr 0.0003": 100, "lr 0.001": 100, "lr 0.003": 100},
+    "value-guided": {"log-expectation, weight 0.3": 50, "log-expectation, weight 1": 10, "mean, weight 1": 88},
+    "v-gps": {"expectile 0.7": 66, "expectile 0.8": 100, "expectile 0.9": 96},
+    "dppo": {"clip 0.003": 8, "clip 0.01": 42, "clip 0.03": 64},
+    "dppo@diffusion": {"clip 0.003": 8, "clip 0.01": 26, "clip 0.03": 0},
+    "ppo": {"clip 0.003": 0, "clip 0.01": 4, "clip 0.03": 96},
 }
 # What a reader of the runs above must know.
 FOOTNOTES = {
-    "value-guided": "a second round: three weights of its exact target came before (0.1: 22 %, 0.3: 60 %, 1: 28 %, on another machine) and "
-    "lost on task 1; the mean was then tried because it had won offline on all five tasks (docs/results/guidance.md)",
+    "value-guided": "the mean is among its three because it had won offline on all five tasks (docs/results/guidance.md), after a first round of "
+    "three weights of its exact target had lost on task 1; the mean at weight 0.3, run by mistake, had 94 %",
 }
 
 
