@@ -60,6 +60,9 @@ def draw_curves(ax: Any, members: Sequence[Record], axis: str, colour: dict[str,
     ax.grid(alpha=0.25)
 
 
+FEW = 6  # curves whose names find room among them
+
+
 def curves(records: Sequence[Record], path: Path, axis: str = "training") -> None:
     """One panel per environment, as a png. ``axis`` is one of ``records.AXES``."""
     groups = [(env, list(group)) for env, group in itertools.groupby(records, key=lambda r: r.env)]
@@ -75,8 +78,9 @@ def curves(records: Sequence[Record], path: Path, axis: str = "training") -> Non
     for ax, (env, members) in zip(axes.flat, groups, strict=False):
         draw_curves(ax, members, axis, colour)
         ax.set_title(lettered(env), fontsize=10)
-        if not once:
-            ax.legend(**told)
+        if not once:  # many names would hide the curves
+            beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(members) > FEW else {}
+            ax.legend(**told, **beside)
     for ax in spare:
         ax.axis("off")
     if once:  # the free panel has room for it
