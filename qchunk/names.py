@@ -35,6 +35,10 @@ ALGORITHMS = {
     "rebrac": Entry(
         "qchunk.algorithms.rebrac:rebrac", "a deterministic actor climbs a critic and is cloned (2305.09836)"
     ),
+    "fbrac": Entry(
+        "qchunk.algorithms.fbrac:fbrac", "a flow is cloned and climbs a critic through its steps (2601.14234)"
+    ),
+    "fawac": Entry("qchunk.algorithms.fawac:fawac", "a flow clones chunks weighted by their advantage (2601.14234)"),
     "rlpd": Entry("qchunk.algorithms.rlpd:rlpd", "soft actor-critic over chunks, online beside data (2302.02948)"),
     "dqc": Entry(
         "qchunk.algorithms.dqc:dqc",

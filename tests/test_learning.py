@@ -11,6 +11,8 @@ from tiers import slow_but
 from qchunk import envs
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.cqn_as import CQNAS, cqn_as
+from qchunk.algorithms.fawac import FAWAC, fawac
+from qchunk.algorithms.fbrac import FBRAC, fbrac
 from qchunk.algorithms.ifql import IFQL, ifql
 from qchunk.algorithms.iql import IQL, iql
 from qchunk.algorithms.mac import MAC, mac
@@ -74,6 +76,8 @@ def test_best_of_n_improves_on_the_behaviour_it_imitates():
 RULES = {
     "qc-fql": (qc_fql, QCFQL(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), CRITIC, OPTIM, alpha=0.3)),
     "ifql": (ifql, IFQL(ChunkConfig(2), ACTOR, CRITIC, OPTIM, n=8)),
+    "fbrac": (fbrac, FBRAC(ChunkConfig(2), ACTOR, CRITIC, OPTIM, alpha=0.3)),
+    "fawac": (fawac, FAWAC(ChunkConfig(2), ACTOR, CRITIC, OPTIM, alpha=30.0)),
     "iql": (iql, IQL(ChunkConfig(2), ACTOR, CRITIC, OPTIM, alpha=30.0)),
     "mac": (mac, MAC(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), ModelConfig((32, 32)), CRITIC, OPTIM, depth=2)),
     "rebrac": (rebrac, ReBRAC(ChunkConfig(2), RegressionConfig((32, 32)), CRITIC, OPTIM, alpha=0.01)),
@@ -85,7 +89,7 @@ def test_a_critic_improves_on_the_behaviour(rule):
     """On the same probe: chance succeeds in half of the episodes. Weighted cloning keeps some of what it imitates."""
     build, c = RULES[rule]
     values, _ = last(build, c, envs.make("probe/two-step"), 600, seeds=2)
-    assert values["success"].min() >= (0.8 if rule == "iql" else 0.9), values["success"]
+    assert values["success"].min() >= (0.8 if rule in ("iql", "fawac") else 0.9), values["success"]
 
 
 @pytest.mark.slow

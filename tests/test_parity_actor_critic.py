@@ -18,8 +18,8 @@ from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import mean, minimum, opinion
 from qchunk.critics.state_v import state_v
 from qchunk.improve import best_of_n, smoothed
-from qchunk.losses.cloning import bc
-from qchunk.losses.implicit_q import expectile, td_of_state
+from qchunk.losses.cloning import advantage_weight, bc
+from qchunk.losses.implicit_q import behaviour_value, expectile, td_of_state
 from qchunk.losses.proposals import ascend, distil, entropy, proposing, temperature
 from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
@@ -263,3 +263,54 @@ def test_rebrac():
     for ours, theirs in zip(losses_of(terms, vars, chunk), ("actor_loss", "bc_loss", "critic_loss"), strict=True):
         np.testing.assert_allclose(ours, g[f"out0/{theirs}"], **CLOSE)
     assert_gradients(terms, vars, chunk, {"actor": actor_of("grads")})
+
+
+FLOW = {"actor": ("actor_flow", (4, A)), "critic": ("critic", ())}
+
+
+def test_fbrac():
+    g = load("qam_fbrac")
+    pi, q = flow(FlowConfig(WIDTHS, steps=4)), chunk_q(CriticConfig(WIDTHS, tau=0.1, **PESSIMISTIC))
+    act = noisy(sample(pi), unflat(g["draws0/next_noises"])[:, 0])
+    climb = proposing(pi, [weighed(ascend(pi, opinion(q, mean)), 1 / 3.0)])
+    clone = drawing(bc(pi), (unflat(g["draws0/x_0"]), jnp.asarray(g["draws0/t"])))
+    terms = [
+        on(whole, kept(lambda c: jnp.mean(c.mask))(clone)),
+        drawing(climb, (unflat(g["draws0/noises"]), None)),
+        kept(lambda c: jnp.mean(c.weight))(td(q, act)),
+    ]
+    vars = Vars(nets_of(g, "params0", **FLOW), nets_of(g, "params0", critic=("target_critic", ())), {}, {})
+    chunk = chunk_of(g, "batch0", 4)
+    cloned, climbed, critic = losses_of(terms, vars, chunk)
+    np.testing.assert_allclose(cloned, g["out0/bc_flow_loss"], **CLOSE)
+    np.testing.assert_allclose(climbed * 3, g["out0/q_loss"], **CLOSE)
+    np.testing.assert_allclose(critic, g["out0/critic_loss"], **CLOSE)
+    np.testing.assert_allclose(cloned + climbed + critic, g["out0/total_loss"], **CLOSE)
+    assert_gradients(terms, vars, chunk, nets_of(g, "grads", actor=FLOW["actor"]))
+
+
+def test_fawac():
+    g = load("qam_fawac")
+    pi, q, v = (
+        flow(FlowConfig(WIDTHS, steps=4)),
+        chunk_q(CriticConfig(WIDTHS, tau=0.1, **PESSIMISTIC)),
+        state_v(CriticConfig(WIDTHS)),
+    )
+
+    def one(prefix):  # an ensemble of one
+        return mlp_params({k: v[None] for k, v in g.items() if k.startswith(f"{prefix}/value")}, f"{prefix}/value", ())
+
+    nets = nets_of(g, "params0", actor=("actor", (4, A)), critic=("critic", ())) | {"state_value": one("params0")}
+    vars, chunk = Vars(nets, nets_of(g, "params0", critic=("target_critic", ())), {}, {}), chunk_of(g, "batch0", 4)
+    weight = advantage_weight(opinion(q, mean), v, 1.5, lagged=False)
+    np.testing.assert_allclose(weight(vars, chunk), g["out0/weight"], rtol=1e-4)
+    clone = drawing(bc(pi, weight=weight), (unflat(g["draws0/x_0"]), jnp.asarray(g["draws0/t"])))
+    terms = [
+        on(whole, kept(lambda c: jnp.mean(c.mask))(clone)),
+        kept(lambda c: jnp.mean(c.weight))(behaviour_value(v, q)),
+        kept(lambda c: jnp.mean(c.weight))(td(q, noisy(sample(pi), unflat(g["draws0/next_noises"])))),
+    ]
+    for ours, theirs in zip(losses_of(terms, vars, chunk), ("actor_loss", "value_loss", "critic_loss"), strict=True):
+        np.testing.assert_allclose(ours, g[f"out0/{theirs}"], **CLOSE)
+    expected = nets_of(g, "grads", actor=("actor", (4, A))) | {"state_value": one("grads")}
+    assert_gradients(terms, vars, chunk, expected)

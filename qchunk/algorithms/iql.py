@@ -34,5 +34,5 @@ class IQL:
 def iql(c: IQL) -> Algorithm:
     """IQL: the critics learn without the actor, and the actor by weighted imitation, whatever its kind."""
     pi, q, v = actor(c.actor), chunk_q(c.critic), state_v(c.critic)
-    clone = bc(pi, weight=advantage_weight(q, v, c.alpha))
+    clone = bc(pi, weight=advantage_weight(q.score, v, c.alpha))
     return learner([pi, q, v], sample(acting(pi)), [clone, *implicit_q(q, v, c.expectile)], c.optim)

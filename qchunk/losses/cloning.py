@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from qchunk.losses.terms import module_names
 from qchunk.target_networks import target_view
-from qchunk.types import Array, Chunk, Critic, Kernel, Metrics, Term, Vars
+from qchunk.types import Array, Chunk, Critic, Kernel, Metrics, Term, ValueFn, Vars
 
 MOST = 100.0  # of a weight, as in 2110.06169's code
 
@@ -42,11 +42,14 @@ def bc(
     return Term(name, module_names(kernel), kernel.draw, fn)
 
 
-def advantage_weight(critic: Critic, state: Critic, alpha: float) -> Callable[[Vars, Chunk], Array]:
-    """What a chunk of the data counts: min(exp(alpha (Q - V)), 100), Q of the target networks (2110.06169, eq. 7)."""
+def advantage_weight(
+    score: ValueFn, state: Critic, alpha: float, lagged: bool = True
+) -> Callable[[Vars, Chunk], Array]:
+    """What a chunk of the data counts: min(exp(alpha (Q - V)), 100), Q of the target networks (2110.06169, eq. 7), or of the online ones."""
 
     def weight(vars: Vars, chunk: Chunk) -> Array:
-        gap = critic.score(target_view(vars), chunk.obs, chunk.action) - state.score(vars, chunk.obs)
+        q = score(target_view(vars) if lagged else vars, chunk.obs, chunk.action)
+        gap = q - state.score(vars, chunk.obs)
         return jnp.exp(jnp.minimum(alpha * gap, math.log(MOST)))
 
     return weight

@@ -1,4 +1,4 @@
-"""An upper expectile of the chunk values under the data: the best that the data do, without sampling (2110.06169)."""
+"""Values of states from those of the data's chunks: an upper expectile, the best that the data do (2110.06169), or the mean."""
 
 from __future__ import annotations
 
@@ -30,5 +30,17 @@ def expectile(state: Critic, critic: Critic, level: float, name: str = "expectil
         side = jnp.where(above < 0, 1 - level, level)
         loss = weighted_mean(chunk.weight[..., 0], side * jnp.square(above))
         return loss, {"advantage": weighted_mean(chunk.weight[..., 0], above)}
+
+    return Term(name, module_names(state), no_noise, fn)
+
+
+def behaviour_value(state: Critic, critic: Critic, name: str = "value") -> Term:
+    """Regression of V(s) on Q(s, a) of every target network over the data's chunks: the value of what the data do."""
+
+    def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
+        del noise
+        fixed = target_view(jax.lax.stop_gradient(vars))
+        apart = critic.values(fixed, chunk.obs, chunk.action) - state.values(vars, chunk.obs)
+        return weighted_mean(chunk.weight[..., 0], jnp.square(apart)), {}
 
     return Term(name, module_names(state), no_noise, fn)
