@@ -14,7 +14,8 @@ from qchunk import names, registry, sampling
 from qchunk.actors import actor
 from qchunk.comparison.estimate import Shapes
 from qchunk.config import DiffusionConfig, FlowConfig, stands_on
-from qchunk.data import chunks
+from qchunk.data import buffer, chunks
+from qchunk.data.buffer import Source
 from qchunk.data.chunks import Dataset
 from qchunk.data.goals import needs_goals
 from qchunk.drivers.common import assemble
@@ -22,7 +23,7 @@ from qchunk.drivers.offline import OfflineSettings
 from qchunk.play.program import Inputs, Program
 from qchunk.reporting import cost
 from qchunk.seeds import for_each
-from qchunk.types import Chunk, Learner, Policy, Spec, view
+from qchunk.types import Chunk, Key, Learner, Policy, Spec, view
 
 SPEC, BATCH = Spec(37, 5, 5), 256
 GOAL = 6  # numbers of a goal, of methods that learn for goals
@@ -113,13 +114,27 @@ def acting(build: Any, c: Any, rows: int, spec: Spec | None = None) -> Products:
 
 def updating(build: Any, c: Any, batch: int = BATCH) -> Products:
     """The products of one update on a batch of data (not of the on-policy methods: on_policy.py has theirs)."""
-    return cost.products(build(c).update, *shapes(build, c), jax.random.key(0), batch_of(c, batch))
+    data, key = data_for(c, data_set(1002)), jax.random.key(0)
+    chunk = jax.eval_shape(lambda key, data: drawn(build, c, key, data, batch), key, data)
+    return cost.products(one_update(build, c), *shapes(build, c), key, chunk)
 
 
-def batch_of(c: Any, batch: int) -> Chunk:
-    """The shapes of a batch."""
-    data = data_for(c, data_set(1002))
-    return jax.eval_shape(lambda key, data: chunks.draw(key, data, c.chunk, batch), jax.random.key(0), data)
+def drawn(build: Any, c: Any, key: Key, data: Dataset, batch: int = BATCH) -> Chunk:
+    """A batch, as the method draws it."""
+    source = Source(data, goal_of=Shapes.goal_of if needs_goals(type(c)) else None)
+    return (build(c).draw or buffer.draw)(key, source, c.chunk, batch)
+
+
+def one_update(build: Any, c: Any) -> Callable:
+    """(learner, given, key, chunk) -> (learner, metrics): what a method makes of a batch, and an update on that."""
+    algorithm = build(c)
+
+    def update(learner: Learner, given: dict, key: Key, chunk: Chunk) -> tuple:
+        before, within = jax.random.split(key)
+        learner, chunk = algorithm.prepare(learner, given, before, chunk)
+        return algorithm.update(learner, given, within, chunk)
+
+    return update
 
 
 def data_set(rows: int = 20_000) -> Dataset:

@@ -10,11 +10,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from _methods import BATCH, METHODS, SIZES, configured, data_for, data_set, given_of, offline_run, on_policy, updating
+from _methods import (
+    BATCH,
+    METHODS,
+    SIZES,
+    configured,
+    data_for,
+    data_set,
+    drawn,
+    given_of,
+    offline_run,
+    on_policy,
+    one_update,
+    updating,
+)
 from _products import arrays, with_adam
 from _timing import medians, tell
 
-from qchunk.data import chunks
 from qchunk.data.chunks import Dataset
 from qchunk.drivers import offline
 from qchunk.drivers.common import init
@@ -36,7 +48,7 @@ def measure(title: str, build: Any, c: Any, data: Dataset, count: int, asked: fl
     program, x = offline_run(build, c, data)
     stacked = init(program, x)
     state = jax.tree.map(jnp.copy, one(stacked, 0))
-    fixed = chunks.draw(jax.random.key(3), data_for(c, data), c.chunk, BATCH)
+    fixed, update = drawn(build, c, jax.random.key(3), data_for(c, data)), one_update(build, c)
 
     def whole():
         nonlocal stacked  # goes on: the driver donates its learner, and a copy for each call would be measured, too
@@ -44,7 +56,7 @@ def measure(title: str, build: Any, c: Any, data: Dataset, count: int, asked: fl
         return metrics
 
     def one_batch(i, state):
-        return build(c).update(state, given, jax.random.fold_in(jax.random.key(0), i), fixed)[0]
+        return update(state, given, jax.random.fold_in(jax.random.key(0), i), fixed)[0]
 
     products = updating(build, c)
     start, floor = with_adam(products, arrays(products))
