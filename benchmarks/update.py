@@ -56,7 +56,10 @@ def measure(title: str, build: Any, c: Any, data: Dataset, count: int, asked: fl
         return metrics
 
     def one_batch(i, state):
-        return update(state, given, jax.random.fold_in(jax.random.key(0), i), fixed)[0]
+        state, chunk = jax.lax.optimization_barrier(
+            (state, fixed)
+        )  # what depends on the batch alone is not to leave the loop
+        return update(state, given, jax.random.fold_in(jax.random.key(0), i), chunk)[0]
 
     products = updating(build, c)
     start, floor = with_adam(products, arrays(products))
