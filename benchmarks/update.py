@@ -56,9 +56,8 @@ def measure(title: str, build: Any, c: Any, data: Dataset, count: int, asked: fl
         return metrics
 
     def one_batch(i, state):
-        state, chunk = jax.lax.optimization_barrier(
-            (state, fixed)
-        )  # what depends on the batch alone is not to leave the loop
+        # what depends on the batch alone is not to leave the loop
+        state, chunk = jax.lax.optimization_barrier((state, fixed))
         return update(state, given, jax.random.fold_in(jax.random.key(0), i), chunk)[0]
 
     products = updating(build, c)

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from _suite import OPTIM, SMALL, SMOKE, TAU, published
+from _suite import OPTIM, SMALL, SMOKE, published
 
 from qchunk import registry
 from qchunk.comparison.arms import Sizes, resized
@@ -96,9 +96,12 @@ def configured(row: Row, **fields: Any) -> Any:
 
 def small(row: Row, **fields: Any) -> Any:
     """The same at 3 x 128, 5 flow steps, learning rate 1e-3 and target rate 0.01."""
-    c = resized(configured(row, **{**row.small, **fields}), Sizes(SMALL, steps=5))
-    critic = dataclasses.replace(c.critic, tau=TAU)
-    return dataclasses.replace(c, optim=OPTIM, critic=critic)
+    return sized(configured(row, **{**row.small, **fields}))
+
+
+def sized(c: Any) -> Any:
+    """A configuration at 3 x 128, 5 flow steps, learning rate 1e-3 and target rate 0.01."""
+    return dataclasses.replace(resized(c, Sizes(SMALL, steps=5)), optim=OPTIM)
 
 
 def trained(row: Row, seeds: int, offline: int, online: dict[str, Any], evals: int = 5) -> OnlineSettings:
@@ -109,11 +112,9 @@ def trained(row: Row, seeds: int, offline: int, online: dict[str, Any], evals: i
     return settings(seeds=seeds, offline_steps=offline, eval_every=-(-offline // evals), **online)
 
 
-def small_run(label: str, task: str, seeds: int) -> Run:
-    """A method on a tabletop task, with the budget of its scene."""
-    row, scene = ROWS[label], task.rpartition("-")[0]
-    budget = BUDGETS[scene]
-    online: dict[str, Any] = {
+def online(budget: Budget) -> dict[str, Any]:
+    """Settings of a budget's part online, the same for every method."""
+    return {
         "online_steps": budget.steps,
         "envs": ENVS,
         "start_training": START,
@@ -121,7 +122,13 @@ def small_run(label: str, task: str, seeds: int) -> Run:
         "mix": "share:0.5",
         "online_eval_every": budget.steps // 5,
     }
-    settings = trained(row, seeds, budget.offline, online)
+
+
+def small_run(label: str, task: str, seeds: int) -> Run:
+    """A method on a tabletop task, with the budget of its scene."""
+    row, scene = ROWS[label], task.rpartition("-")[0]
+    budget = BUDGETS[scene]
+    settings = trained(row, seeds, budget.offline, online(budget))
     return Run(row.algorithm, f"tabletop/{task}", Data(f"tabletop/{scene}", budget.data), small(row), settings, label)
 
 

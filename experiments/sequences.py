@@ -6,18 +6,16 @@ Settings of the newcomers are their papers' where nothing is said here; they wer
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from _suite import OPTIM, SMALL
-from qc_paper import BUDGETS, ENVS, ROWS, START, Budget, Row, trained
+from qc_paper import BUDGETS, ROWS, online, sized, trained
 from qc_paper import small as of_paper
 
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.cqn_as import CQNAS
 from qchunk.algorithms.mac import MAC
 from qchunk.algorithms.opal import OPAL
-from qchunk.comparison.arms import Sizes, resized
 from qchunk.comparison.suite import Data, Run, Suite
 from qchunk.config import ChunkConfig, FlowConfig, SkillConfig
 from qchunk.critics.zooms import ZoomConfig
@@ -37,31 +35,12 @@ METHODS = {  # by label: the method, and its configuration before sizes are made
 }
 
 
-def sized(c):
-    """The configuration at 3 x 128, 5 flow steps, learning rate 1e-3 and target rate 0.01."""
-    return dataclasses.replace(resized(c, Sizes(SMALL, steps=5)), optim=OPTIM)
-
-
-def online(b: Budget) -> dict:
-    """Settings of the part online, the same for every method."""
-    ratio = b.online / (b.steps - START)
-    return {
-        "online_steps": b.steps,
-        "envs": ENVS,
-        "start_training": START,
-        "update_ratio": ratio,
-        "mix": "share:0.5",
-        "online_eval_every": b.steps // 5,
-    }
-
-
 def runs(env: str) -> list[Run]:
     """Every method on one task, and the skills that one of them stands on."""
     scene = env.rpartition("-")[0].removeprefix("tabletop/")
     budget = BUDGETS.get(scene, BUDGETS["cube-single"])
     data = Data(env if env.startswith("probe/") else f"tabletop/{scene}", budget.data)
-    row = Row("", "qc", CHUNKS, {}, {}, {})  # a method that learns offline first
-    settings = trained(row, 4, budget.offline, online(budget))
+    settings = trained(ROWS["qc"], 4, budget.offline, online(budget))
     cloned = OnlineSettings(seeds=4, offline_steps=budget.offline, eval_every=budget.offline)
     skills = Run("bc", env, data, sized(BC(CHUNKS, SKILLS)), cloned, "skills")
     made = [
@@ -80,7 +59,7 @@ def differences(scale: str) -> Sequence[str]:
     """Of these runs from the papers'."""
     return [
         "networks of 3 x 128, learning rate 1e-3, target rate 0.01, chunks of 5 for every method; cqn-as has no prior, opal's decoder is cloned before",
-        "opal learns by IQL over skills of 8 numbers, whose decoder is not trained further; 3,000 more updates went into it",
+        "opal learns by IQL over skills of 8 numbers, whose decoder is not trained further; as many updates as offline went into it before",
         "cqn-as has 21 atoms (51) and plays whole chunks (its paper looks at every step and averages), mac too (its paper plays 1 of 10)",
         "settings of opal, cqn-as and mac were not tuned; those of qc and qc-fql by five runs each on tabletop/cube-single-task2",
     ]

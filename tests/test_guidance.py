@@ -266,9 +266,8 @@ def same_bits(guided, plain, vars, given, jit):
     theirs = act(plain, Vars(given, {}, {}, {}))
     if jit:
         assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
-    np.testing.assert_allclose(
-        ours, theirs, rtol=0, atol=1e-6
-    )  # loops are compiled op by op too, and round as they are fused
+    # loops are compiled op by op, too, and round as they are fused
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
 def test_a_weight_moves_the_samples():

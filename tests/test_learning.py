@@ -94,7 +94,7 @@ def test_a_critic_improves_on_the_behaviour(rule):
 
 @pytest.mark.slow
 def test_zooming_finds_a_narrow_peak():
-    """Two peaks of width 0.1 at +-0.8 and 0 between them: random actions earn 0.13, the best of 125 cells over 0.9."""
+    """Two peaks of width 0.1 at +-0.8 and 0 between them: random actions earn 0.23, and one of 125 cells over 0.9."""
     zooms = ZoomConfig((32,), 3, 5, 11, (0.0, 1.0), tau=0.05)
     c = CQNAS(ChunkConfig(1, (1,)), zooms, OPTIM, td=1.0, imitate=False)
     values, _ = last(cqn_as, c, envs.make("probe/fork"), 800, seeds=2)

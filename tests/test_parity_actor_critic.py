@@ -302,7 +302,7 @@ def test_fawac():
 
     nets = nets_of(g, "params0", actor=("actor", (4, A)), critic=("critic", ())) | {"state_value": one("params0")}
     vars, chunk = Vars(nets, nets_of(g, "params0", critic=("target_critic", ())), {}, {}), chunk_of(g, "batch0", 4)
-    weight = advantage_weight(opinion(q, mean), v, 1.5, lagged=False)
+    weight = advantage_weight(opinion(q, mean), v, 1.5)
     np.testing.assert_allclose(weight(vars, chunk), g["out0/weight"], rtol=1e-4)
     clone = drawing(bc(pi, weight=weight), (unflat(g["draws0/x_0"]), jnp.asarray(g["draws0/t"])))
     terms = [

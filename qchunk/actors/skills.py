@@ -39,7 +39,7 @@ def skills(c: SkillConfig, name: str = "actor") -> Kernel:
         """The observations of a window's steps [*B, H, O], and the encoder's opinion of it."""
         if chunk.reward.shape[-1] != chunk.action.shape[-2]:
             problem = "skills are read off the observations of every step, and these windows have other backup points"
-            raise UserError(problem, "train them by bc, and stand on them by opal")
+            raise UserError(problem, "train them by bc, and stand on them by opal, without --chunk.codec")
         both = jax.tree.map(
             lambda o, n: jnp.concatenate([o[..., None, :], n[..., :-1, :]], -2), chunk.obs, chunk.next_obs
         )

@@ -35,5 +35,5 @@ def fawac(c: FAWAC) -> Algorithm:
     """FAWAC: V is the mean of Q over the data's chunks; Q's target is a chunk of the policy."""
     pi, q, v = actor(c.actor), chunk_q(c.critic), state_v(c.critic)
     act = sample(acting(pi))
-    clone = bc(pi, weight=advantage_weight(opinion(q, mean), v, c.alpha, lagged=False))
+    clone = bc(pi, weight=advantage_weight(opinion(q, mean), v, c.alpha))
     return learner([pi, q, v], act, [clone, behaviour_value(v, q), td(q, act)], c.optim)

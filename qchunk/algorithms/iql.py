@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from qchunk.actors import actor
-from qchunk.compose import acting, learner
+from qchunk.compose import acting, learner, reading
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, RegressionConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
@@ -13,6 +13,7 @@ from qchunk.losses.cloning import advantage_weight, bc
 from qchunk.losses.implicit_q import implicit_q
 from qchunk.ranges import NonNegativeFloat, Range
 from qchunk.sampling import sample
+from qchunk.target_networks import target_view
 from qchunk.types import Algorithm
 
 
@@ -34,5 +35,5 @@ class IQL:
 def iql(c: IQL) -> Algorithm:
     """IQL: the critics learn without the actor, and the actor by weighted imitation, whatever its kind."""
     pi, q, v = actor(c.actor), chunk_q(c.critic), state_v(c.critic)
-    clone = bc(pi, weight=advantage_weight(q.score, v, c.alpha))
+    clone = bc(pi, weight=advantage_weight(reading(q, target_view).score, v, c.alpha))
     return learner([pi, q, v], sample(acting(pi)), [clone, *implicit_q(q, v, c.expectile)], c.optim)

@@ -27,8 +27,8 @@ from qchunk.types import Algorithm
 
 
 @config
-class OPAL:
-    """IQL over skills."""
+class OverSkills:
+    """What methods over skills share."""
 
     given: Annotated[ActorConfig, Stands.FROZEN] = SkillConfig()
     """The skills, as they were trained; --prior RUN fills it in."""
@@ -38,6 +38,12 @@ class OPAL:
     """Over skills."""
     critic: CriticConfig = CriticConfig()
     optim: OptimConfig = OptimConfig()
+
+
+@config
+class OPAL(OverSkills):
+    """IQL over skills."""
+
     expectile: Annotated[float, Range(0.5, below=1)] = 0.9
     """Of the value of a state, in [0.5, 1)."""
     alpha: NonNegativeFloat = 3.0

@@ -6,20 +6,14 @@ Stage 1 is ``qchunk train bc --actor.kind skills`` (the paper: ``--actor.skill 8
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
 
 from qchunk.actors import actor
-from qchunk.algorithms.opal import over_skills
+from qchunk.algorithms.opal import OverSkills, over_skills
 from qchunk.algorithms.rlpd import RLPD, rlpd
 from qchunk.compose import acting, learner
 from qchunk.config import (
-    ActorConfig,
     ChunkConfig,
     CriticConfig,
-    OptimConfig,
-    SkillConfig,
-    Stands,
-    TanhGaussianConfig,
     config,
 )
 from qchunk.critics.chunk_q import chunk_q
@@ -33,19 +27,14 @@ from qchunk.types import Algorithm
 
 
 @config
-class SUPEGT:
+class SUPEGT(OverSkills):
     """Soft actor-critic over skills, online beside data with rewards."""
 
     driver = "from_scratch"
 
-    given: Annotated[ActorConfig, Stands.FROZEN] = SkillConfig()
-    """The skills, as they were trained; --prior RUN fills it in."""
     chunk: ChunkConfig = ChunkConfig(4)
     """Steps of a skill; ``--chunk.discount decision`` discounts once per skill, as in the paper."""
-    policy: TanhGaussianConfig = TanhGaussianConfig()
-    """Over skills."""
     critic: CriticConfig = CriticConfig(members=10)
-    optim: OptimConfig = OptimConfig()
 
 
 @config

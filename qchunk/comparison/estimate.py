@@ -59,14 +59,10 @@ def speed(seconds: float = 0.3) -> float:
 def multiplications(run: Run, spec: Spec) -> float:
     """Of all products in a run's training, all seeds: of its updates, and where it plays its own data of its rollouts, too."""
     c, s = run.config, dataclasses.replace(run.settings, normalise_obs="none", normalise_action="none")
-    spec = spec._replace(horizon=c.chunk.horizon)
+    spec = spec._replace(horizon=weights_of(c.chunk))
     frozen = {}
     if run.prior and (stands := stands_on(c)):
-        frozen = {
-            "actor": actor(getattr(c, stands[0]))
-            .modules[0]
-            .init(jax.random.key(0), spec._replace(horizon=weights_of(c.chunk)))
-        }
+        frozen = {"actor": actor(getattr(c, stands[0])).modules[0].init(jax.random.key(0), spec)}
     data = None
     if run.data is not None:
         rows = 4 * max(c.chunk.horizon, *c.chunk.backup, 1)

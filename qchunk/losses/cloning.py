@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from qchunk.losses.terms import module_names
-from qchunk.target_networks import target_view
 from qchunk.types import Array, Chunk, Critic, Kernel, Metrics, Term, ValueFn, Vars
 
 MOST = 100.0  # of a weight, as in 2110.06169's code
@@ -42,14 +41,15 @@ def bc(
     return Term(name, module_names(kernel), kernel.draw, fn)
 
 
-def advantage_weight(
-    score: ValueFn, state: Critic, alpha: float, lagged: bool = True
-) -> Callable[[Vars, Chunk], Array]:
-    """What a chunk of the data counts: min(exp(alpha (Q - V)), 100), Q of the target networks (2110.06169, eq. 7), or of the online ones."""
+def advantage_weight(score: ValueFn, state: Critic, alpha: float) -> Callable[[Vars, Chunk], Array]:
+    """What a chunk of the data counts: min(exp(alpha (Q - V)), 100) (2110.06169, eq. 7).
+
+    Args:
+        score: Q; that of the target networks is ``reading(critic, target_view).score``.
+    """
 
     def weight(vars: Vars, chunk: Chunk) -> Array:
-        q = score(target_view(vars) if lagged else vars, chunk.obs, chunk.action)
-        gap = q - state.score(vars, chunk.obs)
+        gap = score(vars, chunk.obs, chunk.action) - state.score(vars, chunk.obs)
         return jnp.exp(jnp.minimum(alpha * gap, math.log(MOST)))
 
     return weight
