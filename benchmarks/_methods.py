@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from _products import Products
 
 from qchunk import names, registry, sampling
+from qchunk.actor_configs import DiffusionConfig, FlowConfig
 from qchunk.actors import actor
 from qchunk.comparison.estimate import Shapes
-from qchunk.config import DiffusionConfig, FlowConfig, stands_on
+from qchunk.config import stands_on
 from qchunk.data import buffer, chunks
 from qchunk.data.buffer import Source
 from qchunk.data.chunks import Dataset

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from _timing import medians, tell
 
 from qchunk import envs, sampling
+from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.qc import QC, qc
-from qchunk.config import CriticConfig, FlowConfig
+from qchunk.config import CriticConfig
 from qchunk.envs.base import wrap
 from qchunk.play.execute import receding
 from qchunk.play.on_device import begin, rollout

@@ -10,8 +10,9 @@ import numpy as np
 from _timing import medians, tell
 
 from qchunk import envs, sampling
+from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.qc import QC, qc
-from qchunk.config import CriticConfig, FlowConfig
+from qchunk.config import CriticConfig
 from qchunk.drivers.common import assemble, evaluate, init
 from qchunk.drivers.online import OnlineSettings
 from qchunk.seeds import one as first

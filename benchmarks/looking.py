@@ -7,8 +7,9 @@ import numpy as np
 from _timing import medians, tell
 
 from qchunk import envs
+from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.qc import QC, qc
-from qchunk.config import ChunkConfig, CriticConfig, FlowConfig
+from qchunk.config import ChunkConfig, CriticConfig
 from qchunk.envs.base import wrap
 from qchunk.play.execute import parse
 from qchunk.play.on_device import begin, rollout

@@ -15,8 +15,9 @@ def peak(slice_rows: int) -> float:
     """Peak resident memory in GiB above that before the call, of one decision (own process)."""
     import jax
 
+    from qchunk.actor_configs import FlowConfig
     from qchunk.algorithms.qc import QC, qc
-    from qchunk.config import CriticConfig, FlowConfig
+    from qchunk.config import CriticConfig
     from qchunk.types import Spec, view
 
     def highest() -> float:

@@ -16,8 +16,9 @@ from _products import Products, arrays, products
 from _timing import medians, tell
 
 from qchunk import envs, sampling
+from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.dppo import DPPO, dppo
-from qchunk.config import ChunkConfig, FlowConfig, RolloutConfig, ValueConfig
+from qchunk.config import ChunkConfig, RolloutConfig, ValueConfig
 from qchunk.drivers import on_policy
 from qchunk.drivers.common import assemble, init
 from qchunk.envs.base import Env, wrap

@@ -11,8 +11,9 @@ import numpy as np
 from _timing import medians, tell
 
 from qchunk import envs
+from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.qc import QC, qc
-from qchunk.config import CriticConfig, FlowConfig
+from qchunk.config import CriticConfig
 from qchunk.data import formats
 from qchunk.drivers import offline, online
 from qchunk.drivers.common import assemble, init

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.qc import QC
 from qchunk.comparison.suite import Data, Published, Run
-from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
+from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.drivers.online import OnlineSettings
 
 SMALL = (128, 128, 128)

@@ -11,17 +11,11 @@ from typing import Any
 
 from _suite import OPTIM, SMALL
 
+from qchunk.actor_configs import FlowConfig, GaussianConfig
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.dppo import DPPO, PPO
 from qchunk.comparison.suite import Data, Run, Suite
-from qchunk.config import (
-    ChunkConfig,
-    FlowConfig,
-    GaussianConfig,
-    OptimConfig,
-    RolloutConfig,
-    ValueConfig,
-)
+from qchunk.config import ChunkConfig, OptimConfig, RolloutConfig, ValueConfig
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 

@@ -19,7 +19,7 @@ import matplotlib
 import mujoco
 import numpy as np
 
-from qchunk import envs, names
+from qchunk import env_names, envs
 from qchunk.envs.tabletop.tasks import SCENES
 
 matplotlib.use("Agg")
@@ -127,7 +127,7 @@ def table(rows: list[tuple[str, str]]) -> str:
 def probes() -> str:
     """Every probe, and what it is about, as markdown."""
     lines = ["| environment | what it is about | sizes | limit |", "|---|---|---|---|"]
-    for name, what in names.PROBES.items():
+    for name, what in env_names.PROBES.items():
         env = envs.make(f"probe/{name}")
         lines.append(
             f"| `probe/{name}` | {what} | ({env.observation_size}, {env.action_size}) | {env.episode_length} |"
@@ -137,14 +137,15 @@ def probes() -> str:
 
 def main() -> None:
     """Writes the page and its pictures."""
-    grid("brax.png", list(names.BRAX), brax)
-    grid("ogbench.png", list(names.OGBENCH), ogbench)
+    grid("brax.png", list(env_names.BRAX), brax)
+    grid("ogbench.png", list(env_names.OGBENCH), ogbench)
     device = [(f"tabletop/{s}-task1 ... 5", f"tabletop/{s}-task1") for s in SCENES]
     device += [
-        (f"{family}/{n}", f"{family}/{n}") for family in ("brax", "gymnax") for n in getattr(names, family.upper())
+        (f"{family}/{n}", f"{family}/{n}") for family in ("brax", "gymnax") for n in getattr(env_names, family.upper())
     ]
     host = [
-        (f"ogbench/{s}-play-singletask-task1-v0 ... 5", f"ogbench/{s}-play-singletask-task1-v0") for s in names.OGBENCH
+        (f"ogbench/{s}-play-singletask-task1-v0 ... 5", f"ogbench/{s}-play-singletask-task1-v0")
+        for s in env_names.OGBENCH
     ]
     (DOCS / "environments.md").write_text(PAGE.format(device=table(device), host=table(host), probes=probes()))
 

@@ -14,10 +14,11 @@ import numpy as np
 from _suite import OPTIM, SMALL, small_qc
 from matplotlib import pyplot as plt
 
+from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.qc_prefix import PrefixQC
 from qchunk.comparison.suite import Data, Run, Suite, folder_of
-from qchunk.config import ChunkConfig, FlowConfig
+from qchunk.config import ChunkConfig
 from qchunk.critics.prefix import PrefixConfig
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap

@@ -16,12 +16,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 from _suite import OPTIM, SMALL, TAU
 
+from qchunk.actor_configs import DiffusionConfig, FlowConfig
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.qc_frozen import FrozenQC
 from qchunk.algorithms.v_gps import VGPS
 from qchunk.algorithms.value_guided import ValueGuided
 from qchunk.comparison.suite import Data, Run, Suite, folder_of
-from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig
+from qchunk.config import ChunkConfig, CriticConfig
 from qchunk.drivers.common import evaluate
 from qchunk.drivers.online import OnlineSettings
 from qchunk.reporting import cost, records

@@ -16,10 +16,11 @@ import numpy as np
 from _suite import OPTIM, SMALL, TAU
 
 from qchunk import envs, sampling
+from qchunk.actor_configs import DiffusionConfig, FlowConfig, GaussianConfig, RegressionConfig
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.value_guided import ValueGuided
 from qchunk.comparison.suite import Data, Run, Suite, folder_of
-from qchunk.config import ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig, GaussianConfig, RegressionConfig
+from qchunk.config import ChunkConfig, CriticConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import formats
 from qchunk.drivers.online import OnlineSettings

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 from _suite import OPTIM, SMALL, SMOKE, published
 
 from qchunk import registry
+from qchunk.actor_configs import TanhGaussianConfig
 from qchunk.comparison.arms import Sizes, resized
 from qchunk.comparison.suite import Data, Run, Suite
-from qchunk.config import ChunkConfig, CriticConfig, TanhGaussianConfig
+from qchunk.config import ChunkConfig, CriticConfig
 from qchunk.drivers.from_scratch import FromScratchSettings
 from qchunk.drivers.online import OnlineSettings
 

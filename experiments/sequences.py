@@ -12,12 +12,13 @@ from _suite import OPTIM, SMALL
 from qc_paper import BUDGETS, ROWS, online, sized, trained
 from qc_paper import small as of_paper
 
+from qchunk.actor_configs import FlowConfig, SkillConfig
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.cqn_as import CQNAS
 from qchunk.algorithms.mac import MAC
 from qchunk.algorithms.opal import OPAL
 from qchunk.comparison.suite import Data, Run, Suite
-from qchunk.config import ChunkConfig, FlowConfig, SkillConfig
+from qchunk.config import ChunkConfig
 from qchunk.critics.zooms import ZoomConfig
 from qchunk.drivers.online import OnlineSettings
 

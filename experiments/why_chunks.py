@@ -19,9 +19,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from _suite import OPTIM, SMALL, small_qc
 
+from qchunk.actor_configs import FlowConfig, RegressionConfig
 from qchunk.algorithms.bc import BC
 from qchunk.comparison.suite import Data, Run, Suite, folder_of
-from qchunk.config import ChunkConfig, FlowConfig, RegressionConfig
+from qchunk.config import ChunkConfig
 from qchunk.data import formats
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap

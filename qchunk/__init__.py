@@ -10,10 +10,11 @@ from typing import Any
 
 _HOMES = {
     "qchunk.config": (
-        *("ActorConfig", "ChunkConfig", "CriticConfig", "DiffusionConfig", "FlowConfig", "GaussianConfig"),
-        *("OptimConfig", "RegressionConfig", "RolloutConfig", "Stands", "ValueConfig", "Range", "Widths"),
+        *("ActorConfig", "ChunkConfig", "CriticConfig", "OptimConfig", "RolloutConfig", "Stands", "ValueConfig"),
+        *("Range", "Widths"),
         *("PositiveInt", "NonNegativeInt", "PositiveFloat", "NonNegativeFloat"),
     ),
+    "qchunk.actor_configs": ("DiffusionConfig", "FlowConfig", "GaussianConfig", "RegressionConfig"),
     "qchunk.types": (
         *(
             "Algorithm",

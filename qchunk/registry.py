@@ -110,7 +110,7 @@ def builder(name: str) -> tuple[Callable, type]:
     build, config_class = _configured(names.ALGORITHMS, name, "algorithm", "(c: Config) -> Algorithm", "c")
     if "chunk" not in typing.get_type_hints(config_class):
         fix = "add chunk: ChunkConfig = ChunkConfig()"
-        raise UserError(f"the configuration of {names.short(name)} has no field chunk", fix)
+        raise UserError(f"the configuration of {loading.short(name)} has no field chunk", fix)
     return build, config_class
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiers import slow_but
 
-from qchunk import envs, names
+from qchunk import env_names, envs
 from qchunk.envs.base import wrap
 from qchunk.envs.gymnax import Gymnax
 from qchunk.play.collecting import NO_VARS, collect, scheme_of
@@ -35,7 +35,7 @@ def shapes(tree):
     return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
 
-EVERYWHERE = list(itertools.product(names.BRAX, names.BRAX_BACKENDS))
+EVERYWHERE = list(itertools.product(env_names.BRAX, env_names.BRAX_BACKENDS))
 HERE = [(n, b) for n, b in EVERYWHERE if b == "spring" or n == "reacher"]  # what suites train on; every backend once
 
 
@@ -49,7 +49,7 @@ def test_every_brax_environment_traces_on_every_backend(name, backend):
     assert shapes(state) == shapes(after) and state.obs.shape == (env.observation_size,)
 
 
-@pytest.mark.parametrize("backend", slow_but(["spring"], names.BRAX_BACKENDS))
+@pytest.mark.parametrize("backend", slow_but(["spring"], env_names.BRAX_BACKENDS))
 def test_a_brax_environment_steps_on_every_backend(backend):
     """The upright pendulum earns 1 a step; the limit of 2 is a time-out."""
     with jax.debug_key_reuse(
@@ -67,7 +67,7 @@ def two_steps(backend):
         assert np.isfinite(state.obs).all() and float(state.info["truncation"].min()) == i
 
 
-@pytest.mark.parametrize("name", names.GYMNAX)
+@pytest.mark.parametrize("name", env_names.GYMNAX)
 def test_gymnax_is_played_as_gymnax_plays_it(name):
     """Against gymnax's own step without reset, with the action in its own units; then scanned by the collector."""
     env = envs.make(f"gymnax/{name}")

@@ -348,7 +348,8 @@ QC_FQL = """
 import jax
 import jax.numpy as jnp
 from qchunk.actors import actor
-from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig, RegressionConfig, config
+from qchunk.actor_configs import FlowConfig, RegressionConfig
+from qchunk.config import ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.compose import learner
 from qchunk.losses.cloning import bc

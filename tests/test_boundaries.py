@@ -12,10 +12,11 @@ import pytest
 from test_named_schemes import NO_VARS, along, clock, seen
 
 from qchunk import envs, normalise, registry
+from qchunk.actor_configs import FlowConfig
 from qchunk.actors.flow import flow
 from qchunk.algorithms.learned_k import LearnedK, learned_k
 from qchunk.algorithms.qc_prefix import PrefixQC
-from qchunk.config import ChunkConfig, FlowConfig, OptimConfig, RolloutConfig, ValueConfig, validate
+from qchunk.config import ChunkConfig, OptimConfig, RolloutConfig, ValueConfig, validate
 from qchunk.critics.ensemble import mean, minimum
 from qchunk.critics.prefix import PrefixConfig, prefix_q
 from qchunk.data import formats

@@ -14,11 +14,12 @@ from flax.traverse_util import flatten_dict
 from PIL import Image
 
 from qchunk import cli, envs, names, registry
+from qchunk.actor_configs import DiffusionConfig, FlowConfig
 from qchunk.commands.compare import CompareFlags, online_steps, plan
 from qchunk.comparison import arms, tables
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, claim, train_all
-from qchunk.config import CriticConfig, DiffusionConfig, FlowConfig, validate
+from qchunk.config import CriticConfig, validate
 from qchunk.reporting import film as rendering
 from qchunk.reporting.film import Frame
 from qchunk.runs import training
@@ -124,7 +125,8 @@ from __future__ import annotations
 
 from qchunk import nets
 from qchunk.actors import actor
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, DiffusionConfig, FlowConfig, OptimConfig, config
+from qchunk.actor_configs import DiffusionConfig, FlowConfig
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.compose import learner
 from qchunk.losses.cloning import bc
 from qchunk.sampling import sample

@@ -13,18 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qchunk import names, registry
+from qchunk.actor_configs import DiffusionConfig, FlowConfig, GaussianConfig, RegressionConfig
 from qchunk.commands import flags
 from qchunk.config import (
     ActorConfig,
     ChunkConfig,
     CriticConfig,
-    DiffusionConfig,
-    FlowConfig,
-    GaussianConfig,
     OptimConfig,
     PositiveInt,
     Range,
-    RegressionConfig,
     RolloutConfig,
     ValueConfig,
     Widths,

@@ -17,9 +17,10 @@ import pytest
 from tiers import slow_but
 
 from qchunk import envs, names, registry, sampling, seeds
+from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.actors.flow import flow
-from qchunk.config import FlowConfig, stands_on
+from qchunk.config import stands_on
 from qchunk.data import buffer, formats
 from qchunk.data.goals import needs_goals
 from qchunk.drivers import offline, on_policy, train

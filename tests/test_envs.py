@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import qchunk
-from qchunk import envs, names, registry
+from qchunk import env_names, envs, names, registry
 from qchunk.envs.base import AutoReset, Env, EpisodeLimit, State, Vmap, wrap
 from qchunk.play import collecting
 from qchunk.play.on_device import episodes
@@ -84,19 +84,19 @@ def test_names_are_true():
     for name in names.ALGORITHMS:
         build, config_class = registry.builder(name)
         assert callable(build) and hasattr(config_class(), "chunk")
-    for name in names.ENVS:
-        assert names.check_env(name) == name
+    for name in env_names.ENVS:
+        assert env_names.check_env(name) == name
     import gymnax
     from brax import envs as stock
 
-    assert {*names.GYMNAX, *names.GYMNAX_DISCRETE} == set(gymnax.registered_envs)
-    assert set(names.BRAX) == set(stock._envs) - {"swimmer", "fast"}
+    assert {*env_names.GYMNAX, *env_names.GYMNAX_DISCRETE} == set(gymnax.registered_envs)
+    assert set(env_names.BRAX) == set(stock._envs) - {"swimmer", "fast"}
     from qchunk.envs.probes import MODES
     from qchunk.envs.probes.exact import PROBES
     from qchunk.envs.tabletop.tasks import SCENES
 
-    assert set(names.PROBES) == {*PROBES, *MODES}
-    assert {n: s.cubes for n, s in SCENES.items()} == names.TABLETOP
+    assert set(env_names.PROBES) == {*PROBES, *MODES}
+    assert {n: s.cubes for n, s in SCENES.items()} == env_names.TABLETOP
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_an_environment_of_ones_own(tmp_path):
     """A function in a file: nothing in the package knows it."""
     (tmp_path / "mine.py").write_text(MINE)
     name = f"{tmp_path / 'mine.py'}:point"
-    env = envs.make(names.check_env(name), history=2)
+    env = envs.make(env_names.check_env(name), history=2)
     assert (env.observation_size, env.episode_length, env.data_name) == (2, 7, "own/point")
     state = wrap(env).env.reset(jax.random.split(jax.random.key(0), 3))
     assert state.obs.shape == (3, 2)

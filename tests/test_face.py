@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import qchunk
+from qchunk.actor_configs import FlowConfig, GaussianConfig
 from qchunk.algorithms.dppo import PPO, ppo
 from qchunk.algorithms.qc import QC, qc
-from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, GaussianConfig, OptimConfig, RolloutConfig, ValueConfig
+from qchunk.config import ChunkConfig, CriticConfig, OptimConfig, RolloutConfig, ValueConfig
 from qchunk.data import formats
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings

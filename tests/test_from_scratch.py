@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from qchunk import envs
+from qchunk.actor_configs import FlowConfig, TanhGaussianConfig
 from qchunk.algorithms.qc import QC, qc
 from qchunk.algorithms.rlpd import RLPD, rlpd
-from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig, TanhGaussianConfig
+from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.data import buffer, formats
 from qchunk.data.buffer import Source
 from qchunk.drivers import online, train

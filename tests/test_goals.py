@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qchunk import cli, drivers, envs
+from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.dqc import DQC, dqc
 from qchunk.algorithms.qc import QC, qc
-from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, validate
+from qchunk.config import ChunkConfig, CriticConfig, validate
 from qchunk.data import buffer, chunks, formats, goals
 from qchunk.data.goals import GoalConfig
 from qchunk.drivers.online import OnlineSettings

@@ -12,8 +12,9 @@ import pytest
 from tiers import as_users_compile, slow_but
 
 from qchunk import names, registry
+from qchunk.actor_configs import DiffusionConfig, FlowConfig, GaussianConfig, RegressionConfig
 from qchunk.actors import actor, paths
-from qchunk.config import CriticConfig, DiffusionConfig, FlowConfig, GaussianConfig, RegressionConfig
+from qchunk.config import CriticConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.noisy_value import noisy_value
 from qchunk.critics.state_v import state_v

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qchunk.actor_configs import FlowConfig
 from qchunk.actors.flow import flow
 from qchunk.algorithms.qc import QC, qc
 from qchunk.compose import frozen, learner
-from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
+from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
 from qchunk.losses.cloning import bc

@@ -9,6 +9,7 @@ import pytest
 from tiers import slow_but
 
 from qchunk import envs
+from qchunk.actor_configs import FlowConfig, OneStepConfig, RegressionConfig
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.cqn_as import CQNAS, cqn_as
 from qchunk.algorithms.fawac import FAWAC, fawac
@@ -19,7 +20,7 @@ from qchunk.algorithms.mac import MAC, mac
 from qchunk.algorithms.qc import QC, qc
 from qchunk.algorithms.qc_fql import QCFQL, qc_fql
 from qchunk.algorithms.rebrac import ReBRAC, rebrac
-from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OneStepConfig, OptimConfig, RegressionConfig
+from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.zooms import ZoomConfig
 from qchunk.data import formats

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from qchunk import cli, drivers, envs, names
+from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.qc import qc
-from qchunk.config import ChunkConfig, FlowConfig, OptimConfig
+from qchunk.config import ChunkConfig, OptimConfig
 from qchunk.data import formats
 from qchunk.drivers.offline import OfflineSettings
 from qchunk.drivers.online import OnlineSettings

@@ -12,10 +12,11 @@ import pytest
 from tiers import as_users_compile
 
 from qchunk import envs, improve, sampling
+from qchunk.actor_configs import DiffusionConfig, FlowConfig, GaussianConfig
 from qchunk.actors import actor, paths
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.dppo import PPO, ppo
-from qchunk.config import ChunkConfig, DiffusionConfig, FlowConfig, GaussianConfig, OptimConfig
+from qchunk.config import ChunkConfig, OptimConfig
 from qchunk.data import formats
 from qchunk.drivers import train
 from qchunk.drivers.common import assemble, evaluate, init

@@ -16,8 +16,9 @@ from test_cli import run
 from tiers import slow_but
 
 from qchunk import cli, drivers, envs
+from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.bc import BC, bc
-from qchunk.config import ChunkConfig, FlowConfig, OptimConfig
+from qchunk.config import ChunkConfig, OptimConfig
 from qchunk.data import formats
 from qchunk.drivers.common import assemble, evaluate, init
 from qchunk.drivers.online import OnlineSettings

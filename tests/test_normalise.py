@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from qchunk import cli, envs, normalise
+from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.bc import BC, bc
-from qchunk.config import ChunkConfig, FlowConfig
+from qchunk.config import ChunkConfig
 from qchunk.data import formats
 from qchunk.drivers import train
 from qchunk.drivers.online import OnlineSettings

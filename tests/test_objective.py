@@ -11,8 +11,9 @@ import pytest
 from test_cli import run as command
 
 from qchunk import cli, envs, names
+from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.bc import BC, bc
-from qchunk.config import ChunkConfig, FlowConfig
+from qchunk.config import ChunkConfig
 from qchunk.data import formats
 from qchunk.drivers.common import assemble, evaluate, init
 from qchunk.drivers.online import OnlineSettings

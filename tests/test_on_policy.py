@@ -14,20 +14,12 @@ from test_cli import run as command
 from tiers import slow_but
 
 from qchunk import cli, envs
+from qchunk.actor_configs import DiffusionConfig, FlowConfig, GaussianConfig, RegressionConfig
 from qchunk.actors import actor
 from qchunk.actors.paths import stochastic, with_min_std
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.dppo import DPPO, PPO, dppo, ppo
-from qchunk.config import (
-    ChunkConfig,
-    DiffusionConfig,
-    FlowConfig,
-    GaussianConfig,
-    OptimConfig,
-    RegressionConfig,
-    RolloutConfig,
-    ValueConfig,
-)
+from qchunk.config import ChunkConfig, OptimConfig, RolloutConfig, ValueConfig
 from qchunk.critics.state_v import state_v
 from qchunk.data import chunks, formats
 from qchunk.drivers import train

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from qchunk import envs
+from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.qc import QC, qc
-from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
+from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.data import formats
 from qchunk.drivers import online, train
 from qchunk.drivers.online import OnlineSettings

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qchunk.actor_configs import FlowConfig
 from qchunk.actors.flow import flow
 from qchunk.compose import learner
-from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
+from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data.chunks import dataset, windows
 from qchunk.improve import best_of_n

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from test_parity import CLOSE, WIDTHS, A, assert_parameters, chunk_of, counting_zeros, load, mlp_params, unflat
 
+from qchunk.actor_configs import FlowConfig, OneStepConfig, RegressionConfig, TanhGaussianConfig
 from qchunk.actors.flow import flow
 from qchunk.actors.gaussian import regression
 from qchunk.actors.one_step import one_step_actor
 from qchunk.actors.tanh_gaussian import tanh_gaussian
 from qchunk.compose import learner, reading, run_terms
-from qchunk.config import CriticConfig, FlowConfig, OneStepConfig, OptimConfig, RegressionConfig, TanhGaussianConfig
+from qchunk.config import CriticConfig, OptimConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import mean, minimum, opinion
 from qchunk.critics.state_v import state_v

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from qchunk import nets
+from qchunk.actor_configs import DiffusionConfig
 from qchunk.actors import paths
 from qchunk.actors.diffusion import diffusion
-from qchunk.config import DiffusionConfig
 from qchunk.improve import best_of_n, diffuser
 from qchunk.losses.cloning import bc
 from qchunk.sampling import decode, sample

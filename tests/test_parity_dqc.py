@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from test_parity import CLOSE, A, assert_parameters, load, mlp_params, unflat
 
+from qchunk.actor_configs import FlowConfig
 from qchunk.actors.flow import flow
 from qchunk.algorithms import dqc as method
 from qchunk.compose import seeing, shortened
-from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig
+from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.critics.chance import chance
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import chunks, goals

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from test_parity_diffusion import SMALL, load, reading, residual
 
+from qchunk.actor_configs import DiffusionConfig
 from qchunk.actors.diffusion import diffusion
 from qchunk.actors.paths import stochastic, with_min_std
 from qchunk.compose import frozen, rate_of
-from qchunk.config import DiffusionConfig, OptimConfig
+from qchunk.config import OptimConfig
 from qchunk.losses import ppo_path as ppo
 from qchunk.losses.gae import gae
 from qchunk.losses.reward_scale import no_scale, scaled

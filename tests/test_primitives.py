@@ -11,19 +11,12 @@ import pytest
 from test_parity import load
 
 from qchunk import envs
+from qchunk.actor_configs import FlowConfig, GaussianConfig, RegressionConfig
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.dppo import PPO, ppo
 from qchunk.algorithms.qc import QC, qc
 from qchunk.algorithms.qc_prefix import PrefixQC, qc_prefix
-from qchunk.config import (
-    ChunkConfig,
-    CriticConfig,
-    FlowConfig,
-    GaussianConfig,
-    OptimConfig,
-    RegressionConfig,
-    RolloutConfig,
-)
+from qchunk.config import ChunkConfig, CriticConfig, OptimConfig, RolloutConfig
 from qchunk.data import chunks
 from qchunk.drivers import train
 from qchunk.drivers.common import assemble, init

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from qchunk import envs
+from qchunk.actor_configs import FlowConfig, SkillConfig, TanhGaussianConfig
 from qchunk.actors import actor
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.opal import OPAL, opal
 from qchunk.compose import frozen
-from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, OptimConfig, SkillConfig, TanhGaussianConfig
+from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import buffer, chunks, formats
 from qchunk.drivers import train

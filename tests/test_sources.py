@@ -12,9 +12,10 @@ import pytest
 
 import qchunk
 from qchunk import cli
+from qchunk.actor_configs import RegressionConfig
 from qchunk.algorithms.bc import BC
 from qchunk.comparison.suite import Data, Run, check, folder_of, train_all
-from qchunk.config import ChunkConfig, RegressionConfig
+from qchunk.config import ChunkConfig
 from qchunk.data import formats
 from qchunk.drivers.online import OnlineSettings
 from qchunk.runs import run_folder, sources

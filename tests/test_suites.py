@@ -7,11 +7,12 @@ import sys
 
 import pytest
 
-from qchunk import cli, names
+from qchunk import cli, env_names, names
+from qchunk.actor_configs import RegressionConfig
 from qchunk.algorithms.bc import BC
 from qchunk.comparison import estimate, suite
 from qchunk.comparison.suite import Data, Run, Suite, chosen, shrunk, smoke
-from qchunk.config import ChunkConfig, RegressionConfig, RolloutConfig, validate
+from qchunk.config import ChunkConfig, RolloutConfig, validate
 from qchunk.drivers.online import OnlineSettings
 from qchunk.play.execute import parse
 from qchunk.system import loading
@@ -36,7 +37,7 @@ def test_every_suite_is_possible(name):
             for r in runs:
                 validate(r.config)
                 validate(r.settings)
-                names.check_env(r.env)
+                env_names.check_env(r.env)
                 assert names.algorithm(r.algorithm) and r.name not in before, r.name
                 earlier = [p for p in (r.data.policies if isinstance(r.data, Data) else ()) if "/" in p]
                 assert {r.prior, *earlier} - {""} <= before, f"{r.name} stands on a run that comes before it"
@@ -138,7 +139,8 @@ FILE = """
 from pathlib import Path
 from qchunk.algorithms.bc import BC
 from qchunk.comparison.suite import Data, Published, Run, Suite
-from qchunk.config import ChunkConfig, RegressionConfig
+from qchunk.actor_configs import RegressionConfig
+from qchunk.config import ChunkConfig
 from qchunk.drivers.online import OnlineSettings
 
 def runs(scale):

@@ -10,9 +10,10 @@ import optax
 import pytest
 from test_learner import NOTHING, SPEC, chunk_of, key, scalar, steps, term
 
+from qchunk.actor_configs import FlowConfig
 from qchunk.actors.flow import flow
 from qchunk.compose import learner
-from qchunk.config import CriticConfig, FlowConfig, OptimConfig, ValueConfig
+from qchunk.config import CriticConfig, OptimConfig, ValueConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
 from qchunk.losses.cloning import bc

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from qchunk import drivers, envs, nets, normalise, trees
+from qchunk.actor_configs import FlowConfig, GaussianConfig
 from qchunk.actors.flow import flow
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.dppo import PPO, ppo
 from qchunk.algorithms.qc import QC, qc
 from qchunk.compose import frozen, learner, seeing
-from qchunk.config import ChunkConfig, CriticConfig, FlowConfig, GaussianConfig, OptimConfig, RolloutConfig, ValueConfig
+from qchunk.config import ChunkConfig, CriticConfig, OptimConfig, RolloutConfig, ValueConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import buffer, chunks, formats
 from qchunk.drivers.on_policy import OnPolicySettings

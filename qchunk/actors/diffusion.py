@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import nets
+from qchunk.actor_configs import DiffusionConfig
 from qchunk.actors import paths
-from qchunk.config import DiffusionConfig
 from qchunk.target_networks import ema
 from qchunk.types import Array, Chunk, Kernel, Key, Module, Spec, Vars
 

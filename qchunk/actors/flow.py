@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from qchunk import nets
+from qchunk.actor_configs import FlowConfig
 from qchunk.actors import paths
-from qchunk.config import FlowConfig
 from qchunk.system.errors import UserError
 from qchunk.target_networks import ema
 from qchunk.types import Array, Chunk, Kernel, Key, Module, Spec, Vars

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import nets
+from qchunk.actor_configs import GaussianConfig, RegressionConfig
 from qchunk.actors.one_step import one_step
-from qchunk.config import GaussianConfig, RegressionConfig
 from qchunk.target_networks import ema
 from qchunk.types import Array, Chunk, Kernel, Key, Module, Spec, Vars
 

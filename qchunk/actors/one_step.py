@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import nets
-from qchunk.config import OneStepConfig
+from qchunk.actor_configs import OneStepConfig
 from qchunk.target_networks import ema
 from qchunk.types import Array, Chunk, Kernel, Key, LossFn, Module, PyTree, Spec, StepFn, Vars
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from qchunk import nets
+from qchunk.actor_configs import SkillConfig
 from qchunk.actors.one_step import one_step
-from qchunk.config import SkillConfig
 from qchunk.system.errors import UserError
 from qchunk.types import EDGE, Array, Chunk, Decoder, Kernel, Key, Module, Plan, PyTree, Spec, Vars
 

@@ -6,8 +6,8 @@ import distrax
 import jax.numpy as jnp
 
 from qchunk import nets
+from qchunk.actor_configs import TanhGaussianConfig
 from qchunk.actors.one_step import one_step
-from qchunk.config import TanhGaussianConfig
 from qchunk.target_networks import ema
 from qchunk.types import EDGE, Array, Chunk, Kernel, Key, Module, Spec, Vars
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.compose import acting, learner
-from qchunk.config import ActorConfig, ChunkConfig, FlowConfig, OptimConfig, config
+from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, config
 from qchunk.data.buffer import backing_up
 from qchunk.losses.cloning import bc as clone
 from qchunk.sampling import sample

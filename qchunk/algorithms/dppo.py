@@ -5,20 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Annotated, Any
 
+from qchunk.actor_configs import DiffusionConfig, GaussianConfig
 from qchunk.actors import actor
 from qchunk.actors.paths import stochastic, with_min_std
 from qchunk.compose import frozen, learner, warm_started
-from qchunk.config import (
-    ActorConfig,
-    ChunkConfig,
-    DiffusionConfig,
-    GaussianConfig,
-    OptimConfig,
-    RolloutConfig,
-    Stands,
-    ValueConfig,
-    config,
-)
+from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, RolloutConfig, Stands, ValueConfig, config
 from qchunk.critics.state_v import state_v
 from qchunk.losses.ppo_path import advantages, kl_above, ppo_path, value_mse
 from qchunk.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range

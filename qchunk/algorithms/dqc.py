@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import functools
 
+from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.compose import acting, learner, seeing, shortened
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, PositiveInt, config
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, PositiveInt, config
 from qchunk.critics.chance import chance
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v

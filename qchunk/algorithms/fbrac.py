@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.compose import acting, learner
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, config
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import mean, opinion
 from qchunk.losses.cloning import bc

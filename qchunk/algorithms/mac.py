@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from qchunk.actor_configs import FlowConfig, OneStepConfig
 from qchunk.actors import actor
 from qchunk.actors.one_step import one_step_actor
 from qchunk.compose import acting, learner
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OneStepConfig, OptimConfig, config
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
 from qchunk.data.chunks import begun

@@ -6,9 +6,10 @@ Configurations of the same parts: ``--chunk.horizon 1 --n 4`` is the paper's BFN
 
 from __future__ import annotations
 
+from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.compose import acting, learner
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, config
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
 from qchunk.losses.cloning import bc

@@ -6,10 +6,11 @@ return. alpha is a task's: the paper has 300 for QC-FQL on OGBench's scene, puzz
 
 from __future__ import annotations
 
+from qchunk.actor_configs import FlowConfig, OneStepConfig
 from qchunk.actors import actor
 from qchunk.actors.one_step import one_step_actor
 from qchunk.compose import acting, learner
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OneStepConfig, OptimConfig, config
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import mean, opinion
 from qchunk.losses.cloning import bc

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.compose import acting, learner
-from qchunk.config import ActorConfig, ChunkConfig, FlowConfig, OptimConfig, config
+from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, config
 from qchunk.critics.prefix import PrefixConfig, prefix_q
 from qchunk.data import buffer
 from qchunk.improve import best_of_n

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from qchunk.actor_configs import RegressionConfig
 from qchunk.actors import actor
 from qchunk.compose import learner, reading
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, RegressionConfig, config
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import smoothed
 from qchunk.losses.cloning import bc

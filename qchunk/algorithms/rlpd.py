@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+from qchunk.actor_configs import TanhGaussianConfig
 from qchunk.actors import actor
 from qchunk.compose import acting, learner
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, TanhGaussianConfig, config
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.losses.cloning import bc
 from qchunk.losses.proposals import ascend, entropy, proposing, temperature

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.compose import frozen, learner
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, FlowConfig, OptimConfig, Stands, config
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
 from qchunk.improve import best_of_n

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from qchunk import envs, names, registry
+from qchunk import env_names, envs, registry
 from qchunk.commands import flags
 from qchunk.commands.evaluate import by_schemes
 from qchunk.commands.render import look
@@ -24,6 +24,7 @@ from qchunk.reporting import page, records
 from qchunk.reporting.publish import publish
 from qchunk.reporting.records import Rows
 from qchunk.runs import sinks
+from qchunk.system import loading
 from qchunk.system.errors import UserError
 
 PRIOR = "prior ("
@@ -134,14 +135,14 @@ def checked(f: CompareFlags, sizes: Sizes) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {value}", f"give at least {LEAST[name]}")
     if not sizes.hidden or min(sizes.hidden) < 1:
         raise UserError("--hidden names no widths", "give one or more, such as --hidden 128 128 128")
-    if f.data and not f.data.exists() and not names.is_own(str(f.data)):
+    if f.data and not f.data.exists() and not loading.is_own(str(f.data)):
         raise UserError(f"there is no data set {f.data}", "make one with qchunk collect, or leave --data out")
     if not f.algos:
         raise UserError("--algos names no arms", "give one or more: qchunk list algorithms")
     if not f.env:
         raise UserError("--env names no environment", "give one or more: qchunk list envs")
     for env in f.env:
-        names.check_env(env)
+        env_names.check_env(env)
     for scheme in f.execute:
         parse(scheme, sizes.horizon)
     if len(set(f.algos)) < len(f.algos) or len(set(f.env)) < len(f.env):

@@ -12,17 +12,8 @@ import inspect
 from typing import Any
 
 from qchunk import names, registry
-from qchunk.config import (
-    ActorConfig,
-    ChunkConfig,
-    DiffusionConfig,
-    FlowConfig,
-    OptimConfig,
-    Stands,
-    actor_fields,
-    of_kind,
-    stands_on,
-)
+from qchunk.actor_configs import DiffusionConfig, FlowConfig
+from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, Stands, actor_fields, of_kind, stands_on
 from qchunk.system.errors import UserError
 
 DEFAULT = ("bc", "qc", "qc-frozen", "value-guided", "v-gps", "dppo", "dppo@diffusion", "ppo")

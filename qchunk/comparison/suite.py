@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qchunk import envs, names, registry
+from qchunk import env_names, envs, registry
 from qchunk.config import validate
 from qchunk.data import formats
 from qchunk.drivers.common import Amount, Common, Driver
@@ -21,7 +21,7 @@ from qchunk.runs import run_folder, sinks, sources, training
 from qchunk.runs.recording import CollectFlags, collect_to
 from qchunk.runs.resuming import Going
 from qchunk.runs.training import TrainFlags
-from qchunk.system import schema, stopping
+from qchunk.system import loading, schema, stopping
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write, make_folder
 
@@ -67,7 +67,7 @@ class Run(NamedTuple):
 
 def name_of(env: str, label: str) -> str:
     """ENV/LABEL, below the folder of a suite: names that are paths of files of the user's own become one word."""
-    own = env.replace("/", "-").strip(".-") if names.is_own(env) else env
+    own = env.replace("/", "-").strip(".-") if loading.is_own(env) else env
     return f"{own}/{label.replace('/', '-')}"
 
 
@@ -198,7 +198,7 @@ def check(suite: Sequence[Run], root: Path) -> None:
     """
     prints: dict[Path, str] = {}
     for run in suite:
-        names.check_env(run.env)
+        env_names.check_env(run.env)
         for part in (run.config, run.settings):
             validate(part)
         folder = folder_of(run, root)

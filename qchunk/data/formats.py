@@ -223,7 +223,7 @@ def read(path: Path | str, env: Any, wanted: str) -> tuple[Rows, dict[str, Any]]
     Raises:
         UserError: missing, damaged, or not what a reader returns.
     """
-    if not names.is_own(str(path)):
+    if not loading.is_own(str(path)):
         readers = (registry.named(names.READERS, n, "reader")[0] for n in names.READERS)
         return next(r for r in readers if r.claims(path)).read(path, env)
     target, argument = names.target({}, str(path), "reader")

@@ -6,7 +6,8 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from qchunk import names, registry
+from qchunk import env_names, registry
+from qchunk.system import loading
 from qchunk.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def own(target: str) -> Env:
         raise UserError(f"{target} returns a {type(env).__name__}", fix)
     check(env, target)
     if not hasattr(env, "data_name"):
-        env.data_name = f"own/{names.short(target)}"  # data sets are called so
+        env.data_name = f"own/{loading.short(target)}"  # data sets are called so
     return env
 
 
@@ -66,8 +67,8 @@ def make(name: str, history: int = 1, objective: Mapping[str, float] | None = No
         raise UserError(f"history is {history}", "give 1 or more observations")
     if odd := [n for n, w in (objective or {}).items() if isinstance(w, str) or (isinstance(w, float) and w != w)]:
         raise UserError(f"the weight of {odd[0]} is {objective[odd[0]]!r}", "give a number")  # type: ignore[index]
-    family, _, rest = names.check_env(name, scene_too=True).partition("/")
-    env = own(name) if names.is_own(name) else importlib.import_module(FAMILIES[family]).make(rest)
+    family, _, rest = env_names.check_env(name, scene_too=True).partition("/")
+    env = own(name) if loading.is_own(name) else importlib.import_module(FAMILIES[family]).make(rest)
     if on_host(name):
         if history > 1:
             fix = "leave --chunk.history out"

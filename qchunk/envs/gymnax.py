@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk import names
+from qchunk import env_names
 from qchunk.envs.base import Env, State, quiet
 from qchunk.system.errors import UserError
 from qchunk.types import Array, PyTree
@@ -93,7 +93,7 @@ def make(name: str) -> Gymnax:
     Raises:
         UserError: unknown, or with discrete actions.
     """
-    names.check_env(f"gymnax/{name}")
+    env_names.check_env(f"gymnax/{name}")
     with quiet():
         import gymnax
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from qchunk import names, registry
 from qchunk.envs.base import State, Wrapper
+from qchunk.system import loading
 from qchunk.system.errors import UserError
 from qchunk.types import Array, PyTree
 
@@ -111,7 +112,7 @@ def weights_given(weights: Mapping[str, float]) -> dict[str, dict[str, Array]]:
 
 def short(name: str) -> str:
     """What a term is called: a user's own by its function."""
-    return names.short(name)
+    return loading.short(name)
 
 
 def parse(texts: tuple[str, ...]) -> dict[str, float]:

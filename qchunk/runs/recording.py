@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from qchunk import envs, names
+from qchunk import env_names, envs
 from qchunk.data import formats, ogbench_files
 from qchunk.envs.host.pool import HostEnv
 from qchunk.play import collecting, on_host
@@ -60,7 +60,7 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
     Raises:
         UserError: an unknown name, or a file that is there already.
     """
-    names.check_env(name, scene_too=True)
+    env_names.check_env(name, scene_too=True)
     if "" in f.policy:
         raise UserError("--policy names nothing", "name a behaviour or a run, or leave --policy out")
     out = f.out if f.out.suffix == ".npz" or not f.out.name else f.out.with_name(f.out.name + ".npz")
@@ -74,7 +74,7 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
     about = {"policy": " ".join(f.policy) or "default", "seed": f.seed, "versions": run_folder.versions()}
     found: dict[str, Any]
     with Bar(f.steps, 0, f.quiet, f"collecting {name}") as bar:
-        part = names.ogbench(name)
+        part = env_names.ogbench(name)
         if part and f.policy in ((), (part["kind"],)):
             about["env"] = f"ogbench/{part['scene']}-{part['kind']}-v0"
             more = {"transitions": f.steps, "seed": f.seed, "about": about, "progress": bar.move}
@@ -97,7 +97,7 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
 
 def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]:
     """What was played, one policy after the other, and what such data are called."""
-    if (found := names.ogbench(name)) and not (found["single"] or found["goals"]):
+    if (found := env_names.ogbench(name)) and not (found["single"] or found["goals"]):
         fix = f"--policy {' '.join(f.policy)} needs a task: {name[:-3]}-singletask-v0"
         raise UserError(f"{name} names OGBench's own data", fix)
     env: Any = envs.make(name)

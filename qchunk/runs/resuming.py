@@ -10,11 +10,11 @@ from typing import NamedTuple
 import jax
 from flax.traverse_util import flatten_dict
 
-from qchunk import names
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
 from qchunk.runs import checkpoint, run_folder
 from qchunk.runs.opened import Opened
+from qchunk.system import loading
 from qchunk.system.errors import UserError
 
 MORE = ("offline_steps", "online_steps")  # what may grow after the end of a run
@@ -57,7 +57,7 @@ def same_data(run: run_folder.RunFolder, opened: Opened, moved: Path | None) -> 
     """
     kept = run.config["data"]
     path = Path(moved or kept["path"])
-    if not (path.exists() or names.is_own(str(path))):  # a reader of one's own finds its data itself
+    if not (path.exists() or loading.is_own(str(path))):  # a reader of one's own finds its data itself
         raise UserError(
             f"there is no data set {path}", f"qchunk train --resume {run.path} --data FILE, where it is now"
         )

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from qchunk import names
 from qchunk.system import loading
 from qchunk.system.errors import UserError
 
@@ -70,8 +69,8 @@ def changed(kept: Mapping[str, Any]) -> list[str]:
 
 def same(one: str, other: str) -> bool:
     """Whether two names stand for the same: equal, or functions of the user's own of one name in files of equal bytes."""
-    places = [names.place(one), names.place(other)]
-    if one == other or not all(places) or names.short(one) != names.short(other):
+    places = [loading.place(one), loading.place(other)]
+    if one == other or not all(places) or loading.short(one) != loading.short(other):
         return one == other
     return _digest(Path(places[0])) == _digest(Path(places[1]))
 
@@ -87,7 +86,7 @@ def _digest(path: Path) -> str:
 
 def _places(kept: Mapping[str, Any]) -> list[str]:
     found = (text for part in NAMING for text in _texts(kept.get(part)))
-    return list(dict.fromkeys(place for text in found if (place := names.place(text))))
+    return list(dict.fromkeys(place for text in found if (place := loading.place(text))))
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -104,7 +103,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 def _renamed(value: Any, copies: Mapping[str, str]) -> Any:
     if isinstance(value, str):
-        place = names.place(value)
+        place = loading.place(value)
         return copies[place] + value[len(place) :] if place else value
     if isinstance(value, Mapping):
         return {_renamed(k, copies): _renamed(v, copies) for k, v in value.items()}

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from qchunk import envs, names, registry
+from qchunk import env_names, envs, registry
 from qchunk.config import validate
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
@@ -111,7 +111,7 @@ def ready(
     build, driver = build or registry.builder(algorithm)[0], registry.driver_of(type(c))
     for part in (c, settings):
         validate(part)
-    names.check_env(f.env)
+    env_names.check_env(f.env)
     check_place(place_of(algorithm, f, settings))
     sinks.check(f.log_to)
     check_minutes(f.checkpoint_minutes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from qchunk.system.errors import UserError, unknown
 COPIES: dict[
     Path, Path
 ] = {}  # a run's copy of a file -> where the file lay, beside which its code looks for what it reads
-
+PLACED = re.compile(r"(?P<place>.+?\.py|[A-Za-z_][\w.]*):(?P<function>[A-Za-z_]\w*)(?::(?P<args>.*))?", re.DOTALL)
 
 _LOADED: list[str] = []
 
@@ -86,3 +87,18 @@ def _load_file(path: Path) -> types.ModuleType:
                 raise UserError(f"{path} cannot be loaded: {e}", "install that, or fix its import") from e
             raise
     return sys.modules[name]
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is a function of the user's own, as ``file.py:function`` or ``file.py:function:ARGS``."""
+    return bool((own := PLACED.fullmatch(name)) and own["place"].endswith(".py"))
+
+
+def place(name: str) -> str:
+    """The path of the file of a function of the user's own, as it was given; "" for any other name."""
+    return own["place"] if is_own(name) and (own := PLACED.fullmatch(name)) else ""
+
+
+def short(name: str) -> str:
+    """What a thing is called: a function of the user's own, and its ARGS, without the place where it lies."""
+    return name[own.start("function") :] if (own := PLACED.fullmatch(name)) else name

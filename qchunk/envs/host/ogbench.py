@@ -19,7 +19,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk import names
+from qchunk import env_names
 from qchunk.data import ogbench_files as data
 from qchunk.data.formats import Rows
 from qchunk.envs.host.pool import HostEnv
@@ -96,7 +96,7 @@ def make(name: str) -> OGBench:
     Raises:
         UserError: unknown, or ogbench is missing.
     """
-    found = names.ogbench(f"ogbench/{name}") or {}
+    found = env_names.ogbench(f"ogbench/{name}") or {}
     if found["goals"]:
         return Goals(f"ogbench/{name}", found["scene"], found["kind"])
     return OGBench(f"ogbench/{name}", found["scene"], found["kind"], found["task"], bool(found["sparse"]))

@@ -1,0 +1,137 @@
+"""The names of environments and of OGBench's data. No jax here, as in ``names``. A test checks that the tables are true."""
+
+from __future__ import annotations
+
+import re
+
+from qchunk.system import loading
+from qchunk.system.errors import UserError, unknown
+
+BRAX = (
+    "ant",
+    "halfcheetah",
+    "hopper",
+    "humanoid",
+    "humanoidstandup",
+    "inverted_double_pendulum",
+    "inverted_pendulum",
+    "pusher",
+    "reacher",
+    "walker2d",
+)
+BRAX_BACKENDS = ("generalized", "positional", "spring", "mjx")
+TABLETOP = {"cube-single": 1, "cube-double": 2, "cube-triple": 3, "cube-quadruple": 4}
+GYMNAX = ("MountainCarContinuous-v0", "Pendulum-v1", "PointRobot-misc", "Reacher-misc", "Swimmer-misc")
+GYMNAX_DISCRETE = (
+    *("Acrobot-v1", "CartPole-v1", "MountainCar-v0"),
+    *(f"{game}-MinAtar" for game in ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")),
+    *(f"{task}-bsuite" for task in ("Catch", "DeepSea", "DiscountingChain", "MNISTBandit", "MemoryChain")),
+    *("SimpleBandit-bsuite", "UmbrellaChain-bsuite"),
+    *("BernoulliBandit-misc", "FourRooms-misc", "FrozenLake-misc", "GaussianBandit-misc", "MetaMaze-misc", "Pong-misc"),
+)
+OGBENCH = {
+    "cube-single": "1 cube",
+    "cube-double": "2 cubes",
+    "cube-triple": "3 cubes",
+    "cube-quadruple": "4 cubes",
+    "cube-octuple": "8 cubes",
+    "scene": "a cube, two buttons, a drawer and a window",
+    "puzzle-3x3": "9 buttons",
+    "puzzle-4x4": "16 buttons",
+    "puzzle-4x5": "20 buttons",
+    "puzzle-4x6": "24 buttons",
+}
+OGBENCH_KINDS = ("play", "noisy")
+PROBES = {
+    "constant": "reward 1 a step for 10 steps",
+    "delayed": "reward 1 after 5 steps",
+    "two-step": "a second action that must have the first one's sign",
+    "flag": "one step, its reward the action's sign",
+    "pole": "around a pole, left or right: averages crash",
+    "fork": "one step, two good actions: averages earn nothing",
+    "fog-gust": "push blindly to one side, then follow a target that jumps (a step in 10)",
+    "fog-gust-0.02": "the same, a step in 50",
+    "pursuit": "a goal that jumps (a step in 50)",
+    "pursuit-0": "the same, a goal that rests",
+    "pursuit-0.1": "the same, a step in 10",
+    **{f"switch-{n}": f"switch {n} lamps on, sparse reward, play data" for n in (2, 4, 6, 8)},
+    "catch": "a falling glass that is pushed on its way: a chunk of 16 misses it",
+    "pause": "experts pause: who sees the last action learns to repeat it",
+}
+
+ENVS = {
+    **{
+        f"tabletop/{scene}-task{t}": f"kinematic manipulation, {n} cube{'s' * (n > 1)}, sparse reward, task {t} of 5"
+        for scene, n in TABLETOP.items()
+        for t in range(1, 6)
+    },
+    **{
+        f"tabletop/{scene}-goal": f"kinematic manipulation, {n} cube{'s' * (n > 1)}, sparse reward, any of the 5 tasks as its goal"
+        for scene, n in TABLETOP.items()
+    },
+    **{f"brax/{name}": f"Brax {name}; brax/{name}@spring picks the backend" for name in BRAX},
+    **{f"gymnax/{name}": f"gymnax {name}" for name in GYMNAX},
+    **{
+        f"ogbench/{scene}-{kind}-singletask-task{t}-v0": f"OGBench's own, {what}, task {t} of 5; @sparse: -1 until success"
+        for scene, what in OGBENCH.items()
+        for kind in OGBENCH_KINDS
+        for t in range(1, 6)
+    },
+    **{
+        f"ogbench/{scene}-{kind}-oraclerep-v0": f"OGBench's own, {what}, any of the 5 tasks as its goal"
+        for scene, what in OGBENCH.items()
+        for kind in OGBENCH_KINDS
+    },
+    **{f"probe/{name}": f"a probe: {what}" for name, what in PROBES.items()},
+    "FILE.py:FUNCTION": "your own: a function that returns a brax Env (docs/tutorials/4-environment.md)",
+    "gymnasium/ID": "any registered gymnasium environment with continuous actions, such as gymnasium/Pendulum-v1",
+}
+OGBENCH_DATA = tuple(f"ogbench/{scene}-{kind}-v0" for scene in OGBENCH for kind in OGBENCH_KINDS)
+
+
+def check_env(name: str, scene_too: bool = False) -> str:
+    """The same name if some environment has it; ``scene_too`` admits a scene without a task (for collecting).
+
+    Raises:
+        UserError: for an unknown environment, backend or task; offers the nearest ones.
+    """
+    scenes = [*(f"tabletop/{s}" for s in TABLETOP), *OGBENCH_DATA] if scene_too else []
+    if loading.is_own(name):
+        return name
+    base, _, backend = name.partition("@")
+    if base.startswith("gymnasium/") and base != "gymnasium/ID":
+        return name  # gymnasium knows its own names
+    if (found := ogbench(name)) and not (found["single"] or found["goals"]) and not scene_too:
+        fix = f"add one, such as {name.removesuffix('-v0')}-singletask-task1-v0"
+        raise UserError(f"{name} names a data set without a task", fix)
+    if found:
+        return name
+    if base.startswith("gymnax/") and base[7:] in GYMNAX_DISCRETE:
+        fix = f"take one with continuous actions: {', '.join(f'gymnax/{n}' for n in GYMNAX)}"
+        raise UserError(f"{base} has discrete actions, and chunks here are of continuous ones", fix)
+    if base == "brax/swimmer":
+        why = "brax/swimmer does not work on any backend with these versions of brax and mujoco"
+        raise UserError(why, "take another environment: qchunk list envs")
+    if backend and base.startswith("brax/") and backend not in BRAX_BACKENDS:
+        raise unknown("backend", backend, BRAX_BACKENDS)
+    if base in ENVS and (not backend or base.startswith("brax/")):
+        return name
+    if name in scenes or (name.startswith("probe/") and name[6:] in PROBES):
+        return name
+    if name in [f"tabletop/{s}" for s in TABLETOP]:
+        raise UserError(f"{name} names a scene without its task", f"add one, such as {name}-task1")
+    if (m := re.fullmatch(r"tabletop/(.+)-task(\d+)", name)) and m[1] in TABLETOP:
+        raise UserError(f"unknown task {m[2]} of tabletop/{m[1]}", "its tasks are task1 to task5")
+    raise unknown("environment", name, [*ENVS, *scenes], "qchunk list envs shows all")
+
+
+def ogbench(name: str) -> dict[str, str] | None:
+    """The parts of an OGBench name, "" where absent; None for another name.
+
+    They are ``scene``, ``kind`` of data, ``single`` (it names a task's environment) with ``task`` ("-task1") and ``sparse``, and
+    ``goals`` (it names one with goals).
+    """
+    scenes, kinds = "|".join(OGBENCH), "|".join(OGBENCH_KINDS)
+    task = "(?:(?P<goals>-oraclerep-v0)|(?P<single>-singletask(?P<task>-task[1-5])?)?-v0(?P<sparse>@sparse)?)"
+    found = re.fullmatch(f"ogbench/(?P<scene>{scenes})-(?P<kind>{kinds}){task}", name)
+    return found.groupdict("") if found else None
