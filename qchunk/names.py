@@ -40,6 +40,17 @@ ALGORITHMS = {
         "qchunk.algorithms.fbrac:fbrac", "a flow is cloned and climbs a critic through its steps (2601.14234)"
     ),
     "fawac": Entry("qchunk.algorithms.fawac:fawac", "a flow clones chunks weighted by their advantage (2601.14234)"),
+    "fedit": Entry("qchunk.algorithms.fedit:fedit", "an actor edits the chunks of a cloned flow (2601.14234)"),
+    "dsrl": Entry(
+        "qchunk.algorithms.dsrl:dsrl", "soft actor-critic over the noise that a flow starts from (2506.15799)"
+    ),
+    "cgql": Entry(
+        "qchunk.algorithms.cgql:cgql", "a flow denoises along its own velocity and the critic's (2601.14234)"
+    ),
+    "qam": Entry("qchunk.algorithms.qam:qam", "adjoint matching: a flow learns the data's times exp(Q) (2601.14234)"),
+    "qam-e": Entry("qchunk.algorithms.qam_e:qam_e", "qam, whose chunks an actor edits (2601.14234)"),
+    "qam-f": Entry("qchunk.algorithms.qam_f:qam_f", "qam, whose flow teaches a one-step actor (2601.14234)"),
+    "bam": Entry("qchunk.algorithms.bam:bam", "qam by the plain gradient through its stochastic steps (2601.14234)"),
     "rlpd": Entry("qchunk.algorithms.rlpd:rlpd", "soft actor-critic over chunks, online beside data (2302.02948)"),
     "dqc": Entry(
         "qchunk.algorithms.dqc:dqc",

@@ -9,14 +9,21 @@ import pytest
 from tiers import slow_but
 
 from qchunk import envs
-from qchunk.actor_configs import FlowConfig, OneStepConfig, RegressionConfig
+from qchunk.actor_configs import FlowConfig, OneStepConfig, RegressionConfig, TanhGaussianConfig
+from qchunk.algorithms.bam import BAM, bam
 from qchunk.algorithms.bc import BC, bc
+from qchunk.algorithms.cgql import CGQL, cgql
 from qchunk.algorithms.cqn_as import CQNAS, cqn_as
+from qchunk.algorithms.dsrl import DSRL, dsrl
 from qchunk.algorithms.fawac import FAWAC, fawac
 from qchunk.algorithms.fbrac import FBRAC, fbrac
+from qchunk.algorithms.fedit import FEdit, fedit
 from qchunk.algorithms.ifql import IFQL, ifql
 from qchunk.algorithms.iql import IQL, iql
 from qchunk.algorithms.mac import MAC, mac
+from qchunk.algorithms.qam import QAM, qam
+from qchunk.algorithms.qam_e import QAME, qam_e
+from qchunk.algorithms.qam_f import QAMF, qam_f
 from qchunk.algorithms.qc import QC, qc
 from qchunk.algorithms.qc_fql import QCFQL, qc_fql
 from qchunk.algorithms.rebrac import ReBRAC, rebrac
@@ -30,6 +37,7 @@ from qchunk.play import collecting
 from qchunk.types import view
 from qchunk.world_model import ModelConfig
 
+TANH = TanhGaussianConfig((32, 32))
 ACTOR, CRITIC, OPTIM = FlowConfig((32, 32), steps=4), CriticConfig((32, 32), tau=0.05), OptimConfig(3e-3)
 
 
@@ -79,6 +87,13 @@ RULES = {
     "ifql": (ifql, IFQL(ChunkConfig(2), ACTOR, CRITIC, OPTIM, n=8)),
     "fbrac": (fbrac, FBRAC(ChunkConfig(2), ACTOR, CRITIC, OPTIM, alpha=0.3)),
     "fawac": (fawac, FAWAC(ChunkConfig(2), ACTOR, CRITIC, OPTIM, alpha=30.0)),
+    "fedit": (fedit, FEdit(ChunkConfig(2), ACTOR, TANH, CRITIC, OPTIM, scale=1.0)),
+    "dsrl": (dsrl, DSRL(ChunkConfig(2), ACTOR, TANH, CRITIC, OPTIM, scale=1.5)),
+    "cgql": (cgql, CGQL(ChunkConfig(2), ACTOR, CRITIC, OPTIM, "mean", weight=10.0, share=0.5)),
+    "qam": (qam, QAM(ChunkConfig(2), ACTOR, CRITIC, OPTIM, weight=10.0)),
+    "qam-e": (qam_e, QAME(ChunkConfig(2), ACTOR, CRITIC, OPTIM, weight=10.0, editor=TANH, scale=0.3)),
+    "qam-f": (qam_f, QAMF(ChunkConfig(2), ACTOR, CRITIC, OPTIM, 10.0, student=OneStepConfig((32, 32)), alpha=1.0)),
+    "bam": (bam, BAM(ChunkConfig(2), ACTOR, CRITIC, OPTIM, weight=10.0)),
     "iql": (iql, IQL(ChunkConfig(2), ACTOR, CRITIC, OPTIM, alpha=30.0)),
     "mac": (mac, MAC(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), ModelConfig((32, 32)), CRITIC, OPTIM, depth=2)),
     "rebrac": (rebrac, ReBRAC(ChunkConfig(2), RegressionConfig((32, 32)), CRITIC, OPTIM, alpha=0.01)),
