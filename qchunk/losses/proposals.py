@@ -73,7 +73,8 @@ def editing(editor: Kernel, policy: Policy, scale: float, terms: Sequence[Term])
         return plan_key, normal(edit_key, chunk.action.shape)
 
     def propose(vars: Vars, noise: tuple[Key, Array], chunk: Chunk) -> Proposal:
-        plan = act(policy, jax.lax.stop_gradient(vars), noise[0], chunk.obs).action
+        key = jax.random.clone(noise[0])  # the same plan for terms that train other modules, which propose anew
+        plan = act(policy, jax.lax.stop_gradient(vars), key, chunk.obs).action
         seen = beside(chunk.obs, plan)
         return Proposal(noise[1], plan + scale * decode(editor, vars, seen, noise[1]), seen)
 
