@@ -306,7 +306,6 @@ def learner(
     flat = [t for group in groups for t in group.terms]
     names = names_of(flat)
     check_trained(flat, modules)
-
     cloned = {m.name for m in (prior.modules if prior else ())}
 
     def init(key: Key, spec: Spec, given: dict | None = None) -> Learner:
@@ -325,27 +324,17 @@ def learner(
         def objective(params: dict) -> tuple[Array, Metrics]:
             vars = view(state, given)._replace(params=params)
             runs = [r for g, k in zip(now, keys, strict=True) for r in run_terms(g, vars, k, chunk, state.step)]
-            total = sum((_one_number(n, loss) for n, (loss, _) in zip(names, runs, strict=True)), jnp.zeros(()))
-            working = [(n, r) for n, r, t in zip(names, runs, flat, strict=True) if t.end != 0]
-            named = {name: {"loss": loss, **metrics} for name, (loss, metrics) in working}
-            return total, {f"{name}/{k}": v for name, metrics in named.items() for k, v in metrics.items()}
+            return added({n: r for n, r, t in zip(names, runs, flat, strict=True) if t.end != 0})
 
         (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         updates, opt = tx.update(grads, state.opt, state.params, value=loss)
         params = optax.apply_updates(state.params, updates)
-        active = [is_active(term, state.step) for term in flat]
-        if any(a is not True for a in active):
-            by_module = {
-                m.name: _any([a for t, a in zip(flat, active, strict=True) if m.name in t.wrt]) for m in modules
-            }
-            params = hold(by_module, params, state.params)
-            opt = _hold_opt(by_module, opt, state.opt)
+        if any(is_active(term, state.step) is not True for term in flat):
+            active = {n: _any([is_active(t, state.step) for t in flat if n in t.wrt]) for n in params}
+            params, opt = hold(active, params, state.params), _hold_opt(active, opt, state.opt)
         moving = [m for m in modules if m.name not in held]
-        targets = target_networks.moved(state.targets, moving, state.params, params, state.step)
-        return Learner(params, {**state.targets, **targets}, state.stats, opt, state.step + 1), {
-            "loss": loss,
-            **metrics,
-        }
+        targets = {**state.targets, **target_networks.moved(state.targets, moving, state.params, params, state.step)}
+        return Learner(params, targets, state.stats, opt, state.step + 1), {"loss": loss, **metrics}
 
     def freeze(state: Learner) -> dict:
         acts = {m.name for m in modules if m.target and m.target.acts}
@@ -353,6 +342,13 @@ def learner(
 
     same, never = (lambda s, g, k, c: (s, c)), (lambda m: False)
     return Algorithm(init, act, explore or act, prepare or same, update, stop or never, freeze, draw)
+
+
+def added(runs: dict[str, tuple[Array, Metrics]]) -> tuple[Array, Metrics]:
+    """The sum of the losses, and the metrics of all terms, by the names of these."""
+    total = sum((_one_number(n, loss) for n, (loss, _) in runs.items()), jnp.zeros(()))
+    named = {name: {"loss": loss, **metrics} for name, (loss, metrics) in runs.items()}
+    return total, {f"{name}/{k}": v for name, metrics in named.items() for k, v in metrics.items()}
 
 
 def _one_number(name: str, loss: Any) -> Any:

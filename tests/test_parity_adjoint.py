@@ -29,7 +29,7 @@ from qchunk.algorithms.qam import QAM, flows
 from qchunk.compose import reading
 from qchunk.config import CriticConfig
 from qchunk.critics.chunk_q import chunk_q
-from qchunk.critics.ensemble import mean, opinion
+from qchunk.critics.ensemble import as_clean, mean, opinion, scaled
 from qchunk.critics.noisy_value import noisy_value
 from qchunk.improve import best_of_n, edited, started, tilt
 from qchunk.losses.adjoint import adjoint_matching, adjoints, ascend_path, path
@@ -41,7 +41,7 @@ from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
 from qchunk.sampling import sample
 from qchunk.target_networks import target_view
-from qchunk.types import CLEAN, Vars
+from qchunk.types import Vars
 
 FLOW, ONE_STEP, TANH = FlowConfig(WIDTHS, steps=4), OneStepConfig(WIDTHS), TanhGaussianConfig(WIDTHS)
 CRITIC = CriticConfig(WIDTHS, tau=0.1, **PESSIMISTIC)
@@ -183,7 +183,7 @@ def test_dsrl():
     vars, chunk = Vars(nets, targets, {}, {}), chunk_of(g, "batch0", 4)
     act = noisy(started(base, sample(steer), 1.2), unflat(g["draws0/next_eps"])[:, 0])
     close(act.plan(vars, act.draw(vars, None, None), chunk.next_obs[:, 0], None).action, g["out0/next_actions"])
-    score = lambda vars, obs, action: opinion(z, mean)(vars, obs, 1.2 * action)  # noqa: E731
+    score = scaled(opinion(z, mean), 1.2)
     climb = drawing(
         proposing(steer, [ascend(steer, score), *entropy(steer, heat)]), (unflat(g["draws0/actor_eps"]), None)
     )
@@ -218,7 +218,7 @@ def test_cgql(mode):
     targets = timed(nets_of(g, "params0", actor=("target_actor", (4, A)), critic=("target_critic", ())))
     vars, chunk = Vars(nets, targets, {}, {}), chunk_of(g, "batch0", 4)
     steer = opinion(q, mean)
-    value = (lambda vars, obs, x, level: steer(vars, obs, x, CLEAN)) if mode == "simple" else steer
+    value = as_clean(steer) if mode == "simple" else steer
     kernel = tilt(reading(pi, lambda v: v._replace(params=v.params | {"actor": v.targets["actor"]})), value, 2.0, 0.5)
     x, t = unflat(g["guide/x"]), np.asarray(g["guide/t"]).reshape(-1)
     for i in range(8):

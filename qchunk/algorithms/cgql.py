@@ -13,7 +13,7 @@ from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.compose import acting, learner
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
-from qchunk.critics.ensemble import mean, opinion
+from qchunk.critics.ensemble import as_clean, mean, opinion
 from qchunk.critics.noisy_value import noisy_value
 from qchunk.improve import tilt
 from qchunk.losses.cloning import bc
@@ -22,7 +22,7 @@ from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
 from qchunk.ranges import NonNegativeFloat
 from qchunk.sampling import sample
-from qchunk.types import CLEAN, Algorithm
+from qchunk.types import Algorithm
 
 
 @config
@@ -48,8 +48,7 @@ def cgql(c: CGQL) -> Algorithm:
     """CGQL: guided chunks act and are backed up."""
     pi, q = actor(c.actor), noisy_value(c.critic, "critic")
     steer = opinion(q, mean)
-    clean = lambda vars, obs, x, level: steer(vars, obs, x, CLEAN)  # noqa: E731
-    act = sample(tilt(acting(pi), clean if c.guidance == "clean" else steer, c.weight, c.share))
+    act = sample(tilt(acting(pi), as_clean(steer) if c.guidance == "clean" else steer, c.weight, c.share))
     terms = [bc(pi), td(q, act)]
     if c.guidance != "clean":
         exact = c.guidance == "log-expectation"

@@ -14,7 +14,7 @@ from qchunk.actors.tanh_gaussian import tanh_gaussian
 from qchunk.compose import acting, learner, reading
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
-from qchunk.critics.ensemble import mean, opinion
+from qchunk.critics.ensemble import mean, opinion, scaled
 from qchunk.improve import started
 from qchunk.losses.cloning import bc
 from qchunk.losses.proposals import ascend, entropy, proposing, temperature
@@ -46,8 +46,7 @@ def dsrl(c: DSRL) -> Algorithm:
     pi = with_target(actor(c.actor), rate=c.critic.tau, every=1, acts=True, lagged=True)
     steer, q, heat = tanh_gaussian(c.steer, "steer"), chunk_q(c.critic), temperature()
     z, flow = chunk_q(c.critic, "start_critic", target=False), sample(reading(pi, target_view))
-    score = lambda vars, obs, action: opinion(z, mean)(vars, obs, c.scale * action)  # noqa: E731
-    climb = proposing(steer, [ascend(steer, score), *entropy(steer, heat)])
+    climb = proposing(steer, [ascend(steer, scaled(opinion(z, mean), c.scale)), *entropy(steer, heat)])
     act = started(flow, sample(acting(steer)), c.scale)
     return learner(
         [pi, steer, q, z, heat], act, [bc(pi), start_value(z, q, flow), climb, td(q, act)], c.optim, prior=pi

@@ -16,7 +16,7 @@ from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
 from qchunk.ranges import NonNegativeFloat
 from qchunk.sampling import sample
-from qchunk.types import Algorithm
+from qchunk.types import Algorithm, Term, Together
 
 
 @config
@@ -34,5 +34,5 @@ def qam_f(c: QAMF) -> Algorithm:
     parts, mu = flows(c), one_step_actor(c.student, "student")
     q, act = parts.critic, sample(acting(mu))
     improve = [weighed(distil(mu, sample(acting(parts.fast))), c.alpha), ascend(mu, opinion(q, mean))]
-    terms = [*matching(c, parts), proposing(mu, improve), td(q, act)]
+    terms: list[Term | Together] = [*matching(c, parts), proposing(mu, improve), td(q, act)]
     return learner([parts.slow, parts.fast, q, mu], act, terms, c.optim, clip=c.clip, prior=parts.slow)
