@@ -181,6 +181,8 @@ SUITES = {  # files of experiments/
         "ogbench_cube_single.py", "QC, h = 1, n-step, BC, FQL and IFQL on OGBench's cube-single"
     ),
     "qc-paper": Entry("qc_paper.py", "the table of Q-chunking (2507.07969): 13 methods; at small scale on tabletop"),
+    "qam-paper": Entry("qam_paper.py", "the table of QAM (2601.14234): 17 methods; at small scale on tabletop"),
+    "qam-paper-tuning": Entry("qam_paper_tuning.py", "the tuning runs behind qam-paper at small scale"),
     "dqc": Entry("dqc.py", "the table of decoupled Q-chunking (2512.10926) on goals; at small scale on tabletop"),
     "sequences": Entry("sequences.py", "skills, zooms, imagined chunks and movement primitives beside Q-chunking"),
     "why-chunks": Entry(

@@ -97,8 +97,10 @@ def method(request):
     if request.param == "dppo":  # a prior that walks the first step; from scratch it would train both
         c = dataclasses.replace(c, tuned=ACTOR)
     stands = stands_on(c)
-    if request.param == "ppo" or not stands or stands[1] is Stands.CLONED:
-        return build, c, {} if request.param == "ppo" else GIVEN
+    if request.param == "ppo" or (stands and stands[1] is Stands.CLONED):
+        return build, c, {}
+    if not stands:
+        return build, c, GIVEN
     prior = actor(getattr(c, stands[0])).modules[0]
     return build, c, {"actor": prior.init(jax.random.key(9), SPEC)}
 
