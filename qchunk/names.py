@@ -40,6 +40,25 @@ ALGORITHMS = {
         "qchunk.algorithms.fbrac:fbrac", "a flow is cloned and climbs a critic through its steps (2601.14234)"
     ),
     "fawac": Entry("qchunk.algorithms.fawac:fawac", "a flow clones chunks weighted by their advantage (2601.14234)"),
+    "dql": Entry(
+        "qchunk.algorithms.dql:dql",
+        "Diffusion-QL: a diffusion is cloned and climbs a critic through its chain (2208.06193)",
+    ),
+    "edp": Entry("qchunk.algorithms.edp:edp", "the same through one step, from noised chunks of the data (2305.20081)"),
+    "dac": Entry(
+        "qchunk.algorithms.dac:dac", "a critic's gradient leans on a diffusion's noise estimates (2405.20555)"
+    ),
+    "qsm": Entry("qchunk.algorithms.qsm:qsm", "a diffusion whose score is a critic's gradient (2312.11752)"),
+    "dipo": Entry("qchunk.algorithms.dipo:dipo", "the data's chunks climb a critic, and are then cloned (2305.13122)"),
+    "idql": Entry(
+        "qchunk.algorithms.idql:idql", "ifql with a diffusion, that explores by an expectile's weights (2304.10573)"
+    ),
+    "drwr": Entry(
+        "qchunk.algorithms.drwr:drwr", "a diffusion clones what it played, weighted by returns (2409.00588's baseline)"
+    ),
+    "dawr": Entry(
+        "qchunk.algorithms.dawr:dawr", "a diffusion clones chunks weighted by TD(lambda) advantages (1910.00177)"
+    ),
     "rlpd": Entry("qchunk.algorithms.rlpd:rlpd", "soft actor-critic over chunks, online beside data (2302.02948)"),
     "dqc": Entry(
         "qchunk.algorithms.dqc:dqc",
