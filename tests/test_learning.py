@@ -9,28 +9,39 @@ import pytest
 from tiers import slow_but
 
 from qchunk import envs
-from qchunk.actor_configs import FlowConfig, OneStepConfig, RegressionConfig
+from qchunk.actor_configs import DiffusionConfig, FlowConfig, OneStepConfig, RegressionConfig
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.cqn_as import CQNAS, cqn_as
+from qchunk.algorithms.dac import DAC, dac
+from qchunk.algorithms.dawr import DAWR, dawr
+from qchunk.algorithms.dipo import DIPO, dipo
+from qchunk.algorithms.dql import DQL, dql
+from qchunk.algorithms.drwr import DRWR, drwr
+from qchunk.algorithms.edp import EDP, edp
 from qchunk.algorithms.fawac import FAWAC, fawac
 from qchunk.algorithms.fbrac import FBRAC, fbrac
+from qchunk.algorithms.idql import IDQL, idql
 from qchunk.algorithms.ifql import IFQL, ifql
 from qchunk.algorithms.iql import IQL, iql
 from qchunk.algorithms.mac import MAC, mac
 from qchunk.algorithms.qc import QC, qc
 from qchunk.algorithms.qc_fql import QCFQL, qc_fql
+from qchunk.algorithms.qsm import QSM, qsm
 from qchunk.algorithms.rebrac import ReBRAC, rebrac
-from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
+from qchunk.config import ChunkConfig, CriticConfig, OptimConfig, RolloutConfig, ValueConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.zooms import ZoomConfig
 from qchunk.data import formats
 from qchunk.drivers import train
+from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
+from qchunk.envs.probes.exact import Probe, Rules
 from qchunk.play import collecting
 from qchunk.types import view
 from qchunk.world_model import ModelConfig
 
 ACTOR, CRITIC, OPTIM = FlowConfig((32, 32), steps=4), CriticConfig((32, 32), tau=0.05), OptimConfig(3e-3)
+DIFFUSION = DiffusionConfig((32, 32, 32), steps=5, schedule="vp")
 
 
 def data_of(env, steps=3000):
@@ -79,6 +90,12 @@ RULES = {
     "ifql": (ifql, IFQL(ChunkConfig(2), ACTOR, CRITIC, OPTIM, n=8)),
     "fbrac": (fbrac, FBRAC(ChunkConfig(2), ACTOR, CRITIC, OPTIM, alpha=0.3)),
     "fawac": (fawac, FAWAC(ChunkConfig(2), ACTOR, CRITIC, OPTIM, alpha=30.0)),
+    "dql": (dql, DQL(ChunkConfig(2), DIFFUSION, CRITIC, OPTIM, n=1)),
+    "edp": (edp, EDP(ChunkConfig(2), DIFFUSION, CRITIC, OPTIM, eta=5.0, n=1)),
+    "dac": (dac, DAC(ChunkConfig(2), DIFFUSION, CRITIC, OPTIM, alpha=0.03)),
+    "qsm": (qsm, QSM(ChunkConfig(2), ACTOR, CRITIC, OPTIM)),
+    "idql": (idql, IDQL(ChunkConfig(2), DIFFUSION, CRITIC, OPTIM, n=8)),
+    "dawr": (dawr, DAWR(ChunkConfig(2), DIFFUSION, ValueConfig((32, 32)), OPTIM, depth=2)),
     "iql": (iql, IQL(ChunkConfig(2), ACTOR, CRITIC, OPTIM, alpha=30.0)),
     "mac": (mac, MAC(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), ModelConfig((32, 32)), CRITIC, OPTIM, depth=2)),
     "rebrac": (rebrac, ReBRAC(ChunkConfig(2), RegressionConfig((32, 32)), CRITIC, OPTIM, alpha=0.01)),
@@ -90,7 +107,31 @@ def test_a_critic_improves_on_the_behaviour(rule):
     """On the same probe: chance succeeds in half of the episodes. Weighted cloning keeps some of what it imitates."""
     build, c = RULES[rule]
     values, _ = last(build, c, envs.make("probe/two-step"), 600, seeds=2)
-    assert values["success"].min() >= (0.8 if rule in ("iql", "fawac") else 0.9), values["success"]
+    assert values["success"].min() >= (0.8 if rule in ("iql", "fawac", "dawr", "qsm") else 0.9), values["success"]
+
+
+class Hill(Probe):
+    """One step, whose reward is 1 - (a - 0.7)^2: 0.18 for uniform actions. A success or none has no slope to climb."""
+
+    def __init__(self):
+        super().__init__("flag")
+        self.rules = Rules(lambda t, memory, action: (1.0 - (action[0] - 0.7) ** 2, 1.0, memory), 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [ACTOR, DIFFUSION], ids=["flow", "diffusion"])
+def test_cloning_what_has_climbed_is_better_than_the_data(kind):
+    values, _ = last(dipo, DIPO(ChunkConfig(1), kind, CRITIC, OPTIM, rate=0.1), Hill(), 600)
+    assert values["return"].min() >= 0.8, values["return"]
+
+
+@pytest.mark.slow
+def test_returns_weigh_what_was_played():
+    """On-policy, without a critic: half of the first policy's episodes succeed."""
+    c, steps = DRWR(ACTOR, ChunkConfig(2), RolloutConfig(64, 4, 4, 4), OPTIM), 20 * 64 * 4 * 2
+    s = OnPolicySettings(online_steps=steps, eval_every=steps, log_every=steps, episodes=100, seeds=2)
+    *_, evaluated, _ = train(drwr, c, env=envs.make("probe/two-step"), settings=s)
+    assert evaluated.values["success"].min() >= 0.9, evaluated.values["success"]
 
 
 @pytest.mark.slow
