@@ -169,12 +169,13 @@ def acting(part: Any) -> Any:
 
 
 def warm_started(algorithm: Algorithm, *names: str) -> Algorithm:
-    """The same algorithm, whose modules of these names start where those of an earlier stage ended, if there is one."""
+    """The same algorithm, whose modules of these names, and their second copies, start where those of an earlier stage ended, if there is one."""
 
     def init(key: Key, spec: Spec, given: dict | None = None) -> Learner:
         made = algorithm.init(key, spec, given)
         earlier = {n: jax.tree.map(jnp.copy, given[n]) for n in names if given and n in given}
-        return made._replace(params={**made.params, **earlier})
+        averages = {n: jax.tree.map(jnp.copy, p) for n, p in earlier.items() if n in made.targets}
+        return made._replace(params={**made.params, **earlier}, targets={**made.targets, **averages})
 
     return algorithm._replace(init=init)
 

@@ -51,6 +51,25 @@ ALGORITHMS = {
     "qam-e": Entry("qchunk.algorithms.qam_e:qam_e", "qam, whose chunks an actor edits (2601.14234)"),
     "qam-f": Entry("qchunk.algorithms.qam_f:qam_f", "qam, whose flow teaches a one-step actor (2601.14234)"),
     "bam": Entry("qchunk.algorithms.bam:bam", "qam by the plain gradient through its stochastic steps (2601.14234)"),
+    "dql": Entry(
+        "qchunk.algorithms.dql:dql",
+        "Diffusion-QL: a diffusion is cloned and climbs a critic through its chain (2208.06193)",
+    ),
+    "edp": Entry("qchunk.algorithms.edp:edp", "the same through one step, from noised chunks of the data (2305.20081)"),
+    "dac": Entry(
+        "qchunk.algorithms.dac:dac", "a critic's gradient leans on a diffusion's noise estimates (2405.20555)"
+    ),
+    "qsm": Entry("qchunk.algorithms.qsm:qsm", "a diffusion whose score is a critic's gradient (2312.11752)"),
+    "dipo": Entry("qchunk.algorithms.dipo:dipo", "the data's chunks climb a critic, and are then cloned (2305.13122)"),
+    "idql": Entry(
+        "qchunk.algorithms.idql:idql", "ifql with a diffusion, that explores by an expectile's weights (2304.10573)"
+    ),
+    "drwr": Entry(
+        "qchunk.algorithms.drwr:drwr", "a diffusion clones what it played, weighted by returns (2409.00588's baseline)"
+    ),
+    "dawr": Entry(
+        "qchunk.algorithms.dawr:dawr", "a diffusion clones chunks weighted by TD(lambda) advantages (1910.00177)"
+    ),
     "rlpd": Entry("qchunk.algorithms.rlpd:rlpd", "soft actor-critic over chunks, online beside data (2302.02948)"),
     "dqc": Entry(
         "qchunk.algorithms.dqc:dqc",

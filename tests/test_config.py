@@ -166,6 +166,9 @@ OUTSIDE: dict[str, tuple] = {
         "more": (0, None),
         "kl": (-1e-9, None),
         "bonus": (-1e-9, None),
+        "eta": (-1e-9, None),
+        "climbs": (0, None),
+        "rate": (0.0, None),
         "least": (None, None),
     },
     **{

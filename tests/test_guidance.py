@@ -301,7 +301,7 @@ def test_noise_values_find_the_mean_and_the_log_expectation():
     critic = chunk_q(CriticConfig((4,)))._replace(score=of_first_action)
     v, kernel = constant("value", 0.0), actor(PRIORS["flow"])
     for weight, best in ((None, q.mean()), (w, np.log(np.exp(w * q).mean()) / w)):
-        term = noise_value(v, critic, kernel, weight)
+        term = noise_value(v, critic.score, kernel, weight)
         noise = term.draw(jax.random.key(0), chunk)
         slope = jax.grad(lambda x, term=term, noise=noise: term.fn(Vars({"value": x}, {}, {}, {}), noise, chunk)[0])
         assert abs(float(slope(jnp.asarray(best, jnp.float32)))) < 1e-5

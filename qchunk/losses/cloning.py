@@ -7,9 +7,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
+from qchunk import improve
 from qchunk.losses.terms import module_names
-from qchunk.types import Array, Chunk, Critic, Kernel, Metrics, Term, ValueFn, Vars
+from qchunk.types import CLEAN, Array, Chunk, Critic, Kernel, Metrics, Term, ValueFn, Vars
 
 MOST = 100.0  # of a weight, as in 2110.06169's code
 
@@ -19,6 +21,7 @@ def bc(
     name: str = "bc",
     *,
     weight: Callable[[Vars, Chunk], Array] | None = None,
+    aim: Callable[[Vars, Chunk], Array] | None = None,
     summed: bool = False,
 ) -> Term:
     """Imitation by the Kernel's own denoising loss, averaged over every step of every chunk that lies inside its episode.
@@ -27,11 +30,13 @@ def bc(
 
     Args:
         weight: (vars, chunk) -> [*B], what each chunk counts, such as ``advantage_weight``; without it, 1.
+        aim: (vars, chunk) -> what is imitated in place of the data's chunks [*B, H, A], such as ``climbed``.
         summed: the SUM over a chunk's numbers in place of their mean, as methods that weigh imitation against a critic publish it.
     """
 
     def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
-        each, metrics = kernel.loss(vars, noise, chunk), {}
+        shown = chunk if aim is None else chunk._replace(action=jax.lax.stop_gradient(aim(vars, chunk)))
+        each, metrics = kernel.loss(vars, noise, shown), {}
         if weight is not None:
             counts = jax.lax.stop_gradient(weight(vars, chunk))
             each, metrics = counts * each, {"weight": jnp.mean(counts)}
@@ -50,6 +55,34 @@ def advantage_weight(score: ValueFn, state: Critic, alpha: float) -> Callable[[V
 
     def weight(vars: Vars, chunk: Chunk) -> Array:
         gap = score(vars, chunk.obs, chunk.action) - state.score(vars, chunk.obs)
-        return jnp.exp(jnp.minimum(alpha * gap, math.log(MOST)))
+        return _bounded_exp(alpha * gap)
 
     return weight
+
+
+def told_weight(alpha: float, name: str = "advantage") -> Callable[[Vars, Chunk], Array]:
+    """What a played chunk counts by its advantage, which ``prepare`` put into ``extras``: min(exp(alpha A), 100); 0 where a time-out cuts it."""
+    return lambda vars, chunk: chunk.weight[..., 0] * _bounded_exp(alpha * chunk.extras[name])
+
+
+def _bounded_exp(x: Array) -> Array:
+    return jnp.exp(jnp.minimum(x, math.log(MOST)))
+
+
+def climbed(score: ValueFn, steps: int, rate: float) -> Callable[[Vars, Chunk], Array]:
+    """The data's chunks after ``steps`` steps of Adam up ``score``, each clipped to [-1, 1] (DIPO, 2305.13122): for ``bc``'s ``aim``.
+
+    A number moves by about ``rate`` a step, so a chunk ends within about steps x rate of the data's.
+    """
+    adam = optax.adam(rate)
+
+    def aim(vars: Vars, chunk: Chunk) -> Array:
+        def step(state: tuple, _: None) -> tuple[tuple, None]:
+            action, opt = state
+            slope = improve.ascent(score, vars, chunk.obs, action, jnp.asarray(CLEAN))
+            move, opt = adam.update(-slope, opt)
+            return (jnp.clip(action + move, -1.0, 1.0), opt), None
+
+        return jax.lax.scan(step, (chunk.action, adam.init(chunk.action)), length=steps)[0][0]
+
+    return aim

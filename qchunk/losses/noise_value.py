@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from qchunk.actors.paths import drawing
+from qchunk.losses.noised import draw_level, noised
 from qchunk.losses.terms import module_names, weighted_mean
-from qchunk.sampling import count_steps
 from qchunk.target_networks import target_view
-from qchunk.types import Array, Chunk, Critic, Kernel, Key, Metrics, Term, ValueFn, Vars
+from qchunk.types import Array, Chunk, Critic, Kernel, Metrics, Term, ValueFn, Vars
 
 LINEAR_FROM = 5.0  # where exp(d) - d - 1 goes on as its tangent, so that one chunk cannot overflow a batch
 
@@ -30,19 +28,14 @@ def noise_value(
     The data's chunks stand for the prior's. Windows that leave their episode do not count.
     """
 
-    def level(key: Key, shape: tuple[int, ...]) -> Array:
-        return jax.random.randint(key, shape, 0, count_steps(kernel))
-
     def fn(vars: Vars, noise: tuple[Array, Array], chunk: Chunk) -> tuple[Array, Metrics]:
-        eps, index = noise
-        at = jnp.asarray(np.asarray(kernel.levels), jnp.float32)[index[..., 0]]  # [*B, 2]
-        x = at[..., :1, None] * chunk.action + at[..., 1:, None] * eps
+        x, at = noised(kernel, noise, chunk.action)
         aim = clean(target_view(jax.lax.stop_gradient(vars)), chunk.obs, chunk.action)
         gap = aim - value.values(vars, chunk.obs, x, at)  # [members, *B]
         loss = weighted_mean(chunk.mask[..., -1], jnp.square(gap) if weight is None else _linex(gap, weight))
         return loss, {"gap": weighted_mean(chunk.mask[..., -1], gap)}
 
-    return Term(name, module_names(value), drawing(level), fn)
+    return Term(name, module_names(value), draw_level(kernel), fn)
 
 
 def _linex(gap: Array, weight: float) -> Array:

@@ -15,6 +15,7 @@ from qchunk.system.errors import UserError
 from qchunk.types import (
     Array,
     Chunk,
+    Critic,
     DrawFn,
     Kernel,
     Key,
@@ -91,10 +92,28 @@ def ascend(kernel: Kernel, score: ValueFn, relative: bool = False, name: str = "
 
     def fn(vars: Vars, made: Proposal, chunk: Chunk) -> tuple[Array, Metrics]:
         q = score(vars, chunk.obs, jnp.clip(made.action, -1.0, 1.0))
-        scale = jnp.maximum(jax.lax.stop_gradient(jnp.mean(jnp.abs(q))), 1e-8) if relative else 1.0
-        return -jnp.mean(q) / scale, {"q": jnp.mean(q)}
+        return -jnp.mean(q) / (_size(q) if relative else 1.0), {"q": jnp.mean(q)}
 
     return Term(name, module_names(kernel), no_noise, fn)
+
+
+def ascend_one(kernel: Kernel, critic: Critic, name: str = "ascend") -> Term:
+    """``ascend`` of one member of the critic, divided by the batch's mean |Q| of the next one: -mean Q_i / mean |Q_j| (2208.06193, code).
+
+    Which one is new in every update: it is read off the first window's noise, whose normal distribution function is uniform.
+    """
+
+    def fn(vars: Vars, made: Proposal, chunk: Chunk) -> tuple[Array, Metrics]:
+        q = critic.values(vars, chunk.obs, jnp.clip(made.action, -1.0, 1.0))  # [members, *B]
+        uniform = jax.scipy.stats.norm.cdf(made.noise.ravel()[0])
+        i = jnp.minimum((uniform * len(q)).astype(jnp.int32), len(q) - 1)
+        return -jnp.mean(q[i]) / _size(q[(i + 1) % len(q)]), {"q": jnp.mean(q)}
+
+    return Term(name, module_names(kernel), no_noise, fn)
+
+
+def _size(q: Array) -> Array:
+    return jnp.maximum(jax.lax.stop_gradient(jnp.mean(jnp.abs(q))), 1e-8)
 
 
 def distil(kernel: Kernel, teacher: Policy, name: str = "distil") -> Term:

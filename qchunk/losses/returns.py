@@ -1,0 +1,49 @@
+"""Advantages of chunks that were played, for cloning by weight: from rewards alone, or from TD(lambda) values."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from qchunk.losses.gae import gae
+from qchunk.losses.ppo_path import standardised
+from qchunk.types import Chunk, Critic, Learner, PrepareFn, view
+
+
+def returns_to_go() -> PrepareFn:
+    """A ``prepare`` for rollouts [T, E, ...]: discounted rewards from each decision to its episode's end, standardised over all of them.
+
+    Nothing is bootstrapped: a time-out, or the rollout's end, ends the sum (2409.00588, code of DRWR). Adds "advantage" [T, E] to ``extras``.
+    """
+
+    def prepare(learner: Learner, given: dict, key, chunk: Chunk) -> tuple[Learner, Chunk]:
+        del given, key
+        none = jnp.zeros_like(chunk.last)
+        total, _ = gae(chunk.reward[..., 0], chunk.discount[..., 0], none, none, chunk.last, 1.0)
+        return learner, chunk._replace(extras={**chunk.extras, "advantage": standardised(total)})
+
+    return prepare
+
+
+def lambda_returns(state: Critic, lam: float) -> PrepareFn:
+    """A ``prepare`` for consecutive chunks [B, U, ...]: the first ones [B, ...], with what the others say of them.
+
+    "return" is the TD(lambda) return over the U chunks, which ends in V's value behind the last, and "advantage" what it has over V,
+    standardised over the batch (2409.00588, code of DAWR; AWR, 1910.00177).
+    """
+
+    def prepare(learner: Learner, given: dict, key, chunk: Chunk) -> tuple[Learner, Chunk]:
+        del key
+        vars = view(learner, given)
+        next_obs = jax.tree.map(lambda o: o[..., 0, :], chunk.next_obs)
+        value, next_value = (state.score(vars, obs) for obs in (chunk.obs, next_obs))
+        # a chunk that a time-out cuts has no whole return: the one before it ends in V
+        whole = jnp.pad(chunk.weight[:, 1:, 0], ((0, 0), (0, 1)), constant_values=1.0)
+        cut = 1.0 - (1.0 - chunk.last) * whole
+        reward, discount = chunk.reward[..., 0], chunk.discount[..., 0]
+        advantage, total = (x[0] for x in gae(reward.T, discount.T, value.T, next_value.T, cut.T, lam))
+        first: Chunk = jax.tree.map(lambda x: x[:, 0], chunk)
+        told = {"advantage": standardised(advantage, first.weight[..., 0]), "return": total}
+        return learner, first._replace(extras={**first.extras, **told})
+
+    return prepare
