@@ -17,7 +17,7 @@ from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
 from qchunk.improve import guide
 from qchunk.losses.cloning import bc, climbed, told_weight
-from qchunk.losses.noised import NoiseEstimate, estimating, lean, match, noised
+from qchunk.losses.noised import OneStepEstimate, estimating, lean, match, noised
 from qchunk.losses.proposals import Proposal, ascend, ascend_one
 from qchunk.losses.returns import lambda_returns, returns_to_go
 from qchunk.sampling import act
@@ -78,7 +78,7 @@ def test_leaning_beside_imitation_is_guidance(levels):
     guided = guide(knows, value, 1 / (2 * alpha)).denoise(READS, jnp.zeros((1, 2)), x, k)
 
     def loss(clean):
-        made = NoiseEstimate(EPS, clean, x, at)
+        made = OneStepEstimate(EPS, clean, x, at)
         return alpha * jnp.mean(jnp.square(made.predicted - EPS)) + lean(pi, value).fn(READS, made, chunk_of(ACTION))[0]
 
     np.testing.assert_allclose(jax.grad(loss)(guided), jnp.zeros((1, 2, 1)), atol=1e-5)

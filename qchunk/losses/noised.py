@@ -21,7 +21,7 @@ from qchunk.system.errors import UserError
 from qchunk.types import Array, Chunk, DrawFn, Kernel, Key, Metrics, Term, Together, ValueFn, Vars
 
 
-class NoiseEstimate(NamedTuple):
+class OneStepEstimate(NamedTuple):
     """A noised chunk x = alpha a + sigma eps of the data, and what an actor makes of it in one step."""
 
     noise: Array  # [*B, H, A] eps
@@ -53,14 +53,14 @@ def noised(kernel: Kernel, noise: tuple[Array, Array], action: Array) -> tuple[A
 
 
 def estimating(kernel: Kernel, terms: Sequence[Term]) -> Together:
-    """Terms on ONE estimate of the actor per window, from a noised chunk of the data: each gets an ``NoiseEstimate``.
+    """Terms on ONE estimate of the actor per window, from a noised chunk of the data: each gets a ``OneStepEstimate``.
 
     ``ascend`` takes it in place of a proposal: its gradient then passes through one step of the actor, not K (EDP, 2305.20081).
     """
 
-    def estimate(vars: Vars, noise: tuple[Array, Array], chunk: Chunk) -> NoiseEstimate:
+    def estimate(vars: Vars, noise: tuple[Array, Array], chunk: Chunk) -> OneStepEstimate:
         x, at = noised(kernel, noise, chunk.action)
-        return NoiseEstimate(noise[0], kernel.denoise(vars, chunk.obs, x, noise[1][..., 0]), x, at)
+        return OneStepEstimate(noise[0], kernel.denoise(vars, chunk.obs, x, noise[1][..., 0]), x, at)
 
     return together(draw_level(kernel), terms, estimate)
 
@@ -78,7 +78,7 @@ def lean(kernel: Kernel, value: ValueFn, name: str = "lean") -> Term:
     """
     check_levels(kernel)
 
-    def fn(vars: Vars, made: NoiseEstimate, chunk: Chunk) -> tuple[Array, Metrics]:
+    def fn(vars: Vars, made: OneStepEstimate, chunk: Chunk) -> tuple[Array, Metrics]:
         slope = _slope(value, vars, made, chunk)
         return jnp.mean(made.level[..., 1:, None] * slope * made.predicted), {"slope": jnp.mean(jnp.abs(slope))}
 
@@ -100,7 +100,7 @@ def match(kernel: Kernel, value: ValueFn, weight: float, by_level: bool = True, 
     """
     check_levels(kernel)
 
-    def fn(vars: Vars, made: NoiseEstimate, chunk: Chunk) -> tuple[Array, Metrics]:
+    def fn(vars: Vars, made: OneStepEstimate, chunk: Chunk) -> tuple[Array, Metrics]:
         slope = _slope(value, vars, made, chunk)
         aim = weight * (made.level[..., 1:, None] * slope if by_level else slope)
         return jnp.mean(jnp.square(made.predicted + aim)), {"slope": jnp.mean(jnp.abs(slope))}
@@ -108,7 +108,7 @@ def match(kernel: Kernel, value: ValueFn, weight: float, by_level: bool = True, 
     return Term(name, module_names(kernel), no_noise, fn)
 
 
-def _slope(value: ValueFn, vars: Vars, made: NoiseEstimate, chunk: Chunk) -> Array:
+def _slope(value: ValueFn, vars: Vars, made: OneStepEstimate, chunk: Chunk) -> Array:
     return jax.lax.stop_gradient(ascent(value, vars, chunk.obs, made.x, made.level))
 
 
