@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from qchunk.losses.terms import module_names, no_noise, together
+from qchunk.losses.terms import module_names, no_noise, together, weighted_mean
 from qchunk.sampling import count_steps, decode, normal
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Chunk, Kernel, Key, Metrics, Module, Policy, Spec, Term, Together, ValueFn, Vars
@@ -47,17 +47,21 @@ def ascend(kernel: Kernel, score: ValueFn, relative: bool = False, name: str = "
     return Term(name, module_names(kernel), no_noise, fn)
 
 
-def distil(kernel: Kernel, teacher: Policy, name: str = "distil") -> Term:
+def distil(
+    kernel: Kernel, teacher: Policy, name: str = "distil", weight: Callable[[Chunk], Array] | None = None
+) -> Term:
     """Distillation: mean squared distance of the proposal to the teacher's chunk from the same noise (2502.02538, eq. 8).
 
     Args:
         teacher: a policy whose noise is [*B, H, A], such as ``sample`` of a flow. It is not trained.
+        weight: chunk -> [*B], what each counts; without it, all do.
     """
 
     def fn(vars: Vars, made: tuple[Array, Array], chunk: Chunk) -> tuple[Array, Metrics]:
         noise, action = made
         aim = teacher.plan(jax.lax.stop_gradient(vars), noise, chunk.obs, None).action
-        return jnp.mean(jnp.square(action - aim)), {}
+        apart = jnp.square(action - aim)
+        return (jnp.mean(apart) if weight is None else weighted_mean(weight(chunk)[..., None, None], apart)), {}
 
     return Term(name, module_names(kernel), no_noise, fn)
 
