@@ -218,9 +218,7 @@ def gumbel_search(
         gumbel: [R, N], scaled.
         considered: options that are looked at from the root.
     """
-    values = functools.partial(
-        mctx.qtransform_completed_by_mix_value, value_scale=value_scale, rescale_values=rescale
-    )
+    values = functools.partial(mctx.qtransform_completed_by_mix_value, value_scale=value_scale, rescale_values=rescale)
     tree = mctx.search(
         params=(),
         rng_key=jax.random.key_data(jax.random.key(0)),  # nothing reads it, and mctx hands it to both sides of a choice

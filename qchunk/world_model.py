@@ -73,7 +73,9 @@ class LatentModel(NamedTuple):
     outputs: Callable[[Vars, Array, Array], Ahead]  # likewise, with the reward [*B, atoms] before ``read``
     value: Callable[[Vars, Array], Array]  # (vars, state [*B, F]) -> [*B]
     value_outputs: Callable[[Vars, Array], Array]  # likewise, [*B, atoms]
-    choice: Callable[[Vars, Array, Array], Array]  # (vars, state [*B, F], action [*B, H, A]) -> logit of choosing it [*B]
+    choice: Callable[
+        [Vars, Array, Array], Array
+    ]  # (vars, state [*B, F], action [*B, H, A]) -> logit of choosing it [*B]
     c: LatentConfig
 
 

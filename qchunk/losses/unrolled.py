@@ -67,7 +67,9 @@ def unrolled(
     copy = distil(student, teacher, weight=counting)
     terms = [
         Term("model", (), no_noise, lambda vars, made, chunk: outcome_loss(model, made, chunk)),
-        weighed(Term("value", (), no_noise, lambda vars, made, chunk: value_loss(model, vars, made, chunk, lam)), value),
+        weighed(
+            Term("value", (), no_noise, lambda vars, made, chunk: value_loss(model, vars, made, chunk, lam)), value
+        ),
         copy._replace(fn=lambda vars, made, chunk: copy.fn(vars, (made.noise, made.proposal), chunk)),
     ]
     if choosing:
