@@ -25,7 +25,7 @@ from qchunk.planning import Options, SearchConfig, gumbel_search, predicted, sea
 from qchunk.sampling import sample, uniform
 from qchunk.system.errors import UserError
 from qchunk.types import Chunk, Spec, Vars
-from qchunk.world_model import LatentConfig, latent_model, rescaled
+from qchunk.world_model import Ahead, LatentConfig, latent_model, rescaled
 
 B, U, H, A, O, F, N, D = 5, 3, 2, 1, 3, 6, 4, 3
 SPEC, GAMMA = Spec(O, A, H), 0.9
@@ -103,11 +103,8 @@ def a_tree(state, action):
 
 def a_model():
     def ahead(vars, state, action):
-        return planning_ahead(*a_tree(state, action))
+        return Ahead(*a_tree(state, action))
 
-    planning_ahead = lambda state, reward, going: ONE.ahead(
-        VARS[id(ONE)], jnp.zeros((*state.shape[:-1], F)), jnp.zeros((*state.shape[:-1], H, A))
-    )._replace(state=state, reward=reward, going=going)
     return ONE._replace(
         encode=lambda vars, obs: jnp.pad(obs, ((0, 0),) * (obs.ndim - 1) + ((0, F - O),)),
         ahead=ahead,

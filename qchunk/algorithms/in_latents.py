@@ -20,7 +20,7 @@ from qchunk.planning import Options, planning
 from qchunk.ranges import PositiveInt, Range, spelled
 from qchunk.sampling import sample, uniform
 from qchunk.system.errors import UserError
-from qchunk.types import Algorithm
+from qchunk.types import Algorithm, Term, Together
 from qchunk.world_model import LatentConfig, latent_model
 
 
@@ -66,7 +66,8 @@ def in_latents(c: Any, planners: Callable, choosing: bool = False, **more: Any) 
     proposed = (teacher, below) if c.proposals == "prior" else (uniform(teacher), uniform(below))
     options = Options(*proposed, c.n, c.depth)
     act, explore = planners(model, options, whole_discount(c.chunk))
-    terms = [of_first(bc(pi)), unrolled(model, student, teacher, explore, lam=c.lam, choosing=choosing, **more)]
-    policies = planning(act, options), planning(explore, options)
+    along = unrolled(model, student, teacher, explore, lam=c.lam, choosing=choosing, **more)
+    terms: list[Term | Together] = [of_first(bc(pi)), along]
+    plays, tries = (planning(planner, options) for planner in (act, explore))
     draw = functools.partial(buffer.draw, count=c.unroll)
-    return learner([pi, student, model], policies[0], terms, c.optim, explore=policies[1], draw=draw)
+    return learner([pi, student, model], plays, terms, c.optim, explore=tries, draw=draw)

@@ -6,11 +6,14 @@ learned`` learns which of them the search chooses, which is what sampled MuZero'
 
 from __future__ import annotations
 
+from typing import Any
+
 from qchunk.algorithms.in_latents import InLatents, in_latents
 from qchunk.config import config
-from qchunk.planning import SearchConfig, searched
+from qchunk.planning import Options, Planner, SearchConfig, searched
 from qchunk.ranges import NonNegativeFloat, PositiveInt
 from qchunk.types import Algorithm
+from qchunk.world_model import LatentModel
 
 
 @config
@@ -28,5 +31,9 @@ class MuZero(InLatents):
 
 def muzero(c: MuZero) -> Algorithm:
     """MuZero: what the search chooses is played, and its value is the target; half of the gradient goes through each chunk."""
-    both = lambda *parts: tuple(searched(*parts, c.search, gumbel) for gumbel in (0.0, c.gumbel))  # noqa: E731
-    return in_latents(c, both, c.search.policy == "learned", share=0.5, value=c.value)
+
+    def planners(model: LatentModel, options: Options, discount: Any) -> tuple[Planner, Planner]:
+        search = lambda gumbel: searched(model, options, discount, c.search, gumbel)  # noqa: E731
+        return search(0.0), search(c.gumbel)
+
+    return in_latents(c, planners, c.search.policy == "learned", share=0.5, value=c.value)

@@ -25,4 +25,4 @@ class VPN(InLatents):
 
 def vpn(c: VPN) -> Algorithm:
     """VPN: the option of the highest planned value is played, and that value is the target."""
-    return in_latents(c, lambda *parts: (predicted(*parts, c.keep),) * 2)
+    return in_latents(c, lambda model, options, discount: (predicted(model, options, discount, c.keep),) * 2)

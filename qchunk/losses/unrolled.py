@@ -114,8 +114,8 @@ def returns(chunk: Chunk, later: Array, lam: Any) -> Array:
     before = jnp.concatenate([jnp.zeros_like(later[:, :1]), later[:, :-1]], axis=1)  # the first one is of no account
     counts = counting(chunk)
     last = 1.0 - jnp.concatenate([counts[:, 1:], jnp.zeros_like(counts[:, :1])], axis=1)
-    parts = (chunk.reward[..., -1], chunk.discount[..., -1], before, later, last)
-    return gae(*(x.T for x in parts), lam)[1].T
+    reward, discount = chunk.reward[..., -1], chunk.discount[..., -1]
+    return gae(reward.T, discount.T, before.T, later.T, last.T, lam)[1].T
 
 
 def outcome_loss(model: LatentModel, made: Unrolled, chunk: Chunk) -> tuple[Array, Metrics]:
