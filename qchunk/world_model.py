@@ -162,9 +162,12 @@ def latent_model(c: LatentConfig, name: str = "model", choosing: bool = False) -
 
 
 def rescaled(state: Array) -> Array:
-    """Latent states [*B, F], the numbers of each moved to [0, 1] (1911.08265, appendix G); a constant one stays finite."""
+    """Latent states [*B, F], the numbers of each moved to [0, 1] (1911.08265, appendix G), or nearer together where they lie within less than 1.
+
+    The paper divides by any range: where an observation is all zeros, so is a state at first, and gradients of 1e6 were met.
+    """
     low, high = jnp.min(state, axis=-1, keepdims=True), jnp.max(state, axis=-1, keepdims=True)
-    return (state - low) / (high - low + 1e-5)
+    return (state - low) / jnp.maximum(high - low, 1.0)
 
 
 def imagine(model: WorldModel, policy: Policy, vars: Vars, key: Key, obs: PyTree, depth: int) -> Imagined:
