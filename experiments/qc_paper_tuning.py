@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from qc_paper import ROWS, small, small_run
+from qc_paper import ROWS, Row, small, small_run
 
 from qchunk.comparison.suite import Data, Run, Suite
 
@@ -26,13 +26,13 @@ GRID: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def trial(label: str, change: dict[str, Any]) -> Run:
+def trial(label: str, row: Row, change: dict[str, Any]) -> Run:
     """A method with a setting changed."""
-    run = small_run(label, TASK, 1)
+    run = small_run(label, row, TASK, 1)
     assert isinstance(run.data, Data)
     return run._replace(
         label=f"{label}, {' '.join(f'{k} {v:g}' for k, v in change.items())}",
-        config=small(ROWS[label], **change),
+        config=small(row, **change),
         settings=dataclasses.replace(run.settings, seed=SEED),
         data=run.data._replace(seed=SEED),
     )
@@ -40,7 +40,7 @@ def trial(label: str, change: dict[str, Any]) -> Run:
 
 def suite(scale: str) -> list[Run]:
     """Every method five times."""
-    return [trial(label, change) for label, changes in GRID.items() for change in changes]
+    return [trial(label, ROWS[label], change) for label, changes in GRID.items() for change in changes]
 
 
 SUITE = Suite(suite)

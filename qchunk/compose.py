@@ -22,7 +22,6 @@ from qchunk.types import (
     Algorithm,
     Array,
     Chunk,
-    Decoder,
     DrawChunkFn,
     Key,
     Learner,
@@ -87,7 +86,7 @@ def reading(part: Any, look: Callable[[Vars], Vars]) -> Any:
     def redirect(fn: Callable) -> Callable:
         return lambda vars, *a, **k: fn(look(vars), *a, **k)
 
-    names = ("shape", "denoise", "infill", "step", "loss", "density", "values", "score")
+    names = ("shape", "denoise", "infill", "step", "velocity", "loss", "density", "values", "score")
     found = {f: redirect(getattr(part, f)) for f in names if getattr(part, f, None)}
     if decoder := getattr(part, "decoder", None):
         found["decoder"] = decoder._replace(**{f: redirect(getattr(decoder, f)) for f in ("plan", "emit", "encode")})
@@ -157,7 +156,7 @@ def shown(
 
     reads = {
         f: of_obs(getattr(part, f))
-        for f in ("denoise", "infill", "step", "density", "values", "score")
+        for f in ("denoise", "infill", "step", "velocity", "density", "values", "score")
         if getattr(part, f, None)
     }
     reads |= {f: of_chunk(getattr(part, f)) for f in ("draw", "loss") if hasattr(part, f)}
@@ -167,50 +166,6 @@ def shown(
 def acting(part: Any) -> Any:
     """The same Kernel, reading the moving average of its weights if it keeps one to act with."""
     return reading(part, target_view) if any(m.target and m.target.acts for m in part.modules) else part
-
-
-def recoded(
-    algorithm: Algorithm,
-    sizes: Callable[[Spec], Spec],
-    chunk: Callable[[Vars, Chunk], Chunk],
-    policy: Callable[[Policy], Policy],
-) -> Algorithm:
-    """The same algorithm in another language of chunks: it learns from ``chunk(vars, chunk)`` and is built for ``sizes(spec)``.
-
-    Args:
-        policy: of its policies, one that speaks actions again.
-    """
-
-    def init(key: Key, spec: Spec, given: dict | None = None) -> Learner:
-        return algorithm.init(key, sizes(spec), given)
-
-    def prepare(state: Learner, given: dict, key: Key, played: Chunk) -> tuple[Learner, Chunk]:
-        return algorithm.prepare(state, given, key, chunk(view(state, given), played))
-
-    return algorithm._replace(init=init, prepare=prepare, act=policy(algorithm.act), explore=policy(algorithm.explore))
-
-
-def in_skills(algorithm: Algorithm, kernel: Any) -> Algorithm:
-    """The same algorithm over the skills of a Kernel with a decoder: a chunk is ONE action of W numbers, and the return is that of the whole chunk.
-
-    Its chunks are to be drawn with a backup point at every step (``buffer.backing_up``); skills are read off them (2010.13611, section 4).
-    """
-    decoder: Decoder = kernel.decoder
-
-    def encoded(vars: Vars, chunk: Chunk) -> Chunk:
-        whole = {n: getattr(chunk, n)[..., -1:] for n in ("reward", "discount", "weight", "mask")}
-        later = jax.tree.map(lambda o: o[..., -1:, :], chunk.next_obs)
-        return chunk._replace(action=decoder.encode(vars, chunk), next_obs=later, **whole)
-
-    def decoded(policy: Policy) -> Policy:
-        def plan(vars: Vars, noise: Any, obs: Any, old: Any) -> Any:
-            made = policy.plan(vars, noise, obs, None)
-            found = decoder.plan(vars, obs, made.action)
-            return found._replace(extras={**made.extras, **found.extras})
-
-        return policy._replace(plan=plan, emit=decoder.emit, pulled=False, committed=0)
-
-    return recoded(algorithm, lambda spec: spec._replace(horizon=1, action=decoder.size), encoded, decoded)
 
 
 def warm_started(algorithm: Algorithm, *names: str) -> Algorithm:
@@ -228,8 +183,15 @@ def is_active(term: Term, step: Array) -> Array | bool:
     """Whether a term takes part in update number ``step`` (0 is the first)."""
     if term.every == 1 and term.start == 0 and term.end is None:
         return True
+    if term.end == 0:
+        return False
     begun = (step % term.every == 0) & (step >= term.start)
     return begun if term.end is None else begun & (step < term.end)
+
+
+def resting(group: Together, held: set[str]) -> Together:
+    """The same terms; those that train held modules alone are never active."""
+    return group._replace(terms=tuple(t._replace(end=0) if t.wrt and set(t.wrt) <= held else t for t in group.terms))
 
 
 def run_terms(group: Together, vars: Vars, key: Key, chunk: Chunk, step: Array) -> list[tuple[Array, Metrics]]:
@@ -259,6 +221,8 @@ def _where_active(active: Array | bool, run: Callable, vars: Vars) -> Any:
     if active is True:
         return run(vars)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(run, vars))
+    if active is False:
+        return zeros
     return jax.lax.cond(active, run, lambda vars: zeros, vars)
 
 
@@ -312,6 +276,7 @@ def learner(
     stop: StopFn | None = None,
     clip: float | None = None,
     draw: DrawChunkFn | None = None,
+    prior: Any = None,
 ) -> Algorithm:
     """Composes an algorithm from modules, policies, terms and their optimiser.
 
@@ -327,6 +292,8 @@ def learner(
         clip: joint global-norm clipping of the gradient of all modules.
         draw: (key, buffer.Source, ChunkConfig, batch) -> Chunk, from data and online experience; by default
             ``buffer.draw``, of which ``functools.partial(buffer.draw, count=3)`` gives consecutive chunks.
+        prior: one of the parts, whose modules an earlier stage's replace where there is one (``Stands.CLONED``). They are then
+            read and never trained, and terms that train nothing else are left out.
 
     Raises:
         UserError: modules or terms of one name, or a term or ``optim`` that names what is no module.
@@ -339,35 +306,34 @@ def learner(
     flat = [t for group in groups for t in group.terms]
     names = names_of(flat)
     check_trained(flat, modules)
+    cloned = {m.name for m in (prior.modules if prior else ())}
 
     def init(key: Key, spec: Spec, given: dict | None = None) -> Learner:
-        del given
         keys = jax.random.split(key, len(modules))
         params = {m.name: m.init(k, spec) for m, k in zip(modules, keys, strict=True)}
+        params |= {n: jax.tree.map(jnp.copy, given[n]) for n in cloned if given and n in given}
         targets = target_networks.copies(modules, params)
         return Learner(params, targets, {}, tx.init(params), jnp.zeros((), jnp.int32))
 
     def update(state: Learner, given: dict, key: Key, chunk: Chunk) -> tuple[Learner, Metrics]:
         keys = jax.random.split(key, len(groups))
+        held = cloned & set(given)
+        now = [resting(group, held) for group in groups]
+        flat = [t for group in now for t in group.terms]
 
         def objective(params: dict) -> tuple[Array, Metrics]:
             vars = view(state, given)._replace(params=params)
-            runs = [r for g, k in zip(groups, keys, strict=True) for r in run_terms(g, vars, k, chunk, state.step)]
-            total = sum((_one_number(n, loss) for n, (loss, _) in zip(names, runs, strict=True)), jnp.zeros(()))
-            named = {name: {"loss": loss, **metrics} for name, (loss, metrics) in zip(names, runs, strict=True)}
-            return total, {f"{name}/{k}": v for name, metrics in named.items() for k, v in metrics.items()}
+            runs = [r for g, k in zip(now, keys, strict=True) for r in run_terms(g, vars, k, chunk, state.step)]
+            return added({n: r for n, r, t in zip(names, runs, flat, strict=True) if t.end != 0})
 
         (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         updates, opt = tx.update(grads, state.opt, state.params, value=loss)
         params = optax.apply_updates(state.params, updates)
-        active = [is_active(term, state.step) for term in flat]
-        if any(a is not True for a in active):
-            by_module = {
-                m.name: _any([a for t, a in zip(flat, active, strict=True) if m.name in t.wrt]) for m in modules
-            }
-            params = hold(by_module, params, state.params)
-            opt = _hold_opt(by_module, opt, state.opt)
-        targets = target_networks.moved(state.targets, modules, state.params, params, state.step)
+        if any(is_active(term, state.step) is not True for term in flat):
+            active = {n: _any([is_active(t, state.step) for t in flat if n in t.wrt]) for n in params}
+            params, opt = hold(active, params, state.params), _hold_opt(active, opt, state.opt)
+        moving = [m for m in modules if m.name not in held]
+        targets = {**state.targets, **target_networks.moved(state.targets, moving, state.params, params, state.step)}
         return Learner(params, targets, state.stats, opt, state.step + 1), {"loss": loss, **metrics}
 
     def freeze(state: Learner) -> dict:
@@ -376,6 +342,13 @@ def learner(
 
     same, never = (lambda s, g, k, c: (s, c)), (lambda m: False)
     return Algorithm(init, act, explore or act, prepare or same, update, stop or never, freeze, draw)
+
+
+def added(runs: dict[str, tuple[Array, Metrics]]) -> tuple[Array, Metrics]:
+    """The sum of the losses, and the metrics of all terms, by the names of these."""
+    total = sum((_one_number(n, loss) for n, (loss, _) in runs.items()), jnp.zeros(()))
+    named = {name: {"loss": loss, **metrics} for name, (loss, metrics) in runs.items()}
+    return total, {f"{name}/{k}": v for name, metrics in named.items() for k, v in metrics.items()}
 
 
 def _one_number(name: str, loss: Any) -> Any:

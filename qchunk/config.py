@@ -99,6 +99,7 @@ class Stands(enum.Enum):
     """How a method stands on the actor of an earlier run; the annotation of the field that holds that actor's configuration."""
 
     FROZEN = "frozen"  # it is read and never trained
+    CLONED = "cloned"  # it is cloned here; on a prior it is the prior's, read and never trained
     WARM_STARTED = "warm-started"  # training goes on from its weights
 
 

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk.actors.paths import step_of
+from qchunk.actors.editor import beside
+from qchunk.actors.paths import numbers, step_of
 from qchunk.critics import zooms
 from qchunk.critics.zooms import ZoomCritic
-from qchunk.sampling import count_steps, emit_step
+from qchunk.sampling import count_steps, emit_step, sample
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Kernel, Old, Plan, Policy, ValueFn, Vars
 
@@ -162,6 +163,31 @@ def smoothed(policy: Policy, std: float, bound: float = math.inf) -> Policy:
     return policy._replace(draw=draw, plan=plan)
 
 
+def edited(policy: Policy, editor: Kernel, scale: float) -> Policy:
+    """The plans of a policy plus ``scale`` times what an editor of them says (``actors.editor``), within [-1, 1]."""
+    edit = sample(editor)
+
+    def draw(vars: Vars, key, obs):
+        plan_key, edit_key = jax.random.split(key)
+        return policy.draw(vars, plan_key, obs), edit.draw(vars, edit_key, obs)
+
+    def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
+        made = policy.plan(vars, noise[0], obs, old)
+        change = edit.plan(vars, noise[1], beside(obs, made.action), None).action
+        return made._replace(action=jnp.clip(made.action + scale * change, -1.0, 1.0))
+
+    return policy._replace(draw=draw, plan=plan)
+
+
+def started(policy: Policy, start: Policy, scale: float) -> Policy:
+    """The plans that a policy makes of ``scale`` times the chunk of another one in place of its noise [*B, H, A] (2506.15799)."""
+
+    def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
+        return policy.plan(vars, scale * start.plan(vars, noise, obs, None).action, obs, old)
+
+    return policy._replace(draw=start.draw, plan=plan)
+
+
 def zoomed(critic: ZoomCritic) -> Policy:
     """The best chunk of a factorised critic, found zoom after zoom (2411.12155, algorithm 1).
 
@@ -205,7 +231,40 @@ def guide(kernel: Kernel, value: ValueFn, weight: float) -> Kernel:
         slope = ascent(value, vars, obs, x, jnp.asarray(kernel.levels, jnp.float32)[k])
         return jnp.where(weight == 0, clean, clean + weight * jnp.asarray(gains)[k] * slope)
 
-    return kernel._replace(denoise=denoise, step=step_of(denoise, kernel.advance), infill=None, committed=0)
+    return kernel._replace(
+        denoise=denoise, step=step_of(denoise, kernel.advance), infill=None, committed=0, velocity=None
+    )
+
+
+def tilt(kernel: Kernel, value: ValueFn, weight: float, share: float) -> Kernel:
+    """Adds ``share`` times the velocity of exp(weight Q) to the Kernel's own (2601.14234's CGQL).
+
+    In a flow v' = v + (share / t) ((1 - t) weight grad V + x): the score of exp(weight Q) alone, turned into a velocity. ``guide`` with the
+    weight share * weight is the exact rule, which lacks the term share x / t: that one draws chunks outward. It holds for other
+    levels as in ``pulled``. At pure noise nothing is added.
+
+    Args:
+        value: (vars, obs, x [*B, H, A], level [2]) -> [*B].
+        share: theta >= 0; 0 leaves the Kernel as it is.
+
+    Raises:
+        ValueError: the Kernel has no noise levels.
+    """
+    if kernel.advance is None:
+        raise ValueError(f"tilt needs an actor with noise levels, got {kernel.modules or 'one step'}")
+    alpha, sigma = np.asarray(kernel.levels, np.float64).T
+    safe = np.where(alpha > 0, alpha, np.inf)
+    table = np.stack([sigma**2 / safe, np.where(alpha > 0, 1 / safe - 1 / (alpha + sigma), 0.0)], axis=1)
+
+    def denoise(vars: Vars, obs, x: Array, k) -> Array:
+        clean = kernel.denoise(vars, obs, x, k)
+        slope = ascent(value, vars, obs, x, jnp.asarray(kernel.levels, jnp.float32)[k])
+        gain, outward = numbers(table, k)
+        return clean + share * (gain * weight * slope + outward * x)
+
+    return kernel._replace(
+        denoise=denoise, step=step_of(denoise, kernel.advance), infill=None, committed=0, velocity=None
+    )
 
 
 def diffuser(kernel: Kernel, value: ValueFn, scale: float, repeats: int = 2, stop: int = 2) -> Kernel:
@@ -233,7 +292,7 @@ def diffuser(kernel: Kernel, value: ValueFn, scale: float, repeats: int = 2, sto
         return kernel.step(vars, obs, jax.lax.optimization_barrier(climb(vars, obs, x, k)), k)
 
     # what holds on to an old plan makes steps of its own from ``advance`` and ``infill``, and would leave this rule out
-    return kernel._replace(step=step, advance=None, infill=None, committed=0)
+    return kernel._replace(step=step, advance=None, infill=None, committed=0, velocity=None)
 
 
 def ascent(value: ValueFn, vars: Vars, obs, x: Array, level: Array) -> Array:

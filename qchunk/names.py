@@ -40,6 +40,17 @@ ALGORITHMS = {
         "qchunk.algorithms.fbrac:fbrac", "a flow is cloned and climbs a critic through its steps (2601.14234)"
     ),
     "fawac": Entry("qchunk.algorithms.fawac:fawac", "a flow clones chunks weighted by their advantage (2601.14234)"),
+    "fedit": Entry("qchunk.algorithms.fedit:fedit", "an actor edits the chunks of a cloned flow (2601.14234)"),
+    "dsrl": Entry(
+        "qchunk.algorithms.dsrl:dsrl", "soft actor-critic over the noise that a flow starts from (2506.15799)"
+    ),
+    "cgql": Entry(
+        "qchunk.algorithms.cgql:cgql", "a flow denoises along its own velocity and the critic's (2601.14234)"
+    ),
+    "qam": Entry("qchunk.algorithms.qam:qam", "adjoint matching: a flow learns the data's times exp(Q) (2601.14234)"),
+    "qam-e": Entry("qchunk.algorithms.qam_e:qam_e", "qam, whose chunks an actor edits (2601.14234)"),
+    "qam-f": Entry("qchunk.algorithms.qam_f:qam_f", "qam, whose flow teaches a one-step actor (2601.14234)"),
+    "bam": Entry("qchunk.algorithms.bam:bam", "qam by the plain gradient through its stochastic steps (2601.14234)"),
     "rlpd": Entry("qchunk.algorithms.rlpd:rlpd", "soft actor-critic over chunks, online beside data (2302.02948)"),
     "dqc": Entry(
         "qchunk.algorithms.dqc:dqc",
@@ -174,6 +185,8 @@ SUITES = {  # files of experiments/
         "ogbench_cube_single.py", "QC, h = 1, n-step, BC, FQL and IFQL on OGBench's cube-single"
     ),
     "qc-paper": Entry("qc_paper.py", "the table of Q-chunking (2507.07969): 13 methods; at small scale on tabletop"),
+    "qam-paper": Entry("qam_paper.py", "the table of QAM (2601.14234): 17 methods; at small scale on tabletop"),
+    "qam-paper-tuning": Entry("qam_paper_tuning.py", "the tuning runs behind qam-paper at small scale"),
     "dqc": Entry("dqc.py", "the table of decoupled Q-chunking (2512.10926) on goals; at small scale on tabletop"),
     "sequences": Entry("sequences.py", "skills, zooms, imagined chunks and movement primitives beside Q-chunking"),
     "why-chunks": Entry(

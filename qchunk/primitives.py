@@ -15,8 +15,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk.compose import recoded
 from qchunk.config import ChunkConfig
+from qchunk.recode import recoded
 from qchunk.system.errors import UserError
 from qchunk.types import EDGE, Algorithm, Array, Chunk, Old, Plan, Policy, Vars
 

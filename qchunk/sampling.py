@@ -28,11 +28,11 @@ def decode(
         steps: noise of every step [*B, K, H, A] for a Kernel with std > 0; None runs the mean path.
     """
     end = count_steps(kernel) if last is None else last
-    return _walk(kernel, vars, obs, noise, steps, first, end)[0]
+    return walk(kernel, vars, obs, noise, steps, first, end)[0]
 
 
-def _walk(kernel: Kernel, vars: Vars, obs, x: Array, steps: Array | None, first: int, last: int) -> tuple[Array, Array]:
-    """(the last chunk [*B, H, A], the chunk after each step [last - first, *B, H, A])."""
+def walk(kernel: Kernel, vars: Vars, obs, x: Array, steps: Array | None, first: int, last: int) -> tuple[Array, Array]:
+    """``decode`` that remembers how: (the last chunk [*B, H, A], the chunk after each step [last - first, *B, H, A])."""
 
     def body(x: Array, k: Array) -> tuple[Array, Array]:
         mean, std = kernel.step(vars, obs, x, k)
@@ -107,7 +107,7 @@ def sample_path(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> P
         start, steps = noise
         steps = jnp.clip(steps, -NOISE_BOUND, NOISE_BOUND)
         start = start if base is None else decode(base, vars, obs, start, steps, 0, first)
-        end, after = _walk(kernel, vars, obs, start, steps, first, count_steps(kernel))
+        end, after = walk(kernel, vars, obs, start, steps, first, count_steps(kernel))
         path = jnp.concatenate([start[..., None, :, :], jnp.moveaxis(after, 0, -3)], axis=-3)
         return Plan(jnp.clip(end, -1.0, 1.0), extras={"path": path})
 

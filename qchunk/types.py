@@ -148,6 +148,7 @@ class Kernel(NamedTuple):
     infill: InfillFn | None = None  # None: it has not learned to go on from the beginning of a chunk
     committed: int = 0  # the most actions that ``infill`` has learned to be given
     decoder: Decoder | None = None  # None: its chunks are actions
+    velocity: VelocityFn | None = None  # of a flow; None: it is none
 
 
 class Plan(NamedTuple):
@@ -268,6 +269,9 @@ StepFn = Callable[[Vars, PyTree, Array, Any], tuple[Array, Any]]
 
 InfillFn = Callable[[Vars, PyTree, Array, Any, Array], Array]
 """(vars, obs [*B, O], x [*B, H, A], k, given [*B, H]) -> ``denoise``'s estimate, where the actions ``given`` (1) of x are clean."""
+
+VelocityFn = Callable[[Vars, PyTree, Array, Array], Array]
+"""(vars, obs [*B, O], x [*B, H, A], t [*B, 1] in [0, 1], 1 is data) -> velocity of a flow [*B, H, A]."""
 
 DensityFn = Callable[[Vars, PyTree, Array], Array]
 """(vars, obs [*B, O], noise [*B, H, A]) -> log-density of each number of the chunk that the noise becomes [*B, H, A]."""

@@ -183,7 +183,7 @@ OUTSIDE: dict[str, tuple] = {
     **dict.fromkeys(("online_steps", "start_training", "capacity", "online_eval_every"), (-1, None)),
     **dict.fromkeys(("ddim", "warmup", "decay", "critic_updates", "clone_until", "delay", "committed"), (-1, None)),
     **dict.fromkeys(("gamma", "lam", "gamma_denoise", "explore_std"), (-1e-9, 1 + 1e-9)),
-    **dict.fromkeys(("temperature", "weight", "final_lr", "update_ratio"), (-1e-9, None)),
+    **dict.fromkeys(("temperature", "weight", "scale", "share", "noisy", "final_lr", "update_ratio"), (-1e-9, None)),
     **dict.fromkeys(("lr", "clip", "clip_base"), (0.0, None)),
     **{"time_features": (3, None), "tau": (0.0, 1 + 1e-9), "expectile": (0.5 - 1e-9, 1.0)},
     **{"prob_std": (1e-3 - 1e-9, 1 + 1e-9), "clip_rate": (0.0, 80 + 1e-9), "target_kl": (None, None)},

@@ -20,7 +20,7 @@ from qchunk import envs, names, registry, sampling, seeds
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.actors.flow import flow
-from qchunk.config import stands_on
+from qchunk.config import Stands, stands_on
 from qchunk.data import buffer, formats
 from qchunk.data.goals import needs_goals
 from qchunk.drivers import offline, on_policy, train
@@ -98,8 +98,10 @@ def method(request):
     if request.param == "dppo":  # a prior that walks the first step; from scratch it would train both
         c = dataclasses.replace(c, tuned=ACTOR)
     stands = stands_on(c)
-    if request.param == "ppo" or not stands:
-        return build, c, {} if request.param == "ppo" else GIVEN
+    if request.param == "ppo" or (stands and stands[1] is Stands.CLONED):
+        return build, c, {}
+    if not stands:
+        return build, c, GIVEN
     prior = actor(getattr(c, stands[0])).modules[0]
     return build, c, {"actor": prior.init(jax.random.key(9), SPEC)}
 

@@ -14,7 +14,7 @@ from tiers import as_users_compile, slow_but
 from qchunk import names, registry
 from qchunk.actor_configs import DiffusionConfig, FlowConfig, GaussianConfig, RegressionConfig
 from qchunk.actors import actor, paths
-from qchunk.config import CriticConfig
+from qchunk.config import CriticConfig, Stands, stands_on
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.noisy_value import noisy_value
 from qchunk.critics.state_v import state_v
@@ -359,3 +359,28 @@ def test_regression_is_the_squared_error():
     vars = Vars({"actor": kernel.modules[0].init(jax.random.key(0), SPEC)}, {}, {}, {})
     out = sample(kernel).plan(vars, jnp.zeros((5, 4, 2)), chunk.obs, None).action
     np.testing.assert_allclose(bc(kernel).fn(vars, (), chunk)[0], jnp.mean((out - chunk.action) ** 2), rtol=1e-5)
+
+
+CLONED = [n for n in names.ALGORITHMS if (s := stands_on(registry.builder(n)[1])) and s[1] is Stands.CLONED]
+
+
+@pytest.mark.parametrize("name", slow_but(["dsrl"], CLONED))
+def test_a_cloned_actor_gives_way_to_the_priors(name):
+    """Its bits stay the prior's, and nothing imitates; without a prior it is trained."""
+    build, config_class = registry.builder(name)
+    fields = {f.name: getattr(config_class(), f.name) for f in dataclasses.fields(config_class)}
+    fields = {n: dataclasses.replace(x, hidden=(16,)) for n, x in fields.items() if hasattr(x, "hidden")}
+    algorithm = build(config_class(**{**fields, "actor": PRIORS["flow"]}))
+    given = {"actor": actor(PRIORS["flow"]).modules[0].init(jax.random.key(1), SPEC)}
+    for prior in (given, {}):
+        state = algorithm.init(jax.random.key(2), SPEC, prior)
+        after, metrics = jax.jit(algorithm.update)(state, prior, jax.random.key(3), chunk_of())
+        same = bytes_of(after.params["actor"]) == bytes_of(state.params["actor"])
+        others = [n for n in after.params if n != "actor" and bytes_of(after.params[n]) != bytes_of(state.params[n])]
+        assert same == bool(prior) and ("bc/loss" in metrics) != bool(prior) and "critic" in others
+        if prior:
+            assert bytes_of(state.params["actor"]) == bytes_of(given["actor"])
+            moved = [
+                n for n in after.targets if n == "actor" and bytes_of(after.targets[n]) != bytes_of(given["actor"])
+            ]
+            assert not moved

@@ -73,17 +73,17 @@ def losses_of(terms, vars, chunk):
     return [loss for g in groups for loss, _ in run_terms(g, vars, key(), chunk, jnp.zeros((), jnp.int32))]
 
 
-def assert_gradients(terms, vars, chunk, expected):
+def assert_gradients(terms, vars, chunk, expected, look=lambda grads: grads):
     """The gradient of the sum of the terms, of the modules in ``expected``."""
-    grads = jax.grad(lambda p: sum(losses_of(terms, vars._replace(params=p), chunk)))(vars.params)
+    grads = look(jax.grad(lambda p: sum(losses_of(terms, vars._replace(params=p), chunk)))(vars.params))
     for name, theirs in expected.items():
         for a, b in zip(jax.tree.leaves(grads[name]), jax.tree.leaves(theirs), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * max(1.0, float(jnp.abs(b).max())), err_msg=name)
 
 
-def assert_update(parts, act, terms, vars, chunk, expected, targets):
+def assert_update(parts, act, terms, vars, chunk, expected, targets, clip=None):
     """Parameters and target networks after one update."""
-    made = learner(parts, act, terms, OptimConfig(1e-3))
+    made = learner(parts, act, terms, OptimConfig(1e-3), clip=clip)
     fresh = made.init(key(), Spec(7, A, 4), {})
     state, metrics = jax.jit(made.update)(
         Learner(vars.params, vars.targets, {}, fresh.opt, jnp.zeros((), jnp.int32)), {}, key(), chunk

@@ -44,6 +44,9 @@ def flow(c: FlowConfig, name: str = "actor") -> Kernel:
     def denoise(vars: Vars, obs, x: Array, k) -> Array:
         return infill(vars, obs, x, k, jnp.zeros(x.shape[-2]))
 
+    def velocity(vars: Vars, obs, x: Array, t: Array) -> Array:
+        return apply(vars.params[name], obs, x, t, *([jnp.zeros(x.shape[-2])] if c.committed else []))
+
     def draw(key: Key, chunk: Chunk) -> tuple[Array, ...]:
         if not c.committed:
             return paths.drawing(jax.random.uniform)(key, chunk)
@@ -62,4 +65,5 @@ def flow(c: FlowConfig, name: str = "actor") -> Kernel:
         return jnp.mean(jnp.square(error) * mask[..., None], axis=(-2, -1))
 
     kernel = paths.denoiser_kernel(Module(name, init, apply, ema(c.ema)), levels, 0.0, denoise, draw, loss)
+    kernel = kernel._replace(velocity=velocity)
     return kernel._replace(infill=infill, committed=c.committed) if c.committed else kernel

@@ -136,6 +136,29 @@ def stochastic(kernel: Kernel, eta: float = 1.0) -> Kernel:
     return kernel._replace(advance=noisy, step=step_of(kernel.denoise, noisy), noisy=True)
 
 
+def memoryless(kernel: Kernel) -> Kernel:
+    """A flow as the SDE whose end tells nothing of its start (2409.08861, section 4), K steps of d = 1 / K at times t_i = i d.
+
+    x_{i+1} = x_i + d (2 v(x_i, t_i) - x_i / (t_i + d)) + sqrt(d) sigma_i eps_i (2601.14234, appendix), sigma_i of ``memoryless_std``. Another
+    discretisation of what ``stochastic`` is, whose steps' drifts differ from a flow's by the flows' difference alone.
+    """
+    steps = np.shape(kernel.levels)[0] - 1
+    t, d = np.arange(steps) / steps, 1.0 / steps
+    table = np.stack([2 * d / (1 - t), d / (t + d), np.sqrt(d) * memoryless_std(steps)], axis=1)
+
+    def advance(x: Array, clean: Array, k) -> tuple[Array, Array]:
+        gain, shrink, std = numbers(table, k)
+        return x + gain * (clean - x) - shrink * x, std
+
+    return kernel._replace(advance=advance, step=step_of(kernel.denoise, advance), noisy=True)
+
+
+def memoryless_std(steps: int) -> np.ndarray:
+    """sigma_i = sqrt(2 (1 - t_i + d) / (t_i + d)) of each of K steps: [K]."""
+    t, d = np.arange(steps) / steps, 1.0 / steps
+    return np.sqrt(2 * (1 - t + d) / (t + d))
+
+
 def pulled(kernel: Kernel, target: Array, weight: Array, limit: Array) -> Kernel:
     """Real-time chunking's guidance (2506.07339, eq. 2): each denoising step is pulled towards another chunk.
 

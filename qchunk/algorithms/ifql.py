@@ -10,7 +10,7 @@ from typing import Annotated
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.compose import acting, learner
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import minimum, opinion
 from qchunk.critics.state_v import state_v
@@ -27,7 +27,8 @@ class IFQL:
     """Implicit flow Q-learning."""
 
     chunk: ChunkConfig = ChunkConfig()
-    actor: ActorConfig = FlowConfig()
+    actor: Annotated[ActorConfig, Stands.CLONED] = FlowConfig()
+    """By behaviour cloning, or the prior's."""
     critic: CriticConfig = CriticConfig()
     optim: OptimConfig = OptimConfig()
     n: PositiveInt = 32
@@ -42,4 +43,4 @@ def ifql(c: IFQL) -> Algorithm:
     """IFQL: the actor only imitates; the critic never sees its chunks; best of N joins them when acting."""
     pi, q, v = actor(c.actor), chunk_q(c.critic), state_v(c.critic)
     act = best_of_n(sample(acting(pi)), opinion(q, minimum), c.n, c.slice_rows)
-    return learner([pi, q, v], act, [bc(pi), *implicit_q(q, v, c.expectile)], c.optim)
+    return learner([pi, q, v], act, [bc(pi), *implicit_q(q, v, c.expectile)], c.optim, prior=pi)

@@ -10,7 +10,7 @@ from qchunk.actor_configs import FlowConfig, OneStepConfig
 from qchunk.actors import actor
 from qchunk.actors.one_step import one_step_actor
 from qchunk.compose import acting, learner, shown
-from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, config
+from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, Stands, config
 from qchunk.data import buffer
 from qchunk.data.chunks import whole_discount
 from qchunk.losses.cloning import bc
@@ -29,8 +29,8 @@ class InLatents:
     """Planning in latent states."""
 
     chunk: ChunkConfig = ChunkConfig()
-    actor: ActorConfig = FlowConfig()
-    """The teacher, trained by behaviour cloning; it proposes where planning begins."""
+    actor: Annotated[ActorConfig, Stands.CLONED] = FlowConfig()
+    """The teacher, by behaviour cloning, or the prior's; it proposes where planning begins."""
     student: OneStepConfig = OneStepConfig()
     """The one-step actor that proposes in latent states; it only imitates the teacher."""
     model: LatentConfig = LatentConfig()
@@ -70,4 +70,4 @@ def in_latents(c: Any, planners: Callable, choosing: bool = False, **more: Any) 
     terms: list[Term | Together] = [of_first(bc(pi)), along]
     plays, tries = (planning(planner, options) for planner in (act, explore))
     draw = functools.partial(buffer.draw, count=c.unroll)
-    return learner([pi, student, model], plays, terms, c.optim, explore=tries, draw=draw)
+    return learner([pi, student, model], plays, terms, c.optim, explore=tries, draw=draw, prior=pi)

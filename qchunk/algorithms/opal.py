@@ -10,10 +10,11 @@ from typing import Annotated, Any
 from qchunk.actor_configs import SkillConfig, TanhGaussianConfig
 from qchunk.actors import actor
 from qchunk.algorithms.iql import IQL, iql
-from qchunk.compose import frozen, in_skills
+from qchunk.compose import frozen
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
 from qchunk.data.buffer import backing_up
 from qchunk.ranges import NonNegativeFloat, Range
+from qchunk.recode import in_skills
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm
 

@@ -6,11 +6,13 @@ return. alpha is a task's: the paper has 300 for QC-FQL on OGBench's scene, puzz
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from qchunk.actor_configs import FlowConfig, OneStepConfig
 from qchunk.actors import actor
 from qchunk.actors.one_step import one_step_actor
 from qchunk.compose import acting, learner
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import mean, opinion
 from qchunk.losses.cloning import bc
@@ -19,7 +21,7 @@ from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
 from qchunk.ranges import NonNegativeFloat
 from qchunk.sampling import sample
-from qchunk.types import Algorithm
+from qchunk.types import Algorithm, Term, Together
 
 
 @config
@@ -27,8 +29,8 @@ class QCFQL:
     """QC-FQL."""
 
     chunk: ChunkConfig = ChunkConfig()
-    actor: ActorConfig = FlowConfig()
-    """The teacher, trained by behaviour cloning."""
+    actor: Annotated[ActorConfig, Stands.CLONED] = FlowConfig()
+    """The teacher, by behaviour cloning, or the prior's."""
     student: OneStepConfig = OneStepConfig()
     """The one-step actor that acts."""
     critic: CriticConfig = CriticConfig()
@@ -41,4 +43,5 @@ def qc_fql(c: QCFQL) -> Algorithm:
     """QC-FQL: three terms teach, distil and ascend; the student acts and chooses the next chunk of the critic's target."""
     pi, mu, q = actor(c.actor), one_step_actor(c.student, "student"), chunk_q(c.critic)
     improve = [weighed(distil(mu, sample(acting(pi))), c.alpha), ascend(mu, opinion(q, mean))]
-    return learner([pi, mu, q], sample(mu), [bc(pi), proposing(mu, improve), td(q, sample(mu))], c.optim)
+    terms: list[Term | Together] = [bc(pi), proposing(mu, improve), td(q, sample(mu))]
+    return learner([pi, mu, q], sample(mu), terms, c.optim, prior=pi)

@@ -64,5 +64,5 @@ def value_guided(c: ValueGuided) -> Algorithm:
     parts = [q, *([s] if c.backup == "iql" else [])]
     if c.guidance != "clean":
         parts.append(v)
-        terms.append(noise_value(v, q, pi, c.weight if c.guidance == "log-expectation" else None))
+        terms.append(noise_value(v, q.score, pi, c.weight if c.guidance == "log-expectation" else None))
     return learner(parts, act, terms, c.optim)

@@ -189,7 +189,8 @@ def prior_of(arm: str, sizes: Sizes) -> tuple[str, Any] | None:
     """(kind, configuration of ``bc``) of the prior that an arm stands on; None for one that trains its own actor."""
     kind = split(arm)[1]
     c = config_of(arm, sizes)
-    if not stands_on(c):
+    stands = stands_on(c)
+    if stands is None or stands[1] is Stands.CLONED:
         return None
     cloned = config_of(f"bc@{kind}", sizes)
     return kind, dataclasses.replace(cloned, chunk=ChunkConfig(sizes.horizon))

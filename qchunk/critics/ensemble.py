@@ -34,6 +34,16 @@ def opinion(critic: Critic, aggregate: Callable[[Array], Array]) -> ValueFn:
     return lambda vars, obs, action=None, level=CLEAN: aggregate(critic.values(vars, obs, action, level))
 
 
+def as_clean(value: ValueFn) -> ValueFn:
+    """A value that takes every chunk for a clean one, whatever its noise level."""
+    return lambda vars, obs, action=None, level=CLEAN: value(vars, obs, action, CLEAN)
+
+
+def scaled(value: ValueFn, scale: float) -> ValueFn:
+    """A value of ``scale`` times the chunk."""
+    return lambda vars, obs, action=None, level=CLEAN: value(vars, obs, scale * action, level)
+
+
 def ensemble(
     c: CriticConfig,
     name: str,

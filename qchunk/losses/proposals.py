@@ -3,20 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from qchunk.actors.editor import beside
 from qchunk.losses.terms import module_names, no_noise, together, weighted_mean
-from qchunk.sampling import count_steps, decode, normal
+from qchunk.sampling import act, count_steps, decode, normal
 from qchunk.system.errors import UserError
-from qchunk.types import Array, Chunk, Kernel, Key, Metrics, Module, Policy, Spec, Term, Together, ValueFn, Vars
+from qchunk.types import (
+    Array,
+    Chunk,
+    DrawFn,
+    Kernel,
+    Key,
+    Metrics,
+    Module,
+    Policy,
+    PyTree,
+    Spec,
+    Term,
+    Together,
+    ValueFn,
+    Vars,
+)
 
 TARGET_ENTROPY = -0.5  # nats per number of a chunk (2507.07969, code)
 
 
-def proposing(kernel: Kernel, terms: Sequence[Term]) -> Together:
-    """Terms on ONE proposal of the actor per window: each gets (noise, chunk [*B, H, A]), the chunk before it is clipped."""
+class Proposal(NamedTuple):
+    """What an actor proposes for a window."""
+
+    noise: Array  # [*B, H, A] that it started from
+    action: Array  # [*B, H, A] before it is clipped
+    seen: PyTree  # what the actor saw: the observation [*B, O], of an editor the plan beside it
+
+
+def noise_of(kernel: Kernel) -> DrawFn:
+    """(key, chunk) -> noise of one chunk for each window: that of its start [*B, H, A], and that of each step [*B, K, H, A] or None."""
 
     def draw(key: Key, chunk: Chunk) -> tuple[Array, Array | None]:
         if not kernel.noisy:
@@ -25,8 +50,33 @@ def proposing(kernel: Kernel, terms: Sequence[Term]) -> Together:
         lead, steps = chunk.action.shape[:-2], (count_steps(kernel), *chunk.action.shape[-2:])
         return normal(start_key, chunk.action.shape), normal(step_key, (*lead, *steps))
 
-    def propose(vars: Vars, noise: tuple[Array, Array | None], chunk: Chunk) -> tuple[Array, Array]:
-        return noise[0], decode(kernel, vars, chunk.obs, *noise)
+    return draw
+
+
+def proposing(kernel: Kernel, terms: Sequence[Term]) -> Together:
+    """Terms on ONE ``Proposal`` of the actor per window, in the place of their noise."""
+
+    def propose(vars: Vars, noise: tuple[Array, Array | None], chunk: Chunk) -> Proposal:
+        return Proposal(noise[0], decode(kernel, vars, chunk.obs, *noise), chunk.obs)
+
+    return together(noise_of(kernel), terms, propose)
+
+
+def editing(editor: Kernel, policy: Policy, scale: float, terms: Sequence[Term]) -> Together:
+    """Terms on ONE ``Proposal`` of an editor (``actors.editor``) per window: a plan of the policy plus ``scale`` times its edit.
+
+    The policy is not trained. ``Proposal.noise`` is the editor's.
+    """
+
+    def draw(key: Key, chunk: Chunk) -> tuple[Key, Array]:
+        plan_key, edit_key = jax.random.split(key)
+        return plan_key, normal(edit_key, chunk.action.shape)
+
+    def propose(vars: Vars, noise: tuple[Key, Array], chunk: Chunk) -> Proposal:
+        key = jax.random.clone(noise[0])  # the same plan for terms that train other modules, which propose anew
+        plan = act(policy, jax.lax.stop_gradient(vars), key, chunk.obs).action
+        seen = beside(chunk.obs, plan)
+        return Proposal(noise[1], plan + scale * decode(editor, vars, seen, noise[1]), seen)
 
     return together(draw, terms, propose)
 
@@ -39,8 +89,8 @@ def ascend(kernel: Kernel, score: ValueFn, relative: bool = False, name: str = "
         relative: divide by the batch's mean |score|, so that its weight means the same at any scale of returns (2106.06860, eq. 5).
     """
 
-    def fn(vars: Vars, made: tuple[Array, Array], chunk: Chunk) -> tuple[Array, Metrics]:
-        q = score(vars, chunk.obs, jnp.clip(made[1], -1.0, 1.0))
+    def fn(vars: Vars, made: Proposal, chunk: Chunk) -> tuple[Array, Metrics]:
+        q = score(vars, chunk.obs, jnp.clip(made.action, -1.0, 1.0))
         scale = jnp.maximum(jax.lax.stop_gradient(jnp.mean(jnp.abs(q))), 1e-8) if relative else 1.0
         return -jnp.mean(q) / scale, {"q": jnp.mean(q)}
 
@@ -57,10 +107,9 @@ def distil(
         weight: chunk -> [*B], what each counts; without it, all do.
     """
 
-    def fn(vars: Vars, made: tuple[Array, Array], chunk: Chunk) -> tuple[Array, Metrics]:
-        noise, action = made
-        aim = teacher.plan(jax.lax.stop_gradient(vars), noise, chunk.obs, None).action
-        apart = jnp.square(action - aim)
+    def fn(vars: Vars, made: Proposal, chunk: Chunk) -> tuple[Array, Metrics]:
+        aim = teacher.plan(jax.lax.stop_gradient(vars), made.noise, chunk.obs, None).action
+        apart = jnp.square(made.action - aim)
         return (jnp.mean(apart) if weight is None else weighted_mean(weight(chunk)[..., None, None], apart)), {}
 
     return Term(name, module_names(kernel), no_noise, fn)
@@ -89,17 +138,18 @@ def entropy(kernel: Kernel, heat: Module) -> tuple[Term, Term]:
         what = " and ".join(m.name for m in kernel.modules)
         raise UserError(f"the density of the {what} Kernel is not known", "take --actor.kind tanh-gaussian")
 
-    def log_prob(vars: Vars, made: tuple[Array, Array], chunk: Chunk) -> Array:
-        return jnp.sum(density(vars, chunk.obs, made[0]), axis=(-2, -1))
+    def log_prob(vars: Vars, made: Proposal) -> Array:
+        return jnp.sum(density(vars, made.seen, made.noise), axis=(-2, -1))
 
-    def bonus(vars: Vars, made: tuple[Array, Array], chunk: Chunk) -> tuple[Array, Metrics]:
-        found = jnp.mean(log_prob(vars, made, chunk))
+    def bonus(vars: Vars, made: Proposal, chunk: Chunk) -> tuple[Array, Metrics]:
+        del chunk
+        found = jnp.mean(log_prob(vars, made))
         return heat.apply(vars.params[heat.name]) * found, {"entropy": -found}
 
-    def tempered(vars: Vars, made: tuple[Array, Array], chunk: Chunk) -> tuple[Array, Metrics]:
+    def tempered(vars: Vars, made: Proposal, chunk: Chunk) -> tuple[Array, Metrics]:
         target = TARGET_ENTROPY * chunk.action.shape[-1] * chunk.action.shape[-2]
         heated = heat.apply(vars.params[heat.name])
-        spare = -jnp.mean(log_prob(vars, made, chunk)) - target
+        spare = -jnp.mean(log_prob(vars, made)) - target
         return heated * spare, {"temperature": heated}
 
     actor = Term("entropy", module_names(kernel), no_noise, bonus)

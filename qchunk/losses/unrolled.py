@@ -10,7 +10,7 @@ import optax
 
 from qchunk.critics import categorical
 from qchunk.losses.gae import gae
-from qchunk.losses.proposals import distil
+from qchunk.losses.proposals import Proposal, distil
 from qchunk.losses.terms import module_names, no_noise, together, weighed, weighted_mean
 from qchunk.planning import Found, Planner
 from qchunk.sampling import decode, normal
@@ -24,8 +24,7 @@ class Unrolled(NamedTuple):
 
     state: Array  # [B, U, F] latent states before each chunk, all but the first of them the model's own
     outputs: Ahead  # [B, U, ...] of the data's chunks, see ``LatentModel.outputs``
-    noise: Array  # [B, U, H, A] of one proposal in each state
-    proposal: Array  # [B, U, H, A] likewise, before it is clipped
+    proposal: Proposal  # [B, U, ...] of the student, one in each state
     later: Array  # [B, U] planned values behind each chunk
     found: Found  # [B, U, ...] what planning found before each chunk; without a learned policy, behind it
 
@@ -62,7 +61,8 @@ def unrolled(
     def shared(vars: Vars, noise: tuple[Key, Array], chunk: Chunk) -> Unrolled:
         found, later = planned(planner, vars, noise[0], chunk, choosing)
         state, outputs = unroll(model, vars, chunk, share)
-        return Unrolled(state, outputs, noise[1], decode(student, vars, state, noise[1]), later, found)
+        proposal = Proposal(noise[1], decode(student, vars, state, noise[1]), state)
+        return Unrolled(state, outputs, proposal, later, found)
 
     copy = distil(student, teacher, weight=counting)
     terms = [
@@ -70,7 +70,7 @@ def unrolled(
         weighed(
             Term("value", (), no_noise, lambda vars, made, chunk: value_loss(model, vars, made, chunk, lam)), value
         ),
-        copy._replace(fn=lambda vars, made, chunk: copy.fn(vars, (made.noise, made.proposal), chunk)),
+        copy._replace(fn=lambda vars, made, chunk: copy.fn(vars, made.proposal, chunk)),
     ]
     if choosing:
         terms.append(Term("policy", (), no_noise, lambda vars, made, chunk: choice_loss(model, vars, made, chunk)))

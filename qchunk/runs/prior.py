@@ -115,7 +115,7 @@ def check(prior: Prior | None, algorithm: str, c: Any, settings: Any, env: Any) 
             raise UserError(f"the first of {steps} denoising steps are a frozen prior's", fix)
         return
     if not stands:
-        fix = "leave --prior out, or take qc-frozen, v-gps, value-guided, dppo or ppo"
+        fix = "leave --prior out, or take qc-frozen, v-gps, value-guided, qam, dsrl, fedit, dppo or ppo"
         raise UserError(f"{algorithm} trains its own actor from data", fix)
     field = stands[0]
     ours, theirs = dataclasses.asdict(getattr(c, field)), dataclasses.asdict(prior.actor)
