@@ -88,7 +88,7 @@ def test_best_of_n_improves_on_the_behaviour_it_imitates():
 
 
 LATENT = LatentConfig((32, 32), size=16, atoms=1, tau=0.05)
-ATOMS, SEARCH = dataclasses.replace(LATENT, atoms=11, support=(-1.0, 1.0)), SearchConfig(8, "learned")
+ATOMS, SEARCH = dataclasses.replace(LATENT, atoms=11, support=(-1.0, 1.0)), SearchConfig(policy="learned")
 RULES = {
     "qc-fql": (qc_fql, QCFQL(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), CRITIC, OPTIM, alpha=0.3)),
     "ifql": (ifql, IFQL(ChunkConfig(2), ACTOR, CRITIC, OPTIM, n=8)),
@@ -103,10 +103,10 @@ RULES = {
     "bam": (bam, BAM(ChunkConfig(2), ACTOR, CRITIC, OPTIM, weight=40.0)),
     "iql": (iql, IQL(ChunkConfig(2), ACTOR, CRITIC, OPTIM, alpha=30.0)),
     "mac": (mac, MAC(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), ModelConfig((32, 32)), CRITIC, OPTIM, depth=2)),
-    "vpn": (vpn, VPN(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), LATENT, OPTIM, n=4, depth=2, unroll=2)),
+    "vpn": (vpn, VPN(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), LATENT, OPTIM, depth=2, unroll=2)),
     "muzero": (
         muzero,
-        MuZero(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), ATOMS, OPTIM, 4, 2, unroll=2, search=SEARCH),
+        MuZero(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), ATOMS, OPTIM, depth=2, unroll=2, search=SEARCH),
     ),
     "rebrac": (rebrac, ReBRAC(ChunkConfig(2), RegressionConfig((32, 32)), CRITIC, OPTIM, alpha=0.01)),
 }
