@@ -14,7 +14,7 @@ from qchunk import names, registry, sampling
 from qchunk.actor_configs import DiffusionConfig, FlowConfig
 from qchunk.actors import actor
 from qchunk.comparison.estimate import Shapes
-from qchunk.config import stands_on
+from qchunk.config import Stands, stands_on
 from qchunk.data import buffer, chunks
 from qchunk.data.buffer import Source
 from qchunk.data.chunks import Dataset
@@ -49,6 +49,8 @@ def configured(title: str, size: Size, steps: int = 10, horizon: int = SPEC.hori
     deep = size.hidden if len(size.hidden) % 2 else size.hidden[:-1]  # 3 x 512 is DPPO's
     differ: dict[str, tuple[str, dict]] = {
         "dppo": ("dppo", {"tuned_steps": steps // 2}),  # both its Kernels walk
+        # they choose among N at every state of a tree, and in U observations of each row
+        **{name: (name, {"n": 8}) for name in ("vpn", "muzero")},
         "bc (diffusion)": ("bc", {"actor": DiffusionConfig(deep)}),
     }
     target, fields = differ.get(title, (title, {}))
@@ -89,9 +91,10 @@ def offline_run(build: Any, c: Any, data: Dataset, seeds: int = 1, first: int = 
 
 
 def given_of(c: Any, spec: Spec = SPEC) -> dict:
-    """Frozen modules for a method that stands on some: a prior's actor."""
-    stands = stands_on(c)
-    return {"actor": actor(getattr(c, stands[0])).modules[0].init(jax.random.key(7), spec)} if stands else {}
+    """Frozen modules for a method that stands on some: a prior's actor. What may be cloned is cloned."""
+    if (stands := stands_on(c)) is None or stands[1] is Stands.CLONED:
+        return {}
+    return {"actor": actor(getattr(c, stands[0])).modules[0].init(jax.random.key(7), spec)}
 
 
 def deciding(policy: Policy) -> Callable:

@@ -33,7 +33,7 @@ from qchunk.drivers.common import init
 from qchunk.seeds import one
 
 COUNTS = {"3x128": 15, "4x512": 5}  # updates a dispatch
-ASKED = {"qc 4x512": 1.15}  # else 1.3
+ASKED = {"qc 4x512": 1.15, **{f"{name} {size}": 2.0 for name in ("vpn", "muzero") for size in SIZES}}  # else 1.3
 
 
 def repeat(fn, args, count: int):

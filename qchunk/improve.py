@@ -103,12 +103,7 @@ def best_plan(policy: Policy, rated: Callable, n: int, slice_rows: int = 0, temp
         values = jax.vmap(lambda p: rated(vars, obs, p, old), in_axes=axis, out_axes=axis)(plans)  # [*B, N]
         # argmax(values / beta + gumbel) is a draw from the softmax; times beta it holds at beta = 0 too
         best = jnp.argmax(values if gumbel is None else values + temperature * gumbel, axis=-1)
-
-        def gather(x: Array) -> Array:
-            index = best.reshape(best.shape + (1,) * (x.ndim - axis))
-            return jnp.squeeze(jnp.take_along_axis(x, index, axis=axis), axis=axis)
-
-        return jax.tree.map(gather, plans)
+        return picked(plans, best)
 
     def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
         rows = slice_rows or (CPU_ROWS if jax.default_backend() == "cpu" else DEVICE_ROWS)
@@ -120,6 +115,16 @@ def best_plan(policy: Policy, rated: Callable, n: int, slice_rows: int = 0, temp
         return jax.lax.map(lambda a: choose(vars, a[0], a[1], *(a[2:] or (None,))), args, batch_size=size)
 
     return policy._replace(draw=draw, plan=plan)
+
+
+def picked(plans: Plan, index: Array) -> Plan:
+    """Number ``index`` [*B] of plans [*B, N, ...]."""
+
+    def gather(x: Array) -> Array:
+        at = index.reshape(index.shape + (1,) * (x.ndim - index.ndim))
+        return jnp.squeeze(jnp.take_along_axis(x, at, axis=index.ndim), axis=index.ndim)
+
+    return jax.tree.map(gather, plans)
 
 
 def lead(obs) -> int:

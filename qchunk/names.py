@@ -86,6 +86,10 @@ ALGORITHMS = {
     "mac": Entry(
         "qchunk.algorithms.mac:mac", "best of N chunks by values of what a model of whole chunks imagines (2512.08108)"
     ),
+    "vpn": Entry("qchunk.algorithms.vpn:vpn", "follows N chunks to a depth in a model of latent states (1707.03497)"),
+    "muzero": Entry(
+        "qchunk.algorithms.muzero:muzero", "Gumbel search over N chunks in a model of latent states (1911.08265)"
+    ),
     "opal": Entry(
         "qchunk.algorithms.opal:opal", "IQL over the skills of an earlier run (bc --actor.kind skills) (2010.13611)"
     ),

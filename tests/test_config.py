@@ -34,11 +34,13 @@ from qchunk.drivers.offline import OfflineSettings
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.losses.reaching import UnevenConfig
+from qchunk.planning import SearchConfig
 from qchunk.system.errors import UserError
+from qchunk.world_model import LatentConfig
 
 SETTINGS = (OfflineSettings, OnlineSettings, OnPolicySettings)
 PARTS = (ChunkConfig, FlowConfig, DiffusionConfig, GaussianConfig, RegressionConfig, CriticConfig, ValueConfig)
-PARTS += (GoalConfig, UnevenConfig)
+PARTS += (GoalConfig, UnevenConfig, LatentConfig, SearchConfig)
 SHIPPED = (*PARTS, OptimConfig, RolloutConfig, *SETTINGS, *(registry.builder(n)[1] for n in sorted(names.ALGORITHMS)))
 
 
@@ -164,6 +166,8 @@ OUTSIDE: dict[str, tuple] = {
         "skill": (0, None),
         "depth": (0, None),
         "more": (0, None),
+        **dict.fromkeys(("keep", "unroll", "simulations", "size"), (0, None)),
+        **{"value_scale": (0.0, None), "gumbel": (-1e-9, None), "value": (-1e-9, None)},
         "kl": (-1e-9, None),
         "bonus": (-1e-9, None),
         "eta": (-1e-9, None),

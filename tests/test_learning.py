@@ -30,6 +30,7 @@ from qchunk.algorithms.idql import IDQL, idql
 from qchunk.algorithms.ifql import IFQL, ifql
 from qchunk.algorithms.iql import IQL, iql
 from qchunk.algorithms.mac import MAC, mac
+from qchunk.algorithms.muzero import MuZero, muzero
 from qchunk.algorithms.qam import QAM, qam
 from qchunk.algorithms.qam_e import QAME, qam_e
 from qchunk.algorithms.qam_f import QAMF, qam_f
@@ -37,6 +38,7 @@ from qchunk.algorithms.qc import QC, qc
 from qchunk.algorithms.qc_fql import QCFQL, qc_fql
 from qchunk.algorithms.qsm import QSM, qsm
 from qchunk.algorithms.rebrac import ReBRAC, rebrac
+from qchunk.algorithms.vpn import VPN, vpn
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig, RolloutConfig, ValueConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.zooms import ZoomConfig
@@ -45,9 +47,10 @@ from qchunk.drivers import train
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.probes.exact import Probe, Rules
+from qchunk.planning import SearchConfig
 from qchunk.play import collecting
 from qchunk.types import view
-from qchunk.world_model import ModelConfig
+from qchunk.world_model import LatentConfig, ModelConfig
 
 TANH = TanhGaussianConfig((32, 32))
 ACTOR, CRITIC, OPTIM = FlowConfig((32, 32), steps=4), CriticConfig((32, 32), tau=0.05), OptimConfig(3e-3)
@@ -95,6 +98,8 @@ def test_best_of_n_improves_on_the_behaviour_it_imitates():
     assert imitated["success"].max() <= 0.7, imitated["success"]
 
 
+LATENT = LatentConfig((32, 32), size=16, atoms=1, tau=0.05)
+ATOMS, SEARCH = dataclasses.replace(LATENT, atoms=11, support=(-1.0, 1.0)), SearchConfig(policy="learned")
 RULES = {
     "qc-fql": (qc_fql, QCFQL(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), CRITIC, OPTIM, alpha=0.3)),
     "ifql": (ifql, IFQL(ChunkConfig(2), ACTOR, CRITIC, OPTIM, n=8)),
@@ -115,6 +120,11 @@ RULES = {
     "dawr": (dawr, DAWR(ChunkConfig(2), DIFFUSION, ValueConfig((32, 32)), OPTIM, depth=2)),
     "iql": (iql, IQL(ChunkConfig(2), ACTOR, CRITIC, OPTIM, alpha=30.0)),
     "mac": (mac, MAC(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), ModelConfig((32, 32)), CRITIC, OPTIM, depth=2)),
+    "vpn": (vpn, VPN(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), LATENT, OPTIM, depth=2, unroll=2)),
+    "muzero": (
+        muzero,
+        MuZero(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), ATOMS, OPTIM, depth=2, unroll=2, search=SEARCH),
+    ),
     "rebrac": (rebrac, ReBRAC(ChunkConfig(2), RegressionConfig((32, 32)), CRITIC, OPTIM, alpha=0.01)),
 }
 

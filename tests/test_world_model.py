@@ -52,7 +52,7 @@ def test_what_a_model_learns_by_hand(vars, chunk):
     found, total = MODEL.ahead(vars, chunk.obs, chunk.action), 0.0
     for b in (0, 2, 3, 4, 5):
         p = 1 / (1 + np.exp(-float(found.going[b])))
-        total += float(np.mean((np.asarray(found.obs[b]) - np.asarray(chunk.next_obs[b, 0])) ** 2))
+        total += float(np.mean((np.asarray(found.state[b]) - np.asarray(chunk.next_obs[b, 0])) ** 2))
         total += float(found.reward[b] - chunk.reward[b, 0]) ** 2
         total -= float(np.log(p if chunk.discount[b, 0] > 0 else 1 - p))
     loss, parts = fitted(MODEL).fn(vars, (), chunk)
@@ -68,7 +68,7 @@ def test_imagined_chunks_follow_each_other(vars, chunk):
         ahead = MODEL.ahead(vars, now, path.action[d])
         np.testing.assert_allclose(path.reward[d], ahead.reward, rtol=1e-4, atol=1e-6)
         np.testing.assert_array_equal(path.going[d], np.asarray(ahead.going) > 0)
-        now = ahead.obs
+        now = ahead.state
     assert path.action.shape == (D, B, H, A) and len(np.unique(path.action[:, 0, 0, 0])) == D
     assert 0 < path.going.mean() < 1
 

@@ -14,7 +14,7 @@ from qchunk.compose import acting, learner
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
-from qchunk.data.chunks import begun
+from qchunk.data.chunks import whole_discount
 from qchunk.improve import best_of_n
 from qchunk.losses.cloning import bc
 from qchunk.losses.imagined import expansion, fitted
@@ -54,7 +54,6 @@ def mac(c: MAC) -> Algorithm:
     pi, mu, model = actor(c.actor), one_step_actor(c.student, "student"), chunk_model(c.model)
     q, v = chunk_q(c.critic, target=False), with_target(state_v(c.critic), rate=c.critic.tau)
     best = lambda n: best_of_n(sample(mu), q.score, n)  # noqa: E731
-    discount = c.chunk.gamma ** begun(c.chunk.horizon, c.chunk)
-    imagined = expansion(model, q, v, best(c.n), discount, c.depth, c.lam)
+    imagined = expansion(model, q, v, best(c.n), whole_discount(c.chunk), c.depth, c.lam)
     teach = proposing(mu, [distil(mu, sample(acting(pi)))])
     return learner([pi, mu, model, q, v], best(c.n * c.more), [bc(pi), teach, fitted(model), imagined], c.optim)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from qchunk import nets
 from qchunk.config import PositiveInt, Range, Widths, config
-from qchunk.system.errors import UserError
+from qchunk.critics import categorical
 from qchunk.types import Array, Key, Module, PyTree, Spec, TargetNetwork, Vars
 
 TIE = 1e-4  # bins whose values differ by less are as good as each other, and one is drawn (code)
@@ -41,9 +41,7 @@ class ZoomConfig:
 
     def check(self, where: str) -> None:
         """Raises UserError where the support is empty."""
-        low, high = self.support
-        if not low < high:
-            raise UserError(f"--{where}support {low:g} {high:g} does not ascend", "give the lowest return first")
+        categorical.check_support(self.support, where)
 
 
 class Cells(NamedTuple):
@@ -91,14 +89,12 @@ def zoom_q(c: ZoomConfig, name: str = "critic") -> ZoomCritic:
 
 def values(logits: Array, c: ZoomConfig) -> Array:
     """The expected return of logits [..., atoms]: [...]."""
-    if c.atoms == 1:
-        return logits[..., 0]
-    return jnp.sum(jax.nn.softmax(logits) * atoms(c), axis=-1)
+    return logits[..., 0] if c.atoms == 1 else categorical.mean(logits, c.support)
 
 
 def atoms(c: ZoomConfig) -> Array:
     """The returns that the atoms stand for: [atoms]."""
-    return jnp.linspace(*c.support, c.atoms)
+    return categorical.atoms(c.support, c.atoms)
 
 
 def cells(action: Array, c: ZoomConfig) -> Cells:

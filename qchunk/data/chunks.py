@@ -201,6 +201,11 @@ def begun(steps, c: ChunkConfig):
     return steps if c.discount == "step" else steps // c.horizon
 
 
+def whole_discount(c: ChunkConfig):
+    """gamma^h, the discount of a whole chunk."""
+    return c.gamma ** begun(c.horizon, c)
+
+
 def of_decision(steps: Steps, c: ChunkConfig) -> Chunk:
     """What one decision of E environments led to, h steps [h, E, ...] played of its plan; without extras.
 

@@ -28,7 +28,7 @@ def fitted(model: WorldModel, name: str = "model") -> Term:
         next_obs = nets.flatten_obs(jax.tree.map(lambda o: o[..., -1, :], chunk.next_obs))
         goes_on = (chunk.discount[..., -1] > 0).astype(jnp.float32)
         errors = {
-            "obs": jnp.mean(jnp.square(found.obs - next_obs), axis=-1),
+            "obs": jnp.mean(jnp.square(found.state - next_obs), axis=-1),
             "reward": jnp.square(found.reward - chunk.reward[..., -1]),
             "end": optax.sigmoid_binary_cross_entropy(found.going, goes_on),
         }

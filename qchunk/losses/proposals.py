@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from qchunk.actors.editor import beside
-from qchunk.losses.terms import module_names, no_noise, together
+from qchunk.losses.terms import module_names, no_noise, together, weighted_mean
 from qchunk.sampling import act, count_steps, decode, normal
 from qchunk.system.errors import UserError
 from qchunk.types import (
@@ -116,16 +116,20 @@ def _size(q: Array) -> Array:
     return jnp.maximum(jax.lax.stop_gradient(jnp.mean(jnp.abs(q))), 1e-8)
 
 
-def distil(kernel: Kernel, teacher: Policy, name: str = "distil") -> Term:
+def distil(
+    kernel: Kernel, teacher: Policy, name: str = "distil", weight: Callable[[Chunk], Array] | None = None
+) -> Term:
     """Distillation: mean squared distance of the proposal to the teacher's chunk from the same noise (2502.02538, eq. 8).
 
     Args:
         teacher: a policy whose noise is [*B, H, A], such as ``sample`` of a flow. It is not trained.
+        weight: chunk -> [*B], what each counts; without it, all do.
     """
 
     def fn(vars: Vars, made: Proposal, chunk: Chunk) -> tuple[Array, Metrics]:
         aim = teacher.plan(jax.lax.stop_gradient(vars), made.noise, chunk.obs, None).action
-        return jnp.mean(jnp.square(made.action - aim)), {}
+        apart = jnp.square(made.action - aim)
+        return (jnp.mean(apart) if weight is None else weighted_mean(weight(chunk)[..., None, None], apart)), {}
 
     return Term(name, module_names(kernel), no_noise, fn)
 

@@ -44,6 +44,18 @@ def weighed(term: Term, weight: float) -> Term:
     return term._replace(fn=fn)
 
 
+def of_first(term: Term) -> Term:
+    """The same term, shown the first of U consecutive chunks [B, U]."""
+
+    def first(chunk: Chunk) -> Chunk:
+        return jax.tree.map(lambda x: x[:, 0], chunk)
+
+    return term._replace(
+        draw=lambda key, chunk: term.draw(key, first(chunk)),
+        fn=lambda vars, noise, chunk: term.fn(vars, noise, first(chunk)),
+    )
+
+
 def weighted_mean(weight: Array, value: Array) -> Array:
     """sum(w * v) / sum(w), and 0 where nothing counts. Shapes of ``weight`` and ``value`` broadcast."""
     weight = jnp.broadcast_to(weight, jnp.broadcast_shapes(weight.shape, value.shape))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from qchunk.critics.categorical import two_hot
 from qchunk.critics.zooms import Cells, ZoomConfig, ZoomCritic, atoms, best, cells, chosen, chunk_of, draw_bins, values
 from qchunk.data.demonstrations import DEMONSTRATION
 from qchunk.losses.terms import module_names, no_noise, together, weighted_mean
@@ -76,10 +77,7 @@ def projected(later: Array, reward: Array, discount: Array, c: ZoomConfig) -> Ar
     Args:
         later: [..., atoms]; ``reward`` and ``discount`` [...] broadcast against it.
     """
-    low, high = c.support
-    at = jnp.clip(reward[..., None] + discount[..., None] * atoms(c), low, high)
-    place = (at - low) / (high - low) * (c.atoms - 1)  # in atoms, from the first one on
-    share = jnp.maximum(0.0, 1.0 - jnp.abs(place[..., None] - jnp.arange(c.atoms)))  # [..., from, to]
+    share = two_hot(reward[..., None] + discount[..., None] * atoms(c), c.support, c.atoms)  # [..., from, to]
     return jnp.einsum("...f,...ft->...t", later, jnp.broadcast_to(share, (*later.shape, c.atoms)))
 
 
