@@ -79,13 +79,15 @@ def spec(method):
     return SPECS[needs_goals(type(method[1]))]
 
 
-WHOLE = ("qc", "ppo")  # methods that no test leaves out
+WHOLE = ("qc", "ppo")  # methods that no test leaves out, one for each way in which seeds are trained
 TRAINS = {"trained", "one_update"}  # fixtures that compile a training program
+OF_SEEDS = ("a_seed_alone_and_among_others", "seeds_vmapped_as_on_an_accelerator")  # what is around a method, not in it
 
 
 def pytest_generate_tests(metafunc):
     if "method" in metafunc.fixturenames:
-        every = sorted(names.ALGORITHMS)
+        seeds = metafunc.function.__name__.removeprefix("test_") in OF_SEEDS
+        every = sorted(WHOLE if seeds else names.ALGORITHMS)
         quick = WHOLE if TRAINS & set(metafunc.fixturenames) else every
         metafunc.parametrize("method", slow_but(quick, every), indirect=True, scope="module")
 
