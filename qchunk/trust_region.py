@@ -1,0 +1,159 @@
+"""Trust regions of Gaussians: a new one projected into a region around an old one, and its entropy kept (2101.09207).
+
+Pure functions of a mean and of a root of the covariance: any matrix R with R R^T the covariance. Both Gaussians of a call have
+the same kind of root, the symmetric one or the Cholesky factor. Everything is differentiable, also on a bound. D numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qchunk.types import Array
+
+HALVINGS = 60  # of the interval that a bisection searches
+RANGE = (-12.0, 20.0)  # logarithms of the multipliers that it searches
+
+
+class Gaussian(NamedTuple):
+    """A Gaussian. Leading axes of mean and root broadcast."""
+
+    mean: Array  # [*B, D]
+    root: Array  # [*B, D, D]
+
+
+Projection = Callable[[Gaussian, Gaussian, Any, Any], Gaussian]
+"""(new, old, bound of the mean's part, bound of the covariance's part) -> the Gaussian nearest to the new one inside both."""
+
+
+def w2_parts(new: Gaussian, old: Gaussian, scaled: bool = True) -> tuple[Array, Array]:
+    """The squared Wasserstein distance of two Gaussians whose covariances commute, in its parts of means and roots ([*B] each).
+
+    |mean - mean_old|^2 and |root - root_old|^2 (of all entries), or both ``scaled`` by root_old^-1 (2101.09207, section 4). Where
+    covariances do not commute, or roots are Cholesky factors, the second is an upper bound of the unscaled distance of covariances.
+    """
+    away, apart = new.mean - old.mean, new.root - old.root
+    if scaled:
+        away, apart = _solved(old.root, away[..., None])[..., 0], _solved(old.root, apart)
+    return jnp.sum(jnp.square(away), axis=-1), jnp.sum(jnp.square(apart), axis=(-2, -1))
+
+
+def kl_parts(new: Gaussian, old: Gaussian) -> tuple[Array, Array]:
+    """KL(new || old) in its parts: half the squared Mahalanobis distance of the means, and what the covariances add ([*B] each)."""
+    away = _solved(old.root, (new.mean - old.mean)[..., None])[..., 0]
+    relative = _solved(old.root, new.root)
+    excess = jnp.sum(jnp.square(relative), axis=(-2, -1)) - relative.shape[-1]
+    return 0.5 * jnp.sum(jnp.square(away), axis=-1), 0.5 * excess - jnp.linalg.slogdet(relative)[1]
+
+
+def project_w2(new: Gaussian, old: Gaussian, mean_bound: Any, root_bound: Any, scaled: bool = True) -> Gaussian:
+    """Projection by ``w2_parts``, in closed form: mean and root move straight towards the old ones (2101.09207, section 4)."""
+    mean_part, root_part = w2_parts(new, old, scaled)
+    mean = _drawn(new.mean, old.mean, mean_part[..., None], mean_bound)
+    return Gaussian(mean, _drawn(new.root, old.root, root_part[..., None, None], root_bound))
+
+
+def project_kl(new: Gaussian, old: Gaussian, mean_bound: Any, cov_bound: Any) -> Gaussian:
+    """Projection by ``kl_parts``; its root is a Cholesky factor (2101.09207, section 4).
+
+    The precision becomes (eta old + new) / (1 + eta) with the multiplier eta >= 0 that meets the bound. It is found by bisection;
+    its gradient is that of the equation that it solves, by one step of Newton's rule there.
+    """
+    mean_part, cov_part = kl_parts(new, old)
+    relative = _solved(old.root, new.root)
+    variance = _times(relative, _turned(relative))  # of the new one where the old one has 1, [*B, D, D]
+    outside = cov_part > cov_bound
+    eye = jnp.eye(variance.shape[-1], dtype=variance.dtype)
+    safe = jnp.where(outside[..., None, None], variance, 4.0 * eye)  # gradients of what is not chosen stay finite
+    eta = _multiplier(1.0 / jnp.linalg.eigvalsh(safe), jnp.where(outside, cov_bound, 0.1))[..., None, None]
+    inside = (1.0 + eta) * jnp.linalg.solve(eye + eta * safe, safe)
+    cov = _times(_times(old.root, 0.5 * (inside + _turned(inside))), _turned(old.root))
+    kept = jnp.where(outside[..., None, None], cov, _times(new.root, _turned(new.root)))
+    return Gaussian(_drawn(new.mean, old.mean, mean_part[..., None], mean_bound), jnp.linalg.cholesky(kept))
+
+
+def unbounded(new: Gaussian, old: Gaussian, mean_bound: Any, root_bound: Any) -> Gaussian:
+    """No projection."""
+    del old, mean_bound, root_bound
+    return new
+
+
+PROJECTIONS: dict[str, Projection] = {
+    "w2": project_w2,
+    "w2-unscaled": functools.partial(project_w2, scaled=False),
+    "kl": project_kl,
+    "none": unbounded,
+}
+
+
+def entropy(root: Array) -> Array:
+    """Differential entropy in nats [*B], of a root [*B, D, D]."""
+    return 0.5 * root.shape[-1] * np.log(2 * np.pi * np.e) + jnp.linalg.slogdet(root)[1]
+
+
+def with_entropy(root: Array, floor: Any, exactly: bool = False) -> Array:
+    """The root [*B, D, D], widened alike in all directions where its entropy lies below ``floor`` nats (2101.09207, section 4).
+
+    Args:
+        floor: beta, [*B] or a number.
+        exactly: also narrowed where it lies above.
+    """
+    lacking = floor - entropy(root)
+    if not exactly:
+        lacking = jnp.maximum(lacking, 0.0)
+    return root * jnp.exp(lacking / root.shape[-1])[..., None, None]
+
+
+def entropy_of_std(std: Any, numbers: int) -> Array:
+    """The entropy in nats of so many independent numbers, each of this standard deviation."""
+    return numbers * (0.5 * np.log(2 * np.pi * np.e) + jnp.log(std))
+
+
+def _drawn(new: Array, old: Array, part: Array, bound: Any) -> Array:
+    """(new + w old) / (1 + w) with w = sqrt(part / bound) - 1 where ``part``, a squared distance, is over its bound."""
+    outside = part > bound
+    share = jnp.sqrt(bound / jnp.where(outside, part, bound))
+    return jnp.where(outside, old + share * (new - old), new)
+
+
+def _multiplier(precision: Array, bound: Array) -> Array:
+    """eta [*B], at which precisions (eta + p) / (1 + eta) of p [*B, D] are ``bound`` [*B] nats from those of 1."""
+
+    def over(log_eta: Array, p: Array, bound: Array) -> Array:
+        eta = jnp.exp(log_eta)[..., None]
+        excess = (1.0 - p) / (eta + p)
+        return 0.5 * jnp.sum(excess - jnp.log1p(excess), axis=-1) - bound
+
+    fixed, aim = jax.lax.stop_gradient((precision, jnp.broadcast_to(bound, precision.shape[:-1])))
+
+    def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = 0.5 * (low + high)
+        far = over(middle, fixed, aim) > 0
+        return jnp.where(far, middle, low), jnp.where(far, high, middle)
+
+    ends = tuple(jnp.full_like(aim, end) for end in RANGE)
+    found = jax.lax.stop_gradient(sum(jax.lax.fori_loop(0, HALVINGS, halve, ends)) / 2)
+    slope = jax.grad(lambda at: jnp.sum(over(at, fixed, aim)))(found)
+    # the value is 0 here, and its gradient that of the implicit function
+    return jnp.exp(found - (over(found, precision, bound) - over(found, fixed, aim)) / slope)
+
+
+def _solved(root: Array, x: Array) -> Array:
+    """root^-1 x."""
+    lead = jnp.broadcast_shapes(root.shape[:-2], x.shape[:-2])
+    whole = [jnp.broadcast_to(m, (*lead, *m.shape[-2:])) for m in (root, x)]
+    return jnp.linalg.solve(*whole)
+
+
+def _times(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision="highest")
+
+
+def _turned(m: Array) -> Array:
+    return jnp.swapaxes(m, -2, -1)
