@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk.types import Array
+from qchunk.config import config
+from qchunk.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, Range
+from qchunk.schedules import linear, scheduled
+from qchunk.target_networks import target_view
+from qchunk.types import Algorithm, Array, PyTree, Vars
 
+FLOOR = "entropy_floor"  # of ``Vars.stats``: nats for each number
 HALVINGS = 60  # of the interval that a bisection searches
 RANGE = (-12.0, 20.0)  # logarithms of the multipliers that it searches
 
@@ -26,6 +31,9 @@ class Gaussian(NamedTuple):
     mean: Array  # [*B, D]
     root: Array  # [*B, D, D]
 
+
+GaussianFn = Callable[[Vars, PyTree], Gaussian]
+"""(vars, obs [*B, O]) -> Gaussian."""
 
 Projection = Callable[[Gaussian, Gaussian, Any, Any], Gaussian]
 """(new, old, bound of the mean's part, bound of the covariance's part) -> the Gaussian nearest to the new one inside both."""
@@ -114,6 +122,46 @@ def entropy_of_std(std: Any, numbers: int) -> Array:
     return numbers * (0.5 * np.log(2 * np.pi * np.e) + jnp.log(std))
 
 
+@config
+class TrustRegionConfig:
+    """How near a Gaussian stays to its moving average, and how random (2410.09536; bounds of its box pushing)."""
+
+    distance: Literal["w2", "w2-unscaled", "kl", "none"] = "w2"
+    """Wasserstein, in units of the average's deviations or of actions; or Kullback and Leibler's divergence; or no region."""
+    mean: PositiveFloat = 0.05
+    """Bound of the mean's part of the distance, for each observation."""
+    cov: PositiveFloat = 0.0005
+    """Bound of the covariance's part."""
+    follow: Annotated[float, Range(above=0, high=1)] = 0.005
+    """Rate of the moving average, in (0, 1]."""
+    regress: NonNegativeFloat = 1.0
+    """Weight of the divergence of the Gaussian from its own projection."""
+    floor: Annotated[float, Range(above=0, high=1)] = 0.05
+    """The least entropy is that of independent numbers of this standard deviation, in units of action ..."""
+    floor_updates: NonNegativeInt = 0
+    """... after so many updates, from the entropy at first; 0: at once."""
+
+
+def trusted(gaussian: GaussianFn, c: TrustRegionConfig) -> GaussianFn:
+    """The same Gaussian, projected into the region around its target network's (the old policy); entropy at least as ``Vars.stats[FLOOR]`` says.
+
+    The floor comes last and may lead out of the region. Gradients do not reach the old policy.
+    """
+
+    def found(vars: Vars, obs: PyTree) -> Gaussian:
+        old = jax.lax.stop_gradient(gaussian(target_view(vars), obs))
+        near = PROJECTIONS[c.distance](gaussian(vars, obs), old, c.mean, c.cov)
+        return near._replace(root=with_entropy(near.root, vars.stats[FLOOR] * near.root.shape[-1]))
+
+    return found
+
+
+def with_floor(algorithm: Algorithm, c: TrustRegionConfig, std: Any) -> Algorithm:
+    """The same algorithm with the floor that ``trusted`` reads: it falls linearly in entropy, from that of ``std``."""
+    start, end = (entropy_of_std(x, 1) for x in (std, c.floor))
+    return scheduled(algorithm, FLOOR, linear(start, end, c.floor_updates))
+
+
 def _drawn(new: Array, old: Array, part: Array, bound: Any) -> Array:
     """(new + w old) / (1 + w) with w = sqrt(part / bound) - 1 where ``part``, a squared distance, is over its bound."""
     outside = part > bound
@@ -145,10 +193,13 @@ def _multiplier(precision: Array, bound: Array) -> Array:
 
 
 def _solved(root: Array, x: Array) -> Array:
-    """root^-1 x."""
+    """root^-1 x, for x [*B, D, n]; a root that all share is factored once."""
+    if root.ndim == 2:
+        moved = jnp.moveaxis(x, -2, 0)
+        found = jnp.linalg.solve(root, moved.reshape(root.shape[0], -1)).reshape(moved.shape)
+        return jnp.moveaxis(found, 0, -2)
     lead = jnp.broadcast_shapes(root.shape[:-2], x.shape[:-2])
-    whole = [jnp.broadcast_to(m, (*lead, *m.shape[-2:])) for m in (root, x)]
-    return jnp.linalg.solve(*whole)
+    return jnp.linalg.solve(*(jnp.broadcast_to(m, (*lead, *m.shape[-2:])) for m in (root, x)))
 
 
 def _times(a: Array, b: Array) -> Array:

@@ -243,6 +243,9 @@ class Algorithm(NamedTuple):
     stop: StopFn
     freeze: Callable[[Learner], dict]  # its modules by name, as a later stage is given them
     draw: DrawChunkFn | None = None  # None: ``buffer.draw``
+    primitives: bool = (
+        False  # whether it turns weights into chunks itself; others are wrapped (primitives.in_primitives)
+    )
 
 
 InitFn = Callable[[Key, Spec], PyTree]
