@@ -83,7 +83,9 @@ def entropy(kernel: Kernel, heat: Module) -> tuple[Term, Term]:
     """
     if (density := kernel.density) is None:
         what = " and ".join(m.name for m in kernel.modules)
-        raise UserError(f"the density of the {what} Kernel is not known", "take --actor.kind tanh-gaussian")
+        raise UserError(
+            f"the density of the {what} Kernel is not known", "take --actor.kind tanh-gaussian or full-gaussian"
+        )
 
     def log_prob(vars: Vars, made: tuple[Array, Array], chunk: Chunk) -> Array:
         return jnp.sum(density(vars, chunk.obs, made[0]), axis=(-2, -1))
