@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import distrax
 import jax
@@ -102,7 +103,8 @@ def test_the_value_of_no_action_is_that_of_the_state(network):
     q, v = (prefix_q(c, M, POINTS, read=read) for read in (None, (0,)))
     vars = Vars({"critic": q.modules[0].init(jax.random.key(0), SPEC)}, {}, {}, {})
     obs, one, two = (jax.random.normal(jax.random.key(i), s) for i, s in ((1, (5, O)), (2, (5, M, A)), (3, (5, M, A))))
-    both = [q.values(vars, obs, chunk) for chunk in (one, one.at[:, 2:].set(two[:, 2:]))]
+    values = jax.jit(q.values)
+    both = [values(vars, obs, chunk) for chunk in (one, one.at[:, 2:].set(two[:, 2:]))]
     assert both[0].shape == (2, 5, M + 1)
     np.testing.assert_allclose(both[0][..., :3], both[1][..., :3], atol=1e-6)
     assert (np.abs(both[0][..., 3:] - both[1][..., 3:]) > 1e-4).any()
@@ -124,7 +126,8 @@ def test_segments_of_plans_against_a_slow_loop():
     steps = np.asarray([t % H for _, t in rows], np.int32)
     data = chunks.dataset(obs, action, reward, terminal, final, {"plan_step": steps})
     c = ChunkConfig(H, gamma=GAMMA, starts="decision")
-    drawn = jax.jit(lambda key: draw_segments(key, Source(data), c, 64, LENGTHS))(jax.random.key(0))
+    draw = jax.jit(lambda key: draw_segments(key, Source(data), c, 64, LENGTHS))
+    drawn = jax.tree.map(np.asarray, draw(jax.random.key(0)))
     assert drawn.action.shape == (64, 2, H, A) and drawn.reward.shape == (64, 2, M)
     seen = set()
     for b in range(64):
@@ -158,7 +161,8 @@ def test_segments_of_a_ring_are_those_of_a_data_set():
     out = buffer.Steps(obs, 0.1 * shape(A), shape(), zero, zero.at[11].set(1.0), jnp.roll(obs, -1, 0), **more)
     ring = buffer.write(ring, out)
     c = ChunkConfig(H, gamma=GAMMA, starts="decision")
-    drawn = draw_segments(jax.random.key(0), Source(None, ring), c, 32, LENGTHS)
+    draw = jax.jit(lambda key, ring: draw_segments(key, Source(None, ring), c, 32, LENGTHS))
+    drawn = jax.tree.map(np.asarray, draw(jax.random.key(0), ring))
     for b in range(32):
         plan, begin = drawn.obs[b, 0], int(drawn.extras[BEGIN][b, 0])
         t, e = (int(x) for x in np.argwhere((np.asarray(obs) == plan).all(-1))[0])
@@ -234,8 +238,14 @@ def critics():
 
 def value(q, vars, obs, action, step):
     """min of the members' values [M + 1] of ONE observation and chunk [<= M, A] at a step of its plan."""
-    padded = jnp.zeros((M, A)).at[: len(action)].set(action)
-    return np.asarray(q.values(vars, at_step(obs, jnp.asarray(step), H), padded))
+    padded = np.zeros((M, A), np.float32)
+    padded[: len(action)] = action
+    return np.asarray(valued(q, vars, np.asarray(obs), padded, step))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def valued(q, vars, obs, action, step):
+    return q.values(vars, at_step(obs, step, H), action)
 
 
 def test_temporal_differences_of_segments_against_a_slow_loop(critics):
@@ -244,7 +254,8 @@ def test_temporal_differences_of_segments_against_a_slow_loop(critics):
     fresh = 0.3 * jnp.tanh(jax.random.normal(jax.random.key(5), (7, H, A)))
     term = td_of_segments(q, v, fixed_policy(fresh), going_on(c))
     loss, metrics = jax.jit(lambda: term.fn(vars, jax.random.key(0), chunk))()
-    moved = going_on(c)(fresh, chunk.action[:, 0], chunk.extras[BEGIN][:, 0])
+    moved = np.asarray(going_on(c)(fresh, chunk.action[:, 0], chunk.extras[BEGIN][:, 0]))
+    chunk = jax.tree.map(np.asarray, chunk)
     total = count = targets = 0.0
     for b in range(7):
         k, steps = int(chunk.extras[BEGIN][b, 0]), int(chunk.extras[STEPS][b, 0])
@@ -270,7 +281,7 @@ def test_ascent_of_segments_against_a_slow_loop(critics):
     plan = jnp.tanh(jax.random.normal(jax.random.key(6), (7, H, A)))
     term = lambda plan: ascend_segments(q, fixed_policy(plan), ("actor",)).fn(vars, jax.random.key(0), chunk)[0]  # noqa: E731
     loss, slope = jax.jit(jax.value_and_grad(term))(plan)
-    total = 0.0
+    chunk, plan, total = jax.tree.map(np.asarray, chunk), np.asarray(plan), 0.0
     for b in range(7):
         k, steps = int(chunk.extras[BEGIN][b, 0]), int(chunk.extras[STEPS][b, 0])
         total += value(q, vars, chunk.obs[b, 1], plan[b, k : k + steps], k).min(0)[1 : steps + 1].sum()
