@@ -25,21 +25,21 @@ HALVINGS = 60  # of the interval that a bisection searches
 RANGE = (-12.0, 20.0)  # logarithms of the multipliers that it searches
 
 
-class Gaussian(NamedTuple):
+class Normal(NamedTuple):
     """A Gaussian. Leading axes of mean and root broadcast."""
 
     mean: Array  # [*B, D]
     root: Array  # [*B, D, D]
 
 
-GaussianFn = Callable[[Vars, PyTree], Gaussian]
-"""(vars, obs [*B, O]) -> Gaussian."""
+NormalFn = Callable[[Vars, PyTree], Normal]
+"""(vars, obs [*B, O]) -> Normal."""
 
-Projection = Callable[[Gaussian, Gaussian, Any, Any], Gaussian]
+Projection = Callable[[Normal, Normal, Any, Any], Normal]
 """(new, old, bound of the mean's part, bound of the covariance's part) -> the Gaussian nearest to the new one inside both."""
 
 
-def w2_parts(new: Gaussian, old: Gaussian, scaled: bool = True) -> tuple[Array, Array]:
+def w2_parts(new: Normal, old: Normal, scaled: bool = True) -> tuple[Array, Array]:
     """The squared Wasserstein distance of two Gaussians whose covariances commute, in its parts of means and roots ([*B] each).
 
     |mean - mean_old|^2 and |root - root_old|^2 (of all entries), or both ``scaled`` by root_old^-1 (2101.09207, section 4). Where
@@ -51,7 +51,7 @@ def w2_parts(new: Gaussian, old: Gaussian, scaled: bool = True) -> tuple[Array, 
     return jnp.sum(jnp.square(away), axis=-1), jnp.sum(jnp.square(apart), axis=(-2, -1))
 
 
-def kl_parts(new: Gaussian, old: Gaussian) -> tuple[Array, Array]:
+def kl_parts(new: Normal, old: Normal) -> tuple[Array, Array]:
     """KL(new || old) in its parts: half the squared Mahalanobis distance of the means, and what the covariances add ([*B] each)."""
     away = _solved(old.root, (new.mean - old.mean)[..., None])[..., 0]
     relative = _solved(old.root, new.root)
@@ -59,14 +59,14 @@ def kl_parts(new: Gaussian, old: Gaussian) -> tuple[Array, Array]:
     return 0.5 * jnp.sum(jnp.square(away), axis=-1), 0.5 * excess - jnp.linalg.slogdet(relative)[1]
 
 
-def project_w2(new: Gaussian, old: Gaussian, mean_bound: Any, root_bound: Any, scaled: bool = True) -> Gaussian:
+def project_w2(new: Normal, old: Normal, mean_bound: Any, root_bound: Any, scaled: bool = True) -> Normal:
     """Projection by ``w2_parts``, in closed form: mean and root move straight towards the old ones (2101.09207, section 4)."""
     mean_part, root_part = w2_parts(new, old, scaled)
     mean = _drawn(new.mean, old.mean, mean_part[..., None], mean_bound)
-    return Gaussian(mean, _drawn(new.root, old.root, root_part[..., None, None], root_bound))
+    return Normal(mean, _drawn(new.root, old.root, root_part[..., None, None], root_bound))
 
 
-def project_kl(new: Gaussian, old: Gaussian, mean_bound: Any, cov_bound: Any) -> Gaussian:
+def project_kl(new: Normal, old: Normal, mean_bound: Any, cov_bound: Any) -> Normal:
     """Projection by ``kl_parts``; its root is a Cholesky factor (2101.09207, section 4).
 
     The precision becomes (eta old + new) / (1 + eta) with the multiplier eta >= 0 that meets the bound. It is found by bisection;
@@ -82,10 +82,10 @@ def project_kl(new: Gaussian, old: Gaussian, mean_bound: Any, cov_bound: Any) ->
     inside = (1.0 + eta) * jnp.linalg.solve(eye + eta * safe, safe)
     cov = _times(_times(old.root, 0.5 * (inside + _turned(inside))), _turned(old.root))
     kept = jnp.where(outside[..., None, None], cov, _times(new.root, _turned(new.root)))
-    return Gaussian(_drawn(new.mean, old.mean, mean_part[..., None], mean_bound), jnp.linalg.cholesky(kept))
+    return Normal(_drawn(new.mean, old.mean, mean_part[..., None], mean_bound), jnp.linalg.cholesky(kept))
 
 
-def unbounded(new: Gaussian, old: Gaussian, mean_bound: Any, root_bound: Any) -> Gaussian:
+def unbounded(new: Normal, old: Normal, mean_bound: Any, root_bound: Any) -> Normal:
     """No projection."""
     del old, mean_bound, root_bound
     return new
@@ -142,13 +142,13 @@ class TrustRegionConfig:
     """... after so many updates, from the entropy at first; 0: at once."""
 
 
-def trusted(gaussian: GaussianFn, c: TrustRegionConfig) -> GaussianFn:
+def trusted(gaussian: NormalFn, c: TrustRegionConfig) -> NormalFn:
     """The same Gaussian, projected into the region around its target network's (the old policy); entropy at least as ``Vars.stats[FLOOR]`` says.
 
     The floor comes last and may lead out of the region. Gradients do not reach the old policy.
     """
 
-    def found(vars: Vars, obs: PyTree) -> Gaussian:
+    def found(vars: Vars, obs: PyTree) -> Normal:
         old = jax.lax.stop_gradient(gaussian(target_view(vars), obs))
         near = PROJECTIONS[c.distance](gaussian(vars, obs), old, c.mean, c.cov)
         return near._replace(root=with_entropy(near.root, vars.stats[FLOOR] * near.root.shape[-1]))

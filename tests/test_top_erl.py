@@ -25,7 +25,7 @@ from qchunk.data.segments import BEGIN, STEPS, draw_segments, published_lengths
 from qchunk.drivers import train
 from qchunk.drivers.from_scratch import FromScratchSettings
 from qchunk.drivers.online import OnlineSettings
-from qchunk.losses.segments import ascend_segments, at_step, stay_in_region, td_of_segments, timed
+from qchunk.losses.episodic import ascend_segments, at_step, stay_in_region, td_of_segments, timed
 from qchunk.primitives import codec, going_on
 from qchunk.sampling import act, sample
 from qchunk.target_networks import target_view
@@ -55,7 +55,7 @@ def correlated(seed=0, spec=SPEC):
 def test_its_density_is_that_of_the_joint_gaussian():
     vars, obs, pi = correlated(), jax.random.normal(jax.random.key(3), (5, O)), full_gaussian(ACTOR)
     z = jax.random.normal(jax.random.key(4), (5, H, A))
-    g = full_gaussian_of(ACTOR)(vars, obs)
+    g = full_gaussian_of(ACTOR)[1](vars, obs)
     chunk = act(sample(pi)._replace(draw=lambda *a: z), vars, jax.random.key(0), obs).action
     wanted = g.mean + jnp.einsum("ij,bj->bi", g.root, z.reshape(5, -1))
     np.testing.assert_allclose(chunk.reshape(5, -1), jnp.clip(wanted, -1, 1), atol=1e-6)
@@ -83,7 +83,7 @@ def test_other_methods_take_it():
     s = OnlineSettings(offline_steps=400, log_every=400, episodes=2, batch=256)
     *_, saved = train(bc, BC(c, ACTOR, OptimConfig(1e-2)), env=env, data=data, settings=s)
     learned = jax.tree.map(lambda x: x[0], view(saved.learner, {}))
-    g = full_gaussian_of(ACTOR)(learned, jnp.zeros(2))
+    g = full_gaussian_of(ACTOR)[1](learned, jnp.zeros(2))
     np.testing.assert_allclose(g.root @ g.root.T, np.cov(action.reshape(-1, 3)[:, :2].T), atol=0.015)
     made = rlpd(RLPD(ChunkConfig(H), ACTOR, CriticConfig((16,), members=2)))
     learner = made.init(jax.random.key(0), SPEC)
@@ -293,7 +293,7 @@ def test_ascent_of_segments_against_a_slow_loop(critics):
 def test_regression_on_the_projection():
     """KL(free || projected) by distrax; its gradient reaches the free Gaussian, not what it is held against."""
     c = TrustRegionConfig(mean=0.01, cov=0.001, floor=0.01)
-    free = full_gaussian_of(ACTOR)
+    free = full_gaussian_of(ACTOR)[1]
     near = trusted(free, c)
     vars = correlated(0)._replace(targets=correlated(5).params, stats={FLOOR: jnp.asarray(-10.0)})
     chunk = batch_of()
@@ -326,10 +326,15 @@ S = FromScratchSettings(
 
 
 @pytest.fixture(scope="module")
-def events():
+def env():
+    return envs.make("probe/pursuit")
+
+
+@pytest.fixture(scope="module")
+def events(env):
     s = dataclasses.replace(S, online_eval_every=120)
     keep = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731
-    found = train(top_erl, C, env=envs.make("probe/pursuit"), settings=s)
+    found = train(top_erl, C, env=env, settings=s)
     return [e._replace(learner=keep(e.learner), state=keep(e.state)) for e in found]
 
 
@@ -341,18 +346,18 @@ def test_networks_see_weights_or_actions(events):
     assert int(events[-1].learner.step) == (240 - 72) // 4
 
 
-def test_an_online_run_resumes_to_the_same_bits(events):
+def test_an_online_run_resumes_to_the_same_bits(env, events):
     half = next(e for e in events if e.kind == "checkpoint")
     s = dataclasses.replace(S, online_eval_every=120)
     learner, state = (jax.tree.map(jnp.copy, x) for x in (half.learner, half.state))
-    *_, last = train(top_erl, C, env=envs.make("probe/pursuit"), settings=s, learner=learner, state=state)
+    *_, last = train(top_erl, C, env=env, settings=s, learner=learner, state=state)
     pairs = zip(*(jax.tree.leaves(e.learner) for e in (last, events[-1])), strict=True)
     assert all(np.array_equal(a, b) for a, b in pairs)
 
 
 def test_bounds_and_floor_hold_while_it_learns(events):
     """At every observation, after updates with a large step: what acts is in the region, and random enough."""
-    free, wide = full_gaussian_of(ACTOR), dataclasses.replace(C.region, floor=1e-3)
+    free, wide = full_gaussian_of(ACTOR)[1], dataclasses.replace(C.region, floor=1e-3)
     outside = []
     for e in (e for e in events if e.kind in ("train", "checkpoint")):
         vars = jax.tree.map(lambda x: x[1], view(e.learner._replace(step=None), {}))

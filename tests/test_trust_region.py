@@ -13,7 +13,7 @@ from test_parity import load
 
 from qchunk.trust_region import (
     PROJECTIONS,
-    Gaussian,
+    Normal,
     entropy,
     entropy_of_std,
     kl_parts,
@@ -37,7 +37,7 @@ def golden():
 
 def pair(g, kind="sqrt"):
     mean, old = (jnp.asarray(g[f"{n}mean"]) for n in ("", "old_"))
-    return Gaussian(mean, jnp.asarray(g[kind])), Gaussian(old, jnp.asarray(g[f"old_{kind}"]))
+    return Normal(mean, jnp.asarray(g[kind])), Normal(old, jnp.asarray(g[f"old_{kind}"]))
 
 
 @pytest.mark.parametrize("case", ["scaled_eps.03_.001", "unscaled_eps.03_.001", "scaled_eps.005_.0005"])
@@ -97,8 +97,8 @@ def drawn(seed, spread, apart, lead=()):
         lower = np.tril(rng.normal(size=(*lead, D, D)) * 0.3 * move, -1)
         return lower + np.eye(D) * np.exp(rng.normal(size=(*lead, 1, D)) * 0.3 * move)
 
-    old = Gaussian(rng.normal(size=(*lead, D)), spread * factor(1.0))
-    new = Gaussian(old.mean + spread * apart * rng.normal(size=(*lead, D)), old.root @ factor(apart))
+    old = Normal(rng.normal(size=(*lead, D)), spread * factor(1.0))
+    new = Normal(old.mean + spread * apart * rng.normal(size=(*lead, D)), old.root @ factor(apart))
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), (new, old))
 
 
@@ -148,7 +148,7 @@ def test_gradients_through_the_projection(kind):
 
         for bounds in ((0.01, 0.005), (100.0, 0.005), (100.0, 100.0)):
             slope = jax.grad(number)(new, bounds)
-            way = Gaussian(weight[1], jnp.tril(weight))
+            way = Normal(weight[1], jnp.tril(weight))
             along = lambda h, b=bounds: number(jax.tree.map(lambda x, w: x + h * w, new, way), b)  # noqa: E731
             wanted = (along(1e-5) - along(-1e-5)) / 2e-5
             found = sum(jax.tree.leaves(jax.tree.map(lambda g, w: jnp.sum(g * w), slope, way)))

@@ -13,7 +13,7 @@ from qchunk import nets
 from qchunk.actor_configs import FullGaussianConfig
 from qchunk.actors.one_step import one_step
 from qchunk.target_networks import ema
-from qchunk.trust_region import Gaussian, GaussianFn
+from qchunk.trust_region import Normal, NormalFn
 from qchunk.types import Array, Chunk, Kernel, Key, Module, PyTree, Spec, Vars
 
 FLAT = 0.01  # how much smaller the first weights of the head are: means begin near 0 (2410.09536)
@@ -21,36 +21,35 @@ FLAT = 0.01  # how much smaller the first weights of the head are: means begin n
 
 def full_gaussian(c: FullGaussianConfig, name: str = "actor") -> Kernel:
     """The Gaussian N(mean(s), L L^T): means are tanh of a network, L is one lower triangle for all observations (2410.09536, section 4)."""
-    return of_gaussian(full_gaussian_module(c, name), full_gaussian_of(c, name))
+    return of_gaussian(*full_gaussian_of(c, name))
 
 
-def full_gaussian_module(c: FullGaussianConfig, name: str = "actor") -> Module:
-    """Its parameters: "net" of the means, and "root" [H A, H A], L with the logarithms of its diagonal, diag(c.std) at first."""
+def full_gaussian_of(c: FullGaussianConfig, name: str = "actor") -> tuple[Module, NormalFn]:
+    """Its parameters, and the Gaussian that they are.
+
+    Parameters are "net" of the means, and "root" [H A, H A]: L with the logarithms of its diagonal, diag(c.std) at first.
+    """
 
     def init(key: Key, spec: Spec) -> PyTree:
         net = nets.init(_net(c, (spec.horizon, spec.action)), key, spec.obs)
         root = jnp.log(c.std) * jnp.eye(spec.horizon * spec.action)
         return {"net": {**net, "head_kernel": FLAT * net["head_kernel"]}, "root": root}
 
-    return Module(name, init, lambda params, obs: _apply(c, params, obs), ema(c.ema))
-
-
-def full_gaussian_of(c: FullGaussianConfig, name: str = "actor") -> GaussianFn:
-    """The Gaussian that these parameters are."""
-    return lambda vars, obs: _apply(c, vars.params[name], obs)
+    module = Module(name, init, lambda params, obs: _apply(c, params, obs), ema(c.ema))
+    return module, lambda vars, obs: module.apply(vars.params[name], obs)
 
 
 def _net(c: FullGaussianConfig, out: tuple[int, ...]) -> nets.MLP:
     return nets.MLP(c.hidden, out, c.layer_norm)
 
 
-def _apply(c: FullGaussianConfig, params: PyTree, obs: PyTree) -> Gaussian:
+def _apply(c: FullGaussianConfig, params: PyTree, obs: PyTree) -> Normal:
     out = nets.apply(_net(c, nets.output_shape(params)), params["net"], nets.flatten_obs(obs))
     root = jnp.tril(params["root"], -1) + jnp.diag(jnp.exp(jnp.diagonal(params["root"])))
-    return Gaussian(nets.flatten_chunk(jnp.tanh(out)), root)
+    return Normal(nets.flatten_chunk(jnp.tanh(out)), root)
 
 
-def of_gaussian(module: Module, gaussian: GaussianFn, still: bool = False) -> Kernel:
+def of_gaussian(module: Module, gaussian: NormalFn, still: bool = False) -> Kernel:
     """The Kernel of a Gaussian: noise z becomes mean + L z. Its density is that of each number given those before it in the chunk.
 
     Loss: minus the log-density of the data's chunk, the mean over its numbers. Masked steps lie behind the others, so that what is

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from qchunk.actor_configs import FullGaussianConfig
-from qchunk.actors.full_gaussian import full_gaussian_module, full_gaussian_of, of_gaussian
+from qchunk.actors.full_gaussian import full_gaussian_of, of_gaussian
 from qchunk.compose import learner
 from qchunk.config import ChunkConfig, OptimConfig, config
 from qchunk.critics.prefix import PrefixConfig, prefix_q
 from qchunk.data.segments import drawing_segments, published_lengths
-from qchunk.losses.segments import ascend_segments, stay_in_region, td_of_segments, timed
+from qchunk.losses.episodic import ascend_segments, stay_in_region, td_of_segments, timed
 from qchunk.losses.terms import module_names, weighed
 from qchunk.primitives import decoded, going_on, in_weights
 from qchunk.ranges import NonNegativeInt, PositiveInt, Range
@@ -49,16 +49,13 @@ def top_erl(c: TOPERL) -> Algorithm:
     lengths = c.lengths or published_lengths(c.chunk.horizon)
     points = tuple(range(max(lengths) + 1))
     q, v = (timed(prefix_q(c.critic, points[-1], points, read=read)) for read in (points, (0,)))
-    free, module = full_gaussian_of(c.actor), full_gaussian_module(c.actor)
+    module, free = full_gaussian_of(c.actor)
     near = trusted(free, c.region)
     pi, mean = (in_weights(of_gaussian(module, near, still), c.chunk) for still in (False, True))
     pi = with_target(pi, rate=c.region.follow, lagged=False, every=c.every, acts=False)
     act, explore = (decoded(sample(kernel), c.chunk) for kernel in (mean, pi))
-    climb = (
-        ascend_segments(q, explore, module_names(pi)),
-        weighed(stay_in_region(free, near, module_names(pi)), c.region.regress),
-    )
-    moves = [term._replace(every=c.every, start=c.critic_updates) for term in climb]
+    climb, stay = ascend_segments(q, explore, module_names(pi)), stay_in_region(free, near, module_names(pi))
+    moves = [t._replace(every=c.every, start=c.critic_updates) for t in (climb, weighed(stay, c.region.regress))]
     terms = [*moves, td_of_segments(q, v, explore, going_on(c.chunk))]
     optim, draw = {"actor": c.optim, "": c.critic_optim}, drawing_segments(lengths)
     made = learner([pi, q], act, terms, optim, explore=explore, draw=draw)

@@ -42,6 +42,8 @@ def draw_segments(key: Key, source: Source, c: ChunkConfig, batch: int, lengths:
     start_key, begin_key, length_key = jax.random.split(key, 3)
     c = dataclasses.replace(c, backup=tuple(range(1, max(lengths) + 1)))
     picked = buffer.pick(start_key, source, c, batch)
+    data: Any = source.data
+    ring: Any = source.ring
     share = jax.random.uniform(begin_key, (batch,))
     longest = jnp.asarray(lengths)[jax.random.randint(length_key, (batch,), 0, len(lengths))]
     old, new = picked.parts((share, longest))
@@ -58,10 +60,10 @@ def draw_segments(key: Key, source: Source, c: ChunkConfig, batch: int, lengths:
         return found._replace(extras={**found.extras, **twice})
 
     def offline(rows: Array) -> Chunk:
-        return both(lambda *a: chunks.windows(source.data, *a), source.data.left[rows], old, rows)
+        return both(lambda *a: chunks.windows(data, *a), data.left[rows], old, rows)
 
     def online(env: Array, position: Array) -> Chunk:
-        left = buffer.left_at(source.ring, env, position, c.horizon)
-        return both(lambda *a: buffer.windows(source.ring, *a), left, new, env, position)
+        left = buffer.left_at(ring, env, position, c.horizon)
+        return both(lambda *a: buffer.windows(ring, *a), left, new, env, position)
 
     return picked.chunks(offline, online)

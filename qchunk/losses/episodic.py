@@ -17,7 +17,7 @@ from qchunk.data.segments import BEGIN, STEPS
 from qchunk.losses.td import toward
 from qchunk.losses.terms import no_noise
 from qchunk.target_networks import target_view
-from qchunk.trust_region import GaussianFn, entropy, kl_parts
+from qchunk.trust_region import NormalFn, entropy, kl_parts
 from qchunk.types import Array, Chunk, Critic, Key, Metrics, Module, Policy, PyTree, Term, Vars
 
 
@@ -115,7 +115,7 @@ def ascend_segments(critic: Critic, policy: Policy, trained: tuple[str, ...], na
     return Term(name, trained, draw, fn)
 
 
-def stay_in_region(new: GaussianFn, kept: GaussianFn, trained: tuple[str, ...], name: str = "trust") -> Term:
+def stay_in_region(new: NormalFn, kept: NormalFn, trained: tuple[str, ...], name: str = "trust") -> Term:
     """The regression of a Gaussian on its projection: KL(new || kept) at the plans' observations, ``kept`` without gradient (2101.09207, section 4)."""
 
     def fn(vars: Vars, noise: tuple, chunk: Chunk) -> tuple[Array, Metrics]:
