@@ -81,7 +81,7 @@ class Learner(NamedTuple):
 
     params: dict  # trained modules by name; a temperature is a module too
     targets: dict  # target networks and moving averages by their module's name, where it keeps one
-    stats: dict  # units of observations and actions (normalise.py)
+    stats: dict  # units of observations and actions (normalise.py), numbers that follow ``step`` (schedules.py)
     opt: optax.OptState  # ONE transformation: optax.partition by module
     step: Array  # [] int32, updates done
 

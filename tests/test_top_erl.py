@@ -338,6 +338,7 @@ def events(env):
     return [e._replace(learner=keep(e.learner), state=keep(e.state)) for e in found]
 
 
+@pytest.mark.slow
 def test_networks_see_weights_or_actions(events):
     params = events[-1].learner.params
     assert params["actor"]["root"].shape[1:] == (8, 8) and params["actor"]["net"]["head_bias"].shape[1:] == (4, 2)
@@ -346,6 +347,7 @@ def test_networks_see_weights_or_actions(events):
     assert int(events[-1].learner.step) == (240 - 72) // 4
 
 
+@pytest.mark.slow
 def test_an_online_run_resumes_to_the_same_bits(env, events):
     half = next(e for e in events if e.kind == "checkpoint")
     s = dataclasses.replace(S, online_eval_every=120)
@@ -355,6 +357,7 @@ def test_an_online_run_resumes_to_the_same_bits(env, events):
     assert all(np.array_equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_bounds_and_floor_hold_while_it_learns(events):
     """At every observation, after updates with a large step: what acts is in the region, and random enough."""
     free, wide = full_gaussian_of(ACTOR)[1], dataclasses.replace(C.region, floor=1e-3)

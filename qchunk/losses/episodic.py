@@ -40,7 +40,10 @@ def timed(critic: Critic) -> Critic:
 
 
 def at_step(obs: PyTree, step: Array, horizon: int) -> PyTree:
-    """Observations [*B, O] at steps [*B] of their plan, which begins at 0 and again at its end."""
+    """Observations [*B, O] at steps [*B] of their plan, beside the share of it that is over: 0 where it begins, and again at its end.
+
+    The paper embeds the step of the episode, which is that of its only plan.
+    """
     return {"obs": obs, "time": ((step % horizon) / horizon)[..., None]}
 
 
