@@ -290,9 +290,10 @@ def test_ascent_of_segments_against_a_slow_loop(critics):
     np.testing.assert_allclose(loss, -total / 7, rtol=1e-4)
 
 
-def test_regression_on_the_projection():
+@pytest.mark.parametrize("distance", ["w2", "kl"])
+def test_regression_on_the_projection(distance):
     """KL(free || projected) by distrax; its gradient reaches the free Gaussian, not what it is held against."""
-    c = TrustRegionConfig(mean=0.01, cov=0.001, floor=0.01)
+    c = TrustRegionConfig(distance, mean=0.01, cov=0.001, floor=0.01)
     free = full_gaussian_of(ACTOR)[1]
     near = trusted(free, c)
     vars = correlated(0)._replace(targets=correlated(5).params, stats={FLOOR: jnp.asarray(-10.0)})
