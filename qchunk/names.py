@@ -100,6 +100,10 @@ ALGORITHMS = {
     "supe-gt": Entry("qchunk.algorithms.supe:supe_gt", "the same beside data with rewards (2410.18076)"),
     "qc-frozen": Entry("qchunk.algorithms.qc_frozen:qc_frozen", "Q-chunking on the frozen prior of an earlier run"),
     "v-gps": Entry("qchunk.algorithms.v_gps:v_gps", "re-ranks samples of a frozen prior by an IQL critic (2410.13816)"),
+    "top-erl": Entry(
+        "qchunk.algorithms.top_erl:top_erl",
+        "trajectories as weights, in a trust region, by a transformer's values of their segments (2410.09536)",
+    ),
     "dppo": Entry(
         "qchunk.algorithms.dppo:dppo", "PPO through the denoising steps of a prior, or from scratch (2409.00588)"
     ),
@@ -116,6 +120,9 @@ ACTORS = {  # by the kind of their configuration; a target takes (configuration,
     "flow": Entry("qchunk.actors.flow:flow", "flow matching, Euler steps from noise to data (2210.02747)"),
     "diffusion": Entry("qchunk.actors.diffusion:diffusion", "DDPM or DDIM along K noise levels (2303.04137)"),
     "gaussian": Entry("qchunk.actors.gaussian:gaussian", "a Gaussian or a mixture over chunks, by maximum likelihood"),
+    "full-gaussian": Entry(
+        "qchunk.actors.full_gaussian:full_gaussian", "a Gaussian over chunks with a full covariance (2410.09536)"
+    ),
     "regression": Entry("qchunk.actors.gaussian:regression", "one deterministic chunk, by mean squared error"),
     "one-step": Entry("qchunk.actors.one_step:one_step_actor", "noise to chunk in one pass; cloned by an energy score"),
     "skills": Entry("qchunk.actors.skills:skills", "an autoencoder of chunks, decoded step by step (2010.13611)"),

@@ -131,7 +131,8 @@ class PrefixTransformer(nn.Module):
     """(observation [*B, O], chunk [*B, H * A]) -> [*B, J], one number for the first n_j actions each, in one pass.
 
     A token for the observation and one for each action, learned positions, causal blocks of attention and a perceptron of
-    four times the width, LayerNorm before both; the token of action n_j says the number of its prefix (2605.11009, section 4).
+    four times the width, LayerNorm before both; the token of action n_j says the number of its prefix (2605.11009, section 4),
+    and that of the observation the number of the prefix of no action.
     """
 
     hidden: tuple[int, ...]
@@ -142,12 +143,13 @@ class PrefixTransformer(nn.Module):
 
     @nn.compact
     def __call__(self, obs: Array, chunk: Array) -> Array:
-        width, actions = self.hidden[0], chunk.reshape(*chunk.shape[:-1], self.horizon, -1)
+        width, last = self.hidden[0], max(self.points)  # what comes after that token is not looked at
+        actions = chunk.reshape(*chunk.shape[:-1], self.horizon, -1)[..., :last, :]
         parts = Dense(width, name="state")(obs)[..., None, :], Dense(width, name="action")(actions)
         lead = jnp.broadcast_shapes(*(part.shape[:-2] for part in parts))
         x = jnp.concatenate([jnp.broadcast_to(part, (*lead, *part.shape[-2:])) for part in parts], axis=-2)
-        x = x + self.param("position", nn.initializers.normal(0.02), (self.horizon + 1, width))
-        causal = nn.make_causal_mask(jnp.ones(self.horizon + 1))
+        x = x + self.param("position", nn.initializers.normal(0.02), (self.horizon + 1, width))[: last + 1]
+        causal = nn.make_causal_mask(jnp.ones(last + 1))
         for i in range(len(self.hidden)):
             y = nn.LayerNorm(epsilon=1e-6, name=f"norm_{i}_attention")(x)
             attend = nn.MultiHeadDotProductAttention(self.heads, use_bias=False, name=f"attention_{i}")

@@ -10,11 +10,13 @@ Letters: T times, W weights of each number (ProDMP: N forces, then the goal), A 
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from qchunk.compose import shown
 from qchunk.config import ChunkConfig
 from qchunk.recode import recoded
 from qchunk.system.errors import UserError
@@ -151,14 +153,17 @@ def codec(kind: str, horizon: int, size: int) -> Codec:
     if not least <= size <= horizon:
         fix = f"give {least} to --chunk.horizon {horizon}"
         raise UserError(f"--chunk.basis {size} does not fit chunks of {horizon} actions by {kind}", fix)
-    times = np.linspace(0.0, 1.0, horizon)
-    m = ProDMP(size - 3).columns(times)[0] if kind == "prodmp" else ProMP(size).columns(times)
+    m, free = _columns(kind, horizon, size)
     knots = np.rint(np.linspace(0, horizon - 1, size)).astype(int)
     decode = m @ np.linalg.inv(m[knots])
-    # of all shifts of the first two actions: the homogeneous solutions', or the one of least weights
-    first = m[:2, :2] if kind == "prodmp" else m[:2]
-    shift = m[:, : first.shape[1]] @ np.linalg.pinv(first)
+    shift = m[:, :free] @ np.linalg.pinv(m[:2, :free])
     return Codec(decode, np.linalg.pinv(decode), knots, shift)
+
+
+def _columns(kind: str, horizon: int, size: int) -> tuple[np.ndarray, int]:
+    """(responses [H, W] to each weight, by how many of them actions are moved to given ones): the homogeneous solutions, or all bumps, by the least weights."""
+    times = np.linspace(0.0, 1.0, horizon)
+    return (ProDMP(size - 3).columns(times)[0], 2) if kind == "prodmp" else (ProMP(size).columns(times), size)
 
 
 def weights_of(c: ChunkConfig) -> int:
@@ -175,7 +180,7 @@ def in_primitives(algorithm: Algorithm, c: ChunkConfig) -> Algorithm:
     Raises:
         UserError: the codec does not fit the chunk, or the method looks into chunks, of which it would see weights.
     """
-    made = codec(c.codec, c.horizon, c.basis)
+    codec(c.codec, c.horizon, c.basis)  # refuses what does not fit
     for policy in (algorithm.act, algorithm.explore):
         if policy.choice is not None or policy.ends or policy.length is not None:
             problem = (
@@ -183,24 +188,76 @@ def in_primitives(algorithm: Algorithm, c: ChunkConfig) -> Algorithm:
             )
             raise UserError(problem, "leave --chunk.codec out")
 
-    def encoded(vars: Vars, chunk: Chunk) -> Chunk:
-        del vars
-        action = jnp.clip(_times(made.encode, chunk.action), -EDGE, EDGE)
-        return chunk._replace(action=action, mask=chunk.mask[..., made.knots])
+    return recoded(
+        algorithm,
+        lambda spec: spec._replace(horizon=c.basis),
+        lambda vars, chunk: encoded(chunk, c),
+        lambda policy: decoded(policy, c),
+    )
 
-    return recoded(algorithm, lambda spec: spec._replace(horizon=c.basis), encoded, lambda p: _decoded(p, made))
+
+def in_weights(part: Any, c: ChunkConfig) -> Any:
+    """The same Kernel for weights [*B, W, A], and built for so many; its losses see those of the data's chunks.
+
+    For methods that look at actions, too, where only the actor speaks weights (``Algorithm.primitives``): the policy is
+    ``decoded(sample(in_weights(pi, c)), c)``. Without a codec it is the Kernel itself.
+    """
+    if c.codec == "none":
+        return part
+    return shown(part, lambda spec: spec._replace(horizon=c.basis), lambda chunk: encoded(chunk, c))
 
 
-def _decoded(policy: Policy, codec: Codec) -> Policy:
+def encoded(chunk: Chunk, c: ChunkConfig) -> Chunk:
+    """The weights [*B, W, A] of the smooth chunk nearest to each."""
+    made = codec(c.codec, c.horizon, c.basis)
+    action = jnp.clip(_times(made.encode, chunk.action), -EDGE, EDGE)
+    return chunk._replace(action=action, mask=chunk.mask[..., made.knots])
+
+
+def decoded(policy: Policy, c: ChunkConfig) -> Policy:
+    """The same policy, speaking actions [*B, H, A] where it spoke weights; it goes on from an old plan that has two actions left."""
+    if c.codec == "none":
+        return policy
+    smooth = codec(c.codec, c.horizon, c.basis)
+
     def plan(vars: Vars, noise, obs, old: Old | None) -> Plan:
         made = policy.plan(vars, noise, obs, None)
-        action = _times(codec.decode, made.action)
+        action = _times(smooth.decode, made.action)
         if old is not None:
             apart = (old.plan.action - action)[..., :2, :] * old.left[..., 1, None, None]
-            action = action + _times(codec.shift, apart)
+            action = action + _times(smooth.shift, apart)
         return made._replace(action=jnp.clip(action, -1.0, 1.0))
 
     return policy._replace(plan=plan, pulled=False, committed=0)
+
+
+def going_on(c: ChunkConfig) -> Callable[[Array, Array, Array], Array]:
+    """(plan [*B, H, A], played [*B, H, A], k [*B]) -> the plan, moved smoothly so that it goes on at step k from the two actions played before.
+
+    At k = 1 it goes on from one action, at 0, or without a codec, it is the plan itself. What stands before k is of no use.
+    """
+    if c.codec == "none":
+        return lambda plan, played, k: plan
+    shifts = _shifts(c.codec, c.horizon, c.basis)
+
+    def moved(plan: Array, played: Array, k: Array) -> Array:
+        before = jnp.clip(k[..., None] + jnp.asarray([-2, -1]), 0)[..., None]  # [*B, 2, 1]
+        apart = jnp.take_along_axis(played - plan, before, axis=-2)  # [*B, 2, A]
+        whole = plan + jnp.einsum("...hn,...na->...ha", jnp.asarray(shifts, jnp.float32)[k], apart)
+        return jnp.clip(whole, -1.0, 1.0)
+
+    return moved
+
+
+@functools.cache
+def _shifts(kind: str, horizon: int, size: int) -> np.ndarray:
+    """[H, H, 2]: what moves the actions k - 2 and k - 1 by given numbers, and those from k on smoothly with them; 0 before."""
+    m, free = _columns(kind, horizon, size)
+    found = np.zeros((horizon, horizon, 2))
+    for k in range(1, horizon):
+        first = max(k - 2, 0)
+        found[k, k:, 2 - (k - first) :] = m[k:, :free] @ np.linalg.pinv(m[first:k, :free])
+    return found
 
 
 def _times(m: np.ndarray, x: Array) -> Array:

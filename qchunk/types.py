@@ -81,7 +81,7 @@ class Learner(NamedTuple):
 
     params: dict  # trained modules by name; a temperature is a module too
     targets: dict  # target networks and moving averages by their module's name, where it keeps one
-    stats: dict  # units of observations and actions (normalise.py)
+    stats: dict  # units of observations and actions (normalise.py), numbers that follow ``step`` (schedules.py)
     opt: optax.OptState  # ONE transformation: optax.partition by module
     step: Array  # [] int32, updates done
 
@@ -244,6 +244,9 @@ class Algorithm(NamedTuple):
     stop: StopFn
     freeze: Callable[[Learner], dict]  # its modules by name, as a later stage is given them
     draw: DrawChunkFn | None = None  # None: ``buffer.draw``
+    primitives: bool = (
+        False  # whether it turns weights into chunks itself; others are wrapped (primitives.in_primitives)
+    )
 
 
 InitFn = Callable[[Key, Spec], PyTree]

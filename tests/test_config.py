@@ -190,7 +190,9 @@ OUTSIDE: dict[str, tuple] = {
     **dict.fromkeys(("lr", "clip", "clip_base"), (0.0, None)),
     **{"time_features": (3, None), "tau": (0.0, 1 + 1e-9), "expectile": (0.5 - 1e-9, 1.0)},
     **{"prob_std": (1e-3 - 1e-9, 1 + 1e-9), "clip_rate": (0.0, 80 + 1e-9), "target_kl": (None, None)},
-    **{"hidden": ((0,), None), "backup": ((0,), None), "every": (0, None)},
+    **{"hidden": ((0,), None), "backup": ((0,), None), "lengths": ((0,), None), "every": (0, None)},
+    **dict.fromkeys(("std", "floor", "follow"), (0.0, 1 + 1e-9)),
+    **{"mean": (0.0, None), "cov": (0.0, None), "regress": (-1e-9, None), "floor_updates": (-1, None)},
     **dict.fromkeys(("cost", "entropy", "td", "margin"), (-1e-9, None)),
     **{"heads": (0, None), "alpha": (-1e-9, None), "bc_alpha": (-1e-9, None), "noise": (-1e-9, 1 + 1e-9)},
 }
@@ -206,7 +208,9 @@ def test_every_shipped_number_is_refused_just_outside_of_its_range(cls, name, hi
         (mark,) = marks(hint)
         for end in (mark.low, mark.high):
             if math.isfinite(end):  # then it belongs to the range
-                validate(dataclasses.replace(cls(), **{name: (end,) if name in ("hidden", "backup") else end}))
+                validate(
+                    dataclasses.replace(cls(), **{name: (end,) if name in ("hidden", "backup", "lengths") else end})
+                )
 
 
 def test_hidden_layers_are_needed():

@@ -11,7 +11,14 @@ import pytest
 from tiers import slow_but
 
 from qchunk import envs
-from qchunk.actor_configs import DiffusionConfig, FlowConfig, OneStepConfig, RegressionConfig, TanhGaussianConfig
+from qchunk.actor_configs import (
+    DiffusionConfig,
+    FlowConfig,
+    FullGaussianConfig,
+    OneStepConfig,
+    RegressionConfig,
+    TanhGaussianConfig,
+)
 from qchunk.algorithms.bam import BAM, bam
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.cgql import CGQL, cgql
@@ -38,17 +45,21 @@ from qchunk.algorithms.qc import QC, qc
 from qchunk.algorithms.qc_fql import QCFQL, qc_fql
 from qchunk.algorithms.qsm import QSM, qsm
 from qchunk.algorithms.rebrac import ReBRAC, rebrac
+from qchunk.algorithms.top_erl import TOPERL, top_erl
 from qchunk.algorithms.vpn import VPN, vpn
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig, RolloutConfig, ValueConfig
 from qchunk.critics.chunk_q import chunk_q
+from qchunk.critics.prefix import PrefixConfig
 from qchunk.critics.zooms import ZoomConfig
 from qchunk.data import formats
 from qchunk.drivers import train
+from qchunk.drivers.from_scratch import FromScratchSettings
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.probes.exact import Probe, Rules
 from qchunk.planning import SearchConfig
 from qchunk.play import collecting
+from qchunk.trust_region import TrustRegionConfig
 from qchunk.types import view
 from qchunk.world_model import LatentConfig, ModelConfig
 
@@ -172,6 +183,24 @@ def test_zooming_finds_a_narrow_peak():
     c = CQNAS(ChunkConfig(1, (1,)), zooms, OPTIM, td=1.0, imitate=False)
     values, _ = last(cqn_as, c, envs.make("probe/fork"), 800, seeds=2)
     assert values["return"].min() >= 0.85, values["return"]
+
+
+@pytest.mark.slow
+def test_a_full_covariance_learns_what_belongs_together():
+    """Online from scratch, on the same probe: what explores succeeds in half of the episodes at first, and nearly always once its two actions go together."""
+    region = TrustRegionConfig(mean=0.05, cov=0.005, follow=0.05, floor=0.1)
+    critic = PrefixConfig((16,), members=1, aggregate="mean", tau=0.05, heads=2)
+    c = TOPERL(ChunkConfig(2), FullGaussianConfig((16,), std=0.5), critic, region, OPTIM, OPTIM)
+    s = FromScratchSettings(
+        online_steps=1600, envs=16, start_training=320, batch=64, log_every=320, online_eval_every=1600, seeds=2
+    )
+    found = [
+        e.values["reward_per_step"]
+        for e in train(top_erl, c, env=envs.make("probe/two-step"), settings=s)
+        if e.kind == "train"
+    ]
+    assert found[0].max() <= 0.35, found  # of 0.5
+    assert found[-1].min() >= 0.42, found
 
 
 @pytest.mark.slow

@@ -36,23 +36,32 @@ class PrefixConfig(CriticConfig):
             raise UserError(problem, f"give equal multiples of {self.heads}, or --{where}network masked")
 
 
-def prefix_q(c: PrefixConfig, horizon: int, points: tuple[int, ...], name: str = "critic") -> Critic:
+def prefix_q(
+    c: PrefixConfig,
+    horizon: int,
+    points: tuple[int, ...],
+    name: str = "critic",
+    read: tuple[int, ...] | None = None,
+) -> Critic:
     """Critics of the first n_j actions: ``values`` are [members, *B, J], and ``score`` [*B] is that of the longest prefix.
 
     Args:
         horizon: H, actions of the chunks.
-        points: n_1 < ... < n_J <= H.
+        points: 0 <= n_1 < ... < n_J <= H. The value of no action is V(s), whatever the chunk (2410.09536, section 4).
+        read: those of the points whose values are told, by default all; the parameters are those of all.
     """
+    told = points if read is None else read
     if c.network == "masked":
-        shown = np.arange(horizon) < np.asarray(points)[:, None]  # [J, H]
+        shown = np.arange(horizon) < np.asarray(told)[:, None]  # [J, H]
+        which = np.eye(len(points))[[points.index(n) for n in told]]
 
         def parts(obs: Array, action: Array, level) -> tuple[Array, ...]:
             prefixes = jnp.where(shown[..., None], action[..., None, :, :], 0.0)
-            return obs[..., None, :], nets.flatten_chunk(prefixes), jnp.eye(len(points))
+            return obs[..., None, :], nets.flatten_chunk(prefixes), jnp.asarray(which, jnp.float32)
 
         q = ensemble(c, name, lambda spec: (spec.obs, horizon * spec.action, len(points)), parts)
     else:
-        net = nets.PrefixTransformer(c.hidden, c.heads, horizon, points)
+        net = nets.PrefixTransformer(c.hidden, c.heads, horizon, told)
         sizes = lambda spec: (spec.obs, horizon * spec.action)  # noqa: E731
         q = ensemble(c, name, sizes, lambda obs, action, level: (obs, nets.flatten_chunk(action)), net=net)
 

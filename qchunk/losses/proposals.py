@@ -155,7 +155,9 @@ def entropy(kernel: Kernel, heat: Module) -> tuple[Term, Term]:
     """
     if (density := kernel.density) is None:
         what = " and ".join(m.name for m in kernel.modules)
-        raise UserError(f"the density of the {what} Kernel is not known", "take --actor.kind tanh-gaussian")
+        raise UserError(
+            f"the density of the {what} Kernel is not known", "take --actor.kind tanh-gaussian or full-gaussian"
+        )
 
     def log_prob(vars: Vars, made: Proposal) -> Array:
         return jnp.sum(density(vars, made.seen, made.noise), axis=(-2, -1))

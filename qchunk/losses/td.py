@@ -48,7 +48,7 @@ def regression(critic: Critic, value: Callable[[Vars, Key, PyTree], Array], name
         target = chunk.reward[..., 0] + chunk.discount[..., 0] * value(vars, key, next_obs)
         return target, chunk.weight[..., 0]
 
-    return _toward(critic, first, name)
+    return toward(critic, first, name)
 
 
 def td_of_prefixes(critic: Critic, policy: Policy, n: int, joint: bool = False, name: str = "td") -> Term:
@@ -72,11 +72,15 @@ def td_of_prefixes(critic: Critic, policy: Policy, n: int, joint: bool = False, 
     def every(vars: Vars, key, chunk: Chunk) -> tuple[Array, Array]:
         return chunk.reward + chunk.discount * value(vars, key, chunk.next_obs), chunk.weight
 
-    return _toward(critic, every, name)
+    return toward(critic, every, name)
 
 
-def _toward(critic: Critic, aim: Callable, name: str) -> Term:
-    """Regression of every member on ``aim(vars, key, chunk)``: (targets, their weights), [*B] or [*B, J] as the critic's values."""
+def toward(critic: Critic, aim: Callable, name: str, see: Callable[[Chunk], Chunk] = lambda chunk: chunk) -> Term:
+    """Regression of every member on ``aim(vars, key, chunk)``: (targets, their weights), [*B] or [*B, J] as the critic's values.
+
+    Args:
+        see: the chunk whose observation and actions the critic values.
+    """
 
     def draw(key, chunk: Chunk):
         del chunk
@@ -84,7 +88,8 @@ def _toward(critic: Critic, aim: Callable, name: str) -> Term:
 
     def fn(vars: Vars, key, chunk: Chunk) -> tuple[Array, Metrics]:
         target, weight = aim(jax.lax.stop_gradient(vars), key, chunk)
-        q = critic.values(vars, chunk.obs, chunk.action)
+        seen = see(chunk)
+        q = critic.values(vars, seen.obs, seen.action)
         loss = weighted_mean(weight, jnp.square(q - target))
         return loss, {"q": weighted_mean(weight, q), "target": weighted_mean(weight, target)}
 

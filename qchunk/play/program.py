@@ -43,7 +43,7 @@ class Program:
             raise UserError(
                 f"{name} returns a {type(made).__name__}", "return an Algorithm, such as qchunk.learner(...)"
             )
-        if c.chunk.codec != "none":
+        if c.chunk.codec != "none" and not made.primitives:
             made = in_primitives(made, c.chunk)
         return made if self.units == ("none", "none") else normalise.normalised(made)
 
