@@ -140,7 +140,7 @@ RULES = {
 }
 
 
-UPDATES = {"fedit": 2500, "dsrl": 1500}  # an entropy bonus fades in the first thousand
+UPDATES = {"fedit": 2500, "dsrl": 1500, "muzero": 300}  # an entropy bonus fades in the first thousand; searches cost
 LEAST = {"dac": 0.8, "iql": 0.8, "fawac": 0.8, "dawr": 0.8, "qsm": 0.8, "fedit": 0.8, "cgql": 0.7}  # of the success
 
 
