@@ -214,7 +214,7 @@ SUITES = {  # files of experiments/
     "qam-paper": Entry("qam_paper.py", "the table of QAM (2601.14234): 17 methods; at small scale on tabletop"),
     "qam-paper-tuning": Entry("qam_paper_tuning.py", "the tuning runs behind qam-paper at small scale"),
     "dqc": Entry("dqc.py", "the table of decoupled Q-chunking (2512.10926) on goals; at small scale on tabletop"),
-    "sequences": Entry("sequences.py", "skills, zooms, imagined chunks and movement primitives beside Q-chunking"),
+    "sequences": Entry("sequences.py", "skills, zooms, models, search and movement primitives beside Q-chunking"),
     "why-chunks": Entry(
         "why_chunks.py", "four claims about chunks, each a figure: copying, compounding, reaction, length"
     ),

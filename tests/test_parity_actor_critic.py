@@ -70,12 +70,17 @@ def noisy(policy, noise):
 def losses_of(terms, vars, chunk):
     """The loss of every term, in order."""
     groups = [t if isinstance(t, Together) else Together(t.draw, (t,)) for t in terms]
-    return [loss for g in groups for loss, _ in run_terms(g, vars, key(), chunk, jnp.zeros((), jnp.int32))]
+
+    @jax.jit  # op by op it compiles longer
+    def run(vars, chunk):
+        return [loss for g in groups for loss, _ in run_terms(g, vars, key(), chunk, jnp.zeros((), jnp.int32))]
+
+    return run(vars, chunk)
 
 
 def assert_gradients(terms, vars, chunk, expected, look=lambda grads: grads):
     """The gradient of the sum of the terms, of the modules in ``expected``."""
-    grads = look(jax.grad(lambda p: sum(losses_of(terms, vars._replace(params=p), chunk)))(vars.params))
+    grads = look(jax.jit(jax.grad(lambda p: sum(losses_of(terms, vars._replace(params=p), chunk))))(vars.params))
     for name, theirs in expected.items():
         for a, b in zip(jax.tree.leaves(grads[name]), jax.tree.leaves(theirs), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * max(1.0, float(jnp.abs(b).max())), err_msg=name)

@@ -21,8 +21,6 @@ from qchunk.sampling import sample
 from qchunk.target_networks import target_view
 from qchunk.types import Algorithm
 
-CLIP = 1.0  # of the joint gradient's norm, as in QAM's code
-
 
 @config
 class DAC:
@@ -34,6 +32,8 @@ class DAC:
     optim: OptimConfig = OptimConfig()
     alpha: PositiveFloat = 1.0
     """Weight of imitation, in units of return: about the data's chunks times exp(Q / (2 alpha)) are learned."""
+    clip: PositiveFloat = 1.0
+    """Bound of the norm of the joint gradient."""
 
 
 def dac(c: DAC) -> Algorithm:
@@ -41,4 +41,4 @@ def dac(c: DAC) -> Algorithm:
     pi, q = actor(c.actor), chunk_q(c.critic)
     act = sample(acting(pi))
     follow = estimating(pi, [lean(pi, opinion(reading(q, target_view), mean))])
-    return learner([pi, q], act, [weighed(bc(pi), c.alpha), follow, td(q, act)], c.optim, clip=CLIP)
+    return learner([pi, q], act, [weighed(bc(pi), c.alpha), follow, td(q, act)], c.optim, clip=c.clip)

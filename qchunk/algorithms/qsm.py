@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from qchunk.actor_configs import DiffusionConfig
 from qchunk.actors import actor
-from qchunk.algorithms.dac import CLIP
 from qchunk.compose import acting, learner, reading
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
@@ -17,7 +16,7 @@ from qchunk.losses.cloning import bc
 from qchunk.losses.noised import estimating, match
 from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
-from qchunk.ranges import NonNegativeFloat
+from qchunk.ranges import NonNegativeFloat, PositiveFloat
 from qchunk.sampling import sample
 from qchunk.target_networks import target_view
 from qchunk.types import Algorithm
@@ -37,6 +36,8 @@ class QSM:
     """Weight of imitation; the paper has none."""
     by_level: bool = True
     """The gradient counts the noise level's sigma, which is what turns a score into a noise estimate; published code leaves that out."""
+    clip: PositiveFloat = 1.0
+    """Bound of the norm of the joint gradient."""
 
 
 def qsm(c: QSM) -> Algorithm:
@@ -44,4 +45,4 @@ def qsm(c: QSM) -> Algorithm:
     pi, q = actor(c.actor), chunk_q(c.critic)
     act = sample(acting(pi))
     follow = estimating(pi, [match(pi, opinion(reading(q, target_view), mean), c.weight, c.by_level)])
-    return learner([pi, q], act, [weighed(bc(pi), c.alpha), follow, td(q, act)], c.optim, clip=CLIP)
+    return learner([pi, q], act, [weighed(bc(pi), c.alpha), follow, td(q, act)], c.optim, clip=c.clip)
