@@ -62,7 +62,7 @@ def products(floor: Products, sides: list, start: jax.Array) -> jax.Array:
 
 
 def _total(start: jax.Array, ends: list[jax.Array]) -> jax.Array:
-    return NEXT_TO_NOTHING * start + sum(x[(0,) * x.ndim] for x in ends)
+    return NEXT_TO_NOTHING * start + sum(x[(0,) * x.ndim] for x in ends if x.size)  # such as a prefix of no action
 
 
 def with_adam(floor: Products, sides: list):

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from tiers import slow_but
 
 from qchunk import cli, envs, names
 from qchunk.commands import bench
@@ -272,7 +273,7 @@ def floors(made, name, rows=4):
     return [made.acting(build, c, rows), *([] if made.on_policy(c) else [made.updating(build, c, rows)])]
 
 
-@pytest.mark.parametrize("name", (*names.ALGORITHMS, "bc (diffusion)"))
+@pytest.mark.parametrize("name", slow_but(("qc", "top-erl"), (*names.ALGORITHMS, "bc (diffusion)")))
 def test_a_floor_multiplies_what_its_method_does(name, methods):
     made, products = methods
     assert name in made.METHODS

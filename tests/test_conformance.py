@@ -80,8 +80,10 @@ def spec(method):
     return SPECS[needs_goals(type(method[1]))]
 
 
-WHOLE = ("qc", "ppo")  # methods that no test leaves out, one for each way in which seeds are trained
-TRAINS = {"trained", "one_update"}  # fixtures that compile a training program
+WHOLE = (
+    "qc",
+    "ppo",
+)  # whom `make test` tries, however many methods there are: one for each way in which seeds are trained
 OF_SEEDS = ("a_seed_alone_and_among_others", "seeds_vmapped_as_on_an_accelerator")  # what is around a method, not in it
 
 
@@ -89,8 +91,7 @@ def pytest_generate_tests(metafunc):
     if "method" in metafunc.fixturenames:
         seeds = metafunc.function.__name__.removeprefix("test_") in OF_SEEDS
         every = sorted(WHOLE if seeds else names.ALGORITHMS)
-        quick = WHOLE if TRAINS & set(metafunc.fixturenames) else every
-        metafunc.parametrize("method", slow_but(quick, every), indirect=True, scope="module")
+        metafunc.parametrize("method", slow_but(WHOLE, every), indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")

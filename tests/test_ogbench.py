@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiers import slow_but
 
-from qchunk import envs
+from qchunk import env_names, envs
 from qchunk.data import formats
 from qchunk.data import ogbench_files as data
 from qchunk.data import ogbench_oracles as oracles
@@ -58,7 +58,7 @@ def test_sizes_and_names(env):
     assert (env.observation_size, env.action_size, env.episode_length, env.has_success) == (28, 5, 200, True)
     assert env.data_name == "ogbench/cube-single-play-v0"
     with pytest.raises(UserError, match="data set without a task.*singletask-task1-v0"):
-        envs.names.check_env("ogbench/cube-single-play-v0")
+        env_names.check_env("ogbench/cube-single-play-v0")
     with pytest.raises(UserError, match="Did you mean ogbench/cube-single-play-singletask-task"):
         envs.make("ogbench/cube-single-play-singletask-task9-v0")
 

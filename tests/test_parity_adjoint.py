@@ -19,6 +19,7 @@ from test_parity_actor_critic import (
     tanh_params,
     whole,
 )
+from tiers import slow_but
 
 from qchunk.actor_configs import FlowConfig, OneStepConfig, TanhGaussianConfig
 from qchunk.actors.editor import beside, editor
@@ -210,7 +211,7 @@ def levels_at(kernel, t):
     return kernel._replace(levels=np.concatenate([np.stack([t, 1 - t], axis=1), [[1.0, 0.0]]]))
 
 
-@pytest.mark.parametrize("mode", ["simple", "mse", "linex"])
+@pytest.mark.parametrize("mode", slow_but(["linex"], ["simple", "mse", "linex"]))
 def test_cgql(mode):
     g = load("qam_cgql")
     pi, q = flow(FLOW), noisy_value(CRITIC, "critic")
