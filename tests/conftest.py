@@ -18,7 +18,7 @@ import pytest
 jax.config.update("jax_debug_key_reuse", True)
 
 
-MAPS = 8_000  # mapped regions of a process; Linux allows 65,530, where the compiler aborts, and jit forgets its oldest programs before that
+MAPS = 12_000  # mapped regions of a process; Linux allows 65,530, where the compiler aborts, and jit forgets its oldest programs before that
 
 
 @pytest.fixture(scope="module", autouse=True)

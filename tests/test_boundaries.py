@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_named_schemes import NO_VARS, along, clock, seen
+from tiers import slow_but
 
 from qchunk import envs, normalise, registry
 from qchunk.actor_configs import FlowConfig
@@ -316,7 +317,7 @@ def test_advantages_of_plans_of_any_length_against_a_loop():
     np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("cost", [0.0, 2.0])
+@pytest.mark.parametrize("cost", slow_but([2.0], [0.0, 2.0]))
 def test_plans_grow_long_where_looks_have_a_price(cost):
     """A prior that knows nothing: its lengths stay about even where a look is free, and become the longest where it is dear."""
     env, prior = envs.make("probe/pursuit"), FlowConfig((8,), steps=1)

@@ -210,6 +210,7 @@ def test_lambda_returns_equal_a_slow_loop():
     np.testing.assert_allclose(found.extras["advantage"], standard(slow - v[:, 0]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_exploring_draws_by_the_expectile():
     """Of 16 candidates those above V are taken with weight 0.7 each, the others with 0.3."""
     c = IDQL(ChunkConfig(2), FlowConfig((16,), steps=2), CriticConfig((16,)), n=16, expectile=0.7)

@@ -142,6 +142,7 @@ def test_one_traceable_function_is_the_same_run(env, events):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_learns_from_nothing(env):
     """Chance succeeds in half of the episodes."""
     critic = dataclasses.replace(CRITIC, hidden=(32, 32))

@@ -100,6 +100,7 @@ def test_qam():
     np.testing.assert_allclose(loss, g["out0/total_loss"], **CLOSE)
 
 
+@pytest.mark.slow
 def test_qam_e():
     g = load("qam_qam_edit")
     parts, e, heat = flows(QAM(actor=FLOW, critic=CRITIC)), editor(TANH), temperature()
@@ -121,6 +122,7 @@ def test_qam_e():
     assert_gradients(terms, vars, chunk, grads)
 
 
+@pytest.mark.slow
 def test_qam_f():
     g = load("qam_qam_fql")
     parts, mu = flows(QAM(actor=FLOW, critic=CRITIC)), one_step_actor(ONE_STEP, "student")
@@ -136,6 +138,7 @@ def test_qam_f():
     assert_gradients(terms, vars, chunk, nets_of(g, "grads", student=("one_step_actor", (4, A))))
 
 
+@pytest.mark.slow
 def test_bam():
     g = load("qam_bam")
     parts = flows(QAM(actor=FLOW, critic=CRITIC))
@@ -149,6 +152,7 @@ def test_bam():
     assert_gradients(terms, vars, chunk, nets_of(g, "grads", fast=QAM_NETS["fast"]))
 
 
+@pytest.mark.slow
 def test_fedit():
     g = load("qam_fedit")
     pi, e, q, heat = flow(FLOW), editor(TANH), chunk_q(CRITIC), temperature()

@@ -146,6 +146,7 @@ def test_logits_and_the_best_chunk(g, vars):
     assert zoomed(critic).draw(vars, jax.random.key(0), obs).shape == noise.shape
 
 
+@pytest.mark.slow
 def test_losses_and_gradients(g, vars):
     critic = zoom_q(C)
     term = zooming(critic, [weighed(td_of_zooms(critic), 0.1), dominance(critic), margin(critic, 0.1)])

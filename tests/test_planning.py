@@ -185,6 +185,7 @@ def test_search_is_the_published_one(case):
         np.testing.assert_allclose(mine, g[f"gumbel/{case}/{name}"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_search_grows_by_the_noise_of_each_depth():
     vars, states, key = VARS[id(MODEL)], MODEL.encode(VARS[id(MODEL)], OBS), jax.random.key(2)
     root_noise, z = planning.draw_options(MODEL, OPTIONS, vars, key, OBS)
@@ -289,6 +290,7 @@ def test_returns_against_a_loop(chunk, lam):
             np.testing.assert_allclose([found[b, u], weights], [total, 1.0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_unrolled_losses_against_a_loop(chunk):
     vars, lam = VARS[id(MODEL)], 0.3
     planner = PLANNERS["muzero"]()

@@ -111,7 +111,7 @@ def test_windows_become_skills_and_returns_of_whole_windows(vars):
     """IQL's batch: (state, skill of the window, its return, the state behind it)."""
     c = OPAL(C, ChunkConfig(H, gamma=0.9), TanhGaussianConfig((8,)), CriticConfig((8,)))
     algorithm, given = opal(c), {"actor": vars.params["actor"]}
-    learner = algorithm.init(jax.random.key(0), SPEC, given)
+    learner = jax.jit(algorithm.init, static_argnums=1)(jax.random.key(0), SPEC, given)
     assert learner.params["actor"]["head_bias"].shape == (1, W, 2) and "actor" not in learner.opt
     chunk = chunk_of(np.random.default_rng(1))
     _, seen = algorithm.prepare(learner, given, jax.random.key(0), chunk)
@@ -121,7 +121,7 @@ def test_windows_become_skills_and_returns_of_whole_windows(vars):
         np.testing.assert_array_equal(getattr(seen, name)[:, 0], getattr(chunk, name)[:, -1])
     np.testing.assert_array_equal(seen.next_obs[:, 0], chunk.next_obs[:, -1])
     run = lambda given: jnp.sum(algorithm.update(learner, given, jax.random.key(1), seen)[1]["loss"])  # noqa: E731
-    assert all((x == 0).all() for x in jax.tree.leaves(jax.grad(run)(given)))  # nothing flows into the skills
+    assert all((x == 0).all() for x in jax.tree.leaves(jax.jit(jax.grad(run))(given)))  # nothing flows into the skills
     data = chunks.dataset(np.zeros((9, O)), np.zeros((9, A)), np.ones(9), np.zeros(9), np.arange(9) == 8)
     drawn = algorithm.draw(jax.random.key(0), buffer.Source(data), c.chunk, 4)
     assert drawn.reward.shape == (4, H) and drawn.next_obs.shape == (4, H, O)

@@ -72,6 +72,7 @@ def test_its_density_is_that_of_the_joint_gaussian():
     np.testing.assert_allclose(-pi.loss(vars, (), masked) * H * A, first, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_other_methods_take_it():
     """Cloning finds means and a correlation; soft actor-critic takes its density."""
     rng = np.random.default_rng(0)
