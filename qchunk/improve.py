@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk.actors.editor import beside
-from qchunk.actors.paths import numbers, step_of
+from qchunk.actors.paths import step_of
 from qchunk.critics import zooms
 from qchunk.critics.zooms import ZoomCritic
 from qchunk.sampling import count_steps, emit_step, sample
@@ -239,9 +239,9 @@ def guide(kernel: Kernel, value: ValueFn, weight: float) -> Kernel:
 def tilt(kernel: Kernel, value: ValueFn, weight: float, share: float) -> Kernel:
     """Adds ``share`` times the velocity of exp(weight Q) to the Kernel's own (2601.14234's CGQL).
 
-    In a flow v' = v + (share / t) ((1 - t) weight grad V + x): the score of exp(weight Q) alone, turned into a velocity. ``guide`` with the
-    weight share * weight is the exact rule, which lacks the term share x / t: that one draws chunks outward. It holds for other
-    levels as in ``pulled``. At pure noise nothing is added.
+    In a flow v' = v + (share / t) ((1 - t) weight grad V + x): the score of exp(weight Q) alone, turned into a velocity. It is ``guide``
+    with the weight share * weight, and the term share x / t, which draws chunks outward and is no part of the exact rule. It holds
+    for other levels as in ``paths.pulled``. At pure noise nothing is added.
 
     Args:
         value: (vars, obs, x [*B, H, A], level [2]) -> [*B].
@@ -253,18 +253,13 @@ def tilt(kernel: Kernel, value: ValueFn, weight: float, share: float) -> Kernel:
     if kernel.advance is None:
         raise ValueError(f"tilt needs an actor with noise levels, got {kernel.modules or 'one step'}")
     alpha, sigma = np.asarray(kernel.levels, np.float64).T
-    safe = np.where(alpha > 0, alpha, np.inf)
-    table = np.stack([sigma**2 / safe, np.where(alpha > 0, 1 / safe - 1 / (alpha + sigma), 0.0)], axis=1)
+    outward = np.where(alpha > 0, 1 / np.where(alpha > 0, alpha, 1.0) - 1 / (alpha + sigma), 0.0).astype(np.float32)
 
     def denoise(vars: Vars, obs, x: Array, k) -> Array:
-        clean = kernel.denoise(vars, obs, x, k)
-        slope = ascent(value, vars, obs, x, jnp.asarray(kernel.levels, jnp.float32)[k])
-        gain, outward = numbers(table, k)
-        return clean + share * (gain * weight * slope + outward * x)
+        return kernel.denoise(vars, obs, x, k) + share * jnp.asarray(outward)[k] * x
 
-    return kernel._replace(
-        denoise=denoise, step=step_of(denoise, kernel.advance), infill=None, committed=0, velocity=None
-    )
+    drawn = kernel._replace(denoise=denoise, step=step_of(denoise, kernel.advance))
+    return guide(drawn, value, share * weight)
 
 
 def diffuser(kernel: Kernel, value: ValueFn, scale: float, repeats: int = 2, stop: int = 2) -> Kernel:

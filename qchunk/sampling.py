@@ -78,6 +78,19 @@ def sample(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> Policy
     return Policy(drawing(kernel), plan, emit, pulled=levels, committed=committed)
 
 
+def sample_from_start(kernel: Kernel) -> Policy:
+    """``sample`` of an actor whose chunk follows from where it starts alone, so that its noise is one array [*B, H, A].
+
+    Raises:
+        UserError: its steps draw noise.
+    """
+    if kernel.noisy:
+        what = " and ".join(m.name for m in kernel.modules) or "frozen"
+        fix = "take --actor.kind flow, or a diffusion that draws none: --actor.ddim 5"
+        raise UserError(f"the steps of the {what} Kernel draw noise, so its chunk does not follow from its start", fix)
+    return sample(kernel)
+
+
 def holding(old: Old) -> Callable[[Kernel], Kernel]:
     """How a Kernel holds on to an old plan as its pull says: by guidance, or going on from its first actions."""
     weight, limit = old.pull.weight, old.pull.limit  # type: ignore[union-attr]

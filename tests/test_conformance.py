@@ -20,7 +20,7 @@ from qchunk import envs, names, registry, sampling, seeds
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.actors.flow import flow
-from qchunk.config import Stands, stands_on
+from qchunk.config import ActorConfig, Stands, actor_fields, of_kind, stands_on
 from qchunk.data import buffer, formats
 from qchunk.data.goals import needs_goals
 from qchunk.drivers import offline, on_policy, train
@@ -33,6 +33,7 @@ from qchunk.play.execute import parse
 from qchunk.play.on_device import begin, rollout_chunks
 from qchunk.runs import checkpoint
 from qchunk.seeds import for_each
+from qchunk.system.errors import UserError
 from qchunk.types import Spec, view
 
 SPEC = Spec(2, 1, 2)
@@ -189,6 +190,33 @@ def test_acts(method, spec):
             chex.assert_tree_all_finite(plan)
             assert float(jnp.abs(plan.action).max()) <= 1.0
             chex.assert_trees_all_equal(policy.emit(vars, plan, length - 1, obs), plan.action[..., length - 1, :])
+
+
+KINDS = ("diffusion", "gaussian", "regression", "one-step", "tanh-gaussian")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_actor_of_any_kind_learns_or_is_refused(method, kind, env, data, spec):
+    """In one line, and before anything is trained."""
+    build, c, given = method
+    if plays(c) or not (fields := actor_fields(type(c))):
+        pytest.skip(
+            "on-policy methods are refused for paths without probabilities (test_registry.py), others have no actor"
+        )
+    c = dataclasses.replace(c, **dict.fromkeys(fields, tiny(of_kind(ActorConfig, kind))))
+    stands = stands_on(c)
+    if stands and stands[1] is Stands.FROZEN:
+        given = {"actor": actor(getattr(c, stands[0])).modules[0].init(jax.random.key(9), spec)}
+
+    def one():
+        before = build(c).init(jax.random.key(0), spec, given)
+        ready, chunk = experience((build, c, given), env, data, before, jax.random.key(1))
+        return build(c).update(ready, given, jax.random.key(2), chunk)
+
+    try:
+        assert jax.eval_shape(one)[1]["loss"].shape == ()
+    except UserError as refusal:
+        assert "take " in str(refusal) or "--actor.kind" in str(refusal)
 
 
 def test_events_and_figures(trained):

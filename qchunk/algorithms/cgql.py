@@ -18,6 +18,7 @@ from qchunk.critics.noisy_value import noisy_value
 from qchunk.improve import tilt
 from qchunk.losses.cloning import bc
 from qchunk.losses.noise_value import noise_value
+from qchunk.losses.noised import check_levels
 from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
 from qchunk.ranges import NonNegativeFloat
@@ -45,8 +46,13 @@ class CGQL:
 
 
 def cgql(c: CGQL) -> Algorithm:
-    """CGQL: guided chunks act and are backed up."""
+    """CGQL: guided chunks act and are backed up.
+
+    Raises:
+        UserError: an actor of one step, see ``check_levels``.
+    """
     pi, q = actor(c.actor), noisy_value(c.critic, "critic")
+    check_levels(pi)
     steer = opinion(q, mean)
     act = sample(tilt(acting(pi), as_clean(steer) if c.guidance == "clean" else steer, c.weight, c.share))
     terms = [bc(pi), td(q, act)]

@@ -17,11 +17,11 @@ from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import mean, opinion, scaled
 from qchunk.improve import started
 from qchunk.losses.cloning import bc
-from qchunk.losses.proposals import ascend, entropy, proposing, temperature
+from qchunk.losses.proposals import ascend_softly, proposing, temperature
 from qchunk.losses.start_value import start_value
 from qchunk.losses.td import td
 from qchunk.ranges import NonNegativeFloat
-from qchunk.sampling import sample
+from qchunk.sampling import sample, sample_from_start
 from qchunk.target_networks import target_view, with_target
 from qchunk.types import Algorithm
 
@@ -45,8 +45,8 @@ def dsrl(c: DSRL) -> Algorithm:
     """DSRL: the chunk that the target flow makes of the chosen noise acts and is backed up."""
     pi = with_target(actor(c.actor), rate=c.critic.tau, every=1, acts=True, lagged=True)
     steer, q, heat = tanh_gaussian(c.steer, "steer"), chunk_q(c.critic), temperature()
-    z, flow = chunk_q(c.critic, "start_critic", target=False), sample(reading(pi, target_view))
-    climb = proposing(steer, [ascend(steer, scaled(opinion(z, mean), c.scale)), *entropy(steer, heat)])
+    z, flow = chunk_q(c.critic, "start_critic", target=False), sample_from_start(reading(pi, target_view))
+    climb = proposing(steer, ascend_softly(steer, scaled(opinion(z, mean), c.scale), heat))
     act = started(flow, sample(acting(steer)), c.scale)
     return learner(
         [pi, steer, q, z, heat], act, [bc(pi), start_value(z, q, flow), climb, td(q, act)], c.optim, prior=pi

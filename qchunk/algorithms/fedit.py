@@ -16,7 +16,7 @@ from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import mean, opinion
 from qchunk.improve import edited
 from qchunk.losses.cloning import bc
-from qchunk.losses.proposals import ascend, editing, entropy, temperature
+from qchunk.losses.proposals import ascend_softly, editing, temperature
 from qchunk.losses.td import td
 from qchunk.ranges import NonNegativeFloat
 from qchunk.sampling import sample
@@ -42,6 +42,6 @@ def fedit(c: FEdit) -> Algorithm:
     """FEdit: edited chunks act and are backed up; the editor climbs the critic under an entropy bonus, the flow does not."""
     pi, e, q, heat = actor(c.actor), editor(c.editor), chunk_q(c.critic), temperature()
     base = sample(acting(pi))
-    climb = editing(e, base, c.scale, [ascend(e, opinion(q, mean)), *entropy(e, heat)])
+    climb = editing(e, base, c.scale, ascend_softly(e, opinion(q, mean), heat))
     act = edited(base, acting(e), c.scale)
     return learner([pi, e, q, heat], act, [bc(pi), climb, td(q, act)], c.optim, prior=pi)

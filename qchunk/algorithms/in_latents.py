@@ -18,7 +18,7 @@ from qchunk.losses.terms import of_first
 from qchunk.losses.unrolled import unrolled
 from qchunk.planning import Options, planning
 from qchunk.ranges import PositiveInt, Range, spelled
-from qchunk.sampling import sample, uniform
+from qchunk.sampling import sample, sample_from_start, uniform
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Term, Together
 from qchunk.world_model import LatentConfig, latent_model
@@ -62,7 +62,7 @@ def in_latents(c: Any, planners: Callable, choosing: bool = False, **more: Any) 
     """
     pi, model = actor(c.actor), latent_model(c.model, choosing=choosing)
     student = shown(one_step_actor(c.student, "student"), lambda spec: spec._replace(obs=c.model.size), lambda x: x)
-    teacher, below = sample(acting(pi)), sample(student)
+    teacher, below = sample_from_start(acting(pi)), sample(student)
     proposed = (teacher, below) if c.proposals == "prior" else (uniform(teacher), uniform(below))
     options = Options(*proposed, c.n, c.depth)
     act, explore = planners(model, options, whole_discount(c.chunk))

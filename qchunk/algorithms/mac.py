@@ -11,7 +11,7 @@ from qchunk.actor_configs import FlowConfig, OneStepConfig
 from qchunk.actors import actor
 from qchunk.actors.one_step import one_step_actor
 from qchunk.compose import acting, learner
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
 from qchunk.data.chunks import whole_discount
@@ -20,9 +20,9 @@ from qchunk.losses.cloning import bc
 from qchunk.losses.imagined import expansion, fitted
 from qchunk.losses.proposals import distil, proposing
 from qchunk.ranges import PositiveInt, Range
-from qchunk.sampling import sample
+from qchunk.sampling import sample, sample_from_start
 from qchunk.target_networks import with_target
-from qchunk.types import Algorithm
+from qchunk.types import Algorithm, Term, Together
 from qchunk.world_model import ModelConfig, chunk_model
 
 
@@ -31,8 +31,8 @@ class MAC:
     """Model-based RL with action chunks."""
 
     chunk: ChunkConfig = ChunkConfig(10)
-    actor: ActorConfig = FlowConfig()
-    """The teacher, trained by behaviour cloning."""
+    actor: Annotated[ActorConfig, Stands.CLONED] = FlowConfig()
+    """The teacher, by behaviour cloning, or the prior's."""
     student: OneStepConfig = OneStepConfig()
     """The one-step actor that proposes; it only imitates the teacher."""
     model: ModelConfig = ModelConfig()
@@ -55,5 +55,6 @@ def mac(c: MAC) -> Algorithm:
     q, v = chunk_q(c.critic, target=False), with_target(state_v(c.critic), rate=c.critic.tau)
     best = lambda n: best_of_n(sample(mu), q.score, n)  # noqa: E731
     imagined = expansion(model, q, v, best(c.n), whole_discount(c.chunk), c.depth, c.lam)
-    teach = proposing(mu, [distil(mu, sample(acting(pi)))])
-    return learner([pi, mu, model, q, v], best(c.n * c.more), [bc(pi), teach, fitted(model), imagined], c.optim)
+    teach = proposing(mu, [distil(mu, sample_from_start(acting(pi)))])
+    terms: list[Term | Together] = [bc(pi), teach, fitted(model), imagined]
+    return learner([pi, mu, model, q, v], best(c.n * c.more), terms, c.optim, prior=pi)

@@ -12,7 +12,7 @@ from qchunk.compose import acting, learner
 from qchunk.config import config
 from qchunk.critics.ensemble import mean, opinion
 from qchunk.improve import edited
-from qchunk.losses.proposals import ascend, editing, entropy, temperature
+from qchunk.losses.proposals import ascend_softly, editing, temperature
 from qchunk.losses.td import td
 from qchunk.ranges import NonNegativeFloat
 from qchunk.sampling import sample
@@ -33,7 +33,7 @@ def qam_e(c: QAME) -> Algorithm:
     """QAM-E: edited chunks act and are backed up; the editor climbs the critic under an entropy bonus."""
     parts, e, heat = flows(c), editor(c.editor), temperature()
     fast, q = sample(acting(parts.fast)), parts.critic
-    climb = editing(e, fast, c.scale, [ascend(e, opinion(q, mean)), *entropy(e, heat)])
+    climb = editing(e, fast, c.scale, ascend_softly(e, opinion(q, mean), heat))
     act = edited(fast, acting(e), c.scale)
     trained = [parts.slow, parts.fast, q, e, heat]
     return learner(trained, act, [*matching(c, parts), climb, td(q, act)], c.optim, clip=c.clip, prior=parts.slow)

@@ -20,7 +20,7 @@ from qchunk.losses.proposals import ascend, distil, proposing
 from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
 from qchunk.ranges import NonNegativeFloat
-from qchunk.sampling import sample
+from qchunk.sampling import sample, sample_from_start
 from qchunk.types import Algorithm, Term, Together
 
 
@@ -42,6 +42,6 @@ class QCFQL:
 def qc_fql(c: QCFQL) -> Algorithm:
     """QC-FQL: three terms teach, distil and ascend; the student acts and chooses the next chunk of the critic's target."""
     pi, mu, q = actor(c.actor), one_step_actor(c.student, "student"), chunk_q(c.critic)
-    improve = [weighed(distil(mu, sample(acting(pi))), c.alpha), ascend(mu, opinion(q, mean))]
+    improve = [weighed(distil(mu, sample_from_start(acting(pi))), c.alpha), ascend(mu, opinion(q, mean))]
     terms: list[Term | Together] = [bc(pi), proposing(mu, improve), td(q, sample(mu))]
     return learner([pi, mu, q], sample(mu), terms, c.optim, prior=pi)

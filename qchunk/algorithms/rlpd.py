@@ -12,7 +12,7 @@ from qchunk.compose import acting, learner
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.losses.cloning import bc
-from qchunk.losses.proposals import ascend, entropy, proposing, temperature
+from qchunk.losses.proposals import ascend_softly, proposing, temperature
 from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
 from qchunk.ranges import NonNegativeFloat
@@ -39,6 +39,6 @@ def rlpd(c: RLPD) -> Algorithm:
     """RLPD: the actor climbs the critic under an entropy bonus, which the target leaves out; its temperature is learned."""
     pi, q, heat = actor(c.actor), chunk_q(c.critic), temperature()
     act = sample(acting(pi))
-    climb = proposing(pi, [ascend(pi, q.score), *entropy(pi, heat)])
+    climb = proposing(pi, ascend_softly(pi, q.score, heat))
     clone = weighed(bc(pi, summed=True), c.bc_alpha)
     return learner([pi, q, heat], act, [climb, clone, td(q, act)], c.optim)

@@ -19,7 +19,7 @@ from qchunk.config import (
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data.chunks import begun
 from qchunk.losses.optimism import familiar, novelty, optimistic, predicted
-from qchunk.losses.proposals import ascend, entropy, proposing, temperature
+from qchunk.losses.proposals import ascend_softly, proposing, temperature
 from qchunk.losses.td import td
 from qchunk.ranges import NonNegativeFloat
 from qchunk.sampling import sample
@@ -60,7 +60,7 @@ def supe(c: SUPE) -> Algorithm:
     act, steps = sample(acting(pi)), begun(c.chunk.horizon, c.chunk)
     discount = c.chunk.gamma**steps
     least = c.least * sum(c.chunk.gamma ** begun(i, c.chunk) for i in range(c.chunk.horizon))
-    climb = proposing(pi, [ascend(pi, q.score), *entropy(pi, heat)])
+    climb = proposing(pi, ascend_softly(pi, q.score, heat))
     learned = optimistic(td(q, act), new, going, least, discount, c.bonus)
     parts = [pi, q, heat, new, reward, going]
     return over_skills(c, learner(parts, act, [climb, learned, familiar(new), predicted(reward, going)], c.optim))

@@ -175,3 +175,8 @@ def entropy(kernel: Kernel, heat: Module) -> tuple[Term, Term]:
 
     actor = Term("entropy", module_names(kernel), no_noise, bonus)
     return actor, Term("temperature", (heat.name,), no_noise, tempered)
+
+
+def ascend_softly(kernel: Kernel, score: ValueFn, heat: Module) -> list[Term]:
+    """What a soft actor learns (1812.05905): ``ascend`` under the bonus of ``entropy``, and its temperature; terms for ``proposing`` or ``editing``."""
+    return [ascend(kernel, score), *entropy(kernel, heat)]
