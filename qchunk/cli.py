@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -130,6 +131,7 @@ def command(argv: list[str]) -> None:
         sys.path.append(os.getcwd())  # modules of the user's own, as python -m would find them
     if argv[0] != "bench" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(MOST_DEVICES, cores())))
+    name_glfw()
     if argv[0] in ("compare", "render"):
         draw_without_a_screen()
     module, _, function = COMMANDS[argv[0]][2].partition(":")
@@ -145,6 +147,17 @@ def failure(err: BaseException) -> list[str]:
         line = f"what {' or '.join(files)} gives does not fit: {tracebacks.told(err)}"
         return [f"{line}. See docs/tutorials for what each function returns.", *tracebacks.listed(err, ours=True)]
     return []
+
+
+def name_glfw() -> None:
+    """Names glfw's library, which MuJoCo loads when it is imported. Unnamed, a Python of its own would be asked for its version:
+    a tenth of a second, and at Ctrl-C a traceback of that child's."""
+    found = importlib.util.find_spec("glfw") if sys.platform.startswith("linux") else None
+    if found and found.origin:
+        screen = "wayland" if os.environ.get("XDG_SESSION_TYPE") == "wayland" else "x11"  # as glfw chooses
+        library = os.path.join(os.path.dirname(found.origin), screen, "libglfw.so")
+        if os.path.exists(library):
+            os.environ.setdefault("PYGLFW_LIBRARY", library)
 
 
 def draw_without_a_screen() -> None:

@@ -168,6 +168,24 @@ def test_ctrl_c_is_one_line_and_130_at_any_time(data, tmp_path, delay):
     assert kept == (out / "checkpoints").exists() == out.parent.exists(), "what was not trained leaves no folder"
 
 
+WATCHED = """
+import os, sys
+sys.addaudithook(lambda event, args: event == "subprocess.Popen" and os.write(2, f"starts {args[0]}".encode()))
+from qchunk import cli
+cli.main(sys.argv[1:])
+assert "mujoco" in sys.modules
+"""
+
+
+def test_no_python_is_started_that_a_ctrl_c_would_make_talk(tmp_path):
+    """A signal of the terminal's reaches children, too; glfw, which MuJoCo imports, would start one that shows its traceback."""
+    words = ["collect", "probe/two-step", "--out", str(tmp_path / "d.npz"), "--steps", "20", "--episode-length", "10", "--quiet"]
+    env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    env.pop("PYGLFW_LIBRARY", None)
+    done = subprocess.run([sys.executable, "-c", WATCHED, *words], env=env, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0 and f"starts {sys.executable}" not in done.stderr, done.stderr
+
+
 @pytest.mark.slow
 def test_a_second_signal_ends_at_once(data, tmp_path):
     """Also while compiled code runs that would take hours: Python's own handlers would wait for it."""
