@@ -17,6 +17,7 @@ import numpy as np
 from _suite import OPTIM, SMALL, TAU
 
 from qchunk.actor_configs import DiffusionConfig, FlowConfig
+from qchunk.actors.paths import count_steps
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.qc_frozen import FrozenQC
 from qchunk.algorithms.v_gps import VGPS
@@ -29,7 +30,6 @@ from qchunk.reporting import cost, records
 from qchunk.reporting.stats import interval, paired_difference
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, learner_of, rebuild, vars_of
-from qchunk.sampling import count_steps
 from qchunk.types import Learner
 
 TASKS = [*(f"cube-single-task{t}" for t in range(1, 6)), "cube-double-task1"]

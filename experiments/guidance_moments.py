@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk.actors import paths
+from qchunk.actors.paths import decode
 from qchunk.envs.probes import bandit
 from qchunk.improve import diffuser, guide
-from qchunk.sampling import decode
 from qchunk.types import Kernel, Vars
 
 N, WEIGHT, NOTHING = 20_000, 2.0, Vars({}, {}, {}, {})

@@ -11,19 +11,25 @@ from qchunk.system.errors import UserError
 
 
 @config
-class FlowConfig(ActorConfig):
-    """A flow-matching actor (2507.07969, appendix: 4 layers of 512, 10 Euler steps)."""
+class PerceptronConfig(ActorConfig):
+    """What every actor of a plain network has."""
 
     hidden: Widths = (512, 512, 512, 512)
     """Widths of the hidden layers."""
     layer_norm: bool = False
     """LayerNorm after each activation."""
+    ema: bool = False
+    """Act with a moving average of the weights."""
+
+
+@config
+class FlowConfig(PerceptronConfig):
+    """A flow-matching actor (2507.07969, appendix: 4 layers of 512, 10 Euler steps)."""
+
     steps: PositiveInt = 10
     """K, Euler steps from noise to data."""
     committed: NonNegativeInt = 0
     """D: it learns to go on from 0 to D first actions that are given (training-time real-time chunking, 2512.05964), for --execute committed."""
-    ema: bool = False
-    """Act with a moving average of the weights."""
     kind: str = dataclasses.field(default="flow", kw_only=True)
 
 
@@ -70,17 +76,11 @@ class DiffusionConfig(ActorConfig):
 
 
 @config
-class GaussianConfig(ActorConfig):
+class GaussianConfig(PerceptronConfig):
     """A Gaussian actor, or a mixture."""
 
-    hidden: Widths = (512, 512, 512, 512)
-    """Widths of the hidden layers."""
-    layer_norm: bool = False
-    """LayerNorm after each activation."""
     components: PositiveInt = 1
     """Gaussians in the mixture."""
-    ema: bool = False
-    """Act with a moving average of the weights."""
     kind: str = dataclasses.field(default="gaussian", kw_only=True)
 
 
@@ -100,44 +100,89 @@ class FullGaussianConfig(ActorConfig):
 
 
 @config
-class RegressionConfig(ActorConfig):
+class RegressionConfig(PerceptronConfig):
     """A deterministic actor by mean squared error."""
 
-    hidden: Widths = (512, 512, 512, 512)
-    """Widths of the hidden layers."""
-    layer_norm: bool = False
-    """LayerNorm after each activation."""
-    ema: bool = False
-    """Act with a moving average of the weights."""
     kind: str = dataclasses.field(default="regression", kw_only=True)
 
 
 @config
-class OneStepConfig(ActorConfig):
+class OneStepConfig(PerceptronConfig):
     """A one-step actor: one pass of a network from noise to the chunk."""
 
-    hidden: Widths = (512, 512, 512, 512)
-    """Widths of the hidden layers."""
-    layer_norm: bool = False
-    """LayerNorm after each activation."""
-    ema: bool = False
-    """Act with a moving average of the weights."""
     kind: str = dataclasses.field(default="one-step", kw_only=True)
 
 
 @config
-class TanhGaussianConfig(ActorConfig):
+class TanhGaussianConfig(PerceptronConfig):
     """A Gaussian squashed into [-1, 1] by tanh."""
 
-    hidden: Widths = (512, 512, 512, 512)
-    """Widths of the hidden layers."""
-    layer_norm: bool = False
-    """LayerNorm after each activation."""
     activation: Literal["gelu", "mish", "relu"] = "gelu"
     """Of the hidden layers."""
-    ema: bool = False
-    """Act with a moving average of the weights."""
     kind: str = dataclasses.field(default="tanh-gaussian", kw_only=True)
+
+
+@config
+class ConsistencyConfig(PerceptronConfig):
+    """A consistency model (2303.01469): from any noise level straight to the chunk."""
+
+    steps: PositiveInt = 2
+    """K, estimates from noise to data; the chunk is noised anew between them."""
+    grid: Annotated[int, Range(2)] = 40
+    """Noise levels whose neighbours are to agree, when it learns from data."""
+    kind: str = dataclasses.field(default="consistency", kw_only=True)
+
+
+@config
+class ShortcutConfig(PerceptronConfig):
+    """A shortcut model (2410.12557): a flow whose long jumps end where two half as long do."""
+
+    steps: PositiveInt = 1
+    """K, jumps from noise to data."""
+    grid: Annotated[int, Range(2)] = 128
+    """Shortest jumps from noise to data, a power of two; half as long ones are a flow's."""
+    kind: str = dataclasses.field(default="shortcut", kw_only=True)
+
+    def check(self, where: str) -> None:
+        """Raises UserError where jumps cannot be halved."""
+        super().check(where)
+        if self.grid & (self.grid - 1):
+            raise UserError(f"--{where}grid {self.grid} is no power of two", "give 8, 16, 32, 64, 128 ...")
+
+
+@config
+class MeanFlowConfig(PerceptronConfig):
+    """MeanFlow (2505.13447): a network of mean velocities. ``instant``, with ``same`` and ``power`` 0, is MVP's (2602.13810)."""
+
+    steps: PositiveInt = 1
+    """K, jumps from noise to data."""
+    same: Annotated[float, Range(0, 1)] = 0.75
+    """Share of a batch that learns velocities at one time, as a flow."""
+    power: NonNegativeFloat = 1.0
+    """How much less large errors count: 0 is squared error."""
+    instant: bool = False
+    """Also learn the velocity at the time itself in all of the batch."""
+    kind: str = dataclasses.field(default="meanflow", kw_only=True)
+
+
+@config
+class DistilledConfig(OneStepConfig):
+    """A one-step actor, distilled from a flow that clones the data meanwhile."""
+
+    teacher: FlowConfig = FlowConfig()
+    """The flow."""
+    kind: str = dataclasses.field(default="distilled", kw_only=True)
+
+
+@config
+class ReflowConfig(PerceptronConfig):
+    """A flow cloned from what another flow makes, which clones the data meanwhile (2209.03003)."""
+
+    steps: PositiveInt = 1
+    """K, Euler steps from noise to data."""
+    teacher: FlowConfig = FlowConfig()
+    """The flow that makes the pairs of noise and chunk."""
+    kind: str = dataclasses.field(default="reflow", kw_only=True)
 
 
 @config

@@ -88,6 +88,8 @@ def reading(part: Any, look: Callable[[Vars], Vars]) -> Any:
 
     names = ("shape", "denoise", "infill", "step", "velocity", "loss", "density", "values", "score")
     found = {f: redirect(getattr(part, f)) for f in names if getattr(part, f, None)}
+    if follow := getattr(part, "follow", None):
+        found["follow"] = lambda teacher: redirect(follow(teacher))
     if decoder := getattr(part, "decoder", None):
         found["decoder"] = decoder._replace(**{f: redirect(getattr(decoder, f)) for f in ("plan", "emit", "encode")})
     return part._replace(**found)
@@ -160,6 +162,8 @@ def shown(
         if getattr(part, f, None)
     }
     reads |= {f: of_chunk(getattr(part, f)) for f in ("draw", "loss") if hasattr(part, f)}
+    if follow := getattr(part, "follow", None):  # a teacher is shown the same
+        reads["follow"] = lambda teacher: of_chunk(follow(teacher))
     return part._replace(modules=tuple(built(m) for m in part.modules), **reads)
 
 

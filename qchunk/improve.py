@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk.actors.editor import beside
-from qchunk.actors.paths import step_of
+from qchunk.actors.paths import count_steps, step_of
 from qchunk.critics import zooms
 from qchunk.critics.zooms import ZoomCritic
-from qchunk.sampling import count_steps, emit_step, sample
+from qchunk.sampling import emit_step, sample
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Kernel, Old, Plan, Policy, ValueFn, Vars
 

@@ -26,6 +26,10 @@ class Entry(NamedTuple):
 ALGORITHMS = {
     "bc": Entry("qchunk.algorithms.bc:bc", "behaviour cloning of chunks: flow, diffusion, Gaussians or regression"),
     "qc": Entry("qchunk.algorithms.qc:qc", "Q-chunking: best of N flow chunks by a chunk critic (2507.07969)"),
+    "distil": Entry(
+        "qchunk.algorithms.distil:distil",
+        "an actor of one or a few steps learns what the frozen prior of an earlier run generates",
+    ),
     "qc-fql": Entry(
         "qchunk.algorithms.qc_fql:qc_fql", "a one-step actor, distilled from a flow, climbs a chunk critic (2507.07969)"
     ),
@@ -125,6 +129,19 @@ ACTORS = {  # by the kind of their configuration; a target takes (configuration,
     ),
     "regression": Entry("qchunk.actors.gaussian:regression", "one deterministic chunk, by mean squared error"),
     "one-step": Entry("qchunk.actors.one_step:one_step_actor", "noise to chunk in one pass; cloned by an energy score"),
+    "consistency": Entry(
+        "qchunk.actors.consistency:consistency", "from any noise level straight to the chunk (2303.01469)"
+    ),
+    "shortcut": Entry("qchunk.actors.flow_map:shortcut", "a flow that takes long jumps as well as short (2410.12557)"),
+    "meanflow": Entry(
+        "qchunk.actors.flow_map:mean_flow", "a flow's mean velocities, noise to chunk at once (2505.13447)"
+    ),
+    "distilled": Entry(
+        "qchunk.actors.taught:distilled", "a one-step student of a flow that clones meanwhile (2502.02538)"
+    ),
+    "reflow": Entry(
+        "qchunk.actors.taught:reflow", "a flow of straighter paths, cloned from another's pairs (2209.03003)"
+    ),
     "skills": Entry("qchunk.actors.skills:skills", "an autoencoder of chunks, decoded step by step (2010.13611)"),
     "tanh-gaussian": Entry(
         "qchunk.actors.tanh_gaussian:tanh_gaussian", "a Gaussian squashed by tanh, with its density (1801.01290)"

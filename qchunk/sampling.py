@@ -1,4 +1,4 @@
-"""Running a Kernel: from noise to chunks. The only denoising loop."""
+"""Policies that run a Kernel: from noise to chunks, and the probabilities of its paths."""
 
 from __future__ import annotations
 
@@ -9,37 +9,13 @@ from collections.abc import Callable
 import distrax
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from qchunk.actors.paths import going_on, pulled
+from qchunk.actors.paths import count_steps, decode, going_on, pulled, walk
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Kernel, Key, Old, Plan, Policy, PolicyDrawFn, PyTree, Vars
 
 NOISE_BOUND = 3.0  # of exploring steps, as in DPPO's code
 LOG_PROB_BOUNDS = (-5.0, 2.0)  # of one number's log-density, likewise
-
-
-def decode(
-    kernel: Kernel, vars: Vars, obs, noise: Array, steps: Array | None = None, first: int = 0, last: int | None = None
-) -> Array:
-    """Denoises ``noise`` [*B, H, A] along all K steps, or along first <= k < last, without clipping: [*B, H, A].
-
-    Args:
-        steps: noise of every step [*B, K, H, A] for a Kernel with std > 0; None runs the mean path.
-    """
-    end = count_steps(kernel) if last is None else last
-    return walk(kernel, vars, obs, noise, steps, first, end)[0]
-
-
-def walk(kernel: Kernel, vars: Vars, obs, x: Array, steps: Array | None, first: int, last: int) -> tuple[Array, Array]:
-    """``decode`` that remembers how: (the last chunk [*B, H, A], the chunk after each step [last - first, *B, H, A])."""
-
-    def body(x: Array, k: Array) -> tuple[Array, Array]:
-        mean, std = kernel.step(vars, obs, x, k)
-        x = mean if steps is None else mean + std * steps[..., k, :, :]
-        return x, x
-
-    return jax.lax.scan(body, x, jnp.arange(first, last))
 
 
 def act(policy: Policy, vars: Vars, key: Key, obs: PyTree, old: Old | None = None) -> Plan:
@@ -190,8 +166,3 @@ def normal(key, shape: tuple[int, ...]) -> Array:
     XLA counts along one axis faster than along four.
     """
     return jax.random.normal(key, (math.prod(shape),)).reshape(shape)
-
-
-def count_steps(kernel: Kernel) -> int:
-    """K, the number of denoising steps."""
-    return int(np.shape(kernel.levels)[0]) - 1

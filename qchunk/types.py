@@ -149,6 +149,7 @@ class Kernel(NamedTuple):
     committed: int = 0  # the most actions that ``infill`` has learned to be given
     decoder: Decoder | None = None  # None: its chunks are actions
     velocity: VelocityFn | None = None  # of a flow; None: it is none
+    follow: FollowFn | None = None  # None: it learns from data alone
 
 
 class Plan(NamedTuple):
@@ -272,6 +273,9 @@ StepFn = Callable[[Vars, PyTree, Array, Any], tuple[Array, Any]]
 
 InfillFn = Callable[[Vars, PyTree, Array, Any, Array], Array]
 """(vars, obs [*B, O], x [*B, H, A], k, given [*B, H]) -> ``denoise``'s estimate, where the actions ``given`` (1) of x are clean."""
+
+FollowFn = Callable[[Kernel], LossFn]
+"""teacher -> a loss on the same noise as ``loss``'s, whose minimum generates as the teacher does; the teacher learns nothing by it."""
 
 VelocityFn = Callable[[Vars, PyTree, Array, Array], Array]
 """(vars, obs [*B, O], x [*B, H, A], t [*B, 1] in [0, 1], 1 is data) -> velocity of a flow [*B, H, A]."""

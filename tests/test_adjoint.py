@@ -10,10 +10,9 @@ import pytest
 from qchunk.actor_configs import FlowConfig, RegressionConfig
 from qchunk.actors.flow import flow
 from qchunk.actors.gaussian import regression
-from qchunk.actors.paths import memoryless, memoryless_std
+from qchunk.actors.paths import decode, memoryless, memoryless_std
 from qchunk.losses.adjoint import adjoint_matching, adjoints, apart, ascend_path, path
 from qchunk.losses.proposals import noise_of
-from qchunk.sampling import decode
 from qchunk.system.errors import UserError
 from qchunk.types import Chunk, Vars
 

@@ -192,7 +192,7 @@ def test_acts(method, spec):
             chex.assert_trees_all_equal(policy.emit(vars, plan, length - 1, obs), plan.action[..., length - 1, :])
 
 
-KINDS = ("diffusion", "gaussian", "regression", "one-step", "tanh-gaussian")
+KINDS = ("diffusion", "gaussian", "regression", "one-step", "tanh-gaussian", "consistency", "meanflow", "distilled")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,6 +14,7 @@ from tiers import as_users_compile, slow_but
 from qchunk import names, registry
 from qchunk.actor_configs import DiffusionConfig, FlowConfig, GaussianConfig, RegressionConfig
 from qchunk.actors import actor, paths
+from qchunk.actors.paths import decode
 from qchunk.config import CriticConfig, Stands, stands_on
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.noisy_value import noisy_value
@@ -23,7 +24,7 @@ from qchunk.improve import best_of_n, diffuser, guide
 from qchunk.losses.cloning import bc
 from qchunk.losses.implicit_q import expectile
 from qchunk.losses.noise_value import noise_value
-from qchunk.sampling import decode, sample
+from qchunk.sampling import sample
 from qchunk.types import Chunk, Critic, Module, Plan, Spec, Vars, view
 
 NOTHING = Vars({}, {}, {}, {})

@@ -16,7 +16,7 @@ from tiers import slow_but
 from qchunk import cli, envs
 from qchunk.actor_configs import DiffusionConfig, FlowConfig, GaussianConfig, RegressionConfig
 from qchunk.actors import actor
-from qchunk.actors.paths import stochastic, with_min_std
+from qchunk.actors.paths import count_steps, stochastic, with_min_std
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.dppo import DPPO, PPO, dppo, ppo
 from qchunk.config import ChunkConfig, OptimConfig, RolloutConfig, ValueConfig
@@ -33,7 +33,7 @@ from qchunk.play import collecting
 from qchunk.play.execute import receding
 from qchunk.play.on_device import begin, rollout_chunks
 from qchunk.runs import checkpoint
-from qchunk.sampling import count_steps, log_prob, sample_path
+from qchunk.sampling import log_prob, sample_path
 from qchunk.seeds import for_each
 from qchunk.system.errors import UserError
 from qchunk.types import Spec, Steps, Vars, view

@@ -11,6 +11,7 @@ import pytest
 
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors.flow import flow
+from qchunk.actors.paths import decode
 from qchunk.compose import learner
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.critics.chunk_q import chunk_q
@@ -18,7 +19,7 @@ from qchunk.data.chunks import dataset, windows
 from qchunk.improve import best_of_n
 from qchunk.losses.cloning import bc
 from qchunk.losses.td import td
-from qchunk.sampling import decode, sample
+from qchunk.sampling import sample
 from qchunk.types import Chunk, Learner, Spec, Vars
 
 GOLDEN = Path(__file__).parent / "golden"

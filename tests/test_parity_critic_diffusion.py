@@ -14,6 +14,7 @@ from tiers import slow_but
 from qchunk.actor_configs import DiffusionConfig
 from qchunk.actors import paths
 from qchunk.actors.diffusion import diffusion
+from qchunk.actors.paths import decode
 from qchunk.compose import acting, learner, reading
 from qchunk.config import CriticConfig, OptimConfig
 from qchunk.critics.chunk_q import chunk_q
@@ -24,7 +25,7 @@ from qchunk.losses.proposals import ascend_one, proposing
 from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
 from qchunk.nets import flatten_chunk, mish
-from qchunk.sampling import decode, sample
+from qchunk.sampling import sample
 from qchunk.target_networks import target_view, with_target
 from qchunk.types import Chunk, Learner, Module, Spec, TargetNetwork, Vars
 

@@ -14,9 +14,10 @@ from qchunk import nets
 from qchunk.actor_configs import DiffusionConfig
 from qchunk.actors import paths
 from qchunk.actors.diffusion import diffusion
+from qchunk.actors.paths import decode
 from qchunk.improve import best_of_n, diffuser
 from qchunk.losses.cloning import bc
-from qchunk.sampling import decode, sample
+from qchunk.sampling import sample
 from qchunk.target_networks import ema
 from qchunk.types import Chunk, Kernel, Plan, Policy, Vars
 

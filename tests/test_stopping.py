@@ -179,7 +179,17 @@ assert "mujoco" in sys.modules
 
 def test_no_python_is_started_that_a_ctrl_c_would_make_talk(tmp_path):
     """A signal of the terminal's reaches children, too; glfw, which MuJoCo imports, would start one that shows its traceback."""
-    words = ["collect", "probe/two-step", "--out", str(tmp_path / "d.npz"), "--steps", "20", "--episode-length", "10", "--quiet"]
+    words = [
+        "collect",
+        "probe/two-step",
+        "--out",
+        str(tmp_path / "d.npz"),
+        "--steps",
+        "20",
+        "--episode-length",
+        "10",
+        "--quiet",
+    ]
     env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
     env.pop("PYGLFW_LIBRARY", None)
     done = subprocess.run([sys.executable, "-c", WATCHED, *words], env=env, stderr=subprocess.PIPE, text=True)

@@ -10,7 +10,7 @@ from qchunk.actor_configs import FlowConfig
 from qchunk.actors import paths
 from qchunk.system.errors import UserError
 from qchunk.target_networks import ema
-from qchunk.types import Array, Chunk, Kernel, Key, Module, Spec, Vars
+from qchunk.types import Array, Chunk, Kernel, Key, LossFn, Module, Spec, Vars
 
 
 def flow(c: FlowConfig, name: str = "actor") -> Kernel:
@@ -35,23 +35,33 @@ def flow(c: FlowConfig, name: str = "actor") -> Kernel:
         parts = nets.flatten_obs(obs), nets.flatten_chunk(x), t, *given
         return nets.apply(net(*nets.output_shape(params)), params, *parts)
 
-    levels = paths.linear(c.steps)
+    return flow_kernel(Module(name, init, apply, ema(c.ema)), c.steps, c.committed)
+
+
+def flow_kernel(module: Module, steps: int, committed: int = 0) -> Kernel:
+    """The flow-matching Kernel of a network.
+
+    Args:
+        module: (params, obs, x [*B, H, A], t [*B, 1]) -> velocity [*B, H, A]; with ``committed`` it is told, too, which actions are given
+            [*B, H].
+    """
+    name, apply, levels = module.name, module.apply, paths.linear(steps)
 
     def infill(vars: Vars, obs, x: Array, k, given: Array) -> Array:
         t, rest = paths.numbers(levels, k)
-        return x + rest * apply(vars.params[name], obs, x, t[..., 0], *([given] if c.committed else []))
+        return x + rest * apply(vars.params[name], obs, x, t[..., 0], *([given] if committed else []))
 
     def denoise(vars: Vars, obs, x: Array, k) -> Array:
         return infill(vars, obs, x, k, jnp.zeros(x.shape[-2]))
 
     def velocity(vars: Vars, obs, x: Array, t: Array) -> Array:
-        return apply(vars.params[name], obs, x, t, *([jnp.zeros(x.shape[-2])] if c.committed else []))
+        return apply(vars.params[name], obs, x, t, *([jnp.zeros(x.shape[-2])] if committed else []))
 
     def draw(key: Key, chunk: Chunk) -> tuple[Array, ...]:
-        if not c.committed:
+        if not committed:
             return paths.drawing(jax.random.uniform)(key, chunk)
         key, count_key = jax.random.split(key)
-        count = jax.random.randint(count_key, chunk.mask.shape[:-1], 0, c.committed + 1)
+        count = jax.random.randint(count_key, chunk.mask.shape[:-1], 0, committed + 1)
         given = (jnp.arange(chunk.mask.shape[-1]) < count[..., None]).astype(jnp.float32)
         return *paths.drawing(jax.random.uniform)(key, chunk), given
 
@@ -64,6 +74,11 @@ def flow(c: FlowConfig, name: str = "actor") -> Kernel:
         error = apply(vars.params[name], chunk.obs, x, t, *given) - (chunk.action - z)
         return jnp.mean(jnp.square(error) * mask[..., None], axis=(-2, -1))
 
-    kernel = paths.denoiser_kernel(Module(name, init, apply, ema(c.ema)), levels, 0.0, denoise, draw, loss)
-    kernel = kernel._replace(velocity=velocity)
-    return kernel._replace(infill=infill, committed=c.committed) if c.committed else kernel
+    def follow(teacher: Kernel) -> LossFn:
+        """Reflow (2209.03003): the data's chunk is the one that the teacher makes of the same noise."""
+        end = paths.end_of(teacher)
+        return lambda vars, noise, chunk: loss(vars, noise, chunk._replace(action=end(vars, chunk.obs, noise[0])))
+
+    kernel = paths.denoiser_kernel(module, levels, 0.0, denoise, draw, loss)
+    kernel = kernel._replace(velocity=velocity, follow=follow)
+    return kernel._replace(infill=infill, committed=committed) if committed else kernel

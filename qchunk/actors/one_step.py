@@ -10,6 +10,7 @@ import numpy as np
 
 from qchunk import nets
 from qchunk.actor_configs import OneStepConfig
+from qchunk.actors.paths import end_of
 from qchunk.target_networks import ema
 from qchunk.types import Array, Chunk, Kernel, Key, LossFn, Module, PyTree, Spec, StepFn, Vars
 
@@ -72,4 +73,15 @@ def one_step_actor(c: OneStepConfig, name: str = "actor") -> Kernel:
 
         return (size(one - chunk.action) + size(two - chunk.action) - size(one - two)) / 2
 
-    return one_step(Module(name, init, apply, ema(c.ema)), nets.output_shape, step, False, loss)._replace(draw=draw)
+    def follow(teacher: Kernel) -> LossFn:
+        """Distillation: squared error to the chunk that the teacher makes of the same noise (2502.02538, eq. 8)."""
+        end = end_of(teacher)
+
+        def lesson(vars: Vars, noise: Array, chunk: Chunk) -> Array:
+            error = apply(vars.params[name], chunk.obs, noise[0]) - end(vars, chunk.obs, noise[0])
+            return jnp.mean(jnp.square(error) * chunk.mask[..., None], axis=(-2, -1))
+
+        return lesson
+
+    kernel = one_step(Module(name, init, apply, ema(c.ema)), nets.output_shape, step, False, loss)
+    return kernel._replace(draw=draw, follow=follow)

@@ -1,4 +1,4 @@
-"""What every iterative actor shares: noise levels (alpha, sigma), and the transition from one level to the next."""
+"""What every iterative actor shares: noise levels (alpha, sigma), the transition from one level to the next, and the one denoising loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import nets
-from qchunk.types import AdvanceFn, Array, Chunk, DenoiseFn, DrawFn, Kernel, Key, LossFn, Module, StepFn, Vars
+from qchunk.system.errors import UserError
+from qchunk.types import (
+    AdvanceFn,
+    Array,
+    Chunk,
+    DenoiseFn,
+    DrawFn,
+    Kernel,
+    Key,
+    LossFn,
+    Module,
+    PyTree,
+    StepFn,
+    Vars,
+    VelocityFn,
+)
 
 
 def linear(steps: int) -> np.ndarray:
@@ -122,6 +137,34 @@ def drawing(level: Callable[[Key, tuple[int, ...]], Array]) -> DrawFn:
     return draw
 
 
+def count_steps(kernel: Kernel) -> int:
+    """K, the number of denoising steps."""
+    return int(np.shape(kernel.levels)[0]) - 1
+
+
+def decode(
+    kernel: Kernel, vars: Vars, obs, noise: Array, steps: Array | None = None, first: int = 0, last: int | None = None
+) -> Array:
+    """Denoises ``noise`` [*B, H, A] along all K steps, or along first <= k < last, without clipping: [*B, H, A].
+
+    Args:
+        steps: noise of every step [*B, K, H, A] for a Kernel with std > 0; None runs the mean path.
+    """
+    end = count_steps(kernel) if last is None else last
+    return walk(kernel, vars, obs, noise, steps, first, end)[0]
+
+
+def walk(kernel: Kernel, vars: Vars, obs, x: Array, steps: Array | None, first: int, last: int) -> tuple[Array, Array]:
+    """``decode`` that remembers how: (the last chunk [*B, H, A], the chunk after each step [last - first, *B, H, A])."""
+
+    def body(x: Array, k: Array) -> tuple[Array, Array]:
+        mean, std = kernel.step(vars, obs, x, k)
+        x = mean if steps is None else mean + std * steps[..., k, :, :]
+        return x, x
+
+    return jax.lax.scan(body, x, jnp.arange(first, last))
+
+
 def stochastic(kernel: Kernel, eta: float = 1.0) -> Kernel:
     """The same marginals with noise in every step but the last: a flow becomes its SDE, DDIM becomes ancestral sampling.
 
@@ -134,6 +177,50 @@ def stochastic(kernel: Kernel, eta: float = 1.0) -> Kernel:
 
     noisy = functools.partial(advance, eta=eta)
     return kernel._replace(advance=noisy, step=step_of(kernel.denoise, noisy), noisy=True)
+
+
+def deterministic(kernel: Kernel) -> Kernel:
+    """The same marginals without noise in any step: a diffusion becomes DDIM's; a Kernel that draws none stays what it is.
+
+    Raises:
+        UserError: a Gaussian, whose noise is all that its chunk follows from.
+    """
+    if not kernel.noisy:
+        return kernel
+    if kernel.advance is None:
+        what = " and ".join(m.name for m in kernel.modules) or "frozen"
+        raise UserError(
+            f"the steps of the {what} Kernel draw noise", "take a flow, a diffusion or another actor of levels"
+        )
+    still = functools.partial(kernel.advance, eta=0.0)
+    return kernel._replace(advance=still, step=step_of(kernel.denoise, still), noisy=False)
+
+
+def end_of(kernel: Kernel) -> Callable[[Vars, PyTree, Array], Array]:
+    """(vars, obs [*B, O], noise [*B, H, A]) -> the chunk in [-1, 1] that the noise leads to without more of it; no gradient passes.
+
+    Raises:
+        UserError: see ``deterministic``.
+    """
+    still = deterministic(kernel)
+
+    def end(vars: Vars, obs, noise: Array) -> Array:
+        vars = jax.lax.stop_gradient(vars)
+        return jnp.clip(decode(still, vars, obs, noise), -1.0, 1.0)
+
+    return end
+
+
+def velocity_of(kernel: Kernel) -> VelocityFn:
+    """A flow's velocity at any time.
+
+    Raises:
+        UserError: it is no flow.
+    """
+    if kernel.velocity is None:
+        what = " and ".join(m.name for m in kernel.modules) or "frozen"
+        raise UserError(f"the {what} Kernel has no velocity at any time", "take --actor.kind flow")
+    return kernel.velocity
 
 
 def memoryless(kernel: Kernel) -> Kernel:

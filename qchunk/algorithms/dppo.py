@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from qchunk.actor_configs import DiffusionConfig, GaussianConfig
 from qchunk.actors import actor
-from qchunk.actors.paths import stochastic, with_min_std
+from qchunk.actors.paths import count_steps, stochastic, with_min_std
 from qchunk.compose import frozen, learner, warm_started
 from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, RolloutConfig, Stands, ValueConfig, config
 from qchunk.critics.state_v import state_v
 from qchunk.losses.ppo_path import advantages, kl_above, ppo_path, value_mse
 from qchunk.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range
-from qchunk.sampling import count_steps, sample, sample_path
+from qchunk.sampling import sample, sample_path
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm
 
@@ -90,11 +90,10 @@ def dppo(c: DPPO) -> Algorithm:
     # the average of a prior's weights is where the actor starts; it keeps none of its own
     own: dict[str, Any] = {"ema": False} if hasattr(c.tuned, "ema") else {}
     pi = actor(dataclasses.replace(c.tuned, **own))
-    if not pi.noisy and pi.advance is None:
-        raise UserError(f"a {c.tuned.kind} actor has no probabilities", "take --tuned.kind gaussian, flow or diffusion")
     if getattr(c.tuned, "components", 1) > 1:
         raise UserError("a mixture's components are not steps of a path", "give --tuned.components 1")
-    walk = pi if pi.noisy else stochastic(pi)
+    # a step to a chunk at once has the noise of exploring alone
+    walk = pi if pi.noisy else stochastic(pi) if pi.advance else pi._replace(noisy=True)
     if (tuned := c.tuned_steps) > count_steps(pi):
         problem = f"--tuned-steps {tuned} is more than the {count_steps(pi)} denoising steps of the actor"
         raise UserError(problem, f"give --tuned-steps {count_steps(pi)} or less")

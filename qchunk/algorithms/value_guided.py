@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
-from qchunk.actors.paths import stochastic
+from qchunk.actors.paths import count_steps, stochastic
 from qchunk.compose import frozen, learner
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
@@ -17,7 +17,7 @@ from qchunk.losses.implicit_q import implicit_q
 from qchunk.losses.noise_value import noise_value
 from qchunk.losses.td import td
 from qchunk.ranges import NonNegativeFloat, Range
-from qchunk.sampling import count_steps, sample
+from qchunk.sampling import sample
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm
 

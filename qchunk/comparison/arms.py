@@ -92,7 +92,7 @@ def split(arm: str) -> tuple[str, str]:
 def own_kind(cls: type) -> str:
     """The kind of a method's actor where no name says another: of one of several steps a flow, so that arms stand on one prior."""
     fields = actor_fields(cls)
-    kind = getattr(cls(), fields[0]).kind if fields else PRIOR_KIND
+    kind = getattr(cls(), fields[-1]).kind if fields else PRIOR_KIND
     return PRIOR_KIND if kind in ("flow", "diffusion") else kind
 
 
@@ -109,8 +109,8 @@ def actor_of(kind: str, sizes: Sizes, tuned: bool = False) -> ActorConfig:
     if kind == "diffusion":
         ddim = 0 if tuned else min(sizes.steps, DiffusionConfig().steps)
         return DiffusionConfig(h, residual=fits_residual(h), ddim=ddim, ema=True)
-    c = of_kind(ActorConfig, kind)
-    return dataclasses.replace(c, **{n: v for n, v in (("hidden", h), ("ema", True)) if hasattr(c, n)})
+    c = resized(of_kind(ActorConfig, kind), sizes)
+    return dataclasses.replace(c, ema=True) if hasattr(c, "ema") else c
 
 
 def fits_residual(hidden: tuple[int, ...]) -> bool:
@@ -157,7 +157,8 @@ def config_of(arm: str, sizes: Sizes) -> Any:
     warm = stands[0] if stands and stands[1] is Stands.WARM_STARTED else ""
     if "@" in arm and not actors:
         raise UserError(f"{name} has no actor of its own", f"give {name} without @{kind}")
-    made: dict[str, Any] = {field: actor_of(kind, sizes, field == warm) for field in actors}
+    kinds = dict.fromkeys(actors, kind) | dict.fromkeys(actors[:-1], PRIOR_KIND)  # the last is its own
+    made: dict[str, Any] = {field: actor_of(kinds[field], sizes, field == warm) for field in actors}
     c = dataclasses.replace(resized(c, sizes), **made)
     made = {"chunk": dataclasses.replace(c.chunk, horizon=sizes.horizon)}
     tuned = TUNED.get(arm, TUNED.get(f"{ours(name)}@{kind}", TUNED.get(ours(name), {})))
@@ -187,10 +188,10 @@ def alike(cls: type) -> str:
 
 def prior_of(arm: str, sizes: Sizes) -> tuple[str, Any] | None:
     """(kind, configuration of ``bc``) of the prior that an arm stands on; None for one that trains its own actor."""
-    kind = split(arm)[1]
     c = config_of(arm, sizes)
     stands = stands_on(c)
     if stands is None or stands[1] is Stands.CLONED:
         return None
+    kind = getattr(c, stands[0]).kind
     cloned = config_of(f"bc@{kind}", sizes)
     return kind, dataclasses.replace(cloned, chunk=ChunkConfig(sizes.horizon))

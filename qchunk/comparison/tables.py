@@ -8,13 +8,13 @@ from typing import Any
 
 from qchunk import registry
 from qchunk.actors import actor
+from qchunk.actors.paths import count_steps
 from qchunk.comparison import arms
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, Run
 from qchunk.config import OptimConfig, actor_fields
 from qchunk.reporting import records
 from qchunk.reporting.records import Rows
-from qchunk.sampling import count_steps
 
 TUNING = "protocol B with 2,000 + 2,000 updates and 1,024,000 environment steps"
 LeftOut = dict[str, list[str]]  # environment -> the arms that it cannot have

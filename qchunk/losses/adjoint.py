@@ -8,10 +8,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from qchunk.actors.paths import memoryless, memoryless_std
+from qchunk.actors.paths import count_steps, decode, memoryless, memoryless_std, velocity_of, walk
 from qchunk.losses.proposals import noise_of
 from qchunk.losses.terms import module_names
-from qchunk.sampling import count_steps, decode, walk
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Chunk, Kernel, Metrics, PyTree, Term, ValueFn, Vars
 
@@ -107,8 +106,7 @@ def check_flows(*kernels: Kernel) -> None:
         UserError: names the fix.
     """
     for kernel in kernels:
-        what = " and ".join(m.name for m in kernel.modules) or "frozen"
-        if kernel.velocity is None:
-            raise UserError(f"the {what} Kernel has no velocity at any time", "take --actor.kind flow")
+        velocity_of(kernel)
         if count_steps(kernel) != count_steps(kernels[0]):
+            what = " and ".join(m.name for m in kernel.modules) or "frozen"
             raise UserError(f"the {what} Kernel takes other steps than the first", "give both the same number of steps")

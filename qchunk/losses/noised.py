@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk.actors.paths import drawing
+from qchunk.actors.paths import count_steps, drawing
 from qchunk.improve import ascent
 from qchunk.losses.terms import module_names, no_noise, together
-from qchunk.sampling import count_steps
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Chunk, DrawFn, Kernel, Key, Metrics, Term, Together, ValueFn, Vars
 

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from qchunk.actors.editor import beside
+from qchunk.actors.paths import count_steps, decode
 from qchunk.losses.terms import module_names, no_noise, together, weighted_mean
-from qchunk.sampling import act, count_steps, decode, normal
+from qchunk.sampling import act, normal
 from qchunk.system.errors import UserError
 from qchunk.types import (
     Array,

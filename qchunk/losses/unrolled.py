@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from qchunk.actors.paths import decode
 from qchunk.critics import categorical
 from qchunk.losses.gae import gae
 from qchunk.losses.proposals import Proposal, distil
 from qchunk.losses.terms import module_names, no_noise, together, weighed, weighted_mean
 from qchunk.planning import Found, Planner
-from qchunk.sampling import decode, normal
+from qchunk.sampling import normal
 from qchunk.target_networks import target_view
 from qchunk.types import Array, Chunk, Kernel, Key, Metrics, Policy, Term, Together, Vars
 from qchunk.world_model import Ahead, LatentModel

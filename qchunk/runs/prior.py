@@ -11,13 +11,13 @@ import numpy as np
 
 from qchunk import normalise
 from qchunk.actors import actor
+from qchunk.actors.paths import count_steps
 from qchunk.config import Stands, stands_on
 from qchunk.envs import objective
 from qchunk.envs.base import spec_of
 from qchunk.primitives import weights_of
 from qchunk.runs import run_folder, sources
 from qchunk.runs.opened import Opened, learner_of, rebuild
-from qchunk.sampling import count_steps
 from qchunk.system.errors import UserError
 
 PRIMITIVES = ("codec", "basis")  # fields of ChunkConfig that a stage shares with its prior

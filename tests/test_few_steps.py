@@ -1,0 +1,189 @@
+"""Actors of one step or a few: what they learn from data and from a teacher, and the rules that they learn by."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiers import slow_but
+
+from qchunk.actor_configs import (
+    ConsistencyConfig,
+    DiffusionConfig,
+    DistilledConfig,
+    FlowConfig,
+    MeanFlowConfig,
+    OneStepConfig,
+    ReflowConfig,
+    ShortcutConfig,
+)
+from qchunk.actors import actor
+from qchunk.actors.flow import flow
+from qchunk.algorithms.bc import BC, bc
+from qchunk.algorithms.distil import Distil, distil
+from qchunk.config import ChunkConfig, OptimConfig, validate
+from qchunk.sampling import act
+from qchunk.system.errors import UserError
+from qchunk.types import Chunk, Spec, Vars, view
+
+SPEC, W, OPTIM = Spec(1, 1, 2), (32, 32), OptimConfig(3e-3)
+FLOW = FlowConfig(W, steps=10)
+KINDS = {
+    "one-step": OneStepConfig(W),
+    "consistency": ConsistencyConfig(W),
+    "shortcut": ShortcutConfig(W),
+    "meanflow": MeanFlowConfig(W),
+    "MVP": MeanFlowConfig(W, same=0.0, power=0.0, instant=True),
+    "distilled": DistilledConfig(W, teacher=FLOW),
+    "reflow": ReflowConfig(W, teacher=FLOW),
+}
+
+
+def batch(key, rows=256):
+    """Chunks of two actions, both 0.6 or both -0.6 in equal parts, plus a little noise."""
+    sign_key, noise_key = jax.random.split(key)
+    sign = jnp.where(jax.random.bernoulli(sign_key, 0.5, (rows, 1, 1)), 0.6, -0.6)
+    action = sign + 0.05 * jax.random.normal(noise_key, (rows, 2, 1))
+    ones = jnp.ones((rows, 1))
+    return Chunk(
+        jnp.zeros((rows, 1)), action, jnp.ones((rows, 2)), ones, ones, jnp.zeros((rows, 1, 1)), ones, ones[:, 0], {}
+    )
+
+
+def trained(algorithm, updates, given=None):
+    given = given or {}
+
+    @jax.jit
+    def run(learner):
+        def one(learner, i):
+            data_key, key = jax.random.split(jax.random.fold_in(jax.random.key(1), i))
+            return algorithm.update(learner, given, key, batch(data_key))
+
+        return jax.lax.scan(one, learner, jnp.arange(updates))[0]
+
+    return run(algorithm.init(jax.random.key(0), SPEC, given))
+
+
+def played(algorithm, learner, given=None, rows=2000):
+    return jax.jit(lambda v: act(algorithm.act, v, jax.random.key(5), jnp.zeros((rows, 1))).action)(
+        view(learner, given or {})
+    )
+
+
+def shares(action):
+    """(share of chunks near a mode, share of those near the upper one)."""
+    up, down = (np.abs(np.asarray(action)[..., 0] - m).max(axis=1) < 0.25 for m in (0.6, -0.6))
+    return float((up | down).mean()), float(up.sum() / max((up | down).sum(), 1))
+
+
+@pytest.mark.parametrize("kind", slow_but(("shortcut",), KINDS))
+def test_cloned_in_few_steps_keeps_both_modes(kind):
+    """A mean of the data, 0, is near neither."""
+    algorithm = bc(BC(ChunkConfig(2), KINDS[kind], OPTIM))
+    near, up = shares(played(algorithm, trained(algorithm, 2000)))
+    assert near > 0.7 and 0.3 < up < 0.7, (near, up)
+
+
+FOLLOWERS = {
+    **{n: KINDS[n] for n in ("one-step", "consistency", "shortcut")},
+    "meanflow": KINDS["MVP"],
+    "flow": FlowConfig(W, steps=1),
+}
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    made = bc(BC(ChunkConfig(2), FLOW, OPTIM))
+    learner = trained(made, 2000)
+    assert shares(played(made, learner))[0] > 0.8
+    return made.freeze(learner)
+
+
+@pytest.mark.parametrize("kind", slow_but(("one-step",), FOLLOWERS))
+def test_distilled_from_a_frozen_prior(teacher, kind):
+    """Data are not looked at: half of the chunks are enough for what the prior knows of both modes."""
+    algorithm = distil(Distil(FLOW, ChunkConfig(2), FOLLOWERS[kind], OPTIM))
+    learner = trained(algorithm, 1500, teacher)
+    assert set(learner.params) == {"actor"}
+    near, up = shares(played(algorithm, learner, teacher))
+    assert near > 0.7 and 0.3 < up < 0.7, (near, up)
+
+
+def test_who_can_follow_nobody_is_refused():
+    with pytest.raises(UserError, match="a diffusion actor cannot follow another"):
+        distil(Distil(actor=DiffusionConfig()))
+    with pytest.raises(UserError, match="no velocity at any time"):
+        distil(Distil(DiffusionConfig(), actor=MeanFlowConfig()))
+    with pytest.raises(UserError, match=r"--actor.grid 12 is no power of two"):
+        validate(BC(actor=ShortcutConfig(grid=12)))
+
+
+def setting(c):
+    kernel = actor(c)
+    params = {m.name: m.init(jax.random.key(i), SPEC) for i, m in enumerate(kernel.modules)}
+    chunk = batch(jax.random.key(3), 8)
+    return kernel, Vars(params, {}, {}, {}), chunk, kernel.draw(jax.random.key(4), chunk)
+
+
+@pytest.mark.parametrize("instant", [False, True])
+def test_mean_velocities_regress_on_their_own_derivative(instant):
+    """By finite differences along the path, chunk by chunk."""
+    kernel, vars, chunk, (z, t, jump) = setting(MeanFlowConfig((8,), same=0.5, power=0.5, instant=instant))
+    assert float(jnp.min(jump)) == 0 < float(jnp.max(jump)) and float(jnp.max(t + jump)) <= 1
+
+    def u(x, t, jump):
+        return kernel.modules[0].apply(vars.params["actor"], chunk.obs, x, t, jump)
+
+    x, v, step = (1 - t[..., None]) * z + t[..., None] * chunk.action, chunk.action - z, 1e-2
+    ahead, behind = (u(x + s * v, t + s, jump - s) for s in (step, -step))
+    aim = v + jump[..., None] * (ahead - behind) / (2 * step)
+    e = jnp.mean((u(x, t, jump) - aim) ** 2, axis=(1, 2))
+    expected = e / (e + 1e-3) ** 0.5
+    if instant:
+        expected = expected + jnp.mean((u(x, t, 0 * t) - v) ** 2, axis=(1, 2))
+    np.testing.assert_allclose(kernel.loss(vars, (z, t, jump), chunk), expected, rtol=2e-3)
+
+
+def test_jumps_of_a_shortcut_stay_on_their_grid():
+    kernel, _, _, _ = setting(ShortcutConfig((8,), grid=8))
+    _, t, start, jump = kernel.draw(jax.random.key(0), batch(jax.random.key(1), 500))
+    assert set(np.unique(jump)) == {1.0, 0.5, 0.25}, "half of the shortest is 1 / 8"
+    np.testing.assert_array_equal(start % jump, 0 * start)
+    assert float(jnp.max(start + jump)) <= 1.0 and float(jnp.max(t)) < 1.0
+
+
+@pytest.mark.parametrize("c", [ShortcutConfig((8,), steps=2), MeanFlowConfig((8,), steps=2)])
+def test_jumps_add_up(c):
+    """Two jumps of one half, by hand."""
+    kernel, vars, chunk, (z, *_) = setting(c)
+    half, x = jnp.full((8, 1), 0.5), z
+    for t in (0.0, 0.5):
+        x = x + 0.5 * kernel.modules[0].apply(vars.params["actor"], chunk.obs, x, jnp.full((8, 1), t), half)
+    found = x
+    for k in (0, 1):
+        z = kernel.step(vars, chunk.obs, z, k)[0]
+    np.testing.assert_allclose(z, found, rtol=1e-5, atol=1e-6)
+
+
+def test_a_taught_actor_and_its_teacher():
+    """The teacher's gradient is imitation's alone; the student's is that of its own lesson."""
+    kernel, vars, chunk, noise = setting(DistilledConfig((8,), teacher=FlowConfig((8,), steps=3)))
+    alone = flow(FlowConfig((8,), steps=3), "actor_teacher")
+    slope = jax.grad(lambda p: jnp.sum(kernel.loss(vars._replace(params=p), noise, chunk)))(vars.params)
+    own = jax.grad(lambda p: jnp.sum(alone.loss(vars._replace(params=p), noise[1], chunk)))(vars.params)
+    for a, b in zip(*(jax.tree.leaves(x["actor_teacher"]) for x in (slope, own)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert all(float(jnp.abs(x).max()) > 0 for x in jax.tree.leaves(slope["actor"]))
+
+
+def test_consistency_at_the_least_noise_is_what_it_sees():
+    kernel, vars, chunk, _ = setting(ConsistencyConfig((8,), steps=1))
+    after = kernel.step(vars, chunk.obs, jnp.ones((8, 2, 1)), 0)
+    assert float(after[1].max()) == 0, "the last step draws no noise"
+    many = actor(dataclasses.replace(ConsistencyConfig((8,)), steps=40))
+    x = jnp.full((8, 2, 1), 0.3)
+    found = many.denoise(vars, chunk.obs, x, 39)  # sigma 0.0026
+    np.testing.assert_allclose(found, x, atol=5e-3)
