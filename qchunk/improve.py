@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from qchunk.critics import zooms
 from qchunk.critics.zooms import ZoomCritic
 from qchunk.sampling import emit_step, sample
 from qchunk.system.errors import UserError
-from qchunk.types import Array, Kernel, Old, Plan, Policy, ValueFn, Vars
+from qchunk.types import CLEAN, Array, Kernel, Old, Plan, Policy, ValueFn, Vars
 
 WINDOW = 3  # actions by which plans are compared
 CPU_ROWS, DEVICE_ROWS = 2048, 32768  # candidates at once: fits a core's cache / fills a GPU
@@ -117,8 +118,31 @@ def best_plan(policy: Policy, rated: Callable, n: int, slice_rows: int = 0, temp
     return policy._replace(draw=draw, plan=plan)
 
 
-def picked(plans: Plan, index: Array) -> Plan:
-    """Number ``index`` [*B] of plans [*B, N, ...]."""
+def best_start(policy: Policy, score: ValueFn, n: int, temperature: float | None = None) -> Policy:
+    """Draws ``n`` noises, keeps the one that ``score`` likes best, and makes its plan alone (2604.19730).
+
+    Args:
+        policy: its noise is [*B, H, A], such as ``sample_from_start`` of a flow.
+        score: a critic of noises, (vars, obs, noise) -> [*B].
+        temperature: beta >= 0: keeps noise i with probability softmax(score / beta)_i instead.
+    """
+
+    def draw(vars: Vars, key, obs):
+        key, choice_key = jax.random.split(key)
+        shape = (*jax.tree.leaves(obs)[0].shape[:-1], n)
+        return policy.draw(vars, key, repeated(obs, n)), jax.random.gumbel(choice_key, shape)
+
+    def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
+        starts, gumbel = noise
+        worth = score(vars, jax.tree.map(lambda o: o[..., None, :], obs), starts)  # [*B, N]
+        kept = picked(starts, jnp.argmax(worth if temperature is None else worth + temperature * gumbel, axis=-1))
+        return policy.plan(vars, kept, obs, old)
+
+    return policy._replace(draw=draw, plan=plan)
+
+
+def picked(plans: Any, index: Array) -> Any:
+    """Number ``index`` [*B] of plans, or of arrays, [*B, N, ...]."""
 
     def gather(x: Array) -> Array:
         at = index.reshape(index.shape + (1,) * (x.ndim - index.ndim))
@@ -163,8 +187,12 @@ def smoothed(policy: Policy, std: float, bound: float = math.inf) -> Policy:
     return policy._replace(draw=draw, plan=plan)
 
 
-def edited(policy: Policy, editor: Kernel, scale: float) -> Policy:
-    """The plans of a policy plus ``scale`` times what an editor of them says (``actors.editor``), within [-1, 1]."""
+def edited(policy: Policy, editor: Kernel, scale: float, score: ValueFn | None = None) -> Policy:
+    """The plans of a policy plus ``scale`` times what an editor of them says (``actors.editor``), within [-1, 1].
+
+    Args:
+        score: a plan that it likes as much as its edit, or more, stays; without it, none does.
+    """
     edit = sample(editor)
 
     def draw(vars: Vars, key, obs):
@@ -174,7 +202,11 @@ def edited(policy: Policy, editor: Kernel, scale: float) -> Policy:
     def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
         made = policy.plan(vars, noise[0], obs, old)
         change = edit.plan(vars, noise[1], beside(obs, made.action), None).action
-        return made._replace(action=jnp.clip(made.action + scale * change, -1.0, 1.0))
+        action = jnp.clip(made.action + scale * change, -1.0, 1.0)
+        if score is not None:
+            better = score(vars, obs, action) > score(vars, obs, made.action)
+            action = jnp.where(better[..., None, None], action, made.action)
+        return made._replace(action=action)
 
     return policy._replace(draw=draw, plan=plan)
 
@@ -233,6 +265,35 @@ def guide(kernel: Kernel, value: ValueFn, weight: float) -> Kernel:
 
     return kernel._replace(
         denoise=denoise, step=step_of(denoise, kernel.advance), infill=None, committed=0, velocity=None
+    )
+
+
+def guide_estimate(kernel: Kernel, value: ValueFn, weight: float) -> Kernel:
+    """Denoises along the gradient of ``value`` at the clean estimate, clipped to [-1, 1], which the actor's Jacobian is left out of (2606.11087).
+
+    In a flow v' = v + weight grad Q(a), so the estimate moves by (1 - t) weight grad Q: where ``guide`` divides by t, this is bounded. For
+    other levels it holds as in ``paths.pulled``. Weight 0 gives the Kernel's own bits.
+
+    Args:
+        value: Q of clean chunks, (vars, obs, action) -> [*B].
+        weight: w >= 0, in 1 / units of return.
+
+    Raises:
+        UserError: the Kernel has no noise levels.
+    """
+    if kernel.advance is None:
+        what = " and ".join(m.name for m in kernel.modules) or "frozen"
+        raise UserError(f"the {what} Kernel walks along no noise levels", "take --actor.kind flow or diffusion")
+    alpha, sigma = np.asarray(kernel.levels, np.float64).T
+    rest = (sigma / (alpha + sigma)).astype(np.float32)
+
+    def denoise(vars: Vars, obs, x: Array, k) -> Array:
+        clean = jax.lax.optimization_barrier(kernel.denoise(vars, obs, x, k))
+        slope = ascent(value, vars, obs, jnp.clip(clean, -1.0, 1.0), jnp.asarray(CLEAN))
+        return jnp.where(weight == 0, clean, clean + weight * jnp.asarray(rest)[k] * slope)
+
+    return kernel._replace(
+        denoise=denoise, step=step_of(denoise, kernel.advance), infill=None, committed=0, velocity=None, follow=None
     )
 
 

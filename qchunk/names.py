@@ -74,6 +74,25 @@ ALGORITHMS = {
     "dawr": Entry(
         "qchunk.algorithms.dawr:dawr", "a diffusion clones chunks weighted by TD(lambda) advantages (1910.00177)"
     ),
+    "consistency-ac": Entry(
+        "qchunk.algorithms.consistency_ac:consistency_ac",
+        "dql through the two steps of a consistency model (2309.16984)",
+    ),
+    "meanflow-q": Entry(
+        "qchunk.algorithms.meanflow_q:meanflow_q",
+        "fbrac through the one step of a MeanFlow actor, best of N (2511.13035)",
+    ),
+    "gfp": Entry(
+        "qchunk.algorithms.gfp:gfp", "qc-fql, whose flow clones what is better than the actor's own (2512.03973)"
+    ),
+    "faster": Entry(
+        "qchunk.algorithms.faster:faster", "qc that judges N noises and denoises the best one alone (2604.19730)"
+    ),
+    "expo": Entry("qchunk.algorithms.expo:expo", "N chunks of a cloned flow and an edit of each compete (2507.07986)"),
+    "qgf": Entry(
+        "qchunk.algorithms.qgf:qgf",
+        "a frozen flow, led by an IQL critic's gradient at its clean estimates (2606.11087)",
+    ),
     "rlpd": Entry("qchunk.algorithms.rlpd:rlpd", "soft actor-critic over chunks, online beside data (2302.02948)"),
     "dqc": Entry(
         "qchunk.algorithms.dqc:dqc",

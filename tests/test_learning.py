@@ -12,9 +12,11 @@ from tiers import slow_but
 
 from qchunk import envs
 from qchunk.actor_configs import (
+    ConsistencyConfig,
     DiffusionConfig,
     FlowConfig,
     FullGaussianConfig,
+    MeanFlowConfig,
     OneStepConfig,
     RegressionConfig,
     TanhGaussianConfig,
@@ -22,6 +24,7 @@ from qchunk.actor_configs import (
 from qchunk.algorithms.bam import BAM, bam
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.cgql import CGQL, cgql
+from qchunk.algorithms.consistency_ac import ConsistencyAC, consistency_ac
 from qchunk.algorithms.cqn_as import CQNAS, cqn_as
 from qchunk.algorithms.dac import DAC, dac
 from qchunk.algorithms.dawr import DAWR, dawr
@@ -30,13 +33,17 @@ from qchunk.algorithms.dql import DQL, dql
 from qchunk.algorithms.drwr import DRWR, drwr
 from qchunk.algorithms.dsrl import DSRL, dsrl
 from qchunk.algorithms.edp import EDP, edp
+from qchunk.algorithms.expo import EXPO, expo
+from qchunk.algorithms.faster import FASTER, faster
 from qchunk.algorithms.fawac import FAWAC, fawac
 from qchunk.algorithms.fbrac import FBRAC, fbrac
 from qchunk.algorithms.fedit import FEdit, fedit
+from qchunk.algorithms.gfp import GFP, gfp
 from qchunk.algorithms.idql import IDQL, idql
 from qchunk.algorithms.ifql import IFQL, ifql
 from qchunk.algorithms.iql import IQL, iql
 from qchunk.algorithms.mac import MAC, mac
+from qchunk.algorithms.meanflow_q import MeanFlowQ, meanflow_q
 from qchunk.algorithms.muzero import MuZero, muzero
 from qchunk.algorithms.qam import QAM, qam
 from qchunk.algorithms.qam_e import QAME, qam_e
@@ -63,6 +70,7 @@ from qchunk.trust_region import TrustRegionConfig
 from qchunk.types import view
 from qchunk.world_model import LatentConfig, ModelConfig
 
+W = (32, 32)
 TANH = TanhGaussianConfig((32, 32))
 ACTOR, CRITIC, OPTIM = FlowConfig((32, 32), steps=4), CriticConfig((32, 32), tau=0.05), OptimConfig(3e-3)
 DIFFUSION = DiffusionConfig((32, 32, 32), steps=5, schedule="vp")
@@ -136,6 +144,11 @@ RULES = {
         muzero,
         MuZero(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), ATOMS, OPTIM, depth=2, unroll=2, search=SEARCH),
     ),
+    "consistency-ac": (consistency_ac, ConsistencyAC(ChunkConfig(2), ConsistencyConfig(W), CRITIC, OPTIM, n=1)),
+    "meanflow-q": (meanflow_q, MeanFlowQ(ChunkConfig(2), MeanFlowConfig(W), CRITIC, OPTIM, alpha=0.3, n=1)),
+    "gfp": (gfp, GFP(ChunkConfig(2), ACTOR, OneStepConfig(W), CRITIC, OPTIM, alpha=0.3, eta=0.3)),
+    "faster": (faster, FASTER(ChunkConfig(2), ACTOR, CRITIC, OPTIM, n=8)),
+    "expo": (expo, EXPO(ChunkConfig(2), ACTOR, TANH, CRITIC, OPTIM, scale=0.3, n=4)),
     "rebrac": (rebrac, ReBRAC(ChunkConfig(2), RegressionConfig((32, 32)), CRITIC, OPTIM, alpha=0.01)),
 }
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.compose import acting, learner
@@ -17,7 +19,7 @@ from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
 from qchunk.ranges import PositiveFloat
 from qchunk.sampling import sample
-from qchunk.types import Algorithm
+from qchunk.types import Algorithm, Policy, ValueFn
 
 
 @config
@@ -32,9 +34,13 @@ class FBRAC:
     """The actor climbs Q / alpha, beside its own loss of imitation: large keeps it with the data."""
 
 
-def fbrac(c: FBRAC) -> Algorithm:
-    """FBRAC: one flow clones, climbs the critic through its whole path, acts, and chooses the next chunk of the target."""
+def fbrac(c: FBRAC, choose: Callable[[Policy, ValueFn], Policy] = lambda policy, score: policy) -> Algorithm:
+    """FBRAC: one flow clones, climbs the critic through its whole path, acts, and chooses the next chunk of the target.
+
+    Args:
+        choose: among the flow's chunks by a score, when acting and in the target.
+    """
     pi, q = actor(c.actor), chunk_q(c.critic)
-    act = sample(acting(pi))
+    act = choose(sample(acting(pi)), q.score)
     climb = proposing(pi, [weighed(ascend(pi, opinion(q, mean)), 1.0 / c.alpha)])
     return learner([pi, q], act, [bc(pi), climb, td(q, act)], c.optim)

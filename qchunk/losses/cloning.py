@@ -11,7 +11,8 @@ import optax
 
 from qchunk import improve
 from qchunk.losses.terms import module_names
-from qchunk.types import CLEAN, Array, Chunk, Critic, Kernel, Metrics, Term, ValueFn, Vars
+from qchunk.sampling import act
+from qchunk.types import CLEAN, Array, Chunk, Critic, Kernel, Key, Metrics, Policy, Term, ValueFn, Vars
 
 MOST = 100.0  # of a weight, as in 2110.06169's code
 
@@ -44,6 +45,31 @@ def bc(
         return (math.prod(kernel.shape(vars)) * loss if summed else loss), metrics
 
     return Term(name, module_names(kernel), kernel.draw, fn)
+
+
+def bc_against(kernel: Kernel, rival: Policy, score: ValueFn, eta: float, name: str = "bc") -> Term:
+    """Imitation of what is better than a rival's chunk (2512.03973): a chunk of the data counts softmax((Q(a), Q(b)) / (eta mean |Q|)) of a.
+
+    Args:
+        rival: makes b, one chunk for each window.
+        score: Q, such as that of the target networks.
+        eta: large: all count a half.
+    """
+
+    def draw(key: Key, chunk: Chunk):
+        own_key, rival_key = jax.random.split(key)
+        return kernel.draw(own_key, chunk), rival_key
+
+    def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
+        own, key = noise
+
+        def weight(vars: Vars, chunk: Chunk) -> Array:
+            q, other = (score(vars, chunk.obs, a) for a in (chunk.action, act(rival, vars, key, chunk.obs).action))
+            return jax.nn.sigmoid((q - other) / (eta * jnp.maximum(jnp.mean(jnp.abs(q)), 1e-8)))
+
+        return bc(kernel, weight=weight).fn(vars, own, chunk)
+
+    return Term(name, module_names(kernel), draw, fn)
 
 
 def advantage_weight(score: ValueFn, state: Critic, alpha: float) -> Callable[[Vars, Chunk], Array]:

@@ -1,0 +1,47 @@
+"""FASTER (2604.19730): Q-chunking whose N candidates are noises, judged before they are denoised: one is.
+
+There it wraps ``expo``, and its critic of noises learns from the target's sample, at next states alone, which starts of episodes are not among; here
+it is DSRL's, which learns from a random noise at the window's own state, for one more sample in an update.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from qchunk.actor_configs import FlowConfig
+from qchunk.actors import actor
+from qchunk.compose import acting, learner
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
+from qchunk.critics.chunk_q import chunk_q
+from qchunk.improve import best_start
+from qchunk.losses.cloning import bc
+from qchunk.losses.start_value import start_value
+from qchunk.losses.td import td
+from qchunk.ranges import NonNegativeFloat, PositiveInt
+from qchunk.sampling import sample_from_start
+from qchunk.types import Algorithm
+
+
+@config
+class FASTER:
+    """Best of N at the price of one sample."""
+
+    chunk: ChunkConfig = ChunkConfig()
+    actor: Annotated[ActorConfig, Stands.CLONED] = FlowConfig()
+    """By behaviour cloning, or the prior's."""
+    critic: CriticConfig = CriticConfig(aggregate="min")
+    """Of chunks, and another one alike of the noise that they are made of."""
+    optim: OptimConfig = OptimConfig()
+    n: PositiveInt = 32
+    """N, noises per decision; also in the target."""
+    temperature: NonNegativeFloat = 1.0
+    """beta, in units of return: exploring, and in the target, noise i is kept with probability softmax(F / beta)_i; evaluation keeps the best."""
+
+
+def faster(c: FASTER) -> Algorithm:
+    """FASTER: the kept noise's chunk acts and is backed up; the critic of noises learns what the critic of chunks thinks of theirs."""
+    pi, q, f = actor(c.actor), chunk_q(c.critic), chunk_q(c.critic, "start_critic", target=False)
+    flow = sample_from_start(acting(pi))
+    act, explore = best_start(flow, f.score, c.n), best_start(flow, f.score, c.n, c.temperature)
+    terms = [bc(pi), td(q, explore), start_value(f, q, flow)]
+    return learner([pi, q, f], act, terms, c.optim, explore=explore, prior=pi)

@@ -1,0 +1,30 @@
+"""MeanFlow Q-learning (2511.13035): the critic's gradient goes through the one step of a MeanFlow actor, which clones the data beside it.
+
+Its code scales alpha as it trains (2,000 to 6,000 against our 1 / alpha of the critic), lets the network say the chunk itself in place of the
+mean velocity, and adds a penalty beyond [-1, 1]; ours has none of the three.
+"""
+
+from __future__ import annotations
+
+from qchunk.actor_configs import MeanFlowConfig
+from qchunk.algorithms.fbrac import FBRAC, fbrac
+from qchunk.config import ActorConfig, config
+from qchunk.improve import best_of_n
+from qchunk.ranges import NonNegativeInt, PositiveInt
+from qchunk.types import Algorithm
+
+
+@config
+class MeanFlowQ(FBRAC):
+    """MeanFlow Q-learning."""
+
+    actor: ActorConfig = MeanFlowConfig(power=0.2)
+    n: PositiveInt = 5
+    """N, candidates per decision; also in the target."""
+    slice_rows: NonNegativeInt = 0
+    """Candidates evaluated at once (bounds memory); 0 chooses by backend."""
+
+
+def meanflow_q(c: MeanFlowQ) -> Algorithm:
+    """MeanFlow Q-learning: ``fbrac`` through one step, and best of N."""
+    return fbrac(c, lambda policy, score: best_of_n(policy, score, c.n, c.slice_rows))
