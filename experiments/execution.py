@@ -41,10 +41,11 @@ def cloned(env: str, h: int, updates: int, label: str, hidden=SMALL, steps=5) ->
     return Run("bc", env, Data(env, 200_000), c, settings(updates), label)
 
 
-def with_critic(env: str, updates: int, label: str = "qc-prefix") -> Run:
-    """The flow with a critic of prefixes."""
+def with_critic(env: str) -> Run:
+    """The flow with a critic of prefixes, of which each update samples N chunks at each of the backup points: a fifth of the windows."""
     c = PrefixQC(ChunkConfig(H, (1, 2, 4, 8, 16)), FlowConfig(SMALL, steps=5), PREFIX, OPTIM)
-    return Run("qc-prefix", env, Data(env, 200_000), c, settings(updates), label)
+    few = OnlineSettings(seeds=4, offline_steps=3_000, eval_every=1_500, batch=128, episodes=EPISODES)
+    return Run("qc-prefix", env, Data(env, 200_000), c, few, "qc-prefix")
 
 
 def settings(updates: int, seeds: int = SEEDS) -> OnlineSettings:
@@ -53,14 +54,15 @@ def settings(updates: int, seeds: int = SEEDS) -> OnlineSettings:
 
 
 def suite(scale: str) -> list[Run]:
-    """Runs of 5 seeds (cube-single: 4); about an hour on 2 cores."""
-    probes = ("fog-gust", "pursuit-0", "pursuit", "pursuit-0.1", "catch")
+    """Runs of 5 seeds (those with a critic and on cube-single: 4); about two hours of one core."""
+    probes = ("pursuit-0", "pursuit", "pursuit-0.1", "catch")
     cube, qc = "tabletop/cube-single-task1", small_qc(horizon=8, steps=5)
     return [
         cloned("probe/fog-gust", H, 40_000, "bc", (256, 256, 256), 10),
-        *(with_critic(f"probe/{name}", 10_000) for name in probes),
+        *(cloned(f"probe/{name}", H, 10_000, "bc") for name in probes),
         cloned("probe/pursuit", 8, 10_000, "delays, bc"),
         Run("qc", cube, Data("tabletop/cube-single", 200_000), qc, settings(6_000, 4), "delays, qc"),
+        *(with_critic(f"probe/{name}") for name in ("fog-gust", *probes)),
     ]
 
 
@@ -68,7 +70,7 @@ def schemes(run: Run) -> Sequence[str]:
     """How a run is played."""
     if run.label.startswith("delays"):
         return DELAYS
-    return (*FIXED, *SAMPLED, *(BY_CRITIC if run.algorithm == "qc-prefix" else ()))
+    return (*FIXED, *(BY_CRITIC if run.algorithm == "qc-prefix" else SAMPLED))
 
 
 def lengths(folder: Path, name: str, steps: int = 80, envs: int = 256) -> np.ndarray:
@@ -94,11 +96,12 @@ def pictures(root: Path, runs: list[Run]) -> None:
         1, len(shown), figsize=(6 * len(shown), 3.6), squeeze=False, layout="constrained", dpi=120
     )
     for ax, run in zip(axes.flat, shown, strict=True):
-        for name in (
-            "supported:16,0.5,1",
-            "dispersion:0.7",
-            *(("longest-safe:0.3", "argmax-k") if run.algorithm == "qc-prefix" else ()),
-        ):
+        own = (
+            ("longest-safe:0.3", "argmax-k")
+            if run.algorithm == "qc-prefix"
+            else ("supported:16,0.5,1", "dispersion:0.7")
+        )
+        for name in own:
             ax.plot(lengths(folder_of(run, root), name), ".", label=name)
         ax.axvline(40, color="0.5", linestyle=":")
         ax.set(
