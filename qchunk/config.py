@@ -228,6 +228,28 @@ class OptimConfig:
 
 
 @config
+class NoiseConfig:
+    """Noise that is learned, between bounds."""
+
+    hidden: Widths = (64, 64)
+    """Widths of the hidden layers."""
+    min_std: PositiveFloat = 0.08
+    """Least standard deviation, in units of action."""
+    max_std: PositiveFloat = 0.16
+    """Largest one."""
+    updates: NonNegativeInt = 0
+    """Updates during which the largest shrinks, in their last 65 %, to 0.3 of the least plus 0.7 of itself; 0: it stays."""
+
+    def check(self, where: str) -> None:
+        """Raises UserError where the least is more than the largest."""
+        if self.min_std > self.max_std:
+            raise UserError(
+                f"--{where}min-std {self.min_std} is more than --{where}max-std {self.max_std}",
+                f"give {self.max_std} or less",
+            )
+
+
+@config
 class RolloutConfig:
     """One iteration of an on-policy method: what is played, and how often it is learned from."""
 

@@ -131,6 +131,11 @@ ALGORITHMS = {
         "qchunk.algorithms.dppo:dppo", "PPO through the denoising steps of a prior, or from scratch (2409.00588)"
     ),
     "ppo": Entry("qchunk.algorithms.dppo:ppo", "PPO with a Gaussian over chunks, from a prior or from scratch"),
+    "reinflow": Entry(
+        "qchunk.algorithms.reinflow:reinflow", "PPO through a flow's few steps, with noise that is learned (2505.22094)"
+    ),
+    "fpo": Entry("qchunk.algorithms.fpo:fpo", "PPO on a flow by its own losses on what it played (2507.21053)"),
+    "fpo++": Entry("qchunk.algorithms.fpo:fpo_by_pair", "the same, pair of noise and time by pair"),
     "learned-k": Entry(
         "qchunk.algorithms.learned_k:learned_k",
         "PPO over how much of a frozen prior's chunks to play, at a price for each look (2606.11408)",

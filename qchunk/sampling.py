@@ -54,6 +54,23 @@ def sample(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> Policy
     return Policy(drawing(kernel), plan, emit, pulled=levels, committed=committed)
 
 
+def telling(kernel: Kernel, name: str) -> Policy:
+    """``sample`` whose plans tell the chunk before it was clipped [*B, H, A], as ``extras[name]``."""
+
+    def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
+        del old
+        start, steps = noise if kernel.noisy else (noise, None)
+        end = decode(kernel, vars, obs, start, steps)
+        return Plan(jnp.clip(end, -1.0, 1.0), extras={name: end})
+
+    return Policy(drawing(kernel), plan, emit_step)
+
+
+def from_zero(policy: Policy) -> Policy:
+    """The same policy, whose noise is all 0."""
+    return policy._replace(draw=lambda *a: jax.tree.map(jnp.zeros_like, policy.draw(*a)))
+
+
 def sample_from_start(kernel: Kernel) -> Policy:
     """``sample`` of an actor whose chunk follows from where it starts alone, so that its noise is one array [*B, H, A].
 
@@ -124,15 +141,18 @@ def uniform(policy: Policy) -> Policy:
     return random if policy.choice is None else random._replace(choice=policy.choice._replace(policy=random))
 
 
-def log_prob(kernel: Kernel, vars: Vars, obs, path: Array, mask: Array) -> Array:
+def log_prob(
+    kernel: Kernel, vars: Vars, obs, path: Array, mask: Array, bounds: tuple[float, float] | None = LOG_PROB_BOUNDS
+) -> Array:
     """Log-probability of every step of a path of ``sample_path``: [*B, K'], noisiest first (2409.00588, section 4).
 
     It is the MEAN over actions and the chunk's steps with ``mask`` [*B, H] of log N(x_{k+1}; mean(x_k), std), each number's
-    bounded to [-5, 2]; so a ratio is the (H A)-th root of the true one. Neither the bound of the noise nor the clipping of
+    within ``bounds``; so a ratio is the (H A)-th root of the true one. Neither the bound of the noise nor the clipping of
     the action enters.
 
     Args:
         path: [*B, K' + 1, H, A].
+        bounds: None for none.
     """
     tuned, steps = path.shape[-3] - 1, count_steps(kernel)
     before, after = jnp.moveaxis(path[..., :-1, :, :], -3, 0), jnp.moveaxis(path[..., 1:, :, :], -3, 0)
@@ -141,10 +161,14 @@ def log_prob(kernel: Kernel, vars: Vars, obs, path: Array, mask: Array) -> Array
     # measured dearer on a CPU than these products.
     obs = jax.tree.map(lambda o: jnp.broadcast_to(o, (tuned, *o.shape)), obs)
     mean, std = kernel.step(vars, obs, before, k)
-    each = jnp.clip(distrax.Normal(mean, std).log_prob(after), *LOG_PROB_BOUNDS)
+    each = distrax.Normal(mean, std).log_prob(after)
+    return jnp.moveaxis(mean_inside(each if bounds is None else jnp.clip(each, *bounds), mask), 0, -1)
+
+
+def mean_inside(each: Array, mask: Array) -> Array:
+    """The mean of numbers [*B, H, A] over actions and the steps with ``mask`` [*B, H]: [*B]."""
     weight = jnp.broadcast_to(mask[..., None], each.shape)
-    found = jnp.sum(weight * each, axis=(-2, -1)) / jnp.maximum(jnp.sum(weight, axis=(-2, -1)), 1.0)
-    return jnp.moveaxis(found, 0, -1)
+    return jnp.sum(weight * each, axis=(-2, -1)) / jnp.maximum(jnp.sum(weight, axis=(-2, -1)), 1.0)
 
 
 def drawing(kernel: Kernel) -> PolicyDrawFn:

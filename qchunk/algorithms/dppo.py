@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any
+from typing import Annotated
 
 from qchunk.actor_configs import DiffusionConfig, GaussianConfig
-from qchunk.actors import actor
+from qchunk.actors import actor, tuned_actor
 from qchunk.actors.paths import count_steps, stochastic, with_min_std
 from qchunk.compose import frozen, learner, warm_started
 from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, RolloutConfig, Stands, ValueConfig, config
 from qchunk.critics.state_v import state_v
-from qchunk.losses.ppo_path import advantages, kl_above, ppo_path, value_mse
+from qchunk.losses.ppo_path import advantages, kl_above, of_steps, ppo_path, value_mse
 from qchunk.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range
 from qchunk.sampling import sample, sample_path
 from qchunk.system.errors import UserError
@@ -87,9 +87,7 @@ class PPO:
 
 def dppo(c: DPPO) -> Algorithm:
     """DPPO: the last K' denoising steps learn, a frozen copy of the prior makes the first ones; exploring adds noise."""
-    # the average of a prior's weights is where the actor starts; it keeps none of its own
-    own: dict[str, Any] = {"ema": False} if hasattr(c.tuned, "ema") else {}
-    pi = actor(dataclasses.replace(c.tuned, **own))
+    pi = tuned_actor(c.tuned)
     if getattr(c.tuned, "components", 1) > 1:
         raise UserError("a mixture's components are not steps of a path", "give --tuned.components 1")
     # a step to a chunk at once has the noise of exploring alone
@@ -115,7 +113,7 @@ def dppo(c: DPPO) -> Algorithm:
         [surrogate, value_mse(v)],
         {"actor": c.optim, "": c.critic_optim},
         explore=sample_path(explore, frozen(walk), tuned) if partly else sample_path(explore),
-        prepare=advantages(prob, v, c.lam),
+        prepare=advantages(of_steps(prob), v, c.lam),
         stop=kl_above(c.target_kl),
     )
     return warm_started(made, "actor")

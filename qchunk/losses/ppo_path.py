@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -14,8 +16,17 @@ POLICY = "policy"  # the name of the surrogate's term, which ``kl_above`` looks 
 ROWS = 2**15  # of the network at once: bounds memory; in time it was measured neutral on a CPU
 
 
-def advantages(kernel: Kernel, critic: Critic, lam: float) -> PrepareFn:
-    """A ``prepare`` for rollouts [T, E, ...]: advantages and returns over decisions, and the log-probabilities of their paths.
+Likelihood = Callable[[Vars, Chunk], Array]
+"""(vars, chunk) -> log-probabilities of what was played [*B, K'], one for each ratio."""
+
+
+def of_steps(kernel: Kernel) -> Likelihood:
+    """That of every step of the played paths (``sampling.log_prob``)."""
+    return lambda vars, chunk: log_prob(kernel, vars, chunk.obs, chunk.extras["path"], chunk.mask)
+
+
+def advantages(likelihood: Likelihood, critic: Critic, lam: float) -> PrepareFn:
+    """A ``prepare`` for rollouts [T, E, ...]: advantages and returns over decisions, and the log-probabilities of what was played.
 
     All are computed from the same parameters, after the rollout, one decision at a time; they are what the updates of an
     iteration are held against. Adds "advantage", "return" [T, E] and "log_prob" [T, E, K'] to ``extras``.
@@ -28,7 +39,7 @@ def advantages(kernel: Kernel, critic: Critic, lam: float) -> PrepareFn:
         def look(chunk: Chunk) -> tuple[Array, Array, Array]:
             next_obs = jax.tree.map(lambda o: o[..., 0, :], chunk.next_obs)
             value, next_value = (critic.score(vars, obs) for obs in (chunk.obs, next_obs))
-            return value, next_value, log_prob(kernel, vars, chunk.obs, chunk.extras["path"], chunk.mask)
+            return value, next_value, likelihood(vars, chunk)
 
         value, next_value, old = jax.lax.map(look, chunk)
         advantage, target = gae(chunk.reward[..., 0], chunk.discount[..., 0], value, next_value, chunk.last, lam)
@@ -57,22 +68,36 @@ def ppo_path(
         start: the update that first moves the actor.
     """
 
-    trained = module_names(kernel)
+    def one(new: Array, old: Array, advantage: Array) -> tuple[Array, Metrics]:
+        tuned = old.shape[-1]
+        bounds = clip_bounds(tuned, clip, clip_base, clip_rate)
+        return surrogate(new, old, advantage[..., None] * denoising_discounts(tuned, gamma_denoise), bounds)
 
-    def one(params: PyTree, rest: tuple, part: tuple) -> tuple[Array, Metrics]:
-        (vars, bounds), (obs, path, mask, old, advantage) = rest, part
-        vars = vars._replace(params={**vars.params, **params})
-        return surrogate(log_prob(kernel, vars, obs, path, mask), old, advantage, bounds)
+    return ppo(module_names(kernel), of_steps(kernel), one, start, name)
+
+
+def ppo(
+    trained: tuple[str, ...], likelihood: Likelihood, objective: Callable, start: int = 0, name: str = POLICY
+) -> Term:
+    """A surrogate of what was played, with advantages standardised within the minibatch.
+
+    Args:
+        trained: names of the modules that it trains.
+        likelihood: of the new parameters; the old ones' is in ``extras`` (see ``advantages``).
+        objective: (new [B, K'], old [B, K'], advantage [B]) -> (loss, metrics), such as ``surrogate``; a mean over its rows.
+        start: the update that first moves the actor.
+    """
+
+    def one(params: PyTree, vars: Vars, part: tuple[Chunk, Array]) -> tuple[Array, Metrics]:
+        chunk, advantage = part
+        new = likelihood(vars._replace(params={**vars.params, **params}), chunk)
+        return objective(new, chunk.extras["log_prob"], advantage)
 
     def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
         del noise
-        path, old = chunk.extras["path"], chunk.extras["log_prob"]  # [B, K' + 1, H, A], [B, K']
-        tuned = old.shape[-1]
-        advantage = standardised(chunk.extras["advantage"])[..., None] * denoising_discounts(tuned, gamma_denoise)
-        bounds = clip_bounds(tuned, clip, clip_base, clip_rate)
-        fixed = jax.lax.stop_gradient((vars, bounds))
+        advantage, rows = standardised(chunk.extras["advantage"]), max(1, ROWS // chunk.extras["log_prob"].shape[-1])
         params = {n: vars.params[n] for n in trained}
-        return mean_in_slices(one, max(1, ROWS // tuned))(params, fixed, (chunk.obs, path, chunk.mask, old, advantage))
+        return mean_in_slices(one, rows)(params, jax.lax.stop_gradient(vars), (chunk, advantage))
 
     return Term(name, trained, no_noise, fn, start=start)
 
