@@ -94,6 +94,15 @@ ALGORITHMS = {
         "a frozen flow, led by an IQL critic's gradient at its clean estimates (2606.11087)",
     ),
     "rlpd": Entry("qchunk.algorithms.rlpd:rlpd", "soft actor-critic over chunks, online beside data (2302.02948)"),
+    "sdac": Entry(
+        "qchunk.algorithms.sdac:sdac",
+        "an online diffusion follows guesses of what was noised, by their values (2502.00361)",
+    ),
+    "idem": Entry("qchunk.algorithms.sdac:idem", "the same by the critic's slopes at the guesses (2402.06121)"),
+    "dpmd": Entry(
+        "qchunk.algorithms.dpmd:dpmd", "an online diffusion matches its slow copy's chunks, drawn by value (2502.00361)"
+    ),
+    "qvpo": Entry("qchunk.algorithms.qvpo:qvpo", "an online diffusion matches the best of its own chunks (2405.16173)"),
     "dqc": Entry(
         "qchunk.algorithms.dqc:dqc",
         "decoupled Q-chunking: values of long chunks choose short ones, for goals (2512.10926)",

@@ -14,7 +14,7 @@ from test_cli import run as command
 from tiers import slow_but
 
 from qchunk import cli, envs
-from qchunk.actor_configs import DiffusionConfig, FlowConfig, GaussianConfig, RegressionConfig
+from qchunk.actor_configs import DiffusionConfig, FlowConfig, GaussianConfig
 from qchunk.actors import actor
 from qchunk.actors.paths import count_steps, stochastic, with_min_std
 from qchunk.algorithms.bc import BC, bc
@@ -247,11 +247,10 @@ def test_fine_tuning_improves_a_prior_that_stays_as_it_is(name):
 @pytest.mark.parametrize(
     ("c", "told"),
     [
-        (RegressionConfig((16,)), "no probabilities"),
         (GaussianConfig((16,), components=2), "--tuned.components 1"),
     ],
 )
-def test_actors_without_probabilities_are_refused(c, told):
+def test_mixtures_are_refused(c, told):
     with pytest.raises(UserError, match=told):
         dppo(DPPO(c))
 

@@ -1,0 +1,49 @@
+"""QVPO (2405.16173): an online diffusion matches the best of its own chunks, weighed by what it has over their mean, and a little of what is uniform.
+
+Its target takes the best of two chunks (four on HalfCheetah, one on Hopper); evaluation the best of 32.
+"""
+
+from __future__ import annotations
+
+from qchunk.actor_configs import DiffusionConfig
+from qchunk.actors import actor
+from qchunk.compose import acting, learner
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
+from qchunk.critics.chunk_q import chunk_q
+from qchunk.improve import best_of_n
+from qchunk.losses.td import td
+from qchunk.losses.terms import weighed
+from qchunk.losses.weighted import choosing, match_choice, match_uniform
+from qchunk.ranges import NonNegativeFloat, PositiveInt
+from qchunk.sampling import sample
+from qchunk.types import Algorithm, Term, Together
+
+
+@config
+class QVPO:
+    """Q-weighted variational policy optimisation."""
+
+    driver = "from_scratch"
+
+    chunk: ChunkConfig = ChunkConfig()
+    actor: ActorConfig = DiffusionConfig()
+    critic: CriticConfig = CriticConfig(aggregate="min")
+    optim: OptimConfig = OptimConfig()
+    candidates: PositiveInt = 64
+    """Chunks of the actor's own for each window."""
+    entropy: NonNegativeFloat = 0.1
+    """Weight of matching uniform chunks (ten of 0.01 each in its code)."""
+    target_n: PositiveInt = 2
+    """Chunks that the target takes the best of, and exploring too."""
+    n: PositiveInt = 32
+    """N, samples of which evaluation plays the best by Q."""
+
+
+def qvpo(c: QVPO) -> Algorithm:
+    """QVPO: the best chunk counts as much as it stands out."""
+    pi, q = actor(c.actor), chunk_q(c.critic)
+    one = sample(acting(pi))
+    explore = best_of_n(one, q.score, c.target_n)
+    terms: list[Term | Together] = [choosing(pi, one, q.score, c.candidates, [match_choice(pi, None)]), td(q, explore)]
+    terms.append(weighed(match_uniform(pi), c.entropy))
+    return learner([pi, q], best_of_n(one, q.score, c.n), terms, c.optim, explore=explore)

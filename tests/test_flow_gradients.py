@@ -1,0 +1,100 @@
+"""Policy gradients on flows: learned noise, ratios of a flow's own losses, and that they learn."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_on_policy import last
+from tiers import slow_but
+
+from qchunk import envs
+from qchunk.actor_configs import FlowConfig, MeanFlowConfig, OneStepConfig
+from qchunk.actors.exploring import noise_network, shrinking, with_noise
+from qchunk.actors.flow import flow
+from qchunk.algorithms.dppo import PPO, ppo
+from qchunk.algorithms.fpo import FPO, fpo, fpo_by_pair
+from qchunk.algorithms.reinflow import ReinFlow, reinflow
+from qchunk.config import ChunkConfig, NoiseConfig, OptimConfig, RolloutConfig, ValueConfig, validate
+from qchunk.losses.flow_ratio import averaged, by_pair
+from qchunk.sampling import from_zero, sample, telling
+from qchunk.system.errors import UserError
+from qchunk.types import Spec, Vars
+
+SMALL = {"critic": ValueConfig((32, 32)), "optim": OptimConfig(3e-3), "critic_optim": OptimConfig(3e-3)}
+ACTOR, ROLLOUT = FlowConfig((32, 32), steps=3), RolloutConfig(64, 4, 4, 2)
+METHODS = {
+    "reinflow": (reinflow, ReinFlow(ACTOR, ChunkConfig(1), noise=NoiseConfig((16,), 0.1, 0.3), rollout=ROLLOUT, clip=0.05, **SMALL)),
+    "fpo": (fpo, FPO(ACTOR, ChunkConfig(1), rollout=ROLLOUT, **SMALL)),
+    "fpo++": (fpo_by_pair, FPO(ACTOR, ChunkConfig(1), rollout=ROLLOUT, **SMALL)),
+    "ppo@one-step": (ppo, PPO(OneStepConfig((32, 32)), ChunkConfig(1), rollout=ROLLOUT, explore_std=0.2, **SMALL)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", slow_but(["fpo"], list(METHODS)))
+def test_they_learn_from_scratch(name):
+    """The sign of a reward: half of the first policy's episodes succeed."""
+    build, c = METHODS[name]
+    values, _ = last(build, c, envs.make("probe/flag"), 64 * 4 * 60, seeds=2)
+    assert values["success"].min() >= 0.95, values["success"]
+
+
+def test_noise_stays_within_its_bounds_and_is_left_out():
+    kernel, noise, spec = flow(FlowConfig((8,), steps=4)), noise_network(NoiseConfig((8,))), Spec(3, 2, 4)
+    noisy = with_noise(kernel, noise, 0.1, lambda vars: vars.stats["most"])
+    params = {m.name: m.init(jax.random.key(i), spec) for i, m in enumerate(noisy.modules)}
+    params["noise"] = jax.tree.map(lambda x: 30 * x, params["noise"])  # saturates the tanh
+    vars = Vars(params, {}, {"most": jnp.asarray(0.4)}, {})
+    obs, x = jax.random.normal(jax.random.key(3), (64, 3)), 3 * jax.random.normal(jax.random.key(4), (64, 4, 2))
+    mean, std = noisy.step(vars, obs, x, 1)
+    assert mean.shape == std.shape == (64, 4, 2) and float(jnp.abs(mean).max()) == 1
+    assert 0.1 - 1e-6 <= float(std.min()) < 0.12 and 0.35 < float(std.max()) <= 0.4 + 1e-6
+    u = noise.apply(params["noise"], obs, jnp.full((64, 1), 0.25))
+    np.testing.assert_allclose(std, np.exp(np.log(0.1) + np.log(4.0) * (np.tanh(u) + 1) / 2), rtol=1e-5)
+    with pytest.raises(UserError, match=r"--noise.min-std 0.3 is more than --noise.max-std 0.2"):
+        validate(ReinFlow(noise=NoiseConfig(min_std=0.3, max_std=0.2)))
+
+
+def test_the_largest_noise_shrinks():
+    at = shrinking(0.1, 0.2, 1000)
+    found = [float(at(jnp.asarray(n))) for n in (0, 350, 675, 1000, 5000)]
+    np.testing.assert_allclose(found, [0.2, 0.2, 0.185, 0.17, 0.17], rtol=1e-5)
+    assert float(shrinking(0.1, 0.2, 0)(jnp.asarray(10**6))) == pytest.approx(0.2)
+
+
+def test_objectives_of_ratios_by_hand():
+    """Two decisions with two pairs: one that was better than expected, one that was worse."""
+    new, old, a = jnp.log(jnp.asarray([[1.4, 0.9], [1.4, 0.9]])), jnp.zeros((2, 2)), jnp.asarray([2.0, -1.0])
+    mean_ratio = np.sqrt(1.4 * 0.9)
+    better, worse = min(mean_ratio, 1.1) * 2.0, -max(mean_ratio, 0.9)
+    np.testing.assert_allclose(averaged(0.1)(new, old, a)[0], -(better + worse) / 2, rtol=1e-5)
+    better = [1.1 * 2.0, 0.9 * 2.0]
+    worse = [-r - (r - 1) ** 2 / 0.2 for r in (1.4, 0.9)]
+    np.testing.assert_allclose(by_pair(0.1)(new, old, a)[0], -np.mean(better + worse), rtol=1e-5)
+
+
+def test_what_is_told_is_what_was_not_clipped():
+    kernel, spec = flow(FlowConfig((8,), steps=2)), Spec(3, 2, 4)
+    vars = Vars({"actor": jax.tree.map(lambda x: 3 * x, kernel.modules[0].init(jax.random.key(0), spec))}, {}, {}, {})
+    obs, policy = jnp.ones((5, 3)), telling(kernel, "end")
+    noise = policy.draw(vars, jax.random.key(1), obs)
+    plan = policy.plan(vars, noise, obs, None)
+    assert float(jnp.abs(plan.extras["end"]).max()) > 1
+    np.testing.assert_array_equal(jnp.clip(plan.extras["end"], -1, 1), plan.action)
+    still = from_zero(sample(kernel))
+    one, two = (still.plan(vars, still.draw(vars, jax.random.key(k), obs), obs, None).action for k in (1, 2))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_who_has_no_velocity_or_has_noise_is_refused():
+    with pytest.raises(UserError, match="no velocity at any time"):
+        fpo(FPO(OneStepConfig()))
+    with pytest.raises(UserError, match="are no flow's"):
+        from qchunk.actor_configs import GaussianConfig
+
+        reinflow(ReinFlow(GaussianConfig()))
+    for build, c in ((reinflow, ReinFlow), (fpo, FPO)):
+        build(dataclasses.replace(c(), tuned=MeanFlowConfig()))

@@ -1,0 +1,226 @@
+"""Weighted matching, edits that compete, noises that are judged, guidance at estimates: against loops and by hand; and that they learn."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_learning import ACTOR, CRITIC, OPTIM, data_of
+from tiers import slow_but
+
+from qchunk import envs
+from qchunk.actor_configs import DiffusionConfig, FlowConfig, OneStepConfig, TanhGaussianConfig
+from qchunk.actors.diffusion import diffusion
+from qchunk.actors.editor import editor
+from qchunk.actors.flow import flow
+from qchunk.actors.one_step import one_step_actor
+from qchunk.algorithms.bc import BC, bc
+from qchunk.algorithms.dpmd import DPMD, dpmd
+from qchunk.algorithms.qgf import QGF, qgf
+from qchunk.algorithms.qvpo import QVPO, qvpo
+from qchunk.algorithms.sdac import SDAC, idem, sdac
+from qchunk.config import ChunkConfig
+from qchunk.drivers import train
+from qchunk.drivers.from_scratch import FromScratchSettings
+from qchunk.drivers.online import OnlineSettings
+from qchunk.improve import best_start, edited, guide_estimate
+from qchunk.losses.cloning import bc as clone
+from qchunk.losses.cloning import bc_against
+from qchunk.losses.proposals import temperature
+from qchunk.losses.weighted import (
+    Candidates,
+    by_slope,
+    by_value,
+    choice_temperature,
+    choosing,
+    match_choice,
+    resampling,
+)
+from qchunk.sampling import act, sample, sample_from_start
+from qchunk.system.errors import UserError
+from qchunk.types import Chunk, Spec, Vars
+
+SPEC, B = Spec(1, 1, 2), 6
+
+
+def score(vars, obs, action, level=None):
+    """The nearer to 0.5, the better."""
+    return -jnp.sum((action - 0.5) ** 2, axis=(-2, -1))
+
+
+def setting(kernel, *more):
+    modules = [m for part in (kernel, *more) for m in part.modules]
+    params = {m.name: m.init(jax.random.key(i), SPEC) for i, m in enumerate(modules)}
+    action = jax.random.uniform(jax.random.key(9), (B, 2, 1), minval=-1.0)
+    ones = jnp.ones((B, 1))
+    chunk = Chunk(jnp.ones((B, 1)), action, jnp.ones((B, 2)), ones, ones, jnp.ones((B, 1, 1)), ones, ones[:, 0], {})
+    return Vars(params, {}, {}, {}), chunk
+
+
+@pytest.mark.parametrize("rule", ["value", "slope"])
+def test_guesses_of_what_was_noised_equal_a_loop(rule):
+    kernel = diffusion(DiffusionConfig((8,), residual=False, steps=5))
+    vars, chunk = setting(kernel)
+    group = resampling(kernel, 4, (by_value if rule == "value" else by_slope)(score, 0.3))
+    noise = group.draw(jax.random.key(0), chunk)
+    made = group.shared(vars, noise, chunk)
+    found, _ = group.terms[0].fn(vars, made, chunk)
+    at, e = made
+    x, predicted, total = np.asarray(at.x), np.asarray(at.predicted), 0.0
+    slopes = np.zeros((4, B, 2, 1))
+    guess = np.zeros((4, B, 2, 1))
+    for b in range(B):
+        alpha, sigma = (float(v) for v in at.level[b])
+        for j in range(4):
+            guess[j, b] = np.clip((x[b] + sigma * np.asarray(e)[j, b]) / max(alpha, 1e-2), -1, 1)
+            slopes[j, b] = -2 * (guess[j, b] - 0.5)
+    size = np.abs(slopes).mean()
+    for b in range(B):
+        alpha, sigma = (float(v) for v in at.level[b])
+        q = -((guess[:, b] - 0.5) ** 2).sum(axis=(1, 2))
+        w = np.exp(q / (0.3 * (size if rule == "slope" else 1.0)))
+        w /= w.sum()
+        if rule == "value":
+            aim = -sum(w[j] * np.asarray(e)[j, b] for j in range(4))
+        else:
+            aim = -sigma / max(alpha, 1e-2) * sum(w[j] * slopes[j, b] for j in range(4)) / (0.3 * size)
+        total += ((predicted[b] - aim) ** 2).mean() / B
+    np.testing.assert_allclose(found, total, rtol=1e-4)
+    with pytest.raises(UserError, match="makes chunks in one step"):
+        resampling(one_step_actor(OneStepConfig((8,))), 4, by_value(score, 1.0))
+
+
+def test_a_choice_among_ones_own_chunks():
+    """Of each window's candidates the best, weighed by what it has over their mean; or one drawn by value."""
+    kernel = flow(FlowConfig((8,), steps=2))
+    vars, chunk = setting(kernel)
+    group = choosing(kernel, sample(kernel), score, 5, [match_choice(kernel, None)])
+    made = group.shared(vars, group.draw(jax.random.key(1), chunk), chunk)
+    (action, q), own, gumbel = made
+    assert action.shape == (B, 5, 2, 1) and q.shape == (B, 5)
+    np.testing.assert_allclose(q, score(None, None, action), rtol=1e-6)
+    best = jnp.stack([action[b, int(np.argmax(q[b]))] for b in range(B)])
+    each = kernel.loss(vars, own, chunk._replace(action=best))
+    expected = np.mean((np.max(q, axis=1) - np.mean(q, axis=1)) * each)
+    np.testing.assert_allclose(group.terms[0].fn(vars, made, chunk)[0], expected, rtol=1e-5)
+
+    heat = temperature()
+    hot = vars._replace(params={**vars.params, "temperature": jnp.log(0.5)})
+    drawn = jnp.stack([action[b, int(np.argmax(q[b] / 0.5 + gumbel[b]))] for b in range(B)])
+    expected = np.mean(kernel.loss(vars, own, chunk._replace(action=drawn)))
+    np.testing.assert_allclose(match_choice(kernel, heat).fn(hot, made, chunk)[0], expected, rtol=1e-5)
+
+
+def test_a_temperature_settles_at_its_divergence():
+    q = jax.random.normal(jax.random.key(0), (200, 64))
+    heat, made = temperature(), (Candidates(jnp.zeros((200, 64, 2, 1)), q), None, None)
+    term = choice_temperature(heat, 1.0)
+
+    def step(log_beta, _):
+        slope = jax.grad(lambda x: term.fn(Vars({"temperature": x}, {}, {}, {}), made, None)[0])(log_beta)
+        return log_beta - 0.05 * slope, None
+
+    log_beta = jax.lax.scan(step, jnp.asarray(0.0), length=500)[0]
+    w = np.exp(np.asarray(jax.nn.log_softmax(q / jnp.exp(log_beta), axis=-1)))
+    assert np.mean((w * np.log(w)).sum(axis=1)) + np.log(64) == pytest.approx(1.0, abs=0.02)
+
+
+def test_edits_stay_out_where_they_are_worse():
+    kernel, e = flow(FlowConfig((8,), steps=2)), editor(TanhGaussianConfig((8,)))
+    vars, chunk = setting(kernel, e)
+    base, both = edited(sample(kernel), e, 0.0), edited(sample(kernel), e, 0.5, score)
+    noise = both.draw(vars, jax.random.key(2), chunk.obs)
+    plain = base.plan(vars, noise, chunk.obs, None).action
+    changed = edited(sample(kernel), e, 0.5).plan(vars, noise, chunk.obs, None).action
+    better = np.asarray(score(None, None, changed) > score(None, None, plain))
+    assert 0 < better.sum() < B
+    expected = np.where(better[:, None, None], changed, plain)
+    np.testing.assert_array_equal(both.plan(vars, noise, chunk.obs, None).action, expected)
+
+
+def test_noises_are_judged_before_they_are_denoised():
+    kernel = flow(FlowConfig((8,), steps=2))
+    vars, chunk = setting(kernel)
+    judge = lambda vars, obs, z: jnp.sum(z, axis=(-2, -1))  # noqa: E731
+    policy = best_start(sample_from_start(kernel), judge, 4)
+    starts, gumbel = noise = policy.draw(vars, jax.random.key(3), chunk.obs)
+    kept = jnp.stack([starts[b, int(np.argmax(starts[b].sum(axis=(1, 2))))] for b in range(B)])
+    expected = sample(kernel).plan(vars, kept, chunk.obs, None).action
+    np.testing.assert_allclose(policy.plan(vars, noise, chunk.obs, None).action, expected, rtol=1e-6)
+    drawn = best_start(sample_from_start(kernel), judge, 4, 2.0)
+    kept = jnp.stack([starts[b, int(np.argmax(starts[b].sum(axis=(1, 2)) / 2.0 + gumbel[b]))] for b in range(B)])
+    expected = sample(kernel).plan(vars, kept, chunk.obs, None).action
+    np.testing.assert_allclose(drawn.plan(vars, noise, chunk.obs, None).action, expected, rtol=1e-6)
+    with pytest.raises(UserError, match="draw noise"):
+        best_start(sample_from_start(diffusion(DiffusionConfig())), judge, 4)
+
+
+def test_guidance_at_estimates_by_hand():
+    """Euler's steps with v + w grad Q at the clean estimate; weight 0 leaves every bit."""
+    kernel = flow(FlowConfig((8,), steps=4))
+    vars, chunk = setting(kernel)
+    z = jax.random.normal(jax.random.key(4), (B, 2, 1))
+    x = z
+    for k in range(4):
+        t = jnp.full((B, 1), k / 4)
+        v = kernel.velocity(vars, chunk.obs, x, t)
+        clean = jnp.clip(x + (1 - k / 4) * v, -1, 1)
+        x = x + (v + 0.3 * (-2) * (clean - 0.5)) / 4
+    led = sample(guide_estimate(kernel, score, 0.3)).plan(vars, z, chunk.obs, None).action
+    np.testing.assert_allclose(led, jnp.clip(x, -1, 1), atol=1e-5)
+    same = jax.jit(lambda z, w: sample(guide_estimate(kernel, score, w)).plan(vars, z, chunk.obs, None).action)(z, 0.0)
+    free = jax.jit(lambda z: sample(kernel).plan(vars, z, chunk.obs, None).action)(z)
+    np.testing.assert_array_equal(same, free)
+    with pytest.raises(UserError, match="walks along no noise levels"):
+        guide_estimate(one_step_actor(OneStepConfig((8,))), score, 1.0)
+
+
+def test_imitation_of_what_beats_a_rival():
+    kernel, rival = flow(FlowConfig((8,), steps=2)), one_step_actor(OneStepConfig((8,)), "rival")
+    vars, chunk = setting(kernel, rival)
+    term = bc_against(kernel, sample(rival), score, 0.5)
+    own, key = noise = term.draw(jax.random.key(5), chunk)
+    found = term.fn(vars, noise, chunk)[0]
+    other = act(sample(rival), vars, jax.random.clone(key), chunk.obs).action
+    q, r = score(None, None, chunk.action), score(None, None, other)
+    size = float(jnp.mean(jnp.abs(q)))
+    weight = np.exp(q / (0.5 * size)) / (np.exp(q / (0.5 * size)) + np.exp(r / (0.5 * size)))
+    expected = clone(kernel, weight=lambda vars, chunk: weight).fn(vars, own, chunk)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+DIFFUSION = DiffusionConfig((32, 32, 32), steps=5, schedule="vp")
+ONLINE = {
+    "sdac": (sdac, SDAC(ChunkConfig(2), DIFFUSION, CRITIC, OPTIM, guesses=16, beta=0.05, n=1)),
+    "idem": (idem, SDAC(ChunkConfig(2), DIFFUSION, CRITIC, OPTIM, guesses=16, beta=0.5, n=1)),
+    "dpmd": (dpmd, DPMD(ChunkConfig(2), DIFFUSION, CRITIC, OPTIM, candidates=8, divergence=1.0, n=1)),
+    "qvpo": (qvpo, QVPO(ChunkConfig(2), DIFFUSION, CRITIC, OPTIM, candidates=8, entropy=0.01, n=1)),
+}
+
+LEAST = {"sdac": 0.8, "idem": 0.7, "dpmd": 0.95, "qvpo": 0.7}  # of the success of their worse seed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ONLINE)
+def test_weighted_matching_learns_online(name):
+    """From scratch: random plans succeed in half of the episodes of this probe."""
+    build, c = ONLINE[name]
+    s = FromScratchSettings(
+        online_steps=3200, envs=16, start_training=320, batch=64, log_every=320, online_eval_every=3200, seeds=2, episodes=100
+    )  # fmt: skip
+    events = [e for e in train(build, c, env=envs.make("probe/two-step"), settings=s) if e.kind == "eval"]
+    assert events[-1].values["success"].min() >= LEAST[name], events[-1].values["success"]
+
+
+@pytest.mark.parametrize("weight", slow_but([5.0], [5.0, 0.0]))
+def test_a_frozen_flow_is_led_to_success(weight):
+    """A clone of random play succeeds in half of the episodes, and led by a critic in most; weight 0 leaves it there, and 20 would lead it off the data (0.67)."""
+    env = envs.make("probe/two-step")
+    data, s = data_of(env), OnlineSettings(offline_steps=600, eval_every=600, episodes=100, batch=128)
+    *_, saved = train(bc, BC(ChunkConfig(2), ACTOR, OPTIM), env=env, data=data, settings=s)
+    given = saved.learner.params
+    c = QGF(ACTOR, ChunkConfig(2), CRITIC, OPTIM, weight)
+    events = [e for e in train(qgf, c, env=env, data=data, given=given, settings=s) if e.kind == "eval"]
+    success = float(events[-1].values["success"].min())
+    assert success >= 0.75 if weight else success <= 0.65, success
