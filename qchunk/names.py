@@ -54,6 +54,10 @@ ALGORITHMS = {
     "qam": Entry("qchunk.algorithms.qam:qam", "adjoint matching: a flow learns the data's times exp(Q) (2601.14234)"),
     "qam-e": Entry("qchunk.algorithms.qam_e:qam_e", "qam, whose chunks an actor edits (2601.14234)"),
     "qam-f": Entry("qchunk.algorithms.qam_f:qam_f", "qam, whose flow teaches a one-step actor (2601.14234)"),
+    "trqam": Entry(
+        "qchunk.algorithms.trqam:trqam",
+        "qam, whose weight keeps the flows' paths within a bound of each other (2605.27079)",
+    ),
     "bam": Entry("qchunk.algorithms.bam:bam", "qam by the plain gradient through its stochastic steps (2601.14234)"),
     "dql": Entry(
         "qchunk.algorithms.dql:dql",
@@ -94,6 +98,10 @@ ALGORITHMS = {
         "a frozen flow, led by an IQL critic's gradient at its clean estimates (2606.11087)",
     ),
     "rlpd": Entry("qchunk.algorithms.rlpd:rlpd", "soft actor-critic over chunks, online beside data (2302.02948)"),
+    "ogpo": Entry(
+        "qchunk.algorithms.ogpo:ogpo",
+        "PPO at states of replay: an actor's chunks against each other, by a critic (2605.03065)",
+    ),
     "sdac": Entry(
         "qchunk.algorithms.sdac:sdac",
         "an online diffusion follows guesses of what was noised, by their values (2502.00361)",

@@ -11,8 +11,8 @@ from qchunk.actor_configs import FlowConfig, RegressionConfig
 from qchunk.actors.flow import flow
 from qchunk.actors.gaussian import regression
 from qchunk.actors.paths import decode, memoryless, memoryless_std
-from qchunk.losses.adjoint import adjoint_matching, adjoints, apart, ascend_path, path
-from qchunk.losses.proposals import noise_of
+from qchunk.losses.adjoint import adjoint_matching, adjoints, apart, ascend_path, matching_within, path
+from qchunk.losses.proposals import noise_of, temperature
 from qchunk.system.errors import UserError
 from qchunk.types import Chunk, Vars
 
@@ -140,6 +140,23 @@ def test_the_loss_by_hand():
     loss, metrics = climb.fn(NO_VARS, (start, jnp.zeros((3, K, 2, 1))), CHUNK)
     np.testing.assert_allclose(metrics["drift"], drift, rtol=1e-5)
     np.testing.assert_allclose(loss, drift - weight * metrics["q"], rtol=1e-5)
+
+
+def test_a_trust_region_sets_the_weight_by_hand():
+    """3 lambda times ``adjoint_matching`` with weight 1 / (3 lambda); lambda moves by what the paths differ by, per action."""
+    c, lam, bound = 0.3, 0.4, 0.05
+    fast, slow = field(lambda x, t: 0 * x + c), field(lambda x, t: 0 * x, "slow")
+    score, heat = lambda vars, obs, action: 0.5 * jnp.sum(action, (-2, -1)), temperature()
+    drawn = jnp.zeros((3, 2, 1)), jnp.zeros((3, K, 2, 1))
+    term = matching_within(fast, slow, score, heat, bound)
+    at = lambda log: term.fn(NO_VARS._replace(params={"temperature": log}), drawn, CHUNK)  # noqa: E731
+    alone = adjoint_matching(fast, slow, score, 1 / (3 * lam)).fn(NO_VARS, drawn, CHUNK)[0]
+    drift = sum(2 / K * 2 * c**2 / memoryless_std(K)[i] ** 2 for i in range(K)) / 2  # of two numbers, by two actions
+    loss, metrics = at(jnp.log(lam))
+    np.testing.assert_allclose(metrics["drift"], drift, rtol=1e-5)
+    most = min(drift, 2 * bound)
+    np.testing.assert_allclose(loss, 3 * lam * alone + np.log(lam) * (bound - most), rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(lambda x: at(x)[0])(jnp.log(lam)), bound - most, rtol=1e-5)
 
 
 def test_what_is_no_flow_is_refused():

@@ -45,6 +45,7 @@ from qchunk.algorithms.iql import IQL, iql
 from qchunk.algorithms.mac import MAC, mac
 from qchunk.algorithms.meanflow_q import MeanFlowQ, meanflow_q
 from qchunk.algorithms.muzero import MuZero, muzero
+from qchunk.algorithms.ogpo import OGPO, ogpo
 from qchunk.algorithms.qam import QAM, qam
 from qchunk.algorithms.qam_e import QAME, qam_e
 from qchunk.algorithms.qam_f import QAMF, qam_f
@@ -53,6 +54,7 @@ from qchunk.algorithms.qc_fql import QCFQL, qc_fql
 from qchunk.algorithms.qsm import QSM, qsm
 from qchunk.algorithms.rebrac import ReBRAC, rebrac
 from qchunk.algorithms.top_erl import TOPERL, top_erl
+from qchunk.algorithms.trqam import TRQAM, trqam
 from qchunk.algorithms.vpn import VPN, vpn
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig, RolloutConfig, ValueConfig
 from qchunk.critics.chunk_q import chunk_q
@@ -144,6 +146,8 @@ RULES = {
         muzero,
         MuZero(ChunkConfig(2), ACTOR, OneStepConfig((32, 32)), ATOMS, OPTIM, depth=2, unroll=2, search=SEARCH),
     ),
+    "trqam": (trqam, TRQAM(ChunkConfig(2), ACTOR, CRITIC, OPTIM, bound=4.0)),
+    "ogpo": (ogpo, OGPO(ChunkConfig(2), ACTOR, CRITIC, OPTIM, OPTIM, group=8, clip=0.1, noise=0.1, n=1)),
     "consistency-ac": (consistency_ac, ConsistencyAC(ChunkConfig(2), ConsistencyConfig(W), CRITIC, OPTIM, n=1)),
     "meanflow-q": (meanflow_q, MeanFlowQ(ChunkConfig(2), MeanFlowConfig(W), CRITIC, OPTIM, alpha=0.3, n=1)),
     "gfp": (gfp, GFP(ChunkConfig(2), ACTOR, OneStepConfig(W), CRITIC, OPTIM, alpha=0.3, eta=0.3)),
@@ -153,8 +157,22 @@ RULES = {
 }
 
 
-UPDATES = {"fedit": 2500, "dsrl": 1500, "muzero": 300}  # an entropy bonus fades in the first thousand; searches cost
-LEAST = {"dac": 0.8, "iql": 0.8, "fawac": 0.8, "dawr": 0.8, "qsm": 0.8, "fedit": 0.8, "cgql": 0.7}  # of the success
+UPDATES = {
+    "trqam": 1500,
+    "fedit": 2500,
+    "dsrl": 1500,
+    "muzero": 300,
+}  # an entropy bonus fades in the first thousand; searches cost
+LEAST = {
+    "ogpo": 0.75,
+    "dac": 0.8,
+    "iql": 0.8,
+    "fawac": 0.8,
+    "dawr": 0.8,
+    "qsm": 0.8,
+    "fedit": 0.8,
+    "cgql": 0.7,
+}  # of the success
 
 
 @pytest.mark.parametrize("rule", slow_but(["qc-fql"], list(RULES)))

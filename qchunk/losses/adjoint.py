@@ -5,6 +5,8 @@ Both objectives look at paths of the fast flow f in its memoryless form (``paths
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -12,7 +14,7 @@ from qchunk.actors.paths import count_steps, decode, memoryless, memoryless_std,
 from qchunk.losses.proposals import noise_of
 from qchunk.losses.terms import module_names
 from qchunk.system.errors import UserError
-from qchunk.types import Array, Chunk, Kernel, Metrics, PyTree, Term, ValueFn, Vars
+from qchunk.types import Array, Chunk, Kernel, Metrics, Module, PyTree, Term, ValueFn, Vars
 
 
 def adjoint_matching(fast: Kernel, slow: Kernel, score: ValueFn, weight: float, name: str = "adjoint") -> Term:
@@ -29,19 +31,56 @@ def adjoint_matching(fast: Kernel, slow: Kernel, score: ValueFn, weight: float, 
     Raises:
         UserError: one is no flow, or their steps differ.
     """
+    each = _matched(fast, slow, score)
+
+    def fn(vars: Vars, noise: tuple[Array, Array], chunk: Chunk) -> tuple[Array, Metrics]:
+        loss, metrics = each(vars, noise, chunk, weight)
+        return loss, {"slope": metrics["slope"]}
+
+    return Term(name, module_names(fast), noise_of(memoryless(fast)), fn)
+
+
+def matching_within(
+    fast: Kernel, slow: Kernel, score: ValueFn, heat: Module, bound: float, name: str = "adjoint"
+) -> Term:
+    """Adjoint matching whose weight is 1 / (3 lambda), lambda moving until the paths differ by ``bound`` (TRQAM, 2605.27079).
+
+    The objective counts 3 lambda. The paths' divergence is sum_i (2 / (K sigma_i^2)) |f - v|^2 per action of the chunk, in nats; at most 2 ``bound`` of it
+    moves lambda. Its code adds the error to lambda itself, at a rate of 0.01; here it moves its logarithm, by the optimiser.
+
+    Args:
+        heat: lambda, such as ``proposals.temperature``.
+        fast, slow, score: as ``adjoint_matching``.
+    """
+    each = _matched(fast, slow, score)
+
+    def fn(vars: Vars, noise: tuple[Array, Array], chunk: Chunk) -> tuple[Array, Metrics]:
+        heated = heat.apply(vars.params[heat.name])
+        scale = 3 * jax.lax.stop_gradient(heated)
+        loss, metrics = each(vars, noise, chunk, 1 / scale)
+        drift = jax.lax.stop_gradient(metrics["drift"]) / chunk.action.shape[-2]
+        moved = jnp.log(heated) * (bound - jnp.minimum(drift, 2 * bound))
+        return scale * loss + moved, {"slope": metrics["slope"] * scale, "drift": drift, "temperature": heated}
+
+    return Term(name, (*module_names(fast), heat.name), noise_of(memoryless(fast)), fn)
+
+
+def _matched(fast: Kernel, slow: Kernel, score: ValueFn) -> Callable:
+    """(vars, noise, chunk, weight) -> (the mean of adjoint matching's objective, its metrics)."""
     check_flows(fast, slow)
     sigma = jnp.asarray(memoryless_std(count_steps(fast)), jnp.float32)
 
-    def fn(vars: Vars, noise: tuple[Array, Array], chunk: Chunk) -> tuple[Array, Metrics]:
+    def matched(vars: Vars, noise: tuple[Array, Array], chunk: Chunk, weight) -> tuple[Array, Metrics]:
         fixed, obs = jax.lax.stop_gradient(vars), chunk.obs
         states, end = path(fast, slow, fixed, obs, noise)
         slope = jax.grad(lambda x: -weight * jnp.sum(score(fixed, obs, jnp.clip(x, -1.0, 1.0))))(end)
         held = adjoints(slow, fixed, obs, states, slope)
-        s = sigma.reshape(-1, *(1,) * end.ndim)
-        each = jnp.square(2 / s * apart(fast, slow, vars, obs, states) + s * held)
-        return jnp.mean(jnp.sum(each, axis=(0, -2, -1))), {"slope": jnp.mean(jnp.abs(slope))}
+        s, gap = sigma.reshape(-1, *(1,) * end.ndim), apart(fast, slow, vars, obs, states)
+        each = jnp.sum(jnp.square(2 / s * gap + s * held), axis=(0, -2, -1))
+        drift = jnp.sum(2 / (len(sigma) * s**2) * jnp.square(gap), axis=(0, -2, -1))
+        return jnp.mean(each), {"slope": jnp.mean(jnp.abs(slope)), "drift": jnp.mean(drift)}
 
-    return Term(name, module_names(fast), noise_of(memoryless(fast)), fn)
+    return matched
 
 
 def ascend_path(fast: Kernel, slow: Kernel, score: ValueFn, weight: float, name: str = "ascend") -> Term:
