@@ -55,7 +55,7 @@ def ogpo(c: OGPO) -> Algorithm:
     pi = with_target(tuned_actor(c.tuned), rate=c.critic.tau, every=1, acts=False, lagged=True)
     walk = with_min_std(pi if pi.noisy else stochastic(pi, 0.0)._replace(noisy=True), c.noise)
     q, one = chunk_q(c.critic), sample(pi)
-    climb = climb_among(walk, reading(q, target_view).score, c.group, c.clip)
+    climb = climb_among(walk, reading(walk, target_view), reading(q, target_view).score, c.group, c.clip)
     act = best_of_n(one, q.score, c.n, c.slice_rows)
     optim = {"actor": c.actor_optim, "": c.optim}
     return warm_started(learner([pi, q], act, [climb, weighed(bc(pi), c.bc_alpha), td(q, one)], optim), "actor")

@@ -5,27 +5,25 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from qchunk.compose import reading
 from qchunk.improve import repeated
 from qchunk.losses.ppo_path import surrogate
 from qchunk.losses.terms import module_names
 from qchunk.sampling import act, log_prob, sample_path
-from qchunk.target_networks import target_view
 from qchunk.types import Array, Chunk, Kernel, Key, Metrics, Term, ValueFn, Vars
 
 
-def climb_among(kernel: Kernel, score: ValueFn, n: int, clip: float, name: str = "policy") -> Term:
+def climb_among(kernel: Kernel, slow: Kernel, score: ValueFn, n: int, clip: float, name: str = "policy") -> Term:
     """PPO's surrogate on paths of the actor's slow copy: n chunks at each state, whose advantage is Q less the group's mean.
 
     One ratio for each chunk, of the path's log-probability per number and step, new actor against slow copy.
 
     Args:
-        kernel: its steps are Gaussian, such as ``with_min_std`` of a flow, and it keeps a target network.
+        kernel: its steps are Gaussian, such as ``with_min_std`` of a flow.
+        slow: the same as its target network has it.
         score: Q, such as that of the target networks.
         n: G, chunks at each state.
         clip: bound of a ratio's distance from 1.
     """
-    slow = reading(kernel, target_view)
     policy = sample_path(slow)
 
     def draw(key: Key, chunk: Chunk) -> Key:
