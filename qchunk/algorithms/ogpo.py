@@ -10,7 +10,7 @@ from typing import Annotated
 
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import tuned_actor
-from qchunk.actors.paths import stochastic, with_min_std
+from qchunk.actors.paths import with_min_std
 from qchunk.compose import learner, reading, warm_started
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
@@ -53,7 +53,7 @@ class OGPO:
 def ogpo(c: OGPO) -> Algorithm:
     """OGPO: the critic learns from one sample of the actor, which climbs it without its gradient."""
     pi = with_target(tuned_actor(c.tuned), rate=c.critic.tau, every=1, acts=False, lagged=True)
-    walk = with_min_std(pi if pi.noisy else stochastic(pi, 0.0)._replace(noisy=True), c.noise)
+    walk = with_min_std(pi._replace(noisy=True), c.noise)
     q, one = chunk_q(c.critic), sample(pi)
     climb = climb_among(walk, reading(walk, target_view), reading(q, target_view).score, c.group, c.clip)
     act = best_of_n(one, q.score, c.n, c.slice_rows)
