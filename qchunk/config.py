@@ -160,7 +160,8 @@ class ActorConfig:
     """The configuration of an actor: one class for each kind, derived from this one."""
 
     kind: str = dataclasses.field(default="", kw_only=True)
-    """Family of actors, as qchunk list actors shows them, or yours as my_file.py:my_function."""
+    """Family of actors: flow, diffusion, gaussian, full-gaussian, regression, one-step, consistency, shortcut, meanflow, distilled, reflow, skills or
+    tanh-gaussian, or yours as my_file.py:my_function."""
 
     def check(self, where: str) -> None:
         """Raises UserError where there is no such kind, or where it has a class of its own."""

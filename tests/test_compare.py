@@ -247,7 +247,7 @@ def test_what_an_own_configuration_says_stays(tmp_path):
     ("change", "told"),
     [
         ({"algos": ("dppo",), "online_steps": 0}, "learn online only"),
-        ({"algos": ("dppo@regression",)}, "no probabilities"),
+        ({"algos": ("fpo@regression",)}, "no velocity at any time"),
         ({"algos": ("value-guided@gaussian",)}, "one denoising step"),
         ({"online_steps": -1}, "--online-steps is -1"),
         ({"seeds": 0}, "--seeds is 0. give at least 1"),

@@ -13,6 +13,8 @@ from typing import Any
 
 from qchunk import names, registry
 from qchunk.actor_configs import DiffusionConfig, FlowConfig
+from qchunk.actors import actor
+from qchunk.actors.paths import count_steps
 from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, Stands, actor_fields, of_kind, stands_on
 from qchunk.system.errors import UserError
 
@@ -167,7 +169,7 @@ def config_of(arm: str, sizes: Sizes) -> Any:
     if hasattr(c, "act_horizon"):
         made["act_horizon"] = min(c.act_horizon, sizes.horizon)
     if "tuned_steps" in made:
-        made["tuned_steps"] = min(made["tuned_steps"], sizes.steps)
+        made["tuned_steps"] = min(made["tuned_steps"], count_steps(actor(c.tuned)))
     if registry.driver_of(type(c)).takes_data:
         rates = [f.name for f in dataclasses.fields(c) if getattr(c, f.name) == OptimConfig()]
         made |= {field: LR for field in rates if field not in made}
