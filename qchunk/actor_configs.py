@@ -129,7 +129,7 @@ class ConsistencyConfig(PerceptronConfig):
     steps: PositiveInt = 2
     """K, estimates from noise to data; the chunk is noised anew between them."""
     grid: Annotated[int, Range(2)] = 40
-    """Noise levels whose neighbours are to agree, when it learns from data."""
+    """Pairs of neighbouring noise levels that are to agree, when it learns from data."""
     kind: str = dataclasses.field(default="consistency", kw_only=True)
 
 
@@ -148,6 +148,9 @@ class ShortcutConfig(PerceptronConfig):
         super().check(where)
         if self.grid & (self.grid - 1):
             raise UserError(f"--{where}grid {self.grid} is no power of two", "give 8, 16, 32, 64, 128 ...")
+        if self.steps & (self.steps - 1) or self.steps > self.grid:
+            problem = f"jumps of 1 / {self.steps} (--{where}steps) are not among those that are learned"
+            raise UserError(problem, f"give a power of two, {self.grid} (--{where}grid) or less")
 
 
 @config

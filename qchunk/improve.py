@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk.actors.editor import beside
-from qchunk.actors.paths import count_steps, step_of
+from qchunk.actors.paths import called, count_steps, step_of
 from qchunk.critics import zooms
 from qchunk.critics.zooms import ZoomCritic
 from qchunk.sampling import emit_step, sample
@@ -128,14 +128,16 @@ def best_start(policy: Policy, score: ValueFn, n: int, temperature: float | None
     """
 
     def draw(vars: Vars, key, obs):
+        if temperature is None:
+            return policy.draw(vars, key, repeated(obs, n))
         key, choice_key = jax.random.split(key)
         shape = (*jax.tree.leaves(obs)[0].shape[:-1], n)
         return policy.draw(vars, key, repeated(obs, n)), jax.random.gumbel(choice_key, shape)
 
     def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
-        starts, gumbel = noise
+        starts, gumbel = (noise, None) if temperature is None else noise
         worth = score(vars, jax.tree.map(lambda o: o[..., None, :], obs), starts)  # [*B, N]
-        kept = picked(starts, jnp.argmax(worth if temperature is None else worth + temperature * gumbel, axis=-1))
+        kept = picked(starts, jnp.argmax(worth if gumbel is None else worth + temperature * gumbel, axis=-1))
         return policy.plan(vars, kept, obs, old)
 
     return policy._replace(draw=draw, plan=plan)
@@ -282,8 +284,9 @@ def guide_estimate(kernel: Kernel, value: ValueFn, weight: float) -> Kernel:
         UserError: the Kernel has no noise levels.
     """
     if kernel.advance is None:
-        what = " and ".join(m.name for m in kernel.modules) or "frozen"
-        raise UserError(f"the {what} Kernel walks along no noise levels", "take --actor.kind flow or diffusion")
+        raise UserError(
+            f"the {called(kernel)} Kernel walks along no noise levels", "take --actor.kind flow or diffusion"
+        )
     alpha, sigma = np.asarray(kernel.levels, np.float64).T
     rest = (sigma / (alpha + sigma)).astype(np.float32)
 

@@ -10,7 +10,7 @@ import distrax
 import jax
 import jax.numpy as jnp
 
-from qchunk.actors.paths import count_steps, decode, going_on, pulled, walk
+from qchunk.actors.paths import called, count_steps, decode, going_on, pulled, walk
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Kernel, Key, Old, Plan, Policy, PolicyDrawFn, PyTree, Vars
 
@@ -75,12 +75,15 @@ def sample_from_start(kernel: Kernel) -> Policy:
     """``sample`` of an actor whose chunk follows from where it starts alone, so that its noise is one array [*B, H, A].
 
     Raises:
-        UserError: its steps draw noise.
+        UserError: its steps draw noise, or make skills.
     """
+    if kernel.decoder:
+        raise UserError(f"the {called(kernel)} Kernel makes skills, not actions", "take --actor.kind flow")
     if kernel.noisy:
-        what = " and ".join(m.name for m in kernel.modules) or "frozen"
         fix = "take --actor.kind flow, or a diffusion that draws none: --actor.ddim 5"
-        raise UserError(f"the steps of the {what} Kernel draw noise, so its chunk does not follow from its start", fix)
+        raise UserError(
+            f"the steps of the {called(kernel)} Kernel draw noise, so its chunk does not follow from its start", fix
+        )
     return sample(kernel)
 
 
@@ -103,9 +106,10 @@ def sample_path(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> P
         UserError: an actor without noise has no probabilities.
     """
     if not kernel.noisy:
-        what = " and ".join(m.name for m in kernel.modules) or "frozen"
         fix = "wrap it in stochastic(...), or take another actor where it has one step only: --tuned.kind gaussian"
-        raise UserError(f"the steps of the {what} Kernel draw no noise, so its paths have no probabilities", fix)
+        raise UserError(
+            f"the steps of the {called(kernel)} Kernel draw no noise, so its paths have no probabilities", fix
+        )
     first = 0 if base is None else count_steps(kernel) - tuned
 
     def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:

@@ -173,7 +173,7 @@ OUTSIDE: dict[str, tuple] = {
             "grid": (1, None),
             "pairs": (0, None),
             **dict.fromkeys(("guesses", "candidates", "target_n"), (0, None)),
-            **{"beta": (0.0, None), "divergence": (0.0, None), "bound": (0.0, None), "group": (1, None)},
+            **{"beta": (0.0, None), "divergence": (0.0, 1.0), "bound": (0.0, None), "group": (1, None)},
             "min_std": (0.0, None),
             "max_std": (0.0, None),
             "updates": (-1, None),

@@ -19,6 +19,7 @@ from qchunk.actor_configs import (
     OneStepConfig,
     ReflowConfig,
     ShortcutConfig,
+    SkillConfig,
 )
 from qchunk.actors import actor
 from qchunk.actors.flow import flow
@@ -115,10 +116,16 @@ def test_distilled_from_a_frozen_prior(teacher, kind):
 def test_who_can_follow_nobody_is_refused():
     with pytest.raises(UserError, match="a diffusion actor cannot follow another"):
         distil(Distil(actor=DiffusionConfig()))
-    with pytest.raises(UserError, match="no velocity at any time"):
-        distil(Distil(DiffusionConfig(), actor=MeanFlowConfig()))
+    for given in (DiffusionConfig(), ShortcutConfig()):  # a shortcut acts by its jumps
+        with pytest.raises(UserError, match="no velocity at any time"):
+            distil(Distil(given, actor=MeanFlowConfig()))
+    with pytest.raises(UserError, match="makes skills"):
+        distil(Distil(SkillConfig()))
     with pytest.raises(UserError, match=r"--actor.grid 12 is no power of two"):
         validate(BC(actor=ShortcutConfig(grid=12)))
+    for steps in (3, 16):
+        with pytest.raises(UserError, match=f"jumps of 1 / {steps}"):
+            validate(BC(actor=ShortcutConfig(steps=steps, grid=8)))
 
 
 def setting(c):
@@ -187,3 +194,29 @@ def test_consistency_at_the_least_noise_is_what_it_sees():
     x = jnp.full((8, 2, 1), 0.3)
     found = many.denoise(vars, chunk.obs, x, 39)  # sigma 0.0026
     np.testing.assert_allclose(found, x, atol=5e-3)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 6, 9])
+def test_a_batch_of_any_size_has_its_jumps_spread(rows):
+    """Every fourth row jumps, and each row's error is its own: a batch in another order has the same errors in that order."""
+    kernel, vars, _, _ = setting(ShortcutConfig((8,), grid=8))
+    chunk = batch(jax.random.key(1), rows)
+    noise = kernel.draw(jax.random.key(2), chunk)
+    found = kernel.loss(vars, noise, chunk)
+    assert found.shape == (rows,) and np.isfinite(found).all()
+    z, t, *_ = noise
+    x = (1 - t[..., None]) * z + t[..., None] * chunk.action
+    v = kernel.modules[0].apply(vars.params["actor"], chunk.obs, x, t, 0 * t)
+    of_flow = jnp.mean((v - (chunk.action - z)) ** 2, axis=(1, 2))
+    steady = np.arange(rows) % 4 != 3
+    np.testing.assert_allclose(found[steady], of_flow[steady], rtol=1e-4)
+
+
+def test_equal_levels_of_a_teacher_teach_nothing():
+    """A diffusion of many levels has several beyond the greatest noise that a consistency model knows."""
+    kernel, vars, chunk, noise = setting(ConsistencyConfig((8,)))
+    teacher = actor(DiffusionConfig((8,), residual=False, steps=200), "teacher")
+    vars = vars._replace(params={**vars.params, "teacher": teacher.modules[0].init(jax.random.key(1), SPEC)})
+    noisy = noise[0], jnp.zeros_like(noise[1])
+    found = kernel.follow(teacher)(vars, noisy, chunk)
+    np.testing.assert_array_equal(found, 0 * found)

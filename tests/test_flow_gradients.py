@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +10,7 @@ from test_on_policy import last
 from tiers import slow_but
 
 from qchunk import envs
-from qchunk.actor_configs import FlowConfig, MeanFlowConfig, OneStepConfig
+from qchunk.actor_configs import FlowConfig, GaussianConfig, MeanFlowConfig, OneStepConfig
 from qchunk.actors.exploring import noise_network, shrinking, with_noise
 from qchunk.actors.flow import flow
 from qchunk.algorithms.dppo import PPO, ppo
@@ -93,8 +91,11 @@ def test_who_has_no_velocity_or_has_noise_is_refused():
     with pytest.raises(UserError, match="no velocity at any time"):
         fpo(FPO(OneStepConfig()))
     with pytest.raises(UserError, match="are no flow's"):
-        from qchunk.actor_configs import GaussianConfig
-
         reinflow(ReinFlow(GaussianConfig()))
-    for build, c in ((reinflow, ReinFlow), (fpo, FPO)):
-        build(dataclasses.replace(c(), tuned=MeanFlowConfig()))
+    reinflow(ReinFlow(MeanFlowConfig()))  # it acts by its jumps
+    with pytest.raises(UserError, match="no velocity at any time"):
+        fpo(FPO(MeanFlowConfig()))  # its velocity at a time is not what it acts by
+    with pytest.raises(UserError, match=r"give --tuned.steps 2 or more"):
+        fpo(FPO(FlowConfig(steps=1)))
+    with pytest.raises(UserError, match=r"give --tuned.components 1"):
+        fpo(FPO(GaussianConfig(components=2)))

@@ -7,6 +7,7 @@ from typing import Any
 
 from qchunk import registry
 from qchunk.config import ActorConfig
+from qchunk.system.errors import UserError
 from qchunk.types import Kernel
 
 
@@ -20,6 +21,16 @@ def actor(c: ActorConfig, name: str = "actor") -> Kernel:
 
 
 def tuned_actor(c: ActorConfig, name: str = "actor") -> Kernel:
-    """The Kernel for training that goes on: the average of a prior's weights is where it starts, and it keeps none of its own."""
+    """The Kernel for training that goes on by what its steps' probabilities are: the average of a prior's weights is where it starts, and it keeps
+    none of its own.
+
+    Raises:
+        UserError: a mixture, or skills.
+    """
+    if getattr(c, "components", 1) > 1:
+        raise UserError("a mixture's components are not steps of a path", "give --tuned.components 1")
     own: dict[str, Any] = {"ema": False} if hasattr(c, "ema") else {}
-    return actor(dataclasses.replace(c, **own), name)
+    made = actor(dataclasses.replace(c, **own), name)
+    if made.decoder:
+        raise UserError(f"a {c.kind} actor makes no actions itself", "take --tuned.kind flow, diffusion or gaussian")
+    return made

@@ -32,8 +32,9 @@ def karras(steps: int) -> np.ndarray:
 def consistency(c: ConsistencyConfig, name: str = "actor") -> Kernel:
     """The consistency actor f(s, x, sigma), x = a + sigma eps: noise, then ``c.steps`` estimates, the chunk noised anew between them.
 
-    From data: the same eps at two neighbours of ``c.grid`` levels, f at the noisier is to be f at the other, which gets no gradient, by
-    the pseudo-Huber distance over the difference of the levels (2310.14189). That paper's grid grows with training; here it is fixed.
+    From data: the same eps at two neighbours of ``c.grid`` + 1 levels, f at the noisier is to be f at the other, which gets no gradient, by
+    the pseudo-Huber distance over the difference of the levels (2310.14189). That paper's grid grows with training, and its distance is the
+    whole chunk's; here the grid is fixed, and the distance each number's, as in the code that parity is with.
     """
 
     def net(shape: tuple[int, ...]) -> nets.MLP:
@@ -67,9 +68,6 @@ def consistency_kernel(module: Module, steps: int, grid: int) -> Kernel:
         sigma, grown = paths.numbers(np.stack([noises, scale], axis=1), k)
         return clean(vars, obs, grown * x, sigma[..., 0])
 
-    def draw(key: Key, chunk: Chunk) -> tuple[Array, Array]:
-        return paths.drawing(jax.random.uniform)(key, chunk)
-
     ladder = karras(grid)[::-1]
     rank = np.array([math.erf((math.log(s) - LOG_MEAN) / (math.sqrt(2) * LOG_STD)) for s in ladder])
     rank = (rank - rank[0]) / (rank[-1] - rank[0])
@@ -84,7 +82,7 @@ def consistency_kernel(module: Module, steps: int, grid: int) -> Kernel:
         each = jnp.sqrt(jnp.square(error) + knee**2) - knee
         return jnp.mean(each * chunk.mask[..., None], axis=(-2, -1)) / (high - low)[..., 0]
 
-    kernel = paths.denoiser_kernel(module, levels, 1.0, denoise, draw, loss)
+    kernel = paths.denoiser_kernel(module, levels, 1.0, denoise, paths.drawing(jax.random.uniform), loss)
     advance = functools.partial(_renewed(levels), eta=1.0)
     return kernel._replace(
         advance=advance,
@@ -126,7 +124,8 @@ def _distillation(clean: Callable, teacher: Kernel) -> LossFn:
         aim = clean(jax.lax.stop_gradient(vars), chunk.obs, later * after, low[..., 0])
         error = clean(vars, chunk.obs, grown * x, high[..., 0]) - aim
         each = jnp.mean(jnp.square(error) * chunk.mask[..., None], axis=(-2, -1))
-        return each / (high - low)[..., 0, 0]
+        gap = (high - low)[..., 0, 0]  # 0 where both levels of the teacher's are HIGH or more
+        return jnp.where(gap > 0, each / jnp.where(gap > 0, gap, 1.0), 0.0)
 
     return loss
 

@@ -5,10 +5,12 @@ The time runs from 0 (noise) to 1 (data), as in every flow here; the MeanFlow pa
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qchunk import nets
 from qchunk.actor_configs import MeanFlowConfig, ShortcutConfig
@@ -24,8 +26,9 @@ Aim = Callable[[Vars, PyTree, Array, Array, Array], Array]
 def shortcut(c: ShortcutConfig, name: str = "actor") -> Kernel:
     """A shortcut model s(x, t, d) (2410.12557): a jump of d is to end where two of d / 2 do.
 
-    Three quarters of a batch regress s(x_t, t, 0) on a - z at t ~ U[0, 1), as a flow does. The first quarter regresses s(x_t, t, d) on the
-    mean of s(x_t, t, d / 2) and s(x_t + d / 2 s, t + d / 2, d / 2), which get no gradient: d = 1, 1/2 ... 2 / ``c.grid``, t a multiple of d.
+    Every fourth row regresses s(x_t, t, d) on the mean of s(x_t, t, d / 2) and s(x_t + d / 2 s, t + d / 2, d / 2), which get no gradient:
+    d = 1, 1/2 ... 2 / ``c.grid``, t a multiple of d; of the shortest d the halves are asked for as a flow's, s(x_t, t, 0). The other rows regress
+    s(x_t, t, 0) on a - z at t ~ U[0, 1), as a flow does.
     """
     return shortcut_kernel(_network(c, name), c.steps, c.grid)
 
@@ -44,18 +47,25 @@ def shortcut_kernel(module: Module, steps: int, grid: int) -> Kernel:
     def learning(aim: Aim) -> LossFn:
         def loss(vars: Vars, noise: tuple[Array, ...], chunk: Chunk) -> Array:
             z, t, start, jump = noise
-            few = -(-z.shape[0] // 4)  # leading rows that jump
-            first, rest = (lambda tree: jax.tree.map(lambda x: x[:few], tree)), (lambda x: x[few:])
-            t = jnp.concatenate([first(start), rest(t)])
-            x = _between(z, t, chunk.action)
-            held, obs = jax.lax.stop_gradient(vars.params[name]), first(chunk.obs)
-            half = first(jump) / 2
-            once = module.apply(held, obs, first(x), first(t), half)
-            twice = module.apply(held, obs, first(x) + half[..., None] * once, first(t) + half, half)
-            now = aim(vars, jax.tree.map(rest, chunk.obs), rest(x), rest(t), rest(chunk.action - z))
+            jumps = np.arange(z.shape[0]) % 4 == 3  # spread over a batch, whose first part may be a data set's
+            first, rest = (functools.partial(_rows, np.flatnonzero(which)) for which in (jumps, ~jumps))
+            back = np.argsort(np.argsort(~jumps, kind="stable"))  # from jumps, then the rest, to the batch's order
+            t, action = (
+                jnp.concatenate([first(start), rest(t)]),
+                jnp.concatenate([first(chunk.action), rest(chunk.action)]),
+            )
+            straight = jnp.concatenate([first(chunk.action - z), rest(chunk.action - z)])
+            x, few = action - (1 - t[..., None]) * straight, int(jumps.sum())
+            held, half = jax.lax.stop_gradient(vars.params[name]), first(jump) / 2
+            asked = jnp.where(half <= 1 / grid, 0.0, half)
+            once = module.apply(held, first(chunk.obs), x[:few], t[:few], asked)
+            middle = x[:few] + half[..., None] * once
+            twice = module.apply(held, first(chunk.obs), middle, t[:few] + half, asked)
+            now = aim(vars, rest(chunk.obs), x[few:], t[few:], straight[few:])
+            obs = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first(chunk.obs), rest(chunk.obs))
             jump = jnp.concatenate([first(jump), jnp.zeros_like(rest(jump))])
-            error = module.apply(vars.params[name], chunk.obs, x, t, jump) - jnp.concatenate([(once + twice) / 2, now])
-            return jnp.mean(jnp.square(error) * chunk.mask[..., None], axis=(-2, -1))
+            error = module.apply(vars.params[name], obs, x, t, jump) - jnp.concatenate([(once + twice) / 2, now])
+            return jnp.mean(jnp.square(error[back]) * chunk.mask[..., None], axis=(-2, -1))
 
         return loss
 
@@ -92,7 +102,8 @@ def mean_flow(c: MeanFlowConfig, name: str = "actor") -> Kernel:
 
             u, change = jax.jvp(mean_velocity, (x, t, jump), (v, jnp.ones_like(t), -jnp.ones_like(t)))
             each = size(u - jax.lax.stop_gradient(v + jump[..., None] * change))
-            each = each * jax.lax.stop_gradient((each + 1e-3) ** -c.power)
+            inside = jnp.maximum(jnp.mean(chunk.mask, axis=-1), 1e-8)  # an error is that of the steps that count
+            each = each * jax.lax.stop_gradient((each / inside + 1e-3) ** -c.power)
             return each + size(mean_velocity(x, t, jnp.zeros_like(t)) - v) if c.instant else each
 
         return loss
@@ -116,7 +127,10 @@ def _network(c: ShortcutConfig | MeanFlowConfig, name: str) -> Module:
 
 
 def _kernel(module: Module, steps: int, draw: DrawFn, learning: Callable[[Aim], LossFn]) -> Kernel:
-    """K jumps of 1 / K. ``denoise`` is where the jump's velocity would lead in all the time that is left."""
+    """K jumps of 1 / K. ``denoise`` is where the jump's velocity would lead in all the time that is left.
+
+    Such a Kernel has no ``velocity``: that of its network at a time itself is not what it acts by.
+    """
     levels = paths.linear(steps)
 
     def denoise(vars: Vars, obs, x: Array, k) -> Array:
@@ -124,16 +138,16 @@ def _kernel(module: Module, steps: int, draw: DrawFn, learning: Callable[[Aim], 
         t = t[..., 0]
         return x + rest * module.apply(vars.params[module.name], obs, x, t, jnp.full_like(t, 1 / steps))
 
-    def velocity(vars: Vars, obs, x: Array, t: Array) -> Array:
-        return module.apply(vars.params[module.name], obs, x, t, jnp.zeros_like(t))
-
     def follow(teacher: Kernel) -> LossFn:
         toward = velocity_of(teacher)
         return learning(lambda vars, obs, x, t, straight: jax.lax.stop_gradient(toward(vars, obs, x, t)))
 
     of_data = learning(lambda vars, obs, x, t, straight: straight)
-    kernel = paths.denoiser_kernel(module, levels, 0.0, denoise, draw, of_data)
-    return kernel._replace(velocity=velocity, follow=follow)
+    return paths.denoiser_kernel(module, levels, 0.0, denoise, draw, of_data)._replace(follow=follow)
+
+
+def _rows(rows: np.ndarray, tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: x[rows], tree)
 
 
 def _between(z: Array, t: Array, action: Array) -> Array:

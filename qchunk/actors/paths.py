@@ -137,6 +137,11 @@ def drawing(level: Callable[[Key, tuple[int, ...]], Array]) -> DrawFn:
     return draw
 
 
+def called(kernel: Kernel) -> str:
+    """A Kernel's name in messages: its modules', or that it is frozen."""
+    return " and ".join(m.name for m in kernel.modules) or "frozen"
+
+
 def count_steps(kernel: Kernel) -> int:
     """K, the number of denoising steps."""
     return int(np.shape(kernel.levels)[0]) - 1
@@ -183,14 +188,18 @@ def deterministic(kernel: Kernel) -> Kernel:
     """The same marginals without noise in any step: a diffusion becomes DDIM's; a Kernel that draws none stays what it is.
 
     Raises:
-        UserError: a Gaussian, whose noise is all that its chunk follows from.
+        UserError: a Gaussian, whose noise is all that its chunk follows from; or skills.
     """
+    if kernel.decoder:
+        raise UserError(
+            f"the {called(kernel)} Kernel makes skills, which others cannot follow", "take a flow or a diffusion"
+        )
     if not kernel.noisy:
         return kernel
     if kernel.advance is None:
-        what = " and ".join(m.name for m in kernel.modules) or "frozen"
         raise UserError(
-            f"the steps of the {what} Kernel draw noise", "take a flow, a diffusion or another actor of levels"
+            f"the steps of the {called(kernel)} Kernel draw noise",
+            "take a flow, a diffusion or another actor of levels",
         )
     still = functools.partial(kernel.advance, eta=0.0)
     return kernel._replace(advance=still, step=step_of(kernel.denoise, still), noisy=False)
@@ -218,8 +227,10 @@ def velocity_of(kernel: Kernel) -> VelocityFn:
         UserError: it is no flow.
     """
     if kernel.velocity is None:
-        what = " and ".join(m.name for m in kernel.modules) or "frozen"
-        raise UserError(f"the {what} Kernel has no velocity at any time", "take --actor.kind flow")
+        raise UserError(
+            f"the {called(kernel)} Kernel has no velocity at any time",
+            "take --actor.kind flow (or --tuned.kind, or a prior of that kind)",
+        )
     return kernel.velocity
 
 

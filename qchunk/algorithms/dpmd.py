@@ -6,6 +6,7 @@ FlowRL's code does (2603.27450), whose bound of single errors is left out.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from qchunk.actor_configs import DiffusionConfig
@@ -18,7 +19,7 @@ from qchunk.improve import best_of_n, smoothed
 from qchunk.losses.proposals import temperature
 from qchunk.losses.td import td
 from qchunk.losses.weighted import choice_temperature, choosing, match_choice
-from qchunk.ranges import PositiveFloat, PositiveInt, Range
+from qchunk.ranges import PositiveInt, Range
 from qchunk.sampling import sample
 from qchunk.target_networks import target_view, with_target
 from qchunk.types import Algorithm
@@ -39,8 +40,8 @@ class DPMD:
     """Chunks of the slow copy for each window."""
     noise: Annotated[float, Range(0, 1)] = 0.2
     """Standard deviation of the noise on them, in units of action."""
-    divergence: PositiveFloat = 2.0
-    """How far their weights are to be from all alike, in nats; less than the logarithm of their number."""
+    divergence: Annotated[float, Range(above=0, below=1)] = 0.5
+    """How far their weights are to be from all alike: a share of the logarithm of their number, in (0, 1). Published: 2 nats of 4.2."""
     n: PositiveInt = 10
     """N, samples of which evaluation plays the best by Q."""
 
@@ -50,6 +51,6 @@ def dpmd(c: DPMD) -> Algorithm:
     pi = with_target(actor(c.actor), rate=c.critic.tau, every=1, acts=False, lagged=True)
     q, heat = chunk_q(c.critic), temperature()
     slow, one = smoothed(sample(reading(pi, target_view)), c.noise), sample(pi)
-    terms = [match_choice(pi, heat), choice_temperature(heat, c.divergence)]
+    terms = [match_choice(pi, heat), choice_temperature(heat, c.divergence * math.log(c.candidates))]
     match = choosing(pi, slow, opinion(q, mean), c.candidates, terms)
     return learner([pi, q, heat], best_of_n(one, q.score, c.n), [match, td(q, one)], c.optim, explore=one)

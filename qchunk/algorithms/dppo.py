@@ -12,6 +12,7 @@ from qchunk.compose import frozen, learner, warm_started
 from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, RolloutConfig, Stands, ValueConfig, config
 from qchunk.critics.state_v import state_v
 from qchunk.losses.ppo_path import advantages, kl_above, of_steps, ppo_path, value_mse
+from qchunk.losses.terms import module_names
 from qchunk.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range
 from qchunk.sampling import sample, sample_path
 from qchunk.system.errors import UserError
@@ -84,12 +85,15 @@ class PPO:
     target_kl: float = 1.0
     """An iteration's updates end when its policy is further from the one that played."""
 
+    @property
+    def walks_alone(self) -> bool:
+        """Whether its actor makes chunks in the one step that is trained."""
+        return count_steps(actor(self.tuned)) == 1
+
 
 def dppo(c: DPPO) -> Algorithm:
     """DPPO: the last K' denoising steps learn, a frozen copy of the prior makes the first ones; exploring adds noise."""
     pi = tuned_actor(c.tuned)
-    if getattr(c.tuned, "components", 1) > 1:
-        raise UserError("a mixture's components are not steps of a path", "give --tuned.components 1")
     # a step to a chunk at once has the noise of exploring alone
     walk = pi if pi.noisy else stochastic(pi) if pi.advance else pi._replace(noisy=True)
     if (tuned := c.tuned_steps) > count_steps(pi):
@@ -111,12 +115,12 @@ def dppo(c: DPPO) -> Algorithm:
         [pi, v],
         sample(still, frozen(still), tuned) if partly else sample(still),
         [surrogate, value_mse(v)],
-        {"actor": c.optim, "": c.critic_optim},
+        {v.modules[0].name: c.critic_optim, "": c.optim},
         explore=sample_path(explore, frozen(walk), tuned) if partly else sample_path(explore),
         prepare=advantages(of_steps(prob), v, c.lam),
         stop=kl_above(c.target_kl),
     )
-    return warm_started(made, "actor")
+    return warm_started(made, *module_names(pi))
 
 
 def ppo(c: PPO) -> Algorithm:

@@ -1,6 +1,6 @@
 """EXPO (2507.07986; on chunks 2605.25477): N chunks of a cloned flow and an edit of each compete; the editor climbs the critic, the flow does not.
 
-Published: ``--critic.members 10`` and the minimum of two at random; here of all. N is 8, and edits are 5 to 20 % of the range (a scale of 0.1 to 0.4).
+Published: ``--critic.members 10`` and the minimum of two of them at random; here of all members. N is 8, and edits are 5 to 20 % of the range (a scale of 0.1 to 0.4).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from qchunk.actors import actor
 from qchunk.actors.editor import editor
 from qchunk.algorithms.fedit import FEdit
 from qchunk.compose import acting, learner
-from qchunk.config import config
+from qchunk.config import CriticConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import mean, opinion
 from qchunk.improve import best_of_n, edited
@@ -25,6 +25,7 @@ from qchunk.types import Algorithm
 class EXPO(FEdit):
     """Expressive policy optimisation."""
 
+    critic: CriticConfig = CriticConfig(aggregate="min")
     n: PositiveInt = 8
     """N, chunks of the flow per decision; also in the target. 2 N compete."""
     slice_rows: NonNegativeInt = 0

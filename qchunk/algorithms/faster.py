@@ -1,7 +1,7 @@
 """FASTER (2604.19730): Q-chunking whose N candidates are noises, judged before they are denoised: one is.
 
 There it wraps ``expo``, and its critic of noises learns from the target's sample, at next states alone, which starts of episodes are not among; here
-it is DSRL's, which learns from a random noise at the window's own state, for one more sample in an update.
+it is DSRL's: each member learns what its critic says of a random noise's chunk at the window's own state, for one more sample in an update.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import tuned_actor
+from qchunk.actors.paths import count_steps
 from qchunk.compose import learner, warm_started
 from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, RolloutConfig, Stands, ValueConfig, config
 from qchunk.critics.state_v import state_v
@@ -18,6 +19,7 @@ from qchunk.losses.ppo_path import advantages, kl_above, ppo, value_mse
 from qchunk.losses.terms import module_names
 from qchunk.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range
 from qchunk.sampling import from_zero, sample, telling
+from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Policy
 
 
@@ -56,6 +58,10 @@ def fpo(
     """FPO: what it explores with is the noise that it starts from."""
     pi, v = tuned_actor(c.tuned), state_v(c.critic)
     likelihood = of_flow(pi, by_noise)
+    if by_noise and count_steps(pi) < 2:
+        raise UserError(
+            "at the one time of a flow of one step its noise is known", "give --tuned.steps 2 or more, or take fpo++"
+        )
     policy = ppo(module_names(pi), likelihood, objective(c.clip), c.critic_updates)
     made = learner(
         [pi, v],
@@ -66,7 +72,7 @@ def fpo(
         prepare=with_pairs(pi, c.pairs, advantages(likelihood, v, c.lam)),
         stop=kl_above(c.target_kl),
     )
-    return warm_started(made, "actor")
+    return warm_started(made, *module_names(pi))
 
 
 def fpo_by_pair(c: FPO) -> Algorithm:

@@ -18,7 +18,7 @@ from qchunk.improve import best_of_n
 from qchunk.losses.cloning import bc
 from qchunk.losses.group_ratio import climb_among
 from qchunk.losses.td import td
-from qchunk.losses.terms import weighed
+from qchunk.losses.terms import module_names, weighed
 from qchunk.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
 from qchunk.sampling import sample
 from qchunk.target_networks import target_view, with_target
@@ -57,5 +57,7 @@ def ogpo(c: OGPO) -> Algorithm:
     q, one = chunk_q(c.critic), sample(pi)
     climb = climb_among(walk, reading(walk, target_view), reading(q, target_view).score, c.group, c.clip)
     act = best_of_n(one, q.score, c.n, c.slice_rows)
-    optim = {"actor": c.actor_optim, "": c.optim}
-    return warm_started(learner([pi, q], act, [climb, weighed(bc(pi), c.bc_alpha), td(q, one)], optim), "actor")
+    optim = {q.modules[0].name: c.optim, "": c.actor_optim}
+    return warm_started(
+        learner([pi, q], act, [climb, weighed(bc(pi), c.bc_alpha), td(q, one)], optim), *module_names(pi)
+    )

@@ -67,10 +67,12 @@ def reinflow(c: ReinFlow) -> Algorithm:
     made = learner(
         [walk, v],
         sample(pi),
-        [policy, path_entropy(walk, noise, c.entropy), value_mse(v)],
+        [policy, path_entropy(walk, noise, c.entropy, c.critic_updates), value_mse(v)],
         {v.modules[0].name: c.critic_optim, "": c.optim},
         explore=sample_path(walk),
         prepare=advantages(likelihood, v, c.lam),
         stop=kl_above(c.target_kl),
     )
-    return scheduled(warm_started(made, "actor"), MOST, shrinking(c.noise.min_std, c.noise.max_std, c.noise.updates))
+    return scheduled(
+        warm_started(made, *module_names(pi)), MOST, shrinking(c.noise.min_std, c.noise.max_std, c.noise.updates)
+    )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from qchunk.actor_configs import DiffusionConfig
 from qchunk.actors import actor
-from qchunk.compose import acting, learner
+from qchunk.compose import acting, learner, reading
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
@@ -17,7 +17,8 @@ from qchunk.losses.td import td
 from qchunk.losses.weighted import by_slope, by_value, resampling
 from qchunk.ranges import PositiveFloat, PositiveInt
 from qchunk.sampling import sample
-from qchunk.types import Algorithm, Term, Together
+from qchunk.target_networks import target_view
+from qchunk.types import Algorithm, Critic, Term, Together
 
 
 @config
@@ -38,14 +39,18 @@ class SDAC:
     """N, samples of which evaluation plays the best by Q."""
 
 
-def sdac(c: SDAC, rule: Callable = by_value) -> Algorithm:
-    """SDAC: noise estimates are the guesses' own, weighed by their values."""
+def sdac(c: SDAC, rule: Callable = by_value, look: Callable[[Critic], Critic] = lambda q: q) -> Algorithm:
+    """SDAC: noise estimates are the guesses' own, weighed by their values.
+
+    Args:
+        look: how the critic is read for that.
+    """
     pi, q = actor(c.actor), chunk_q(c.critic)
     one = sample(acting(pi))
-    terms: list[Term | Together] = [resampling(pi, c.guesses, rule(q.score, c.beta)), td(q, one)]
+    terms: list[Term | Together] = [resampling(pi, c.guesses, rule(look(q).score, c.beta)), td(q, one)]
     return learner([pi, q], best_of_n(one, q.score, c.n), terms, c.optim, explore=one)
 
 
 def idem(c: SDAC) -> Algorithm:
-    """IDEM: noise estimates are the critic's slopes at the guesses, weighed by their values."""
-    return sdac(c, by_slope)
+    """IDEM: noise estimates are the target critic's slopes at the guesses, weighed by their values."""
+    return sdac(c, by_slope, lambda q: reading(q, target_view))

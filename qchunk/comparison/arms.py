@@ -159,9 +159,13 @@ def config_of(arm: str, sizes: Sizes) -> Any:
     warm = stands[0] if stands and stands[1] is Stands.WARM_STARTED else ""
     if "@" in arm and not actors:
         raise UserError(f"{name} has no actor of its own", f"give {name} without @{kind}")
+    c = resized(c, sizes)
     kinds = dict.fromkeys(actors, kind) | dict.fromkeys(actors[:-1], PRIOR_KIND)  # the last is its own
     made: dict[str, Any] = {field: actor_of(kinds[field], sizes, field == warm) for field in actors}
-    c = dataclasses.replace(resized(c, sizes), **made)
+    for field in actors:
+        if (own := getattr(c, field)).kind == kinds[field] and own.kind not in ("flow", "diffusion"):
+            made[field] = dataclasses.replace(own, ema=True) if hasattr(own, "ema") else own  # as its method has it
+    c = dataclasses.replace(c, **made)
     made = {"chunk": dataclasses.replace(c.chunk, horizon=sizes.horizon)}
     tuned = TUNED.get(arm, TUNED.get(f"{ours(name)}@{kind}", TUNED.get(ours(name), {})))
     shared = {"n": sizes.n, **tuned} if type(getattr(c, "n", None)) is int else tuned

@@ -10,11 +10,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from qchunk.actors.paths import count_steps, decode, memoryless, memoryless_std, velocity_of, walk
+from qchunk.actors.paths import called, count_steps, decode, memoryless, memoryless_std, velocity_of, walk
 from qchunk.losses.proposals import noise_of
 from qchunk.losses.terms import module_names
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Chunk, Kernel, Metrics, Module, PyTree, Term, ValueFn, Vars
+
+HEAT = (0.01, 100.0)  # of lambda (2605.27079, code)
 
 
 def adjoint_matching(fast: Kernel, slow: Kernel, score: ValueFn, weight: float, name: str = "adjoint") -> Term:
@@ -46,7 +48,8 @@ def matching_within(
     """Adjoint matching whose weight is 1 / (3 lambda), lambda moving until the paths differ by ``bound`` (TRQAM, 2605.27079).
 
     The objective counts 3 lambda. The paths' divergence is sum_i (2 / (K sigma_i^2)) |f - v|^2 per action of the chunk, in nats; at most 2 ``bound`` of it
-    moves lambda. Its code adds the error to lambda itself, at a rate of 0.01; here it moves its logarithm, by the optimiser.
+    moves lambda, within [0.01, 100]. Its code averages the divergence (0.9) and adds the error to lambda itself, at a rate of 0.01; here each
+    moves its logarithm, by the optimiser.
 
     Args:
         heat: lambda, such as ``proposals.temperature``.
@@ -56,10 +59,13 @@ def matching_within(
 
     def fn(vars: Vars, noise: tuple[Array, Array], chunk: Chunk) -> tuple[Array, Metrics]:
         heated = heat.apply(vars.params[heat.name])
-        scale = 3 * jax.lax.stop_gradient(heated)
+        held = jax.lax.stop_gradient(heated)
+        scale = 3 * jnp.clip(held, *HEAT)
         loss, metrics = each(vars, noise, chunk, 1 / scale)
         drift = jax.lax.stop_gradient(metrics["drift"]) / chunk.action.shape[-2]
-        moved = jnp.log(heated) * (bound - jnp.minimum(drift, 2 * bound))
+        error = bound - jnp.minimum(drift, 2 * bound)
+        outward = jnp.where(error > 0, held <= HEAT[0], held >= HEAT[1])
+        moved = jnp.where(outward, 0.0, error) * jnp.log(heated)
         return scale * loss + moved, {"slope": metrics["slope"] * scale, "drift": drift, "temperature": heated}
 
     return Term(name, (*module_names(fast), heat.name), noise_of(memoryless(fast)), fn)
@@ -147,5 +153,6 @@ def check_flows(*kernels: Kernel) -> None:
     for kernel in kernels:
         velocity_of(kernel)
         if count_steps(kernel) != count_steps(kernels[0]):
-            what = " and ".join(m.name for m in kernel.modules) or "frozen"
-            raise UserError(f"the {what} Kernel takes other steps than the first", "give both the same number of steps")
+            raise UserError(
+                f"the {called(kernel)} Kernel takes other steps than the first", "give both the same number of steps"
+            )

@@ -34,7 +34,9 @@ def climb_among(kernel: Kernel, slow: Kernel, score: ValueFn, n: int, clip: floa
         fixed, many = jax.lax.stop_gradient(vars), repeated(chunk.obs, n)
         plan = act(policy, fixed, key, many)
         path, mask = plan.extras["path"], jnp.ones(plan.action.shape[:-1])
-        old, new = (jnp.mean(log_prob(k, v, many, path, mask), axis=-1) for k, v in ((slow, fixed), (kernel, vars)))
+        old, new = (
+            jnp.mean(log_prob(k, v, many, path, mask, bounds=None), axis=-1) for k, v in ((slow, fixed), (kernel, vars))
+        )
         q = score(fixed, many, plan.action)  # [*B, G]
         advantage = q - jnp.mean(q, axis=-1, keepdims=True)
         loss, metrics = surrogate(new, old, advantage, clip)

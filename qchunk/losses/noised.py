@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk.actors.paths import count_steps, drawing
+from qchunk.actors.paths import called, count_steps, drawing
 from qchunk.improve import ascent
 from qchunk.losses.terms import module_names, no_noise, together
 from qchunk.system.errors import UserError
@@ -118,7 +118,7 @@ def check_levels(kernel: Kernel) -> None:
         UserError: names its modules.
     """
     if kernel.advance is None or count_steps(kernel) == 1:
-        what = " and ".join(m.name for m in kernel.modules)
         raise UserError(
-            f"the {what} Kernel makes chunks in one step", "take --actor.kind diffusion or flow, of 2 steps or more"
+            f"the {called(kernel)} Kernel makes chunks in one step",
+            "take --actor.kind diffusion or flow, of 2 steps or more",
         )

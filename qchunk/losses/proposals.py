@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from qchunk.actors.editor import beside
-from qchunk.actors.paths import count_steps, decode
+from qchunk.actors.paths import called, count_steps, decode
 from qchunk.losses.terms import module_names, no_noise, together, weighted_mean
 from qchunk.sampling import act, normal
 from qchunk.system.errors import UserError
@@ -155,9 +155,9 @@ def entropy(kernel: Kernel, heat: Module) -> tuple[Term, Term]:
         UserError: an actor whose density is not known.
     """
     if (density := kernel.density) is None:
-        what = " and ".join(m.name for m in kernel.modules)
         raise UserError(
-            f"the density of the {what} Kernel is not known", "take --actor.kind tanh-gaussian or full-gaussian"
+            f"the density of the {called(kernel)} Kernel is not known",
+            "take --actor.kind tanh-gaussian or full-gaussian",
         )
 
     def log_prob(vars: Vars, made: Proposal) -> Array:

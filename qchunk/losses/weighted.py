@@ -97,12 +97,16 @@ def resampling(kernel: Kernel, n: int, rule: Callable, name: str = "match") -> T
 
     def fn(vars: Vars, made: tuple[OneStepEstimate, Array], chunk: Chunk) -> tuple[Array, Metrics]:
         at, e = made
-        alpha, sigma = jnp.maximum(at.level[..., :1, None], LEAST_ALPHA), at.level[..., 1:, None]
+        alpha, sigma = _level(at)
         guesses = jnp.clip((at.x + sigma * e) / alpha, -1.0, 1.0)
         aim = jax.lax.stop_gradient(rule(jax.lax.stop_gradient(vars), chunk.obs, at, guesses, e))
         return jnp.mean(jnp.square(at.predicted - aim)), {"aim": jnp.mean(jnp.abs(aim))}
 
     return together(draw, [Term(name, module_names(kernel), no_noise, fn)], estimate)
+
+
+def _level(at: OneStepEstimate) -> tuple[Array, Array]:
+    return jnp.maximum(at.level[..., :1, None], LEAST_ALPHA), at.level[..., 1:, None]
 
 
 def by_value(score: ValueFn, beta: float) -> Callable:
@@ -122,7 +126,7 @@ def by_slope(score: ValueFn, beta: float) -> Callable:
         slope = ascent(score, vars, obs, guesses, jnp.asarray(CLEAN))
         size = jnp.maximum(jnp.mean(jnp.abs(slope)), 1e-8)
         share = jax.nn.softmax(score(vars, obs, guesses) / (beta * size), axis=0)
-        alpha, sigma = jnp.maximum(at.level[..., :1, None], LEAST_ALPHA), at.level[..., 1:, None]
+        alpha, sigma = _level(at)
         return -sigma / alpha * jnp.sum(share[..., None, None] * slope, axis=0) / (beta * size)
 
     return rule

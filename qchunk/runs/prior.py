@@ -21,7 +21,11 @@ from qchunk.runs.opened import Opened, learner_of, rebuild
 from qchunk.system.errors import UserError
 
 PRIMITIVES = ("codec", "basis")  # fields of ChunkConfig that a stage shares with its prior
-MAY_CHANGE = {"flow": {"steps"}, "diffusion": {"ddim", "clip"}}  # of a prior's configuration: how it is sampled
+STEPS = ("flow", "consistency", "shortcut", "meanflow", "reflow")
+MAY_CHANGE = {
+    "diffusion": {"ddim", "clip"},
+    **{kind: {"steps"} for kind in STEPS},
+}  # of a prior's configuration: how it is sampled
 
 
 class Prior(NamedTuple):
@@ -91,7 +95,8 @@ def actor_of(c: Any, folder: Any) -> Any:
     """The configuration of a run's actor, or of the one that it stands on."""
     stands = stands_on(c)
     if not getattr(c, "walks_alone", True):
-        why = f"the run {folder} trained the last {c.tuned_steps} denoising steps only, so it holds no single actor"
+        last = getattr(c, "tuned_steps", 1)
+        why = f"the run {folder} trained the last {last} denoising steps only, so it holds no single actor"
         raise UserError(why, "take one with --tuned-steps of all of them, or stand on its own prior")
     found = getattr(c, "actor", None) or (getattr(c, stands[0]) if stands else None)
     if found is None:
@@ -111,7 +116,8 @@ def check(prior: Prior | None, algorithm: str, c: Any, settings: Any, env: Any) 
             raise UserError(f"{algorithm} stands on a frozen prior", "give --prior RUN, the folder of a bc run")
         if not getattr(c, "walks_alone", True):
             steps = count_steps(actor(c.tuned))
-            fix = f"give --prior RUN, the folder of a bc run, or --tuned-steps {steps} to train all from scratch"
+            more = f"--tuned-steps {steps}" if hasattr(c, "tuned_steps") else "take dppo"
+            fix = f"give --prior RUN, the folder of a bc run, or {more} to train all from scratch"
             raise UserError(f"the first of {steps} denoising steps are a frozen prior's", fix)
         return
     if not stands:
