@@ -278,6 +278,9 @@ SUITES = {  # files of experiments/
     ),
     "execution": Entry("execution.py", "one training, many ways to play it: when to look again, and with delays"),
     "few-steps": Entry("few_steps.py", "does one denoising step keep what ten have? Q-chunking with twelve actors"),
+    "equal-evaluations": Entry(
+        "equal_evaluations.py", "samples or gradients of a frozen flow, at the same network evaluations a decision"
+    ),
     "qc-paper-tuning": Entry("qc_paper_tuning.py", "the tuning runs behind qc-paper at small scale"),
     "online-cubes": Entry("online_cubes.py", "QC and BC, offline then online, on tabletop/cube-double tasks 1 and 2"),
     "online-brax": Entry("online_brax.py", "QC and BC, offline then online, on reacher, pusher and halfcheetah"),

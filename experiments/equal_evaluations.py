@@ -1,0 +1,162 @@
+"""What a frozen flow is best asked for: more samples, or a gradient? Every method at the same number of network evaluations for a decision.
+
+One flow for each seed and scene, cloned once; five methods stand on it, each trained once with the same updates, and then played at three
+budgets, by more candidates or more denoising steps. Tabletop cube-single, tasks 1 to 5, and cube-double-task1, 4 seeds; some three hours of
+one core. ``report/equal_evaluations.md`` and ``.png`` have success against the budget. A flow's velocity and a member of a critic count one
+evaluation each, and a gradient two more.
+
+``qchunk reproduce equal-evaluations [--only cube-single-task1 ...]``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from _suite import OPTIM, SMALL, TAU
+
+from qchunk.actor_configs import FlowConfig
+from qchunk.algorithms.bc import BC
+from qchunk.algorithms.faster import FASTER
+from qchunk.algorithms.qc_frozen import FrozenQC
+from qchunk.algorithms.qgf import QGF
+from qchunk.algorithms.v_gps import VGPS
+from qchunk.algorithms.value_guided import ValueGuided
+from qchunk.comparison.suite import Data, Run, Suite, folder_of
+from qchunk.config import ChunkConfig, CriticConfig
+from qchunk.drivers.common import evaluate
+from qchunk.drivers.online import OnlineSettings
+from qchunk.reporting import records
+from qchunk.reporting.stats import interval, paired_difference
+from qchunk.runs import run_folder
+from qchunk.runs.opened import learner_of, rebuild
+
+TASKS = [*(f"cube-single-task{t}" for t in range(1, 6)), "cube-double-task1"]
+DATA = {"cube-single": Data("tabletop/cube-single", 200_000), "cube-double": Data("tabletop/cube-double", 1_000_000)}
+K, MEMBERS = 10, 2
+FLOW = FlowConfig(SMALL, steps=K, ema=True)
+CHUNK, Q = ChunkConfig(5), CriticConfig(SMALL, members=MEMBERS, tau=TAU)
+V = dataclasses.replace(Q, members=1)
+BUDGETS = {n: n * (K + MEMBERS) for n in (4, 8, 32)}  # by the N of best of N that needs so many
+
+
+class Way(NamedTuple):
+    """A method on the flow, and how a budget of evaluations is spent on it."""
+
+    algorithm: str
+    config: Any
+    spent: Callable[[Any, int], Any]  # (config, budget) -> the configuration that plays
+
+
+def of_steps(k: int) -> FlowConfig:
+    """The same flow in k steps."""
+    return dataclasses.replace(FLOW, steps=k)
+
+
+def more_candidates(c: Any, budget: int) -> Any:
+    """N samples and as many values."""
+    return dataclasses.replace(c, n=budget // (K + MEMBERS))
+
+
+def more_noises(c: FASTER, budget: int) -> FASTER:
+    """One sample, and the values of N noises."""
+    return dataclasses.replace(c, n=(budget - K) // MEMBERS)
+
+
+def more_led(c: QGF, budget: int) -> QGF:
+    """As many guided candidates as there is room for; with room for none, one of fewer steps."""
+    one = K * (1 + 3 * MEMBERS)
+    if budget < one:
+        return dataclasses.replace(c, given=of_steps(budget // (1 + 3 * MEMBERS)))
+    return dataclasses.replace(c, n=max(1, budget // (one + MEMBERS)))
+
+
+def more_steps(c: ValueGuided, budget: int) -> ValueGuided:
+    """One sample of more guided steps."""
+    return dataclasses.replace(c, given=of_steps(budget // (1 + 3 * c.value.members)))
+
+
+WAYS = {
+    "best of N": Way("qc-frozen", FrozenQC(FLOW, CHUNK, Q, OPTIM, n=8), more_candidates),
+    "v-gps": Way("v-gps", VGPS(FLOW, CHUNK, Q, OPTIM, n=8, expectile=0.8), more_candidates),
+    "faster": Way("faster", FASTER(CHUNK, FLOW, dataclasses.replace(Q, aggregate="min"), OPTIM, n=32), more_noises),
+    "qgf": Way(
+        "qgf", QGF(FLOW, CHUNK, dataclasses.replace(Q, aggregate="min"), OPTIM, weight=0.05, expectile=0.8), more_led
+    ),
+    "value guidance": Way("value-guided", ValueGuided(FLOW, CHUNK, Q, V, OPTIM, "mean", 1.0), more_steps),
+}
+
+
+def suite(scale: str) -> list[Run]:
+    """The flows of both scenes, and every way on every task."""
+    found: list[Run] = []
+    for task in TASKS:
+        scene = task.rsplit("-", 1)[0]
+        settings = OnlineSettings(seeds=4, offline_steps=10_000, eval_every=10_000, episodes=100)
+        prior = Run("bc", f"tabletop/{scene}-task1", DATA[scene], BC(CHUNK, FLOW, OPTIM), settings, "bc")
+        found += [] if prior in found else [prior]
+        few = OnlineSettings(seeds=4, offline_steps=3_000, eval_every=1_500, episodes=100)
+        for label, way in WAYS.items():
+            found.append(Run(way.algorithm, f"tabletop/{task}", DATA[scene], way.config, few, label, prior=prior.name))
+    return found
+
+
+def played(folder: Path, way: Way, budget: int) -> np.ndarray:
+    """Success of a run [S], played with so many evaluations a decision."""
+    p = rebuild(run_folder.read_config(folder)["config"], folder)
+    learner, _ = learner_of(folder, p, None)
+    q = p._replace(inputs=p.inputs._replace(c=way.spent(p.config, budget)))
+    return evaluate(q.program, q.inputs, q.settings, learner)["success"]
+
+
+def look(root: Path, todo: list[Run]) -> None:
+    """Success against the budget: a table with paired differences to best of N, and a panel for each task."""
+    runs = [r for r in todo if r.label in WAYS]
+    envs = list(dict.fromkeys(r.env for r in runs))
+    if not envs:
+        return
+    rows = []
+    figure, axes = plt.subplots(
+        1, len(envs), figsize=(1 + 3.1 * len(envs), 3.6), squeeze=False, sharey=True, layout="constrained"
+    )
+    for axis, env in zip(axes.flat, envs, strict=True):
+        found = {
+            (r.label, b): played(folder_of(r, root), WAYS[r.label], b)
+            for r in runs
+            if r.env == env
+            for b in BUDGETS.values()
+        }
+        for i, label in enumerate(dict.fromkeys(name for name, _ in found)):
+            means = [100 * found[label, b].mean() for b in BUDGETS.values()]
+            axis.plot(list(BUDGETS.values()), means, "o-", color=f"C{i}", label=label)
+            for b in BUDGETS.values():
+                axis.plot([b] * len(found[label, b]), 100 * found[label, b], ".", color=f"C{i}", alpha=0.3)
+                shown = label != "best of N" and ("best of N", b) in found
+                apart = paired_difference(found[label, b], found["best of N", b], episodes=100) if shown else None
+                rows.append(
+                    {
+                        "environment": env,
+                        "method": label,
+                        "evaluations": str(b),
+                        "success": " ".join(records.show(interval(found[label, b], bounds=(0.0, 1.0)), "success")),
+                        "difference to best of N": " ".join(records.show(apart, "points")) if apart else "",
+                    }
+                )
+        axis.set(title=env.split("/")[1], xscale="log", xlabel="network evaluations a decision", ylim=(-4, 104))
+        axis.set_xticks(list(BUDGETS.values()), [str(b) for b in BUDGETS.values()])
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("success, % (small: each seed)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), ncols=len(WAYS), fontsize=8, loc="outside lower center")
+    figure.savefig(root / "report" / "equal_evaluations.png", dpi=110)
+    plt.close(figure)
+    text = records.markdown(rows, list(rows[0]))
+    (root / "report" / "equal_evaluations.md").write_text(text)
+    print(text)
+
+
+SUITE = Suite(suite, after=look)
