@@ -199,8 +199,8 @@ ONLINE = {
     "qvpo": (qvpo, QVPO(ChunkConfig(2), DIFFUSION, CRITIC, OPTIM, candidates=8, entropy=0.01, n=1)),
 }
 
-STEPS = {"dpmd": 1600}  # environment steps, where that many do
-LEAST = {"sdac": 0.8, "idem": 0.7, "dpmd": 0.95, "qvpo": 0.7}  # of the success of their worse seed
+STEPS = {"dpmd": 1600, "sdac": 1600}  # environment steps, where that many do
+LEAST = {"sdac": 0.75, "idem": 0.7, "dpmd": 0.95, "qvpo": 0.7}  # of the success of their worse seed
 
 
 @pytest.mark.slow
