@@ -1,4 +1,4 @@
-"""What the suites share: sizes that fit 2 cores."""
+"""What the suites share: sizes that fit 2 cores, looks at finished runs, and what their decisions cost."""
 
 from __future__ import annotations
 
@@ -6,12 +6,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
 from qchunk.actor_configs import FlowConfig
+from qchunk.actors import actor
+from qchunk.actors.paths import count_steps
 from qchunk.algorithms.bc import BC
+from qchunk.algorithms.faster import FASTER
 from qchunk.algorithms.qc import QC
+from qchunk.algorithms.qgf import QGF
+from qchunk.algorithms.value_guided import ValueGuided
 from qchunk.comparison.suite import Data, Published, Run
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.drivers.online import OnlineSettings
+from qchunk.reporting import cost, records
+from qchunk.runs import run_folder
+from qchunk.runs.opened import Opened, learner_of, rebuild, vars_of
+from qchunk.types import Learner
 
 SMALL = (128, 128, 128)
 # Chosen by single-seed runs of qc on cube-single-task2 (against 3e-4 and 0.005), then held for every method and task.
@@ -47,3 +59,35 @@ def four_arms(env: str, data: Data, settings: OnlineSettings) -> list[Run]:
         Run("qc", env, data, small_qc(horizon=1, steps=5), settings, "h = 1"),
         Run("qc", env, data, small_qc(horizon=1, backup=(5,), steps=5), settings, "n-step (5)"),
     ]
+
+
+def opened(folder: Path) -> tuple[Opened, Learner]:
+    """A finished run."""
+    p = rebuild(run_folder.read_config(folder)["config"], folder)
+    return p, learner_of(folder, p, None)[0]
+
+
+def decision(p: Opened, learner: Learner) -> dict[str, float]:
+    """What one decision for one observation costs: see ``cost.of_policy``."""
+    return cost.of_policy(p.algorithm.act, vars_of(p, learner), p.program.env.observation_size)
+
+
+def evaluations(c: Any) -> int:
+    """Network evaluations of one decision; a gradient counts as two more than its value, an ensemble once a member."""
+    steps, n = count_steps(actor(getattr(c, "given", None) or c.actor)), getattr(c, "n", 1)
+    if isinstance(c, FASTER):
+        return n * c.critic.members + steps
+    if isinstance(c, ValueGuided):
+        members = c.critic.members if c.guidance == "clean" else c.value.members
+        return steps * (1 + 3 * members * (2 if c.guidance == "diffuser" else 1))
+    ranked = c.critic.members if n > 1 else 0
+    return n * (steps * (1 + 3 * c.critic.members if isinstance(c, QGF) else 1) + ranked)
+
+
+def publish(root: Path, name: str, rows: list[dict[str, str]], figure: Figure) -> None:
+    """``report/NAME.md`` and ``.png``; the table is printed, too."""
+    figure.savefig(root / "report" / f"{name}.png", dpi=110)
+    plt.close(figure)
+    text = records.markdown(rows, list(rows[0]))
+    (root / "report" / f"{name}.md").write_text(text)
+    print(text)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-from _suite import OPTIM, SMALL, TAU
+from _suite import OPTIM, SMALL, TAU, evaluations, opened, publish
 
 from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.bc import BC
@@ -32,8 +32,6 @@ from qchunk.drivers.common import evaluate
 from qchunk.drivers.online import OnlineSettings
 from qchunk.reporting import records
 from qchunk.reporting.stats import interval, paired_difference
-from qchunk.runs import run_folder
-from qchunk.runs.opened import learner_of, rebuild
 
 TASKS = [*(f"cube-single-task{t}" for t in range(1, 6)), "cube-double-task1"]
 DATA = {"cube-single": Data("tabletop/cube-single", 200_000), "cube-double": Data("tabletop/cube-double", 1_000_000)}
@@ -41,54 +39,42 @@ K, MEMBERS = 10, 2
 FLOW = FlowConfig(SMALL, steps=K, ema=True)
 CHUNK, Q = ChunkConfig(5), CriticConfig(SMALL, members=MEMBERS, tau=TAU)
 V = dataclasses.replace(Q, members=1)
-BUDGETS = {n: n * (K + MEMBERS) for n in (4, 8, 32)}  # by the N of best of N that needs so many
+BUDGETS = tuple(n * (K + MEMBERS) for n in (4, 8, 32))  # what best of N needs
+
+
+def of_n(c: Any, n: int) -> Any:
+    """The same with n candidates."""
+    return dataclasses.replace(c, n=n)
+
+
+def of_steps(c: Any, k: int) -> Any:
+    """The same with a flow of k steps."""
+    return dataclasses.replace(c, given=dataclasses.replace(FLOW, steps=k))
 
 
 class Way(NamedTuple):
-    """A method on the flow, and how a budget of evaluations is spent on it."""
+    """A method on the flow, and what a budget of evaluations is spent on: the first of these of which there is room for one."""
 
     algorithm: str
     config: Any
-    spent: Callable[[Any, int], Any]  # (config, budget) -> the configuration that plays
+    spent_on: tuple[Callable[[Any, int], Any], ...]
 
 
-def of_steps(k: int) -> FlowConfig:
-    """The same flow in k steps."""
-    return dataclasses.replace(FLOW, steps=k)
-
-
-def more_candidates(c: Any, budget: int) -> Any:
-    """N samples and as many values."""
-    return dataclasses.replace(c, n=budget // (K + MEMBERS))
-
-
-def more_noises(c: FASTER, budget: int) -> FASTER:
-    """One sample, and the values of N noises."""
-    return dataclasses.replace(c, n=(budget - K) // MEMBERS)
-
-
-def more_led(c: QGF, budget: int) -> QGF:
-    """As many guided candidates as there is room for; with room for none, one of fewer steps."""
-    one = K * (1 + 3 * MEMBERS)
-    if budget < one:
-        return dataclasses.replace(c, given=of_steps(budget // (1 + 3 * MEMBERS)))
-    return dataclasses.replace(c, n=max(1, budget // (one + MEMBERS)))
-
-
-def more_steps(c: ValueGuided, budget: int) -> ValueGuided:
-    """One sample of more guided steps."""
-    return dataclasses.replace(c, given=of_steps(budget // (1 + 3 * c.value.members)))
-
-
+LOWEST = dataclasses.replace(Q, aggregate="min")
 WAYS = {
-    "best of N": Way("qc-frozen", FrozenQC(FLOW, CHUNK, Q, OPTIM, n=8), more_candidates),
-    "v-gps": Way("v-gps", VGPS(FLOW, CHUNK, Q, OPTIM, n=8, expectile=0.8), more_candidates),
-    "faster": Way("faster", FASTER(CHUNK, FLOW, dataclasses.replace(Q, aggregate="min"), OPTIM, n=32), more_noises),
-    "qgf": Way(
-        "qgf", QGF(FLOW, CHUNK, dataclasses.replace(Q, aggregate="min"), OPTIM, weight=0.05, expectile=0.8), more_led
-    ),
-    "value guidance": Way("value-guided", ValueGuided(FLOW, CHUNK, Q, V, OPTIM, "mean", 1.0), more_steps),
+    "best of N": Way("qc-frozen", FrozenQC(FLOW, CHUNK, Q, OPTIM, n=8), (of_n,)),
+    "v-gps": Way("v-gps", VGPS(FLOW, CHUNK, Q, OPTIM, n=8, expectile=0.8), (of_n,)),
+    "faster": Way("faster", FASTER(CHUNK, FLOW, LOWEST, OPTIM, n=32), (of_n,)),
+    "qgf": Way("qgf", QGF(FLOW, CHUNK, LOWEST, OPTIM, weight=0.05, expectile=0.8), (of_n, of_steps)),
+    "value guidance": Way("value-guided", ValueGuided(FLOW, CHUNK, Q, V, OPTIM, "mean", 1.0), (of_steps,)),
 }
+
+
+def spent(way: Way, c: Any, budget: int) -> Any:
+    """The configuration that plays: the most candidates, or denoising steps, that so many evaluations allow."""
+    made = [[at(c, k) for k in range(1, budget + 1)] for at in way.spent_on]
+    fits = [[x for x in options if evaluations(x) <= budget] for options in made]
+    return next(options[-1] for options in fits if options)
 
 
 def suite(scale: str) -> list[Run]:
@@ -105,12 +91,12 @@ def suite(scale: str) -> list[Run]:
     return found
 
 
-def played(folder: Path, way: Way, budget: int) -> np.ndarray:
-    """Success of a run [S], played with so many evaluations a decision."""
-    p = rebuild(run_folder.read_config(folder)["config"], folder)
-    learner, _ = learner_of(folder, p, None)
-    q = p._replace(inputs=p.inputs._replace(c=way.spent(p.config, budget)))
-    return evaluate(q.program, q.inputs, q.settings, learner)["success"]
+def played(folder: Path, way: Way, budget: int) -> tuple[int, np.ndarray]:
+    """(evaluations a decision, success [S]) of a run, played within a budget."""
+    p, learner = opened(folder)
+    c = spent(way, p.config, budget)
+    q = p._replace(inputs=p.inputs._replace(c=c))
+    return evaluations(c), evaluate(q.program, q.inputs, q.settings, learner)["success"]
 
 
 def look(root: Path, todo: list[Run]) -> None:
@@ -125,38 +111,32 @@ def look(root: Path, todo: list[Run]) -> None:
     )
     for axis, env in zip(axes.flat, envs, strict=True):
         found = {
-            (r.label, b): played(folder_of(r, root), WAYS[r.label], b)
-            for r in runs
-            if r.env == env
-            for b in BUDGETS.values()
+            (r.label, b): played(folder_of(r, root), WAYS[r.label], b) for r in runs if r.env == env for b in BUDGETS
         }
         for i, label in enumerate(dict.fromkeys(name for name, _ in found)):
-            means = [100 * found[label, b].mean() for b in BUDGETS.values()]
-            axis.plot(list(BUDGETS.values()), means, "o-", color=f"C{i}", label=label)
-            for b in BUDGETS.values():
-                axis.plot([b] * len(found[label, b]), 100 * found[label, b], ".", color=f"C{i}", alpha=0.3)
+            mine = [found[label, b] for b in BUDGETS]
+            axis.plot([count for count, _ in mine], [100 * s.mean() for _, s in mine], "o-", color=f"C{i}", label=label)
+            for b, (count, success) in zip(BUDGETS, mine, strict=True):
+                axis.plot([count] * len(success), 100 * success, ".", color=f"C{i}", alpha=0.3)
                 shown = label != "best of N" and ("best of N", b) in found
-                apart = paired_difference(found[label, b], found["best of N", b], episodes=100) if shown else None
+                apart = paired_difference(success, found["best of N", b][1], episodes=100) if shown else None
                 rows.append(
                     {
                         "environment": env,
                         "method": label,
-                        "evaluations": str(b),
-                        "success": " ".join(records.show(interval(found[label, b], bounds=(0.0, 1.0)), "success")),
+                        "budget": str(b),
+                        "evaluations": str(count),
+                        "success": " ".join(records.show(interval(success, bounds=(0.0, 1.0)), "success")),
                         "difference to best of N": " ".join(records.show(apart, "points")) if apart else "",
                     }
                 )
         axis.set(title=env.split("/")[1], xscale="log", xlabel="network evaluations a decision", ylim=(-4, 104))
-        axis.set_xticks(list(BUDGETS.values()), [str(b) for b in BUDGETS.values()])
+        axis.set_xticks(BUDGETS, [str(b) for b in BUDGETS])
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("success, % (small: each seed)")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), ncols=len(WAYS), fontsize=8, loc="outside lower center")
-    figure.savefig(root / "report" / "equal_evaluations.png", dpi=110)
-    plt.close(figure)
-    text = records.markdown(rows, list(rows[0]))
-    (root / "report" / "equal_evaluations.md").write_text(text)
-    print(text)
+    publish(root, "equal_evaluations", rows, figure)
 
 
 SUITE = Suite(suite, after=look)

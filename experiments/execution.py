@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from _suite import OPTIM, SMALL, small_qc
+from _suite import OPTIM, SMALL, opened, small_qc
 from matplotlib import pyplot as plt
 
 from qchunk.actor_configs import FlowConfig
@@ -23,8 +23,7 @@ from qchunk.critics.prefix import PrefixConfig
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap
 from qchunk.play.on_device import rollout
-from qchunk.runs import run_folder
-from qchunk.runs.opened import learner_of, rebuild, vars_of
+from qchunk.runs.opened import vars_of
 from qchunk.types import PLAN_STEP
 
 H, SEEDS, EPISODES = 16, 5, 256
@@ -75,8 +74,9 @@ def schemes(run: Run) -> Sequence[str]:
 
 def lengths(folder: Path, name: str, steps: int = 80, envs: int = 256) -> np.ndarray:
     """How long the plans are that begin at each step of an episode, means [steps] of the first seed; NaN where none does."""
-    p = rebuild(run_folder.read_config(folder)["config"], folder).played(name, None)
-    vars, scheme = vars_of(p, learner_of(folder, p, None)[0]), p.program.scheme(p.inputs, "act")
+    p, learner = opened(folder)
+    p = p.played(name, None)
+    vars, scheme = vars_of(p, learner), p.program.scheme(p.inputs, "act")
     play = jax.jit(lambda key: rollout(wrap(p.program.env), scheme, vars, key, steps // scheme.steps, None, envs)[1])
     found = play(jax.random.key(1000))
     at = np.asarray(found.extras.get(PLAN_STEP, np.zeros_like(found.reward)))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-from _suite import OPTIM, SMALL, TAU
+from _suite import OPTIM, SMALL, TAU, decision, opened, publish
 
 from qchunk.actor_configs import (
     ConsistencyConfig,
@@ -28,10 +28,8 @@ from qchunk.algorithms.qc import QC
 from qchunk.comparison.suite import Data, Run, Suite, folder_of
 from qchunk.config import ChunkConfig, CriticConfig
 from qchunk.drivers.online import OnlineSettings
-from qchunk.reporting import cost, records
+from qchunk.reporting import records
 from qchunk.reporting.stats import interval, paired_difference
-from qchunk.runs import run_folder
-from qchunk.runs.opened import learner_of, rebuild, vars_of
 
 TASKS = ("cube-single-task1", "cube-single-task4")
 TEACHER = FlowConfig(SMALL)
@@ -68,10 +66,8 @@ def suite(scale: str) -> list[Run]:
 
 def of(folder: Path, n: int) -> dict[str, float]:
     """What a decision of a run costs with ``n`` candidates."""
-    p = rebuild(run_folder.read_config(folder)["config"], folder)
-    learner, _ = learner_of(folder, p, None)
-    p = p._replace(inputs=p.inputs._replace(c=dataclasses.replace(p.config, n=n)))
-    return cost.of_policy(p.algorithm.act, vars_of(p, learner), p.program.env.observation_size)
+    p, learner = opened(folder)
+    return decision(p._replace(inputs=p.inputs._replace(c=dataclasses.replace(p.config, n=n))), learner)
 
 
 def look(root: Path, todo: list[Run]) -> None:
@@ -108,11 +104,7 @@ def look(root: Path, todo: list[Run]) -> None:
         axis.tick_params(axis="x", which="both", labelsize=7)
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("success, % (small: each seed)")
-    figure.savefig(root / "report" / "few_steps.png", dpi=110)
-    plt.close(figure)
-    text = records.markdown(rows, list(rows[0]))
-    (root / "report" / "few_steps.md").write_text(text)
-    print(text)
+    publish(root, "few_steps", rows, figure)
 
 
 SUITE = Suite(suite, after=look)

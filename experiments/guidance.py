@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-from _suite import OPTIM, SMALL, TAU
+from _suite import OPTIM, SMALL, TAU, decision, evaluations, opened, publish
+from matplotlib.figure import Figure
 
 from qchunk.actor_configs import DiffusionConfig, FlowConfig
-from qchunk.actors.paths import count_steps
 from qchunk.algorithms.bc import BC
 from qchunk.algorithms.qc_frozen import FrozenQC
 from qchunk.algorithms.v_gps import VGPS
@@ -26,11 +26,8 @@ from qchunk.comparison.suite import Data, Run, Suite, folder_of
 from qchunk.config import ChunkConfig, CriticConfig
 from qchunk.drivers.common import evaluate
 from qchunk.drivers.online import OnlineSettings
-from qchunk.reporting import cost, records
+from qchunk.reporting import records
 from qchunk.reporting.stats import interval, paired_difference
-from qchunk.runs import run_folder
-from qchunk.runs.opened import Opened, learner_of, rebuild, vars_of
-from qchunk.types import Learner
 
 TASKS = [*(f"cube-single-task{t}" for t in range(1, 6)), "cube-double-task1"]
 DATA = {"cube-single": Data("tabletop/cube-single", 200_000), "cube-double": Data("tabletop/cube-double", 1_000_000)}
@@ -71,28 +68,6 @@ def suite(scale: str) -> list[Run]:
     return found
 
 
-def opened(folder: Path) -> tuple[Opened, Learner]:
-    """A finished run."""
-    p = rebuild(run_folder.read_config(folder)["config"], folder)
-    return p, learner_of(folder, p, None)[0]
-
-
-def milliseconds(p: Opened, learner: Learner) -> float:
-    """Of one decision for one observation: the median."""
-    return cost.of_policy(p.algorithm.act, vars_of(p, learner), p.program.env.observation_size)["p50"]
-
-
-def evaluations(c: object) -> int:
-    """Network evaluations of one decision; a gradient counts as two more than its value, an ensemble once a member."""
-    from qchunk.actors import actor
-
-    steps, n = count_steps(actor(c.given)), getattr(c, "n", 1)  # type: ignore[attr-defined]
-    if isinstance(c, ValueGuided):
-        members = c.critic.members if c.guidance == "clean" else c.value.members
-        return steps * (1 + 3 * members * (2 if c.guidance == "diffuser" else 1))
-    return n * steps + (n * c.critic.members if n > 1 else 0)  # type: ignore[attr-defined]
-
-
 class Point(NamedTuple):
     """A method, or a number of its steps, on one task."""
 
@@ -113,7 +88,7 @@ def compute(root: Path, todo: list[Run]) -> tuple[list[Point], list[dict[str, st
         p, learner = opened(folder_of(run, root))
         values = records.load([folder_of(run, root)])[0].final()
         style = f"{marks[label]}{COLOURS[kind]}"
-        points.append(Point(run.env, run.label, style, evaluations(p.config), milliseconds(p, learner), values))
+        points.append(Point(run.env, run.label, style, evaluations(p.config), decision(p, learner)["p50"], values))
     return points, [row(p, found) for found in (over_tasks(points), points) for p in found]
 
 
@@ -157,7 +132,7 @@ def steps(root: Path, todo: list[Run]) -> tuple[list[Point], list[dict[str, str]
             c = dataclasses.replace(p.config, given=dataclasses.replace(p.config.given, **change))
             q = p._replace(inputs=p.inputs._replace(c=c))
             values = evaluate(q.program, q.inputs, q.settings, learner)["success"]
-            points.append(Point(run.env, kind, f"o-{COLOURS[kind]}", k, milliseconds(q, learner), values))
+            points.append(Point(run.env, kind, f"o-{COLOURS[kind]}", k, decision(q, learner)["p50"], values))
             said = " ".join(records.show(interval(values, bounds=(0.0, 1.0)), "success"))
             rows.append(
                 {"environment": run.env, "prior": kind, "K": str(k), "success": said, "ms": f"{points[-1].ms:.2f}"}
@@ -165,7 +140,7 @@ def steps(root: Path, todo: list[Run]) -> tuple[list[Point], list[dict[str, str]
     return points, rows
 
 
-def draw(points: list[Point], count: str, path: Path) -> None:
+def draw(points: list[Point], count: str) -> Figure:
     """Success against the count and against time, a column for each task; small: every seed."""
     envs = list(dict.fromkeys(p.env for p in points))
     figure, axes = plt.subplots(
@@ -191,7 +166,7 @@ def draw(points: list[Point], count: str, path: Path) -> None:
         panels[len(envs) // 2].set_xlabel(name)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=8, ncols=min(1 + len(envs), len(labels)), loc="outside lower center")
-    figure.savefig(path, dpi=110)
+    return figure
 
 
 def look(root: Path, todo: list[Run]) -> None:
@@ -204,10 +179,7 @@ def look(root: Path, todo: list[Run]) -> None:
         points, rows = found
         if not points:
             continue  # --only left out what it is about
-        draw(points, count, root / "report" / f"{name}.png")
-        text = records.markdown(rows, list(rows[0]))
-        (root / "report" / f"{name}.md").write_text(text)
-        print(text)
+        publish(root, name, rows, draw(points, count))
 
 
 SUITE = Suite(suite, after=look)

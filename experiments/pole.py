@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from _suite import OPTIM, SMALL, TAU
+from _suite import OPTIM, SMALL, TAU, opened
 
 from qchunk import envs, sampling
 from qchunk.actor_configs import DiffusionConfig, FlowConfig, GaussianConfig, RegressionConfig
@@ -29,8 +29,7 @@ from qchunk.envs.probes.averaging import GOAL, POLE, SPEED
 from qchunk.play.execute import receding
 from qchunk.play.on_device import rollout
 from qchunk.play.rollout import Steps
-from qchunk.runs import run_folder
-from qchunk.runs.opened import learner_of, rebuild, vars_of
+from qchunk.runs.opened import vars_of
 
 ENV, DATA, H = "probe/pole", Data("probe/pole", 100_000), 16
 ACTORS = {
@@ -55,8 +54,7 @@ def suite(scale: str) -> list[Run]:
 
 def played(folder: Path) -> list[Steps]:
     """What each seed's policy does in 256 episodes."""
-    p = rebuild(run_folder.read_config(folder)["config"], folder)
-    learner, _ = learner_of(folder, p, None)
+    p, learner = opened(folder)
     found = []
     for i in range(p.settings.seeds):
         vars, scheme, env = vars_of(p, learner, i), receding(p.algorithm.act, H, H), wrap(envs.make(ENV))
@@ -106,8 +104,7 @@ def neighbours(path: Path, horizon: int, count: int, average: bool, seed: int = 
 def draw(root: Path, out: Path) -> None:
     """Chunks from the start: of the prior, the same coloured by the critic, and guided ones."""
     folder = root / "runs" / ENV / "guided flow"
-    p = rebuild(run_folder.read_config(folder)["config"], folder)
-    learner, _ = learner_of(folder, p, None)
+    p, learner = opened(folder)
     vars = vars_of(p, learner)
     obs = jnp.broadcast_to(jnp.asarray([-1.0, 0.0]), (200, 2))
     policies = {w: p.program.build(dataclasses.replace(p.config, weight=w)).act for w in (0.0, 1.0)}

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from _suite import OPTIM, SMALL, small_qc
+from _suite import OPTIM, SMALL, opened, small_qc
 
 from qchunk.actor_configs import FlowConfig, RegressionConfig
 from qchunk.algorithms.bc import BC
@@ -29,7 +29,7 @@ from qchunk.envs.base import wrap
 from qchunk.play.on_device import rollout
 from qchunk.reporting import executions
 from qchunk.runs import run_folder
-from qchunk.runs.opened import learner_of, rebuild, vars_of
+from qchunk.runs.opened import vars_of
 
 SEEDS, EPISODES, FLOW = 5, 100, FlowConfig(SMALL, steps=5)
 LOOKS = (1, 2, 4, 8)
@@ -90,8 +90,9 @@ def away(run: Run, root: Path, way: str, steps: int = 96, envs: int = 64) -> np.
     folder, found = folder_of(run, root), []
     data, _ = formats.load(next((root / "data").glob(f"{run.env.replace('/', '-')}-*.npz")))
     known = jnp.asarray(data.obs[:: max(1, len(data.obs) // 20_000)])
-    p = rebuild(run_folder.read_config(folder)["config"], folder).played(way, None)
-    learner, scheme = learner_of(folder, p, None)[0], p.program.scheme(p.inputs, "act")
+    p, learner = opened(folder)
+    p = p.played(way, None)
+    scheme = p.program.scheme(p.inputs, "act")
     for seed in range(p.settings.seeds):
         vars = vars_of(p, learner, seed)
         s = rollout(wrap(p.program.env), scheme, vars, jax.random.key(seed), steps // scheme.steps, None, envs)[1]

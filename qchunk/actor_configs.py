@@ -85,17 +85,13 @@ class GaussianConfig(PerceptronConfig):
 
 
 @config
-class FullGaussianConfig(ActorConfig):
+class FullGaussianConfig(PerceptronConfig):
     """A Gaussian over whole chunks with one full covariance."""
 
     hidden: Widths = (128, 128)
     """Widths of the hidden layers."""
-    layer_norm: bool = False
-    """LayerNorm after each activation."""
     std: Annotated[float, Range(above=0, high=1)] = 0.3
     """Standard deviation of each number at first, in units of action."""
-    ema: bool = False
-    """Act with a moving average of the weights."""
     kind: str = dataclasses.field(default="full-gaussian", kw_only=True)
 
 

@@ -16,7 +16,7 @@ from qchunk.critics import zooms
 from qchunk.critics.zooms import ZoomCritic
 from qchunk.sampling import emit_step, sample
 from qchunk.system.errors import UserError
-from qchunk.types import CLEAN, Array, Kernel, Old, Plan, Policy, ValueFn, Vars
+from qchunk.types import CLEAN, Array, Kernel, Old, Plan, Policy, PolicyDrawFn, ValueFn, Vars
 
 WINDOW = 3  # actions by which plans are compared
 CPU_ROWS, DEVICE_ROWS = 2048, 32768  # candidates at once: fits a core's cache / fills a GPU
@@ -88,23 +88,14 @@ def best_plan(policy: Policy, rated: Callable, n: int, slice_rows: int = 0, temp
     """
     if not isinstance(n, int) or n < 1:
         raise UserError(f"n is {n!r}", "draw 1 candidate or more")
-    tempered = temperature is not None and n > 1  # one candidate is the policy itself, bit for bit
-
-    def draw(vars: Vars, key, obs):
-        if not tempered:
-            return policy.draw(vars, key, repeated(obs, n))
-        key, choice_key = jax.random.split(key)
-        shape = (*jax.tree.leaves(obs)[0].shape[:-1], n)
-        return policy.draw(vars, key, repeated(obs, n)), jax.random.gumbel(choice_key, shape)
+    temperature = temperature if n > 1 else None  # one candidate is the policy itself, bit for bit
 
     def choose(vars: Vars, noise, obs, old: Old | None) -> Plan:
         axis = lead(obs)
-        noise, gumbel = noise if tempered else (noise, None)
+        noise, gumbel = noise if temperature is not None else (noise, 0.0)
         plans = samples(policy, vars, noise, obs, old)
         values = jax.vmap(lambda p: rated(vars, obs, p, old), in_axes=axis, out_axes=axis)(plans)  # [*B, N]
-        # argmax(values / beta + gumbel) is a draw from the softmax; times beta it holds at beta = 0 too
-        best = jnp.argmax(values if gumbel is None else values + temperature * gumbel, axis=-1)
-        return picked(plans, best)
+        return picked(plans, chosen(values, gumbel, temperature))
 
     def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
         rows = slice_rows or (CPU_ROWS if jax.default_backend() == "cpu" else DEVICE_ROWS)
@@ -115,7 +106,26 @@ def best_plan(policy: Policy, rated: Callable, n: int, slice_rows: int = 0, temp
         args = (noise, obs) if old is None else (noise, obs, old)
         return jax.lax.map(lambda a: choose(vars, a[0], a[1], *(a[2:] or (None,))), args, batch_size=size)
 
-    return policy._replace(draw=draw, plan=plan)
+    return policy._replace(draw=drawing_many(policy, n, temperature), plan=plan)
+
+
+def drawing_many(policy: Policy, n: int, temperature: float | None) -> PolicyDrawFn:
+    """Noise of ``n`` plans [*B, N, ...]; with a temperature the pair of that and the Gumbel noise [*B, N] of a choice among them."""
+
+    def draw(vars: Vars, key, obs):
+        if temperature is None:
+            return policy.draw(vars, key, repeated(obs, n))
+        key, choice_key = jax.random.split(key)
+        shape = (*jax.tree.leaves(obs)[0].shape[:-1], n)
+        return policy.draw(vars, key, repeated(obs, n)), jax.random.gumbel(choice_key, shape)
+
+    return draw
+
+
+def chosen(values: Array, gumbel: Array | float, temperature: float | None) -> Array:
+    """The number [*B] of the best of values [*B, N]; with a temperature beta that of a draw from softmax(values / beta)."""
+    # argmax(values / beta + gumbel) is a draw from the softmax; times beta it holds at beta = 0 too
+    return jnp.argmax(values if temperature is None else values + temperature * gumbel, axis=-1)
 
 
 def best_start(policy: Policy, score: ValueFn, n: int, temperature: float | None = None) -> Policy:
@@ -127,20 +137,12 @@ def best_start(policy: Policy, score: ValueFn, n: int, temperature: float | None
         temperature: beta >= 0: keeps noise i with probability softmax(score / beta)_i instead.
     """
 
-    def draw(vars: Vars, key, obs):
-        if temperature is None:
-            return policy.draw(vars, key, repeated(obs, n))
-        key, choice_key = jax.random.split(key)
-        shape = (*jax.tree.leaves(obs)[0].shape[:-1], n)
-        return policy.draw(vars, key, repeated(obs, n)), jax.random.gumbel(choice_key, shape)
-
     def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
-        starts, gumbel = (noise, None) if temperature is None else noise
+        starts, gumbel = noise if temperature is not None else (noise, 0.0)
         worth = score(vars, jax.tree.map(lambda o: o[..., None, :], obs), starts)  # [*B, N]
-        kept = picked(starts, jnp.argmax(worth if gumbel is None else worth + temperature * gumbel, axis=-1))
-        return policy.plan(vars, kept, obs, old)
+        return policy.plan(vars, picked(starts, chosen(worth, gumbel, temperature)), obs, old)
 
-    return policy._replace(draw=draw, plan=plan)
+    return policy._replace(draw=drawing_many(policy, n, temperature), plan=plan)
 
 
 def picked(plans: Any, index: Array) -> Any:

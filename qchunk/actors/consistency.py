@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk import nets
 from qchunk.actor_configs import ConsistencyConfig
 from qchunk.actors import paths
 from qchunk.actors.paths import count_steps, deterministic
-from qchunk.target_networks import ema
-from qchunk.types import AdvanceFn, Array, Chunk, Kernel, Key, LossFn, Module, PyTree, Spec, Vars
+from qchunk.actors.perceptron import perceptron
+from qchunk.types import AdvanceFn, Array, Chunk, Kernel, LossFn, Module, PyTree, Vars
 
 DATA = 0.5  # the data's standard deviation that the network's inputs and outputs are scaled for
 LOW, HIGH, RHO = 0.002, 80.0, 7.0  # least and greatest noise, and how the levels crowd at the least (2206.00364)
@@ -36,18 +35,7 @@ def consistency(c: ConsistencyConfig, name: str = "actor") -> Kernel:
     the pseudo-Huber distance over the difference of the levels (2310.14189). That paper's grid grows with training, and its distance is the
     whole chunk's; here the grid is fixed, and the distance each number's, as in the code that parity is with.
     """
-
-    def net(shape: tuple[int, ...]) -> nets.MLP:
-        return nets.MLP(c.hidden, shape, c.layer_norm)
-
-    def init(key: Key, spec: Spec) -> PyTree:
-        return nets.init(net((spec.horizon, spec.action)), key, spec.obs, spec.horizon * spec.action, 1)
-
-    def apply(params: PyTree, obs, x: Array, level: Array) -> Array:
-        parts = nets.flatten_obs(obs), nets.flatten_chunk(x), level
-        return nets.apply(net(nets.output_shape(params)), params, *parts)
-
-    return consistency_kernel(Module(name, init, apply, ema(c.ema)), c.steps, c.grid)
+    return consistency_kernel(perceptron(c, name, lambda spec: (1,)), c.steps, c.grid)
 
 
 def consistency_kernel(module: Module, steps: int, grid: int) -> Kernel:
@@ -57,7 +45,7 @@ def consistency_kernel(module: Module, steps: int, grid: int) -> Kernel:
 
     Args:
         module: (params, obs, x [*B, H, A], log(sigma) / 4 [*B, 1]) -> [*B, H, A], x of about unit variance.
-        grid: levels of the loss.
+        grid: pairs of neighbouring levels in the loss.
     """
     clean = _estimate(module)
     noises = karras(steps)[:-1]

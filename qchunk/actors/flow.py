@@ -5,11 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from qchunk import nets
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import paths
+from qchunk.actors.perceptron import perceptron
 from qchunk.system.errors import UserError
-from qchunk.target_networks import ema
 from qchunk.types import Array, Chunk, Kernel, Key, LossFn, Module, Spec, Vars
 
 
@@ -21,21 +20,13 @@ def flow(c: FlowConfig, name: str = "actor") -> Kernel:
     actions are those of the data in each loss, d ~ U{0 .. D}, which the network is told and learns nothing about (2512.05964).
     """
 
-    def net(horizon: int, action: int) -> nets.MLP:
-        return nets.MLP(c.hidden, (horizon, action), c.layer_norm)
-
-    def init(key: Key, spec: Spec):
+    def told(spec: Spec) -> tuple[int, ...]:
         if c.committed >= spec.horizon:
             problem = f"--actor.committed {c.committed} leaves nothing of chunks of {spec.horizon} actions to learn"
             raise UserError(problem, f"give {spec.horizon - 1} or less")
-        told = [spec.horizon] if c.committed else []
-        return nets.init(net(spec.horizon, spec.action), key, spec.obs, spec.horizon * spec.action, 1, *told)
+        return (1, spec.horizon) if c.committed else (1,)
 
-    def apply(params, obs, x: Array, t: Array, *given: Array) -> Array:
-        parts = nets.flatten_obs(obs), nets.flatten_chunk(x), t, *given
-        return nets.apply(net(*nets.output_shape(params)), params, *parts)
-
-    return flow_kernel(Module(name, init, apply, ema(c.ema)), c.steps, c.committed)
+    return flow_kernel(perceptron(c, name, told), c.steps, c.committed)
 
 
 def flow_kernel(module: Module, steps: int, committed: int = 0) -> Kernel:

@@ -5,19 +5,17 @@ The time runs from 0 (noise) to 1 (data), as in every flow here; the MeanFlow pa
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk import nets
 from qchunk.actor_configs import MeanFlowConfig, ShortcutConfig
 from qchunk.actors import paths
 from qchunk.actors.paths import velocity_of
-from qchunk.target_networks import ema
-from qchunk.types import Array, Chunk, DrawFn, Kernel, Key, LossFn, Module, PyTree, Spec, Vars
+from qchunk.actors.perceptron import perceptron
+from qchunk.types import Array, Chunk, DrawFn, Kernel, Key, LossFn, Module, PyTree, Vars
 
 Aim = Callable[[Vars, PyTree, Array, Array, Array], Array]
 """(vars, obs, x [*B, H, A], t [*B, 1], a - z [*B, H, A]) -> what the velocity at x is to be [*B, H, A]."""
@@ -46,26 +44,23 @@ def shortcut_kernel(module: Module, steps: int, grid: int) -> Kernel:
 
     def learning(aim: Aim) -> LossFn:
         def loss(vars: Vars, noise: tuple[Array, ...], chunk: Chunk) -> Array:
-            z, t, start, jump = noise
-            jumps = np.arange(z.shape[0]) % 4 == 3  # spread over a batch, whose first part may be a data set's
-            first, rest = (functools.partial(_rows, np.flatnonzero(which)) for which in (jumps, ~jumps))
-            back = np.argsort(np.argsort(~jumps, kind="stable"))  # from jumps, then the rest, to the batch's order
-            t, action = (
-                jnp.concatenate([first(start), rest(t)]),
-                jnp.concatenate([first(chunk.action), rest(chunk.action)]),
-            )
-            straight = jnp.concatenate([first(chunk.action - z), rest(chunk.action - z)])
-            x, few = action - (1 - t[..., None]) * straight, int(jumps.sum())
-            held, half = jax.lax.stop_gradient(vars.params[name]), first(jump) / 2
+            rows = noise[0].shape[0]
+            # every fourth row first: spread over a batch, whose first part may be a data set's
+            order = np.argsort(np.arange(rows) % 4 != 3, kind="stable")
+            seen = chunk.obs, chunk.action, *noise
+            obs, action, z, t, start, jump = jax.tree.map(lambda x: x[order], seen)
+            few = rows // 4  # that jump
+            first, rest = (lambda tree: jax.tree.map(lambda x: x[:few], tree)), (lambda x: x[few:])
+            t = jnp.concatenate([first(start), rest(t)])
+            x, held, half = _between(z, t, action), jax.lax.stop_gradient(vars.params[name]), first(jump) / 2
             asked = jnp.where(half <= 1 / grid, 0.0, half)
-            once = module.apply(held, first(chunk.obs), x[:few], t[:few], asked)
-            middle = x[:few] + half[..., None] * once
-            twice = module.apply(held, first(chunk.obs), middle, t[:few] + half, asked)
-            now = aim(vars, rest(chunk.obs), x[few:], t[few:], straight[few:])
-            obs = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first(chunk.obs), rest(chunk.obs))
+            once = module.apply(held, first(obs), first(x), first(t), asked)
+            middle = first(x) + half[..., None] * once
+            twice = module.apply(held, first(obs), middle, first(t) + half, asked)
+            now = aim(vars, jax.tree.map(rest, obs), rest(x), rest(t), rest(action - z))
             jump = jnp.concatenate([first(jump), jnp.zeros_like(rest(jump))])
             error = module.apply(vars.params[name], obs, x, t, jump) - jnp.concatenate([(once + twice) / 2, now])
-            return jnp.mean(jnp.square(error[back]) * chunk.mask[..., None], axis=(-2, -1))
+            return jnp.mean(jnp.square(error[np.argsort(order)]) * chunk.mask[..., None], axis=(-2, -1))
 
         return loss
 
@@ -113,17 +108,7 @@ def mean_flow(c: MeanFlowConfig, name: str = "actor") -> Kernel:
 
 def _network(c: ShortcutConfig | MeanFlowConfig, name: str) -> Module:
     """(params, obs, x [*B, H, A], t [*B, 1], jump [*B, 1]) -> mean velocity from t to t + jump [*B, H, A]."""
-
-    def net(shape: tuple[int, ...]) -> nets.MLP:
-        return nets.MLP(c.hidden, shape, c.layer_norm)
-
-    def init(key: Key, spec: Spec) -> PyTree:
-        return nets.init(net((spec.horizon, spec.action)), key, spec.obs, spec.horizon * spec.action, 1, 1)
-
-    def apply(params: PyTree, obs, x: Array, t: Array, jump: Array) -> Array:
-        return nets.apply(net(nets.output_shape(params)), params, nets.flatten_obs(obs), nets.flatten_chunk(x), t, jump)
-
-    return Module(name, init, apply, ema(c.ema))
+    return perceptron(c, name, lambda spec: (1, 1))
 
 
 def _kernel(module: Module, steps: int, draw: DrawFn, learning: Callable[[Aim], LossFn]) -> Kernel:
@@ -144,10 +129,6 @@ def _kernel(module: Module, steps: int, draw: DrawFn, learning: Callable[[Aim], 
 
     of_data = learning(lambda vars, obs, x, t, straight: straight)
     return paths.denoiser_kernel(module, levels, 0.0, denoise, draw, of_data)._replace(follow=follow)
-
-
-def _rows(rows: np.ndarray, tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: x[rows], tree)
 
 
 def _between(z: Array, t: Array, action: Array) -> Array:

@@ -11,8 +11,8 @@ import numpy as np
 from qchunk import nets
 from qchunk.actor_configs import OneStepConfig
 from qchunk.actors.paths import end_of
-from qchunk.target_networks import ema
-from qchunk.types import Array, Chunk, Kernel, Key, LossFn, Module, PyTree, Spec, StepFn, Vars
+from qchunk.actors.perceptron import perceptron
+from qchunk.types import Array, Chunk, Kernel, Key, LossFn, Module, PyTree, StepFn, Vars
 
 ONE_STEP = np.asarray([[0.0, 1.0], [1.0, 0.0]])  # (alpha, sigma): noise, then data
 
@@ -49,14 +49,8 @@ def one_step_actor(c: OneStepConfig, name: str = "actor") -> Kernel:
     a chunk's numbers inside its episode. Observation and noise are joined in this order.
     """
 
-    def net(shape: tuple[int, ...]) -> nets.MLP:
-        return nets.MLP(c.hidden, shape, c.layer_norm)
-
-    def init(key: Key, spec: Spec):
-        return nets.init(net((spec.horizon, spec.action)), key, spec.obs, spec.horizon * spec.action)
-
-    def apply(params, obs, z: Array) -> Array:
-        return nets.apply(net(nets.output_shape(params)), params, nets.flatten_obs(obs), nets.flatten_chunk(z))
+    module = perceptron(c, name)
+    apply = module.apply
 
     def step(vars: Vars, obs, x: Array, k) -> tuple[Array, float]:
         del k
@@ -83,5 +77,5 @@ def one_step_actor(c: OneStepConfig, name: str = "actor") -> Kernel:
 
         return lesson
 
-    kernel = one_step(Module(name, init, apply, ema(c.ema)), nets.output_shape, step, False, loss)
+    kernel = one_step(module, nets.output_shape, step, False, loss)
     return kernel._replace(draw=draw, follow=follow)

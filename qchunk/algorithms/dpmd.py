@@ -1,7 +1,7 @@
 """DPMD (2502.00361): an online diffusion matches its slow copy's chunks, the better ones more, by a temperature that a divergence sets.
 
-Each window matches one of the copy's chunks, drawn with the weights that the paper sums all by. Evaluation takes the best of 10 samples by Q, as
-FlowRL's code does (2603.27450), whose bound of single errors is left out.
+The slow copy is the actor's target network. Each window matches one of the copy's chunks, drawn with the weights that the paper sums all by; FlowRL's
+bound of single errors (2603.27450) is left out.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from qchunk.actor_configs import DiffusionConfig
 from qchunk.actors import actor
-from qchunk.compose import learner, reading
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
+from qchunk.algorithms.online_matching import OnlineMatching, matching_online
+from qchunk.compose import reading
+from qchunk.config import config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import mean, opinion
-from qchunk.improve import best_of_n, smoothed
+from qchunk.improve import smoothed
 from qchunk.losses.proposals import temperature
-from qchunk.losses.td import td
 from qchunk.losses.weighted import choice_temperature, choosing, match_choice
 from qchunk.ranges import PositiveInt, Range
 from qchunk.sampling import sample
@@ -26,24 +25,15 @@ from qchunk.types import Algorithm
 
 
 @config
-class DPMD:
+class DPMD(OnlineMatching):
     """Diffusion policy mirror descent."""
 
-    driver = "from_scratch"
-
-    chunk: ChunkConfig = ChunkConfig()
-    actor: ActorConfig = DiffusionConfig()
-    """Its target network is the slow copy."""
-    critic: CriticConfig = CriticConfig(aggregate="min")
-    optim: OptimConfig = OptimConfig()
     candidates: PositiveInt = 64
     """Chunks of the slow copy for each window."""
     noise: Annotated[float, Range(0, 1)] = 0.2
     """Standard deviation of the noise on them, in units of action."""
     divergence: Annotated[float, Range(above=0, below=1)] = 0.5
     """How far their weights are to be from all alike: a share of the logarithm of their number, in (0, 1). Published: 2 nats of 4.2."""
-    n: PositiveInt = 10
-    """N, samples of which evaluation plays the best by Q."""
 
 
 def dpmd(c: DPMD) -> Algorithm:
@@ -53,4 +43,4 @@ def dpmd(c: DPMD) -> Algorithm:
     slow, one = smoothed(sample(reading(pi, target_view)), c.noise), sample(pi)
     terms = [match_choice(pi, heat), choice_temperature(heat, c.divergence * math.log(c.candidates))]
     match = choosing(pi, slow, opinion(q, mean), c.candidates, terms)
-    return learner([pi, q, heat], best_of_n(one, q.score, c.n), [match, td(q, one)], c.optim, explore=one)
+    return matching_online(c, (pi, q, heat), one, [match])

@@ -8,35 +8,25 @@ from typing import Annotated
 from qchunk.actor_configs import DiffusionConfig, GaussianConfig
 from qchunk.actors import actor, tuned_actor
 from qchunk.actors.paths import count_steps, stochastic, with_min_std
-from qchunk.compose import frozen, learner, warm_started
-from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, RolloutConfig, Stands, ValueConfig, config
+from qchunk.algorithms.policy_gradient import PolicyGradient, on_policy
+from qchunk.compose import frozen
+from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, Stands, config
 from qchunk.critics.state_v import state_v
-from qchunk.losses.ppo_path import advantages, kl_above, of_steps, ppo_path, value_mse
-from qchunk.losses.terms import module_names
-from qchunk.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range
+from qchunk.losses.ppo_path import advantages, of_steps, ppo_path
+from qchunk.ranges import PositiveFloat, PositiveInt, Range
 from qchunk.sampling import sample, sample_path
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm
 
 
 @config
-class DPPO:
+class DPPO(PolicyGradient):
     """Diffusion policy policy optimisation."""
-
-    driver = "on_policy"
 
     tuned: Annotated[ActorConfig, Stands.WARM_STARTED] = DiffusionConfig()
     """The actor; --prior RUN fills it in, and its weights are where training starts."""
-    chunk: ChunkConfig = ChunkConfig(4, discount="decision")
-    critic: ValueConfig = ValueConfig()
-    rollout: RolloutConfig = RolloutConfig()
-    optim: OptimConfig = OptimConfig(1e-4)
-    """Of the actor."""
-    critic_optim: OptimConfig = OptimConfig(1e-3)
     tuned_steps: PositiveInt = 10
     """K', the last denoising steps, which are trained; the prior makes the others. From scratch all must be."""
-    critic_updates: NonNegativeInt = 0
-    """Updates before the actor moves."""
     clip: PositiveFloat = 0.01
     """Bound of a ratio's distance from 1, at the last denoising step. Ratios are per number: roots of the true ones."""
     clip_base: PositiveFloat = 0.01
@@ -45,14 +35,10 @@ class DPPO:
     """How late the bound rises from one to the other, in (0, 80]."""
     gamma_denoise: Annotated[float, Range(0, 1)] = 0.99
     """Discount per denoising step, in [0, 1]."""
-    lam: Annotated[float, Range(0, 1)] = 0.95
-    """Lambda of the advantages, in [0, 1]."""
     explore_std: Annotated[float, Range(0, 1)] = 0.1
     """Least standard deviation of a tuned step while exploring, in units of action."""
     prob_std: Annotated[float, Range(1e-3, 1)] = 0.1
     """The same in its probability."""
-    target_kl: float = 1.0
-    """An iteration's updates end when its policy is further from the one that played."""
 
     @property
     def walks_alone(self) -> bool:
@@ -61,29 +47,18 @@ class DPPO:
 
 
 @config
-class PPO:
+class PPO(PolicyGradient):
     """PPO with a Gaussian over chunks."""
-
-    driver = "on_policy"
 
     tuned: Annotated[ActorConfig, Stands.WARM_STARTED] = GaussianConfig((256, 256, 256))
     """The actor; --prior RUN fills it in, and its weights are where training starts."""
     chunk: ChunkConfig = ChunkConfig(1, discount="decision")
-    critic: ValueConfig = ValueConfig()
-    rollout: RolloutConfig = RolloutConfig()
     optim: OptimConfig = OptimConfig(3e-4)
     """Of the actor."""
-    critic_optim: OptimConfig = OptimConfig(1e-3)
-    critic_updates: NonNegativeInt = 0
-    """Updates before the actor moves."""
     clip: PositiveFloat = 0.05
     """Bound of a ratio's distance from 1. Ratios are per number: roots of the true ones."""
-    lam: Annotated[float, Range(0, 1)] = 0.95
-    """Lambda of the advantages, in [0, 1]."""
     explore_std: Annotated[float, Range(0, 1)] = 0.1
     """Least standard deviation, in units of action."""
-    target_kl: float = 1.0
-    """An iteration's updates end when its policy is further from the one that played."""
 
     @property
     def walks_alone(self) -> bool:
@@ -111,16 +86,9 @@ def dppo(c: DPPO) -> Algorithm:
         gamma_denoise=c.gamma_denoise,
         start=c.critic_updates,
     )
-    made = learner(
-        [pi, v],
-        sample(still, frozen(still), tuned) if partly else sample(still),
-        [surrogate, value_mse(v)],
-        {v.modules[0].name: c.critic_optim, "": c.optim},
-        explore=sample_path(explore, frozen(walk), tuned) if partly else sample_path(explore),
-        prepare=advantages(of_steps(prob), v, c.lam),
-        stop=kl_above(c.target_kl),
-    )
-    return warm_started(made, *module_names(pi))
+    act = sample(still, frozen(still), tuned) if partly else sample(still)
+    played = sample_path(explore, frozen(walk), tuned) if partly else sample_path(explore)
+    return on_policy(c, pi, v, act, played, [surrogate], advantages(of_steps(prob), v, c.lam))
 
 
 def ppo(c: PPO) -> Algorithm:

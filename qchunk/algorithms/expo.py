@@ -5,20 +5,11 @@ Published: ``--critic.members 10`` and the minimum of two of them at random; her
 
 from __future__ import annotations
 
-from qchunk.actors import actor
-from qchunk.actors.editor import editor
-from qchunk.algorithms.fedit import FEdit
-from qchunk.compose import acting, learner
+from qchunk.algorithms.fedit import FEdit, fedit
 from qchunk.config import CriticConfig, config
-from qchunk.critics.chunk_q import chunk_q
-from qchunk.critics.ensemble import mean, opinion
 from qchunk.improve import best_of_n, edited
-from qchunk.losses.cloning import bc
-from qchunk.losses.proposals import ascend_softly, editing, temperature
-from qchunk.losses.td import td
 from qchunk.ranges import NonNegativeInt, PositiveInt
-from qchunk.sampling import sample
-from qchunk.types import Algorithm
+from qchunk.types import Algorithm, Critic, Kernel, Policy
 
 
 @config
@@ -33,9 +24,9 @@ class EXPO(FEdit):
 
 
 def expo(c: EXPO) -> Algorithm:
-    """EXPO: the best of 2 N acts and is backed up; the editor climbs under an entropy bonus."""
-    pi, e, q, heat = actor(c.actor), editor(c.editor), chunk_q(c.critic), temperature()
-    base = sample(acting(pi))
-    climb = editing(e, base, c.scale, ascend_softly(e, opinion(q, mean), heat))
-    act = best_of_n(edited(base, acting(e), c.scale, q.score), q.score, c.n, c.slice_rows)
-    return learner([pi, e, q, heat], act, [bc(pi), climb, td(q, act)], c.optim, prior=pi)
+    """EXPO: ``fedit``, where the best of 2 N acts and is backed up."""
+
+    def play(base: Policy, e: Kernel, q: Critic) -> Policy:
+        return best_of_n(edited(base, e, c.scale, q.score), q.score, c.n, c.slice_rows)
+
+    return fedit(c, play)

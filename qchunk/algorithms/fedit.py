@@ -5,6 +5,7 @@ Its code has ``--critic.members 10 --critic.aggregate pessimistic:0.5``; its sca
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from qchunk.actor_configs import FlowConfig, TanhGaussianConfig
@@ -20,7 +21,7 @@ from qchunk.losses.proposals import ascend_softly, editing, temperature
 from qchunk.losses.td import td
 from qchunk.ranges import NonNegativeFloat
 from qchunk.sampling import sample
-from qchunk.types import Algorithm
+from qchunk.types import Algorithm, Critic, Kernel, Policy
 
 
 @config
@@ -38,10 +39,14 @@ class FEdit:
     """The largest edit of a number, in units of action."""
 
 
-def fedit(c: FEdit) -> Algorithm:
-    """FEdit: edited chunks act and are backed up; the editor climbs the critic under an entropy bonus, the flow does not."""
+def fedit(c: FEdit, play: Callable[[Policy, Kernel, Critic], Policy] | None = None) -> Algorithm:
+    """FEdit: edited chunks act and are backed up; the editor climbs the critic under an entropy bonus, the flow does not.
+
+    Args:
+        play: what acts and is backed up, from the flow's policy, the editor and the critic; by default each chunk's edit.
+    """
     pi, e, q, heat = actor(c.actor), editor(c.editor), chunk_q(c.critic), temperature()
     base = sample(acting(pi))
     climb = editing(e, base, c.scale, ascend_softly(e, opinion(q, mean), heat))
-    act = edited(base, acting(e), c.scale)
+    act = play(base, acting(e), q) if play else edited(base, acting(e), c.scale)
     return learner([pi, e, q, heat], act, [bc(pi), climb, td(q, act)], c.optim, prior=pi)

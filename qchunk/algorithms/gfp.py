@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from qchunk.actors import actor
-from qchunk.actors.one_step import one_step_actor
-from qchunk.algorithms.qc_fql import QCFQL
-from qchunk.compose import acting, learner, reading
+from qchunk.algorithms.qc_fql import QCFQL, qc_fql
+from qchunk.compose import reading
 from qchunk.config import config
-from qchunk.critics.chunk_q import chunk_q
-from qchunk.critics.ensemble import mean, opinion
 from qchunk.losses.cloning import bc_against
-from qchunk.losses.proposals import ascend, distil, proposing
-from qchunk.losses.td import td
-from qchunk.losses.terms import weighed
 from qchunk.ranges import PositiveFloat
-from qchunk.sampling import sample, sample_from_start
 from qchunk.target_networks import target_view
-from qchunk.types import Algorithm
+from qchunk.types import Algorithm, Critic, Kernel, Policy, Term
 
 
 @config
@@ -28,9 +20,9 @@ class GFP(QCFQL):
 
 
 def gfp(c: GFP) -> Algorithm:
-    """GFP: the student is distilled from a flow of the better chunks, climbs the critic, acts, and chooses the next chunk of the target."""
-    pi, mu, q = actor(c.actor), one_step_actor(c.student, "student"), chunk_q(c.critic)
-    clone = bc_against(pi, sample(mu), reading(q, target_view).score, c.eta)
-    distance = weighed(distil(mu, sample_from_start(acting(pi))), c.alpha)
-    improve = proposing(mu, [distance, ascend(mu, opinion(q, mean), relative=True)])
-    return learner([pi, mu, q], sample(mu), [clone, improve, td(q, sample(mu))], c.optim, prior=pi)
+    """GFP: ``qc_fql``, whose student is distilled from a flow of the better chunks."""
+
+    def teach(pi: Kernel, student: Policy, q: Critic) -> Term:
+        return bc_against(pi, student, reading(q, target_view).score, c.eta)
+
+    return qc_fql(c, teach, relative=True)

@@ -6,6 +6,7 @@ return. alpha is a task's: the paper has 300 for QC-FQL on OGBench's scene, puzz
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 from qchunk.actor_configs import FlowConfig, OneStepConfig
@@ -21,7 +22,7 @@ from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
 from qchunk.ranges import NonNegativeFloat
 from qchunk.sampling import sample, sample_from_start
-from qchunk.types import Algorithm, Term, Together
+from qchunk.types import Algorithm, Critic, Kernel, Policy, Term, Together
 
 
 @config
@@ -39,9 +40,18 @@ class QCFQL:
     """Weight of the mean squared distance to the teacher, against the critic in units of return."""
 
 
-def qc_fql(c: QCFQL) -> Algorithm:
-    """QC-FQL: three terms teach, distil and ascend; the student acts and chooses the next chunk of the critic's target."""
+def qc_fql(
+    c: QCFQL, teach: Callable[[Kernel, Policy, Critic], Term] | None = None, relative: bool = False
+) -> Algorithm:
+    """QC-FQL: three terms teach, distil and ascend; the student acts and chooses the next chunk of the critic's target.
+
+    Args:
+        teach: the teacher's term, from it, the student's policy and the critic; by default imitation.
+        relative: the student climbs the critic over its mean size, not in units of return.
+    """
     pi, mu, q = actor(c.actor), one_step_actor(c.student, "student"), chunk_q(c.critic)
-    improve = [weighed(distil(mu, sample_from_start(acting(pi))), c.alpha), ascend(mu, opinion(q, mean))]
-    terms: list[Term | Together] = [bc(pi), proposing(mu, improve), td(q, sample(mu))]
+    climb = ascend(mu, opinion(q, mean), relative=relative)
+    improve = [weighed(distil(mu, sample_from_start(acting(pi))), c.alpha), climb]
+    clone = teach(pi, sample(mu), q) if teach else bc(pi)
+    terms: list[Term | Together] = [clone, proposing(mu, improve), td(q, sample(mu))]
     return learner([pi, mu, q], sample(mu), terms, c.optim, prior=pi)

@@ -5,30 +5,23 @@ Its target takes the best of two chunks (four on HalfCheetah, one on Hopper); ev
 
 from __future__ import annotations
 
-from qchunk.actor_configs import DiffusionConfig
 from qchunk.actors import actor
-from qchunk.compose import acting, learner
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
+from qchunk.algorithms.online_matching import OnlineMatching, matching_online
+from qchunk.compose import acting
+from qchunk.config import config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
-from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
 from qchunk.losses.weighted import choosing, match_choice, match_uniform
 from qchunk.ranges import NonNegativeFloat, PositiveInt
 from qchunk.sampling import sample
-from qchunk.types import Algorithm, Term, Together
+from qchunk.types import Algorithm
 
 
 @config
-class QVPO:
+class QVPO(OnlineMatching):
     """Q-weighted variational policy optimisation."""
 
-    driver = "from_scratch"
-
-    chunk: ChunkConfig = ChunkConfig()
-    actor: ActorConfig = DiffusionConfig()
-    critic: CriticConfig = CriticConfig(aggregate="min")
-    optim: OptimConfig = OptimConfig()
     candidates: PositiveInt = 64
     """Chunks of the actor's own for each window."""
     entropy: NonNegativeFloat = 0.1
@@ -44,6 +37,5 @@ def qvpo(c: QVPO) -> Algorithm:
     pi, q = actor(c.actor), chunk_q(c.critic)
     one = sample(acting(pi))
     explore = best_of_n(one, q.score, c.target_n)
-    terms: list[Term | Together] = [choosing(pi, one, q.score, c.candidates, [match_choice(pi, None)]), td(q, explore)]
-    terms.append(weighed(match_uniform(pi), c.entropy))
-    return learner([pi, q], best_of_n(one, q.score, c.n), terms, c.optim, explore=explore)
+    match = choosing(pi, one, q.score, c.candidates, [match_choice(pi, None)])
+    return matching_online(c, (pi, q), one, [match, weighed(match_uniform(pi), c.entropy)], explore)

@@ -5,6 +5,7 @@ Both objectives look at paths of the fast flow f in its memoryless form (``paths
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -33,12 +34,7 @@ def adjoint_matching(fast: Kernel, slow: Kernel, score: ValueFn, weight: float, 
     Raises:
         UserError: one is no flow, or their steps differ.
     """
-    each = _matched(fast, slow, score)
-
-    def fn(vars: Vars, noise: tuple[Array, Array], chunk: Chunk) -> tuple[Array, Metrics]:
-        loss, metrics = each(vars, noise, chunk, weight)
-        return loss, {"slope": metrics["slope"]}
-
+    fn = functools.partial(_matched(fast, slow, score), weight=weight)
     return Term(name, module_names(fast), noise_of(memoryless(fast)), fn)
 
 

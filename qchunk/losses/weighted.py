@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qchunk.improve import ascent, picked, repeated, samples
+from qchunk.improve import ascent, chosen, picked, repeated, samples
 from qchunk.losses.noised import OneStepEstimate, check_levels, estimating
 from qchunk.losses.terms import module_names, no_noise, together
 from qchunk.types import CLEAN, Array, Chunk, Kernel, Key, Metrics, Module, Policy, Term, Together, ValueFn, Vars
@@ -57,7 +57,7 @@ def match_choice(kernel: Kernel, heat: Module | None, name: str = "match") -> Te
             weight, best = jnp.max(q, axis=-1) - jnp.mean(q, axis=-1), jnp.argmax(q, axis=-1)
         else:
             beta = jax.lax.stop_gradient(heat.apply(vars.params[heat.name]))
-            weight, best = jnp.ones(q.shape[:-1]), jnp.argmax(q + beta * gumbel, axis=-1)
+            weight, best = jnp.ones(q.shape[:-1]), chosen(q, gumbel, beta)
         aim = chunk._replace(action=picked(action, best), mask=jnp.ones_like(chunk.mask))
         return jnp.mean(weight * kernel.loss(vars, own, aim)), {"weight": jnp.mean(weight), "q": jnp.mean(q)}
 

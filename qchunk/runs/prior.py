@@ -22,10 +22,8 @@ from qchunk.system.errors import UserError
 
 PRIMITIVES = ("codec", "basis")  # fields of ChunkConfig that a stage shares with its prior
 STEPS = ("flow", "consistency", "shortcut", "meanflow", "reflow")
-MAY_CHANGE = {
-    "diffusion": {"ddim", "clip"},
-    **{kind: {"steps"} for kind in STEPS},
-}  # of a prior's configuration: how it is sampled
+# of a prior's configuration: how it is sampled
+MAY_CHANGE = {"diffusion": {"ddim", "clip"}, **{kind: {"steps"} for kind in STEPS}}
 
 
 class Prior(NamedTuple):
