@@ -30,7 +30,8 @@ test: .venv/test  ## the tests but for the slow ones, on 2 processes
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
 test-all: test  ## all tests, on 2 processes; the slow ones in processes of their own, which compile fewer programs each
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 -m 'slow and not learns'
+	XLA_FLAGS=--xla_backend_optimization_level=1 $(BIN)/python -m pytest -n 2 -m 'slow and learns'
 
 tutorials: .venv/base  ## docs/tutorials as a reader would run them
 	$(BIN)/python docs/tutorials/run.py

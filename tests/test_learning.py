@@ -72,6 +72,8 @@ from qchunk.trust_region import TrustRegionConfig
 from qchunk.types import view
 from qchunk.world_model import LatentConfig, ModelConfig
 
+pytestmark = pytest.mark.learns
+
 W = (32, 32)
 TANH = TanhGaussianConfig((32, 32))
 ACTOR, CRITIC, OPTIM = FlowConfig((32, 32), steps=4), CriticConfig((32, 32), tau=0.05), OptimConfig(3e-3)

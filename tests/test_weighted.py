@@ -41,6 +41,8 @@ from qchunk.sampling import act, sample, sample_from_start
 from qchunk.system.errors import UserError
 from qchunk.types import Chunk, Spec, Vars
 
+pytestmark = pytest.mark.learns
+
 SPEC, B = Spec(1, 1, 2), 6
 
 

@@ -1,7 +1,7 @@
 """Runs the tutorials as a reader would: files that they show are written, commands are run, in an empty folder each.
 
-``python docs/tutorials/run.py [NAME ...]``. A fence ``sh`` is commands; ``python FILE`` is the file's content. The first
-command that fails ends it with exit code 1.
+``python docs/tutorials/run.py [NAME ...]``. A fence ``sh`` is commands; ``python FILE`` is the file's content. Two tutorials run
+at a time, and what one prints is shown when it ends; the first command that fails ends all with exit code 1.
 """
 
 from __future__ import annotations
@@ -12,33 +12,51 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
 FENCE = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.M | re.S)
 
 
-def run(page: Path) -> None:
-    """One tutorial; its commands find the programs that lie beside this python."""
+def run(name: str) -> str:
+    """One tutorial; its commands find the programs that lie beside this python. Returns what it printed and how long it took.
+
+    Raises:
+        RuntimeError: A command failed.
+    """
+    began = time.time()
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    printed = ""
     with tempfile.TemporaryDirectory() as folder:
-        for kind, name, text in FENCE.findall(page.read_text()):
-            if kind == "python" and name:
-                (Path(folder) / name).write_text(text)
+        for kind, file, text in FENCE.findall((HERE / f"{name}.md").read_text()):
+            if kind == "python" and file:
+                (Path(folder) / file).write_text(text)
             elif kind == "sh":
-                subprocess.run(["bash", "-euxc", text], cwd=folder, env=env, check=True)
+                done = subprocess.run(
+                    ["bash", "-euxc", text],
+                    cwd=folder,
+                    env=env,
+                    text=True,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                )
+                printed += done.stdout
+                if done.returncode:
+                    raise RuntimeError(f"{printed}tutorial {name} failed with exit code {done.returncode}")
+    return f"{printed}tutorial {name}: {time.time() - began:.0f} s"
 
 
 def main() -> None:
     """All of them, or those whose names are given."""
     wanted = sys.argv[1:] or [p.stem for p in sorted(HERE.glob("[0-9]-*.md"))]
-    for name in wanted:
-        began = time.time()
+    with ThreadPoolExecutor(2) as pool:
         try:
-            run(HERE / f"{name}.md")
-        except subprocess.CalledProcessError as e:
-            sys.exit(f"tutorial {name} failed: {e}")
-        print(f"tutorial {name}: {time.time() - began:.0f} s", flush=True)
+            for printed in pool.map(run, wanted):
+                print(printed, flush=True)
+        except RuntimeError as e:
+            pool.shutdown(cancel_futures=True)
+            sys.exit(str(e))
 
 
 if __name__ == "__main__":
