@@ -49,7 +49,7 @@ def of_n(c: Any, n: int) -> Any:
 
 def of_steps(c: Any, k: int) -> Any:
     """The same with a flow of k steps."""
-    return dataclasses.replace(c, given=dataclasses.replace(FLOW, steps=k))
+    return dataclasses.replace(c, given=dataclasses.replace(c.given, steps=k))
 
 
 class Way(NamedTuple):
