@@ -44,6 +44,16 @@ COMMANDS = {
         "table (markdown, csv), curves (png), one html page",
         "qchunk.commands.report:report",
     ),
+    "export": (
+        "RUN --out FILE.zip",
+        "the policy as one file that needs jax and numpy, not qchunk",
+        "qchunk.commands.export:export",
+    ),
+    "serve": (
+        "RUN|FILE.zip --port 8000",
+        "the policy for robots over websockets, as openpi's clients speak",
+        "qchunk.commands.serve:serve",
+    ),
     "bench": (
         "[NAME...] [--check]",
         "the figures of benchmarks/, each a ratio measured in one process",

@@ -106,8 +106,13 @@ def serialised(
     try:
         found = [jax_export.export(narrow(fn), platforms=platforms)(weights, *args) for fn, args in calls]
     except NotImplementedError as e:
-        raise UserError(f"this policy cannot be exported for {', '.join(platforms)}: {e}", "give fewer --platforms") from e
-    return used, [bytes(x.serialize()) for x in found]
+        raise UserError(
+            f"this policy cannot be exported for {', '.join(platforms)}: {e}", "give fewer --platforms"
+        ) from e
+    try:
+        return used, [bytes(x.serialize()) for x in found]
+    except ImportError as e:  # jax writes with flatbuffers, and does not ask for it
+        raise UserError(str(e), "pip install 'qchunk[deploy]'") from e
 
 
 def told(p: Opened, folder: Path, seed: int, step: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from qchunk.runs.opened import Opened
 from qchunk.types import Array, PyTree, Vars
 
 
-class Loop(NamedTuple):
+class ControlLoop(NamedTuple):
     """Where one robot stands in its episode."""
 
     key: Array  # [2] uint32, of the episode's noise
@@ -36,13 +36,13 @@ def programs_of(scheme: Scheme, vars: Vars, obs: PyTree) -> Programs:
         obs: what ONE observation looks like (``obs_like``).
     """
 
-    def started(vars: Vars, key: Array, obs: PyTree) -> Loop:
+    def started(vars: Vars, key: Array, obs: PyTree) -> ControlLoop:
         typed = jax.random.wrap_key_data(key, impl=IMPL)
         state = seen(batch_of_one(obs))
         carry = scheme.init(vars, jax.random.fold_in(typed, 0), state)
         like = jax.eval_shape(scheme.decide, vars, typed, state, carry)[1]
         plan = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-        return Loop(key, jnp.zeros((), jnp.int32), carry, plan)
+        return ControlLoop(key, jnp.zeros((), jnp.int32), carry, plan)
 
     loop_like = jax.eval_shape(started, vars, jax.ShapeDtypeStruct((2,), jnp.uint32), obs)
     of = jax.tree.structure(loop_like).unflatten
@@ -54,7 +54,7 @@ def programs_of(scheme: Scheme, vars: Vars, obs: PyTree) -> Programs:
         loop = of(leaves)
         key = jax.random.fold_in(jax.random.wrap_key_data(loop.key, impl=IMPL), loop.decisions + 1)
         carry, plan = scheme.decide(vars, key, seen(batch_of_one(obs)), loop.carry)
-        return jax.tree.leaves(Loop(loop.key, loop.decisions + 1, carry, plan))
+        return jax.tree.leaves(ControlLoop(loop.key, loop.decisions + 1, carry, plan))
 
     def act(vars: Vars, leaves: list[Array], i: Array, obs: PyTree) -> Array:
         return bounded(scheme.act(vars, i, seen(batch_of_one(obs)), of(leaves).plan)[0])

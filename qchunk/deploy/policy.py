@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import jax
 
+from qchunk.deploy import standalone
 from qchunk.deploy.control import described, programs_of
 from qchunk.deploy.standalone import DeployedPolicy, Programs
 from qchunk.envs.base import obs_like
@@ -26,7 +26,7 @@ def load(
     delay: int | None = None,
     background: bool = False,
 ) -> DeployedPolicy:
-    """The acting policy of a run. ::
+    """The acting policy of a run, or of a file that ``qchunk export`` has written. ::
 
         policy = qchunk.load("runs/qc")
         policy.reset()  # before every episode
@@ -37,16 +37,30 @@ def load(
         checkpoint: "newest", "best" (by the evaluation made with it) or a step.
         execute: a scheme of ``qchunk list schemes``; by default the run's own.
         delay: steps between the observation of a plan and its first action; by default the run's own.
-        background: see ``DeployedPolicy``.
+        background: see ``DeployedPolicy``. Of an exported policy only this can be chosen.
 
     Raises:
-        UserError: no run, no such checkpoint, no such seed, or a scheme that does not fit.
+        UserError: no run, no such checkpoint, no such seed, a scheme that does not fit, or a file that is damaged.
     """
+    if path_of(folder, "the run's folder").is_file():
+        return exported(Path(folder), background, (seed, checkpoint, execute, delay) == (0, "newest", "", None))
     p, scheme, vars, step = acting(folder, seed, checkpoint, execute, delay)
     if background and not scheme.delay:
         raise UserError("a plan without a delay cannot be made in the background", "give delay=1 or more")
     programs = Programs(*map(jax.jit, programs_of(scheme, vars, obs_like(p.program.env))))
     return DeployedPolicy(programs, vars, {**described(p, scheme), "step": step}, background)
+
+
+def exported(file: Path, background: bool, plain: bool) -> DeployedPolicy:
+    """The policy of an exported file. ``plain``: nothing was chosen that the export has settled."""
+    if not plain:
+        raise UserError(f"{file} was exported with its seed, checkpoint, scheme and delay", "export it with others")
+    try:
+        return standalone.load(file, background)
+    except ImportError as e:
+        raise UserError(str(e), "pip install 'qchunk[deploy]'") from e
+    except ValueError as e:
+        raise UserError(str(e), "export it again, or choose another file") from e
 
 
 def acting(

@@ -69,7 +69,8 @@ class DeployedPolicy:
         seed = self._episode if seed is None else seed
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed is {seed}: give 0 to {2**32 - 1}")
-        self._episode, self._seed, self._i, self._loop = seed + 1, seed, 0, None
+        self._episode, self._seed, self._i = seed + 1, seed, 0
+        self._loop: list | None = None
         self._pending: Future | None = None
 
     def __call__(self, obs: Any) -> np.ndarray:
@@ -112,7 +113,8 @@ class DeployedPolicy:
         The policy is reset before and after.
         """
         zeros = {name: np.zeros((batch, size), kind) for name, (size, kind) in self.about["obs"].items()}
-        obs, times = _unnamed(zeros), {"decide": [], "act": []}
+        obs = _unnamed(zeros)
+        times: dict[str, list[float]] = {"decide": [], "act": []}
         self.reset()
         for n in range(10 + repeats):
             for i in range(self.about["steps"]):
@@ -187,7 +189,9 @@ def fitted(obs: Any, expected: Mapping[str, tuple[int, str]]) -> dict[str, np.nd
 def checked(action: np.ndarray) -> np.ndarray:
     """The action. Raises FloatingPointError where it is not finite."""
     if not np.isfinite(action).all():
-        raise FloatingPointError("the policy's action is not finite: stop the robot, and look at the run's last checkpoint")
+        raise FloatingPointError(
+            "the policy's action is not finite: stop the robot, and look at the run's last checkpoint"
+        )
     return action
 
 
@@ -226,7 +230,9 @@ def opened(path: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
             files = {name: z.read(name) for name in z.namelist()}
         about = json.loads(files[ABOUT])
         if about["format"] != FORMAT or about["version"] != VERSION:
-            raise ValueError(f"{path} is of format {about['format']} version {about['version']}, not {FORMAT} {VERSION}")
+            raise ValueError(
+                f"{path} is of format {about['format']} version {about['version']}, not {FORMAT} {VERSION}"
+            )
         mark = about["fingerprint"]
     except (zipfile.BadZipFile, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as e:
         raise ValueError(f"{path} is no whole file of qchunk export ({type(e).__name__})") from e
