@@ -10,9 +10,10 @@ import dataclasses
 from typing import Any
 
 from _suite import OPTIM, SMALL, TAU
-from dppo import CHEETAH, CHUNK, DATA, PRIORS, SINGLE, VALUE, priors, scratch
+from dppo import CHEETAH, CHUNK, DATA, SINGLE, VALUE, priors, scratch
 from dppo import arms as by_steps
 
+from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.fpo import FPO
 from qchunk.algorithms.ogpo import OGPO
 from qchunk.algorithms.reinflow import ReinFlow
@@ -21,7 +22,7 @@ from qchunk.config import ChunkConfig, CriticConfig, RolloutConfig
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 
-FLOW = PRIORS["flow"]
+FLOW = FlowConfig(SMALL, ema=True)
 
 
 def arms(env: str, steps: int, seeds: int, **more: Any) -> list[Run]:

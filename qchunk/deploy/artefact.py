@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
 
 from qchunk.deploy import standalone
-from qchunk.deploy.control import described, programs_of
+from qchunk.deploy.control import arguments, described, narrowed, programs_of
 from qchunk.deploy.policy import acting
 from qchunk.deploy.standalone import ABOUT, FORMAT, PROGRAMS, VERSION, WEIGHTS, Programs
 from qchunk.envs.base import obs_like
@@ -52,12 +51,10 @@ def export(
     check_new(out)
     p, scheme, vars, step = acting(folder, seed, checkpoint, execute, delay)
     like = obs_like(p.program.env)
-    made = programs_of(scheme, vars, like)
-    leaves, tree = jax.tree.flatten(vars)
-    used, programs = serialised(made, leaves, tree, like, platforms)
-    files = {f"{name}": data for name, data in zip(PROGRAMS, programs, strict=True)}
+    made, weights = narrowed(programs_of(scheme, vars, like), vars, like)
+    files = dict(zip(PROGRAMS, serialised(made, weights, like, platforms), strict=True))
     arrays = io.BytesIO()
-    np.savez(arrays, **{f"{n:05d}": np.asarray(leaves[i]) for n, i in enumerate(used)})
+    np.savez(arrays, **{f"{i:05d}": np.asarray(x) for i, x in enumerate(weights)})
     files[WEIGHTS] = arrays.getvalue()
     files[LOADER] = Path(standalone.__file__).read_bytes()
     files[START] = f"from {Path(LOADER).stem} import main\n\nmain()\n".encode()
@@ -74,43 +71,22 @@ def export(
     return about
 
 
-def serialised(
-    made: Programs, leaves: list, tree: Any, like: Any, platforms: Sequence[str]
-) -> tuple[list[int], list[bytes]]:
-    """(which of the leaves of ``Vars`` are read by any of the programs, the programs over those alone, serialised)."""
-    rows = jax_export.symbolic_shape("b")
-    spec = lambda x: jax.ShapeDtypeStruct((*rows, *np.shape(x)), x.dtype)  # noqa: E731
-    obs, keys = jax.tree.map(spec, like), jax.ShapeDtypeStruct((*rows, 2), jnp.uint32)
-    shapes = [jax.ShapeDtypeStruct(np.shape(x), x.dtype) for x in leaves]
-    loop = jax.eval_shape(made.begin, tree.unflatten(shapes), keys, obs)
-    step = jax.ShapeDtypeStruct(rows, jnp.int32)
-    calls = ((made.begin, (keys, obs)), (made.decide, (loop, obs)), (made.act, (loop, step, obs)))
-    reads: set[int] = set()
-    for fn, args in calls:
-        whole = lambda leaves, *args, fn=fn: fn(tree.unflatten(leaves), *args)  # noqa: E731
-        jaxpr = jax.make_jaxpr(whole)(shapes, *args).jaxpr
-        inside = {id(v) for eqn in jaxpr.eqns for v in eqn.invars} | {id(v) for v in jaxpr.outvars}
-        reads |= {i for i, v in enumerate(jaxpr.invars[: len(leaves)]) if id(v) in inside}
-    used = sorted(reads)
+def serialised(made: Programs, weights: list, like: Any, platforms: Sequence[str]) -> list[bytes]:
+    """The programs of ``narrowed``, for any number of robots.
 
-    def narrow(fn: Any) -> Any:
-        def call(weights: list, *args: Any) -> Any:
-            filled = [jnp.zeros(s.shape, s.dtype) for s in shapes]  # nobody reads them
-            for i, x in zip(used, weights, strict=True):
-                filled[i] = x
-            return fn(tree.unflatten(filled), *args)
-
-        return jax.jit(call)
-
-    weights = [shapes[i] for i in used]
+    Raises:
+        UserError: one cannot be compiled for all platforms, or jax cannot write it.
+    """
+    shapes = [jax.ShapeDtypeStruct(np.shape(x), x.dtype) for x in weights]
+    calls = zip(made, arguments(made, shapes, like, jax_export.symbolic_shape("b")), strict=True)
     try:
-        found = [jax_export.export(narrow(fn), platforms=platforms)(weights, *args) for fn, args in calls]
+        return [
+            bytes(jax_export.export(jax.jit(fn), platforms=platforms)(shapes, *args).serialize()) for fn, args in calls
+        ]
     except NotImplementedError as e:
         raise UserError(
             f"this policy cannot be exported for {', '.join(platforms)}: {e}", "give fewer --platforms"
         ) from e
-    try:
-        return used, [bytes(x.serialize()) for x in found]
     except ImportError as e:  # jax writes with flatbuffers, and does not ask for it
         raise UserError(str(e), "pip install 'qchunk[deploy]'") from e
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -65,6 +66,47 @@ def programs_of(scheme: Scheme, vars: Vars, obs: PyTree) -> Programs:
 def rows(fn: Callable, batched: int) -> Callable:
     """A function of weights and ``batched`` arguments of one robot, for B of them."""
     return jax.vmap(fn, in_axes=(None, *(0,) * batched))
+
+
+def narrowed(made: Programs, vars: Vars, obs: PyTree) -> tuple[Programs, list]:
+    """(the programs over a list of those weights alone that one of them reads, the list). A call is handed no more than it needs."""
+    leaves, tree = jax.tree.flatten(vars)
+    shapes = [jax.ShapeDtypeStruct(np.shape(x), x.dtype) for x in leaves]
+    whole = Programs(*(functools.partial(_of_leaves, fn, tree) for fn in made))
+    reads: set[int] = set()
+    for fn, args in zip(whole, arguments(whole, shapes, obs, (1,)), strict=True):
+        jaxpr = jax.make_jaxpr(fn)(shapes, *args).jaxpr
+        inside = {id(v) for eqn in jaxpr.eqns for v in eqn.invars} | {id(v) for v in jaxpr.outvars}
+        reads |= {i for i, v in enumerate(jaxpr.invars[: len(leaves)]) if id(v) in inside}
+    used = sorted(reads)
+
+    def narrow(fn: Callable) -> Callable:
+        def call(weights: list, *args: Any) -> Any:
+            filled = [jnp.zeros(s.shape, s.dtype) for s in shapes]  # nobody reads them
+            for i, x in zip(used, weights, strict=True):
+                filled[i] = x
+            return fn(filled, *args)
+
+        return call
+
+    return Programs(*map(narrow, whole)), [leaves[i] for i in used]
+
+
+def _of_leaves(fn: Callable, tree: Any, leaves: list, *args: Any) -> Any:
+    return fn(tree.unflatten(leaves), *args)
+
+
+def arguments(made: Programs, weights: Any, obs: PyTree, rows: tuple) -> list[tuple]:
+    """What ``begin``, ``decide`` and ``act`` take besides the weights, as shapes.
+
+    Args:
+        obs: what ONE observation looks like.
+        rows: (B,), how many robots there are.
+    """
+    seen_by_all = jax.tree.map(lambda x: jax.ShapeDtypeStruct((*rows, *np.shape(x)), x.dtype), obs)
+    keys = jax.ShapeDtypeStruct((*rows, 2), jnp.uint32)
+    loop = jax.eval_shape(made.begin, weights, keys, seen_by_all)
+    return [(keys, seen_by_all), (loop, seen_by_all), (loop, jax.ShapeDtypeStruct(rows, jnp.int32), seen_by_all)]
 
 
 def described(p: Opened, scheme: Scheme) -> dict[str, Any]:

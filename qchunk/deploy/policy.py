@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from qchunk.deploy import standalone
-from qchunk.deploy.control import described, programs_of
+from qchunk.deploy.control import described, narrowed, programs_of
 from qchunk.deploy.standalone import DeployedPolicy, Programs
 from qchunk.envs.base import obs_like
 from qchunk.play.execute import Scheme
@@ -47,8 +47,9 @@ def load(
     p, scheme, vars, step = acting(folder, seed, checkpoint, execute, delay)
     if background and not scheme.delay:
         raise UserError("a plan without a delay cannot be made in the background", "give delay=1 or more")
-    programs = Programs(*map(jax.jit, programs_of(scheme, vars, obs_like(p.program.env))))
-    return DeployedPolicy(programs, vars, {**described(p, scheme), "step": step}, background)
+    like = obs_like(p.program.env)
+    made, weights = narrowed(programs_of(scheme, vars, like), vars, like)
+    return DeployedPolicy(Programs(*map(jax.jit, made)), weights, {**described(p, scheme), "step": step}, background)
 
 
 def exported(file: Path, background: bool, plain: bool) -> DeployedPolicy:
