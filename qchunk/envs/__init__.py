@@ -21,6 +21,7 @@ FAMILIES = {
     "ogbench": "qchunk.envs.host.ogbench",
     "gymnasium": "qchunk.envs.host.gymnasium",
     "probe": "qchunk.envs.probes",
+    "none": "qchunk.envs.held_out",
 }
 ON_THE_HOST = ("ogbench", "gymnasium")
 

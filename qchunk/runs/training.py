@@ -19,7 +19,7 @@ from qchunk.config import validate
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
 from qchunk.drivers.common import Driver, Event, assemble, check_acting, learner_like
-from qchunk.envs import objective
+from qchunk.envs import held_out, objective
 from qchunk.play import evaluation
 from qchunk.runs import checkpoint, prior, resuming, run_folder, sinks, sources
 from qchunk.runs.opened import Opened, best_of, rebuild, restore, save_given
@@ -69,6 +69,7 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | 
     Raises:
         UserError: whatever cannot run; no folder is made then.
     """
+    f = sized(f)
     earlier = prior.load(f.prior, settings.seeds, f.prior_seed) if f.prior else None
     opened, weights, about = ready(algorithm, f, c, settings, build, earlier)
     out, driver, settings, given = place_of(algorithm, f, settings), opened.driver, opened.settings, opened.inputs.given
@@ -97,6 +98,16 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | 
         return out, drive(folder, opened, (None, None), 0, f.checkpoint_minutes, f.quiet)
 
 
+def sized(f: TrainFlags) -> TrainFlags:
+    """The same flags; without a simulator the environment's name says the sizes of the data."""
+    if f.env != "none":
+        return f
+    if f.data is None:
+        raise UserError("--env none is judged on a robot's own data", "give --data")
+    rows, _ = formats.read(f.data, None, "none")
+    return dataclasses.replace(f, env=held_out.name_of(rows))
+
+
 def ready(
     algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | None, earlier: prior.Prior | None
 ) -> tuple[Opened, dict, dict[str, str] | None]:
@@ -121,6 +132,8 @@ def ready(
         )
     settings, weights = driver.resolve(settings), objective.parse(f.objective)
     env = envs.make(f.env, c.chunk.history, weights)
+    if f.env.startswith("none/") and (not driver.takes_data or getattr(settings, "online_steps", 0)):
+        raise UserError("--env none is no place to play in", "learn offline: --online-steps 0, and a method that learns from data")
     prior.check(earlier, algorithm, c, settings, env)
     data, about = data_of(f, algorithm, env, driver, settings)
     if data is not None:
@@ -326,8 +339,8 @@ def say_diverged(event: Event, first_seed: int, spare: int | None) -> None:
 
 
 def score(event: Event) -> float | None:
-    """How good an evaluation was, over all seeds: the mean success, or return where there is no success; None where that is no number."""
-    found = float(np.mean(event.values["success" if "success" in event.values else "return"]))
+    """How good an evaluation was, over all seeds: the mean of what runs are compared by; None where that is no number."""
+    found = float(np.mean(event.values[run_folder.compared(event.values)]))
     return found if np.isfinite(found) else None
 
 
