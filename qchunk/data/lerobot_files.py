@@ -1,0 +1,138 @@
+"""LeRobot's data sets, versions 2 and 3: a folder with ``meta/info.json`` and parquet files below ``data/`` (one per episode in version 2,
+many episodes each in version 3), of frames with ``observation...``, ``action``, ``episode_index``, ``frame_index``, ``timestamp`` and, in some,
+``next.reward``, ``next.done`` and ``next.success``. Images and videos are left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qchunk.data import recorded
+from qchunk.data.adapting import Reading
+from qchunk.data.formats import Reader, Survey
+from qchunk.system.errors import UserError
+
+INFO = Path("meta/info.json")
+KNOWN = {
+    "action": ("action",),
+    "reward": ("next.reward",),
+    "terminal": ("next.success", "next.done"),  # done only says that the recording ended
+    "success": ("next.success",),
+    "episode": ("episode_index",),
+    "frame": ("frame_index",),
+    "time": ("timestamp",),
+}
+
+
+def survey(path: Path, reading: Reading) -> Survey:
+    """What such a folder holds."""
+    path = Path(path)
+    said = described(path)
+    found = recorded.nothing()
+    frames = in_order(read(path, found))
+    names = recorded.renamed(frames, reading, str(path), KNOWN)
+    columns = {ours: frames[theirs] for ours, theirs in names.items()}
+    if not any(n.startswith("obs") for n in columns):
+        wanted = [n for n in frames if n.startswith("observation") or n in reading.obs_keys]
+        columns |= {f"obs/{n}": frames[n] for n in wanted}
+    counts = {"total_frames": len(columns.get("action", ())), "total_episodes": len(np.unique(columns.get("episode", ())))}
+    for what, count in counts.items():
+        if said.get(what, count) != count:
+            line = f"{path} says {what} {said[what]}, and holds {count}"
+            found.faults.append(UserError(line, "download it again, with all its files below data/"))
+    kept = {"recorded_in": said.get("robot_type"), "frequency": said.get("fps")}
+    kept["action_names"] = named(said.get("features", {}).get(names.get("action"), {}).get("names"))
+    return recorded.survey(columns, reading, {n: x for n, x in kept.items() if x}, str(path), found)
+
+
+def described(path: Path) -> dict[str, Any]:
+    """What meta/info.json says.
+
+    Raises:
+        UserError: it is damaged, or of another version.
+    """
+    try:
+        said = dict(json.loads((path / INFO).read_text()))
+    except (OSError, ValueError, TypeError) as e:
+        raise UserError(f"{path / INFO} cannot be read ({e})", "download the data set again") from e
+    version = str(said.get("codebase_version", "none"))
+    if version.removeprefix("v").partition(".")[0] not in ("2", "3"):
+        raise UserError(f"{path} is of LeRobot's version {version}", "convert it to version 2.1 or 3.0 in LeRobot")
+    return said
+
+
+def named(names: Any) -> list[str]:
+    """The names of a feature's numbers, which are kept as a list, or as lists in a dictionary."""
+    if isinstance(names, dict):
+        return [n for part in names.values() for n in named(part)]
+    return [str(n) for n in names] if isinstance(names, list) else []
+
+
+def read(path: Path, found: recorded.Found) -> dict[str, np.ndarray]:
+    """The columns of all files that hold numbers or vectors.
+
+    Raises:
+        UserError: pyarrow is missing, there is no file, or one is damaged or has other columns than the first.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as e:
+        raise UserError(f"{path} is kept as parquet, which needs pyarrow", "pip install 'qchunk[lerobot]'") from e
+    files = sorted((path / "data").rglob("*.parquet"))
+    if not files:
+        raise UserError(f"there is no parquet file below {path / 'data'}", "download the data set again")
+    tables = []
+    for file in files:
+        try:
+            kept = [f.name for f in parquet.read_schema(file) if is_numeric(f.type, pyarrow)]
+            tables.append(parquet.read_table(file, columns=kept))
+        except (OSError, pyarrow.ArrowException) as e:
+            raise UserError(f"{file} is truncated or damaged ({e})", "download it again") from e
+    names = tables[0].column_names
+    if odd := [f for f, t in zip(files, tables, strict=True) if t.column_names != names]:
+        raise UserError(f"{odd[0]} has other columns than {files[0]}", "give the files of one data set")
+    columns = {}
+    for name in names:
+        try:
+            columns[name] = np.concatenate([values(chunk) for t in tables for chunk in t.column(name).chunks])
+        except ValueError:
+            line = f"{path}: {name} has vectors of several lengths, or empty entries"
+            found.faults.append(UserError(line, "record the same number of values at each step"))
+    return columns
+
+
+def is_numeric(kind: Any, pyarrow: Any) -> bool:
+    """Whether a column holds numbers, or vectors of them."""
+    t = pyarrow.types
+    inner = kind.value_type if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind) else kind
+    return t.is_floating(inner) or t.is_integer(inner) or t.is_boolean(inner)
+
+
+def values(chunk: Any) -> np.ndarray:
+    """Numbers [N], or vectors [N, O]. Raises ValueError where vectors differ in length, or one is missing."""
+    if not hasattr(chunk.type, "value_type"):
+        return chunk.to_numpy(zero_copy_only=False)
+    if chunk.null_count:
+        raise ValueError("a missing vector")
+    flat = chunk.flatten().to_numpy(zero_copy_only=False)
+    if not len(chunk) or len(flat) % len(chunk):
+        raise ValueError("several lengths")
+    size = len(flat) // len(chunk)
+    if hasattr(chunk, "offsets") and (np.diff(chunk.offsets.to_numpy()) != size).any():
+        raise ValueError("several lengths")
+    return flat.reshape(len(chunk), size)
+
+
+def in_order(frames: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The frames by episode, and within each by frame."""
+    if not {"episode_index", "frame_index"} <= set(frames):
+        return frames
+    order = np.lexsort((frames["frame_index"], frames["episode_index"]))
+    return {n: x[order] for n, x in frames.items()} if (np.diff(order) != 1).any() else frames
+
+
+READER = Reader(lambda path: (Path(path) / INFO).is_file(), survey)
