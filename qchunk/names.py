@@ -202,7 +202,9 @@ OPTIMISERS = {  # a target takes the learning rate, or its schedule, and returns
 }
 READERS = {  # of data sets; a target is a formats.Reader, and the first that claims a file reads it
     "minari": Entry("qchunk.data.minari_files:READER", "Minari's folder with main_data.hdf5"),
-    "lerobot": Entry("qchunk.data.lerobot_files:READER", "LeRobot's folder, versions 2 and 3: numbers and vectors, no images"),
+    "lerobot": Entry(
+        "qchunk.data.lerobot_files:READER", "LeRobot's folder, versions 2 and 3: numbers and vectors, no images"
+    ),
     "robomimic": Entry("qchunk.data.robomimic_files:READER", "robomimic's HDF5 of demonstrations"),
     "d4rl": Entry("qchunk.data.d4rl_files:READER", "D4RL's HDF5, and other HDF5 of plain arrays by --names"),
     "npz": Entry("qchunk.data.own_npz:READER", "an npz of your own, by usual names of arrays or by --names"),

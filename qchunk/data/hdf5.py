@@ -47,7 +47,7 @@ def leaves(group: Any) -> dict[str, Any]:
     """The arrays below a group, not read yet, by their path within it; {"": array} of an array."""
     if not hasattr(group, "items"):
         return {"": group}
-    found = {}
+    found: dict[str, Any] = {}
     for name, part in group.items():
         found |= {f"{name}/{below}".rstrip("/"): x for below, x in leaves(part).items()}
     return found

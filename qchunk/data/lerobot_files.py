@@ -38,7 +38,10 @@ def survey(path: Path, reading: Reading) -> Survey:
     if not any(n.startswith("obs") for n in columns):
         wanted = [n for n in frames if n.startswith("observation") or n in reading.obs_keys]
         columns |= {f"obs/{n}": frames[n] for n in wanted}
-    counts = {"total_frames": len(columns.get("action", ())), "total_episodes": len(np.unique(columns.get("episode", ())))}
+    counts = {
+        "total_frames": len(columns.get("action", ())),
+        "total_episodes": len(np.unique(columns.get("episode", ()))),
+    }
     for what, count in counts.items():
         if said.get(what, count) != count:
             line = f"{path} says {what} {said[what]}, and holds {count}"

@@ -57,7 +57,9 @@ def described(place: Path) -> dict[str, Any]:
     """
     try:
         said = dict(json.loads((place / ABOUT).read_text()))
-        return {n: json.loads(x) if n in ("env_spec", "action_space") and isinstance(x, str) else x for n, x in said.items()}
+        return {
+            n: json.loads(x) if n in ("env_spec", "action_space") and isinstance(x, str) else x for n, x in said.items()
+        }
     except (OSError, ValueError, TypeError) as e:
         raise UserError(f"{place / ABOUT} cannot be read ({e})", "download it again: minari download") from e
 
@@ -78,11 +80,13 @@ def about(said: dict[str, Any]) -> dict[str, Any]:
 
 def episode(group: Any, name: str, reading: Reading, where: str, found: recorded.Found) -> dict[str, Any]:
     """The columns of one episode; its final observations are [1, ...]."""
-    columns = {ours: group[theirs][()] for theirs, ours in NAMES.items() if theirs in group and hasattr(group[theirs], "shape")}
+    columns = {
+        ours: group[theirs][()] for theirs, ours in NAMES.items() if theirs in group and hasattr(group[theirs], "shape")
+    }
     steps = len(columns.get("action", ()))
     if "success" in columns:  # also told of the reset
         columns["success"] = columns["success"][-steps:] if steps else columns["success"][:0]
-    for part, x in hdf5.leaves(group["observations"] if "observations" in group else {}).items():
+    for part, x in hdf5.leaves(group.get("observations", {})).items():
         part = part or "obs"
         if hdf5.is_image(x) and part not in reading.obs_keys:
             continue

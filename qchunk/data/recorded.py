@@ -48,7 +48,9 @@ def nothing() -> Found:
     return Found([], [], [])
 
 
-def renamed(found: Mapping[str, Any], reading: Reading, where: str, known: Mapping[str, tuple] = NAMES) -> dict[str, str]:
+def renamed(
+    found: Mapping[str, Any], reading: Reading, where: str, known: Mapping[str, tuple] = NAMES
+) -> dict[str, str]:
     """{column: the file's name} of the arrays that a file has, by its own names or by those that ``reading`` gives.
 
     Args:
@@ -116,7 +118,9 @@ def misfits(columns: Columns, where: str) -> Iterator[UserError]:
         yield UserError(f"{where} holds no actions", "name them: --names action=NAME")
     odd = [n for n, x in columns.items() if x.dtype.kind not in "fiub"]
     for n in odd:
-        yield UserError(f"{where}: {n} holds {columns[n].dtype}, no numbers", "leave it out, or name another by --names")
+        yield UserError(
+            f"{where}: {n} holds {columns[n].dtype}, no numbers", "leave it out, or name another by --names"
+        )
     if "action" not in columns or "action" in odd:
         return
     action = columns["action"]

@@ -36,7 +36,9 @@ def survey(path: Path, reading: Reading) -> Survey:
             about["recorded_in"] = json.loads(data.attrs["env_args"])["env_name"]
         told, count = data.attrs.get("total"), len(columns.get("action", ()))
         if told is not None and int(told) != count:
-            found.faults.append(UserError(f"{path} says that it holds {int(told)} steps, and holds {count}", "download it again"))
+            found.faults.append(
+                UserError(f"{path} says that it holds {int(told)} steps, and holds {count}", "download it again")
+            )
         if not any("obs" in data[name] for name in demos):
             fix = "make them by robomimic's dataset_states_to_obs.py, or take the simulator's: --obs-keys states"
             found.doubts.append(UserError(f"{path} holds states of the simulator, and no observations", fix))
