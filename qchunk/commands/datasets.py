@@ -131,12 +131,18 @@ def judged(path: str, r: Reading, env: str) -> tuple[Survey | None, list[UserErr
             wrong += doubts.doubts(found.rows, found.about, path)
             try:
                 if r.env is not None:
-                    formats.fitted(found.rows, found.about, r.env, env, path)
+                    formats.fitted(found.rows, claimed(found.about, r, env), r.env, env, path)
             except UserError as e:
                 wrong.append(e)
     else:
         wrong += found.doubts
     return found, wrong
+
+
+def claimed(about: dict, r: Reading, env: str) -> dict:
+    """What a file says of itself, where it is of another package or of one's own and --env says what environment that is."""
+    own = about.get("reader") in ("qchunk", "ogbench")
+    return about if own and "env" in about else {**about, "env": getattr(r.env, "data_name", env)}
 
 
 def remarks(found: Survey | None) -> list[str]:
@@ -216,7 +222,7 @@ def convert(path: str, f: ReadFlags, to: OutFlags) -> None:
     for fault in (*found.faults, *faults.faults(rows, path)):
         raise fault
     if f.env:
-        about = {**about, "env": getattr(r.env, "data_name", f.env)}
+        about = claimed(about, r, f.env)
         rows = formats.fitted(rows, about, r.env, f.env, path)
     for e in (*found.doubts, *doubts.doubts(rows, about, path)):
         print(f"warning: {' '.join(str(e).split())}", file=sys.stderr)

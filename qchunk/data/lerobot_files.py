@@ -38,14 +38,12 @@ def survey(path: Path, reading: Reading) -> Survey:
     if not any(n.startswith("obs") for n in columns):
         wanted = [n for n in frames if n.startswith("observation") or n in reading.obs_keys]
         columns |= {f"obs/{n}": frames[n] for n in wanted}
-    counts = {
-        "total_frames": len(columns.get("action", ())),
-        "total_episodes": len(np.unique(columns.get("episode", ()))),
-    }
-    for what, count in counts.items():
-        if said.get(what, count) != count:
-            line = f"{path} says {what} {said[what]}, and holds {count}"
-            found.faults.append(UserError(line, "download it again, with all its files below data/"))
+    counts = {"total_frames": len(columns.get("action", ()))}
+    counts["total_episodes"] = len(np.unique(columns.get("episode", ())))
+    odd = [n for n, count in counts.items() if said.get(n, count) != count]
+    for what in odd[:1]:  # of lost frames, episodes are lost, too
+        line = f"{path} says {what} {said[what]}, and holds {counts[what]}"
+        found.faults.append(UserError(line, "download it again, with all its files below data/"))
     kept = {"recorded_in": said.get("robot_type"), "frequency": said.get("fps")}
     kept["action_names"] = named(said.get("features", {}).get(names.get("action"), {}).get("names"))
     return recorded.survey(columns, reading, {n: x for n, x in kept.items() if x}, str(path), found)
@@ -74,7 +72,7 @@ def named(names: Any) -> list[str]:
     return [str(n) for n in names] if isinstance(names, list) else []
 
 
-def read(path: Path, found: recorded.Found) -> dict[str, np.ndarray]:
+def read(path: Path, found: recorded.Findings) -> dict[str, np.ndarray]:
     """The columns of all files that hold numbers or vectors.
 
     Raises:

@@ -42,10 +42,11 @@ def survey(path: Path, reading: Reading) -> Survey:
         episodes = hdf5.numbered(f, "episode_")
         parts = [episode(f[name], name, reading, str(path), found) for name in episodes]
     columns = hdf5.stacked(parts)
-    for what, count in (("total_episodes", len(parts)), ("total_steps", len(columns.get("action", ())))):
-        if said.get(what, count) != count:
-            line = f"{path} says {what} {said[what]}, and holds {count}"
-            found.faults.append(UserError(line, "download it again: minari download"))
+    counts = {"total_steps": len(columns.get("action", ())), "total_episodes": len(parts)}
+    odd = [n for n, count in counts.items() if said.get(n, count) != count]
+    for what in odd[:1]:  # of lost episodes, steps are lost, too
+        line = f"{path} says {what} {said[what]}, and holds {counts[what]}"
+        found.faults.append(UserError(line, "download it again: minari download"))
     return recorded.survey(columns, reading, about(said), str(path), found)
 
 
@@ -78,7 +79,7 @@ def about(said: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def episode(group: Any, name: str, reading: Reading, where: str, found: recorded.Found) -> dict[str, Any]:
+def episode(group: Any, name: str, reading: Reading, where: str, found: recorded.Findings) -> dict[str, Any]:
     """The columns of one episode; its final observations are [1, ...]."""
     columns = {
         ours: group[theirs][()] for theirs, ours in NAMES.items() if theirs in group and hasattr(group[theirs], "shape")

@@ -36,7 +36,7 @@ NAMES = {  # ours -> what others call it
 TYPICAL = 1.5  # steps take so many times the usual one at most; more is a gap
 
 
-class Found(NamedTuple):
+class Findings(NamedTuple):
     """What a reader finds wrong, or has to say, in the order of ``Survey``."""
 
     faults: list[UserError]
@@ -44,8 +44,8 @@ class Found(NamedTuple):
     notes: list[str]
 
 
-def nothing() -> Found:
-    return Found([], [], [])
+def nothing() -> Findings:
+    return Findings([], [], [])
 
 
 def renamed(
@@ -73,7 +73,9 @@ def renamed(
     return named
 
 
-def survey(columns: Mapping[str, Any], reading: Reading, about: dict, where: str, found: Found | None = None) -> Survey:
+def survey(
+    columns: Mapping[str, Any], reading: Reading, about: dict, where: str, found: Findings | None = None
+) -> Survey:
     """The rows that columns make, with everything that is wrong with them; see the module's docstring.
 
     Args:
@@ -84,7 +86,7 @@ def survey(columns: Mapping[str, Any], reading: Reading, about: dict, where: str
     found = found or nothing()
     alone = {n: f"{n}/obs" for n in ("obs", "next", "final")}
     columns = {alone.get(n, n): np.asarray(x) for n, x in columns.items()}
-    found.faults.extend(misfits(columns, where))
+    found.faults.extend(misfits(columns, where, not found.faults))
     if found.faults:
         return Survey(None, about, *map(tuple, found))
     columns["action"] = columns["action"].reshape(len(columns["action"]), -1)
@@ -110,11 +112,15 @@ def of_kind(columns: Columns, kind: str) -> Columns:
     return {n.removeprefix(f"{kind}/"): x for n, x in columns.items() if n.startswith(f"{kind}/")}
 
 
-def misfits(columns: Columns, where: str) -> Iterator[UserError]:
-    """What is wrong with columns as a whole: missing, of several lengths, no numbers, no continuous actions."""
-    if not of_kind(columns, "obs"):
+def misfits(columns: Columns, where: str, whole: bool = True) -> Iterator[UserError]:
+    """What is wrong with columns as a whole: missing, of several lengths, no numbers, no continuous actions.
+
+    Args:
+        whole: the reader has not said already why some are missing.
+    """
+    if whole and not of_kind(columns, "obs"):
         yield UserError(f"{where} holds no observations", "name them: --names obs=NAME, or --obs-keys NAME")
-    if "action" not in columns:
+    if whole and "action" not in columns:
         yield UserError(f"{where} holds no actions", "name them: --names action=NAME")
     odd = [n for n, x in columns.items() if x.dtype.kind not in "fiub"]
     for n in odd:
@@ -138,7 +144,7 @@ def misfits(columns: Columns, where: str) -> Iterator[UserError]:
             yield UserError(f"{where}: {n} has {len(x) if x.ndim else 'no'} rows, and action {len(action)}", fix)
 
 
-def bounds(columns: Columns, reading: Reading, where: str, found: Found) -> np.ndarray:
+def bounds(columns: Columns, reading: Reading, where: str, found: Findings) -> np.ndarray:
     """Which transitions [N] are their episode's last, by whatever says so."""
     count = len(columns["action"])
     last = np.zeros(count, bool)
@@ -192,7 +198,7 @@ def jumps(columns: Columns) -> np.ndarray:
     return found
 
 
-def cut(columns: Columns, last: np.ndarray, reading: Reading, where: str, found: Found) -> None:
+def cut(columns: Columns, last: np.ndarray, reading: Reading, where: str, found: Findings) -> None:
     """Finds steps that are missing within episodes; ``last`` [N] is set there if that is asked for, otherwise it is a doubt."""
     inside = ~last[:-1]
     gap = np.zeros_like(last)
@@ -220,18 +226,19 @@ def cut(columns: Columns, last: np.ndarray, reading: Reading, where: str, found:
         found.doubts.extend(UserError(line, fix) for line in lines)
 
 
-def judged(columns: Columns, reading: Reading, found: Found) -> Columns:
+def judged(columns: Columns, reading: Reading, found: Findings) -> Columns:
     """Rewards and terminals [N]: those recorded, or as ``reading`` asks for them."""
     zero = np.zeros(len(columns["action"]))
     if "reward" not in columns:
         by = "successes count as 1" if "success" in columns else "all are 0, which is enough to clone"
         found.notes.append(f"no rewards are recorded: {by}")
-    reward = np.ravel(columns.get("reward", columns.get("success", zero))).astype(np.float64)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is a fault
+        reward = np.ravel(columns.get("reward", columns.get("success", zero))).astype(np.float32)
     terminal = np.ravel(columns.get("terminal", zero)) > 0
     return {"reward": reward, "terminal": adapting.terminals(reading, reward, terminal)}
 
 
-def settled(columns: Columns, last: np.ndarray, found: Found) -> tuple[Columns, np.ndarray, Columns]:
+def settled(columns: Columns, last: np.ndarray, found: Findings) -> tuple[Columns, np.ndarray, Columns]:
     """The transitions whose outcome is known, the places [E] of those that end an episode, and the observations after these [E, ...].
 
     Where final observations are not recorded, an episode that was cut loses its last action, so that its last observation is
