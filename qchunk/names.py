@@ -201,7 +201,7 @@ OPTIMISERS = {  # a target takes the learning rate, or its schedule, and returns
     "sgd": Entry("optax:sgd", "stochastic gradient descent; sgd:momentum=0.9"),
 }
 READERS = {  # of data sets; a target is a formats.Reader, and the first that claims a file reads it
-    "minari": Entry("qchunk.data.minari_files:READER", "Minari's folder with main_data.hdf5"),
+    "minari": Entry("qchunk.data.minari_files:READER", "Minari's folder, as HDF5, Arrow or Parquet"),
     "lerobot": Entry(
         "qchunk.data.lerobot_files:READER", "LeRobot's folder, versions 2 and 3: numbers and vectors, no images"
     ),

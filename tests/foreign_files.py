@@ -34,10 +34,54 @@ def joined(episode: dict) -> np.ndarray:
     return np.concatenate([episode["obs"]["pos"], episode["obs"]["vel"]], axis=1)
 
 
-def minari(path: Path, made: list[dict], spoil=lambda f: None, box=(-1.0, 1.0), **said: Any) -> Path:
+def minari(path: Path, made: list[dict], spoil=lambda f: None, box=(-1.0, 1.0), kind="hdf5", **said: Any) -> Path:
+    """By HDF5, or as a folder of Arrow or Parquet for each episode."""
+    (path / "data").mkdir(parents=True)
+    if kind == "hdf5":
+        minari_hdf5(path, made, spoil)
+    else:
+        minari_tables(path, made, kind)
+    low, high = ([float(x)] * made[0]["action"].shape[1] for x in box)
+    space = {"type": "Box", "dtype": "float32", "shape": [len(low)], "low": low, "high": high}
+    about = {
+        "total_episodes": len(made),
+        "total_steps": sum(len(one["reward"]) for one in made),
+        "data_format": kind,
+        "action_space": json.dumps(space),
+        "env_spec": json.dumps({"id": "Own/Reach-v0", "entry_point": "own:Reach"}),
+        "dataset_id": "own/reach-v0",
+        **said,
+    }
+    (path / "data/metadata.json").write_text(json.dumps(about))
+    return path
+
+
+def minari_tables(path: Path, made: list[dict], kind: str) -> None:
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    def vectors(x, more=0):
+        x = np.concatenate([x, np.zeros((more, x.shape[1]), x.dtype)])
+        return pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1])
+
+    for number, one in enumerate(made):
+        pad = lambda x: np.append(x, np.zeros(1, x.dtype))  # noqa: E731
+        batch = {
+            "episode_id": np.full(len(one["reward"]) + 1, number, np.int32),
+            "observations": pa.StructArray.from_arrays([vectors(x) for x in one["obs"].values()], names=[*one["obs"]]),
+            "actions": vectors(one["action"], 1),
+            "rewards": pad(one["reward"]),
+            "terminations": pad(one["terminal"]),
+            "truncations": pad(one["timeout"]),
+        }
+        more = {"format": kind, "partitioning": ["episode_id"], "existing_data_behavior": "overwrite_or_ignore"}
+        ds.write_dataset(pa.RecordBatch.from_pydict(batch), path / "data", **more)
+        (path / f"data/{number}/metadata.json").write_text(json.dumps({"id": number}))
+
+
+def minari_hdf5(path: Path, made: list[dict], spoil) -> None:
     import h5py
 
-    (path / "data").mkdir(parents=True)
     with h5py.File(path / "data/main_data.hdf5", "w", track_order=True) as f:
         for number, one in enumerate(made):
             group = f.create_group(f"episode_{number}")
@@ -49,19 +93,6 @@ def minari(path: Path, made: list[dict], spoil=lambda f: None, box=(-1.0, 1.0), 
                 group.create_dataset(name, data=one[ours], chunks=True, maxshape=(None, *one[ours].shape[1:]))
             group.create_group("infos")
         spoil(f)
-    low, high = ([float(x)] * made[0]["action"].shape[1] for x in box)
-    space = {"type": "Box", "dtype": "float32", "shape": [len(low)], "low": low, "high": high}
-    about = {
-        "total_episodes": len(made),
-        "total_steps": sum(len(one["reward"]) for one in made),
-        "data_format": "hdf5",
-        "action_space": json.dumps(space),
-        "env_spec": json.dumps({"id": "Own/Reach-v0", "entry_point": "own:Reach"}),
-        "dataset_id": "own/reach-v0",
-        **said,
-    }
-    (path / "data/metadata.json").write_text(json.dumps(about))
-    return path
 
 
 def robomimic(path: Path, made: list[dict], spoil=lambda f: None, following: bool = True, image: bool = False) -> Path:

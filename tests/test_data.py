@@ -52,6 +52,8 @@ def same(rows: formats.Rows, wanted: formats.Rows) -> None:
 GOOD = {  # how a set is written, its reader, whether final observations are known
     "minari": (lambda p, e: made.minari(p / "set", e), "minari", True),
     "minari-file": (lambda p, e: made.minari(p / "set", e) / "data/main_data.hdf5", "minari", True),
+    "minari-arrow": (lambda p, e: made.minari(p / "set", e, kind="arrow"), "minari", True),
+    "minari-parquet": (lambda p, e: made.minari(p / "set", e, kind="parquet"), "minari", True),
     "robomimic": (lambda p, e: made.robomimic(p / "low_dim.hdf5", e, image=True), "robomimic", True),
     "robomimic-alone": (lambda p, e: made.robomimic(p / "low_dim.hdf5", e, following=False), "robomimic", False),
     "d4rl": (lambda p, e: made.d4rl(p / "set.hdf5", made.flat(e)), "d4rl", False),
@@ -505,7 +507,7 @@ def test_a_missing_package_is_one_line(tmp_path, capsys, monkeypatch):
 
     paths = d(tmp_path), le(tmp_path), made.minari(tmp_path / "m", made.episodes())
     monkeypatch.setattr(builtins, "__import__", missing)
-    for path, extra in zip(paths, ("hdf5", "lerobot", "hdf5"), strict=True):
+    for path, extra in zip(paths, ("hdf5", "arrow", "hdf5"), strict=True):
         code, out, _ = run(capsys, "data", "check", path)
         assert code == 2 and f"pip install 'qchunk[{extra}]'" in out
 

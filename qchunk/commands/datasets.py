@@ -6,14 +6,14 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from qchunk import env_names, names
 from qchunk.commands import flags
 from qchunk.commands.shared import positional
 from qchunk.data import description, doubts, faults, formats
 from qchunk.data.adapting import SCALE, Reading
-from qchunk.data.formats import Survey
+from qchunk.data.formats import Rows, Survey
 from qchunk.ranges import NonNegativeInt, PositiveInt
 from qchunk.system import answers, files
 from qchunk.system.errors import UserError, unknown
@@ -68,6 +68,13 @@ class OutFlags:
     """File to write (.npz); it must not exist."""
 
 
+LEFT_BEHIND = (
+    "format",
+    "version",
+    "fingerprint",
+    "reader",
+    "action_bounds",
+)  # of what a file says of itself, when it is converted
 HELP = "qchunk data info|check|convert FILE [flags]: FILE is whatever a reader of qchunk list readers takes, or file.py:function:ARGUMENT."
 
 
@@ -116,27 +123,31 @@ def environment(name: str) -> Any:
     return envs.make(env_names.check_env(name))
 
 
-def judged(path: str, r: Reading, env: str) -> tuple[Survey | None, list[UserError]]:
+class Judged(NamedTuple):
     """What a reader finds, and everything that is wrong with it."""
+
+    found: Survey | None  # None where there is nothing to be read
+    rows: Rows | None  # None where their arrays do not fit
+    faults: list[UserError]  # what training cannot use
+    doubts: list[UserError]  # what is probably a mistake
+
+
+def judged(path: str, r: Reading, env: str) -> Judged:
+    """Reads a data set and says all that is wrong with it."""
     try:
         found = formats.survey(path, r)
     except UserError as e:
-        return None, [e]
-    wrong = [*found.faults]
-    if found.rows is not None:
-        misfits = list(faults.misshapen(found.rows, path))
-        wrong += misfits or faults.faults(found.rows, path)
-        wrong += found.doubts
-        if not misfits:
-            wrong += doubts.doubts(found.rows, found.about, path)
-            try:
-                if r.env is not None:
-                    formats.fitted(found.rows, claimed(found.about, r, env), r.env, env, path)
-            except UserError as e:
-                wrong.append(e)
-    else:
-        wrong += found.doubts
-    return found, wrong
+        return Judged(None, None, [e], [])
+    rows, wrong, odd = found.rows, [*found.faults], [*found.doubts]
+    if rows is None or (misfits := list(faults.misshapen(rows, path))):
+        return Judged(found, None, wrong + (misfits if rows is not None else []), odd)
+    wrong += faults.faults(rows, path)
+    try:
+        if r.env is not None:
+            formats.fitted(rows, claimed(found.about, r, env), r.env, env, path)
+    except UserError as e:
+        wrong.append(e)
+    return Judged(found, rows, wrong, [*odd, *doubts.doubts(rows, found.about, path)])
 
 
 def claimed(about: dict, r: Reading, env: str) -> dict:
@@ -145,61 +156,56 @@ def claimed(about: dict, r: Reading, env: str) -> dict:
     return about if own and "env" in about else {**about, "env": getattr(r.env, "data_name", env)}
 
 
-def remarks(found: Survey | None) -> list[str]:
+def remarks(j: Judged) -> list[str]:
     """What is no mistake, but good to know."""
-    if found is None or found.rows is None or any(faults.misshapen(found.rows, "")):
-        return list(found.notes) if found else []
-    return [*found.notes, *doubts.remarks(found.rows)]
+    return [*(j.found.notes if j.found else ()), *(doubts.remarks(j.rows) if j.rows is not None else ())]
 
 
 def check(path: str, f: ReadFlags) -> None:
     """Prints a line for each defect, with its fix, and leaves with 2; 0 where there is none."""
-    found, wrong = judged(path, reading(f), f.env)
-    notes = remarks(found)
+    j = judged(path, reading(f), f.env)
+    wrong = j.faults + j.doubts
     if f.json:
         told = [{"problem": e.problem, "fix": e.fix} for e in wrong]
-        answers.answer({"path": path, "good": not wrong, "defects": told, "notes": notes})
+        answers.answer({"path": path, "good": not wrong, "defects": told, "notes": remarks(j)})
     else:
-        for e in wrong:
-            print("defect: " + " ".join(str(e).split()))
-        for note in notes:
-            print(f"note: {note}")
+        for line in (*(f"defect: {one_line(str(e))}" for e in wrong), *(f"note: {n}" for n in remarks(j))):
+            print(line)
         print(f"{path}: {len(wrong)} defect{'s' * (len(wrong) != 1)}" if wrong else f"{path}: good")
     if wrong:
         sys.exit(2)
 
 
-def usable(path: str, r: Reading) -> Survey:
-    """What a reader finds, whose arrays fit.
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def rows_of(j: Judged) -> tuple[Rows, dict[str, Any]]:
+    """The rows, and what the file says of itself.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none whose arrays fit.
     """
-    found = formats.survey(path, r)
-    for fault in found.faults if found.rows is None else faults.misshapen(found.rows, path):
-        raise fault
-    return found
+    if j.found is None or j.rows is None:
+        raise j.faults[0]
+    return j.rows, j.found.about
 
 
 def info(path: str, f: ReadFlags, more: PictureFlags) -> None:
     """Prints the figures of a data set, and of everything wrong a line."""
     if more.picture:
         files.check_new(more.picture)
-    r = reading(f)
-    found = usable(path, r)
-    assert found.rows is not None
-    figures = description.described(found.rows, found.about)
-    wrong = judged(path, r, f.env)[1]
+    j = judged(path, reading(f), f.env)
+    rows, about = rows_of(j)
+    figures = description.described(rows, about)
     if more.picture:
         files.make_folder(more.picture.parent)
-        files.atomic_write(more.picture, description.picture(found.rows, figures))
+        files.atomic_write(more.picture, description.picture(rows, figures))
+    wrong = [one_line(e.problem) for e in j.faults + j.doubts]
     if f.json:
-        notes = {"defects": [e.problem for e in wrong], "notes": remarks(found)}
-        return answers.answer({"path": path, **figures, **notes})
-    for line in (*description.lines(figures), *(f"note           {n}" for n in remarks(found))):
+        return answers.answer({"path": path, **figures, "defects": wrong, "notes": remarks(j)})
+    for line in description.lines({**figures, "notes": remarks(j), "defects": wrong}):
         print(line)
-    for e in wrong:
-        print(f"defect         {' '.join(e.problem.split())}")
     if wrong:
         print(f"qchunk data check {path} says how to mend {'it' if len(wrong) == 1 else 'them'}")
     return None
@@ -214,28 +220,23 @@ def convert(path: str, f: ReadFlags, to: OutFlags) -> None:
     out = to.out if to.out.suffix == ".npz" or not to.out.name else to.out.with_name(to.out.name + ".npz")
     files.check_new(out)
     r = reading(f)
-    found = usable(path, r)
-    rows, about = found.rows, found.about
-    assert rows is not None
+    j = judged(path, r, f.env)
+    rows, about = rows_of(j)
     if about.get("reader") == "ogbench":
         raise UserError(f"{path} is judged by each task of OGBench anew", "give it to qchunk train --data as it is")
-    for fault in (*found.faults, *faults.faults(rows, path)):
+    for fault in j.faults:
         raise fault
-    if f.env:
-        about = claimed(about, r, f.env)
-        rows = formats.fitted(rows, about, r.env, f.env, path)
-    for e in (*found.doubts, *doubts.doubts(rows, about, path)):
-        print(f"warning: {' '.join(str(e).split())}", file=sys.stderr)
+    for e in j.doubts:
+        print(f"warning: {one_line(str(e))}", file=sys.stderr)
     files.make_folder(out.parent)
-    asked = {n: v for n, v in dataclasses.asdict(f).items() if v and n not in ("env", "json")}
-    left_out = ("format", "version", "fingerprint", "reader", "action_bounds")
-    about = {n: v for n, v in about.items() if n not in left_out}
-    about |= {"source": f"{Path(path).name} ({found.about.get('reader', 'own reader')})", "reading": asked}
-    mark = formats.save(out, rows, about)
+    asked = {n: v for n, v in dataclasses.asdict(f).items() if v and v != "stored" and n not in ("env", "json")}
+    source = f"{Path(path).name} ({about.get('reader', 'a reader of your own')})"
+    kept = {n: v for n, v in (claimed(about, r, f.env) if f.env else about).items() if n not in LEFT_BEHIND}
+    mark = formats.save(out, rows, {**kept, "source": source, "reading": asked})
     figures = {"transitions": int((~rows.end).sum()), "episodes": int(rows.end.sum()), "fingerprint": mark}
     if f.json:
-        return answers.answer({"path": str(out), **figures, "env": about.get("env"), SCALE: about.get(SCALE)})
-    for note in found.notes:
+        return answers.answer({"path": str(out), **figures, "env": kept.get("env"), SCALE: kept.get(SCALE)})
+    for note in remarks(j):
         print(f"note: {note}")
     print(f"{figures['transitions']} transitions in {figures['episodes']} episodes -> {out} ({mark})")
     return None

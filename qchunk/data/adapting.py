@@ -46,8 +46,7 @@ def picked(parts: Mapping[str, np.ndarray], reading: Reading) -> PyTree:
     Raises:
         UserError: no such part, or an image that is to be joined with others.
     """
-    if odd := [key for key in reading.obs_keys if key not in parts]:
-        raise unknown("part of the observations", odd[0], parts, f"--obs-keys {' '.join(parts)} takes all")
+    check_keys(parts, reading)
     keys = reading.obs_keys or tuple(n for n, x in parts.items() if x.ndim <= 2)
     found = {n: parts[n].reshape(len(parts[n]), -1) for n in keys}
     if as_tree(reading) and set(found) != {"obs"}:
@@ -55,6 +54,12 @@ def picked(parts: Mapping[str, np.ndarray], reading: Reading) -> PyTree:
     if images := [n for n in keys if parts[n].ndim > 2]:
         raise UserError(f"{images[0]} is an image, which cannot be joined with numbers", "add --tree, or leave it out")
     return np.concatenate(list(found.values()), axis=1) if len(found) != 1 else found[keys[0]]
+
+
+def check_keys(parts: Mapping, reading: Reading) -> None:
+    """Refuses parts of observations that there are none of."""
+    if odd := [key for key in reading.obs_keys if key not in parts]:
+        raise unknown("part of the observations", odd[0], parts, f"--obs-keys {' '.join(parts)} takes all")
 
 
 def stored_obs(obs: PyTree, reading: Reading) -> PyTree:

@@ -95,6 +95,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield row("action units", f"-1 was {low}; 1 was {high}")
     bad = ", ".join(f"{n} on {k} rows" for n, k in found["not_finite"].items())
     yield row("not finite", bad or "nothing")
+    for title, key in (("note", "notes"), ("defect", "defects")):
+        yield from (row(title, text) for text in found.get(key, ()))
 
 
 def _spread(x: Mapping[str, float]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from qchunk.data import recorded
+from qchunk.data import arrow_tables, recorded
 from qchunk.data.adapting import Reading
 from qchunk.data.formats import Reader, Survey
 from qchunk.system.errors import UserError
@@ -35,6 +35,9 @@ def survey(path: Path, reading: Reading) -> Survey:
     frames = in_order(read(path, found))
     names = recorded.renamed(frames, reading, str(path), KNOWN)
     columns = {ours: frames[theirs] for ours, theirs in names.items()}
+    features = said.get("features", {})
+    if lost := [n for n in features if n.startswith("observation") and n not in frames and not found.faults]:
+        found.notes.append(f"images and the like are left out: {', '.join(lost)}")
     if not any(n.startswith("obs") for n in columns):
         wanted = [n for n in frames if n.startswith("observation") or n in reading.obs_keys]
         columns |= {f"obs/{n}": frames[n] for n in wanted}
@@ -45,7 +48,7 @@ def survey(path: Path, reading: Reading) -> Survey:
         line = f"{path} says {what} {said[what]}, and holds {counts[what]}"
         found.faults.append(UserError(line, "download it again, with all its files below data/"))
     kept = {"recorded_in": said.get("robot_type"), "frequency": said.get("fps")}
-    kept["action_names"] = named(said.get("features", {}).get(names.get("action"), {}).get("names"))
+    kept["action_names"] = named(features.get(names.get("action"), {}).get("names"))
     return recorded.survey(columns, reading, {n: x for n, x in kept.items() if x}, str(path), found)
 
 
@@ -78,54 +81,21 @@ def read(path: Path, found: recorded.Findings) -> dict[str, np.ndarray]:
     Raises:
         UserError: pyarrow is missing, there is no file, or one is damaged or has other columns than the first.
     """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as e:
-        raise UserError(f"{path} is kept as parquet, which needs pyarrow", "pip install 'qchunk[lerobot]'") from e
     files = sorted((path / "data").rglob("*.parquet"))
     if not files:
         raise UserError(f"there is no parquet file below {path / 'data'}", "download the data set again")
-    tables = []
-    for file in files:
-        try:
-            kept = [f.name for f in parquet.read_schema(file) if is_numeric(f.type, pyarrow)]
-            tables.append(parquet.read_table(file, columns=kept))
-        except (OSError, pyarrow.ArrowException) as e:
-            raise UserError(f"{file} is truncated or damaged ({e})", "download it again") from e
+    tables = [arrow_tables.table(file) for file in files]
     names = tables[0].column_names
     if odd := [f for f, t in zip(files, tables, strict=True) if t.column_names != names]:
         raise UserError(f"{odd[0]} has other columns than {files[0]}", "give the files of one data set")
     columns = {}
     for name in names:
         try:
-            columns[name] = np.concatenate([values(chunk) for t in tables for chunk in t.column(name).chunks])
+            columns[name] = np.concatenate([arrow_tables.column(t.column(name)) for t in tables])
         except ValueError:
             line = f"{path}: {name} has vectors of several lengths, or empty entries"
             found.faults.append(UserError(line, "record the same number of values at each step"))
     return columns
-
-
-def is_numeric(kind: Any, pyarrow: Any) -> bool:
-    """Whether a column holds numbers, or vectors of them."""
-    t = pyarrow.types
-    inner = kind.value_type if t.is_list(kind) or t.is_large_list(kind) or t.is_fixed_size_list(kind) else kind
-    return t.is_floating(inner) or t.is_integer(inner) or t.is_boolean(inner)
-
-
-def values(chunk: Any) -> np.ndarray:
-    """Numbers [N], or vectors [N, O]. Raises ValueError where vectors differ in length, or one is missing."""
-    if not hasattr(chunk.type, "value_type"):
-        return chunk.to_numpy(zero_copy_only=False)
-    if chunk.null_count:
-        raise ValueError("a missing vector")
-    flat = chunk.flatten().to_numpy(zero_copy_only=False)
-    if not len(chunk) or len(flat) % len(chunk):
-        raise ValueError("several lengths")
-    size = len(flat) // len(chunk)
-    if hasattr(chunk, "offsets") and (np.diff(chunk.offsets.to_numpy()) != size).any():
-        raise ValueError("several lengths")
-    return flat.reshape(len(chunk), size)
 
 
 def in_order(frames: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -86,6 +86,7 @@ def survey(
     found = found or nothing()
     alone = {n: f"{n}/obs" for n in ("obs", "next", "final")}
     columns = {alone.get(n, n): np.asarray(x) for n, x in columns.items()}
+    columns = chosen(columns, reading) if reading.obs_keys else columns
     found.faults.extend(misfits(columns, where, not found.faults))
     if found.faults:
         return Survey(None, about, *map(tuple, found))
@@ -105,6 +106,16 @@ def survey(
     obs, finals = adapting.picked(parts, reading), adapting.picked({n: finals[n] for n in parts}, reading)
     rows = of_transitions(obs, kept["action"], kept["reward"], kept["terminal"], places, finals)
     return Survey(rows, about, *map(tuple, found))
+
+
+def chosen(columns: Columns, reading: Reading) -> Columns:
+    """The columns without the parts of observations that are not asked for, whatever these hold.
+
+    Raises:
+        UserError: one is asked for that there is none of.
+    """
+    adapting.check_keys(of_kind(columns, "obs"), reading)
+    return {n: x for n, x in columns.items() if "/" not in n or n.partition("/")[2] in reading.obs_keys}
 
 
 def of_kind(columns: Columns, kind: str) -> Columns:
