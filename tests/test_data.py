@@ -339,6 +339,33 @@ def test_there_are_enough_broken_kinds():
     assert len(BROKEN) >= 25 and len({line for _, line, *_ in BROKEN.values()}) >= 25
 
 
+def test_what_qchunk_collects_is_good(tmp_path, capsys):
+    """Rare rewards, lengths that are all the same and numbers that never change are no defects of ours."""
+    rare = own(tmp_path / "rare.npz", reward=lambda x: put(x, 100, [1, 4]))
+    assert run(capsys, "data", "check", rare)[0] == 0
+    out, env = tmp_path / "two-step.npz", "probe/two-step"
+    assert run(capsys, "collect", env, "--out", out, "--steps", 40, "--envs", 4, "--quiet")[0] == 0
+    code, told, err = run(capsys, "data", "check", out, "--env", env)
+    assert code == 0, (told, err)
+    code, told, _ = run(capsys, "data", "info", out)
+    assert code == 0 and formats.load(out)[1]["fingerprint"] in told
+
+
+def test_an_environment_that_judges_rows_judges_them_here_too(tmp_path, capsys):
+    """Scenes of tabletop hold no rewards: those of the task are shown, and what is converted stays as it was."""
+    env = envs.make("tabletop/cube-single-task1")
+    sizes = env.observation_size, env.action_size
+    made_rows = expected(made.episodes(actions=sizes[1]), True)
+    rows = made_rows._replace(obs=np.zeros((len(made_rows.end), sizes[0]), np.float32), reward=made_rows.reward + 7)
+    formats.save(tmp_path / "scene.npz", rows, {"env": "tabletop/cube-single", "policy": "play"})
+    flags = [tmp_path / "scene.npz", "--env", "tabletop/cube-single-task1", "--json"]
+    code, out, err = run(capsys, "data", "info", *flags)
+    found = json.loads(out)
+    assert code == 0 and found["reward"]["max"] <= 0 and found["fingerprint"] == formats.fingerprint(rows), (out, err)
+    assert run(capsys, "data", "convert", *flags, "--out", tmp_path / "again.npz")[0] == 0
+    same(formats.load(tmp_path / "again.npz")[0], rows)
+
+
 def test_all_defects_are_told_and_not_only_the_first(tmp_path, capsys):
     path = d(tmp_path, observations=lambda x: put(x, np.nan), rewards=lambda x: put(x, np.inf), actions=lambda x: 3 * x)
     code, out, _ = run(capsys, "data", "check", path)
@@ -487,8 +514,8 @@ def test_training_reads_a_foreign_set_as_it_is_and_converted(tmp_path, capsys):
         capsys, "data", "convert", minari, "--env", "probe/flag", "--out", tmp_path / "ours.npz", "--json"
     )
     assert code == 0 and json.loads(out)["env"] == "probe/flag", err
-    code, _, err = run(capsys, *flags, "--data", tmp_path / "ours.npz")
-    assert code == 0, err
+    same(formats.load(tmp_path / "ours.npz")[0], expected(episodes, True))
+    assert int(formats.for_env(tmp_path / "ours.npz", env, "probe/flag")[0].left.max()) == max(made.LENGTHS)
     wide = made.minari(tmp_path / "wide", made.episodes(actions=3))
     for argv in (["check", wide], ["convert", wide, "--out", tmp_path / "no.npz"]):
         code, out, err = run(capsys, "data", *argv, "--env", "probe/flag")

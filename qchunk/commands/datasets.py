@@ -127,7 +127,7 @@ class Judged(NamedTuple):
     """What a reader finds, and everything that is wrong with it."""
 
     found: Survey | None  # None where there is nothing to be read
-    rows: Rows | None  # None where their arrays do not fit
+    rows: Rows | None  # as the environment judges them, if there is one; None where their arrays do not fit
     faults: list[UserError]  # what training cannot use
     doubts: list[UserError]  # what is probably a mistake
 
@@ -144,7 +144,8 @@ def judged(path: str, r: Reading, env: str) -> Judged:
     wrong += faults.faults(rows, path)
     try:
         if r.env is not None:
-            formats.fitted(rows, claimed(found.about, r, env), r.env, env, path)
+            fits = formats.fitted(rows, claimed(found.about, r, env), r.env, env, path)
+            rows = rows if wrong else formats.of_task(fits, r.env, path)
     except UserError as e:
         wrong.append(e)
     return Judged(found, rows, wrong, [*odd, *doubts.doubts(rows, found.about, path)])
@@ -180,6 +181,13 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def stored_rows(j: Judged) -> Rows:
+    """The rows as they are read, whatever an environment says of them."""
+    rows = j.found.rows if j.found else None
+    assert rows is not None
+    return rows
+
+
 def rows_of(j: Judged) -> tuple[Rows, dict[str, Any]]:
     """The rows, and what the file says of itself.
 
@@ -197,6 +205,7 @@ def info(path: str, f: ReadFlags, more: PictureFlags) -> None:
         files.check_new(more.picture)
     j = judged(path, reading(f), f.env)
     rows, about = rows_of(j)
+    about.setdefault("fingerprint", formats.fingerprint(stored_rows(j)))
     figures = description.described(rows, about)
     if more.picture:
         files.make_folder(more.picture.parent)
@@ -221,7 +230,8 @@ def convert(path: str, f: ReadFlags, to: OutFlags) -> None:
     files.check_new(out)
     r = reading(f)
     j = judged(path, r, f.env)
-    rows, about = rows_of(j)
+    about = rows_of(j)[1]
+    rows = stored_rows(j)
     if about.get("reader") == "ogbench":
         raise UserError(f"{path} is judged by each task of OGBench anew", "give it to qchunk train --data as it is")
     for fault in j.faults:

@@ -286,14 +286,22 @@ def for_env(path: Path | str, env: Any, name: str) -> tuple[Dataset, dict[str, A
         data, about = for_env(path, env.env, name)
         return with_history(data, count), about
     rows, about = read(path, env)
-    rows = fitted(rows, about, env, name, path)
+    return to_device(of_task(fitted(rows, about, env, name, path), env, path)), about
+
+
+def of_task(rows: Rows, env: Any, path: Path | str) -> Rows:
+    """The rows, which fit ``env``, with its own rewards and ends where it judges rows itself.
+
+    Raises:
+        UserError: rewards that are no numbers.
+    """
     if hasattr(env, "relabel"):
         rows = relabelled(rows, env)
     if hasattr(env, "reweighed"):
         found = env.reweighed(rows.obs, rows.action, rows.reward, rows.end)
         rows = rows._replace(reward=np.asarray(found, np.float32))
         check(rows, f"{path} under this objective")
-    return to_device(rows), about
+    return rows
 
 
 def fitted(rows: Rows, about: Mapping[str, Any], env: Any, name: str, path: Path | str) -> Rows:
