@@ -22,6 +22,11 @@ COMMANDS = {
         "scripted or learned behaviour -> data set with episode ends",
         "qchunk.commands.collect:collect",
     ),
+    "data": (
+        "info|check|convert FILE",
+        "a data set of ours or of others: its figures, its defects, in our format",
+        "qchunk.commands.datasets:data",
+    ),
     "train": (
         "ALGO --env ENV --data DATA",
         "train; --resume RUN goes on exactly where it was",

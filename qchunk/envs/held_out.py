@@ -22,7 +22,7 @@ SHARE = 0.1  # of the episodes, and at least one
 class HeldOut(Env):
     """Sizes, and the episodes that are held out once data have been read. It cannot be played in: every episode is over after one step."""
 
-    data_name = "none"
+    data_name = ""  # of any data
     episode_length = 1
     action_size = property(lambda self: self.sizes[1])
     observation_size = property(lambda self: self.sizes[0])

@@ -6,7 +6,6 @@ None of them says how well a robot would do: a policy may be near to the data at
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp

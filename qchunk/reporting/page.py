@@ -200,7 +200,9 @@ def pairs(records: Sequence[Record]) -> list[dict[str, str]]:
     alike = {p: n for p, n in alike.items() if len(means[p[0]]) == len(means[p[1]]) > 1}
     if not alike:
         return []  # one seed: no difference has an interval
-    said = verdicts_of([Pair(means[late], means[early], records[0].figure == "success", n) for (early, late), n in alike.items()])
+    said = verdicts_of(
+        [Pair(means[late], means[early], records[0].figure == "success", n) for (early, late), n in alike.items()]
+    )
     shown = {late_early[::-1]: v for late_early, v in zip(alike, said, strict=True)}
     rows = []
     for one in means:

@@ -104,7 +104,7 @@ def sized(f: TrainFlags) -> TrainFlags:
         return f
     if f.data is None:
         raise UserError("--env none is judged on a robot's own data", "give --data")
-    rows, _ = formats.read(f.data, None, "none")
+    rows, _ = formats.read(f.data, None)
     return dataclasses.replace(f, env=held_out.name_of(rows))
 
 
@@ -133,7 +133,9 @@ def ready(
     settings, weights = driver.resolve(settings), objective.parse(f.objective)
     env = envs.make(f.env, c.chunk.history, weights)
     if f.env.startswith("none/") and (not driver.takes_data or getattr(settings, "online_steps", 0)):
-        raise UserError("--env none is no place to play in", "learn offline: --online-steps 0, and a method that learns from data")
+        raise UserError(
+            "--env none is no place to play in", "learn offline: --online-steps 0, and a method that learns from data"
+        )
     prior.check(earlier, algorithm, c, settings, env)
     data, about = data_of(f, algorithm, env, driver, settings)
     if data is not None:
