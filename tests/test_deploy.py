@@ -63,7 +63,7 @@ def played(policy, obs, seed=3):
 
 def test_it_acts_as_the_run_does(folder, obs):
     """The algorithm's policy at the key of each decision, action after action; in the environment's units."""
-    p, _, vars, _ = acting(folder, 1, "newest", "", None)
+    p, _, vars, _ = acting(folder, 1, "newest", "", None, False)
     policy = qchunk.load(folder, seed=1)
     found = played(policy, obs)
     robot = jax.random.fold_in(jax.random.key(3), 0)

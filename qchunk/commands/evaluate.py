@@ -16,9 +16,10 @@ from qchunk.comparison.suite import line_of
 from qchunk.config import NonNegativeInt, PositiveInt
 from qchunk.drivers.common import evaluate as measure
 from qchunk.envs.base import obs_spec
+from qchunk.envs.held_out import HeldOut
 from qchunk.play import evaluation
 from qchunk.reporting import cost, executions
-from qchunk.runs import run_folder
+from qchunk.runs import resuming, run_folder
 from qchunk.runs.opened import Opened, learner_of, rebuild, vars_of
 from qchunk.runs.training import closed
 from qchunk.system.files import atomic_write
@@ -50,7 +51,10 @@ def evaluate(argv: list[str]) -> None:
     folder, rest = positional("eval", argv, "a run folder")
     (f,) = flags.parse("eval", rest, EvalFlags, text="qchunk eval RUN [flags]: RUN is the folder of a run.")
     seeds.check(f.seed)
-    p = rebuild(run_folder.read_config(Path(folder))["config"], Path(folder)).played(f.execute, f.delay)
+    kept = run_folder.read_config(Path(folder))["config"]
+    p = rebuild(kept, Path(folder)).played(f.execute, f.delay)
+    if isinstance(p.program.env, HeldOut):
+        resuming.same_data(Path(folder), kept, p, None)  # whose last episodes judge
     shown = dataclasses.replace(p.settings, episodes=f.episodes)
     evaluation.check(p.program, f.episodes)
     learner, step = learner_of(Path(folder), p, f.checkpoint)

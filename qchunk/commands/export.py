@@ -26,6 +26,8 @@ class ActingFlags:
     """A scheme of qchunk list schemes, or a function of yours; by default the run's own."""
     delay: NonNegativeInt | None = None
     """Steps between the observation that a plan is made from and its first action that is played; by default the run's."""
+    recorded: bool = False
+    """Actions in the units that the data were recorded in (qchunk data convert --scale-actions), not in [-1, 1]."""
 
 
 @dataclasses.dataclass(frozen=True)

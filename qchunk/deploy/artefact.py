@@ -15,12 +15,10 @@ import numpy as np
 from jax import export as jax_export
 
 from qchunk.deploy import standalone
-from qchunk.deploy.control import arguments, described, narrowed, programs_of
+from qchunk.deploy.control import arguments, narrowed, programs_of
 from qchunk.deploy.policy import acting
 from qchunk.deploy.standalone import ABOUT, FORMAT, PROGRAMS, VERSION, WEIGHTS, Programs
 from qchunk.envs.base import obs_like
-from qchunk.runs import run_folder
-from qchunk.runs.opened import Opened
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write, check_new
 
@@ -35,6 +33,7 @@ def export(
     checkpoint: str | int = "newest",
     execute: str = "",
     delay: int | None = None,
+    recorded: bool = False,
     platforms: Sequence[str] = PLATFORMS,
 ) -> dict[str, Any]:
     """Writes a run's acting policy to ``out``, whole or not at all, and returns what is known of it.
@@ -42,14 +41,14 @@ def export(
     The programs take any number of robots. Only weights that acting reads are in it.
 
     Args:
-        folder, seed, checkpoint, execute, delay: see ``deploy.policy.load``.
+        folder, seed, checkpoint, execute, delay, recorded: see ``deploy.policy.load``.
         platforms: what it is compiled for where it is loaded: cpu, cuda, tpu.
 
     Raises:
         UserError: as ``load``; the file exists, or the policy cannot be exported.
     """
     check_new(out)
-    p, scheme, vars, step = acting(folder, seed, checkpoint, execute, delay)
+    p, scheme, vars, known = acting(folder, seed, checkpoint, execute, delay, recorded)
     like = obs_like(p.program.env)
     made, weights = narrowed(programs_of(scheme, vars, like), vars, like)
     files = dict(zip(PROGRAMS, serialised(made, weights, like, platforms), strict=True))
@@ -61,8 +60,9 @@ def export(
     about = {
         "format": FORMAT,
         "version": VERSION,
-        **described(p, scheme),
-        **told(p, Path(folder), seed, step),
+        **known,
+        "units": dict(zip(("obs", "action"), p.program.units, strict=True)),
+        "versions": {name: version(name) for name in ("qchunk", "jax", "numpy")},
         "platforms": list(platforms),
         "fingerprint": standalone.fingerprint(files),
     }
@@ -89,20 +89,6 @@ def serialised(made: Programs, weights: list, like: Any, platforms: Sequence[str
         ) from e
     except ImportError as e:  # jax writes with flatbuffers, and does not ask for it
         raise UserError(str(e), "pip install 'qchunk[deploy]'") from e
-
-
-def told(p: Opened, folder: Path, seed: int, step: int) -> dict[str, Any]:
-    """Where a policy comes from, in words and numbers."""
-    kept = run_folder.read_config(folder)["config"]
-    return {
-        "algorithm": kept["algorithm"],
-        "environment": kept["env"],
-        "seed": seed,
-        "step": step,
-        "units": dict(zip(("obs", "action"), p.program.units, strict=True)),
-        "actions": "in [-1, 1], the environment's range",
-        "versions": {name: version(name) for name in ("qchunk", "jax", "numpy")},
-    }
 
 
 def zipped(files: dict[str, bytes]) -> bytes:

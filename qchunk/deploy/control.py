@@ -109,12 +109,17 @@ def arguments(made: Programs, weights: Any, obs: PyTree, rows: tuple) -> list[tu
     return [(keys, seen_by_all), (loop, seen_by_all), (loop, jax.ShapeDtypeStruct(rows, jnp.int32), seen_by_all)]
 
 
-def described(p: Opened, scheme: Scheme) -> dict[str, Any]:
-    """What a robot must know: sizes and types of observations and actions, and how decisions follow each other."""
+def described(p: Opened, scheme: Scheme, bounds: dict | None) -> dict[str, Any]:
+    """What a robot must know: sizes, types and units of observations and actions, and how decisions follow each other.
+
+    Args:
+        bounds: {"low": [A], "high": [A]} of actions in recorded units; None: they are in [-1, 1].
+    """
     like = trees.named(obs_like(p.program.env))
     return {
         "obs": {name: [int(np.shape(x)[-1]), np.dtype(x.dtype).name] for name, x in like.items()},
         "action": int(p.program.env.action_size),
+        "bounds": bounds,
         "steps": scheme.steps,
         "length": (scheme.length or scheme.steps),
         "delay": scheme.delay,

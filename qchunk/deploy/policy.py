@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 
+from qchunk.data.adapting import SCALE
 from qchunk.deploy import standalone
 from qchunk.deploy.control import described, narrowed, programs_of
 from qchunk.deploy.standalone import DeployedPolicy, Programs
@@ -24,6 +26,7 @@ def load(
     checkpoint: str | int = "newest",
     execute: str = "",
     delay: int | None = None,
+    recorded: bool = False,
     background: bool = False,
 ) -> DeployedPolicy:
     """The acting policy of a run, or of a file that ``qchunk export`` has written. ::
@@ -37,19 +40,22 @@ def load(
         checkpoint: "newest", "best" (by the evaluation made with it) or a step.
         execute: a scheme of ``qchunk list schemes``; by default the run's own.
         delay: steps between the observation of a plan and its first action; by default the run's own.
+        recorded: actions in the units that the data were recorded in (``qchunk data convert --scale-actions``), not in [-1, 1].
         background: see ``DeployedPolicy``. Of an exported policy only this can be chosen.
 
     Raises:
         UserError: no run, no such checkpoint, no such seed, a scheme that does not fit, or a file that is damaged.
     """
     if path_of(folder, "the run's folder").is_file():
-        return exported(Path(folder), background, (seed, checkpoint, execute, delay) == (0, "newest", "", None))
-    p, scheme, vars, step = acting(folder, seed, checkpoint, execute, delay)
+        return exported(
+            Path(folder), background, (seed, checkpoint, execute, delay, recorded) == (0, "newest", "", None, False)
+        )
+    p, scheme, vars, about = acting(folder, seed, checkpoint, execute, delay, recorded)
     if background and not scheme.delay:
         raise UserError("a plan without a delay cannot be made in the background", "give delay=1 or more")
     like = obs_like(p.program.env)
     made, weights = narrowed(programs_of(scheme, vars, like), vars, like)
-    return DeployedPolicy(Programs(*map(jax.jit, made)), weights, {**described(p, scheme), "step": step}, background)
+    return DeployedPolicy(Programs(*map(jax.jit, made)), weights, about, background)
 
 
 def exported(file: Path, background: bool, plain: bool) -> DeployedPolicy:
@@ -65,15 +71,24 @@ def exported(file: Path, background: bool, plain: bool) -> DeployedPolicy:
 
 
 def acting(
-    folder: Path | str, seed: int, checkpoint: str | int, execute: str, delay: int | None
-) -> tuple[Opened, Scheme, Vars, int]:
-    """(the run, its scheme around the acting policy, what that reads, the checkpoint's step); see ``load``."""
+    folder: Path | str, seed: int, checkpoint: str | int, execute: str, delay: int | None, recorded: bool
+) -> tuple[Opened, Scheme, Vars, dict[str, Any]]:
+    """(the run, its scheme around the acting policy, what that reads, what is known of it); see ``load``."""
     folder = path_of(folder, "the run's folder")
     if type(seed) is not int:
         raise UserError(f"seed is {seed!r}", "give a whole number")
-    p = rebuild(run_folder.read_config(folder)["config"], folder)
+    kept = run_folder.read_config(folder)["config"]
+    p = rebuild(kept, folder)
     if not 0 <= seed < p.settings.seeds:
         raise UserError(f"the run {folder} has {p.settings.seeds} seeds", f"give 0 to {p.settings.seeds - 1}")
     p = p.played(execute, delay)
     learner, step = learner_of(folder, p, checkpoint)
-    return p, p.program.scheme(p.inputs, "act"), vars_of(p, learner, seed), step
+    bounds = (kept["data"] or {}).get(SCALE) if recorded else None
+    if recorded and bounds is None:
+        raise UserError(
+            f"{folder} keeps no other units of its data than [-1, 1]",
+            "convert them with --scale-actions, and train on that",
+        )
+    scheme = p.program.scheme(p.inputs, "act")
+    told = {"algorithm": kept["algorithm"], "environment": kept["env"], "seed": seed, "step": step}
+    return p, scheme, vars_of(p, learner, seed), {**described(p, scheme, bounds), **told}

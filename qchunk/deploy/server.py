@@ -23,7 +23,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from qchunk.deploy.standalone import DeployedPolicy, checked, fitted, keys_of
+from qchunk.deploy.standalone import DeployedPolicy, fitted, in_units, keys_of
 from qchunk.deploy.wire import packed, unpacked
 from qchunk.trees import unnamed
 
@@ -112,7 +112,14 @@ class PolicyServer:
         actions = [np.asarray(self.policy.programs.act(self.policy.weights, loop, i, rows)) for i in steps]
         for robot in robots:
             robot.i = (robot.i + 1) % about["steps"] if self.by_step else 0
-        return [judged(action) for action in np.stack(actions, axis=1)[: len(robots)]]
+        return [self.judged(action) for action in np.stack(actions, axis=1)[: len(robots)]]
+
+    def judged(self, action: np.ndarray) -> np.ndarray | FloatingPointError:
+        """The action in the policy's units, or why it must not be played."""
+        try:
+            return in_units(action, self.policy.about.get("bounds"))
+        except FloatingPointError as e:
+            return e
 
     async def work(self) -> None:
         """Answers what waits, for ever."""
@@ -226,14 +233,6 @@ def understood(data: Any, expected: Mapping[str, tuple[int, str]]) -> tuple[dict
     if any(x.ndim != 1 for x in found.values()):
         raise ValueError("one robot asks for itself: give each part of the observation one axis")
     return found, commands
-
-
-def judged(action: np.ndarray) -> np.ndarray | FloatingPointError:
-    """The action, or why it must not be played."""
-    try:
-        return checked(action)
-    except FloatingPointError as e:
-        return e
 
 
 def padded(rows: list) -> np.ndarray:

@@ -47,7 +47,8 @@ class DeployedPolicy:
         programs: see ``Programs``.
         weights: what they read, a list of arrays.
         about: what is known of the policy: "obs" {name: [size, type]}, "action" A, "steps" from one decision to the next,
-            "length" of a plan, "delay", and whatever else is to be told.
+            "length" of a plan, "delay", "bounds" of actions ({"low": [A], "high": [A]}, or None: in [-1, 1]), and whatever
+            else is to be told.
         background: a delayed plan is made in a thread while the old one plays. Actions are the same; ``missed`` counts the
             plans that were not ready in time, and were waited for.
     """
@@ -151,7 +152,7 @@ class DeployedPolicy:
 
     def _act(self, i: int, rows: Any) -> np.ndarray:
         action = self.programs.act(self.weights, self._begun(rows), np.full(self._batch, i, np.int32), rows)
-        return checked(np.asarray(action))
+        return in_units(np.asarray(action), self.about.get("bounds"))
 
     def _rows(self, obs: Any) -> tuple[Any, bool]:
         """The observation as leaves [B, n], and whether it was that of one robot."""
@@ -186,13 +187,20 @@ def fitted(obs: Any, expected: Mapping[str, tuple[int, str]]) -> dict[str, np.nd
     return found
 
 
-def checked(action: np.ndarray) -> np.ndarray:
-    """The action. Raises FloatingPointError where it is not finite."""
+def in_units(action: np.ndarray, bounds: Mapping[str, list] | None) -> np.ndarray:
+    """Actions [..., A] in [-1, 1] between these bounds, or as they are.
+
+    Raises:
+        FloatingPointError: one is not finite.
+    """
     if not np.isfinite(action).all():
         raise FloatingPointError(
             "the policy's action is not finite: stop the robot, and look at the run's last checkpoint"
         )
-    return action
+    if bounds is None:
+        return action
+    low, high = (np.asarray(bounds[name], np.float32) for name in ("low", "high"))
+    return low + (action + 1.0) / 2.0 * (high - low)
 
 
 def keys_of(seed: int, robots: int, first: int = 0) -> np.ndarray:

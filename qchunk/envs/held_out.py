@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from qchunk import trees
@@ -20,7 +19,7 @@ SHARE = 0.1  # of the episodes, and at least one
 
 
 class HeldOut(Env):
-    """Sizes, and the episodes that are held out once data have been read. It cannot be played in: every episode is over after one step."""
+    """Sizes, and the episodes that are held out once data have been read. It cannot be played in."""
 
     data_name = ""  # of any data
     episode_length = 1
@@ -32,14 +31,16 @@ class HeldOut(Env):
         self.sizes = (obs, action)
         self.held: Dataset | None = None
 
+    @property
+    def no_obs(self) -> Any:
+        """Zeros in the place of an observation, a tree of arrays [O]."""
+        return trees.unnamed({name: np.zeros(n, np.float32) for name, n in trees.named(self.sizes[0]).items()})
+
     def reset(self, rng: Any) -> State:
-        del rng
-        obs = trees.unnamed({name: jnp.zeros(n) for name, n in trees.named(self.sizes[0]).items()})
-        return State(None, obs, jnp.zeros(()), jnp.zeros(()), {})
+        raise UserError("--env none is no place to play in", "name an environment, or learn from --data alone")
 
     def step(self, state: State, action: Any) -> State:
-        del action
-        return state.replace(done=jnp.ones(()))
+        raise NotImplementedError  # nothing is ever reset
 
     def hold_out(self, rows: Rows) -> Rows:
         """Keeps the last episodes, and returns the others.

@@ -49,19 +49,20 @@ def extended(run: run_folder.RunFolder, opened: Opened, f: Going) -> Opened:
     return opened._replace(settings=dataclasses.replace(s, **asked))
 
 
-def same_data(run: run_folder.RunFolder, opened: Opened, moved: Path | None) -> Dataset:
+def same_data(folder: Path, config: dict, opened: Opened, moved: Path | None) -> Dataset:
     """The data set of a run, from where it was or where it has moved; its fingerprint says that it is the same.
+
+    Args:
+        config: what config.json keeps of the run.
 
     Raises:
         UserError: it is not there, or another.
     """
-    kept = run.config["data"]
+    kept = config["data"]
     path = Path(moved or kept["path"])
     if not (path.exists() or loading.is_own(str(path))):  # a reader of one's own finds its data itself
-        raise UserError(
-            f"there is no data set {path}", f"qchunk train --resume {run.path} --data FILE, where it is now"
-        )
-    data, about = formats.for_env(path, opened.program.env, run.config["env"])
+        raise UserError(f"there is no data set {path}", f"qchunk train --resume {folder} --data FILE, where it is now")
+    data, about = formats.for_env(path, opened.program.env, config["env"])
     if about["fingerprint"] != kept["fingerprint"]:
         fix = f"put the data set with fingerprint {kept['fingerprint']} back, or say where it is by --data"
         raise UserError(f"{path} has changed since the run began", fix)

@@ -17,6 +17,7 @@ import numpy as np
 from qchunk import env_names, envs, registry
 from qchunk.config import validate
 from qchunk.data import formats
+from qchunk.data.adapting import SCALE
 from qchunk.data.chunks import Dataset
 from qchunk.drivers.common import Driver, Event, assemble, check_acting, learner_like
 from qchunk.envs import held_out, objective
@@ -110,7 +111,7 @@ def sized(f: TrainFlags) -> TrainFlags:
 
 def ready(
     algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | None, earlier: prior.Prior | None
-) -> tuple[Opened, dict, dict[str, str] | None]:
+) -> tuple[Opened, dict, dict[str, Any] | None]:
     """(what a run is made of, the weights of its objective, what its configuration keeps of its data).
 
     Args:
@@ -193,7 +194,7 @@ def fill(given: dict, kept: dict, folder: Path) -> None:
 
 def data_of(
     f: TrainFlags, algorithm: str, env: Any, driver: Driver, settings: Any
-) -> tuple[Dataset | None, dict[str, str] | None]:
+) -> tuple[Dataset | None, dict[str, Any] | None]:
     """The data set of a run and what its configuration keeps of it; neither where it has none."""
     if not driver.takes_data and f.data:
         raise UserError(
@@ -204,7 +205,8 @@ def data_of(
             raise UserError(f"{algorithm} learns from a data set", f"give --data FILE, made by: qchunk collect {f.env}")
         return None, None
     data, about = formats.for_env(f.data, env, f.env)
-    return data, {"path": str(Path(f.data).resolve()), "fingerprint": about["fingerprint"]}
+    units = {SCALE: about[SCALE]} if SCALE in about else {}
+    return data, {"path": str(Path(f.data).resolve()), "fingerprint": about["fingerprint"], **units}
 
 
 def say_no_success(f: TrainFlags, p: Opened) -> None:
@@ -227,7 +229,7 @@ def resume(folder: Path, f: Going | None = None) -> dict:
     with run_folder.open_run(folder) as run, stopping.hint(how_to_go_on(folder)):
         opened = resuming.extended(run, rebuild(run.config, folder), f)
         if run.config["data"]:
-            data = resuming.same_data(run, opened, f.data)
+            data = resuming.same_data(run.path, run.config, opened, f.data)
             opened = opened._replace(inputs=opened.inputs._replace(data=data))
         elif f.data:
             raise UserError(f"{folder} learns from what it plays", "leave --data out")

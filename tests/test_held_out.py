@@ -1,0 +1,179 @@
+"""A robot's own data without a simulator: the last episodes are held out, and judge."""
+
+from __future__ import annotations
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_cli import run
+
+import qchunk
+from qchunk.data import formats
+from qchunk.data.formats import Rows
+from qchunk.envs import held_out
+from qchunk.play.on_data import distances, energy_distance, to_go
+from qchunk.system.errors import UserError
+
+FLAGS = [
+    "--actor.hidden",
+    "16",
+    "--actor.steps",
+    "2",
+    "--critic.hidden",
+    "16",
+    "--n",
+    "2",
+    "--chunk.horizon",
+    "2",
+    "--batch",
+    "16",
+    "--seeds",
+    "2",
+]
+STEPS = ["--offline-steps", "20", "--eval-every", "10", "--log-every", "10", "--quiet"]
+
+
+def recorded(episodes, length, names=None):
+    """Episodes whose action is the observation's sign."""
+    rng = np.random.default_rng(0)
+    end = np.tile(np.arange(length + 1) == length, episodes)
+    obs = rng.normal(size=(len(end), 3)).astype(np.float32)
+    action = 0.5 * np.sign(obs[:, :1])
+    reward, nothing = (~end).astype(np.float32), np.zeros(len(end), bool)
+    return Rows({"arm": obs, "grip": obs[:, :1]} if names else obs, action, reward, nothing, end)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("robot") / "robot.npz"
+    formats.save(path, recorded(30, 8), {"env": "my/robot"})
+    return path
+
+
+def test_the_last_episodes_are_held_out():
+    rows = recorded(30, 8, names=True)
+    assert held_out.name_of(rows) == "none/arm:3,grip:1,1"
+    env = held_out.make("arm:3,grip:1,1")
+    rest = env.hold_out(rows)
+    assert rest.end.sum() == 27 and int((np.asarray(env.held.left) == 0).sum()) == 3
+    np.testing.assert_array_equal(rest.obs["arm"], rows.obs["arm"][: 27 * 9])
+    np.testing.assert_array_equal(env.held.obs["grip"], rows.obs["grip"][27 * 9 :])
+    with pytest.raises(UserError, match="one episode, and none can be held out"):
+        env.hold_out(recorded(1, 8))
+
+
+def test_distances_equal_a_loop():
+    rng = np.random.default_rng(1)
+    guess, action = rng.normal(size=(2, 6, 2, 3))
+    mask = np.ones((6, 2))
+    mask[0, 1] = 0
+    found = distances(jnp.asarray(guess), jnp.asarray(action), jnp.asarray(mask))
+    cells = [(b, h) for b in range(6) for h in range(2) if mask[b, h]]
+    each = {cell: np.abs(guess[cell] - action[cell]).mean() for cell in cells}
+    assert found["error"] == pytest.approx(np.mean(list(each.values())), rel=1e-5)
+    assert found["error_2"] == pytest.approx(np.mean([e for (_, h), e in each.items() if h == 1]), rel=1e-5)
+    mean = np.mean([action[c] for c in cells], axis=0)
+    apart, variance = (
+        sum(((action[c] - x(c)) ** 2).sum() for c in cells) for x in (lambda c: guess[c], lambda c: mean)
+    )
+    assert found["explained"] == pytest.approx(1 - apart / variance, rel=1e-5)
+
+
+def test_the_energy_distance_tells_distributions_apart():
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(2, 5, 3))
+    norm = lambda a, b: np.linalg.norm(a - b)  # noqa: E731
+    pairs = [(i, j) for i in range(5) for j in range(5)]
+    expected = 2 * np.mean([norm(x[i], y[j]) for i, j in pairs])
+    expected -= sum(np.mean([norm(z[i], z[j]) for i, j in pairs if i != j]) for z in (x, y))
+    assert energy_distance(jnp.asarray(x), jnp.asarray(y)) == pytest.approx(expected, rel=1e-5)
+    a, b = rng.normal(size=(2, 400, 2))
+    same, other = (float(energy_distance(jnp.asarray(a), jnp.asarray(z))) for z in (b, b + 0.5))
+    assert abs(same) < 0.02 < 0.1 < other
+
+
+def test_returns_to_go():
+    """Up to a success, or the episode's end."""
+    reward, end = np.array([1.0, 2, 3, 9, 1, 1, 9]), np.array([0, 0, 0, 1, 0, 0, 1], bool)
+    terminal = np.array([0.0, 1, 0, 0, 0, 0, 0])
+    from qchunk.data.chunks import dataset
+
+    made = dataset(np.zeros((7, 1)), np.zeros((7, 1)), reward, terminal, end)
+    np.testing.assert_allclose(to_go(made, 0.5), [1 + 0.5 * 2, 2, 3, 0, 1.5, 1, 0])
+
+
+def test_train_evaluate_and_report_without_a_simulator(data, tmp_path, capsys):
+    out = tmp_path / "qc"
+    code, _, err = run(capsys, "train", "qc", "--env", "none", "--data", data, "--out", out, *FLAGS, *STEPS)
+    assert code == 0, err
+    assert json.loads((out / "config.json").read_text())["config"]["env"] == "none/3,1"
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    evals = [line["values"] for line in lines if line["kind"] == "eval"]
+    assert {"explained", "error", "error_1", "error_2", "energy_distance", "loss", "q_bias"} <= evals[-1].keys()
+    assert all(len(v) == 2 and np.isfinite(v).all() for v in evals[-1].values())
+    code, text, _ = run(capsys, "eval", out, "--json", "--checkpoint", "best")
+    assert code == 0 and set(json.loads(text)) >= {"explained", "error"}
+    code, text, _ = run(capsys, "report", out, "--out", tmp_path / "report")
+    assert code == 0 and "| none/3,1 | qc | 2 | 20 | explained |" in text
+
+
+def test_a_regression_explains_what_follows_from_the_observation(data, tmp_path, capsys):
+    """The first action is the observation's sign; nothing says the second."""
+    steps = [
+        "--offline-steps",
+        "400",
+        "--eval-every",
+        "400",
+        "--log-every",
+        "400",
+        "--quiet",
+        "--chunk.horizon",
+        "2",
+        "--batch",
+        "64",
+    ]
+    actor = ["--actor.kind", "regression", "--actor.hidden", "32", "32", "--optim.lr", "0.003"]
+    assert run(capsys, "train", "bc", "--env", "none", "--data", data, "--out", tmp_path / "bc", *actor, *steps)[0] == 0
+    _, text, _ = run(capsys, "eval", tmp_path / "bc", "--json")
+    found = {name: x["mean"] for name, x in json.loads(text).items()}
+    assert found["error_1"] < 0.2 < 0.4 < found["error_2"], found
+    assert 0.2 < found["explained"] < 0.6
+
+
+def test_what_has_no_place_to_play_in_is_refused(data, tmp_path, capsys):
+    for words, line in [
+        (("train", "qc", "--env", "none"), "give --data"),
+        (("train", "qc", "--env", "none", "--data", data, "--online-steps", 100), "no place to play in"),
+        (("train", "bc", "--env", "none/3", "--data", data), "says no sizes"),
+        (("train", "bc", "--env", "none/4,1", "--data", data, *STEPS), "but none/4,1 has"),
+        (("collect", "none/3,1", "--out", tmp_path / "x.npz", "--policy", "random"), "no place to play in"),
+    ]:
+        code, _, err = run(capsys, *words)
+        assert code == 2 and line in err and err.count("\n") == 1, err
+
+
+def test_a_policy_acts_in_recorded_units(tmp_path, capsys):
+    """Torques of 0 to 10 are learned as -1 to 1, and come back as torques; also exported."""
+    rows = recorded(30, 8)
+    formats.save(tmp_path / "torque.npz", rows._replace(action=rows.action * 10 + 5), {"env": "my/robot"})
+    words = ("data", "convert", tmp_path / "torque.npz", "--out", tmp_path / "d.npz", "--action-range", 0, 10)
+    assert run(capsys, *words)[0] == 0
+    out = tmp_path / "bc"
+    actor = ["--actor.kind", "regression", "--actor.hidden", "16", "--chunk.horizon", "2", "--batch", "16"]
+    assert (
+        run(capsys, "train", "bc", "--env", "none", "--data", tmp_path / "d.npz", "--out", out, *actor, *STEPS)[0] == 0
+    )
+    obs = rows.obs[0]
+    unit, torque = qchunk.load(out)(obs), qchunk.load(out, recorded=True)(obs)
+    np.testing.assert_allclose(torque, 5 + 5 * unit, rtol=1e-6)
+    assert run(capsys, "export", out, "--out", tmp_path / "bc.zip", "--recorded")[0] == 0
+    np.testing.assert_allclose(qchunk.load(tmp_path / "bc.zip")(obs), torque, rtol=1e-6)
+
+
+def test_units_that_nobody_kept_are_refused(data, tmp_path, capsys):
+    words = ("train", "bc", "--env", "none", "--data", data, "--out", tmp_path / "bc")
+    assert run(capsys, *words, "--actor.hidden", 16, "--chunk.horizon", 2, *STEPS)[0] == 0
+    with pytest.raises(UserError, match="keeps no other units"):
+        qchunk.load(tmp_path / "bc", recorded=True)
