@@ -486,6 +486,7 @@ def test_rewards_of_robots(tmp_path, capsys):
     columns = {n: x for n, x in made.frames(made.episodes()).items() if n != "next.reward"}
     found = formats.survey(made.lerobot(tmp_path / "a", columns))
     assert found.rows.reward.sum() == 2 and found.about["successes"] == 2
+    assert "successes" not in formats.survey(tmp_path / "a", Reading(drop=(0,))).about, "one of them may be gone"
     columns = {n: x for n, x in columns.items() if not n.startswith("next.")}
     code, out, _ = run(capsys, "data", "check", made.lerobot(tmp_path / "b", columns))
     assert code == 0 and "enough to clone" in out
@@ -516,6 +517,8 @@ def test_training_reads_a_foreign_set_as_it_is_and_converted(tmp_path, capsys):
     assert code == 0 and json.loads(out)["env"] == "probe/flag", err
     same(formats.load(tmp_path / "ours.npz")[0], expected(episodes, True))
     assert int(formats.for_env(tmp_path / "ours.npz", env, "probe/flag")[0].left.max()) == max(made.LENGTHS)
+    code, out, err = run(capsys, "data", "convert", minari, "--env", "none", "--out", tmp_path / "robot.npz", "--json")
+    assert code == 0 and json.loads(out)["env"] == "gymnasium/Own/Reach-v0" and json.loads(out)["episodes"] == 4, err
     wide = made.minari(tmp_path / "wide", made.episodes(actions=3))
     for argv in (["check", wide], ["convert", wide, "--out", tmp_path / "no.npz"]):
         code, out, err = run(capsys, "data", *argv, "--env", "probe/flag")

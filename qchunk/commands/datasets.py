@@ -115,8 +115,8 @@ def reading(f: ReadFlags) -> Reading:
 
 
 def environment(name: str) -> Any:
-    """The environment, or None where none is named."""
-    if not name:
+    """The environment, or None where none is named, or ``none``: that would hold episodes out."""
+    if name.partition("/")[0] in ("", "none"):
         return None
     from qchunk import envs
 
@@ -241,7 +241,7 @@ def convert(path: str, f: ReadFlags, to: OutFlags) -> None:
     files.make_folder(out.parent)
     asked = {n: v for n, v in dataclasses.asdict(f).items() if v and v != "stored" and n not in ("env", "json")}
     source = f"{Path(path).name} ({about.get('reader', 'a reader of your own')})"
-    kept = {n: v for n, v in (claimed(about, r, f.env) if f.env else about).items() if n not in LEFT_BEHIND}
+    kept = {n: v for n, v in (claimed(about, r, f.env) if r.env is not None else about).items() if n not in LEFT_BEHIND}
     mark = formats.save(out, rows, {**kept, "source": source, "reading": asked})
     figures = {"transitions": int((~rows.end).sum()), "episodes": int(rows.end.sum()), "fingerprint": mark}
     if f.json:

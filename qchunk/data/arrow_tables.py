@@ -34,7 +34,7 @@ def table(file: Path, kind: str = "parquet", numeric: bool = True) -> Any:
     try:
         found = pyarrow.dataset.dataset(str(file), format=kind, exclude_invalid_files=False, ignore_prefixes=IGNORED)
         return found.to_table(columns=[f.name for f in found.schema if not numeric or is_numeric(f.type)])
-    except (OSError, pyarrow.ArrowException) as e:
+    except (OSError, ValueError, pyarrow.ArrowException) as e:
         raise UserError(f"{file} is truncated or damaged ({e})", "download or record it again") from e
 
 

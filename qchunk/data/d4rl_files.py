@@ -15,7 +15,7 @@ def survey(path: Path, reading: Reading) -> Survey:
     with hdf5.opened(path) as f:
         found = {n: x for n, x in hdf5.leaves(f).items() if x.shape}
         names = recorded.renamed(found, reading, str(path))
-        columns = {ours: found[theirs][()] for ours, theirs in names.items()}
+        columns = {ours: hdf5.array(found[theirs]) for ours, theirs in names.items()}
     return recorded.survey(columns, reading, {}, str(path))
 
 

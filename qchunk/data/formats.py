@@ -229,8 +229,9 @@ def survey(path: Path | str, reading: Reading = Reading()) -> Survey:  # noqa: B
     if found.rows is None or any(misshapen(found.rows, str(path))):
         return found
     rows, more, fault = adapting.adapted(found.rows, reading, found.about, str(path))
-    if rows is not found.rows:
-        found.about.pop("fingerprint", None)
+    if rows is not found.rows:  # what the file says of all its episodes is not true of these
+        for name in ("fingerprint", *(("successes",) if reading.drop or reading.drop_bad else ())):
+            found.about.pop(name, None)
     return found._replace(rows=rows, about={**found.about, **more}, faults=(*found.faults, *fault))
 
 

@@ -39,18 +39,32 @@ def opened(path: Path | str) -> Iterator[Any]:
     try:
         with h5py.File(path, "r") as f:
             yield f
-    except (OSError, RuntimeError, KeyError) as e:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as e:
         raise UserError(f"{path} is truncated or damaged ({e})", "download or record it again") from e
 
 
 def leaves(group: Any) -> dict[str, Any]:
-    """The arrays below a group, not read yet, by their path within it; {"": array} of an array."""
+    """The arrays below a group, not read yet, by their path within it; {"": array} of an array. Raises KeyError where one is not there."""
     if not hasattr(group, "items"):
         return {"": group}
     found: dict[str, Any] = {}
+    if None in group.values():
+        raise KeyError(f"{group.name} names parts that are not there")
     for name, part in group.items():
         found |= {f"{name}/{below}".rstrip("/"): x for below, x in leaves(part).items()}
     return found
+
+
+def array(x: Any) -> np.ndarray:
+    """An array, read.
+
+    Raises:
+        UserError: it claims more than the memory that is free.
+    """
+    if x.size * x.dtype.itemsize > SHARE * memory_free():
+        problem = f"{x.file.filename}: {x.name} needs {x.size * x.dtype.itemsize / 2**30:.1f} GiB, more than is free"
+        raise UserError(problem, "take a smaller data set, or a machine with more memory")
+    return x[()]
 
 
 def is_image(x: Any) -> bool:

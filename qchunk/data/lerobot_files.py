@@ -35,7 +35,7 @@ def survey(path: Path, reading: Reading) -> Survey:
     frames = in_order(read(path, found))
     names = recorded.renamed(frames, reading, str(path), KNOWN)
     columns = {ours: frames[theirs] for ours, theirs in names.items()}
-    features = said.get("features", {})
+    features = said["features"] if isinstance(said.get("features"), dict) else {}
     if lost := [n for n in features if n.startswith("observation") and n not in frames and not found.faults]:
         found.notes.append(f"images and the like are left out: {', '.join(lost)}")
     if not any(n.startswith("obs") for n in columns):
@@ -47,8 +47,10 @@ def survey(path: Path, reading: Reading) -> Survey:
     for what in odd[:1]:  # of lost frames, episodes are lost, too
         line = f"{path} says {what} {said[what]}, and holds {counts[what]}"
         found.faults.append(UserError(line, "download it again, with all its files below data/"))
+    if names.get("terminal") == "next.done":
+        found.notes.append("next.done is taken for terminals, though it only says that an episode is over")
     kept = {"recorded_in": said.get("robot_type"), "frequency": said.get("fps")}
-    kept["action_names"] = named(features.get(names.get("action"), {}).get("names"))
+    kept["action_names"] = named(dict(features.get(names.get("action")) or {}).get("names"))
     return recorded.survey(columns, reading, {n: x for n, x in kept.items() if x}, str(path), found)
 
 
@@ -60,7 +62,7 @@ def described(path: Path) -> dict[str, Any]:
     """
     try:
         said = dict(json.loads((path / INFO).read_text()))
-    except (OSError, ValueError, TypeError) as e:
+    except (OSError, ValueError, TypeError, RecursionError) as e:
         raise UserError(f"{path / INFO} cannot be read ({e})", "download the data set again") from e
     version = str(said.get("codebase_version", "none"))
     if version.removeprefix("v").partition(".")[0] not in ("2", "3"):

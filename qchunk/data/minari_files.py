@@ -40,7 +40,7 @@ def survey(path: Path, reading: Reading) -> Survey:
         raise UserError(f"{path} is no data set of Minari", f"give the folder with {ABOUT}")
     said = described(place)
     found = recorded.nothing()
-    images = {n for n, space in spaces(said.get("observation_space") or {}).items() if len(space.get("shape", ())) == 3}
+    images = {n for n, space in spaces(said.get("observation_space")).items() if len(space.get("shape") or ()) == 3}
     if images:
         found.notes.append(f"images are left out: {', '.join(sorted(images))}")
     parts = [
@@ -66,15 +66,18 @@ def episodes(place: Path, kind: str) -> Iterator[tuple[str, dict[str, Any]]]:
             raise UserError(f"{place} has no file {MAIN}", "download it again: minari download")
         with hdf5.opened(place / MAIN) as f:
             for name in hdf5.numbered(f, "episode_"):
-                yield name, {n: x[()] for n, x in hdf5.leaves(f[name]).items() if n.startswith(READ)}
+                yield name, {n: hdf5.array(x) for n, x in hdf5.leaves(f[name]).items() if n.startswith(READ)}
         return
     if kind not in ("arrow", "parquet"):
         raise UserError(f"{place} is kept as {kind}", "create it in Minari with data_format='hdf5'")
     for name in hdf5.numbered([p.name for p in place.iterdir()], ""):
         table = arrow_tables.table(place / name, kind, numeric=False).combine_chunks()
         found: dict[str, Any] = {}
-        for key in table.column_names:
-            found |= arrow_tables.leaves(key, table.column(key).combine_chunks())
+        try:
+            for key in table.column_names:
+                found |= arrow_tables.leaves(key, table.column(key).combine_chunks())
+        except ValueError as e:
+            raise UserError(f"{place / name} is damaged ({e})", "download it again: minari download") from e
         steps = len(table) - 1  # all but observations have an entry for the final one, too
         yield (
             f"episode_{name}",
@@ -91,12 +94,14 @@ def described(place: Path) -> dict[str, Any]:
     try:
         said = dict(json.loads((place / ABOUT).read_text()))
         return {n: json.loads(x) if n in JSON and isinstance(x, str) else x for n, x in said.items()}
-    except (OSError, ValueError, TypeError) as e:
+    except (OSError, ValueError, TypeError, RecursionError) as e:
         raise UserError(f"{place / ABOUT} cannot be read ({e})", "download it again: minari download") from e
 
 
-def spaces(space: dict[str, Any], path: str = "") -> dict[str, dict]:
+def spaces(space: Any, path: str = "") -> dict[str, dict]:
     """The spaces of the parts of observations, by their path; "obs" where there are no parts."""
+    if not isinstance(space, dict):
+        return {}
     below = space.get("subspaces")
     if below is None:
         return {path.removeprefix("/") or "obs": space}
@@ -107,11 +112,11 @@ def spaces(space: dict[str, Any], path: str = "") -> dict[str, dict]:
 def about(said: dict[str, Any]) -> dict[str, Any]:
     """The environment's name and the bounds of its actions, where they are known."""
     kept: dict[str, Any] = {}
-    if spec := said.get("env_spec"):
+    spec, box = (x if isinstance(x, dict) else {} for x in (said.get("env_spec"), said.get("action_space")))
+    if "id" in spec:
         kept["env"] = f"gymnasium/{spec['id']}"
-    box = said.get("action_space") or {}
     if box.get("type") == "Box":
-        with contextlib.suppress(ValueError, TypeError):
+        with contextlib.suppress(ValueError, TypeError, KeyError):
             low, high = (np.asarray(box[n], np.float64).ravel() for n in ("low", "high"))
             if np.isfinite(low).all() and np.isfinite(high).all():
                 kept["action_bounds"] = (low.tolist(), high.tolist())

@@ -17,8 +17,9 @@ import numpy as np
 
 from qchunk.system.errors import UserError
 
-_BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, TypeError, RuntimeError, OSError, EOFError)
-_BROKEN += (KeyError, IndexError, OverflowError, SyntaxError, MemoryError, NotImplementedError, RecursionError)  # type: ignore[assignment]
+# what reading a damaged file may raise
+BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, TypeError, RuntimeError, OSError, EOFError)
+BROKEN += (KeyError, IndexError, OverflowError, SyntaxError, MemoryError, NotImplementedError, RecursionError)  # type: ignore[assignment]
 MOST_INFLATED = 1100  # times its size in the file that deflate makes of an array, at most
 SHARE = 0.9  # of the memory that is free, at most, for the arrays of one file
 
@@ -39,7 +40,7 @@ def opened(path: Path, fix: str) -> Iterator[Any]:
             yield z
     except UserError as e:
         raise UserError(e.problem if str(path) in e.problem else f"{path}: {e.problem}", e.fix or fix) from e
-    except _BROKEN as e:
+    except BROKEN as e:
         raise UserError(f"{path} is empty, truncated or no npz file ({type(e).__name__})", fix) from e
 
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from qchunk.data import npz, recorded
 from qchunk.data.adapting import Reading
 from qchunk.data.formats import Reader, Survey
-from qchunk.system.errors import UserError
 
 
 def is_one(path: Path) -> bool:
     """Whether a file has observations, actions and rewards or episodes by their usual names, and is not of our own format; never raises."""
-    with contextlib.suppress(OSError, ValueError, UserError, zipfile.BadZipFile), zipfile.ZipFile(path) as z:
+    with contextlib.suppress(*npz.BROKEN), zipfile.ZipFile(path) as z:
         found = {n.removesuffix(".npy") for n in z.namelist()}
         has = {ours for ours, theirs in recorded.NAMES.items() if found & set(theirs)}
         return {"obs", "action"} <= has and bool(has & {"reward", "episode", "ends"}) and not found & {"about", "end"}

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qchunk.data import hdf5, recorded
 from qchunk.data.adapting import Reading
 from qchunk.data.formats import Reader, Survey
@@ -32,12 +34,12 @@ def survey(path: Path, reading: Reading) -> Survey:
         demos = hdf5.numbered(data, "demo_")
         columns = hdf5.stacked([demonstration(data[name], reading) for name in demos])
         about: dict[str, Any] = {}
-        with contextlib.suppress(KeyError, ValueError):
+        with contextlib.suppress(KeyError, ValueError, TypeError):
             about["recorded_in"] = json.loads(data.attrs["env_args"])["env_name"]
         told, count = data.attrs.get("total"), len(columns.get("action", ()))
-        if told is not None and int(told) != count:
+        if told is not None and np.any(told != count):
             found.faults.append(
-                UserError(f"{path} says that it holds {int(told)} steps, and holds {count}", "download it again")
+                UserError(f"{path} says that it holds {told} steps, and holds {count}", "download it again")
             )
         if not any("obs" in data[name] for name in demos):
             fix = "make them by robomimic's dataset_states_to_obs.py, or take the simulator's: --obs-keys states"
@@ -47,12 +49,14 @@ def survey(path: Path, reading: Reading) -> Survey:
 
 def demonstration(group: Any, reading: Reading) -> dict[str, Any]:
     """The columns of one demonstration; images only where they are asked for."""
-    columns = {ours: group[theirs][()] for theirs, ours in NAMES.items() if theirs in group}
+    columns = {ours: hdf5.array(group[theirs]) for theirs, ours in NAMES.items() if theirs in group}
     for kind, theirs in (("obs", "obs"), ("next", "next_obs")):
         parts = hdf5.leaves(group[theirs]) if theirs in group else {}
-        columns |= {f"{kind}/{n}": x[()] for n, x in parts.items() if not hdf5.is_image(x) or n in reading.obs_keys}
+        columns |= {
+            f"{kind}/{n}": hdf5.array(x) for n, x in parts.items() if not hdf5.is_image(x) or n in reading.obs_keys
+        }
     if "states" in group and ("states" in reading.obs_keys or "obs" not in group):
-        columns["obs/states"] = group["states"][()]
+        columns["obs/states"] = hdf5.array(group["states"])
     return columns
 
 
