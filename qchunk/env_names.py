@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 from qchunk.system import loading
 from qchunk.system.errors import UserError, unknown
@@ -84,7 +86,8 @@ ENVS = {
     },
     **{f"probe/{name}": f"a probe: {what}" for name, what in PROBES.items()},
     "FILE.py:FUNCTION": "your own: a function that returns a brax Env (docs/tutorials/4-environment.md)",
-    "gymnasium/ID": "any registered gymnasium environment with continuous actions, such as gymnasium/Pendulum-v1",
+    "gymnasium/ID": "any registered gymnasium environment with continuous actions, such as gymnasium/Pendulum-v1; with arguments: "
+    "gymnasium/HalfCheetah-v5?ctrl_cost_weight=0.5",
 }
 OGBENCH_DATA = tuple(f"ogbench/{scene}-{kind}-v0" for scene in OGBENCH for kind in OGBENCH_KINDS)
 
@@ -100,6 +103,7 @@ def check_env(name: str, scene_too: bool = False) -> str:
         return name
     base, _, backend = name.partition("@")
     if base.startswith("gymnasium/") and base != "gymnasium/ID":
+        arguments(name)
         return name  # gymnasium knows its own names
     if (found := ogbench(name)) and not (found["single"] or found["goals"]) and not scene_too:
         fix = f"add one, such as {name.removesuffix('-v0')}-singletask-task1-v0"
@@ -123,6 +127,33 @@ def check_env(name: str, scene_too: bool = False) -> str:
     if (m := re.fullmatch(r"tabletop/(.+)-task(\d+)", name)) and m[1] in TABLETOP:
         raise UserError(f"unknown task {m[2]} of tabletop/{m[1]}", "its tasks are task1 to task5")
     raise unknown("environment", name, [*ENVS, *scenes], "qchunk list envs shows all")
+
+
+def arguments(name: str) -> tuple[str, dict[str, Any]]:
+    """The name without what follows its question mark, and that as values: ``gymnasium/ID?ctrl_cost_weight=0.5&frame_skip=4``.
+
+    A value is what JSON reads it as (a number, true, false, null, a list), and else the text as it stands.
+
+    Raises:
+        UserError: a part is no ``name=value``, or a name is there twice.
+    """
+    bare, _, text = name.partition("?")
+    found: dict[str, Any] = {}
+    for part in text.split("&") if text else ():
+        key, equals, value = part.partition("=")
+        if not (key.isidentifier() and equals) or key in found:
+            raise UserError(f"{name} has the argument {part!r}", f"write {bare}?NAME=VALUE&NAME=VALUE, each name once")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return bare, found
+
+
+def sorted_arguments(name: str) -> str:
+    """The name with its arguments in the order of their names: what its data are called."""
+    bare, _, text = name.partition("?")
+    return f"{bare}?{'&'.join(sorted(text.split('&')))}" if text else bare
 
 
 def ogbench(name: str) -> dict[str, str] | None:
