@@ -44,6 +44,11 @@ COMMANDS = {
         "table (markdown, csv), curves (png), one html page",
         "qchunk.commands.report:report",
     ),
+    "env": (
+        "setup NAME",
+        "a simulator in an interpreter of its own: metaworld, kitchen",
+        "qchunk.commands.environment:env",
+    ),
     "bench": (
         "[NAME...] [--check]",
         "the figures of benchmarks/, each a ratio measured in one process",

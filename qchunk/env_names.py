@@ -44,6 +44,18 @@ OGBENCH = {
     "puzzle-4x6": "24 buttons",
 }
 OGBENCH_KINDS = ("play", "noisy")
+METAWORLD = tuple(
+    f"{task}-v3"
+    for task in (
+        "assembly basketball bin-picking box-close button-press button-press-topdown "
+        "button-press-topdown-wall button-press-wall coffee-button coffee-pull coffee-push dial-turn "
+        "disassemble door-close door-lock door-open door-unlock drawer-close drawer-open faucet-close "
+        "faucet-open hammer hand-insert handle-press handle-press-side handle-pull handle-pull-side "
+        "lever-pull peg-insert-side peg-unplug-side pick-out-of-hole pick-place pick-place-wall plate-slide "
+        "plate-slide-back plate-slide-back-side plate-slide-side push push-back push-wall reach reach-wall "
+        "shelf-place soccer stick-pull stick-push sweep sweep-into window-close window-open "
+    ).split()
+)
 PROBES = {
     "constant": "reward 1 a step for 10 steps",
     "delayed": "reward 1 after 5 steps",
@@ -84,6 +96,7 @@ ENVS = {
         for scene, what in OGBENCH.items()
         for kind in OGBENCH_KINDS
     },
+    **{f"metaworld/{task}": "Meta-World, in an interpreter of its own: qchunk env setup metaworld" for task in METAWORLD},
     **{f"probe/{name}": f"a probe: {what}" for name, what in PROBES.items()},
     "FILE.py:FUNCTION": "your own: a function that returns a brax Env (docs/tutorials/4-environment.md)",
     "gymnasium/ID": "any registered gymnasium environment with continuous actions, such as gymnasium/Pendulum-v1; with arguments: "
@@ -105,6 +118,8 @@ def check_env(name: str, scene_too: bool = False) -> str:
     if base.startswith("gymnasium/") and base != "gymnasium/ID":
         arguments(name)
         return name  # gymnasium knows its own names
+    if base.startswith("metaworld/") and arguments(base)[0] in ENVS:
+        return name
     if (found := ogbench(name)) and not (found["single"] or found["goals"]) and not scene_too:
         fix = f"add one, such as {name.removesuffix('-v0')}-singletask-task1-v0"
         raise UserError(f"{name} names a data set without a task", fix)

@@ -20,10 +20,11 @@ FAMILIES = {
     "gymnax": "qchunk.envs.gymnax",
     "ogbench": "qchunk.envs.host.ogbench",
     "gymnasium": "qchunk.envs.host.gymnasium",
+    "metaworld": "qchunk.envs.host.metaworld",
     "probe": "qchunk.envs.probes",
 }
-ON_THE_HOST = ("ogbench", "gymnasium")
-ELSEWHERE = ("gymnasium",)  # those that may run in another interpreter; OGBench's judge their data in this one
+ELSEWHERE = ("gymnasium", "metaworld")  # may run in another interpreter; OGBench's judge their data in this one
+ON_THE_HOST = ("ogbench", *ELSEWHERE)
 
 
 def on_host(name: str) -> bool:

@@ -114,6 +114,18 @@ def checked(python: str) -> str:
     Raises:
         UserError: it is not there, no Python, too old, or without numpy.
     """
+    place, numpy = started(python)
+    if not numpy:
+        raise UserError(f"{python} has no numpy, which worker processes need", f"{place} -m pip install numpy")
+    return place
+
+
+def started(python: str) -> tuple[str, str]:
+    """(the whole path of an interpreter, the version of its numpy or ""), see ``checked``.
+
+    Raises:
+        UserError: it is not there, no Python, or too old.
+    """
     folder = Path(python).expanduser() / "bin" / "python"
     place = str(folder) if folder.exists() else shutil.which(str(Path(python).expanduser()))
     if not place:
@@ -129,6 +141,4 @@ def checked(python: str) -> str:
     if version < LEAST:
         shown, least = (".".join(map(str, v)) for v in (version, LEAST))
         raise UserError(f"{python} is Python {shown}", f"give one of Python {least} or newer")
-    if not numpy:
-        raise UserError(f"{python} has no numpy, which worker processes need", f"{place} -m pip install numpy")
-    return place
+    return place, numpy
