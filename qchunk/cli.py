@@ -46,7 +46,7 @@ COMMANDS = {
     ),
     "env": (
         "setup NAME",
-        "a simulator in an interpreter of its own: metaworld, kitchen",
+        "a simulator in an interpreter of its own: metaworld, robosuite, kitchen",
         "qchunk.commands.environment:env",
     ),
     "bench": (

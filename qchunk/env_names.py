@@ -56,6 +56,7 @@ METAWORLD = tuple(
         "shelf-place soccer stick-pull stick-push sweep sweep-into window-close window-open "
     ).split()
 )
+ROBOSUITE = ("Lift", "PickPlaceCan", "NutAssemblySquare")
 PROBES = {
     "constant": "reward 1 a step for 10 steps",
     "delayed": "reward 1 after 5 steps",
@@ -97,6 +98,7 @@ ENVS = {
         for kind in OGBENCH_KINDS
     },
     **{f"metaworld/{task}": "Meta-World, in an interpreter of its own: qchunk env setup metaworld" for task in METAWORLD},
+    **{f"robosuite/{task}": "robosuite, seen and rewarded as in robomimic: qchunk env setup robosuite" for task in ROBOSUITE},
     **{f"probe/{name}": f"a probe: {what}" for name, what in PROBES.items()},
     "FILE.py:FUNCTION": "your own: a function that returns a brax Env (docs/tutorials/4-environment.md)",
     "gymnasium/ID": "any registered gymnasium environment with continuous actions, such as gymnasium/Pendulum-v1; with arguments: "
@@ -118,7 +120,7 @@ def check_env(name: str, scene_too: bool = False) -> str:
     if base.startswith("gymnasium/") and base != "gymnasium/ID":
         arguments(name)
         return name  # gymnasium knows its own names
-    if base.startswith("metaworld/") and arguments(base)[0] in ENVS:
+    if base.startswith(("metaworld/", "robosuite/")) and "?" in base and arguments(base)[0] in ENVS:
         return name
     if (found := ogbench(name)) and not (found["single"] or found["goals"]) and not scene_too:
         fix = f"add one, such as {name.removesuffix('-v0')}-singletask-task1-v0"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from qchunk import env_names, registry
@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from qchunk.envs.base import Env
     from qchunk.envs.host.pool import HostEnv
 
-FAMILIES = {
+FAMILIES = {  # module, or module:function, by default its ``make``
     "tabletop": "qchunk.envs.tabletop",
     "brax": "qchunk.envs.brax",
     "gymnax": "qchunk.envs.gymnax",
     "ogbench": "qchunk.envs.host.ogbench",
     "gymnasium": "qchunk.envs.host.gymnasium",
-    "metaworld": "qchunk.envs.host.metaworld",
+    "metaworld": "qchunk.envs.host.gymnasium:metaworld",
+    "robosuite": "qchunk.envs.host.gymnasium:robosuite",
     "probe": "qchunk.envs.probes",
 }
-ELSEWHERE = ("gymnasium", "metaworld")  # may run in another interpreter; OGBench's judge their data in this one
+ELSEWHERE = ("gymnasium", "metaworld", "robosuite")  # may run in another interpreter; OGBench's judge their data in this one
 ON_THE_HOST = ("ogbench", *ELSEWHERE)
 
 
@@ -49,6 +50,11 @@ def own(target: str) -> Env:
     if not hasattr(env, "data_name"):
         env.data_name = f"own/{loading.short(target)}"  # data sets are called so
     return env
+
+
+def _maker(family: str) -> Callable:
+    module, _, function = FAMILIES[family].partition(":")
+    return getattr(importlib.import_module(module), function or "make")
 
 
 def python_of(name: str, given: str = "", kept: str = "") -> str:
@@ -90,7 +96,7 @@ def make(
         raise UserError(f"the weight of {odd[0]} is {objective[odd[0]]!r}", "give a number")  # type: ignore[index]
     family, _, rest = env_names.check_env(name, scene_too=True).partition("/")
     where = {"python": found} if (found := python_of(name, python, kept)) else {}
-    env = own(name) if loading.is_own(name) else importlib.import_module(FAMILIES[family]).make(rest, **where)
+    env = own(name) if loading.is_own(name) else _maker(family)(rest, **where)
     if on_host(name):
         if history > 1:
             fix = "leave --chunk.history out"

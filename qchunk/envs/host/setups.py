@@ -33,6 +33,14 @@ SETUPS = {
         ("metaworld",),
         "metaworld/reach-v3",
     ),
+    "robosuite": Setup(
+        ("robosuite", "mujoco", "gymnasium", "packaging"),
+        f"""{_EVERYWHERE} evdev==2.0.0 iniconfig==2.3.1 llvmlite==0.50.0 mink==0.0.5 numba==0.68.1 numpy==1.26.4
+        opencv-python==4.11.0.86 pluggy==1.7.0 Pygments==2.21.0 pynput==1.8.2 pytest==9.2.0 python-xlib==0.33
+        qpsolvers==4.13.0 quadprog==0.1.14 robosuite==1.5.2 scipy==1.17.1 six==1.17.0 termcolor==3.3.0 tqdm==4.70.1""",
+        ("robosuite",),
+        "robosuite/Lift",
+    ),
     "kitchen": Setup(
         ("gymnasium-robotics", "mujoco", "packaging"),
         f"""{_EVERYWHERE} gymnasium-robotics==1.4.2 ImageIO==2.38.1 Jinja2==3.1.6 MarkupSafe==3.0.4 numpy==2.4.6
