@@ -14,6 +14,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.policies import ENV_POLICY_MAP
 
 ID = "qchunk/metaworld-v0"
+CORNERS = ("corner", "corner2", "corner3")
 LIMIT = 500  # steps of an episode, Meta-World's own
 
 
@@ -37,6 +38,11 @@ def make(task: str, **kwargs: Any) -> gymnasium.Env:
         def step(self, action: np.ndarray) -> tuple[np.ndarray, Any, bool, bool, dict]:
             self.shown, *rest = super().step(action)
             return (self.shown, *rest)
+
+        def render(self) -> Any:
+            """Pictures the right way up: the package's corner cameras hang upside down."""
+            picture = super().render()
+            return picture[::-1, ::-1] if isinstance(picture, np.ndarray) and self.camera_name in CORNERS else picture
 
         def expert(self) -> np.ndarray:
             """What the task's scripted policy does now."""
