@@ -46,15 +46,58 @@ OGBENCH = {
 OGBENCH_KINDS = ("play", "noisy")
 METAWORLD = tuple(
     f"{task}-v3"
-    for task in (
-        "assembly basketball bin-picking box-close button-press button-press-topdown "
-        "button-press-topdown-wall button-press-wall coffee-button coffee-pull coffee-push dial-turn "
-        "disassemble door-close door-lock door-open door-unlock drawer-close drawer-open faucet-close "
-        "faucet-open hammer hand-insert handle-press handle-press-side handle-pull handle-pull-side "
-        "lever-pull peg-insert-side peg-unplug-side pick-out-of-hole pick-place pick-place-wall plate-slide "
-        "plate-slide-back plate-slide-back-side plate-slide-side push push-back push-wall reach reach-wall "
-        "shelf-place soccer stick-pull stick-push sweep sweep-into window-close window-open "
-    ).split()
+    for task in [
+        "assembly",
+        "basketball",
+        "bin-picking",
+        "box-close",
+        "button-press",
+        "button-press-topdown",
+        "button-press-topdown-wall",
+        "button-press-wall",
+        "coffee-button",
+        "coffee-pull",
+        "coffee-push",
+        "dial-turn",
+        "disassemble",
+        "door-close",
+        "door-lock",
+        "door-open",
+        "door-unlock",
+        "drawer-close",
+        "drawer-open",
+        "faucet-close",
+        "faucet-open",
+        "hammer",
+        "hand-insert",
+        "handle-press",
+        "handle-press-side",
+        "handle-pull",
+        "handle-pull-side",
+        "lever-pull",
+        "peg-insert-side",
+        "peg-unplug-side",
+        "pick-out-of-hole",
+        "pick-place",
+        "pick-place-wall",
+        "plate-slide",
+        "plate-slide-back",
+        "plate-slide-back-side",
+        "plate-slide-side",
+        "push",
+        "push-back",
+        "push-wall",
+        "reach",
+        "reach-wall",
+        "shelf-place",
+        "soccer",
+        "stick-pull",
+        "stick-push",
+        "sweep",
+        "sweep-into",
+        "window-close",
+        "window-open",
+    ]
 )
 ROBOSUITE = ("Lift", "PickPlaceCan", "NutAssemblySquare")
 PROBES = {
@@ -97,8 +140,14 @@ ENVS = {
         for scene, what in OGBENCH.items()
         for kind in OGBENCH_KINDS
     },
-    **{f"metaworld/{task}": "Meta-World, in an interpreter of its own: qchunk env setup metaworld" for task in METAWORLD},
-    **{f"robosuite/{task}": "robosuite, seen and rewarded as in robomimic: qchunk env setup robosuite" for task in ROBOSUITE},
+    **{
+        f"metaworld/{task}": "Meta-World, in an interpreter of its own: qchunk env setup metaworld"
+        for task in METAWORLD
+    },
+    **{
+        f"robosuite/{task}": "robosuite, seen and rewarded as in robomimic: qchunk env setup robosuite"
+        for task in ROBOSUITE
+    },
     **{f"probe/{name}": f"a probe: {what}" for name, what in PROBES.items()},
     "FILE.py:FUNCTION": "your own: a function that returns a brax Env (docs/tutorials/4-environment.md)",
     "gymnasium/ID": "any registered gymnasium environment with continuous actions, such as gymnasium/Pendulum-v1; with arguments: "

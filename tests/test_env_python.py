@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from qchunk import cli, env_names, envs
+from qchunk.envs.host import setups
 from qchunk.envs.host.pool import Pool
 from qchunk.runs.opened import rebuild
 from qchunk.system import interpreters
@@ -236,3 +238,68 @@ def test_a_run_resumes_there_to_the_same_bits(python, data, capsys):
     ]
     ends = [[x["values"] for x in found if x["kind"] == "eval"] for found in lines]
     assert ends[0] == ends[1] and len(ends[0]) == 3
+
+
+def test_setup_makes_an_interpreter_plays_there_and_remembers_it(tmp_path, monkeypatch, capsys):
+    """A setup whose packages lie in the folder already: nothing is downloaded. What cannot be installed is not remembered."""
+    monkeypatch.setitem(setups.SETUPS, "toy", setups.Setup((), "", ("gymnasium/host_envs:Guided-v0",), GUIDED))
+    monkeypatch.setitem(setups.SETUPS, "gone", setups.Setup(("no-such-simulator",), "", ("gone",), GUIDED))
+    python = venv(tmp_path / "toy", *NEEDED)
+    run(f"env setup toy --to {tmp_path / 'toy'}")
+    told = capsys.readouterr().out
+    assert f"{GUIDED} runs in {python}" in told and f"numpy {np.__version__}" in told
+    assert interpreters.known() == {GUIDED: python} and envs.make(GUIDED).python == python
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    for wrong, said in {
+        f"gone --to {tmp_path / 'gone'}": "pip cannot install no-such-simulator into .* the same command goes on",
+        f"toy --to {HERE}": "exists and is no virtual environment. give --to with a new folder",
+        f"toy --to {tmp_path / 'new'} --python /nowhere": "there is no interpreter /nowhere",
+        f"toy --to {tmp_path / 'new'}": "has no numpy",
+        "metawrld": "unknown setup 'metawrld'. Did you mean metaworld",
+    }.items():
+        run(f"env setup {wrong}", code=2)
+        assert re.search(said, capsys.readouterr().err)
+    run("env list")
+    assert capsys.readouterr().out == f"{GUIDED} = {python}\n"
+    assert all(
+        f"{name}==" in s.pins for s in setups.SETUPS.values() for name in s.packages if name != "no-such-simulator"
+    )
+
+
+def test_simulators_of_their_own_are_names_like_any_other(python):
+    for name in (
+        "metaworld/reach-v3",
+        "metaworld/push-v3?reward_function_version=v1",
+        "robosuite/Lift?control_freq=10",
+    ):
+        assert env_names.check_env(name) == name and envs.on_host(name)
+    for name, said in {
+        "metaworld/reach-v4": "Did you mean metaworld/reach-v3",
+        "metaworld/reach-v3": f"needs metaworld, which {python} lacks. qchunk env setup metaworld, or give --env-python",
+        "robosuite/Lift": f"needs robosuite, which {python} lacks. qchunk env setup robosuite",
+    }.items():
+        with pytest.raises(UserError, match=said):
+            envs.make(name, python=python)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["metaworld/drawer-open-v3", "robosuite/Lift", "gymnasium/FrankaKitchen-v1"])
+def test_a_simulator_that_is_set_up_replays_to_the_same_bits(name, monkeypatch):
+    """Where ``qchunk env setup`` has made its interpreter; elsewhere it is left out."""
+    monkeypatch.delenv("QCHUNK_HOME")
+    if not interpreters.of(name):
+        pytest.skip("qchunk env setup was not run here")
+    env = envs.make(name)
+    states = []
+    for seeds in ((3, 4), (5, 3)):  # a start does not depend on what was played before
+        pool = Pool(env, 2, workers=1)
+        for seed in seeds:
+            state = pool.begin(pool.nothing(), np.ones(2, bool), np.asarray([seed, 9]))
+            for i in range(12):
+                state = pool.step(state, np.full((2, env.action_size), 0.5 * np.sin(i)), state.done == 0)
+            states += [jax.tree.map(lambda x: x[0].copy(), state.obs)] if seed == 3 else []
+        again = Pool(env, 2, workers=2)
+        again.restore(state)
+        pool.close()
+        again.close()
+    same(*states)

@@ -24,7 +24,11 @@ FAMILIES = {  # module, or module:function, by default its ``make``
     "robosuite": "qchunk.envs.host.gymnasium:robosuite",
     "probe": "qchunk.envs.probes",
 }
-ELSEWHERE = ("gymnasium", "metaworld", "robosuite")  # may run in another interpreter; OGBench's judge their data in this one
+ELSEWHERE = (
+    "gymnasium",
+    "metaworld",
+    "robosuite",
+)  # may run in another interpreter; OGBench's judge their data in this one
 ON_THE_HOST = ("ogbench", *ELSEWHERE)
 
 

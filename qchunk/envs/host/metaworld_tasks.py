@@ -26,7 +26,7 @@ def make(task: str, **kwargs: Any) -> gymnasium.Env:
     """
     base: Any = ALL_V3_ENVIRONMENTS[task]
 
-    class Task(base):
+    class Seeded(base):
         """Starts from a seed, and knows the package's own scripted policy."""
 
         def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
@@ -48,7 +48,7 @@ def make(task: str, **kwargs: Any) -> gymnasium.Env:
             """What the task's scripted policy does now."""
             return ENV_POLICY_MAP[task]().get_action(self.shown)
 
-    env = Task(**{"camera_name": "corner2", **kwargs})
+    env = Seeded(**{"camera_name": "corner2", **kwargs})
     env._partially_observable, env._freeze_rand_vec, env.seeded_rand_vec = False, False, True
     env._set_task_called = True
     vars(env).pop("sawyer_observation_space", None)  # kept from before the goal was shown

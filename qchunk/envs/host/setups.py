@@ -64,7 +64,8 @@ def made(name: str, folder: Path, base: str = "") -> str:
     files.make_folder(folder.parent)
     base = interpreters.started(base)[0] if base else sys.executable
     fix = f"see whether {base} -m venv works by itself, or give --python with another one"
-    _run([base, "-m", "venv", str(folder)], f"{folder} cannot be made", fix)
+    bare = [] if setup.packages else ["--without-pip"]
+    _run([base, "-m", "venv", *bare, str(folder)], f"{folder} cannot be made", fix)
     if setup.packages:
         pins = folder / "pins.txt"
         files.atomic_write(pins, "\n".join(setup.pins.split()) + "\n")

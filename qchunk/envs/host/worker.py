@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -201,7 +202,7 @@ def described(description: dict[str, Any]) -> dict[str, Any]:
     Raises:
         Failed: it cannot be made, or stepped.
     """
-    with failures.at("made"), contextlib.redirect_stdout(sys.stderr):
+    with failures.at("made"), contextlib.redirect_stdout(io.StringIO()):
         one = One(description)
     with contextlib.closing(one), failures.at("stepped"):
         one.reset(0)
