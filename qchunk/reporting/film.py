@@ -89,7 +89,7 @@ def host_pictures(program: Program, learner: Learner, x: Inputs) -> list:
         while not actions or not loop[0].envs.done[0]:
             loop, _, s = decision(sim, player, 0, loop)
             actions += list(s.action[:, 0][s.alive[:, 0] > 0])
-    size = {"width": WIDTH, "height": WIDTH} if env.name.startswith("ogbench/") else {}
+    size = {"width": WIDTH, "height": WIDTH} if env.name.startswith(("ogbench/", "metaworld/")) else {}
     shown = np.isin(np.arange(len(actions) + 1), _chosen(len(actions) + 1))
     played = np.where(np.isfinite(actions), actions, 0.0)
     return list(env.drawn({"render_mode": "rgb_array", **size}, int(seeds[0, 0]), played, shown))

@@ -74,7 +74,11 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
     if max(f.steps, f.envs, f.episode_length) > INT32:
         raise UserError("--steps, --envs or --episode-length is out of range", f"give whole numbers up to {INT32}")
     make_folder(out.parent)
-    about = {"policy": " ".join(f.policy) or "default", "seed": f.seed, "versions": run_folder.versions()}
+    about: dict[str, Any] = {
+        "policy": " ".join(f.policy) or "default",
+        "seed": f.seed,
+        "versions": run_folder.versions(),
+    }
     found: dict[str, Any]
     with Bar(f.steps, 0, f.quiet, f"collecting {name}") as bar:
         part = env_names.ogbench(name)
