@@ -258,9 +258,17 @@ def test_setup_makes_an_interpreter_plays_there_and_remembers_it(tmp_path, monke
         assert re.search(said, capsys.readouterr().err)
     run("env list")
     assert capsys.readouterr().out == f"{GUIDED} = {python}\n"
-    assert all(
-        f"{name}==" in s.pins for s in setups.SETUPS.values() for name in s.packages if name != "no-such-simulator"
-    )
+    assert all(f"{name}==" in s.pins for s in setups.SETUPS.values() for name in s.packages)
+
+
+@pytest.mark.slow
+def test_what_pip_cannot_install_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(setups.SETUPS, "gone", setups.Setup(("no-such-simulator",), "", ("gone",), GUIDED))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    run(f"env setup gone --to {tmp_path / 'gone'}", code=2)
+    told = capsys.readouterr().err
+    assert re.search("pip cannot install no-such-simulator into .*the same command goes on", told)
+    assert not interpreters.known()
 
 
 def test_simulators_of_their_own_are_names_like_any_other(python):
