@@ -57,7 +57,9 @@ probe/pause --out pause.npz` records an expert, in `probe/switch-4` play without
 ## On the host, in worker processes
 
 OGBench's manipulation tasks (`ogbench/cube-double-play-singletask-task1-v0`, five tasks for each scene and kind of data), and any
-gymnasium environment with continuous actions (`gymnasium/Pendulum-v1`, `gymnasium/my_module:Mine-v0`).
+gymnasium environment with continuous actions (`gymnasium/Pendulum-v1`, `gymnasium/my_module:Mine-v0`,
+`gymnasium/HalfCheetah-v5?ctrl_cost_weight=0.5`). Meta-World, robosuite, the Franka kitchen and whatever wants other versions than jax's run in
+[an interpreter of their own](simulators.md).
 
 Success of an episode is whether any of its steps reported it: `info["success"]`, or where that is absent `info["is_success"]`, one
 number or boolean, above 0. Steps may leave it out; where an environment reports it only when it is reached, the other episodes failed.

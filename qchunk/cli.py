@@ -59,6 +59,11 @@ COMMANDS = {
         "the policy for robots over websockets, as openpi's clients speak",
         "qchunk.commands.serve:serve",
     ),
+    "env": (
+        "setup NAME",
+        "a simulator in an interpreter of its own: metaworld, robosuite, kitchen",
+        "qchunk.commands.environment:env",
+    ),
     "bench": (
         "[NAME...] [--check]",
         "the figures of benchmarks/, each a ratio measured in one process",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 from qchunk.system import loading
 from qchunk.system.errors import UserError, unknown
@@ -42,6 +44,62 @@ OGBENCH = {
     "puzzle-4x6": "24 buttons",
 }
 OGBENCH_KINDS = ("play", "noisy")
+METAWORLD = tuple(
+    f"{task}-v3"
+    for task in [
+        "assembly",
+        "basketball",
+        "bin-picking",
+        "box-close",
+        "button-press",
+        "button-press-topdown",
+        "button-press-topdown-wall",
+        "button-press-wall",
+        "coffee-button",
+        "coffee-pull",
+        "coffee-push",
+        "dial-turn",
+        "disassemble",
+        "door-close",
+        "door-lock",
+        "door-open",
+        "door-unlock",
+        "drawer-close",
+        "drawer-open",
+        "faucet-close",
+        "faucet-open",
+        "hammer",
+        "hand-insert",
+        "handle-press",
+        "handle-press-side",
+        "handle-pull",
+        "handle-pull-side",
+        "lever-pull",
+        "peg-insert-side",
+        "peg-unplug-side",
+        "pick-out-of-hole",
+        "pick-place",
+        "pick-place-wall",
+        "plate-slide",
+        "plate-slide-back",
+        "plate-slide-back-side",
+        "plate-slide-side",
+        "push",
+        "push-back",
+        "push-wall",
+        "reach",
+        "reach-wall",
+        "shelf-place",
+        "soccer",
+        "stick-pull",
+        "stick-push",
+        "sweep",
+        "sweep-into",
+        "window-close",
+        "window-open",
+    ]
+)
+ROBOSUITE = ("Lift", "PickPlaceCan", "NutAssemblySquare")
 PROBES = {
     "constant": "reward 1 a step for 10 steps",
     "delayed": "reward 1 after 5 steps",
@@ -82,10 +140,19 @@ ENVS = {
         for scene, what in OGBENCH.items()
         for kind in OGBENCH_KINDS
     },
+    **{
+        f"metaworld/{task}": "Meta-World, in an interpreter of its own: qchunk env setup metaworld"
+        for task in METAWORLD
+    },
+    **{
+        f"robosuite/{task}": "robosuite, seen and rewarded as in robomimic: qchunk env setup robosuite"
+        for task in ROBOSUITE
+    },
     **{f"probe/{name}": f"a probe: {what}" for name, what in PROBES.items()},
     "FILE.py:FUNCTION": "your own: a function that returns a brax Env (docs/tutorials/4-environment.md)",
     "none": "no simulator: a robot's own --data, of which the last episodes are held out and judge (docs/data.md)",
-    "gymnasium/ID": "any registered gymnasium environment with continuous actions, such as gymnasium/Pendulum-v1",
+    "gymnasium/ID": "any registered gymnasium environment with continuous actions, such as gymnasium/Pendulum-v1; with arguments: "
+    "gymnasium/HalfCheetah-v5?ctrl_cost_weight=0.5",
 }
 OGBENCH_DATA = tuple(f"ogbench/{scene}-{kind}-v0" for scene in OGBENCH for kind in OGBENCH_KINDS)
 
@@ -101,7 +168,10 @@ def check_env(name: str, scene_too: bool = False) -> str:
         return name
     base, _, backend = name.partition("@")
     if base.startswith("gymnasium/") and base != "gymnasium/ID":
+        arguments(name)
         return name  # gymnasium knows its own names
+    if base.startswith(("metaworld/", "robosuite/")) and "?" in base and arguments(base)[0] in ENVS:
+        return name
     if (found := ogbench(name)) and not (found["single"] or found["goals"]) and not scene_too:
         fix = f"add one, such as {name.removesuffix('-v0')}-singletask-task1-v0"
         raise UserError(f"{name} names a data set without a task", fix)
@@ -124,6 +194,33 @@ def check_env(name: str, scene_too: bool = False) -> str:
     if (m := re.fullmatch(r"tabletop/(.+)-task(\d+)", name)) and m[1] in TABLETOP:
         raise UserError(f"unknown task {m[2]} of tabletop/{m[1]}", "its tasks are task1 to task5")
     raise unknown("environment", name, [*ENVS, *scenes], "qchunk list envs shows all")
+
+
+def arguments(name: str) -> tuple[str, dict[str, Any]]:
+    """The name without what follows its question mark, and that as values: ``gymnasium/ID?ctrl_cost_weight=0.5&frame_skip=4``.
+
+    A value is what JSON reads it as (a number, true, false, null, a list), and else the text as it stands.
+
+    Raises:
+        UserError: a part is no ``name=value``, or a name is there twice.
+    """
+    bare, _, text = name.partition("?")
+    found: dict[str, Any] = {}
+    for part in text.split("&") if text else ():
+        key, equals, value = part.partition("=")
+        if not (key.isidentifier() and equals) or key in found:
+            raise UserError(f"{name} has the argument {part!r}", f"write {bare}?NAME=VALUE&NAME=VALUE, each name once")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return bare, found
+
+
+def sorted_arguments(name: str) -> str:
+    """The name with its arguments in the order of their names: what its data are called."""
+    bare, _, text = name.partition("?")
+    return f"{bare}?{'&'.join(sorted(text.split('&')))}" if text else bare
 
 
 def ogbench(name: str) -> dict[str, str] | None:

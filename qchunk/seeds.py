@@ -28,6 +28,7 @@ STREAMS = {  # what a seed's key is folded with before a use; the key of update 
     "eval": 2**31 + 2,  # of the command, which has a seed of its own
     "collect": 2**31 + 3,
     "random actions": 2**31 + 4,
+    "expert's noise": 2**31 + 5,
 }
 
 

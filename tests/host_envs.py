@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import time
 from pathlib import Path
@@ -18,9 +19,14 @@ class Walk(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,))
     action_space = gymnasium.spaces.Box(-2.0, 6.0, (1,))
 
+    def __init__(self, start=None, word=""):
+        assert isinstance(word, str)
+        self.start = start
+
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.x, self.t = self.np_random.uniform(-0.5, 0.5) + 0.01 * np.random.rand(), 0
+        start = self.np_random.uniform(-0.5, 0.5) if self.start is None else self.start
+        self.x, self.t = start + 0.01 * np.random.rand(), 0
         return self._obs(), {}
 
     def step(self, action):
@@ -64,6 +70,37 @@ class Raises(Walk):
         if self.t == 3:
             raise RuntimeError("the motor is hot")
         return super().step(action)
+
+
+class Guided(Walk):
+    """The same walk with an expert of its own, drawn as one colour."""
+
+    def __init__(self, render_mode=None):
+        super().__init__()
+        self.render_mode = render_mode
+
+    def expert(self):
+        return np.asarray([1.5 - self.x])
+
+    def render(self):
+        return np.full((4, 6, 3), 20 * self.t, np.uint8)
+
+
+class Sees(Walk):
+    """Observes what can be imported where it runs: jax, an installed qchunk, numpy."""
+
+    observation_space = gymnasium.spaces.Box(0, 1, (3,))
+
+    def _obs(self):
+        found = [importlib.util.find_spec("jax"), importlib.machinery.PathFinder.find_spec("qchunk"), np]
+        return np.asarray([x is not None for x in found], np.float32)
+
+
+class Dies(Walk):
+    """Making it ends the process."""
+
+    def __init__(self):
+        os._exit(4)
 
 
 class Discrete(Walk):
@@ -140,5 +177,5 @@ class HugeObservation(Told):
 
 
 TOLD = (Told, ToldLast, ToldWithGap, ToldAsIs, ToldFalse, NanReward, HugeObservation)
-for kind in (Walk, Parts, Pictures, Raises, Discrete, *TOLD):
+for kind in (Walk, Parts, Pictures, Raises, Guided, Sees, Dies, Discrete, *TOLD):
     gymnasium.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=7)

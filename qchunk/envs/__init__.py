@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from qchunk import env_names, registry
-from qchunk.system import loading
+from qchunk.system import interpreters, loading
 from qchunk.system.errors import UserError
 
 if TYPE_CHECKING:
     from qchunk.envs.base import Env
     from qchunk.envs.host.pool import HostEnv
 
-FAMILIES = {
+FAMILIES = {  # module, or module:function, by default its ``make``
     "tabletop": "qchunk.envs.tabletop",
     "brax": "qchunk.envs.brax",
     "gymnax": "qchunk.envs.gymnax",
     "ogbench": "qchunk.envs.host.ogbench",
     "gymnasium": "qchunk.envs.host.gymnasium",
+    "metaworld": "qchunk.envs.host.gymnasium:metaworld",
+    "robosuite": "qchunk.envs.host.gymnasium:robosuite",
     "probe": "qchunk.envs.probes",
     "none": "qchunk.envs.held_out",
 }
-ON_THE_HOST = ("ogbench", "gymnasium")
+ELSEWHERE = (
+    "gymnasium",
+    "metaworld",
+    "robosuite",
+)  # may run in another interpreter; OGBench's judge their data in this one
+ON_THE_HOST = ("ogbench", *ELSEWHERE)
 
 
 def on_host(name: str) -> bool:
@@ -50,11 +57,35 @@ def own(target: str) -> Env:
     return env
 
 
-def make(name: str, history: int = 1, objective: Mapping[str, float] | None = None) -> Env | HostEnv:
+def _maker(family: str) -> Callable:
+    module, _, function = FAMILIES[family].partition(":")
+    return getattr(importlib.import_module(module), function or "make")
+
+
+def python_of(name: str, given: str = "", kept: str = "") -> str:
+    """The interpreter for the workers of an environment (``interpreters.chosen``); "" is the one that runs this.
+
+    Raises:
+        UserError: it cannot be used, or the environment has no workers that could run there.
+    """
+    if name.partition("/")[0] in ELSEWHERE:
+        return interpreters.chosen(name, given, kept)
+    if given:
+        families = ", ".join(f"{family}/" for family in ELSEWHERE)
+        raise UserError(f"--env-python is for environments of {families}, and {name} is none", "leave it out")
+    return ""
+
+
+def make(
+    name: str, history: int = 1, objective: Mapping[str, float] | None = None, python: str = "", kept: str = ""
+) -> Env | HostEnv:
     """The environment ``family/name``: ONE environment, without wrappers, or a host environment (host.py).
 
     With ``history`` > 1 its observations are the last so many ones (data: ``chunks.with_history``). With ``objective`` its
     reward is that sum of terms, by their names (objective.py).
+
+    ``python`` is another interpreter for the workers of a host environment, ``kept`` the one that a run was made with; by default
+    what the user's file of lines says (``interpreters``), and else the one that runs this.
 
     Besides brax's interface it has ``episode_length`` (steps), ``data_name`` (what a data set for it is called) and,
     where a data set serves several tasks, ``relabel(obs, action, next_obs) -> (reward, terminal)``.
@@ -69,7 +100,8 @@ def make(name: str, history: int = 1, objective: Mapping[str, float] | None = No
     if odd := [n for n, w in (objective or {}).items() if isinstance(w, str) or (isinstance(w, float) and w != w)]:
         raise UserError(f"the weight of {odd[0]} is {objective[odd[0]]!r}", "give a number")  # type: ignore[index]
     family, _, rest = env_names.check_env(name, scene_too=True).partition("/")
-    env = own(name) if loading.is_own(name) else importlib.import_module(FAMILIES[family]).make(rest)
+    where = {"python": found} if (found := python_of(name, python, kept)) else {}
+    env = own(name) if loading.is_own(name) else _maker(family)(rest, **where)
     if on_host(name):
         if history > 1:
             fix = "leave --chunk.history out"

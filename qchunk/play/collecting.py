@@ -23,6 +23,7 @@ from qchunk.trees import named
 from qchunk.types import Learner, Steps, Vars
 
 NO_VARS = Vars({}, {}, {}, {})
+EXPERTS = {"expert": 0.0, "noisy": 0.3}  # the standard deviation of the noise upon an environment's own expert
 
 
 def uniform(env: Env) -> Behaviour:
@@ -151,6 +152,34 @@ def random_player(env: HostEnv, seed: int, number: int = 0) -> Player:
         return carry, rng.uniform(-1.0, 1.0, (len(fresh), env.action_size)).astype(np.float32)
 
     return Player(1, decide, lambda i, state, plan, alive: plan)
+
+
+def expert_player(env: HostEnv, seed: int, number: int = 0, noise: float = 0.0) -> Player:
+    """The environment's own expert, asked at each step, and Gaussian noise of this standard deviation upon its actions."""
+    label = on_host.label(key_of(seed, "expert's noise", number))
+
+    def decide(i: int, state: Any, fresh: np.ndarray, carry: Any) -> tuple[Any, np.ndarray]:
+        action = env.pool("collect", len(fresh)).expert(state.envs)
+        drawn = np.random.default_rng((*label, i)).normal(0.0, 1.0, action.shape)
+        return carry, np.clip(action + noise * drawn, -1.0, 1.0).astype(np.float32)
+
+    return Player(1, decide, lambda i, state, plan, alive: plan)
+
+
+def scripted_player(env: HostEnv, policy: str, seed: int, number: int = 0) -> Player:
+    """The player of a scripted behaviour by name; "" is the first that there is: the environment's own expert, or random.
+
+    Raises:
+        UserError: no such behaviour here.
+    """
+    makers: dict[str, Callable[[], Player]] = {"random": lambda: random_player(env, seed, number)}
+    if env.has_expert:
+        noisy = {n: lambda noise=noise: expert_player(env, seed, number, noise) for n, noise in EXPERTS.items()}
+        makers = {**noisy, **makers}
+    name = policy or next(iter(makers))
+    if name not in makers:
+        raise unknown("policy", name, makers, "or give the folder of a run")
+    return makers[name]()
 
 
 def learned_player(program: Program, learner: Learner, x: Inputs) -> Player:

@@ -15,7 +15,6 @@ import numpy as np
 
 from qchunk import sampling
 from qchunk.envs.base import Env, wrap
-from qchunk.envs.host.pool import HostEnv
 from qchunk.envs.objective import settled
 from qchunk.play import on_host
 from qchunk.play.execute import Scheme
@@ -90,24 +89,10 @@ def host_pictures(program: Program, learner: Learner, x: Inputs) -> list:
         while not actions or not loop[0].envs.done[0]:
             loop, _, s = decision(sim, player, 0, loop)
             actions += list(s.action[:, 0][s.alive[:, 0] > 0])
-    size = {"width": WIDTH, "height": WIDTH} if env.name.startswith("ogbench/") else {}
-    kwargs = {**env.description["kwargs"], "render_mode": "rgb_array", **size}
-    shown = _described(env, kwargs)
-    with shown.told("drawn"), contextlib.closing(shown.instance()) as one:
-        one.reset(int(seeds[0, 0]))
-        chosen, frames = set(_chosen(len(actions) + 1)), [one.env.render()]
-        for i, action in enumerate(actions, 1):
-            one.step(np.where(np.isfinite(action), action, 0.0))
-            frames += [one.env.render()] if i in chosen else []
-    if np.ndim(frames[0]) != 3:
-        raise UserError(f"{env.name} draws no pictures", "render an environment that has the render mode rgb_array")
-    return frames
-
-
-def _described(env: HostEnv, kwargs: dict) -> HostEnv:
-    other = object.__new__(HostEnv)  # not made again: making one starts and steps it
-    other.name, other.data_name, other.description = env.name, env.data_name, {**env.description, "kwargs": kwargs}
-    return other
+    size = {"width": WIDTH, "height": WIDTH} if env.name.startswith(("ogbench/", "metaworld/")) else {}
+    shown = np.isin(np.arange(len(actions) + 1), _chosen(len(actions) + 1))
+    played = np.where(np.isfinite(actions), actions, 0.0)
+    return list(env.drawn({"render_mode": "rgb_array", **size}, int(seeds[0, 0]), played, shown))
 
 
 def _chosen(count: int) -> list[int]:

@@ -74,7 +74,7 @@ def rebuild(kept: dict, folder: Path) -> Opened:
         raise UserError(
             f"{folder} stands on a prior, and {folder / GIVEN} is not there", "put it back, or train the run again"
         )
-    env = envs.make(kept["env"], c.chunk.history, kept.get("objective"))
+    env = envs.make(kept["env"], c.chunk.history, kept.get("objective"), kept=kept.get("env_python") or "")
     return Opened(driver, settings, *assemble(build, c, env, settings, read_given(folder)))
 
 

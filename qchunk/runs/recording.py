@@ -19,7 +19,7 @@ from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
 from qchunk.runs.progress import Bar
 from qchunk.seeds import check, key_of
 from qchunk.system import answers, memory, stopping
-from qchunk.system.errors import UserError, unknown
+from qchunk.system.errors import UserError
 from qchunk.system.files import check_new, make_folder
 from qchunk.types import Learner
 
@@ -30,8 +30,11 @@ class CollectFlags:
 
     out: Path
     """File to write (.npz); it must not exist."""
+    env_python: str = ""
+    """Interpreter for the environment's workers, such as VENV/bin/python, which needs numpy and the simulator only; by default
+    the line for it that qchunk env setup has written, or the one that runs this."""
     policy: tuple[str, ...] = ()
-    """Scripted behaviours (play, noisy, random) or run folders, each with an equal share; by default the environment's first."""
+    """Scripted behaviours (play, expert, noisy, random) or run folders, each with an equal share; by default the environment's first."""
     steps: int = 200_000
     """Transitions, at least."""
     envs: int = 200
@@ -71,18 +74,25 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
     if max(f.steps, f.envs, f.episode_length) > INT32:
         raise UserError("--steps, --envs or --episode-length is out of range", f"give whole numbers up to {INT32}")
     make_folder(out.parent)
-    about = {"policy": " ".join(f.policy) or "default", "seed": f.seed, "versions": run_folder.versions()}
+    about: dict[str, Any] = {
+        "policy": " ".join(f.policy) or "default",
+        "seed": f.seed,
+        "versions": run_folder.versions(),
+    }
     found: dict[str, Any]
     with Bar(f.steps, 0, f.quiet, f"collecting {name}") as bar:
         part = env_names.ogbench(name)
         if part and f.policy in ((), (part["kind"],)):
+            envs.python_of(name, f.env_python)
             about["env"] = f"ogbench/{part['scene']}-{part['kind']}-v0"
             more = {"transitions": f.steps, "seed": f.seed, "about": about, "progress": bar.move}
             with stopping.hint("the same command goes on where this one was"):
                 found = ogbench_files.collect(part["scene"], part["kind"], out, **more)
         else:
             with stopping.saving() if keep else contextlib.nullcontext():
-                rows, about["env"] = _rows(name, f, bar.move)
+                rows, env = _rows(name, f, bar.move)
+                about["env"] = getattr(env, "data_name", name)
+                about["versions"] |= getattr(env, "versions", {})
                 found = {"transitions": int((~rows.end).sum()), "episodes": int(rows.end.sum())}
                 if stopping.asked():
                     about["stopped"] = f"{found['transitions']} of {f.steps} transitions"
@@ -95,12 +105,12 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
         print(f"{count} transitions in {episodes} episodes of {about['env']} -> {out} ({mark})")
 
 
-def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]:
-    """What was played, one policy after the other, and what such data are called."""
+def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, Any]:
+    """What was played, one policy after the other, and the environment that it was played in."""
     if (found := env_names.ogbench(name)) and not (found["single"] or found["goals"]):
         fix = f"--policy {' '.join(f.policy)} needs a task: {name[:-3]}-singletask-v0"
         raise UserError(f"{name} names OGBench's own data", fix)
-    env: Any = envs.make(name)
+    env: Any = envs.make(name, python=f.env_python)
     play: Any = _host_rows if envs.on_host(name) else _device_rows
     policies, parts = f.policy or ("",), list[formats.Rows]()
     for i, policy in enumerate(policies):
@@ -110,7 +120,7 @@ def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, str]
         parts.append(play(env, name, policy, run, share, i, lambda done: progress(min(f.steps, before + done))))
         if stopping.asked():
             break
-    return formats.joined(parts), getattr(env, "data_name", name)
+    return formats.joined(parts), env
 
 
 def _device_rows(
@@ -139,13 +149,13 @@ def _device_rows(
 def _host_rows(
     env: HostEnv, name: str, policy: str, run: Path | None, f: CollectFlags, number: int, progress: Any
 ) -> formats.Rows:
-    if not run and policy not in ("", "random"):
-        raise unknown("policy", policy, ["random"], "or give the folder of a run")
     if f.episode_length < env.episode_length:
         env = env.limited(f.episode_length)
     count = max(1, min(f.envs, on_host.SLOTS, -(-f.steps // env.episode_length)))
-    player, carry = collecting.random_player(env, f.seed, number), None
-    if run:
+    carry = None
+    if not run:
+        player = collecting.scripted_player(env, policy, f.seed, number)
+    else:
         p, learner = _learned(run, name, f)
         learner, x = first_seed(p, learner, key_of(f.seed, "collect", number))
         player = collecting.learned_player(p.program, learner, x)

@@ -95,6 +95,15 @@ def differences(run: run_folder.RunFolder, step: int) -> Iterator[str]:
             yield f"{name} in config.json was {was[name]} and is {is_now.get(name)}: this is another run now"
 
 
+def elsewhere(run: run_folder.RunFolder, opened: Opened) -> Iterator[str]:
+    """What has changed in the other interpreter that a run's environment is in, a line each."""
+    was, is_now = (run.config.get("env_versions") or {}), getattr(opened.program.env, "versions", {})
+    for name in sorted({*was, *is_now}):
+        if was.get(name) != is_now.get(name):
+            there = getattr(opened.program.env, "python", "") or "this interpreter"
+            yield f"made with {name} {was.get(name) or 'none'}, in {there} is {is_now.get(name) or 'none'}: bits may differ"
+
+
 def devices(run: run_folder.RunFolder) -> Iterator[str]:
     """Another number of devices than a run was made on, in a line."""
     made, here = run.config.get("devices", 1), jax.local_device_count()

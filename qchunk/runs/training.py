@@ -38,6 +38,9 @@ class TrainFlags:
 
     env: str
     """Environment to play and to be evaluated in: qchunk list envs."""
+    env_python: str = ""
+    """Interpreter for the environment's workers, such as VENV/bin/python, which needs numpy and the simulator only; by default
+    the line for it that qchunk env setup has written, or the one that runs this."""
     data: Path | None = None
     """Data set to train on: qchunk collect. On-policy methods need none."""
     out: Path | None = None
@@ -79,6 +82,8 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | 
         "algorithm": algorithm,
         "label": f.label or algorithm,
         "env": f.env,
+        "env_python": getattr(opened.program.env, "python", ""),
+        "env_versions": getattr(opened.program.env, "versions", {}),
         "objective": weights,
         "driver": driver.name,
         "seed": settings.seed,
@@ -132,10 +137,10 @@ def ready(
             f"--prior-seed {f.prior_seed} is a place among a prior's seeds", "give --prior RUN, too, or leave it out"
         )
     settings, weights = driver.resolve(settings), objective.parse(f.objective)
-    env = envs.make(f.env, c.chunk.history, weights)
+    env = envs.make(f.env, c.chunk.history, weights, f.env_python)
     if f.env.startswith("none/") and (not driver.takes_data or getattr(settings, "online_steps", 0)):
         raise UserError(
-            "--env none is no place to play in", "learn offline: --online-steps 0, and a method that learns from data"
+            "--env none is no place to play in", "take a method that learns from data, and --online-steps 0"
         )
     prior.check(earlier, algorithm, c, settings, env)
     data, about = data_of(f, algorithm, env, driver, settings)
@@ -238,7 +243,7 @@ def resume(folder: Path, f: Going | None = None) -> dict:
             fix = f"put {run.checkpoints} back as it was, or train a new run with --out"
             raise UserError(f"{folder} has saved checkpoints, and none of them can be used now", fix)
         refuse_finished(run, opened, began)
-        for line in (*resuming.differences(run, began), *resuming.devices(run)):
+        for line in (*resuming.differences(run, began), *resuming.elsewhere(run, opened), *resuming.devices(run)):
             print(f"{folder}: {line}", file=sys.stderr)
         keep_changes(run, opened, f)
         state = spread(opened.settings.seeds, state)  # here, so that no second copy lives as long as the run

@@ -14,6 +14,18 @@ from typing import Any
 _ROOT = str(Path(__file__).resolve().parents[2])
 # what the fresh interpreter runs: -P and its own path keep files of the user's from standing for the standard library's
 _CHILD = "import os, sys; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from qchunk.system.processes import child; child()"
+# in another interpreter: of what lies beside this package nothing is found there but the package itself
+_GUEST = """
+import os, sys
+from importlib import util
+root = sys.argv.pop(1)
+spec = util.spec_from_file_location("qchunk", os.path.join(root, "__init__.py"), submodule_search_locations=[root])
+sys.modules["qchunk"] = util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["qchunk"])
+sys.path.append(os.getcwd())
+from qchunk.system.processes import child
+child()
+"""
 
 
 def cores() -> int:
@@ -27,17 +39,23 @@ def hush_mujoco() -> None:
         mujoco.set_mju_user_warning(lambda text: print(f"MuJoCo: {text}", file=sys.stderr))
 
 
-def start(module: str, *args: str, **more: Any) -> subprocess.Popen:
+def start(module: str, *args: str, python: str = "", **more: Any) -> subprocess.Popen:
     """``python -m module args``: as multiprocessing's spawn, but the user's script is not run again.
 
     It finds the modules that this process finds, those of this folder last (a ``random.py`` there is not Python's own),
     computes on one thread, and ends with this process.
 
     Args:
+        python: another interpreter, which finds its own modules, those of PYTHONPATH and of this folder, and this package.
         more: of subprocess.Popen.
     """
-    command = [sys.executable, "-P", "-c", _CHILD, os.pathsep.join(search_path()), str(os.getpid()), module, *args]
+    code, where = (_GUEST, str(Path(_ROOT) / "qchunk")) if python else (_CHILD, os.pathsep.join(search_path()))
+    command = [python or sys.executable, "-P", "-c", code, where, str(os.getpid()), module, *args]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if python and env.get("PYGLFW_LIBRARY", "").startswith(
+        sys.prefix + os.sep
+    ):  # this interpreter's own, see cli.name_glfw
+        del env["PYGLFW_LIBRARY"]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=env, **more)
 
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import site
 import sysconfig
 import traceback
 from pathlib import Path
 
 _OURS = str(Path(__file__).resolve().parents[1]) + os.sep
-_INSTALLED = tuple(
-    {os.path.realpath(p) + os.sep for n, p in sysconfig.get_paths().items() if n.endswith(("lib", "stdlib"))}
-)
+_LIBRARIES = [*(p for n, p in sysconfig.get_paths().items() if n.endswith(("lib", "stdlib"))), *site.getsitepackages()]
+_INSTALLED = tuple({place + os.sep for p in _LIBRARIES for place in (os.path.abspath(p), os.path.realpath(p))})
 
 
 def is_own(file: str) -> bool:
     """Whether a file is the user's: neither of this package, nor installed, nor Python's."""
-    whole = os.path.realpath(file)
-    return not file.startswith("<") and not whole.startswith((_OURS, *_INSTALLED)) and os.path.isfile(whole)
+    places = os.path.abspath(file), os.path.realpath(file)  # installers may link packages from a cache
+    return (
+        not file.startswith("<")
+        and not any(p.startswith((_OURS, *_INSTALLED)) for p in places)
+        and os.path.isfile(file)
+    )
 
 
 def own_frames(err: BaseException) -> list[traceback.FrameSummary]:

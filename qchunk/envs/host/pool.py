@@ -8,28 +8,27 @@ resumes.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from multiprocessing import Pipe, connection
+from multiprocessing import connection
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from qchunk import trees
-from qchunk.envs.host import worker
-from qchunk.system import processes, tracebacks
+from qchunk.envs.host import failures, link, worker
+from qchunk.envs.host.link import START_SECONDS, Worker
+from qchunk.system import processes
 from qchunk.system.errors import UserError
 from qchunk.types import PyTree
 
 STEP_SECONDS = 60.0  # a step that takes longer hangs
-START_SECONDS = 300.0  # so does starting or replaying episodes
 LEARNED_FROM = ("train", "collect")  # pools whose experience is kept
 TRIES = 3  # replacements of one worker for one request, before the run stops
 
@@ -69,40 +68,69 @@ class HostEnv:
         description: ``id``, ``kwargs`` of gymnasium.make, ``modules`` to import first, ``sparse`` (reward -1 unless 0),
             ``limit`` in steps.
         data_name: what a data set for it is called.
+        python: another interpreter that it is in: a worker there is asked what environment it is, and nothing is made here.
 
     Raises:
         UserError: gymnasium is missing or cannot make it, or its actions are no bounded box.
     """
 
-    def __init__(self, name: str, description: dict[str, Any], data_name: str | None = None):
-        self.name, self.data_name = name, data_name or name
+    def __init__(self, name: str, description: dict[str, Any], data_name: str | None = None, python: str = ""):
+        self.name, self.data_name, self.python = name, data_name or name, python
         self.description = {"kwargs": {}, "modules": [], "sparse": False, **description}
-        with contextlib.closing(self.instance()) as one, self.told("stepped"):
-            one.reset(0)
-            self.no_obs, self.action_size = one.like, len(one.half)  # zeros in the place of an observation
-            self.observation_size = trees.sizes(self.no_obs)
-            self.episode_length = one.limit
-            # whether it was ever heard to speak of success; pools listen on, for some only do where it is reached
-            self.has_success = bool(one.step(np.zeros(self.action_size))[-1] != worker.UNKNOWN)
+        found = self._described()
+        like = {leaf: np.zeros(size, kind) for leaf, (size, kind) in found["obs"].items()}
+        self.no_obs, self.action_size = (
+            trees.unnamed(like),
+            int(found["action"]),
+        )  # zeros in the place of an observation
+        self.observation_size = trees.sizes(self.no_obs)
+        self.episode_length = int(found["limit"])
+        # whether it was ever heard to speak of success; pools listen on, for some only do where it is reached
+        self.has_success, self.has_expert = bool(found["success"]), bool(found["expert"])
+        self.versions: dict[str, str] = found["versions"] if python else {}  # of the other interpreter
         self._pools: dict[str, Pool] = {}
+
+    def _described(self) -> dict[str, Any]:
+        if self.python:
+            return json.loads(link.asked(self.name, self.description, self.python, b"D", np.zeros((0, 0))))
+        with self._told():
+            return worker.described(self.description)
 
     def instance(self) -> worker.One:
         """The environment in this process."""
-        with self.told(), contextlib.redirect_stdout(io.StringIO()):
+        with self._told(), failures.at("made"), contextlib.redirect_stdout(io.StringIO()):
             return worker.One(self.description)
 
     @contextlib.contextmanager
-    def told(self, what: str = "made") -> Iterator[None]:
-        """Whatever the environment raises inside, as a UserError of one line: it cannot be made, stepped or drawn."""
+    def _told(self) -> Iterator[None]:
+        """Whatever the environment raises inside, as a UserError of one line."""
         try:
             yield
-        except UserError:
-            raise
-        except Exception as e:  # whatever a user's environment raises
-            if isinstance(e, ImportError) and e.name in ("gymnasium", "ogbench"):
-                raise UserError(f"{self.name} needs {e.name}, which is missing", "pip install 'qchunk[ogbench]'") from e
-            problem = f"{self.name} cannot be {what}: {tracebacks.blamed(e) or tracebacks.told(e)}"
-            raise UserError(problem, _fix(e, what)) from e
+        except failures.Failed as e:
+            raise failures.error(failures.of(e), self.name) from e
+
+    def drawn(self, kwargs: dict[str, Any], seed: int, actions: np.ndarray, shown: np.ndarray) -> np.ndarray:
+        """Pictures [n, height, width, 3] uint8 of an episode played again, drawn by a worker process.
+
+        Args:
+            kwargs: of gymnasium.make, besides its own.
+            seed: of its start.
+            actions: [L, A] that it is played by.
+            shown: [L + 1] whether each moment, the start first, is drawn; the start is.
+
+        Raises:
+            UserError: it cannot be drawn.
+        """
+        m = np.zeros((1 + len(actions), 1 + self.action_size))
+        m[:, 0], m[0, 1], m[1:, 1:] = shown, seed, actions
+        described = {**self.description, "kwargs": {**self.description["kwargs"], **kwargs}}
+        answer = link.asked(self.name, described, self.python, b"V", m)
+        frames = np.frombuffer(answer, np.uint8, offset=32).reshape(np.frombuffer(answer, np.int64, 4))
+        if not len(frames):
+            raise UserError(
+                f"{self.name} draws no pictures", "render an environment that has the render mode rgb_array"
+            )
+        return frames
 
     def nothing(self, envs: int) -> HostState:
         """The state of ``envs`` slots before their first episode."""
@@ -126,62 +154,16 @@ class HostEnv:
 
     def limited(self, limit: int) -> HostEnv:
         """The same environment with episodes of at most ``limit`` steps."""
-        return HostEnv(self.name, {**self.description, "limit": limit}, self.data_name)
+        other = copy.copy(self)
+        other.description = {**self.description, "limit": limit}
+        other.episode_length, other._pools = min(limit, self.episode_length), {}
+        return other
 
     def close(self) -> None:
         """Ends every process."""
         for pool in self._pools.values():
             pool.close()
         self._pools.clear()
-
-
-def _fix(err: Exception, what: str) -> str:
-    """What to do about an environment that raised ``err`` while it was made or drawn."""
-    if tracebacks.own_frames(err):
-        return "fix it there"
-    if what != "made":
-        fixes = {"drawn": "install what it draws with", "stepped": "let reset and step return what gymnasium.Env says"}
-        return fixes[what]
-    if isinstance(err, ImportError):
-        return f"install {err.name or 'what it needs'}, or give the module that registers it"
-    if type(err).__module__.startswith("gymnasium") or isinstance(err, ValueError):
-        return "give the id of a gymnasium environment with continuous actions"
-    return "see whether gymnasium alone can make and step it"
-
-
-class Worker:
-    """One process and the pipe to it."""
-
-    def __init__(self, name: str, description: dict[str, Any]):
-        self.name = name
-        self.pipe, theirs = Pipe()
-        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the process
-        args = (str(theirs.fileno()), json.dumps(description))
-        self.process = processes.start("qchunk.envs.host.worker", *args, pass_fds=[theirs.fileno()], stderr=self.errors)
-        theirs.close()
-
-    def send(self, op: bytes, m: np.ndarray) -> None:
-        """Asks; a dead worker is found out when its answer is waited for."""
-        m = np.ascontiguousarray(m, np.float64)
-        head = op.ljust(8) + np.asarray(m.shape, np.int64).tobytes()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.pipe.send_bytes(head + m.tobytes())
-
-    def last_words(self) -> str:
-        """The last line that the process wrote to stderr."""
-        self.errors.seek(0)
-        lines = self.errors.read().decode(errors="replace").strip().splitlines()
-        return f" ({lines[-1].strip()})" if lines else ""
-
-    def end(self) -> None:
-        """Kills the process, if it is not gone."""
-        self.pipe.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(0.2)
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self.errors.close()
 
 
 class Pool:
@@ -212,7 +194,7 @@ class Pool:
         self.workers = [self._start(w) for w in range(min(envs, workers or processes.cores()))]
 
     def _start(self, w: int) -> Worker:
-        return Worker(f"worker {w} of {self.env.name}", self.env.description)
+        return Worker(f"worker {w} of {self.env.name}", self.env.description, self.env.python)
 
     def nothing(self) -> HostState:
         """The state before the first episode: every slot has ended."""
@@ -248,6 +230,13 @@ class Pool:
         state = self._written(state._replace(steps=steps), slots, rows)
         return state._replace(reward=np.where(lost & which, np.float32(np.nan), state.reward))
 
+    def expert(self, state: HostState) -> np.ndarray:
+        """What the environment's own expert would do in each open episode: actions [E, A] in [-1, 1], zeros elsewhere."""
+        actions, slots = np.zeros((self.envs, self.env.action_size), np.float32), np.flatnonzero(state.done == 0)
+        if len(slots):
+            actions[slots] = self._ask(b"E", slots[:, None], state, self.env.action_size)
+        return actions
+
     def restore(self, state: HostState) -> None:
         """Brings the simulators to ``state`` by replaying its open episodes.
 
@@ -270,12 +259,12 @@ class Pool:
         m = np.zeros((1 + len(taken), 1 + self.env.action_size))
         m[0, :2], m[1:, 1:] = (slot, state.seed[slot]), taken
         w.send(b"P", m)
-        return self._answers([w], START_SECONDS, self._fail)[w][0]
+        return self._answers([w], START_SECONDS, self._fail)[w]
 
-    def _ask(self, op: bytes, m: np.ndarray, state: HostState) -> np.ndarray:
-        """The answers [n, O + 4] to the rows of ``m``, whose first column is the slot."""
+    def _ask(self, op: bytes, m: np.ndarray, state: HostState, width: int | None = None) -> np.ndarray:
+        """The answers [n, O + 4], or [n, width], to the rows of ``m``, whose first column is the slot."""
         owner = m[:, 0].astype(int) % len(self.workers)
-        rows = np.empty((len(m), self.width))
+        rows = np.empty((len(m), width or self.width))
         waiting = {self.workers[w]: owner == w for w in np.unique(owner)}
         for w, mine in waiting.items():
             w.send(op, m[mine])
@@ -289,7 +278,7 @@ class Pool:
         seconds = self.seconds if op == b"S" else START_SECONDS
         with self._whole():
             for w, answer in self._answers(list(waiting), seconds, again).items():
-                rows[waiting[w]] = answer
+                rows[waiting[w]] = answer.reshape(-1, rows.shape[1])
         return rows
 
     @contextlib.contextmanager
@@ -304,7 +293,7 @@ class Pool:
     def _answers(
         self, waiting: list[Worker], seconds: float, failed: Callable[[Worker, str], Worker]
     ) -> dict[Worker, np.ndarray]:
-        """One answer of each worker; ``failed`` gives the replacement, which has been asked again, of a lost one."""
+        """One answer of each worker, flat; ``failed`` gives the replacement, which has been asked again, of a lost one."""
         found: dict[Worker, np.ndarray] = {}
         tries: Counter[str] = Counter()
         until = time.monotonic() + seconds
@@ -329,8 +318,9 @@ class Pool:
     def _read(self, w: Worker) -> np.ndarray:
         answer = w.pipe.recv_bytes()
         if answer[:1] == b"-":
-            raise UserError(f"{w.name}: the environment raised {answer[1:].decode()}", "fix the environment")
-        return np.frombuffer(answer[1:], np.float64).reshape(-1, self.width)
+            told = json.loads(answer[1:])["told"]
+            raise UserError(f"{w.name}: the environment raised {told}", "fix the environment")
+        return np.frombuffer(answer[1:], np.float64)
 
     def _fail(self, w: Worker, why: str) -> Worker:
         self.close()

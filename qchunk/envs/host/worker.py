@@ -1,25 +1,31 @@
 """A process that steps host environments for ``host.Pool``: ``python -m qchunk.envs.host.worker FD DESCRIPTION``.
 
-A fresh interpreter without jax. Messages are an operation byte and a float64 matrix; nothing is pickled. A reply is ``b"+"``
-and one row ``[obs (O), reward, terminal, truncation, success]`` per slot asked for, or ``b"-"`` and a text: the
-environment itself raised. The leaves of a dictionary of observations follow one another in a row (``trees.named``); float64
-holds every one of theirs exactly.
+A fresh interpreter without jax; it may be another one, which has numpy and the simulator only. Messages are an operation byte
+and a float64 matrix; nothing is pickled. A reply is ``b"+"`` and, to the first three, one row ``[obs (O), reward, terminal,
+truncation, success]`` per slot asked for, or ``b"-"`` and JSON (``failures.of``): the environment itself raised. The leaves of a
+dictionary of observations follow one another in a row (``trees.named``); float64 holds every one of theirs exactly.
 
-==  ========================================  ==========================================
-op  matrix                                    does
-==  ========================================  ==========================================
-R   [n, 2] slot, seed                         starts episodes
-S   [n, 1 + A] slot, action in [-1, 1]        steps
-P   [n, 1 + A]; the first row is slot, seed   starts an episode and plays n - 1 actions
-==  ========================================  ==========================================
+==  ============================================  ==================================================
+op  matrix                                        does
+==  ============================================  ==================================================
+R   [n, 2] slot, seed                             starts episodes
+S   [n, 1 + A] slot, action in [-1, 1]            steps
+P   [n, 1 + A]; the first row is slot, seed       starts an episode and plays n - 1 actions
+E   [n, 1] slot                                   says what the environment's expert would do, [n, A]
+D   [0, 0]                                        says what environment it is, as JSON (``described``)
+V   [n, 1 + A]; the first row's second is a seed  draws an episode; a row's first: whether it is drawn
+==  ============================================  ==================================================
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.metadata
+import io
 import json
 import os
+import platform
 import signal
 import sys
 import warnings
@@ -30,13 +36,17 @@ from typing import Any
 import numpy as np
 
 from qchunk import trees
-from qchunk.system import processes, tracebacks
+from qchunk.envs.host import failures
+from qchunk.system import processes
+from qchunk.system.errors import unknown
 from qchunk.system.stopping import SIGNALS
 
 DEFAULT_LIMIT = 1000  # steps of an episode, where the environment is registered without a limit
 EXTRA = 4  # reward, terminal, truncation, success
 SUCCESS = ("success", "is_success")  # the keys of ``info`` that speak of success, the first one first
 UNKNOWN = -1.0  # a step that does not
+REGISTER = ("gymnasium_robotics",)  # packages whose environments are known by their ids alone, where they are installed
+PACKAGES = ("numpy", "gymnasium", "mujoco", "metaworld", "robosuite", "gymnasium-robotics")  # whose versions matter
 
 
 @contextlib.contextmanager
@@ -69,6 +79,7 @@ class One:
 
     Raises:
         ValueError: its actions are no bounded box, or its observations cannot be flattened.
+        UserError: no such id is registered; the nearest ones are offered.
     """
 
     def __init__(self, description: dict[str, Any]):
@@ -77,6 +88,7 @@ class One:
         for module in description["modules"]:
             importlib.import_module(module)
         with hushed():
+            check_id(description["id"])
             self.env = gymnasium.make(description["id"], disable_env_checker=True, **description["kwargs"])
             box, space = self.env.action_space, self.env.observation_space
         processes.hush_mujoco()
@@ -117,6 +129,12 @@ class One:
             reward = -1.0 if one_number(reward, "reward") != 0 else 0.0
         return self._row(obs, reward, terminal, truncation or self.steps >= self.limit, info)
 
+    def expert(self) -> np.ndarray:
+        """The action [A] in [-1, 1] that the environment's own expert (its method ``expert``) takes now."""
+        own = np.asarray(self.env.unwrapped.expert(), np.float64).ravel()
+        half = np.where(self.half > 0, self.half, 1.0)  # an action without a range is its centre
+        return np.clip((own - self.centre) / half, -1.0, 1.0)
+
     def _row(self, obs: Any, reward: Any, terminal: Any, truncation: Any, info: dict) -> np.ndarray:
         parts = trees.named(obs) if self._is_tree else {"obs": obs}
         parts = {name: self._flat(space, parts[name]) for name, space in self._spaces.items()}
@@ -151,20 +169,98 @@ def _success(info: dict) -> float:
     return UNKNOWN
 
 
+def check_id(name: str) -> None:
+    """Refuses an id that no package here registers. ``module:ID`` is left to gymnasium, which imports the module.
+
+    Raises:
+        UserError: offers the nearest ids.
+    """
+    import gymnasium
+
+    if ":" in name:
+        return
+    for module in REGISTER:
+        if name not in gymnasium.registry:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(module)
+    if name not in gymnasium.registry:
+        raise unknown("environment", f"gymnasium/{name}", [f"gymnasium/{k}" for k in gymnasium.registry])
+
+
 def started(one: One, seed: int) -> np.ndarray:
     """Starts an episode; environments that draw from numpy's global generator are seeded too, in this process only."""
     np.random.seed(seed)
     return one.reset(seed)
 
 
-def answer(slots: dict[int, One], op: bytes, m: np.ndarray, description: dict) -> np.ndarray:
-    """The rows that a message asks for. Environments are made when first needed."""
+def described(description: dict[str, Any]) -> dict[str, Any]:
+    """What environment it is, as JSON holds it.
+
+    ``obs``: size and type of every leaf; ``action``: A; ``limit`` in steps; ``success`` and ``expert``: whether a step was heard to
+    speak of success, and whether it has an expert of its own; ``versions`` of Python and of the packages that decide what it does.
+
+    Raises:
+        Failed: it cannot be made, or stepped.
+    """
+    with failures.at("made"), contextlib.redirect_stdout(io.StringIO()):
+        one = One(description)
+    with contextlib.closing(one), failures.at("stepped"):
+        one.reset(0)
+        success = one.step(np.zeros(len(one.half)))[-1] != UNKNOWN
+        leaves = {name: (leaf.size, str(leaf.dtype)) for name, leaf in trees.named(one.like).items()}
+        found = {"obs": leaves, "action": len(one.half), "limit": one.limit, "success": bool(success)}
+        return {**found, "expert": callable(getattr(one.env.unwrapped, "expert", None)), "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """Of Python, and of those ``PACKAGES`` that are here."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def drawn(description: dict[str, Any], m: np.ndarray) -> np.ndarray:
+    """Pictures [n, height, width, 3] uint8 of the moments of an episode that are to be drawn; [0, 0, 0, 0] where it draws none.
+
+    Args:
+        m: see the table above.
+
+    Raises:
+        Failed: it cannot be made, or drawn.
+    """
+    with failures.at("made"):
+        one = One(description)
+    with contextlib.closing(one), failures.at("drawn"):
+        started(one, int(m[0, 1]))
+        frames = [one.env.render()] if m[0, 0] else []
+        for row in m[1:]:
+            one.step(row[1:])
+            frames += [one.env.render()] if row[0] else []
+        return np.asarray(frames, np.uint8) if np.ndim(frames[0]) == 3 else np.zeros((0, 0, 0, 0), np.uint8)
+
+
+def answer(slots: dict[int, One], op: bytes, m: np.ndarray, description: dict) -> bytes:
+    """What a message asks for. Environments are made when first needed."""
+    if op == b"D":
+        return json.dumps(described(description)).encode()
+    if op == b"V":
+        pictures = drawn(description, m)
+        return np.asarray(pictures.shape, np.int64).tobytes() + pictures.tobytes()
+    return np.ascontiguousarray(rows_of(slots, op, m, description)).tobytes()
+
+
+def rows_of(slots: dict[int, One], op: bytes, m: np.ndarray, description: dict) -> np.ndarray:
+    """The rows of the operations on slots."""
     for slot in {int(s) for s in (m[:1] if op == b"P" else m)[:, 0]} - slots.keys():
         slots[slot] = One(description)
     if op == b"R":
         return np.stack([started(slots[int(slot)], int(seed)) for slot, seed in m])
     if op == b"S":
         return np.stack([slots[int(x[0])].step(x[1:]) for x in m])
+    if op == b"E":
+        return np.stack([slots[int(x[0])].expert() for x in m])
     one = slots[int(m[0, 0])]
     row = started(one, int(m[0, 1]))
     for action in m[1:, 1:]:
@@ -181,12 +277,10 @@ def serve(pipe: Connection, description: dict[str, Any]) -> None:
             op, shape = message[:1], np.frombuffer(message, np.int64, 2, offset=8)
             m = np.frombuffer(message, np.float64, offset=24).reshape(shape)
             try:
-                rows = answer(slots, op, m, description)
+                reply = b"+" + answer(slots, op, m, description)
             except Exception as e:  # the environment's own error: told, and the parent decides
-                at = "".join(f", at {tracebacks.place(f)}" for f in tracebacks.own_frames(e)[-1:])
-                pipe.send_bytes(b"-" + f"{tracebacks.told(e)}{at}".encode(errors="backslashreplace"))
-            else:
-                pipe.send_bytes(b"+" + np.ascontiguousarray(rows).tobytes())
+                reply = b"-" + json.dumps(failures.of(e)).encode()
+            pipe.send_bytes(reply)
 
 
 def main() -> None:
