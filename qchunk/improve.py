@@ -97,6 +97,15 @@ def best_plan(policy: Policy, rated: Callable, n: int, slice_rows: int = 0, temp
         values = jax.vmap(lambda p: rated(vars, obs, p, old), in_axes=axis, out_axes=axis)(plans)  # [*B, N]
         return picked(plans, chosen(values, gumbel, temperature))
 
+    return policy._replace(draw=drawing_many(policy, n, temperature), plan=in_slices(choose, n, slice_rows))
+
+
+def in_slices(choose: Callable, n: int, slice_rows: int = 0) -> Callable:
+    """``choose(vars, noise, obs, old)`` by so many rows of the batch at a time that ``slice_rows`` candidates are looked at (0 chooses by backend).
+
+    Memory is bounded, and caches hold.
+    """
+
     def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
         rows = slice_rows or (CPU_ROWS if jax.default_backend() == "cpu" else DEVICE_ROWS)
         batch = jax.tree.leaves(obs)[0].shape[0] if lead(obs) else 1
@@ -106,7 +115,7 @@ def best_plan(policy: Policy, rated: Callable, n: int, slice_rows: int = 0, temp
         args = (noise, obs) if old is None else (noise, obs, old)
         return jax.lax.map(lambda a: choose(vars, a[0], a[1], *(a[2:] or (None,))), args, batch_size=size)
 
-    return policy._replace(draw=drawing_many(policy, n, temperature), plan=plan)
+    return plan
 
 
 def drawing_many(policy: Policy, n: int, temperature: float | None) -> PolicyDrawFn:
@@ -137,10 +146,13 @@ def best_start(policy: Policy, score: ValueFn, n: int, temperature: float | None
         temperature: beta >= 0: keeps noise i with probability softmax(score / beta)_i instead.
     """
 
-    def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
+    def choose(vars: Vars, noise, obs, old: Old | None) -> Array:
         starts, gumbel = noise if temperature is not None else (noise, 0.0)
         worth = score(vars, jax.tree.map(lambda o: o[..., None, :], obs), starts)  # [*B, N]
-        return policy.plan(vars, picked(starts, chosen(worth, gumbel, temperature)), obs, old)
+        return picked(starts, chosen(worth, gumbel, temperature))
+
+    def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
+        return policy.plan(vars, in_slices(choose, n)(vars, noise, obs, old), obs, old)
 
     return policy._replace(draw=drawing_many(policy, n, temperature), plan=plan)
 
