@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from _suite import OPTIM, SMALL, opened, small_qc
+from _suite import OPTIM, SMALL, opened, publish, small_qc
 from matplotlib import pyplot as plt
 
 from qchunk.actor_configs import FlowConfig
@@ -23,6 +23,8 @@ from qchunk.critics.prefix import PrefixConfig
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap
 from qchunk.play.on_device import rollout
+from qchunk.reporting import executions, records
+from qchunk.reporting.stats import interval, paired_difference
 from qchunk.runs.opened import vars_of
 from qchunk.types import PLAN_STEP
 
@@ -114,4 +116,55 @@ def pictures(root: Path, runs: list[Run]) -> None:
     plt.close(figure)
 
 
-SUITE = Suite(suite, execute=schemes, after=pictures)
+def at_equal_looks(root: Path, runs: list[Run]) -> None:
+    """Is a boundary that a policy sets itself better than the best fixed one? Returns against those of fixed lengths at as many looks.
+
+    Between two fixed lengths returns are interpolated over the logarithm of looks, seed by seed; beyond the longest and the shortest their ends count.
+    """
+    shown, rows = [r for r in runs if not r.label.startswith("delays")], []
+    if not shown:
+        return
+    columns = -(-len(shown) // 2)
+    figure, axes = plt.subplots(2, columns, figsize=(3.4 * columns, 6.4), squeeze=False, layout="constrained", dpi=110)
+    for ax, run in zip(axes.flat, shown, strict=False):
+        played = {name: x["figures"] for name, x in executions.read(folder_of(run, root)).items() if not x["why"]}
+        of = lambda name, figure, played=played: np.asarray(played[name][figure], float)  # noqa: E731
+        fixed = sorted((n for n in FIXED if n in played), key=lambda n: of(n, "looks").mean())
+        log_looks, returns = (np.stack([of(n, f) for n in fixed]) for f in ("looks", "return"))
+        ax.plot(log_looks.mean(axis=1), returns.mean(axis=1), "o-", color="0.4", label="fixed")
+        for i, name in enumerate(n for n in played if n not in FIXED):
+            looks, value = of(name, "looks"), of(name, "return")
+            seeds = zip(np.log(looks), np.log(log_looks).T, returns.T, strict=True)
+            rival = np.array([np.interp(at, x, y) for at, x, y in seeds])
+            ax.plot(looks.mean(), value.mean(), "x+*sdv^<>p"[i % 10], color=f"C{i % 10}", label=name)
+            rows.append(
+                {
+                    "environment": run.env,
+                    "method": run.label,
+                    "scheme": name,
+                    "looks per episode": f"{looks.mean():.1f}",
+                    "return": " ".join(records.show(interval(value), "return")),
+                    "less fixed lengths at equal looks": " ".join(
+                        records.show(paired_difference(value, rival), "return")
+                    ),
+                }
+            )
+        ax.set(
+            title=f"{run.label} on {run.env.split('/')[1]}", xscale="log", xlabel="looks per episode", ylabel="return"
+        )
+        ax.set_xticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
+        ax.minorticks_off()
+        if run is shown[-1] or ax is axes[0, -1]:
+            ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    for ax in list(axes.flat)[len(shown) :]:
+        ax.axis("off")
+    publish(root, "equal_looks", rows, figure)
+
+
+def look(root: Path, runs: list[Run]) -> None:
+    """Both, of what was trained."""
+    pictures(root, runs)
+    at_equal_looks(root, runs)
+
+
+SUITE = Suite(suite, execute=schemes, after=look)
