@@ -64,7 +64,7 @@ def four_arms(env: str, data: Data, settings: OnlineSettings) -> list[Run]:
 def opened(folder: Path) -> tuple[Opened, Learner]:
     """A finished run."""
     p = rebuild(run_folder.read_config(folder)["config"], folder)
-    return p, learner_of(folder, p, None)[0]
+    return p, learner_of(folder, p)[0]
 
 
 def decision(p: Opened, learner: Learner) -> dict[str, float]:

@@ -49,7 +49,7 @@ def of_n(c: Any, n: int) -> Any:
 
 def of_steps(c: Any, k: int) -> Any:
     """The same with a flow of k steps."""
-    return dataclasses.replace(c, given=dataclasses.replace(FLOW, steps=k))
+    return dataclasses.replace(c, given=dataclasses.replace(c.given, steps=k))
 
 
 class Way(NamedTuple):
@@ -135,7 +135,12 @@ def look(root: Path, todo: list[Run]) -> None:
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("success, % (small: each seed)")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), ncols=len(WAYS), fontsize=8, loc="outside lower center")
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(),
+        ncols=min(len(WAYS), 2 * len(envs)),
+        fontsize=8,
+        loc="outside lower center",
+    )
     publish(root, "equal_evaluations", rows, figure)
 
 

@@ -47,7 +47,7 @@ _HOMES = {
     "qchunk.drivers": ("agent", "train"),
     "qchunk.drivers.online": ("OnlineSettings",),
     "qchunk.drivers.on_policy": ("OnPolicySettings",),
-    "qchunk.runs.opened": ("load",),
+    "qchunk.deploy.policy": ("load",),
 }
 _HOME = {name: module for module, found in _HOMES.items() for name in found}
 __all__ = sorted(_HOME)

@@ -22,6 +22,11 @@ COMMANDS = {
         "scripted or learned behaviour -> data set with episode ends",
         "qchunk.commands.collect:collect",
     ),
+    "data": (
+        "info|check|convert FILE",
+        "a data set of ours or of others: its figures, its defects, in our format",
+        "qchunk.commands.datasets:data",
+    ),
     "train": (
         "ALGO --env ENV --data DATA",
         "train; --resume RUN goes on exactly where it was",
@@ -48,6 +53,16 @@ COMMANDS = {
         "setup NAME",
         "a simulator in an interpreter of its own: metaworld, robosuite, kitchen",
         "qchunk.commands.environment:env",
+    ),
+    "export": (
+        "RUN --out FILE.zip",
+        "the policy as one file that needs jax and numpy, not qchunk",
+        "qchunk.commands.export:export",
+    ),
+    "serve": (
+        "RUN|FILE.zip --port 8000",
+        "the policy for robots over websockets, as openpi's clients speak",
+        "qchunk.commands.serve:serve",
     ),
     "bench": (
         "[NAME...] [--check]",

@@ -150,6 +150,7 @@ ENVS = {
     },
     **{f"probe/{name}": f"a probe: {what}" for name, what in PROBES.items()},
     "FILE.py:FUNCTION": "your own: a function that returns a brax Env (docs/tutorials/4-environment.md)",
+    "none": "no simulator: a robot's own --data, of which the last episodes are held out and judge (docs/data.md)",
     "gymnasium/ID": "any registered gymnasium environment with continuous actions, such as gymnasium/Pendulum-v1; with arguments: "
     "gymnasium/HalfCheetah-v5?ctrl_cost_weight=0.5",
 }
@@ -163,7 +164,7 @@ def check_env(name: str, scene_too: bool = False) -> str:
         UserError: for an unknown environment, backend or task; offers the nearest ones.
     """
     scenes = [*(f"tabletop/{s}" for s in TABLETOP), *OGBENCH_DATA] if scene_too else []
-    if loading.is_own(name):
+    if loading.is_own(name) or name.startswith("none/"):  # whose sizes follow
         return name
     base, _, backend = name.partition("@")
     if base.startswith("gymnasium/") and base != "gymnasium/ID":

@@ -201,9 +201,18 @@ OPTIMISERS = {  # a target takes the learning rate, or its schedule, and returns
     "sgd": Entry("optax:sgd", "stochastic gradient descent; sgd:momentum=0.9"),
 }
 READERS = {  # of data sets; a target is a formats.Reader, and the first that claims a file reads it
+    "minari": Entry("qchunk.data.minari_files:READER", "Minari's folder, as HDF5, Arrow or Parquet"),
+    "lerobot": Entry(
+        "qchunk.data.lerobot_files:READER", "LeRobot's folder, versions 2 and 3: numbers and vectors, no images"
+    ),
+    "robomimic": Entry("qchunk.data.robomimic_files:READER", "robomimic's HDF5 of demonstrations"),
+    "d4rl": Entry("qchunk.data.d4rl_files:READER", "D4RL's HDF5, and other HDF5 of plain arrays by --names"),
+    "npz": Entry("qchunk.data.own_npz:READER", "an npz of your own, by usual names of arrays or by --names"),
     "ogbench": Entry("qchunk.data.ogbench_files:READER", "OGBench's npz: one file, or a folder of its shards"),
-    "qchunk": Entry("qchunk.data.formats:READER", "the npz of qchunk collect"),
+    "qchunk": Entry("qchunk.data.formats:READER", "the npz of qchunk collect and qchunk data convert"),
 }
+FLAT_READERS = ("lerobot", "d4rl", "npz")  # of plain arrays, which the user may name
+FOREIGN_READERS = ("minari", "robomimic", *FLAT_READERS)  # of other packages' files, some of which name no environment
 TERMS = {  # of an objective; a target takes a Moment
     "task": Entry("qchunk.envs.objective:task", "the environment's own reward"),
     "energy": Entry("qchunk.envs.objective:energy", "minus the squared action"),
@@ -288,6 +297,7 @@ SUITES = {  # files of experiments/
     "guidance": Entry("guidance.py", "a frozen prior, guided, re-ranked and best of N on tabletop"),
     "guidance-tuning": Entry("guidance_tuning.py", "the tuning runs behind the weights of guidance"),
     "dppo": Entry("dppo.py", "DPPO and PPO from priors on tabletop and halfcheetah"),
+    "policy-gradients": Entry("policy_gradients.py", "dppo, reinflow, fpo, ppo and ogpo from one prior each"),
     "ppo-scratch": Entry(
         "ppo_scratch.py", "PPO from scratch against stated thresholds on inverted_pendulum and reacher"
     ),

@@ -23,6 +23,7 @@ from qchunk.system.errors import UserError
 
 BENCHMARKS = {
     "compile",
+    "deployed",
     "environments",
     "host",
     "latency",

@@ -244,7 +244,7 @@ def test_nothing_there(tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         checkpoint.restore(tmp_path / "none", tree())
     put(tmp_path, 1)
-    with pytest.raises(UserError, match="no checkpoint of step 5.*--step with one of 1"):
+    with pytest.raises(UserError, match="no checkpoint of step 5.*Take one of 1"):
         checkpoint.about(tmp_path, 5)
 
 

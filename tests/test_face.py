@@ -101,7 +101,7 @@ def test_mistakes_from_python_are_told_in_one_line(env, data):
     for call, line in [
         (lambda: qchunk.load(None), "the run's folder is None. give its path"),
         (lambda: qchunk.load("runs/qc", seed=1.5), "seed is 1.5. give a whole number"),
-        (lambda: qchunk.load("runs/qc", step="newest"), "step is 'newest'. give a whole number"),
+        (lambda: qchunk.load("runs/qc", checkpoint="oldest"), "runs/qc is not a run"),
         (lambda: qchunk.make(3), "the environment is 3. give its name"),
         (lambda: qchunk.make("probe/two-step", history=1.0), "history is 1.0"),
         (lambda: qchunk.for_env(7, env, "probe/two-step"), "the data set is 7. give its path"),

@@ -37,8 +37,8 @@ class EvalFlags:
     """Steps between the observation that a plan is made from and its first action that is played; by default the run's."""
     seed: NonNegativeInt = 1000
     """Seed of the start states; training evaluates on others."""
-    step: int | None = None
-    """The checkpoint; by default the newest."""
+    checkpoint: str = "newest"
+    """newest, best (by the evaluation made with it) or a step."""
     json: bool = False
     """Print the figures as JSON to stdout."""
     quiet: bool = False
@@ -53,7 +53,7 @@ def evaluate(argv: list[str]) -> None:
     p = rebuild(run_folder.read_config(Path(folder))["config"], Path(folder)).played(f.execute, f.delay)
     shown = dataclasses.replace(p.settings, episodes=f.episodes)
     evaluation.check(p.program, f.episodes)
-    learner, step = learner_of(Path(folder), p, f.step)
+    learner, step = learner_of(Path(folder), p, f.checkpoint)
     learner, given = seeds.spread(shown.seeds, (learner, p.inputs.given))  # once, and not at every decision on a host
     with closed(p.program):
         values = measure(p.program, p.inputs._replace(given=given), shown, learner, seed=f.seed)
@@ -67,7 +67,7 @@ def by_schemes(folder: Path, names: Sequence[str], episodes: int) -> None:
     A scheme that the run cannot be played by, or that fails, is kept with the reason and costs no other.
     """
     p = rebuild(run_folder.read_config(folder)["config"], folder)
-    learner, step = learner_of(folder, p, None)
+    learner, step = learner_of(folder, p)
     found: dict[str, dict] = {}
     for name in names:
         one = executions.known(folder, name, step, episodes)

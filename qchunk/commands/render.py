@@ -32,8 +32,8 @@ class RenderFlags:
     """File to write (.gif); by default RUN/episode.gif, which reports show."""
     seed: NonNegativeInt = 1000
     """Seed of the start state and of the noise."""
-    step: int | None = None
-    """The checkpoint; by default the newest."""
+    checkpoint: str = "newest"
+    """newest, best (by the evaluation made with it) or a step."""
 
 
 def render(argv: list[str]) -> None:
@@ -44,18 +44,18 @@ def render(argv: list[str]) -> None:
         raise UserError(f"{f.out} is no gif", "give --out a name that ends in .gif")
     if f.out:
         check_new(f.out)
-    if not f.out and (f.seed, f.step) != (RenderFlags.seed, RenderFlags.step):
-        raise UserError("reports show the episode of the default --seed and --step", "give --out for another")
+    if not f.out and (f.seed, f.checkpoint) != (RenderFlags.seed, RenderFlags.checkpoint):
+        raise UserError("reports show the episode of the default --seed and --checkpoint", "give --out for another")
     seeds.check(f.seed)
     out = f.out or Path(folder) / page.EPISODE
-    frames = draw(Path(folder), out, f.seed, f.step)
+    frames = draw(Path(folder), out, f.seed, f.checkpoint)
     print(f"{frames} frames -> {out}")
 
 
-def draw(folder: Path, out: Path, seed: int = 1000, step: int | None = None) -> int:
+def draw(folder: Path, out: Path, seed: int = 1000, wanted: str = "newest") -> int:
     """Draws an episode of a run's first seed; returns the number of frames. RUN/episode.gif gets its last frame as a png."""
     p = rebuild(run_folder.read_config(folder)["config"], folder)
-    learner, _ = learner_of(folder, p, step)
+    learner, _ = learner_of(folder, p, wanted)
     key = jax.random.key(seed)
     if p.program.on_host:
         frames = film.host_pictures(p.program, *first_seed(p, learner, key))
@@ -71,7 +71,7 @@ def measure(folder: Path) -> None:
     """Writes RUN/cost.json."""
     kept = run_folder.read_config(folder)["config"]
     p = rebuild(kept, folder)
-    learner = learner_of(folder, p, None)[0]
+    learner = learner_of(folder, p)[0]
     found = cost.of_policy(p.algorithm.act, vars_of(p, learner), obs_spec(p.program.env))
     found["multiplications"] *= looks_per_step(p, learner)
     learns = "used" if uses_rewards(bool(kept["data"]), p.config) else "not used"

@@ -216,7 +216,7 @@ def check(suite: Sequence[Run], root: Path) -> None:
         if isinstance(run.data, Path) and found.get("data"):
             if run.data not in prints:
                 env = envs.make(run.env, run.config.chunk.history)
-                prints[run.data] = formats.read(run.data, env, getattr(env, "data_name", run.env))[1]["fingerprint"]
+                prints[run.data] = formats.read(run.data, env)[1]["fingerprint"]
             if prints[run.data] != found["data"]["fingerprint"]:
                 raise UserError(f"{run.data} has changed since {folder} was made", f"put it back; otherwise {fix}")
 

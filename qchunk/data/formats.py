@@ -20,15 +20,15 @@ import jax
 import numpy as np
 
 from qchunk import names, registry, trees
-from qchunk.data import npz
+from qchunk.data import adapting, npz
+from qchunk.data.adapting import Reading
 from qchunk.data.chunks import Dataset, dataset, with_history
+from qchunk.data.faults import ARRAYS, arrays_of, faults, misshapen, usable
 from qchunk.system import files, loading
 from qchunk.system.errors import UserError
-from qchunk.types import EDGE, PLAN_STEP, PyTree, Steps
+from qchunk.types import EDGE, PyTree, Steps
 
 FORMAT, VERSION = "qchunk-data", 1
-UNUSABLE = "NaN or infinite values, or numbers beyond 32 bits"
-ARRAYS = ("obs", "action", "reward", "terminal", "end")
 
 
 class Rows(NamedTuple):
@@ -40,12 +40,6 @@ class Rows(NamedTuple):
     terminal: np.ndarray  # [R] bool
     end: np.ndarray  # [R] bool
     extras: dict = {}  # noqa: RUF012  (never written to)  [R, ...] each; see types.Steps
-
-
-def arrays_of(rows: Rows) -> dict[str, np.ndarray]:
-    """The rows as the arrays of a file."""
-    plain = {name: getattr(rows, name) for name in ARRAYS[1:]}
-    return {**trees.named(rows.obs), **plain, **(trees.named(rows.extras, "extras") if rows.extras else {})}
 
 
 def rows_of(arrays: Mapping[str, np.ndarray]) -> Rows:
@@ -75,11 +69,31 @@ def of_steps(steps: Steps) -> Rows:
 
 def _rows(steps: Steps, last: np.ndarray) -> Rows:
     """Transitions [L, ...] of one environment -> rows; ``last`` are the places of those that end an episode."""
+    finals = jax.tree.map(lambda after: after[last], steps.next_obs)
+    return of_transitions(steps.obs, steps.action, steps.reward, steps.terminal, last, finals, steps.extras)
+
+
+def of_transitions(
+    obs: PyTree,
+    action: np.ndarray,
+    reward: np.ndarray,
+    terminal: np.ndarray,
+    last: np.ndarray,
+    finals: PyTree,
+    extras: dict | None = None,
+) -> Rows:
+    """Transitions in time order, episode after episode -> rows, with a row behind each episode for its final observation.
+
+    Args:
+        obs: [N, O] before the action; ``action`` [N, A], ``reward`` and ``terminal`` [N], ``extras`` [N, ...].
+        last: [E] places of the transitions that end an episode.
+        finals: [E, O] the observations after these.
+    """
     tail = lambda x: np.insert(x, last + 1, 0, axis=0)  # noqa: E731
-    end = np.insert(np.zeros(len(steps.reward), bool), last + 1, True)
-    obs = jax.tree.map(lambda x, after: _short(np.insert(x, last + 1, after[last], axis=0)), steps.obs, steps.next_obs)
-    kept = jax.tree.map(tail, steps.extras)
-    return Rows(obs, _short(tail(steps.action)), tail(steps.reward), tail(steps.terminal) > 0, end, kept)
+    end = np.insert(np.zeros(len(reward), bool), last + 1, True)
+    obs = jax.tree.map(lambda x, final: _short(np.insert(x, last + 1, final, axis=0)), obs, finals)
+    kept = jax.tree.map(tail, extras or {})
+    return Rows(obs, _short(tail(action)), tail(reward), tail(terminal) > 0, end, kept)
 
 
 def _short(x: np.ndarray) -> np.ndarray:
@@ -87,11 +101,21 @@ def _short(x: np.ndarray) -> np.ndarray:
     return x.astype(np.float32) if x.dtype.kind == "f" else x
 
 
+class Survey(NamedTuple):
+    """What a reader finds, before anybody judges it."""
+
+    rows: Rows | None  # None where none can be made: ``faults`` say why
+    about: dict  # what is known besides: "env", "fingerprint", "action_bounds" ([low], [high]), ... where they are
+    faults: tuple[UserError, ...] = ()  # what training must not use
+    doubts: tuple[UserError, ...] = ()  # what is probably a mistake: ``qchunk data check`` tells them
+    notes: tuple[str, ...] = ()  # what the reader has decided
+
+
 class Reader(NamedTuple):
     """One way to read data sets; a row of ``names.READERS``."""
 
     claims: Callable  # path -> whether it reads what lies there
-    read: Callable  # (path, environment) -> (Rows, about with "env" and "fingerprint")
+    survey: Callable  # (path, Reading) -> Survey; may raise UserError in place of a single fault
 
 
 def fingerprint(rows: Rows) -> str:
@@ -130,7 +154,18 @@ def load(path: Path) -> tuple[Rows, dict[str, Any]]:
     Raises:
         UserError: missing, truncated, foreign, or with values that training cannot use; the line names the fix.
     """
-    path = Path(path)
+    rows, about, changed = stored(Path(path))
+    for fault in (*faults(rows, str(path)), *changed):
+        raise fault
+    return rows, about
+
+
+def stored(path: Path) -> tuple[Rows, dict[str, Any], tuple[UserError, ...]]:
+    """Reads a data set of our own format, unchecked but for its fingerprint: its rows, what it says of itself, and what changed.
+
+    Raises:
+        UserError: missing, truncated or foreign.
+    """
     if not files.is_file(path):
         raise UserError(f"there is no data set at {path}", "make one: qchunk collect ENV --out DATA")
     with npz.opened(path, "collect it again: qchunk collect") as z:
@@ -145,10 +180,9 @@ def load(path: Path) -> tuple[Rows, dict[str, Any]]:
     if about.get("format") != FORMAT or about.get("version") != VERSION:
         got = f"{about.get('format')} version {about.get('version')}"
         raise UserError(f"{path} is of format {got}, expected {FORMAT} version {VERSION}", "collect it again")
-    check(rows, str(path))
-    if fingerprint(rows) != about.get("fingerprint"):
-        raise UserError(f"{path} does not match its fingerprint {about.get('fingerprint')}", "collect it again")
-    return rows, about
+    changed = fingerprint(rows) != about.get("fingerprint")
+    line = f"{path} does not match its fingerprint {about.get('fingerprint')}"
+    return rows, about, (UserError(line, "collect it again"),) if changed else ()
 
 
 def check(rows: Rows, where: str) -> None:
@@ -157,46 +191,8 @@ def check(rows: Rows, where: str) -> None:
     Raises:
         UserError: names the array, the row and the fix.
     """
-    arrays = arrays_of(rows)
-    shapes, roots = {n: x.shape for n, x in arrays.items()}, {n: n.split("/")[0] for n in arrays}
-    axes = {"obs": 2, "action": 2, "reward": 1, "terminal": 1, "end": 1}
-    if any(len(s) != axes.get(roots[n], max(1, len(s))) or s[:1] != shapes["end"][:1] for n, s in shapes.items()):
-        raise UserError(
-            f"{where}: shapes {shapes} do not fit",
-            "expected obs [R, O], action [R, A], extras [R, ...], and [R] for the rest",
-        )
-    kinds = {"obs": "fiub", "extras": "fiub", "terminal": "b", "end": "b"}
-    if any(x.dtype.kind not in kinds.get(roots[n], "f") for n, x in arrays.items()):
-        types = {n: str(x.dtype) for n, x in arrays.items()}
-        raise UserError(f"{where}: types {types} do not fit", "expected numbers, and booleans for terminal and end")
-    marks = arrays.get(f"extras/{PLAN_STEP}")
-    if marks is not None and (marks.ndim != 1 or marks.dtype.kind not in "iu"):
-        problem = f"{where}: extras/{PLAN_STEP} is {marks.dtype}{list(marks.shape)}"
-        raise UserError(problem, "keep a whole number of each row: which step of its plan it is")
-    if len(rows.end) == 0 or not (~rows.end).any():
-        raise UserError(f"{where} holds no transition", "collect more steps")
-    for name, x in arrays.items():
-        bad = ~usable(x) & (~rows.end | (roots[name] == "obs"))
-        if bad.any():
-            raise UserError(
-                f"{where}: {name} holds {UNUSABLE} ({int(bad.sum())} rows, the first is {int(bad.argmax())})",
-                "remove those episodes or collect again",
-            )
-    if (high := float(np.abs(rows.action[~rows.end]).max(initial=0.0))) > 1.0 + 1e-6:
-        raise UserError(f"{where}: actions reach {high:.3g}, outside [-1, 1]", "rescale them to [-1, 1]")
-    if not rows.end[-1]:
-        what = "no episode end" if not rows.end.any() else "no episode end on its last row"
-        raise UserError(f"{where}: {what}", "set end on each row that holds an episode's final observation")
-
-
-def usable(x: np.ndarray) -> np.ndarray:
-    """Which rows [R, ...] are numbers in the types that training computes with, float32 or at most 32 bits: bool [R]."""
-    narrow = {"f": "f4", "i": "i4", "u": "u4"}.get(x.dtype.kind)
-    if narrow is None or (x.dtype.kind != "f" and x.dtype.itemsize <= 4):
-        return np.ones(len(x), bool)
-    with np.errstate(over="ignore", invalid="ignore"):
-        short = x.astype(narrow)
-    return (np.isfinite(short) if narrow == "f4" else short == x).reshape(len(x), -1).all(axis=1)
+    for fault in faults(rows, where):
+        raise fault
 
 
 def to_device(rows: Rows) -> Dataset:
@@ -208,25 +204,45 @@ def to_device(rows: Rows) -> Dataset:
     return dataset(*rows._replace(action=np.clip(action, -EDGE, EDGE), reward=reward, extras=extras))
 
 
+def _survey(path: Path, reading: Reading) -> Survey:
+    rows, about, changed = stored(Path(path))
+    obs, terminal = adapting.stored_obs(rows.obs, reading), adapting.terminals(reading, rows.reward, rows.terminal)
+    return Survey(rows._replace(obs=obs, terminal=terminal), about, changed)
+
+
 # the last one, which says what is wrong with a file that nobody else claims
-READER = Reader(lambda path: True, lambda path, env: load(path))
+READER = Reader(lambda path: True, _survey)
 
 
-def read(path: Path | str, env: Any, wanted: str) -> tuple[Rows, dict[str, Any]]:
-    """The rows of a file that some reader claims, or of ``file.py:function:ARGUMENT``: function(argument) -> Rows.
-
-    ARGUMENT is the text as it stands. Returned besides are the data's name and fingerprint, under "env" and "fingerprint".
-
-    Args:
-        wanted: what data of the environment are called.
+def survey(path: Path | str, reading: Reading = Reading()) -> Survey:  # noqa: B008  (a tuple)
+    """What some reader finds at ``path``, or a function of the user's own (``file.py:function:ARGUMENT``), as ``reading`` asks for it.
 
     Raises:
-        UserError: missing, damaged, or not what a reader returns.
+        UserError: missing or damaged, no such reader, or no function that returns rows.
     """
-    if not loading.is_own(str(path)):
-        readers = (registry.named(names.READERS, n, "reader")[0] for n in names.READERS)
-        return next(r for r in readers if r.claims(path)).read(path, env)
-    target, argument = names.target({}, str(path), "reader")
+    if loading.is_own(str(path)):
+        found = Survey(_of_own(str(path)), {})
+    else:
+        name = reading.reader or claimant(path, reading)
+        found = registry.named(names.READERS, name, "reader")[0].survey(path, reading)
+        found = found._replace(about={"reader": name, **found.about})
+    if found.rows is None or any(misshapen(found.rows, str(path))):
+        return found
+    rows, more, fault = adapting.adapted(found.rows, reading, found.about, str(path))
+    if rows is not found.rows:
+        found.about.pop("fingerprint", None)
+    return found._replace(rows=rows, about={**found.about, **more}, faults=(*found.faults, *fault))
+
+
+def claimant(path: Path | str, reading: Reading) -> str:
+    """The name of the reader that claims a file or folder; with names for its arrays, the one of plain arrays."""
+    known = names.FLAT_READERS if reading.names else names.READERS
+    return next((n for n in known if registry.named(names.READERS, n, "reader")[0].claims(path)), [*known][-1])
+
+
+def _of_own(path: str) -> Rows:
+    """What a function of the user's own, ``file.py:function:ARGUMENT``, returns; ARGUMENT is the text as it stands."""
+    target, argument = names.target({}, path, "reader")
     if not argument:
         raise UserError(f"--data {path} lacks what is to be read", f"give {path}:ARGUMENT, such as a file's path")
     try:
@@ -235,15 +251,29 @@ def read(path: Path | str, env: Any, wanted: str) -> tuple[Rows, dict[str, Any]]
         raise UserError(f"{target} cannot read {argument}: {e}", "give what it can read after the last colon") from e
     if not isinstance(rows, Rows):
         raise UserError(f"{target} returns a {type(rows).__name__}", "return a qchunk.data.formats.Rows")
-    check(rows, str(path))
-    return rows, {"env": wanted, "fingerprint": fingerprint(rows)}
+    return rows
+
+
+def read(path: Path | str, env: Any) -> tuple[Rows, dict[str, Any]]:
+    """The rows of a file that some reader claims, or of a function of the user's own, see ``survey``.
+
+    Returned besides are the data's "fingerprint" and, where it is known, their name, "env".
+
+    Raises:
+        UserError: missing, damaged, or not what a reader returns.
+    """
+    found = survey(path, Reading(env=env))
+    for fault in found.faults:
+        raise fault
+    check(found.rows, str(path))  # type: ignore[arg-type]
+    return found.rows, {"fingerprint": fingerprint(found.rows), **found.about}  # type: ignore[return-value, arg-type]
 
 
 def for_env(path: Path | str, env: Any, name: str) -> tuple[Dataset, dict[str, Any]]:
     """The data set at ``path``, as ``env`` (of that ``name``) gives rewards, terminals and observations.
 
     Args:
-        path: a file or folder that some reader claims, or ``file.py:function:ARGUMENT``, see ``read``. Where the
+        path: a file or folder that some reader claims, or ``file.py:function:ARGUMENT``, see ``survey``. Where the
             environment judges rows itself (``relabel``), its rewards and ends replace those that were read. Where it has goals,
             data of states alone get some (``with_goals``), also those called as its ``state_data``.
 
@@ -255,26 +285,46 @@ def for_env(path: Path | str, env: Any, name: str) -> tuple[Dataset, dict[str, A
     if (count := getattr(env, "history", 1)) > 1:
         data, about = for_env(path, env.env, name)
         return with_history(data, count), about
-    wanted = getattr(env, "data_name", name)
-    rows, about = read(path, env, wanted)
-    if about.get("env") not in (wanted, getattr(env, "state_data", wanted)):
-        fix = f"collect data for it: qchunk collect {wanted} --out DATA"
-        raise UserError(f"{path} holds data of {about.get('env')}, but --env {name} needs data of {wanted}", fix)
-    expected = (trees.declared(env.observation_size, name), env.action_size)
-    if hasattr(env, "goal_of"):
-        rows = with_goals(rows, env.goal_of, expected[0])
-    got = (trees.sizes(rows.obs), rows.action.shape[1])
-    if got != expected:
-        raise UserError(
-            f"{path} holds observations and actions of sizes {got}, but {name} has {expected}", "collect it again"
-        )
+    rows, about = read(path, env)
+    return to_device(of_task(fitted(rows, about, env, name, path), env, path)), about
+
+
+def of_task(rows: Rows, env: Any, path: Path | str) -> Rows:
+    """The rows, which fit ``env``, with its own rewards and ends where it judges rows itself; without those that it holds out.
+
+    Raises:
+        UserError: rewards that are no numbers.
+    """
     if hasattr(env, "relabel"):
         rows = relabelled(rows, env)
     if hasattr(env, "reweighed"):
         found = env.reweighed(rows.obs, rows.action, rows.reward, rows.end)
         rows = rows._replace(reward=np.asarray(found, np.float32))
         check(rows, f"{path} under this objective")
-    return to_device(rows), about
+    return env.hold_out(rows) if hasattr(env, "hold_out") else rows
+
+
+def fitted(rows: Rows, about: Mapping[str, Any], env: Any, name: str, path: Path | str) -> Rows:
+    """The rows, where they are of ``env`` by name (unless nobody has named it) and by sizes; with goals, if it has some.
+
+    Raises:
+        UserError: data of another environment, or of other sizes.
+    """
+    wanted = getattr(env, "data_name", name)
+    foreign = about.get("reader") in names.FOREIGN_READERS
+    if wanted and about.get("env", wanted) not in (wanted, getattr(env, "state_data", wanted)):
+        fix = f"collect data for it: qchunk collect {wanted} --out DATA"
+        if foreign:
+            fix = f"if they are the same, say so: qchunk data convert {path} --env {name} --out DATA.npz"
+        raise UserError(f"{path} holds data of {about.get('env')}, but --env {name} needs data of {wanted}", fix)
+    expected = (trees.declared(env.observation_size, name), env.action_size)
+    if hasattr(env, "goal_of"):
+        rows = with_goals(rows, env.goal_of, expected[0])
+    got = (trees.sizes(rows.obs), rows.action.shape[1])
+    if got != expected:
+        fix = "choose its columns: qchunk data convert --obs-keys ..." if foreign else "collect it again"
+        raise UserError(f"{path} holds observations and actions of sizes {got}, but {name} has {expected}", fix)
+    return rows
 
 
 def with_goals(rows: Rows, goal_of: Callable, sizes: PyTree) -> Rows:

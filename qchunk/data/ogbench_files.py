@@ -23,6 +23,7 @@ import numpy as np
 
 from qchunk.data import formats, npz
 from qchunk.data import ogbench_oracles as oracles
+from qchunk.data.adapting import Reading
 from qchunk.data.formats import Rows
 from qchunk.system import files, processes, stopping
 from qchunk.system.errors import UserError
@@ -104,14 +105,21 @@ def read(path: Path, env: Any) -> tuple[Rows, dict[str, Any]]:
     return rows, {**about, "env": env.data_name, "fingerprint": fingerprint(arrays)}
 
 
-def _read(path: Path, env: Any) -> tuple[Rows, dict[str, Any]]:
-    if not hasattr(env, "read"):
+def _survey(path: Path, reading: Reading) -> formats.Survey:
+    if reading.env is None:  # as it lies there, without a task that judges it
+        arrays, about = load(path)
+        end = arrays["terminals"].astype(bool)
+        obs, action = (arrays[n].astype(np.float32) for n in ("observations", "actions"))
+        rows = Rows(obs, action, np.zeros(len(end), np.float32), np.zeros(len(end), bool), end)
+        note = "rewards and terminals are not in such files: --env ogbench/... judges them by its task"
+        return formats.Survey(rows, {**about, "fingerprint": fingerprint(arrays)}, notes=(note,))
+    if not hasattr(reading.env, "read"):
         why = f"{path} is in OGBench's format, whose rewards are those of a task of OGBench"
         raise UserError(why, "give --env ogbench/..., or data of the environment: qchunk collect")
-    return env.read(path)
+    return formats.Survey(*reading.env.read(path))
 
 
-READER = formats.Reader(is_one, _read)
+READER = formats.Reader(is_one, _survey)
 
 
 def judged(one: Any, scene: str, arrays: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ FAMILIES = {  # module, or module:function, by default its ``make``
     "metaworld": "qchunk.envs.host.gymnasium:metaworld",
     "robosuite": "qchunk.envs.host.gymnasium:robosuite",
     "probe": "qchunk.envs.probes",
+    "none": "qchunk.envs.held_out",
 }
 ELSEWHERE = (
     "gymnasium",

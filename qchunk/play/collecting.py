@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from qchunk.data.formats import UNUSABLE, Rows, of_steps, usable
+from qchunk.data.faults import UNUSABLE, usable
+from qchunk.data.formats import Rows, of_steps
 from qchunk.envs.base import Behaviour, Env, State, wrap
 from qchunk.envs.host.pool import HostEnv
 from qchunk.play import on_device, on_host

@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from qchunk.play import on_device, on_host
+from qchunk.envs.held_out import HeldOut
+from qchunk.play import on_data, on_device, on_host
 from qchunk.play.program import Inputs, Program
 from qchunk.system import memory
 from qchunk.types import Learner
@@ -24,9 +25,10 @@ def check(program: Program, count: int) -> None:
 
 
 def evaluate(program: Program, count: int, learner: Learner, x: Inputs, manner: bool = False) -> dict[str, Any]:
-    """``count`` episodes of every seed's acting policy: means [S]. Equal keys give equal start states.
+    """``count`` episodes of every seed's acting policy: means [S]. Equal keys give equal start states; or what held-out data say of it (``on_data``).
 
     Args:
         manner: also how they were played: see ``episodes.summary``.
     """
-    return (on_host if program.on_host else on_device).evaluate(program, count, learner, x, manner)
+    place = on_host if program.on_host else on_data if isinstance(program.env, HeldOut) else on_device
+    return place.evaluate(program, count, learner, x, manner)

@@ -191,7 +191,7 @@ def _episodes_of(records: Sequence[Record]) -> dict[str, int]:
 
 def pairs(records: Sequence[Record]) -> list[dict[str, str]]:
     """Paired differences of every two labels: of a seed's mean over the environments, in points of success or in return."""
-    found, unit = scores(records), "points" if records[0].figure == "success" else "return"
+    found, unit = scores(records), "return" if records[0].figure == "return" else "points"
     if len(found) < 3:
         return []  # two stand beside each other in the figures
     means, episodes = {label: x.mean(axis=1) for label, x in found.items()}, _episodes_of(records)
@@ -200,7 +200,9 @@ def pairs(records: Sequence[Record]) -> list[dict[str, str]]:
     alike = {p: n for p, n in alike.items() if len(means[p[0]]) == len(means[p[1]]) > 1}
     if not alike:
         return []  # one seed: no difference has an interval
-    said = verdicts_of([Pair(means[late], means[early], unit == "points", n) for (early, late), n in alike.items()])
+    said = verdicts_of(
+        [Pair(means[late], means[early], records[0].figure == "success", n) for (early, late), n in alike.items()]
+    )
     shown = {late_early[::-1]: v for late_early, v in zip(alike, said, strict=True)}
     rows = []
     for one in means:

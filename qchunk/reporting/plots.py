@@ -31,6 +31,13 @@ def colours(labels: Sequence[str]) -> dict[str, str]:
     return {name: COLOURS[i] if i < len(COLOURS) else f"C{i % 10}" for i, name in enumerate(order)}
 
 
+FIGURES = {
+    "success": "success of episodes (%)",
+    "return": "return of an episode",
+    "explained": "explained variance of held-out actions (%)",
+}
+
+
 def lettered(label: str) -> str:
     """A label as matplotlib writes it letter by letter: "$" starts no formula, and a leading "_" hides nothing."""
     return f"{' ' * label.startswith('_')}{label}".replace("$", r"\$")
@@ -39,7 +46,7 @@ def lettered(label: str) -> str:
 def draw_curves(ax: Any, members: Sequence[Record], axis: str, colour: dict[str, str]) -> None:
     """Success (or return) of one environment's runs against training: mean over seeds, every seed thin."""
     for r in members:
-        x, scale = r.along(axis), 100.0 if r.figure == "success" else 1.0
+        x, scale = r.along(axis), _scale(r.figure)
         values = scale * r.values()
         mark = "o" if len(x) == 1 else ""  # a line through one point cannot be seen
         ax.plot(x, values, color=colour[r.label], alpha=0.25, linewidth=0.8, marker=mark)
@@ -49,7 +56,7 @@ def draw_curves(ax: Any, members: Sequence[Record], axis: str, colour: dict[str,
         ax.axvline(at, color="0.5", linestyle=":", linewidth=1)  # the switch
     plain = axis == "training" and not any(r.online_steps for r in members)
     ax.set_xlabel("updates" if plain else AXES[axis])
-    ax.set_ylabel("success of episodes (%)" if members[0].figure == "success" else "return of an episode")
+    ax.set_ylabel(FIGURES[members[0].figure])
     if members[0].figure == "success":
         ax.set_ylim(-3, 103)
     ax.ticklabel_format(axis="x", style="plain")
@@ -123,7 +130,11 @@ def draw_families(ax: Any, points: Sequence[tuple[str, float, np.ndarray]], unit
 
 
 def _scaled(values: Any, figure: str) -> np.ndarray:
-    return (100.0 if figure == "success" else 1.0) * np.asarray(values)
+    return _scale(figure) * np.asarray(values)
+
+
+def _scale(figure: str) -> float:
+    return 1.0 if figure == "return" else 100.0
 
 
 def _point(ax: Any, x: float, values: Any, figure: str, mark: str, color: str, label: str) -> float:
@@ -136,7 +147,7 @@ def _point(ax: Any, x: float, values: Any, figure: str, mark: str, color: str, l
 
 def _against(ax: Any, unit: str, figure: str) -> None:
     ax.set(xscale="log", xlabel=unit)
-    ax.set_ylabel("success of episodes (%)" if figure == "success" else "return of an episode")
+    ax.set_ylabel(FIGURES[figure])
     ax.grid(alpha=0.25)
 
 

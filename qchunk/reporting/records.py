@@ -45,7 +45,6 @@ AXES = {
     "minutes": "minutes of the program that trained all seeds",
 }
 Rows = Sequence[dict[str, str]]  # of a table
-FIGURES = ("success", "return")
 MOST_SEEDS = 100_000
 BASELINE = "bc"  # differences are to it; see load for where it is absent
 
@@ -64,8 +63,8 @@ class Record(NamedTuple):
 
     @property
     def figure(self) -> str:
-        """What is compared: success where the environment knows it, else return."""
-        return "success" if "success" in self.evals[-1]["values"] else "return"
+        """What is compared: success where the environment knows it, else return; without an environment what held-out data say."""
+        return run_folder.compared(self.evals[-1]["values"])
 
     @property
     def episodes(self) -> int:
@@ -176,7 +175,7 @@ def read(folder: Path, until: float = np.inf) -> Record:
     if not 1 <= c["seeds"] <= MOST_SEEDS:
         raise UserError(f"{folder} is no whole run: its {run_folder.CONFIG} names {c['seeds']} seeds", "leave it out")
     seeds = tuple(range(c["seed"], c["seed"] + c["seeds"]))
-    if not (_has_figures(evals, len(seeds)) and {*FIGURES} & set(evals[-1]["values"])):
+    if not (_has_figures(evals, len(seeds)) and {*run_folder.COMPARED} & set(evals[-1]["values"])):
         raise UserError(f"{folder} has an evaluation without a figure for each of its seeds", "leave it out")
     label, unfinished = c.get("label") or c["algorithm"], not (folder / run_folder.SUMMARY).exists()
     return Record(plain(label), plain(c["env"]), seeds, evals, unfinished, folder, about, _diverged(lines, seeds))
@@ -189,7 +188,7 @@ def plain(text: str) -> str:
 
 def _has_figures(evals: list[dict], seeds: int) -> bool:
     """Whether every evaluation has the same figures, a number (or None, for what is not finite) for each seed."""
-    names = [n for n in FIGURES if n in evals[-1]["values"]]
+    names = [n for n in run_folder.COMPARED if n in evals[-1]["values"]]
     counts = (n for n in ("env_steps", "updates") if any(n in e["values"] for e in evals))
     whole = all(isinstance(e["values"].get(n), list) and len(e["values"][n]) == seeds for e in evals for n in names)
     counted = [e["values"].get(n, [0]) for e in evals for n in counts]
@@ -227,11 +226,11 @@ def _has_metrics(folder: Path) -> bool:
 
 
 def show(e: Estimate, unit: str) -> tuple[str, str]:
-    """Mean and interval as text: percent for a success, percentage points for a difference of two, plain for a return."""
+    """Mean and interval as text: percent for shares, percentage points for a difference of two, plain for a return."""
     scale, digits = (1.0, 2) if unit == "return" else (100.0, 1)
     if np.isnan(e.mean):
         return "not finite", "not finite"
-    mean = _number(scale * e.mean, digits) + {"success": " %", "points": " points"}.get(unit, "")
+    mean = _number(scale * e.mean, digits) + {"return": "", "points": " points"}.get(unit, " %")
     if not np.isfinite(e.low):
         return mean, "too few seeds"
     return mean, f"[{_number(scale * e.low, digits)}, {_number(scale * e.high, digits)}]"
@@ -335,7 +334,7 @@ def _difference(r: Record, base: Record, found: Verdict | None) -> str:
 def difference_text(found: Verdict, figure: str) -> str:
     """A paired difference of successes or returns, its interval and what may be said of it."""
     e = found.difference
-    mean, spread = show(e, "points" if figure == "success" else figure)
+    mean, spread = show(e, figure if figure == "return" else "points")
     if np.isnan(e.mean):
         return mean
     return f"{'+' if e.mean >= 0 else ''}{mean} {spread} {found.word}".rstrip()

@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ _SCALARS = ("bool", "int", "float", "str")
 # --------------------------------------------------------------------------------------------------- saving
 
 
-def save(folder: Path, step: int, tree: Any, about: dict, keep: int = 2, spare: int | None = None) -> Path:
+def save(folder: Path, step: int, tree: Any, about: dict, keep: int = 2, spare: Collection[int | None] = ()) -> Path:
     """Writes ``folder/<step>/``; on return it is on the disk.
 
     Args:
@@ -47,7 +47,7 @@ def save(folder: Path, step: int, tree: Any, about: dict, keep: int = 2, spare: 
         tree: leaves are arrays (JAX, numpy), typed keys, or Python's bool, int, float and str.
         about: anything JSON can hold (tuples come back as lists): algorithm, environment, versions.
         keep: how many checkpoints stay, the new one included; at least 1.
-        spare: a step whose checkpoint stays besides, if it is there.
+        spare: steps whose checkpoints stay besides, if they are there.
 
     Returns:
         The checkpoint's folder.
@@ -156,11 +156,11 @@ def _publish(temp: Path, folder: Path, step: int) -> None:
     sync(folder)
 
 
-def _prune(folder: Path, step: int, keep: int, spare: int | None) -> None:
+def _prune(folder: Path, step: int, keep: int, spare: Collection[int | None]) -> None:
     """Removes what the new checkpoint replaces: older and abandoned ones, left-over temporaries."""
     found = _found(folder)
     before = sorted(n for n in found if n <= step)
-    kept = {found[n] for n in {*before[-keep:], spare} if n in before}
+    kept = {found[n] for n in {*before[-keep:], *spare} if n in before}
     for path in sorted(folder.iterdir()):
         if path.name.startswith((".tmp-", ".gone-")):
             remove(path)
@@ -280,7 +280,7 @@ def _pick(folder: Path, step: int | None) -> Path:
     if step not in found:
         raise UserError(
             f"there is no checkpoint of step {step} in {folder}",
-            f"Pass --step with one of {', '.join(map(str, sorted(found)))}",
+            f"Take one of {', '.join(map(str, sorted(found)))}",
         )
     return found[step]
 

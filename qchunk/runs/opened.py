@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +12,12 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from qchunk import envs, normalise, registry, sampling, seeds
+from qchunk import envs, normalise, registry, seeds
 from qchunk.config import from_dict, validate
 from qchunk.drivers.common import Driver, assemble, execution, learner_like
 from qchunk.play.program import Inputs, Program, reads
 from qchunk.runs import checkpoint, run_folder, sources
 from qchunk.system.errors import UserError
-from qchunk.system.files import path_of
 from qchunk.types import Algorithm, Learner, Vars
 
 GIVEN = "given"  # the folder within a run's that holds the frozen modules it stands on
@@ -147,12 +146,48 @@ def _newest_good(where: Path, run: Opened, found: list[int]) -> int | None:
     return None
 
 
-def learner_of(folder: Path, run: Opened, step: int | None) -> tuple[Learner, int]:
-    """The learner of a checkpoint that must be there."""
-    (learner, _), at = restore(folder, run, step)
+def learner_of(folder: Path, run: Opened, wanted: str | int = "newest") -> tuple[Learner, int]:
+    """The learner of a checkpoint that must be there, and its step.
+
+    Args:
+        wanted: "newest", "best" (by the evaluation made with it) or a step.
+    """
+    (learner, _), at = restore(folder, run, step_of(folder, wanted))
     if learner is None:
         raise UserError(f"{folder} has no checkpoint yet", f"go on with qchunk train --resume {folder}")
     return learner, at
+
+
+def step_of(folder: Path, wanted: str | int) -> int | None:
+    """The step of a checkpoint by its name; None is the newest.
+
+    Raises:
+        UserError: no such name, or no checkpoint that was evaluated.
+    """
+    if wanted == "newest":
+        return None
+    if wanted == "best":
+        best = best_of(folder / "checkpoints")
+        if best is None:
+            raise UserError(f"no checkpoint of {folder} was made with an evaluation", "take newest, or a step")
+        return best[1]
+    if isinstance(wanted, bool) or not str(wanted).isdigit():
+        raise UserError(f"{wanted!r} is no checkpoint", "give newest, best or a step")
+    return int(wanted)
+
+
+def best_of(checkpoints: Path, until: float = math.inf) -> tuple[float, int] | None:
+    """(score, step) of the checkpoint whose evaluation was best, the newest of equals; None where none was evaluated.
+
+    Args:
+        until: checkpoints of later steps are passed over.
+    """
+    found = []
+    for step in (n for n in checkpoint.steps(checkpoints) if n <= until):
+        with contextlib.suppress(UserError):  # one that is damaged
+            score = checkpoint.about(checkpoints, step).get("score")
+            found += [(score, step)] if isinstance(score, float) else []
+    return max(found, default=None)
 
 
 def vars_of(run: Opened, learner: Learner, seed: int = 0) -> Vars:
@@ -165,47 +200,3 @@ def first_seed(run: Opened, learner: Learner, key: Any) -> tuple[Learner, Inputs
     """The learner and the inputs of a run's first seed alone, leaves [1, ...], with another key."""
     learner, given = seeds.one((learner, run.inputs.given), 0, keep=True)
     return learner, run.inputs._replace(given=given, keys=key[None])
-
-
-class Agent(NamedTuple):
-    """One seed of a run, ready to act. ::
-
-    agent = load("runs/qc")
-    plan = agent.plan(jax.random.key(0), obs)  # obs [O] or [B, O]
-    action = agent.action(plan, 0, obs)  # its first action, [A] or [B, A] in [-1, 1]
-    """
-
-    run: Opened
-    vars: Vars
-    plan: Any  # (key, obs) -> Plan: a chunk of actions
-    action: Any  # (plan, i, obs) -> action i of the chunk in [-1, 1]
-
-
-def load(folder: Path | str, seed: int = 0, step: int | None = None) -> Agent:
-    """The acting policy of a run.
-
-    Args:
-        seed: the place among the run's seeds.
-        step: the checkpoint; by default the newest.
-
-    Raises:
-        UserError: no run, no such checkpoint, or no such seed.
-    """
-    folder = path_of(folder, "the run's folder")
-    for name, number in {"seed": seed, "step": 0 if step is None else step}.items():
-        if type(number) is not int:
-            raise UserError(f"{name} is {number!r}", "give a whole number")
-    run = rebuild(run_folder.read_config(folder)["config"], folder)
-    if not 0 <= seed < run.settings.seeds:
-        raise UserError(f"the run {folder} has {run.settings.seeds} seeds", f"give 0 to {run.settings.seeds - 1}")
-    policy, vars = run.algorithm.act, vars_of(run, learner_of(folder, run, step)[0], seed)
-
-    @jax.jit
-    def plan(vars: Vars, key: Any, obs: Any) -> Any:
-        return sampling.act(policy, vars, key, obs)
-
-    @jax.jit
-    def action(vars: Vars, plan: Any, i: Any, obs: Any) -> Any:
-        return jax.numpy.clip(policy.emit(vars, plan, i, obs), -1.0, 1.0)
-
-    return Agent(run, vars, partial(plan, vars), partial(action, vars))

@@ -50,7 +50,7 @@ def load(folder: Path, seeds: int = 1, seed: int | None = None) -> Prior:
     """
     kept = run_folder.read_config(folder)["config"]
     p = rebuild(kept, folder)
-    learner, step = learner_of(folder, p, None)
+    learner, step = learner_of(folder, p)
     places = places_of(folder, p.settings.seeds, seeds, seed)
     own = {n: x for n, x in p.inputs.given.items() if n != objective.GIVEN}  # a stage has its own objective
     given = {**own, **p.algorithm.freeze(learner)}

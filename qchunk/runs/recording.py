@@ -171,4 +171,4 @@ def _learned(folder: Path, name: str, f: CollectFlags) -> tuple[Opened, Learner]
     if kept["env"] != name:
         raise UserError(f"the run {folder} is of {kept['env']}", f"collect {kept['env']}, or take a run of {name}")
     p = rebuild(kept, folder).played(f.execute, f.delay)
-    return p, learner_of(folder, p, None)[0]
+    return p, learner_of(folder, p)[0]

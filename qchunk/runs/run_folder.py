@@ -19,7 +19,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -276,6 +276,14 @@ def read_metrics(path: Path) -> list[dict]:
             fix = f"Delete line {i}, or start a new run with --out"
             raise UserError(f"line {i} of {path} is damaged: {err}", fix) from err
     return found
+
+
+COMPARED = ("success", "return", "explained")  # by the first of these runs are compared; more is better
+
+
+def compared(values: Container[str]) -> str:
+    """What runs are compared by, of the figures of an evaluation."""
+    return next((name for name in COMPARED if name in values), "return")
 
 
 def judged(lines: list[dict]) -> list[dict]:

@@ -19,10 +19,10 @@ from qchunk.config import validate
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
 from qchunk.drivers.common import Driver, Event, assemble, check_acting, learner_like
-from qchunk.envs import objective
+from qchunk.envs import held_out, objective
 from qchunk.play import evaluation
 from qchunk.runs import checkpoint, prior, resuming, run_folder, sinks, sources
-from qchunk.runs.opened import Opened, rebuild, restore, save_given
+from qchunk.runs.opened import Opened, best_of, rebuild, restore, save_given
 from qchunk.runs.progress import Bar
 from qchunk.runs.resuming import Going
 from qchunk.seeds import for_each, spread
@@ -72,6 +72,7 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | 
     Raises:
         UserError: whatever cannot run; no folder is made then.
     """
+    f = sized(f)
     earlier = prior.load(f.prior, settings.seeds, f.prior_seed) if f.prior else None
     opened, weights, about = ready(algorithm, f, c, settings, build, earlier)
     out, driver, settings, given = place_of(algorithm, f, settings), opened.driver, opened.settings, opened.inputs.given
@@ -102,6 +103,16 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | 
         return out, drive(folder, opened, (None, None), 0, f.checkpoint_minutes, f.quiet)
 
 
+def sized(f: TrainFlags) -> TrainFlags:
+    """The same flags; without a simulator the environment's name says the sizes of the data."""
+    if f.env != "none":
+        return f
+    if f.data is None:
+        raise UserError("--env none is judged on a robot's own data", "give --data")
+    rows, _ = formats.read(f.data, None)
+    return dataclasses.replace(f, env=held_out.name_of(rows))
+
+
 def ready(
     algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | None, earlier: prior.Prior | None
 ) -> tuple[Opened, dict, dict[str, str] | None]:
@@ -126,6 +137,10 @@ def ready(
         )
     settings, weights = driver.resolve(settings), objective.parse(f.objective)
     env = envs.make(f.env, c.chunk.history, weights, f.env_python)
+    if f.env.startswith("none/") and (not driver.takes_data or getattr(settings, "online_steps", 0)):
+        raise UserError(
+            "--env none is no place to play in", "learn offline: --online-steps 0, and a method that learns from data"
+        )
     prior.check(earlier, algorithm, c, settings, env)
     data, about = data_of(f, algorithm, env, driver, settings)
     if data is not None:
@@ -280,7 +295,7 @@ def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, minute
     total, saved = last_step(p), time.monotonic()
     events = p.driver.run(p.program, p.inputs, p.settings, *state)
     title = f"{run.config['label']} on {run.config['env']}"
-    lost, spare = False, last_finite(run.checkpoints, began)
+    lost, spare, scores = False, last_finite(run.checkpoints, began), {}
     with Bar(total, began, quiet, title) as bar, contextlib.ExitStack() as stack, closed(p.program):
         for event in events if began < total else ():
             bar.show(event)
@@ -289,11 +304,13 @@ def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, minute
                 say_diverged(event, p.settings.seed, spare)
             if event.kind != "checkpoint":
                 run.log(event.kind, event.step, event.values)
+            if event.kind == "eval":
+                scores = {event.step: score(event)}
             over = minutes and time.monotonic() - saved > 60 * minutes
             extra = event.kind != "compile" and event.settled and (stopping.asked() or over)
             if event.kind == "checkpoint" or extra:
                 spare = spare if lost else event.step
-                save(run, event, total, not lost, spare)
+                save(run, event, total, not lost, spare, scores.get(event.step))
                 saved = time.monotonic()
             if event.settled and event.step < total and stopping.asked():
                 stopping.note(f"step {event.step} is saved")
@@ -328,18 +345,31 @@ def say_diverged(event: Event, first_seed: int, spare: int | None) -> None:
     )
 
 
-def save(run: run_folder.RunFolder, event: Event, total: int, finite: bool, spare: int | None) -> None:
-    """Saves a checkpoint of an event; from then on the metrics tell of it.
+def score(event: Event) -> float | None:
+    """How good an evaluation was, over all seeds: the mean of what runs are compared by; None where that is no number."""
+    found = float(np.mean(event.values[run_folder.compared(event.values)]))
+    return found if np.isfinite(found) else None
+
+
+def save(
+    run: run_folder.RunFolder, event: Event, total: int, finite: bool, spare: int | None, score: float | None
+) -> None:
+    """Saves a checkpoint of an event; from then on the metrics tell of it. The best one stays, too.
 
     Args:
         finite: whether no seed has diverged.
         spare: the step of the last finite checkpoint, which stays.
+        score: of the evaluation at this step, if there was one.
     """
     # the last one leaves environments and replay behind: nothing follows it, and they are most of a run's disk
     playing = event.state is not None and event.step < total
     tree = {"learner": event.learner} | ({"state": event.state} if playing else {})
     about = {**{n: run.config[n] for n in ("algorithm", "env", "config")}, "step": event.step, "state": playing}
-    checkpoint.save(run.checkpoints, event.step, tree, {**about, "finite": finite}, spare=spare)
+    scored = {} if score is None else {"score": score}
+    before = best_of(run.checkpoints, event.step)
+    best = before if score is None else max(before or (score, event.step), (score, event.step))
+    spared = {spare} | ({best[1]} if best else set())
+    checkpoint.save(run.checkpoints, event.step, tree, {**about, "finite": finite, **scored}, spare=spared)
     run.settle()
     run.log("checkpoint", event.step, {})
 

@@ -1,0 +1,60 @@
+"""``qchunk export``."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Literal
+
+from qchunk.commands import flags
+from qchunk.commands.shared import positional
+from qchunk.config import NonNegativeInt
+from qchunk.system import answers
+from qchunk.system.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ActingFlags:
+    """Which policy of a run, and how it is played."""
+
+    seed: NonNegativeInt = 0
+    """The place among the run's seeds."""
+    checkpoint: str = "newest"
+    """newest, best (by the evaluation made with it) or a step."""
+    execute: str = ""
+    """A scheme of qchunk list schemes, or a function of yours; by default the run's own."""
+    delay: NonNegativeInt | None = None
+    """Steps between the observation that a plan is made from and its first action that is played; by default the run's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportFlags:
+    """One file."""
+
+    out: Path | None = None
+    """File to write (.zip)."""
+    platforms: tuple[Literal["cpu", "cuda", "tpu"], ...] = ("cpu", "cuda", "tpu")
+    """Devices that it can run on."""
+    json: bool = False
+    """Print what is known of it as JSON to stdout."""
+
+
+def export(argv: list[str]) -> None:
+    """``qchunk export RUN --out FILE.zip``."""
+    folder, rest = positional("export", argv, "a run folder")
+    text = "qchunk export RUN --out FILE.zip [flags]: the acting policy of a run as one file that needs jax and numpy, not qchunk."
+    acting, f = flags.parse("export", rest, ActingFlags, ExportFlags, text=text)
+    if f.out is None or f.out.suffix != ".zip":
+        raise UserError("export needs a file to write", "give --out a name that ends in .zip")
+    if not f.platforms:
+        raise UserError("--platforms names none", "give cpu, cuda or tpu")
+    from qchunk.deploy import artefact
+
+    about = artefact.export(Path(folder), f.out, **vars(acting), platforms=f.platforms)
+    if f.json:
+        answers.answer(about)
+    else:
+        said = f"step {about['step']} of {folder}, seed {about['seed']}, {about['scheme']}"
+        print(f"{said} -> {f.out} (fingerprint {about['fingerprint']})")
+        print(f"try it: {Path(sys.executable).name} {f.out}")

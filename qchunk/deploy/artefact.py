@@ -1,0 +1,114 @@
+"""A run's policy as one file that needs numpy and jax alone: programs by ``jax.export``, weights, what is known of it, and its loader."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export as jax_export
+
+from qchunk.deploy import standalone
+from qchunk.deploy.control import arguments, described, narrowed, programs_of
+from qchunk.deploy.policy import acting
+from qchunk.deploy.standalone import ABOUT, FORMAT, PROGRAMS, VERSION, WEIGHTS, Programs
+from qchunk.envs.base import obs_like
+from qchunk.runs import run_folder
+from qchunk.runs.opened import Opened
+from qchunk.system.errors import UserError
+from qchunk.system.files import atomic_write, check_new
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+LOADER, START = "policy.py", "__main__.py"
+
+
+def export(
+    folder: Path,
+    out: Path,
+    seed: int = 0,
+    checkpoint: str | int = "newest",
+    execute: str = "",
+    delay: int | None = None,
+    platforms: Sequence[str] = PLATFORMS,
+) -> dict[str, Any]:
+    """Writes a run's acting policy to ``out``, whole or not at all, and returns what is known of it.
+
+    The programs take any number of robots. Only weights that acting reads are in it.
+
+    Args:
+        folder, seed, checkpoint, execute, delay: see ``deploy.policy.load``.
+        platforms: what it is compiled for where it is loaded: cpu, cuda, tpu.
+
+    Raises:
+        UserError: as ``load``; the file exists, or the policy cannot be exported.
+    """
+    check_new(out)
+    p, scheme, vars, step = acting(folder, seed, checkpoint, execute, delay)
+    like = obs_like(p.program.env)
+    made, weights = narrowed(programs_of(scheme, vars, like), vars, like)
+    files = dict(zip(PROGRAMS, serialised(made, weights, like, platforms), strict=True))
+    arrays = io.BytesIO()
+    np.savez(arrays, **{f"{i:05d}": np.asarray(x) for i, x in enumerate(weights)})
+    files[WEIGHTS] = arrays.getvalue()
+    files[LOADER] = Path(standalone.__file__).read_bytes()
+    files[START] = f"from {Path(LOADER).stem} import main\n\nmain()\n".encode()
+    about = {
+        "format": FORMAT,
+        "version": VERSION,
+        **described(p, scheme),
+        **told(p, Path(folder), seed, step),
+        "platforms": list(platforms),
+        "fingerprint": standalone.fingerprint(files),
+    }
+    files[ABOUT] = json.dumps(about, indent=1).encode()
+    atomic_write(out, zipped(files))
+    return about
+
+
+def serialised(made: Programs, weights: list, like: Any, platforms: Sequence[str]) -> list[bytes]:
+    """The programs of ``narrowed``, for any number of robots.
+
+    Raises:
+        UserError: one cannot be compiled for all platforms, or jax cannot write it.
+    """
+    shapes = [jax.ShapeDtypeStruct(np.shape(x), x.dtype) for x in weights]
+    calls = zip(made, arguments(made, shapes, like, jax_export.symbolic_shape("b")), strict=True)
+    try:
+        return [
+            bytes(jax_export.export(jax.jit(fn), platforms=platforms)(shapes, *args).serialize()) for fn, args in calls
+        ]
+    except NotImplementedError as e:
+        raise UserError(
+            f"this policy cannot be exported for {', '.join(platforms)}: {e}", "give fewer --platforms"
+        ) from e
+    except ImportError as e:  # jax writes with flatbuffers, and does not ask for it
+        raise UserError(str(e), "pip install 'qchunk[deploy]'") from e
+
+
+def told(p: Opened, folder: Path, seed: int, step: int) -> dict[str, Any]:
+    """Where a policy comes from, in words and numbers."""
+    kept = run_folder.read_config(folder)["config"]
+    return {
+        "algorithm": kept["algorithm"],
+        "environment": kept["env"],
+        "seed": seed,
+        "step": step,
+        "units": dict(zip(("obs", "action"), p.program.units, strict=True)),
+        "actions": "in [-1, 1], the environment's range",
+        "versions": {name: version(name) for name in ("qchunk", "jax", "numpy")},
+    }
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    """A zip file, the same bytes for the same files."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as z:
+        for name, data in files.items():
+            z.writestr(zipfile.ZipInfo(name), data)
+    return buffer.getvalue()

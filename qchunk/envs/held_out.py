@@ -1,0 +1,83 @@
+"""No simulator at all: what stands in an environment's place where there is only a robot's own data. Its last episodes are held out and judge a policy.
+
+Its name says the sizes: ``none/37,5`` has observations of 37 numbers and actions of 5, ``none/goal:3,state:12,5`` a tree of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from qchunk import trees
+from qchunk.data.chunks import Dataset
+from qchunk.data.formats import Rows, to_device
+from qchunk.envs.base import Env, State
+from qchunk.system.errors import UserError
+
+SHARE = 0.1  # of the episodes, and at least one
+
+
+class HeldOut(Env):
+    """Sizes, and the episodes that are held out once data have been read. It cannot be played in: every episode is over after one step."""
+
+    data_name = ""  # of any data
+    episode_length = 1
+    action_size = property(lambda self: self.sizes[1])
+    observation_size = property(lambda self: self.sizes[0])
+    backend = property(lambda self: "none")
+
+    def __init__(self, obs: Any, action: int):
+        self.sizes = (obs, action)
+        self.held: Dataset | None = None
+
+    def reset(self, rng: Any) -> State:
+        del rng
+        obs = trees.unnamed({name: jnp.zeros(n) for name, n in trees.named(self.sizes[0]).items()})
+        return State(None, obs, jnp.zeros(()), jnp.zeros(()), {})
+
+    def step(self, state: State, action: Any) -> State:
+        del action
+        return state.replace(done=jnp.ones(()))
+
+    def hold_out(self, rows: Rows) -> Rows:
+        """Keeps the last episodes, and returns the others.
+
+        Raises:
+            UserError: there is one episode only.
+        """
+        ends = np.flatnonzero(rows.end) + 1
+        kept = max(1, round(SHARE * len(ends)))
+        if kept == len(ends):
+            raise UserError("the data hold one episode, and none can be held out", "record more episodes")
+        cut = int(ends[-kept - 1])
+        self.held = to_device(_part(rows, slice(cut, None)))
+        return _part(rows, slice(0, cut))
+
+
+def _part(rows: Rows, at: slice) -> Rows:
+    arrays = {name: x[at] for name, x in trees.named(rows.obs).items()}
+    extras = {name: x[at] for name, x in rows.extras.items()}
+    plain = (getattr(rows, name)[at] for name in ("action", "reward", "terminal", "end"))
+    return Rows(trees.unnamed(arrays), *plain, extras=extras)
+
+
+def name_of(rows: Rows) -> str:
+    """The name of what stands in the place of an environment for these data."""
+    sizes = {name.removeprefix("obs/"): n for name, n in trees.named(trees.sizes(rows.obs)).items()}
+    obs = [str(n) if name == "obs" else f"{name}:{n}" for name, n in sizes.items()]
+    return f"none/{','.join([*obs, str(rows.action.shape[1])])}"
+
+
+def make(rest: str) -> HeldOut:
+    """``37,5`` and its like.
+
+    Raises:
+        UserError: it says no sizes.
+    """
+    *parts, action = rest.split(",")
+    named = [part.rpartition(":") for part in parts]
+    if not named or not all(n.isdigit() and int(n) > 0 for n in (action, *(n for _, _, n in named))):
+        raise UserError(f"none/{rest} says no sizes", "give --env none and --data: they say the sizes")
+    return HeldOut(trees.unnamed({f"obs/{name}" if name else "obs": int(n) for name, _, n in named}), int(action))

@@ -1,0 +1,106 @@
+"""Figures of a policy where there is nothing to play in: on windows of held-out episodes (``envs.held_out``).
+
+None of them says how well a robot would do: a policy may be near to the data at every step and drift off them.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from qchunk import sampling
+from qchunk.data import buffer, chunks
+from qchunk.data.chunks import Dataset
+from qchunk.play.program import Inputs, Program, each_seed, reads
+from qchunk.system.errors import UserError
+from qchunk.types import Algorithm, Array, Learner
+
+WINDOWS = 256
+
+
+def evaluate(program: Program, count: int, learner: Learner, x: Inputs, manner: bool = False) -> dict[str, Array]:
+    """Every seed's acting policy on ``WINDOWS`` held-out windows, one chunk drawn for each: means [S].
+
+    Returns:
+        - ``explained``: the share of the actions' variance that the chunks explain, 1 less their mean squared distance over the
+          variance; below 0 for a policy that is further from the data than their mean action, as one sample of many modes may be;
+        - ``error``: mean absolute distance of the actions, in their units; ``error_1``, ``error_2`` ... at each step of the chunk;
+        - ``energy_distance``: of the drawn chunks to the data's, 0 for the same distribution (Székely and Rizzo 2013);
+        - ``loss``: the method's own, on these data;
+        - ``q_bias``, of a method that learns values by temporal differences: the mean value of held-out chunks less their mean discounted
+          return to the episode's end.
+
+    Raises:
+        UserError: no episodes are held out: the run's data have not been read.
+    """
+    del count, manner
+    if (held := program.env.held) is None:
+        raise UserError("no episodes are held out to judge by", "open the run with its data")
+    chunks.check_fits(held, x.c.chunk)
+    return _evaluate(program, learner, x._replace(data=held))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _evaluate(program: Program, learner: Learner, x: Inputs) -> dict[str, Array]:
+    def one_seed(learner: Learner, x: Inputs) -> dict[str, Array]:
+        algorithm, vars = program.algorithm(x.c), reads(learner, x)
+        start_key, plan_key, *update_keys = jax.random.split(x.keys, 5)
+        start = chunks.draw_starts(start_key, x.data, x.c.chunk, WINDOWS)
+        chunk = chunks.windows(x.data, start, x.c.chunk)
+        plan = sampling.act(algorithm.act, vars, plan_key, chunk.obs)
+        steps = min(x.c.chunk.horizon, algorithm.act.length or x.c.chunk.horizon)
+        guess = jnp.stack([algorithm.act.emit(vars, plan, i, chunk.obs) for i in range(steps)], axis=1)
+        found = distances(guess, chunk.action[:, :steps], chunk.mask[:, :steps])
+        return {**found, **judged(algorithm, learner, x, program, update_keys)}
+
+    return each_seed(one_seed, learner, x)
+
+
+def distances(guess: Array, action: Array, mask: Array) -> dict[str, Array]:
+    """How far chunks [B, H, A] are from the data's where these have an action (``mask`` [B, H])."""
+    count, there = jnp.maximum(jnp.sum(mask), 1.0), mask[..., None]
+    mean = jnp.sum(action * there, axis=(0, 1)) / count
+    apart, variance = (jnp.sum(jnp.square(action - x) * there) for x in (guess, mean))
+    each = jnp.mean(jnp.abs(guess - action), axis=-1) * mask  # [B, H]
+    by_step = jnp.sum(each, axis=0) / jnp.maximum(jnp.sum(mask, axis=0), 1.0)
+    return {
+        "explained": 1.0 - apart / jnp.maximum(variance, 1e-12),
+        "error": jnp.sum(each) / count,
+        **{f"error_{i + 1}": by_step[i] for i in range(guess.shape[1])},
+        "energy_distance": energy_distance(*((x * there).reshape(len(x), -1) for x in (guess, action))),
+    }
+
+
+def energy_distance(x: Array, y: Array) -> Array:
+    """2 E|x - y| - E|x - x'| - E|y - y'| of two samples [B, n]; pairs of one point with itself do not count."""
+
+    def mean(a: Array, b: Array, pairs: int) -> Array:
+        square = jnp.sum(jnp.square(a[:, None] - b[None]), axis=-1)
+        return jnp.sum(jnp.sqrt(square)) / pairs
+
+    b = len(x)
+    return 2 * mean(x, y, b * b) - mean(x, x, b * (b - 1)) - mean(y, y, b * (b - 1))
+
+
+def to_go(data: Dataset, gamma: Array) -> Array:
+    """The discounted return from each row to its episode's end [R]; what follows a success does not count."""
+
+    def back(after: Array, row: tuple) -> tuple[Array, Array]:
+        reward, terminal, left = row
+        total = jnp.where(left > 0, reward + gamma * (1.0 - terminal) * (left > 1) * after, 0.0)
+        return total, total
+
+    return jax.lax.scan(back, jnp.zeros(()), (data.reward, data.terminal, data.left), reverse=True)[1]
+
+
+def judged(algorithm: Algorithm, learner: Learner, x: Inputs, program: Program, keys: list[Array]) -> dict[str, Array]:
+    """What the method says of held-out windows, in an update that is thrown away."""
+    draw_key, prepare_key, update_key = keys
+    chunk = (algorithm.draw or buffer.draw)(draw_key, program.source(x), x.c.chunk, WINDOWS)
+    ready, chunk = algorithm.prepare(learner, x.given, prepare_key, chunk)
+    metrics = algorithm.update(ready, x.given, update_key, chunk)[1]
+    q = metrics.get("td/q")
+    returns = to_go(x.data, x.c.chunk.gamma)[chunks.starts_of(x.data, x.c.chunk)]
+    return {"loss": metrics["loss"]} | ({} if q is None else {"q_bias": q - jnp.mean(returns)})

@@ -1,0 +1,304 @@
+"""A policy out of its run: in Python, exported, served; it acts as the run does, and what is not fit to act on is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import pickle
+import subprocess
+import sys
+import zipfile
+
+import jax
+import msgpack
+import numpy as np
+import pytest
+from test_cli import run
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+import qchunk
+from qchunk import sampling
+from qchunk.deploy import standalone
+from qchunk.deploy.policy import acting
+from qchunk.deploy.server import Limits, PolicyServer
+from qchunk.deploy.wire import packed, unpacked
+from qchunk.runs import checkpoint
+from qchunk.system.errors import UserError
+
+H = 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run of two seeds, evaluated four times on its way."""
+    place = tmp_path_factory.mktemp("deploy")
+    flags = "--offline-steps 40 --eval-every 10 --log-every 10 --batch 16 --episodes 4 --seeds 2 --actor.hidden 16"
+    flags += f" --actor.steps 2 --critic.hidden 16 --n 2 --chunk.horizon {H} --normalise-obs standard --quiet"
+    for words in (
+        f"collect probe/pole --out {place / 'd.npz'} --steps 200 --envs 4 --policy random",
+        f"train qc --env probe/pole --data {place / 'd.npz'} --out {place / 'qc'} {flags}",
+    ):
+        with contextlib.redirect_stdout(None):
+            qchunk_main(words.split())
+    return place / "qc"
+
+
+def qchunk_main(words):
+    from qchunk import cli
+
+    cli.command(words)
+
+
+@pytest.fixture(scope="module")
+def obs():
+    return np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32)
+
+
+def played(policy, obs, seed=3):
+    policy.reset(seed)
+    return np.array([policy(x) for x in obs])
+
+
+def test_it_acts_as_the_run_does(folder, obs):
+    """The algorithm's policy at the key of each decision, action after action; in the environment's units."""
+    p, _, vars, _ = acting(folder, 1, "newest", "", None)
+    policy = qchunk.load(folder, seed=1)
+    found = played(policy, obs)
+    robot = jax.random.fold_in(jax.random.key(3), 0)
+    for decision in range(len(obs) // H):
+        at = obs[decision * H][None]
+        plan = sampling.act(p.algorithm.act, vars, jax.random.fold_in(robot, decision + 1), at)
+        expected = np.stack([p.algorithm.act.emit(vars, plan, i, at)[0] for i in range(H)])
+        np.testing.assert_allclose(found[decision * H :][:H], expected, atol=1e-6)
+    np.testing.assert_array_equal(found, played(policy, obs))
+    assert np.abs(found - played(policy, obs, seed=4)).max() > 1e-3
+    policy.reset(3)
+    np.testing.assert_array_equal(policy.plan(obs[0]), found[:H])
+    assert policy.about["steps"] == H and policy.benchmark(repeats=3)["decide_p50"] > 0
+
+
+@pytest.mark.parametrize("execute", ["", "receding:1", "ensemble:0.1"])
+def test_robots_side_by_side_are_robots_alone(folder, obs, execute):
+    policy = qchunk.load(folder, execute=execute)
+    both = played(policy, np.stack([obs, -obs], axis=1))
+    np.testing.assert_allclose(both[:, 0], played(policy, obs), atol=1e-6)
+    assert both.shape == (12, 2, 2)
+    with pytest.raises(ValueError, match="observations of 1 robots, where there were 2: reset"):
+        played(policy, [obs[:2], obs[0]])
+
+
+def test_plans_in_the_background_change_no_action(folder, obs):
+    own = qchunk.load(folder, execute="receding:2", delay=1)
+    ahead = qchunk.load(folder, execute="receding:2", delay=1, background=True)
+    np.testing.assert_array_equal(played(own, obs), played(ahead, obs))
+    assert 0 <= ahead.missed <= len(obs) // 2 - 1
+    with pytest.raises(UserError, match="without a delay cannot be made in the background. give delay=1"):
+        qchunk.load(folder, background=True)
+    with pytest.raises(ValueError, match="plans with a delay overlap"):
+        own.plan(obs[0])
+
+
+def test_what_is_not_fit_to_act_on(folder, obs):
+    policy = qchunk.load(folder)
+    for wrong, line in [
+        (np.array([0.0, np.nan]), "obs holds NaN"),
+        (np.array([0.0, 1e39]), "obs holds NaN or infinite"),
+        (np.zeros(3), r"obs is of shape \[3\]: give \[2\]"),
+        (np.array(["a", "b"]), "give numbers"),
+        ({"state": obs[0]}, "the observation has obs/state, and this policy sees obs"),
+    ]:
+        with pytest.raises(ValueError, match=line):
+            policy(wrong)
+    with pytest.raises(FloatingPointError, match="stop the robot"):
+        policy.weights = jax.tree.map(lambda x: x * np.nan if x.dtype == np.float32 else x, policy.weights)
+        policy.reset()
+        policy(obs[0])
+
+
+def test_the_best_checkpoint_stays(folder, capsys):
+    kept = checkpoint.steps(folder / "checkpoints")
+    scores = {n: checkpoint.about(folder / "checkpoints", n)["score"] for n in kept}
+    evals = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    evals = {
+        e["step"]: float(np.mean(e["values"].get("success", e["values"]["return"])))
+        for e in evals
+        if e["kind"] == "eval"
+    }
+    best = max(evals, key=lambda n: (evals[n], n))
+    assert kept == sorted({30, 40, best}) and scores[best] == evals[best]
+    code, out, _ = run(capsys, "eval", folder, "--checkpoint", "best", "--episodes", 2)
+    assert code == 0 and f"step {best} of" in out
+    assert qchunk.load(folder, checkpoint="best").about["step"] == best
+    code, _, err = run(capsys, "eval", folder, "--checkpoint", "bets")
+    assert code == 2 and "give newest, best or a step" in err and err.count("\n") == 1
+
+
+ALONE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from policy import load
+import numpy as np
+policy = load(sys.argv[1])
+obs = np.load(sys.argv[2])
+policy.reset(3)
+alone = np.array([policy(x) for x in obs])
+policy.reset(3)
+both = np.array([policy(x) for x in np.stack([obs, -obs], axis=1)])
+assert not [name for name in sys.modules if name.split(".")[0] in ("qchunk", "flax", "optax", "brax")]
+np.savez(sys.argv[3], alone=alone, both=both)
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(folder):
+    out = folder.parent / "qc.zip"
+    with contextlib.redirect_stdout(None):
+        qchunk_main(["export", str(folder), "--out", str(out)])
+    return out
+
+
+def test_an_exported_policy_acts_the_same_without_qchunk(folder, exported, tmp_path):
+    """In an interpreter that loads numpy and jax alone, for one robot and for two."""
+    obs = np.random.default_rng(1).normal(size=(1000, 2)).astype(np.float32)
+    np.save(tmp_path / "obs.npy", obs)
+    words = [exported, tmp_path / "obs.npy", tmp_path / "out.npz"]
+    subprocess.run([sys.executable, "-c", ALONE, *map(str, words)], cwd=tmp_path, check=True)
+    own = played(qchunk.load(folder), obs)
+    with np.load(tmp_path / "out.npz") as found:
+        np.testing.assert_allclose(found["alone"], own, atol=1e-6)
+        np.testing.assert_allclose(found["both"][:, 0], own, atol=1e-5)  # products of two rows round otherwise
+    np.testing.assert_allclose(played(qchunk.load(exported), obs[:8]), own[:8], atol=1e-6)
+
+
+def test_a_damaged_or_foreign_file_is_refused(folder, exported, tmp_path, capsys):
+    about, files = standalone.opened(exported)
+    assert about["algorithm"] == "qc" and about["units"]["obs"] == "standard" and about["horizon"] == H
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as z:
+        for name, data in files.items():
+            z.writestr(name, data[:-1] + bytes([data[-1] ^ 1]) if name == "weights.npz" else data)
+    (tmp_path / "text.zip").write_text("no zip")
+    for name, line in (("bad.zip", "does not match its fingerprint"), ("text.zip", "no whole file of qchunk export")):
+        with pytest.raises(UserError, match=line):
+            qchunk.load(tmp_path / name)
+    with pytest.raises(UserError, match="was exported with its seed, checkpoint, scheme and delay"):
+        qchunk.load(exported, execute="receding:1")
+    for words, line in [
+        (("export", folder), "give --out a name that ends in .zip"),
+        (("export", folder, "--out", exported), "exists"),
+        (("export", folder, "--out", tmp_path / "x.zip", "--execute", "receding:9"), "give receding:1 to receding:4"),
+        (("export", tmp_path / "none", "--out", tmp_path / "x.zip"), "none"),
+        (("serve", exported, "--key-file", tmp_path / "none"), "cannot be read"),
+        (("serve", folder, "--execute", "receding:1", "--delay", 1), "give --by-step, or --delay 0"),
+    ]:
+        code, _, err = run(capsys, *words)
+        assert code == 2 and line in err and err.count("\n") == 1, err
+
+
+async def asked(port, messages, **options):
+    """The answers on one connection."""
+    async with connect(f"ws://127.0.0.1:{port}", **options) as robot:
+        about = unpacked(await robot.recv())
+        found = []
+        for message in messages:
+            await robot.send(message)
+            found.append(await robot.recv())
+        return about, found
+
+
+def serving(server, test):
+    """Runs ``test(port)`` beside a server."""
+
+    async def both():
+        async with server.running("127.0.0.1", 0) as listening:
+            return await test(listening.sockets[0].getsockname()[1])
+
+    return asyncio.run(both())
+
+
+def test_a_served_policy_acts_the_same(folder, obs):
+    """Whole plans, and step by step; each robot as if it were alone."""
+    policy = qchunk.load(folder)
+    about, found = serving(
+        PolicyServer(policy), lambda port: asked(port, [packed({"seed": 3, "observation/state": obs[0]})])
+    )
+    policy.reset(3)
+    np.testing.assert_allclose(unpacked(found[0])["actions"], policy.plan(obs[0]), atol=1e-6)
+    assert about["action"] == 2 and unpacked(found[0])["server_timing"]["infer_ms"] > 0
+
+    by_step = qchunk.load(folder, execute="receding:3")
+    robots = [(0, obs), (5, -obs), (9, obs * 2)]
+    requests = [
+        [packed({"obs": x} | ({"seed": seed} if i == 0 else {})) for i, x in enumerate(o)] for seed, o in robots
+    ]
+
+    async def together(port):
+        return await asyncio.gather(*(asked(port, messages) for messages in requests))
+
+    answers = serving(PolicyServer(by_step, by_step=True), together)
+    for (seed, o), (_, each) in zip(robots, answers, strict=True):
+        actions = np.array([unpacked(x)["actions"][0] for x in each])
+        np.testing.assert_allclose(actions, played(by_step, o, seed), atol=1e-6)
+
+
+def array(dtype="<f4", shape=(2,), data=b"\0" * 8):
+    return msgpack.packb({"obs": {b"__ndarray__": True, b"data": data, b"dtype": dtype, b"shape": shape}})
+
+
+HOSTILE = {
+    "a text": "hello",
+    "no msgpack": b"\xc1",
+    "a pickle": pickle.dumps(print),
+    "cut": packed({"obs": np.zeros(2)})[:-3],
+    "no map": packed([1, 2]),
+    "objects": array(dtype="|O"),
+    "a huge type": array(dtype="V1000000000"),
+    "a shape beyond its bytes": array(shape=(2**40,)),
+    "a negative shape": array(shape=(-1,)),
+    "nested deeply": b"\x91" * 5000 + b"\x00",
+    "no number": packed({"obs": np.array([0.0, np.nan])}),
+    "another size": packed({"obs": np.zeros(3)}),
+    "many robots": packed({"obs": np.zeros((5, 2))}),
+    "a seed below 0": packed({"obs": np.zeros(2), "seed": -1}),
+    "no observation": packed({"reset": True}),
+}
+
+
+def test_hostile_requests_disturb_nobody(folder, obs):
+    policy = qchunk.load(folder)
+    server = PolicyServer(policy, by_step=True, limits=Limits(frame=10_000))
+    good = [packed({"obs": x} | ({"seed": 3} if i == 0 else {})) for i, x in enumerate(obs)]
+
+    async def oversized(port):
+        with pytest.raises(ConnectionClosed, match="1009"):
+            await asked(port, [b"\0" * 20_000])
+
+    async def attack(port):
+        return await asyncio.gather(asked(port, good), asked(port, HOSTILE.values()), oversized(port))
+
+    (_, answers), (_, refusals), _ = serving(server, attack)
+    actions = np.array([unpacked(x)["actions"][0] for x in answers])
+    np.testing.assert_allclose(actions, played(policy, obs), atol=1e-6)
+    for name, answer in zip(HOSTILE, refusals, strict=True):
+        assert isinstance(answer, str) and answer.startswith("refused: ") and "\n" not in answer, (name, answer)
+    assert server.counts["refused"] == len(HOSTILE) and "qchunk_latency_seconds" in server.metrics()
+
+
+def test_who_may_ask(folder, obs):
+    server = PolicyServer(qchunk.load(folder), limits=Limits(clients=1, idle=0.3, key="secret"))
+    told = {"additional_headers": {"Authorization": "Api-Key secret"}}
+
+    async def visits(port):
+        with pytest.raises(InvalidStatus, match="401"):
+            await asked(port, [])
+        async with connect(f"ws://127.0.0.1:{port}", **told) as first:
+            await first.recv()
+            with pytest.raises(InvalidStatus, match="503"):
+                await asked(port, [], **told)
+            with pytest.raises(ConnectionClosed, match="no request for too long"):
+                await asyncio.wait_for(first.recv(), 5)
+        return await asked(port, [packed({"obs": obs[0]})], **told)
+
+    _, (answer,) = serving(server, visits)
+    assert unpacked(answer)["actions"].shape == (H, 2)
