@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -159,7 +160,7 @@ def test_what_cannot_be_used_is_one_line_with_its_fix(python, tmp_path, monkeypa
     old.chmod(0o755)
     for place, said in {
         str(tmp_path / "none"): "there is no interpreter .*none. give the path of one",
-        str(old): "is Python 3.8.1. give one of Python 3.11 or newer",
+        str(old): "is Python 3.8.1. give one of Python 3.9 or newer",
         "/bin/true": "/bin/true does not answer as a Python interpreter",
         bare: f"has no numpy, which worker processes need. {bare} -m pip install numpy",
         half: f"needs gymnasium, which {half} lacks. {half} -m pip install gymnasium",
@@ -308,3 +309,19 @@ def test_a_simulator_that_is_set_up_replays_to_the_same_bits(name, monkeypatch):
         pool.close()
         again.close()
     same(*states)
+
+
+def test_what_workers_import_is_numpy_and_is_written_for_old_pythons():
+    """All that a worker loads of this package parses as the oldest Python would, and brings numpy alone along."""
+    code = (
+        "import sys; before = set(sys.modules); import qchunk.envs.host.worker\n"
+        "for name in set(sys.modules) - before: print(name, getattr(sys.modules[name], '__file__', None) or '')"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=HERE.parent)
+    loaded = dict(line.split(" ", 1) for line in told.stdout.splitlines())
+    roots = {name.split(".")[0] for name, file in loaded.items() if "site-packages" in file}
+    assert roots == {"numpy"} and "qchunk.envs.host.failures" in loaded
+    for name in (n for n in loaded if n.split(".")[0] == "qchunk"):
+        ast.parse(Path(loaded[name]).read_text(), feature_version=interpreters.LEAST)
+    with pytest.raises(SyntaxError):
+        ast.parse("match x:\n  case 1: pass", feature_version=interpreters.LEAST)

@@ -30,9 +30,6 @@ class CollectFlags:
 
     out: Path
     """File to write (.npz); it must not exist."""
-    env_python: str = ""
-    """Interpreter for the environment's workers, such as VENV/bin/python, which needs numpy and the simulator only; by default
-    the line for it that qchunk env setup has written, or the one that runs this."""
     policy: tuple[str, ...] = ()
     """Scripted behaviours (play, expert, noisy, random) or run folders, each with an equal share; by default the environment's first."""
     steps: int = 200_000
@@ -48,6 +45,9 @@ class CollectFlags:
     """Steps between the observation that a plan is made from and its first action that is played; by default the run's."""
     seed: NonNegativeInt = 0
     """Seed of everything drawn."""
+    env_python: str = ""
+    """Interpreter for the environment's workers, such as VENV/bin/python, which needs numpy and the simulator only; by default
+    the line for it that qchunk env setup has written, or the one that runs this."""
     json: bool = False
     """Print what was collected as JSON to stdout."""
     quiet: bool = False

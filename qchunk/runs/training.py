@@ -38,9 +38,6 @@ class TrainFlags:
 
     env: str
     """Environment to play and to be evaluated in: qchunk list envs."""
-    env_python: str = ""
-    """Interpreter for the environment's workers, such as VENV/bin/python, which needs numpy and the simulator only; by default
-    the line for it that qchunk env setup has written, or the one that runs this."""
     data: Path | None = None
     """Data set to train on: qchunk collect. On-policy methods need none."""
     out: Path | None = None
@@ -53,6 +50,9 @@ class TrainFlags:
     """An earlier run, whose actor this one stands on."""
     prior_seed: int | None = None
     """The place among the prior's seeds that every seed stands on; by default each on its own."""
+    env_python: str = ""
+    """Interpreter for the environment's workers, such as VENV/bin/python, which needs numpy and the simulator only; by default
+    the line for it that qchunk env setup has written, or the one that runs this."""
     checkpoint_minutes: float = 15.0
     """Minutes after which a checkpoint is saved, besides those that steps ask for; 0: none."""
     log_to: tuple[str, ...] = ()

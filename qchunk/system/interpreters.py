@@ -19,7 +19,7 @@ from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write, make_folder
 
 PYTHONS = "env-pythons"  # the file of lines
-LEAST = (3, 11)  # the oldest Python that worker processes run in
+LEAST = (3, 9)  # the oldest Python that worker processes run in: what they import is to be written for it
 # in the words of any Python: what an interpreter is asked before it is used
 _PROBE = """
 import json, sys

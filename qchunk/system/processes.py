@@ -17,6 +17,7 @@ _CHILD = "import os, sys; sys.path[:] = sys.argv.pop(1).split(os.pathsep); from 
 # in another interpreter: of what lies beside this package nothing is found there but the package itself
 _GUEST = """
 import os, sys
+sys.path[:] = [p for p in sys.path if p]  # as -P does, which Python has since 3.11: this folder comes last
 from importlib import util
 root = sys.argv.pop(1)
 spec = util.spec_from_file_location("qchunk", os.path.join(root, "__init__.py"), submodule_search_locations=[root])
@@ -50,7 +51,16 @@ def start(module: str, *args: str, python: str = "", **more: Any) -> subprocess.
         more: of subprocess.Popen.
     """
     code, where = (_GUEST, str(Path(_ROOT) / "qchunk")) if python else (_CHILD, os.pathsep.join(search_path()))
-    command = [python or sys.executable, "-P", "-c", code, where, str(os.getpid()), module, *args]
+    command = [
+        python or sys.executable,
+        *([] if python else ["-P"]),
+        "-c",
+        code,
+        where,
+        str(os.getpid()),
+        module,
+        *args,
+    ]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     if python and env.get("PYGLFW_LIBRARY", "").startswith(
         sys.prefix + os.sep
