@@ -297,6 +297,7 @@ SUITES = {  # files of experiments/
     "guidance": Entry("guidance.py", "a frozen prior, guided, re-ranked and best of N on tabletop"),
     "guidance-tuning": Entry("guidance_tuning.py", "the tuning runs behind the weights of guidance"),
     "dppo": Entry("dppo.py", "DPPO and PPO from priors on tabletop and halfcheetah"),
+    "metaworld": Entry("metaworld.py", "cloning and Q-chunking from scripted experts on ten tasks of Meta-World"),
     "policy-gradients": Entry("policy_gradients.py", "dppo, reinflow, fpo, ppo and ogpo from one prior each"),
     "ppo-scratch": Entry(
         "ppo_scratch.py", "PPO from scratch against stated thresholds on inverted_pendulum and reacher"
