@@ -227,7 +227,9 @@ def test_a_run_that_diverges_says_so_and_keeps_the_last_finite_checkpoint(tmp_pa
     assert summary["diverged_at"]["per_seed"] == [2] and summary["success"]["per_seed"] == [0]
     (row,) = records.table(records.load([out]))
     assert row["note"] == "diverged at update 2"
-    assert run(capsys, "eval", out, "--step", 1, "--episodes", 2)[0] == 0
+    assert run(capsys, "eval", out, "--checkpoint", 1, "--episodes", 2)[0] == 0
+    code, said, _ = run(capsys, "eval", out, "--checkpoint", "best", "--episodes", 2)  # what has diverged is never the best
+    assert code == 0 and f"step 1 of {out}" in said
 
 
 def test_only_the_seeds_that_diverge_are_named(tmp_path):

@@ -312,7 +312,7 @@ def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, minute
             extra = event.kind != "compile" and event.settled and (stopping.asked() or over)
             if event.kind == "checkpoint" or extra:
                 spare = spare if lost else event.step
-                save(run, event, total, not lost, spare, scores.get(event.step))
+                save(run, event, total, not lost, spare, None if lost else scores.get(event.step))
                 saved = time.monotonic()
             if event.settled and event.step < total and stopping.asked():
                 stopping.note(f"step {event.step} is saved")
@@ -361,7 +361,7 @@ def save(
     Args:
         finite: whether no seed has diverged.
         spare: the step of the last finite checkpoint, which stays.
-        score: of the evaluation at this step, if there was one.
+        score: of the evaluation at this step, if there was one, and no seed has diverged.
     """
     # the last one leaves environments and replay behind: nothing follows it, and they are most of a run's disk
     playing = event.state is not None and event.step < total
