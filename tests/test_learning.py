@@ -174,6 +174,8 @@ LEAST = {
     "qsm": 0.8,
     "fedit": 0.8,
     "cgql": 0.7,
+    "edp": 0.8,
+    "trqam": 0.75,
 }  # of the success
 
 
