@@ -89,8 +89,8 @@ class PolicyServer:
         """Compiles for every size of a batch, so that no robot waits for that."""
         zeros = {name: np.zeros(size, kind) for name, (size, kind) in self.policy.about["obs"].items()}
         size = 1
-        while size <= self.limits.batch:
-            self.answers([(Robot(), zeros)] * size)
+        while size < 2 * self.limits.batch:  # rows are padded to the next power of 2
+            self.answers([(Robot(), zeros) for _ in range(size)])
             size *= 2
 
     def answers(self, asked: list[tuple[Robot, dict[str, np.ndarray]]]) -> list[np.ndarray | FloatingPointError]:

@@ -203,10 +203,10 @@ def in_units(action: np.ndarray, bounds: Mapping[str, list] | None) -> np.ndarra
     return low + (action + 1.0) / 2.0 * (high - low)
 
 
-def keys_of(seed: int, robots: int, first: int = 0) -> np.ndarray:
+def keys_of(seed: int, robots: int) -> np.ndarray:
     """The noise of an episode: [robots, 2] uint32, a row for each, the same however many there are."""
     key = jax.random.key(seed, impl=IMPL)
-    rows = jax.vmap(lambda i: jax.random.fold_in(key, i))(np.arange(first, first + robots))
+    rows = jax.vmap(lambda i: jax.random.fold_in(key, i))(np.arange(robots))
     return np.asarray(jax.random.key_data(rows))
 
 
