@@ -228,7 +228,9 @@ def test_a_run_that_diverges_says_so_and_keeps_the_last_finite_checkpoint(tmp_pa
     (row,) = records.table(records.load([out]))
     assert row["note"] == "diverged at update 2"
     assert run(capsys, "eval", out, "--checkpoint", 1, "--episodes", 2)[0] == 0
-    code, said, _ = run(capsys, "eval", out, "--checkpoint", "best", "--episodes", 2)  # what has diverged is never the best
+    code, said, _ = run(
+        capsys, "eval", out, "--checkpoint", "best", "--episodes", 2
+    )  # what has diverged is never the best
     assert code == 0 and f"step 1 of {out}" in said
 
 
