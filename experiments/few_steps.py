@@ -1,6 +1,6 @@
 """Does one denoising step keep what ten have? Q-chunking with a flow of 1 to 20 steps, and with the actors that are made for one or two.
 
-Tabletop cube-single, tasks 1 and 4, 4 seeds, the same networks, data and updates for all; about two and a half hours of one core. ``report/few_steps.md``
+Tabletop cube-single, tasks 1 and 4, 4 seeds, the same networks, data and updates for all; products alone take three hours of one core. ``report/few_steps.md``
 and ``.png`` set success against what a decision costs: milliseconds for one candidate and for 32 (median and 99th percentile). Run the last
 part on a quiet machine: the same command measures again.
 
