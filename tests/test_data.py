@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from qchunk import cli, envs
-from qchunk.data import adapting, formats
+from qchunk.data import formats
 from qchunk.data.adapting import Reading
+from qchunk.deploy.standalone import in_units
 
 pytest.importorskip("h5py")
 pytest.importorskip("pyarrow")
@@ -422,7 +423,7 @@ def test_units_are_kept_with_their_inverse(tmp_path, capsys):
         action = rows.action[~rows.end]
         np.testing.assert_allclose(about["action_scale"]["low"], low, rtol=1e-6)
         np.testing.assert_allclose(about["action_scale"]["high"], high, rtol=1e-6)
-        np.testing.assert_allclose(adapting.recorded_units(action, about), raw, rtol=1e-5)
+        np.testing.assert_allclose(in_units(action, about["action_scale"]), raw, rtol=1e-5)
         assert np.abs(action).max() <= 1.0
     assert (formats.load(tmp_path / "1.npz")[0].action[:, 1] == 0).all()
     code, _, err = run(capsys, "data", "convert", written[1], "--out", tmp_path / "x.npz", "--action-range", "3", "3")

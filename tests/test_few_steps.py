@@ -30,8 +30,6 @@ from qchunk.sampling import act
 from qchunk.system.errors import UserError
 from qchunk.types import Chunk, Spec, Vars, view
 
-pytestmark = pytest.mark.learns
-
 SPEC, W, OPTIM = Spec(1, 1, 2), (32, 32), OptimConfig(3e-3)
 FLOW = FlowConfig(W, steps=10)
 KINDS = {

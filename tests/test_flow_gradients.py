@@ -22,8 +22,6 @@ from qchunk.sampling import from_zero, sample, telling
 from qchunk.system.errors import UserError
 from qchunk.types import Spec, Vars
 
-pytestmark = pytest.mark.learns
-
 SMALL = {"critic": ValueConfig((32, 32)), "optim": OptimConfig(3e-3), "critic_optim": OptimConfig(3e-3)}
 ACTOR, ROLLOUT = FlowConfig((32, 32), steps=3), RolloutConfig(64, 4, 4, 2)
 METHODS = {

@@ -146,6 +146,16 @@ def test_what_has_no_place_to_play_in_is_refused(data, tmp_path, capsys):
     for words, line in [
         (("train", "qc", "--env", "none"), "give --data"),
         (("train", "qc", "--env", "none", "--data", data, "--online-steps", 100), "no place to play in"),
+        (("train", "ppo", "--env", "none/3,1"), "no place to play in"),
+        (("train", "rlpd", "--env", "none", "--data", data), "no place to play in"),
+        (
+            ("train", "bc", "--env", "none", "--data", data, "--chunk.history", 2),
+            "leave --chunk.history and --objective out",
+        ),
+        (
+            ("train", "bc", "--env", "none", "--data", data, "--objective", "task=2"),
+            "leave --chunk.history and --objective out",
+        ),
         (("train", "bc", "--env", "none/3", "--data", data), "says no sizes"),
         (("train", "bc", "--env", "none/4,1", "--data", data, *STEPS), "but none/4,1 has"),
         (("collect", "none/3,1", "--out", tmp_path / "x.npz", "--policy", "random"), "no place to play in"),

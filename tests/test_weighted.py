@@ -41,8 +41,6 @@ from qchunk.sampling import act, sample, sample_from_start
 from qchunk.system.errors import UserError
 from qchunk.types import Chunk, Spec, Vars
 
-pytestmark = pytest.mark.learns
-
 SPEC, B = Spec(1, 1, 2), 6
 
 
@@ -206,6 +204,7 @@ LEAST = {"sdac": 0.75, "idem": 0.7, "dpmd": 0.95, "qvpo": 0.7}  # of the success
 
 
 @pytest.mark.slow
+@pytest.mark.learns
 @pytest.mark.parametrize("name", ONLINE)
 def test_weighted_matching_learns_online(name):
     """From scratch: random plans succeed in half of the episodes of this probe."""

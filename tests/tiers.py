@@ -9,17 +9,18 @@ import jax
 import pytest
 
 
-def slow_but(quick: Iterable[Any], cases: Iterable[Any]) -> list[Any]:
-    """Cases for ``parametrize``, all slow but for those that equal one of ``quick``.
+def slow_but(quick: Iterable[Any], cases: Iterable[Any], long: Iterable[Any] = ()) -> list[Any]:
+    """Cases for ``parametrize``, all slow but for those that equal one of ``quick``; those of ``long`` are marked ``learns``, too.
 
     Raises:
-        ValueError: ``quick`` holds what is no case.
+        ValueError: ``quick`` or ``long`` holds what is no case.
     """
-    quick, cases = list(quick), list(cases)
-    if odd := [q for q in quick if q not in cases]:
+    quick, cases, long = list(quick), list(cases), list(long)
+    if odd := [q for q in (*quick, *long) if q not in cases]:
         raise ValueError(f"no such cases: {odd}")
     values = lambda case: case if isinstance(case, tuple) else (case,)  # noqa: E731
-    return [case if case in quick else pytest.param(*values(case), marks=pytest.mark.slow) for case in cases]
+    marks = lambda case: [pytest.mark.slow, *[pytest.mark.learns] * (case in long)]  # noqa: E731
+    return [case if case in quick else pytest.param(*values(case), marks=marks(case)) for case in cases]
 
 
 def as_users_compile(f: Any, **options: Any) -> Any:

@@ -128,14 +128,6 @@ def scaled(rows: Any, reading: Reading, bounds: Any = None) -> tuple[Any, dict[s
     return rows._replace(action=unit), {"low": low.tolist(), "high": high.tolist()}
 
 
-def recorded_units(action: Any, about: Mapping) -> Any:
-    """The inverse of ``scaled``: actions [..., A] in [-1, 1] -> the units they were recorded in, by the description of a data set."""
-    if SCALE not in about:
-        return action
-    low, high = (np.asarray(about[SCALE][n]) for n in ("low", "high"))
-    return low + (action + 1.0) / 2.0 * (high - low)
-
-
 def without(rows: Any, reading: Reading) -> Any:
     """The rows of the episodes that stay.
 

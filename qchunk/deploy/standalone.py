@@ -199,8 +199,8 @@ def in_units(action: np.ndarray, bounds: Mapping[str, list] | None) -> np.ndarra
         )
     if bounds is None:
         return action
-    low, high = (np.asarray(bounds[name], np.float32) for name in ("low", "high"))
-    return low + (action + 1.0) / 2.0 * (high - low)
+    low, high = (np.asarray(bounds[name]) for name in ("low", "high"))
+    return (low + (action + 1.0) / 2.0 * (high - low)).astype(action.dtype)
 
 
 def keys_of(seed: int, robots: int) -> np.ndarray:
@@ -258,6 +258,7 @@ def fingerprint(files: Mapping[str, bytes]) -> str:
     return h.hexdigest()[:16]
 
 
+# as in qchunk.trees, which is not there where this file is alone
 def _named(tree: Any, root: str = "obs") -> dict[str, Any]:
     if not isinstance(tree, Mapping):
         return {root: tree}

@@ -91,7 +91,7 @@ def make(
     where a data set serves several tasks, ``relabel(obs, action, next_obs) -> (reward, terminal)``.
 
     Raises:
-        UserError: unknown name; the nearest ones are offered. Or a history or an objective of a host environment.
+        UserError: unknown name; the nearest ones are offered. Or a history or an objective of a host environment, or of none.
     """
     if not isinstance(name, str):
         raise UserError(f"the environment is {repr(name)[:60]}", "give its name: qchunk list envs")
@@ -109,6 +109,8 @@ def make(
         if objective:
             raise UserError(f"{name} runs in worker processes, which give its own reward", "leave --objective out")
         return env
+    if family == "none" and (history > 1 or objective):
+        raise UserError("--env none takes data as they are", "leave --chunk.history and --objective out")
     from qchunk.envs.base import History
     from qchunk.envs.objective import objective as weighted
 

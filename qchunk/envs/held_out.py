@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
 
 from qchunk import trees
@@ -53,15 +54,8 @@ class HeldOut(Env):
         if kept == len(ends):
             raise UserError("the data hold one episode, and none can be held out", "record more episodes")
         cut = int(ends[-kept - 1])
-        self.held = to_device(_part(rows, slice(cut, None)))
-        return _part(rows, slice(0, cut))
-
-
-def _part(rows: Rows, at: slice) -> Rows:
-    arrays = {name: x[at] for name, x in trees.named(rows.obs).items()}
-    extras = {name: x[at] for name, x in rows.extras.items()}
-    plain = (getattr(rows, name)[at] for name in ("action", "reward", "terminal", "end"))
-    return Rows(trees.unnamed(arrays), *plain, extras=extras)
+        self.held = to_device(jax.tree.map(lambda x: x[cut:], rows))
+        return jax.tree.map(lambda x: x[:cut], rows)
 
 
 def name_of(rows: Rows) -> str:

@@ -138,10 +138,6 @@ def ready(
         )
     settings, weights = driver.resolve(settings), objective.parse(f.objective)
     env = envs.make(f.env, c.chunk.history, weights, f.env_python)
-    if f.env.startswith("none/") and (not driver.takes_data or getattr(settings, "online_steps", 0)):
-        raise UserError(
-            "--env none is no place to play in", "take a method that learns from data, and --online-steps 0"
-        )
     prior.check(earlier, algorithm, c, settings, env)
     data, about = data_of(f, algorithm, env, driver, settings)
     if data is not None:
