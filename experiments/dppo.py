@@ -19,7 +19,8 @@ from qchunk.config import ChunkConfig, OptimConfig, RolloutConfig, ValueConfig
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 
-PRIORS = {"flow": FlowConfig(SMALL, ema=True), "gaussian": GaussianConfig(SMALL, ema=True)}
+FLOW = FlowConfig(SMALL, ema=True)
+PRIORS = {"flow": FLOW, "gaussian": GaussianConfig(SMALL, ema=True)}
 CHUNK, VALUE = ChunkConfig(5, discount="decision"), ValueConfig(SMALL)
 
 

@@ -1,7 +1,7 @@
 """Ten tasks of Meta-World from its own scripted experts' data: cloning by a flow and by a diffusion, and Q-chunking, 3 seeds.
 
 ``qchunk env setup metaworld`` first: the simulator runs in an interpreter of its own. Half of the 20,000 steps of each task are the experts', half the same
-with noise. ``qchunk reproduce metaworld [--only push-v3 ...]``; some ten minutes of one core a task.
+with noise. ``qchunk reproduce metaworld [--only push-v3 ...]``.
 """
 
 from _suite import OPTIM, SMALL, small_bc, small_qc

@@ -10,10 +10,9 @@ import dataclasses
 from typing import Any
 
 from _suite import OPTIM, SMALL, TAU
-from dppo import CHEETAH, CHUNK, DATA, SINGLE, VALUE, priors, scratch
+from dppo import CHEETAH, CHUNK, DATA, FLOW, SINGLE, VALUE, priors, scratch
 from dppo import arms as by_steps
 
-from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.fpo import FPO
 from qchunk.algorithms.ogpo import OGPO
 from qchunk.algorithms.reinflow import ReinFlow
@@ -21,8 +20,6 @@ from qchunk.comparison.suite import Run, Suite
 from qchunk.config import ChunkConfig, CriticConfig, RolloutConfig
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
-
-FLOW = FlowConfig(SMALL, ema=True)
 
 
 def arms(env: str, steps: int, seeds: int, **more: Any) -> list[Run]:
