@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from qchunk import names
-from qchunk.system import answers, loading, memory, stopping, surroundings, tracebacks
+from qchunk.system import answers, compiled, loading, memory, stopping, surroundings, tracebacks
 from qchunk.system.errors import UserError, unknown
 from qchunk.system.processes import cores
 
@@ -151,6 +151,8 @@ def command(argv: list[str]) -> None:
         sys.path.append(os.getcwd())  # modules of the user's own, as python -m would find them
     if argv[0] != "bench" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(MOST_DEVICES, cores())))
+    if argv[0] != "bench":  # which times compiling, too
+        compiled.keep()
     name_glfw()
     if argv[0] in ("compare", "render"):
         draw_without_a_screen()

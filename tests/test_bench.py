@@ -34,6 +34,7 @@ BENCHMARKS = {
     "online",
     "sampling",
     "seeds",
+    "start_up",
     "update",
 }
 STUB = """

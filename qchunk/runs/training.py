@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from qchunk import env_names, envs, registry
+from qchunk import env_names, envs, nets, registry
 from qchunk.config import validate
 from qchunk.data import formats
 from qchunk.data.adapting import SCALE
@@ -90,6 +90,7 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | 
         "seeds": settings.seeds,
         "device": str(jax.devices()[0].device_kind),
         "devices": jax.local_device_count(),
+        "precision": nets.precision(),
         "prior": earlier and earlier.about,
         "data": about,
         "log_to": f.log_to,
@@ -239,7 +240,7 @@ def resume(folder: Path, f: Going | None = None) -> dict:
             fix = f"put {run.checkpoints} back as it was, or train a new run with --out"
             raise UserError(f"{folder} has saved checkpoints, and none of them can be used now", fix)
         refuse_finished(run, opened, began)
-        for line in (*resuming.differences(run, began), *resuming.elsewhere(run, opened), *resuming.devices(run)):
+        for line in (*resuming.differences(run, began), *resuming.elsewhere(run, opened), *resuming.machine(run)):
             print(f"{folder}: {line}", file=sys.stderr)
         keep_changes(run, opened, f)
         state = spread(opened.settings.seeds, state)  # here, so that no second copy lives as long as the run
