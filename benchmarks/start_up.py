@@ -20,9 +20,11 @@ from qchunk.system import compiled
 
 ENV, REPEATS = "tabletop/cube-single-task1", 3
 HIDDEN = ["128", "128", "128"]
-SIZES = ["--actor.hidden", *HIDDEN, "--critic.hidden", *HIDDEN, "--episodes", "10", "--seeds", "2", "--quiet"]
+SIZES = ["--critic.hidden", *HIDDEN, "--episodes", "10", "--seeds", "2", "--quiet"]
 RUNS = {
     "qc": [
+        "--actor.hidden",
+        *HIDDEN,
         "--data",
         "d.npz",
         "--n",
@@ -36,7 +38,7 @@ RUNS = {
         "--update-ratio",
         "0.1",
     ],
-    "ppo": ["--online-steps", "20000", "--rollout.envs", "64", "--rollout.decisions", "10"],
+    "ppo": ["--tuned.hidden", *HIDDEN, "--online-steps", "20000", "--rollout.envs", "64", "--rollout.decisions", "10"],
 }
 
 
