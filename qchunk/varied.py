@@ -17,7 +17,9 @@ from qchunk.config import members, validate
 from qchunk.system.errors import UserError, unknown
 from qchunk.types import Array
 
-Swept = Sequence[Mapping[str, float]]  # settings: floats by their flags, such as {"optim.lr": 1e-3}; all name the same ones
+Swept = Sequence[
+    Mapping[str, float]
+]  # settings: floats by their flags, such as {"optim.lr": 1e-3}; all name the same ones
 
 
 def hints(c: Any, before: str = "") -> Iterator[tuple[str, Any]]:
@@ -70,4 +72,6 @@ def names(swept: Swept, seed: int, lanes: int) -> list[str]:
 
 def told(setting: Mapping[str, Any]) -> str:
     """A setting as text, such as "optim.lr 0.001, expectile 0.9"."""
-    return ", ".join(f"{flag} {value:g}" if type(value) is float else f"{flag} {value}" for flag, value in setting.items())
+    return ", ".join(
+        f"{flag} {value:g}" if type(value) is float else f"{flag} {value}" for flag, value in setting.items()
+    )

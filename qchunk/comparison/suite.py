@@ -208,7 +208,7 @@ def check(suite: Sequence[Run], root: Path) -> None:
             continue
         found = run_folder.read_config(folder)["config"]
         ours = {"config": run.config, "settings": run.driver.resolve(run.settings)}
-        asked = {"algorithm": run.algorithm, **{k: dataclasses.asdict(v) for k, v in ours.items()}}
+        asked: dict[str, Any] = {"algorithm": run.algorithm, **{k: dataclasses.asdict(v) for k, v in ours.items()}}
         asked |= {"swept": run.swept} if run.swept or found.get("swept") else {}
         odd = sorted(n for n, v in records.flat(_plain(asked)).items() if records.flat(_plain(found)).get(n) != v)
         fix = "remove the folder, or pass --out with a new one"

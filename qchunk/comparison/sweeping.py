@@ -244,15 +244,22 @@ def number(flag: str, text: str) -> float:
 
 def split(group: Group, most: int) -> list[Group]:
     """Parts of a group of at most so many settings, of nearly equal sizes."""
-    parts = np.array_split(np.arange(len(group.settings)), math.ceil(len(group.settings) / max(most, 1)))
-    return [
-        group._replace(
-            settings=tuple(group.settings[i] for i in part),
-            config=put(group.config, group.floats[part[0]]),
-            floats=tuple(group.floats[i] for i in part),
+    parts = np.array_split(np.asarray(group.settings), math.ceil(len(group.settings) / max(most, 1)))
+    return [part_of(group, part.tolist()) for part in parts]
+
+
+def part_of(group: Group, places: Sequence[int]) -> Group:
+    """The settings of a group at these places of the list of all.
+
+    Raises:
+        UserError: one of them is not in it.
+    """
+    if set(places) - set(group.settings):
+        raise UserError(
+            "settings that are to share a program differ in more than floats", "pass --out with a new folder"
         )
-        for part in parts
-    ]
+    floats = tuple(group.floats[group.settings.index(i)] for i in places)
+    return group._replace(settings=tuple(places), config=put(group.config, floats[0]), floats=floats)
 
 
 def run_of(group: Group, algorithm: str, env: str, data: Data | Path | None, label: str, **more: Any) -> Run:

@@ -336,7 +336,7 @@ def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, minute
 
 def say_diverged(event: Event, names: Sequence[str], spare: int | None) -> None:
     """Says on stderr which seeds have diverged, and which checkpoint is good."""
-    seeds = ", ".join(names[i] for i in np.flatnonzero(event.values["diverged"]))
+    seeds = ", ".join(names[int(i)] for i in np.flatnonzero(event.values["diverged"]))
     kept = (
         "no checkpoint was saved before" if spare is None else f"the last finite checkpoint, of step {spare}, is kept"
     )
