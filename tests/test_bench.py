@@ -34,6 +34,7 @@ BENCHMARKS = {
     "online",
     "sampling",
     "seeds",
+    "sweep",
     "update",
 }
 STUB = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from qchunk import env_names, envs, names, registry
 from qchunk.commands import flags, train
 from qchunk.comparison import fitting, selection, sweeping
 from qchunk.comparison.selection import Scores
-from qchunk.comparison.suite import Data, Run, Trained, check, claim, collected, train_all
+from qchunk.comparison.suite import Data, Run, Trained, check, claim, collected, file_of, train_all
 from qchunk.comparison.sweeping import Group, Setting
 from qchunk.config import NonNegativeInt, PositiveInt
 from qchunk.reporting import mattered, records
@@ -308,10 +309,13 @@ def report(s: Sweep, chosen: int, more: dict[str, records.Rows]) -> tuple[record
 def say(s: Sweep, rows: records.Rows, chosen: int, over: Scores, reported: records.Rows) -> None:
     """The tables and the chosen setting, to stdout and into best.json."""
     words = sweeping.as_flags(s.settings[chosen], s.parts)
-    where = ["--env", s.report[0][0], *(["--data", str(s.flags.data)] if s.flags.data else [])]
+    env = s.report[0][0] if reported else s.flags.env[0]
+    data = data_of(s, env, tuning=not reported)
+    file = file_of(data, s.root) if isinstance(data, Data) else data
+    where = ["--env", env, *(["--data", str(file)] if file else [])]
     where += ["--prior", str(s.flags.prior)] if s.flags.prior else []
     where += ["--objective", *s.flags.objective] if s.flags.objective else []
-    line = " ".join(["qchunk train", s.algorithm, *where, *s.fixed, *words])
+    line = shlex.join(["qchunk", "train", s.algorithm, *where, *s.fixed, *words])
     mean = selection.estimate(over, over.values[chosen]).mean
     found = {"setting": s.settings[chosen], "flags": " ".join(words), "command": line, "tuned": mean}
     found |= {"figure": over.figure, "reported": list(reported)}

@@ -45,8 +45,10 @@ def lanes(folder: Path) -> tuple[str, np.ndarray, np.ndarray]:
         raise UserError(f"{folder} has no evaluation", "give --episodes, and let it end")
     figure = run_folder.compared(evals[-1])
     values = np.asarray([math.nan if x is None else x for x in evals[-1][figure]], float)
-    lost = run_folder.diverged(lines).get("diverged", [0.0] * len(values))
-    return figure, values, np.asarray(lost, float) > 0
+    told = [
+        line["values"]["diverged"] for line in lines if line["kind"] == "diverged"
+    ]  # a run that went on says it again
+    return figure, values, np.any([np.zeros(len(values)), *told], axis=0)
 
 
 def scores(env: str, seeds: int, episodes: int, runs: Sequence[tuple[tuple[int, ...], Path | str]]) -> Scores:
@@ -197,13 +199,20 @@ def mattered(settings: Sequence[Setting], over: Scores) -> Rows:
             {
                 "field": flag,
                 "values": str(len(found)),
-                "best value": found[int(np.nanargmax(means))].value if finite.any() else "none has a score",
+                "best value": _best_value(found, means),
                 "best to worst": show(apart, unit)[0] if apart else "-",
                 "rank correlation": _rank(numbers[use], over.values.mean(axis=1)[use]),
                 "settings without a score": str(int((~scored).sum())),
             }
         )
     return rows
+
+
+def _best_value(found: Sequence[Level], means: np.ndarray) -> str:
+    finite = means[np.isfinite(means)]
+    if not len(finite):
+        return "none has a score"
+    return "-" if np.ptp(finite) == 0 and len(finite) > 1 else found[int(np.nanargmax(means))].value
 
 
 def _rank(x: np.ndarray, y: np.ndarray) -> str:

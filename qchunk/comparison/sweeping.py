@@ -9,12 +9,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_origin
+from typing import Any, NamedTuple, get_args, get_origin
 
 import numpy as np
 
 from qchunk.comparison.suite import Data, Run
-from qchunk.config import validate
+from qchunk.config import kind_of, validate
 from qchunk.system.errors import UserError, unknown
 from qchunk.varied import hints, put
 
@@ -201,6 +201,35 @@ def as_flags(setting: Mapping[str, str], parts: Sequence[Any]) -> list[str]:
     return found
 
 
+def with_values(c: Any, setting: Mapping[str, str]) -> Any:
+    """A configuration with the values of a setting.
+
+    Raises:
+        UserError: a field that it has not, or a value that it cannot have.
+    """
+    known = dict(hints(c))
+    for flag, text in setting.items():
+        if flag not in known:
+            raise unknown("field", flag, known)
+        c = put(c, {flag: valued(flag, known[flag], text)})
+    validate(c)
+    return c
+
+
+def valued(flag: str, hint: Any, text: str) -> Any:
+    """A value of a field from its text. Raises UserError where it spells none."""
+    try:
+        if hint in (int, float):
+            return hint(text)
+        if hint is bool:
+            return {"true": True, "false": False}[text.lower()]
+        if get_origin(hint) is tuple:
+            return tuple(valued(flag, get_args(hint)[0], part) for part in text.split(","))
+    except (ValueError, KeyError) as e:
+        raise UserError(f"--{flag} is {text!r}", f"give {kind_of(hint)}") from e
+    return text
+
+
 class Group(NamedTuple):
     """Settings that differ in floats of the configuration alone."""
 
@@ -226,20 +255,12 @@ def groups(settings: Sequence[Setting], c: Any, parse: Any) -> list[Group]:
         apart.setdefault(tuple((k, v) for k, v in setting.items() if k not in floats), []).append(i)
     found = []
     for static, places in apart.items():
-        beside = tuple({flag: number(flag, settings[i][flag]) for flag in floats} for i in places)
+        beside = tuple({flag: valued(flag, float, settings[i][flag]) for flag in floats} for i in places)
         config, driver_settings = parse(dict(static))
         for one in beside:
             validate(put(config, one))
         found.append(Group(tuple(places), put(config, beside[0]), driver_settings, beside))
     return found
-
-
-def number(flag: str, text: str) -> float:
-    """A float of the command line. Raises UserError where it is none."""
-    try:
-        return float(text)
-    except ValueError as e:
-        raise UserError(f"--{flag} is {text!r}", "give numbers") from e
 
 
 def split(group: Group, most: int) -> list[Group]:
