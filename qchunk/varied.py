@@ -32,22 +32,22 @@ def hints(c: Any, before: str = "") -> Iterator[tuple[str, Any]]:
             yield flag, hint
 
 
-def put(c: Any, values: Mapping[str, Any]) -> Any:
-    """The configuration with other floats; numbers or tracers, by their flags."""
-    for flag, value in values.items():
+def put(c: Any, values: Mapping[str, Any] | None) -> Any:
+    """The configuration with other values of fields, by their flags; they may be tracers. None: as it is."""
+    for flag, value in (values or {}).items():
         first, _, rest = flag.replace("-", "_").partition(".")
         c = dataclasses.replace(c, **{first: put(getattr(c, first), {rest: value}) if rest else value})
     return c
 
 
-def lanes_of(c: Any, swept: Swept, lanes: int) -> dict[str, Array]:
-    """The floats of every lane [lanes], by their flags; {} without settings.
+def lanes_of(c: Any, swept: Swept, lanes: int) -> dict[str, Array] | None:
+    """The floats of every lane [lanes], by their flags; None without settings.
 
     Raises:
         UserError: another field than a float, a value out of its range, or lanes that the settings do not share equally.
     """
     if not swept:
-        return {}
+        return None
     floats = [flag for flag, hint in hints(c) if hint is float]
     for setting in swept:
         if set(setting) != set(swept[0]):
@@ -62,7 +62,7 @@ def lanes_of(c: Any, swept: Swept, lanes: int) -> dict[str, Array]:
     return {flag: jnp.asarray(np.repeat([s[flag] for s in swept], each), jnp.float32) for flag in swept[0]}
 
 
-def names(swept: Swept, seed: int, lanes: int) -> list[str]:
+def lane_names(swept: Swept, seed: int, lanes: int) -> list[str]:
     """What each lane is called: its seed, and with several settings its setting."""
     if not swept:
         return [str(seed + i) for i in range(lanes)]

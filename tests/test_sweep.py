@@ -32,7 +32,7 @@ from qchunk.play import collecting
 from qchunk.runs import run_folder, training
 from qchunk.runs.opened import Opened
 from qchunk.system.errors import UserError
-from qchunk.varied import lanes_of, names, put
+from qchunk.varied import lane_names, lanes_of, put
 
 BOUND = (
     2e-5  # of parameters of size 1 after a run: XLA may round otherwise in another program, and updates carry that on
@@ -101,7 +101,10 @@ def test_lanes():
         "optim.lr": [np.float32(1e-3)] * 3 + [np.float32(1e-2)] * 3,
         "chunk.gamma": [np.float32(0.9)] * 3 + [0.5] * 3,
     }
-    assert names(SETTINGS, 4, 4)[1:3] == ["5 of optim.lr 0.001, chunk.gamma 0.9", "4 of optim.lr 0.01, chunk.gamma 0.5"]
+    assert lane_names(SETTINGS, 4, 4)[1:3] == [
+        "5 of optim.lr 0.001, chunk.gamma 0.9",
+        "4 of optim.lr 0.01, chunk.gamma 0.5",
+    ]
     build, c = METHODS["offline"]
     keys = assemble(build, c, envs.make("probe/two-step"), OnlineSettings(seed=7, seeds=6), swept=SETTINGS)[1].keys
     alone = [jax.random.key_data(jax.random.key(7 + i)) for i in range(3)]
@@ -458,11 +461,9 @@ def test_settings_stand_on_a_prior_seed_for_seed(tmp_path, env, capsys):
     steps = ["--seeds", 2, "--offline-steps", 3, "--episodes", 3, "--batch", 8, "--quiet"]
     assert command(capsys, "train", "bc", *where, *small, *steps, "--out", base)[0] == 0
     cls = registry.builder("v-gps")[1]
-    argv = [
-        str(w) for w in ("v-gps", *where, "--prior", base, "--critic.hidden", 8, "--value.hidden", 8, "--n", 2, *steps)
-    ]
+    argv = [str(w) for w in ("v-gps", *where, "--prior", base, "--critic.hidden", 8, "--n", 2, *steps)]
     f, c, s = train.parse(argv, cls)
-    swept = ({"optim.lr": 1e-3}, {"optim.lr": 1e-2})
+    swept = ({"optim.lr": 1e-3, "temperature": 0.0}, {"optim.lr": 1e-2, "temperature": 5.0})
     joint = training.run(
         "v-gps", dataclasses.replace(f, out=tmp_path / "j"), c, dataclasses.replace(s, seeds=4), None, swept
     )[1]

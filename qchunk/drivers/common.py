@@ -202,7 +202,7 @@ def learner_like(program: Program, x: Inputs) -> Learner:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _init(program: Program, x: Inputs) -> Learner:
-    def one_seed(key: jax.Array, given: dict, varied: dict) -> Learner:
+    def one_seed(key: jax.Array, given: dict, varied: dict | None) -> Learner:
         c = put(x.c, varied)
         return program.algorithm(c).init(stream(key, "init"), program.spec(c), given)
 

@@ -19,10 +19,9 @@ from qchunk.play.program import Inputs, Program, reads
 from qchunk.runs import checkpoint, run_folder, sources
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Learner, Vars
-from qchunk.varied import Swept, names
+from qchunk.varied import Swept, lane_names
 
 GIVEN = "given"  # the folder within a run's that holds the frozen modules it stands on
-
 SWEPT = "swept"  # of config.json: the settings that a run holds beside each other
 
 
@@ -43,7 +42,7 @@ class Opened(NamedTuple):
     @property
     def lanes(self) -> list[str]:
         """What each of its seeds is called."""
-        return names(self.swept, self.settings.seed, self.settings.seeds)
+        return lane_names(self.swept, self.settings.seed, self.settings.seeds)
 
     @property
     def algorithm(self) -> Algorithm:
