@@ -38,6 +38,11 @@ COMMANDS = {
         "several methods, everything else held equal: one report",
         "qchunk.commands.compare:compare",
     ),
+    "sweep": (
+        "ALGO --env ENV --FIELD V V",
+        "settings beside each other in one program; the best, reported elsewhere",
+        "qchunk.commands.sweep:sweep",
+    ),
     "reproduce": (
         "SUITE [--scale SCALE]",
         "a table of ours or of a paper, beside the published figures",

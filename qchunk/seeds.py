@@ -71,6 +71,11 @@ def for_each(seeds: int, tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *jnp.shape(x))), tree)
 
 
+def repeated(tree: Any, times: int) -> Any:
+    """The same for every setting: leaves [S, ...] -> [times * S, ...], all seeds, and then all of them again."""
+    return jax.tree.map(lambda x: jnp.concatenate([x] * times), tree) if times > 1 else tree
+
+
 def mesh(seeds: int) -> Mesh:
     """As many of this process's devices as share ``seeds`` equally."""
     devices = jax.local_devices()
