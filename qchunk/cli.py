@@ -33,6 +33,11 @@ COMMANDS = {
         "qchunk.commands.train:train",
     ),
     "eval": ("RUN --episodes 100", "evaluate a run's newest checkpoint", "qchunk.commands.evaluate:evaluate"),
+    "rank": (
+        "RUN... --data FILE",
+        "what policies would earn, from data alone: fitted Q evaluation",
+        "qchunk.commands.rank:rank",
+    ),
     "compare": (
         "--env ENV --seeds 4",
         "several methods, everything else held equal: one report",
