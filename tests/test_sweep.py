@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -68,7 +69,20 @@ def data(env):
 
 
 @pytest.mark.parametrize("how", slow_but(["offline"], METHODS))
-def test_a_setting_beside_others_is_its_own_run(how, env, data, monkeypatch):
+def test_a_setting_beside_others_is_its_own_run(how, env, data):
+    same_as_alone(how, env, data)
+
+
+@pytest.mark.slow
+def test_also_in_host_environments(monkeypatch):
+    pytest.importorskip("gymnasium")
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    with contextlib.closing(envs.make("gymnasium/host_envs:Walk-v0")) as env:
+        same_as_alone("online", env, None)
+
+
+def same_as_alone(how, env, data):
     """Two settings of two seeds, against a run of each: the same learners, and the same evaluation."""
     (build, c), s = METHODS[how], DRIVERS[how]
     driver = registry.driver_of(type(c))
@@ -162,6 +176,8 @@ def test_flags_to_settings():
         *(16, 16, "--no-random-start", "--critic.layer-norm", "True", "False", "--actor.steps=2"),
     )
     assert [f.flag for f in found] == ["optim.lr", "n", "critic.hidden", "critic.layer-norm"]
+    own, kept = fields("--optim.kind", "../mine.py:f", "--critic.aggregate", "../mine.py:g", "min")
+    assert kept == ["--optim.kind", "../mine.py:f"] and own[0].values == ("../mine.py:g", "min")
     assert rest == ["--env", "a", "b", "--actor.hidden", "16", "16", "--no-random-start", "--actor.steps", "2"]
     every = sweeping.grid(found)
     assert len(every) == 16 and len({tuple(s.items()) for s in every}) == 16
@@ -200,7 +216,6 @@ def test_settings_at_random():
         (("--optim.lr", "log:0..1"), "no range"),
         (("--optim.lr", "1..2", "4"), "no range"),
         (("--optim.lr", "1..x"), "no range"),
-        (("--actor.noise", "1..2", "--mix", "1..2"), "no number"),
         (("--optim.lr", 1, 1), "twice"),
         (("--optim.lr", 1, 2, "--optim.lr", 3, 4), "swept twice"),
         (("--seed", 1, 2), "judged alike"),

@@ -252,7 +252,7 @@ def told(s: Sweep, runs: Sequence[tuple[Group, Run]]) -> str:
     """What will be trained, in a line."""
     lanes = sum(run.settings.seeds for _, run in runs)
     return (
-        f"{len(s.settings)} settings of {s.algorithm}, {s.seeds[1]} seeds, {len(s.flags.env)} environments: "
+        f"{len(s.settings)} settings of {s.algorithm}, {s.seeds[1]} seeds each, on {', '.join(s.flags.env)}: "
         f"{lanes} trainings in {len(runs)} programs, in {s.root}"
     )
 
