@@ -299,6 +299,11 @@ def test_what_is_not_a_number_is_never_best(tmp_path):
     plain = json.loads(selection.as_json(selection.numbers(settings, [found], found, 3)))
     assert plain[0]["per_seed"] == {"e": [1.0, None]} and plain[0]["mean"] is None and plain[3]["chosen"]
     assert selection.as_csv(settings, found, 3).splitlines()[4].startswith("3,3,success,0.30")
+    c = write(tmp_path / "c", {"return": [5.0, np.nan]})
+    told = selection.scores("e", 2, 10, [((0, 2), a), ((1,), c)])
+    assert told.figure == "success" and told.values[1, 0] == 0 and np.isnan(told.values[1, 1]), (
+        "told only where it is reached"
+    )
     lost = selection.scores("e", 2, 10, [((0,), "no memory")])
     assert selection.best(lost) is None
 
@@ -442,7 +447,8 @@ def test_sweep(tmp_path, capsys):
     assert [r["setting"] for r in found["settings"]][-1] == "0" and "diverged" in found["settings"][-1]["note"]
     for name in ("sweep.json", "settings.md", "settings.csv", "settings.json", "mattered.png", "best.json"):
         assert (out / name).stat().st_size > 50, name
-    joint, own = out / "runs" / ENV / "bc-0", out / "runs" / ENV / "bc (chosen)"
+    number = next(r["setting"] for r in found["settings"] if r["note"] == "chosen")
+    joint, own = out / "runs" / ENV / "bc-0", out / "runs" / ENV / f"bc (setting {number})"
     kept = run_folder.read_config(joint)["config"]
     assert kept["seeds"] == 6 and [s["optim.lr"] for s in kept["swept"]] == [1e30, 1e-2, 1e-3]
     assert run_folder.read_config(own)["config"]["seed"] == 2, "other seeds"
