@@ -442,7 +442,7 @@ def test_one_bad_arm_costs_no_other(tmp_path, capsys):
 
 
 def test_what_stands_on_a_failed_run_fails_with_it(tmp_path, monkeypatch):
-    def broken(algorithm, f, c, settings):
+    def broken(algorithm, f, c, settings, swept=()):
         if f.label == "prior (flow)":
             raise UserError("no room", "make some")
         f.out.mkdir(parents=True)

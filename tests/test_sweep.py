@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -68,7 +69,20 @@ def data(env):
 
 
 @pytest.mark.parametrize("how", slow_but(["offline"], METHODS))
-def test_a_setting_beside_others_is_its_own_run(how, env, data, monkeypatch):
+def test_a_setting_beside_others_is_its_own_run(how, env, data):
+    same_as_alone(how, env, data)
+
+
+@pytest.mark.slow
+def test_also_in_host_environments(monkeypatch):
+    pytest.importorskip("gymnasium")
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    with contextlib.closing(envs.make("gymnasium/host_envs:Walk-v0")) as env:
+        same_as_alone("online", env, None)
+
+
+def same_as_alone(how, env, data):
     """Two settings of two seeds, against a run of each: the same learners, and the same evaluation."""
     (build, c), s = METHODS[how], DRIVERS[how]
     driver = registry.driver_of(type(c))
@@ -162,6 +176,8 @@ def test_flags_to_settings():
         *(16, 16, "--no-random-start", "--critic.layer-norm", "True", "False", "--actor.steps=2"),
     )
     assert [f.flag for f in found] == ["optim.lr", "n", "critic.hidden", "critic.layer-norm"]
+    own, kept = fields("--optim.kind", "../mine.py:f", "--critic.aggregate", "../mine.py:g", "min")
+    assert kept == ["--optim.kind", "../mine.py:f"] and own[0].values == ("../mine.py:g", "min")
     assert rest == ["--env", "a", "b", "--actor.hidden", "16", "16", "--no-random-start", "--actor.steps", "2"]
     every = sweeping.grid(found)
     assert len(every) == 16 and len({tuple(s.items()) for s in every}) == 16
@@ -200,7 +216,6 @@ def test_settings_at_random():
         (("--optim.lr", "log:0..1"), "no range"),
         (("--optim.lr", "1..2", "4"), "no range"),
         (("--optim.lr", "1..x"), "no range"),
-        (("--actor.noise", "1..2", "--mix", "1..2"), "no number"),
         (("--optim.lr", 1, 1), "twice"),
         (("--optim.lr", 1, 2, "--optim.lr", 3, 4), "swept twice"),
         (("--seed", 1, 2), "judged alike"),
@@ -284,6 +299,11 @@ def test_what_is_not_a_number_is_never_best(tmp_path):
     plain = json.loads(selection.as_json(selection.numbers(settings, [found], found, 3)))
     assert plain[0]["per_seed"] == {"e": [1.0, None]} and plain[0]["mean"] is None and plain[3]["chosen"]
     assert selection.as_csv(settings, found, 3).splitlines()[4].startswith("3,3,success,0.30")
+    c = write(tmp_path / "c", {"return": [5.0, np.nan]})
+    told = selection.scores("e", 2, 10, [((0, 2), a), ((1,), c)])
+    assert told.figure == "success" and told.values[1, 0] == 0 and np.isnan(told.values[1, 1]), (
+        "told only where it is reached"
+    )
     lost = selection.scores("e", 2, 10, [((0,), "no memory")])
     assert selection.best(lost) is None
 
@@ -427,7 +447,8 @@ def test_sweep(tmp_path, capsys):
     assert [r["setting"] for r in found["settings"]][-1] == "0" and "diverged" in found["settings"][-1]["note"]
     for name in ("sweep.json", "settings.md", "settings.csv", "settings.json", "mattered.png", "best.json"):
         assert (out / name).stat().st_size > 50, name
-    joint, own = out / "runs" / ENV / "bc-0", out / "runs" / ENV / "bc (chosen)"
+    number = next(r["setting"] for r in found["settings"] if r["note"] == "chosen")
+    joint, own = out / "runs" / ENV / "bc-0", out / "runs" / ENV / f"bc (setting {number})"
     kept = run_folder.read_config(joint)["config"]
     assert kept["seeds"] == 6 and [s["optim.lr"] for s in kept["swept"]] == [1e30, 1e-2, 1e-3]
     assert run_folder.read_config(own)["config"]["seed"] == 2, "other seeds"

@@ -242,7 +242,7 @@ def beside(s: Sweep, group: Group, data: Data | Path | None) -> int:
     file = collected(data, s.root) if isinstance(data, Data) else data
     earlier = prior.load(f.prior, settings.seeds) if f.prior else None
     where = TrainFlags(f.env[0], file, s.root, f.objective, prior=f.prior)
-    opened = training.ready(s.algorithm, where, group.config, settings, None, earlier)[0]
+    opened = training.ready(s.algorithm, training.sized(where), group.config, settings, None, earlier)[0]
     with training.closed(opened.program):
         most = f.lanes or fitting.most_lanes(opened)
     return max(1, most // settings.seeds)
@@ -252,7 +252,7 @@ def told(s: Sweep, runs: Sequence[tuple[Group, Run]]) -> str:
     """What will be trained, in a line."""
     lanes = sum(run.settings.seeds for _, run in runs)
     return (
-        f"{len(s.settings)} settings of {s.algorithm}, {s.seeds[1]} seeds, {len(s.flags.env)} environments: "
+        f"{len(s.settings)} settings of {s.algorithm}, {s.seeds[1]} seeds each, on {', '.join(s.flags.env)}: "
         f"{lanes} trainings in {len(runs)} programs, in {s.root}"
     )
 
@@ -300,7 +300,7 @@ def report(s: Sweep, chosen: int, more: dict[str, records.Rows]) -> tuple[record
     c = put(group.config, group.floats[group.settings.index(chosen)])
     settings = dataclasses.replace(group.driver_settings, seed=first, seeds=count)
     more_ = {"prior": str(s.flags.prior.resolve()) if s.flags.prior else "", "objective": s.flags.objective}
-    label = f"{Path(s.algorithm).stem.replace(':', '-')} (chosen)"
+    label = f"{Path(s.algorithm).stem.replace(':', '-')} (setting {chosen})"
     runs = [Run(s.algorithm, env, data_of(s, env, tuning=False), c, settings, label, **more_) for env in where]
     trained = train_all("report", runs, s.root, s.flags.quiet or s.flags.json, s.flags.log_to)
     return write_report(trained.of(runs), s.root / "report", more, trained.rows(runs)), trained

@@ -58,21 +58,29 @@ def scores(env: str, seeds: int, episodes: int, runs: Sequence[tuple[tuple[int, 
         runs: (places of its settings in the list of all, folder, or why the run has none), of every run.
     """
     count = sum(len(places) for places, _ in runs)
-    values, why, figures = np.full((count, seeds), np.nan), [""] * count, dict[str, None]()
+    values, why = np.full((count, seeds), np.nan), [""] * count
+    ended = [(places, *lanes(folder)) for places, folder in runs if not isinstance(folder, str)]
+    figures = {figure for _, figure, _, _ in ended}
+    if figures == {
+        "success",
+        "return",
+    }:  # where it is told only if it is reached, a program without it has not reached it
+        ended = [(p, "success", y if f == "success" else 0 * y, lost) for p, f, y, lost in ended]
+        figures = {"success"}
+    if len(figures) > 1:
+        raise UserError(
+            f"the runs in {env} speak of {' and '.join(sorted(figures))}", "sweep fields that leave it the same"
+        )
     for places, folder in runs:
         if isinstance(folder, str):
             for i in places:
                 why[i] = f"failed: {folder}"
-            continue
-        figure, found, lost = lanes(folder)
-        figures[figure] = None
+    for places, _, found, lost in ended:
         for k, i in enumerate(places):
             mine = slice(k * seeds, (k + 1) * seeds)
             values[i] = np.where(lost[mine] | ~np.isfinite(found[mine]), np.nan, found[mine])
             bad = int(np.isnan(values[i]).sum())
             why[i] = f"{bad} of {seeds} seeds diverged or are not finite" if bad else ""
-    if len(figures) > 1:
-        raise UserError(f"the runs in {env} speak of {' and '.join(figures)}", "sweep fields that leave it the same")
     figure = next(iter(figures), "")
     return Scores(env, figure, values, episodes if figure == "success" else 0, tuple(why))
 

@@ -88,16 +88,18 @@ def fields_of(argv: Sequence[str], parts: Sequence[Any]) -> tuple[list[Field], l
 def _several(hint: Any, values: list[str]) -> bool:
     if get_origin(hint) is tuple:
         return any("," in v for v in values)
-    return len(values) > 1 or any(".." in v for v in values)
+    return len(values) > 1 or (hint in (int, float) and any(".." in v for v in values))
 
 
 def field(flag: str, hint: Any, values: Sequence[str]) -> Field:
     """A swept field from the words behind its flag: values, or LOW..HIGH, or log:LOW..HIGH.
 
     Raises:
-        UserError: a range of a field that is no number, or one that is none.
+        UserError: a range that is none.
     """
-    if not any(".." in v for v in values):
+    if hint not in (int, float) or not any(
+        ".." in v for v in values
+    ):  # a file of the user's own may be ../mine.py:name
         if len(set(values)) < len(values):
             raise UserError(f"--{flag} names a value twice", "give each once")
         return Field(flag, hint, tuple(values))
@@ -110,8 +112,6 @@ def field(flag: str, hint: Any, values: Sequence[str]) -> Field:
     log = kind == "log"
     if len(values) > 1 or kind not in ("", "log") or not low < high or (log and low <= 0) or not math.isfinite(high):
         raise UserError(f"--{flag} {' '.join(values)} is no range", fix)
-    if hint not in (int, float):
-        raise UserError(f"--{flag} is no number", "give it values, not a range")
     return Field(flag, hint, (), low, high, log)
 
 
