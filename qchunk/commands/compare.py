@@ -20,7 +20,7 @@ from qchunk.drivers.common import Driver
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
 from qchunk.play.execute import parse
-from qchunk.reporting import page, records
+from qchunk.reporting import against, pooled, records
 from qchunk.reporting.publish import publish
 from qchunk.reporting.records import Rows
 from qchunk.runs import sinks
@@ -231,8 +231,8 @@ def offline_part(folders: Sequence[Path], f: CompareFlags) -> dict[str, Rows]:
     found = records.load(folders, until=f.offline_steps)
     return {
         "Offline part (protocol A)": records.table(found),
-        "Offline part, over all runs": page.aggregate(found),
-        "Offline part, each against each": page.pairs(found),
+        "Offline part, over all runs": pooled.aggregate(found),
+        "Offline part, each against each": against.pairs(found),
     }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +14,7 @@ from qchunk.reporting.stats import (
     Estimate,
     Pair,
     Verdict,
+    clopper_pearson,
     find_or_not,
     interval,
     interval_whatever_the_seeds,
@@ -37,7 +36,6 @@ COLUMNS = (
     "return",
     "note",
 )
-NUMBERS = ("mean", "low", "high", "difference", "difference_low", "difference_high")  # of table.csv, not rounded
 AXES = {
     "training": "updates, then environment steps",
     "env_steps": "environment steps",
@@ -46,6 +44,7 @@ AXES = {
 }
 Rows = Sequence[dict[str, str]]  # of a table
 MOST_SEEDS = 100_000
+ONE_SEED = " of its episodes alone"  # behind an interval that knows of no other seed
 BASELINE = "bc"  # differences are to it; see load for where it is absent
 
 
@@ -88,6 +87,23 @@ class Record(NamedTuple):
         online, step = self.online_steps, self.evals[-1]["step"]
         offline = f"{step - online:,} + " if step > online else ""
         return f"{offline}{online:,} env steps" if online else f"{step:,}"
+
+    @property
+    def updates(self) -> int:
+        """Updates at the last evaluation."""
+        last = self.evals[-1]
+        return int(last["values"].get("updates", [last["step"] - self.online_steps])[0])
+
+    @property
+    def family(self) -> str:
+        """Which kind of method it is, by what its run has: no table to keep, and the user's own have one, too."""
+        found = self.about["config"].get("config")
+        fields = found if isinstance(found, dict) else {}
+        if "rollout" in fields:
+            return "policy gradients"
+        if not fields.get("critic"):
+            return "cloning"
+        return "on a prior" if self.about["config"].get("prior") else "actor and critic"
 
     @property
     def online_steps(self) -> int:
@@ -250,7 +266,8 @@ def table(records: Sequence[Record]) -> list[dict[str, str]]:
     """
     rows, found = [], differences(records)
     for r, base in with_baselines(records):
-        mean, spread = show(_estimate(r), r.figure)
+        mean, spread = show(estimate(r), r.figure)
+        spread += ONE_SEED if len(r.seeds) == 1 and r.episodes and r.figure == "success" else ""
         rows.append(
             {
                 "environment": r.env,
@@ -265,7 +282,7 @@ def table(records: Sequence[Record]) -> list[dict[str, str]]:
                 else "",
                 "difference to baseline": _difference(r, base, found.get(r.folder)),
                 "return": _return(r),
-                "note": "; ".join(_notes(r)),
+                "note": "; ".join(notes(r)),
             }
         )
     return rows
@@ -284,7 +301,8 @@ def differences(records: Sequence[Record]) -> dict[Path, Verdict]:
     return {r.folder: v for (r, _), v in zip(pairs, found, strict=True)}
 
 
-def _notes(r: Record) -> list[str]:
+def notes(r: Record) -> list[str]:
+    """What a reader must know of a run besides its figures."""
     found = ["unfinished: last evaluation" * r.unfinished, r.diverged]
     if r.figure == "success" and (count := find_or_not(r.final())) is not None:
         found.append(f"its seeds find it or not: {count} of {len(r.seeds)} do, and the mean is of none of them")
@@ -297,7 +315,11 @@ def failed_rows(failed: Sequence[tuple[str, str, str]]) -> list[dict[str, str]]:
     return [{**empty, "environment": env, "method": label, "note": f"failed: {why}"} for env, label, why in failed]
 
 
-def _estimate(r: Record) -> Estimate:
+def estimate(r: Record) -> Estimate:
+    """Mean and interval of a run's figure: over its seeds; of one seed's success over its episodes (Clopper and Pearson)."""
+    mean = r.final()[0]
+    if len(r.seeds) == 1 and r.episodes and np.isfinite(mean):
+        return Estimate(float(mean), *clopper_pearson(mean, r.episodes))
     return interval(r.final(), bounds=(0.0, 1.0) if r.figure == "success" else None, episodes=r.episodes)
 
 
@@ -344,23 +366,6 @@ def markdown(rows: Rows, columns: Sequence[str] = COLUMNS) -> str:
     """A table as markdown; a bar in a label does not end its cell."""
     cells = [[row[c].replace("|", "\\|") for c in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *cells]) + "\n"
-
-
-def numbers(records: Sequence[Record]) -> str:
-    """The table as csv for programs: shares in [0, 1], whole precision, empty where there is no figure."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ("environment", "method", "seeds", "updates", "figure", *NUMBERS, "baseline", "unfinished", "diverged")
-    )
-    found = differences(records)
-    for r, base in with_baselines(records):
-        paired = found.get(r.folder)
-        figures = [*_estimate(r), *(paired.difference if paired else [np.nan] * 3)]
-        shown = ["" if np.isnan(x) else repr(float(x)) for x in figures]
-        head = (r.env, r.label, len(r.seeds), r.evals[-1]["step"], r.figure)
-        writer.writerow((*head, *shown, base.label if paired else "", int(r.unfinished), r.diverged))
-    return text.getvalue()
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
