@@ -164,6 +164,23 @@ def test_a_difference_that_is_not_there_is_not_called_real(simulated):
     assert simulated.false_pages(halves, 4, 30)[stats.SURE] == 0.0
 
 
+def test_a_mean_over_tasks_is_within_its_interval(simulated):
+    """Of these tasks the one over seeds, of tasks like these the wider one, at few seeds and at many."""
+    for seeds in (2, 4, 10):
+        found = simulated.over_tasks(seeds, 300)
+        assert found["these tasks, over seeds"] > 0.91 and found["tasks like these"] > 0.91, (seeds, found)
+    assert found["tasks like these, over seeds"] < 0.8, "which is why there are two"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arms", [2, 6])
+def test_the_same_method_twice_is_not_told_apart(simulated, arms):
+    """Of 400 comparisons at most 5 %, where seeds are alike or differ as a Beta; and plainly never, whatever they do."""
+    for case in cases(simulated, "spread around 50", "alike, 50", "find it or not, 80"):
+        found = simulated.same_twice(case, 4, 400 if arms == 2 else 100, arms)
+        assert found["first sentence"] <= 0.05 and found[stats.SURE] <= 0.01, (case.name, found)
+
+
 def test_seeds_that_find_it_or_not():
     assert stats.find_or_not([0.98, 0.0, 1.0, 0.02]) == 2 and stats.find_or_not([0.0, 0.0, 0.9]) == 1
     assert stats.find_or_not([0.1, 0.5, 0.9]) is None and stats.find_or_not([0.9]) is None

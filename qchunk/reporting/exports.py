@@ -104,4 +104,6 @@ def as_latex(records: Sequence[Record]) -> str:
         gap = difference_text(paired._replace(word=""), r.figure) if paired else "--"
         lines.append((r.env, r.label, len(r.seeds), mean, spread.removesuffix(ONE_SEED), gap))
     envs = list(dict.fromkeys(line[0] for line in lines))
-    return templating.latex("table.tex.j2", lines=lines, envs=envs, figure="/".join(dict.fromkeys(r.figure for r in records)))
+    return templating.latex(
+        "table.tex.j2", lines=lines, envs=envs, figure="/".join(dict.fromkeys(r.figure for r in records))
+    )

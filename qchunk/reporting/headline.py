@@ -101,7 +101,7 @@ def _estimate(label: str, x: np.ndarray, records: Sequence[Record]) -> Estimate:
     return interval(x, bounds=(0.0, 1.0) if mine[0].figure == "success" else None, episodes=known)
 
 
-def _axis(figure: str, estimates: Sequence[Estimate], values: Sequence[np.ndarray]):  # noqa: ANN202
+def _axis(figure: str, estimates: Sequence[Estimate], values: Sequence[np.ndarray]):
     """(ticks, value -> percent of the width)."""
     scale = 1.0 if figure == "return" else 100.0
     low, high = 0.0, 1.0
@@ -116,7 +116,7 @@ def _axis(figure: str, estimates: Sequence[Estimate], values: Sequence[np.ndarra
     return [(at(t / scale), f"{t:g}") for t in ticks], at
 
 
-def _row(r: Record, records: Sequence[Record], values: dict, estimates: dict, place) -> Row:  # noqa: ANN001
+def _row(r: Record, records: Sequence[Record], values: dict, estimates: dict, place) -> Row:
     mine = [x for x in records if x.label == r.label]
     minutes = f"{sum(x.evals[-1]['seconds'] for x in mine) / 60:.1f}"
     costs = [prices.cost_of(x)["p50"] for x in mine if not prices.damage_of(x) and prices.cost_of(x)]
@@ -141,7 +141,9 @@ def sentences(title: str, records: Sequence[Record]) -> Told:
     return Told(title, _may(best, found, records), " ".join(filter(None, (_open(best, found), _rising(records, best)))))
 
 
-NOT_COMPARABLE = "These runs cannot be compared as they stand: other seeds, other figures, or other amounts of training."
+NOT_COMPARABLE = (
+    "These runs cannot be compared as they stand: other seeds, other figures, or other amounts of training."
+)
 
 
 def _alone(records: Sequence[Record]) -> str:
@@ -166,7 +168,9 @@ def _may(best: str, found: Contest, records: Sequence[Record]) -> str:
             said.append(f"{', '.join(filter(None, (_names(lower), _gap(found, best, nearest) + more, condition)))}")
     if not said:
         return f"{first} It is told apart from no other method: which is best may not be concluded."
-    kind = "As a policy (of methods one seed says nothing) it is better than" if found.seeds == 1 else "It is better than"
+    kind = (
+        "As a policy (of methods one seed says nothing) it is better than" if found.seeds == 1 else "It is better than"
+    )
     return f"{first} {kind} {'; and than '.join(said)}."
 
 

@@ -69,7 +69,7 @@ def html_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) -> s
         told=[headline.sentences(title, members) for title, members in told_groups(groups)],
         boards=boards[:1] if spans else boards,
         broken=[(row["method"], row["environment"], row["note"]) for row in rows if not row["mean"]],
-        episodes=_episodes(records),
+        episodes=episodes(records),
         undrawn=_undrawn(records),
         colour=colour,
         sections=[s for s in _sections(records, rows, more, colour, boards[1:] * spans) if _is_full(s)],
@@ -108,7 +108,17 @@ def _is_full(s: Section) -> bool:
     return bool(s.grid or s.lines or s.drawings or s.boards or s.matrix)
 
 
-KEPT = ("method", "arm", "what", "how", "number", "setting", "field", "execution", "which")  # columns that name a row or are its text
+KEPT = (
+    "method",
+    "arm",
+    "what",
+    "how",
+    "number",
+    "setting",
+    "field",
+    "execution",
+    "which",
+)  # columns that name a row or are its text
 
 
 def grid(rows: Rows) -> Grid | None:
@@ -119,7 +129,8 @@ def grid(rows: Rows) -> Grid | None:
     full = [c for c in rows[0] if c in KEPT or values[c] != {""}]
     same = [c for c in full if c not in KEPT and len(rows) > 1 and len(values[c]) == 1]
     columns = [c for c in full if c not in same]
-    return Grid(columns, [[row[c] for c in columns] for row in rows], [(c, rows[0][c]) for c in same])
+    told = lambda row, c: row[c].removesuffix(" too few seeds")  # noqa: E731: a mean without an interval says so itself
+    return Grid(columns, [[told(row, c) for c in columns] for row in rows], [(c, told(rows[0], c)) for c in same])
 
 
 HOW = (
@@ -133,7 +144,7 @@ HOW = (
 POOLED = (
     "Over all seeds and environments (Agarwal et al. 2021): the interquartile mean and the probability that a run of the method "
     "beats one of the baseline, each with a stratified percentile bootstrap from ten seeds on (below it is too narrow); performance "
-    'profiles. The mean\'s interval is of these environments; "tasks like these" is t over the environments\' means, too.'
+    "profiles. The mean's interval is of these environments; \"tasks like these\" is t over the environments' means, too."
 )
 ACTING = "One decision for one observation, first seed, on the machine that trained; its chunk is played open loop."
 SCHEMES = (
@@ -143,13 +154,20 @@ SCHEMES = (
 
 
 def _sections(
-    records: Sequence[Record], rows: Rows, more: dict[str, Rows], colour: dict[str, str], boards: Sequence[headline.Board]
+    records: Sequence[Record],
+    rows: Rows,
+    more: dict[str, Rows],
+    colour: dict[str, str],
+    boards: Sequence[headline.Board],
 ) -> Iterator[Section]:
     yield Section("Each environment", boards=boards)
-    yield Section("Curves", "Thick: mean over seeds; thin: each seed.", drawings=_curves(records, colour), wide=_many(records))
+    yield Section(
+        "Curves", "Thick: mean over seeds; thin: each seed.", drawings=_curves(records, colour), wide=_many(records)
+    )
     yield costs(records, colour)
     yield from _each(records)
     found = pooled.aggregate(records)
+    found = [] if all(row["runs"] in ("1", "") for row in found) else found  # one run of each: there is nothing to pool
     profile = [_profile(records, colour)] if found and records[0].figure == "success" else []
     yield Section("Over all runs", POOLED if found else "", grid(found), drawings=profile)
     yield schemes(records)
@@ -248,11 +266,15 @@ def _uri(path: Path, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}" if is_there(path) else ""
 
 
-def _episodes(records: Sequence[Record]) -> list[Figure]:
+def episodes(records: Sequence[Record]) -> list[Figure]:
     """Animations; whoever asked for less motion sees a still."""
     several = len({r.env for r in records}) > 1
     return [
-        Figure(f"{r.label} on {r.env}" if several else r.label, _uri(r.folder / EPISODE, "gif"), _uri(r.folder / STILL, "png"))
+        Figure(
+            f"{r.label} on {r.env}" if several else r.label,
+            _uri(r.folder / EPISODE, "gif"),
+            _uri(r.folder / STILL, "png"),
+        )
         for r in records
         if is_there(r.folder / EPISODE)
     ]
@@ -273,7 +295,8 @@ def settings(records: Sequence[Record]) -> Iterator[Section]:
             rows.append({"field": name, **{label: group[label].get(name, "") for label in labels}})
     facts = [_facts(r) for r in records]
     versions = [
-        {"what": k, "which": _told(records, [f.get(k, "") for f in facts])} for k in dict.fromkeys(k for f in facts for k in f)
+        {"what": k, "which": _told(records, [f.get(k, "") for f in facts])}
+        for k in dict.fromkeys(k for f in facts for k in f)
     ]
     yield Section("Every hyper-parameter", grid=_whole(rows), folded=True)
     yield Section("Versions and data", grid=_whole(versions), folded=True)

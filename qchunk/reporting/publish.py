@@ -58,7 +58,9 @@ def write_report(
     return written(*records.load_whole(folders), out, more or {}, failed)
 
 
-def written(found: list[Record], damaged: list[Damaged], out: Path, more: dict[str, Rows], failed: Failed) -> list[dict[str, str]]:
+def written(
+    found: list[Record], damaged: list[Damaged], out: Path, more: dict[str, Rows], failed: Failed
+) -> list[dict[str, str]]:
     """``write_report`` of runs that are read."""
     rows = [*records.table(found), *records.failed_rows(failed), *records.damaged_rows(damaged)]
     files.make_folder(out)
@@ -68,7 +70,9 @@ def written(found: list[Record], damaged: list[Damaged], out: Path, more: dict[s
     files.atomic_write(out / "table.json", exports.as_json(found, failed))
     files.atomic_write(out / "table.tex", exports.as_latex(found))
     files.atomic_write(out / "table.md", records.markdown(rows))
-    plots.headline(headline.board(*headline.groups(found)[0]), plots.colours(r.label for r in found), out / "headline.png")
+    plots.headline(
+        headline.board(*headline.groups(found)[0]), plots.colours(r.label for r in found), out / "headline.png"
+    )
     plots.curves(found, out / "curves.png")
     plots.curves(found, out / "clock.png", "minutes")
     files.atomic_write(out / "report.md", page.markdown_page(found, rows, more))

@@ -21,7 +21,7 @@ LATEX = {
 def _environment(kind: str) -> jinja2.Environment:
     loader = jinja2.PackageLoader("qchunk.reporting", "templates")
     if kind == "latex":
-        return jinja2.Environment(loader=loader, autoescape=False, finalize=in_latex, **COMMON)  # noqa: S701
+        return jinja2.Environment(loader=loader, autoescape=False, finalize=in_latex, **COMMON)
     return jinja2.Environment(loader=loader, autoescape=kind == "html", **COMMON)
 
 
