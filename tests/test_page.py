@@ -176,6 +176,22 @@ def test_tables_for_programs_have_numbers(tmp_path):
     assert [float(s["success"]) for s in seeds] == [0.1, 0.2, 0.5, 0.25] and seeds[0]["episodes"] == "8"
 
 
+def test_seeds_from_several_folders_are_one_run(tmp_path, pair):
+    """In the order of the seeds; not where a seed is there twice, or a setting or the evaluations differ."""
+    more = make(tmp_path / "more", "qc", [0.5, 0.7], seed=4, **CRITIC)
+    found = {r.label: r for r in records.load([more, *pair])}
+    assert found["qc"].seeds == (0, 1, 2, 3, 4, 5) and found["qc"].final().tolist() == [*QC, 0.5, 0.7]
+    assert found["qc"].folder == pair[0] and found["qc"].values().shape == (2, 6)
+    other = {"config": {"critic": {"hidden": [16]}}, "settings": {"episodes": 50}}
+    apart = [
+        make(tmp_path / "a" / "qc", "qc", QC, seed=2, **CRITIC),
+        make(tmp_path / "b" / "qc", "qc", QC, seed=4, **other),
+    ]
+    apart.append(make(tmp_path / "c" / "qc", "qc", QC, seed=9, steps=(500, 2000), **CRITIC))
+    for folder in apart:
+        assert len(records.load([pair[0], folder])) == 2, folder
+
+
 def test_a_table_for_papers(tmp_path):
     """booktabs, and labels letter by letter; as many cells in every line as in its head."""
     publish.write_report(list(online_pair(tmp_path)), tmp_path / "r")

@@ -129,7 +129,10 @@ def grid(rows: Rows) -> Grid | None:
     full = [c for c in rows[0] if c in KEPT or values[c] != {""}]
     same = [c for c in full if c not in KEPT and len(rows) > 1 and len(values[c]) == 1]
     columns = [c for c in full if c not in same]
-    told = lambda row, c: row[c].removesuffix(" too few seeds")  # noqa: E731: a mean without an interval says so itself
+
+    def told(row: dict[str, str], column: str) -> str:
+        return row[column].removesuffix(" too few seeds")  # a mean without an interval says so itself
+
     return Grid(columns, [[told(row, c) for c in columns] for row in rows], [(c, told(rows[0], c)) for c in same])
 
 

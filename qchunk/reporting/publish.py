@@ -37,12 +37,17 @@ def is_report(out: Path) -> bool:
 
 
 def write_report(
-    folders: Sequence[Path], out: Path, more: dict[str, Rows] | None = None, failed: Failed = ()
+    folders: Sequence[Path],
+    out: Path,
+    more: dict[str, Rows] | None = None,
+    failed: Failed = (),
+    baseline: str = "",
 ) -> list[dict[str, str]]:
     """Writes ``FILES`` into ``out`` and returns the rows of the table as the page shows them.
 
     Args:
         more: further tables of the page, by title, such as what was held equal.
+        baseline: the label of the run that differences are to; by default bc, or what trained nothing, or the first.
         failed: runs without a figure, which have a row that says why. A run that cannot be read has one, too.
 
     Raises:
@@ -55,7 +60,7 @@ def write_report(
             f"every run failed: {why}" if failed else "there is no run to report on",
             "repair that; the same command goes on",
         )
-    return written(*records.load_whole(folders), out, more or {}, failed)
+    return written(*records.load_whole(folders, baseline), out, more or {}, failed)
 
 
 def written(
@@ -85,11 +90,12 @@ def publish(
     more: dict[str, Rows] | None = None,
     as_json: bool = False,
     failed: Failed = (),
+    baseline: str = "",
 ) -> None:
     """``write_report``, and its table to stdout: for a reader, or as JSON, which has numbers (``exports.rows``)."""
-    rows = write_report(folders, out, more, failed)
+    rows = write_report(folders, out, more, failed, baseline)
     if as_json:
-        answers.answer(exports.rows(records.load_whole(folders)[0], failed))
+        answers.answer(exports.rows(records.load_whole(folders, baseline)[0], failed))
     else:
         print(records.markdown(rows))
     print(f"report: {out / 'report.html'}", file=sys.stderr if as_json else sys.stdout)

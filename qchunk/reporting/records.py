@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qchunk.reporting.seeds_together import together
 from qchunk.reporting.stats import (
     Estimate,
     Pair,
@@ -21,7 +22,7 @@ from qchunk.reporting.stats import (
     verdicts,
 )
 from qchunk.runs import run_folder
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, unknown
 
 COLUMNS = (
     "environment",
@@ -137,11 +138,12 @@ class Damaged(NamedTuple):
     why: str
 
 
-def load(folders: Sequence[Path], until: float = np.inf) -> list[Record]:
+def load(folders: Sequence[Path], until: float = np.inf, baseline: str = "") -> list[Record]:
     """Reads runs.
 
     Args:
         until: the last step (updates, then environment steps) of which evaluations are read.
+        baseline: the label of the run that differences are to, where it is to be another.
 
     Raises:
         UserError: a folder that is no run, or one without an evaluation yet.
@@ -149,7 +151,7 @@ def load(folders: Sequence[Path], until: float = np.inf) -> list[Record]:
     Returns:
         By environment, the baseline first: ``bc``, or what trained nothing, or the run named first. Runs that share environment and label get their folder's last two names too.
     """
-    return labelled([read(f, until) for f in once(folders)])
+    return labelled([read(f, until) for f in once(folders)], baseline)
 
 
 def once(folders: Sequence[Path]) -> list[Path]:
@@ -157,7 +159,7 @@ def once(folders: Sequence[Path]) -> list[Path]:
     return list({Path(f).resolve(): Path(f) for f in folders}.values())
 
 
-def load_whole(folders: Sequence[Path]) -> tuple[list[Record], list[Damaged]]:
+def load_whole(folders: Sequence[Path], baseline: str = "") -> tuple[list[Record], list[Damaged]]:
     """The runs that can be read, as ``load`` gives them, and those that cannot.
 
     Raises:
@@ -174,7 +176,7 @@ def load_whole(folders: Sequence[Path]) -> tuple[list[Record], list[Damaged]]:
             first = first or e
     if not found and first:
         raise first
-    return labelled(found), damaged
+    return labelled(found, baseline), damaged
 
 
 def read(folder: Path, until: float = np.inf) -> Record:
@@ -211,14 +213,22 @@ def _has_figures(evals: list[dict], seeds: int) -> bool:
     return whole and all(isinstance(x, list) and x and x[0] is not None for x in counted)
 
 
-def labelled(records: list[Record]) -> list[Record]:
-    """By environment, the baseline first; runs that share environment and label are told apart by their folders."""
+def labelled(records: list[Record], baseline: str = "") -> list[Record]:
+    """By environment, the baseline first; runs that differ by their seeds alone are one, others that share environment and label
+    are told apart by their folders.
+
+    Raises:
+        UserError: no run is called as the baseline that is asked for.
+    """
+    if baseline and baseline not in {r.label for r in records}:
+        raise unknown("--baseline", baseline, dict.fromkeys(r.label for r in records))
+    records = together(records)
     shared = Counter((r.env, r.label) for r in records)
     return [
         r._replace(label=f"{r.label} ({plain('/'.join(r.folder.resolve().parts[-2:]))})")
         if shared[r.env, r.label] > 1
         else r
-        for r in sorted(records, key=lambda r: (r.env, r.label != BASELINE, not r.still))
+        for r in sorted(records, key=lambda r: (r.env, r.label != baseline, r.label != BASELINE, not r.still))
     ]
 
 
