@@ -107,7 +107,7 @@ def test_a_broken_arm_is_shown_as_broken(tmp_path, pair):
     lost = make(tmp_path / "n", "lost", [np.nan] * 4)
     publish.write_report([*pair, lost], tmp_path / "r", failed=[(CUBE, "<i>bad", "ValueError: no")])
     text = (tmp_path / "r" / "report.html").read_text()
-    assert "<b>&lt;i&gt;bad</b> on tabletop/cube-single-task1: failed: ValueError: no" in text
+    assert "<strong>&lt;i&gt;bad</strong> on tabletop/cube-single-task1: failed: ValueError: no" in text
     row = next(r for r in headline.board(CUBE, records.load([*pair, lost])).rows if r.label == "lost")
     assert row.at is None and row.mean == "none" and row.note
     assert json.loads((tmp_path / "r" / "table.json").read_text())["runs"][-1]["failed"] == "ValueError: no"

@@ -174,7 +174,8 @@ def _sections(
     profile = [_profile(records, colour)] if found and records[0].figure == "success" else []
     yield Section("Over all runs", POOLED if found else "", grid(found), drawings=profile)
     yield schemes(records)
-    yield Section("Figures", HOW, grid(rows), verdicts(rows))
+    whole = [row for row in rows if row["mean"]]  # the others stand on the first screen, with the reason
+    yield Section("Figures", HOW, grid(whole), verdicts(rows))
     for title, given in more.items():
         yield Section(title, grid=grid(given), folded=any(part in title for part in FOLDED))
     yield from settings(records)

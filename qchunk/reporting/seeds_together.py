@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-FIRST = (
+SAME = ("algorithm", "driver", "objective", "config")  # of what a run keeps: with its settings and its data
     "algorithm",
     "driver",
     "objective",
