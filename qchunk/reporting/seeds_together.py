@@ -7,12 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 SAME = ("algorithm", "driver", "objective", "config")  # of what a run keeps: with its settings and its data
-    "algorithm",
-    "driver",
-    "objective",
-    "config",
-    "normalise_obs",
-)  # of a run's configuration: what has to be the same
 
 
 def together(records: Sequence[Any]) -> list[Any]:
