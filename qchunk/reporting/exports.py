@@ -65,17 +65,15 @@ def _of_seed(values: Any, i: int) -> float | None:
 def difference_rows(records: Sequence[Record]) -> Rows:
     """A row for every two methods that are compared over all runs: one minus the other."""
     found = against.contest(records)
-    return [
-        finite(
-            {
-                **{"method": late, "minus": early, "difference": v.difference.mean},
-                **{"low": v.difference.low, "high": v.difference.high, "verdict": v.word},
-                **{"over": "seeds" if found.seeds > 1 else "episodes", "seeds": found.seeds},
-                "seeds_needed": found.needed(late, early),
-            }
-        )
-        for (late, early), v in (found.found.items() if found else ())
-    ]
+    if not found:
+        return []
+    over = {"over": "seeds" if found.seeds > 1 else "episodes", "seeds": found.seeds}
+    made = []
+    for (late, early), v in found.found.items():
+        row = {"method": late, "minus": early, "difference": v.difference.mean, "low": v.difference.low}
+        row |= {"high": v.difference.high, "verdict": v.word, **over, "seeds_needed": found.needed(late, early)}
+        made.append(finite(row))
+    return made
 
 
 def as_csv(made: Rows) -> str:

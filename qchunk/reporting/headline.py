@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -101,12 +101,14 @@ def _estimate(label: str, x: np.ndarray, records: Sequence[Record]) -> Estimate:
     return interval(x, bounds=(0.0, 1.0) if mine[0].figure == "success" else None, episodes=known)
 
 
-def _axis(figure: str, estimates: Sequence[Estimate], values: Sequence[np.ndarray]):
+def _axis(
+    figure: str, estimates: Sequence[Estimate], values: Sequence[np.ndarray]
+) -> tuple[list[tuple[float, str]], Callable[[float], float]]:
     """(ticks, value -> percent of the width)."""
     scale = 1.0 if figure == "return" else 100.0
     low, high = 0.0, 1.0
     if figure != "success":
-        found = np.concatenate([np.ravel(x) for x in (*values, *estimates)]) if values else np.zeros(1)
+        found = np.concatenate([np.ravel(np.asarray(x, float)) for x in (*values, *estimates)] or [np.zeros(1)])
         found = found[np.isfinite(found)]
         low, high = float(found.min()), float(found.max())
         margin = 0.04 * (high - low) or max(abs(low), 1.0) * 0.1
@@ -116,7 +118,13 @@ def _axis(figure: str, estimates: Sequence[Estimate], values: Sequence[np.ndarra
     return [(at(t / scale), f"{t:g}") for t in ticks], at
 
 
-def _row(r: Record, records: Sequence[Record], values: dict, estimates: dict, place) -> Row:
+def _row(
+    r: Record,
+    records: Sequence[Record],
+    values: dict[str, np.ndarray],
+    estimates: dict[str, Estimate],
+    place: Callable[[float], float],
+) -> Row:
     mine = [x for x in records if x.label == r.label]
     minutes = f"{sum(x.evals[-1]['seconds'] for x in mine) / 60:.1f}"
     costs = [prices.cost_of(x)["p50"] for x in mine if not prices.damage_of(x) and prices.cost_of(x)]
@@ -127,9 +135,9 @@ def _row(r: Record, records: Sequence[Record], values: dict, estimates: dict, pl
         return Row(r.label, None, None, None, [], "none", "", *price, note)
     e, x = estimates[r.label], values[r.label]
     mean, spread = tables.show(e, r.figure)
-    bounds = (place(e.low), place(e.high)) if np.isfinite(e.low) else (None, None)
+    low, high = (place(e.low), place(e.high)) if np.isfinite(e.low) else (None, None)
     seeds = [place(v) for v in x] if len(x) > 1 else []
-    return Row(r.label, place(e.mean), *bounds, seeds, mean, spread if np.isfinite(e.low) else "", *price, note)
+    return Row(r.label, place(e.mean), low, high, seeds, mean, spread if np.isfinite(e.low) else "", *price, note)
 
 
 def sentences(title: str, records: Sequence[Record]) -> Told:
