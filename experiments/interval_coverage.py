@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import scipy.stats
 
 from qchunk.reporting import stats
 from qchunk.reporting.records import markdown
@@ -123,6 +124,13 @@ def same_twice(case: Case, seeds: int, runs: int, arms: int = 2) -> dict[str, fl
     return {k: float(np.mean(v)) for k, v in found.items()}
 
 
+def rate_of_t(seeds: int, runs: int = 40_000) -> float:
+    """How often the paired t test alone tells a method from itself, whose seeds spread around 50 %: exactly enough to see its own rate."""
+    rng = np.random.default_rng(1)
+    a, b = (rng.binomial(EPISODES, spread(0.5, 4)(rng, runs * seeds)).reshape(runs, seeds) / EPISODES for _ in "ab")
+    return float(np.mean(scipy.stats.ttest_rel(a, b, axis=1).pvalue <= 0.05))
+
+
 def over_tasks(seeds: int, runs: int, tasks: int = 5) -> dict[str, float]:
     """How often an interval holds its mean: of these tasks, and of all tasks like these.
 
@@ -173,6 +181,8 @@ def main(runs: int) -> None:
     for arms in (2, 6):
         found = table(functools.partial(same_twice, arms=arms), (2, 3, 4, 6, 10), twice)
         print(f"The same method {arms} times is told apart, percent of {twice:,} comparisons\n\n{found}")
+    own = "; ".join(f"S = {n}: {100 * rate_of_t(n):.1f} %" for n in (2, 3, 4, 6, 10))
+    print(f"t's own rate where seeds spread around 50 %: {own}\n")
     rows = [
         {"S": str(n), **{k: f"{100 * x:.1f}" for k, x in over_tasks(n, runs).items()}} for n in (2, 3, 4, 5, 6, 8, 10)
     ]
