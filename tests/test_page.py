@@ -35,7 +35,10 @@ def test_the_first_screen_says_who_won_by_how_much_and_how_sure(pair):
     assert told.may == (
         "qc is first: success 90.0 % [77.0, 100.0]. It is better than bc, by 75.0 points [59.1, 90.9], if seeds are alike."
     )
-    assert told.open == "Still rising in the last 1,000 updates: qc (+45.0) and bc (+7.5)."
+    assert told.open == (
+        "That is of these data and tasks and of this much training; what others would give it does not say. "
+        "Still rising in the last 1,000 updates: qc (+45.0) and bc (+7.5)."
+    )
     assert [(f, [r.label for r in rows]) for f, rows in board.families] == [
         ("actor and critic", ["qc"]),
         ("cloning", ["bc"]),

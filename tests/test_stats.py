@@ -176,12 +176,13 @@ def test_a_mean_over_tasks_is_within_its_interval(simulated):
 @pytest.mark.parametrize(("arms", "runs"), [(2, 400), (6, 100)])
 def test_the_same_method_twice_is_not_told_apart(simulated, arms, runs):
     """At most 5 % of the comparisons, whatever the seeds do; if seeds are alike 5 % over all kinds of them, and of each what t has."""
-    found = [simulated.same_twice(case, 4, runs, arms) for case in simulated.CASES]
-    assert all(x[stats.SURE] <= 0.05 for x in found)
-    said = [x["first sentence"] for x in found]
-    assert np.mean(said) <= 0.05 and max(said) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / runs), said
+    found = {case.name: simulated.same_twice(case, 4, runs, arms) for case in simulated.CASES}
+    assert all(x[stats.SURE] <= 0.05 for x in found.values())
+    assert np.mean([x["first sentence"] for x in found.values()]) <= 0.05, found
+    luck = 2 * np.sqrt(0.05 * 0.95 / runs)
+    assert all(x["first sentence"] <= 0.05 + luck for name, x in found.items() if "find it" not in name), found
     if arms > 2:
-        assert np.mean([x["t alone"] for x in found]) > 0.2, "which is why they are corrected together"
+        assert np.mean([x["t alone"] for x in found.values()]) > 0.2, "which is why they are corrected together"
 
 
 def test_seeds_that_find_it_or_not():

@@ -211,7 +211,9 @@ def _open(best: str, found: Contest) -> str:
     if found.seeds == 1:
         alike = f"Not told apart even so, with the seeds that would tell if all were alike: {told}. " if left else ""
         return f"{alike}Another seed may fall anywhere: train four or more."
-    return f"Not told apart from it, with the seeds that would tell at the spread seen: {told}." if left else ""
+    if not left:
+        return "That is of these data and tasks and of this much training; what others would give it does not say."
+    return f"Not told apart from it, with the seeds that would tell at the spread seen: {told}."
 
 
 def _seeds(best: str, other: str, found: Contest) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 
 import jinja2
 
-COMMON: dict[str, Any] = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+COMMON: dict[str, Any] = {
+    **{"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+}
 # of LaTeX's own characters, each as LaTeX writes it
 LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
