@@ -58,7 +58,9 @@ def test_what_is_not_told_apart_has_its_seeds(tmp_path, pair):
     same = make(tmp_path / "s", "same", QC[::-1], steps=(2000,), **CRITIC)
     told, _ = first_screen([pair[0], same])
     assert "share" not in told.may and told.may.startswith("qc and same are first")
-    assert "which is best may not be concluded" in told.may and "same (equal)" in told.open
+    assert "which is best may not be concluded" in told.may and "that are equal: qc and same" in told.open
+    other = make(tmp_path / "o", "other", QC, seed=7, **CRITIC)
+    assert "Not compared with these" in first_screen([*pair, other])[0].open
 
 
 def test_one_seed_shows_intervals_over_its_episodes_and_says_so(tmp_path):

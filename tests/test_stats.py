@@ -182,7 +182,7 @@ def test_the_same_method_twice_is_not_told_apart(simulated, arms, runs):
     luck = 2 * np.sqrt(0.05 * 0.95 / runs)
     assert all(x["first sentence"] <= 0.05 + luck for name, x in found.items() if "find it" not in name), found
     if arms > 2:
-        assert np.mean([x["t alone"] for x in found.values()]) > 0.2, "which is why they are corrected together"
+        assert np.mean([x["t alone"] for x in found.values()]) > 0.1, "which is why they are corrected together"
 
 
 def test_seeds_that_find_it_or_not():

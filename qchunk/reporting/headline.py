@@ -146,7 +146,14 @@ def sentences(title: str, records: Sequence[Record]) -> Told:
     if not found:
         return Told(title, _alone(records), _rising(records, None))
     best = max(found.values, key=lambda n: found.values[n].mean())
-    return Told(title, _may(best, found, records), " ".join(filter(None, (_open(best, found), _rising(records, best)))))
+    absent = [n for n in dict.fromkeys(r.label for r in records) if n not in found.values]
+    apart = (
+        f"Not compared with these (other seeds, training or environments, or no figure): {_names(absent)}."
+        if absent
+        else ""
+    )
+    said = (_open(best, found), apart, _rising(records, best))
+    return Told(title, _may(best, found, records), " ".join(filter(None, said)))
 
 
 NOT_COMPARABLE = (
@@ -162,7 +169,7 @@ def _alone(records: Sequence[Record]) -> str:
 
 def _may(best: str, found: Contest, records: Sequence[Record]) -> str:
     unit = "return" if found.figure == "return" else found.figure
-    level = [n for n in found.values if n != best and np.isclose(found.values[n].mean(), found.values[best].mean())]
+    level = _level(best, found)
     e = _estimate(best, found.values[best], [r for r in records if r.label == best])
     mean, spread = tables.show(e, found.figure)
     sure = f" {spread}" if np.isfinite(e.low) else ""
@@ -175,11 +182,17 @@ def _may(best: str, found: Contest, records: Sequence[Record]) -> str:
             more = " or more" if len(lower) > 1 else ""
             said.append(f"{', '.join(filter(None, (_names(lower), _gap(found, best, nearest) + more, condition)))}")
     if not said:
-        return f"{first} It is told apart from no other method: which is best may not be concluded."
-    kind = (
-        "As a policy (of methods one seed says nothing) it is better than" if found.seeds == 1 else "It is better than"
-    )
-    return f"{first} {kind} {'; and than '.join(said)}."
+        return (
+            f"{first} {best if level else 'It'} is told apart from no other method: which is best may not be concluded."
+        )
+    one = f"As a policy (of methods one seed says nothing) {best if level else 'it'}"
+    who = one if found.seeds == 1 else best if level else "It"
+    return f"{first} {who} is better than {'; and than '.join(said)}."
+
+
+def _level(best: str, found: Contest) -> list[str]:
+    """Who has the same figure as the best."""
+    return [n for n in found.values if n != best and np.isclose(found.values[n].mean(), found.values[best].mean())]
 
 
 def _says(found: Contest, best: str, other: str, *words: str) -> bool:
@@ -202,7 +215,8 @@ def _gap(found: Contest, one: str, other: str) -> str:
 
 def _open(best: str, found: Contest) -> str:
     """Which methods are not told apart from the best, and how many seeds that would take."""
-    left = [n for n in found.values if n != best and not _says(found, best, n, *against.APART)]
+    level = _level(best, found)
+    left = [n for n in found.values if n not in (best, *level) and not _says(found, best, n, *against.APART)]
     left = sorted(left, key=lambda n: -found.values[n].mean())
     if not found.found:
         return "One seed, whose episodes nobody counted, tells nothing apart: train four or more."
@@ -211,15 +225,15 @@ def _open(best: str, found: Contest) -> str:
     if found.seeds == 1:
         alike = f"Not told apart even so, with the seeds that would tell if all were alike: {told}. " if left else ""
         return f"{alike}Another seed may fall anywhere: train four or more."
+    if level and not left:
+        return f"No number of seeds tells figures apart that are equal: {listed([best, *level])}."
     if not left:
         return "That is of these data and tasks and of this much training; what others would give it does not say."
-    return f"Not told apart from it, with the seeds that would tell at the spread seen: {told}."
+    return f"Not told apart from {best if level else 'it'}, with the seeds that would tell at the spread seen: {told}."
 
 
 def _seeds(best: str, other: str, found: Contest) -> str:
     """How many seeds would tell them apart."""
-    if np.isclose(found.values[best].mean(), found.values[other].mean()):
-        return "equal"
     needed = found.needed(best, other)
     if needed is None:
         return f"more than {MOST_SEEDS:,}"
