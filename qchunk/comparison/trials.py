@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qchunk.comparison import selection, sweeping
+from qchunk.comparison import arms, selection, sweeping
 from qchunk.comparison.selection import Scores
-from qchunk.comparison.suite import Run, Trained
+from qchunk.comparison.suite import Data, Run, Trained, train_all
 from qchunk.comparison.sweeping import Setting
 from qchunk.reporting.records import Rows
 from qchunk.system import schema
 from qchunk.system.errors import UserError
+from qchunk.system.files import atomic_write
 from qchunk.varied import hints
 
 LR = {"optim.lr": "log:1e-4..1e-2"}  # what is tuned of an arm of which nothing else is said
@@ -105,3 +107,57 @@ def tuned(run: Run, best: Mapping[str, Setting]) -> Run:
 def as_text(best: Mapping[str, Setting]) -> str:
     """The chosen settings, for a file."""
     return json.dumps(best, indent=1) + "\n"
+
+
+def planned(f: Any, sizes: arms.Sizes, plan: Callable) -> tuple[list[Run], list[Trials]]:
+    """(the priors of the trials, the trials of every arm) of the flags of a comparison; none where nothing is tuned.
+
+    Args:
+        plan: (flags, sizes) -> (runs, what is left out), as the comparison itself is planned.
+
+    Raises:
+        UserError: an arm that cannot be tuned so, or in the environment of the trials.
+    """
+    if not f.tune:
+        if odd := [n for n in ("tune_fields", "tune_env", "tune_seeds") if getattr(f, n) is not None]:
+            raise UserError(f"--{odd[0].replace('_', '-')} is of trials", "say how many of every arm: --tune N")
+        return [], []
+    env, seeds = f.tune_env or arms.TUNING_ENV, f.tune_seeds or f.seeds
+    found, left_out = plan(dataclasses.replace(f, env=(env,), seed=f.seed + f.seeds, seeds=seeds), sizes)
+    if left_out:
+        raise UserError(
+            f"{', '.join(left_out[env])} cannot be tuned in {env}", "give another --tune-env, or other --algos"
+        )
+    found = [r._replace(data=r.data._replace(seed=1)) if isinstance(r.data, Data) else r for r in found]
+    wanted = asked(f.tune_fields)
+    if unknown := [arm for arm in wanted if arm and arm not in f.algos]:
+        raise UserError(f"{f.tune_fields} tunes {unknown[0]}, which is no arm", "name arms of --algos")
+    own = [r for r in found if not r.label.startswith(arms.PRIOR)]
+    made = [trials_of(r, wanted.get(r.label, wanted[""]), f.tune) for r in own]
+    return [r for r in found if r.label.startswith(arms.PRIOR)], made
+
+
+def runs_of(planned: tuple[list[Run], list[Trials]]) -> list[Run]:
+    """All runs of trials, priors first."""
+    priors, tried = planned
+    return [*priors, *(run for t in tried for _, run in t.runs)]
+
+
+def tuned_suite(f: Any, suite: list[Run], planned: tuple[list[Run], list[Trials]]) -> tuple[list[Run], Rows]:
+    """Trains the trials below OUT/tuning, and gives the comparison's runs the best settings: (runs, the table of the trials)."""
+    root = f.out / "tuning"
+    trained = train_all("tune", runs_of(planned), root, f.quiet or f.json, f.log_to)
+    best, rows = chosen([(t, scored(t, trained)) for t in planned[1]])
+    atomic_write(root / "best.json", as_text(best))
+    return [tuned(r, best) for r in suite], rows
+
+
+def held(f: Any, rows: Rows) -> Rows:
+    """The table of what was held equal, with the trials that were made here in place of those behind the stock settings."""
+    if not f.tune:
+        return rows
+    seeds, first = f.tune_seeds or f.seeds, f.seed + f.seeds
+    env = f.tune_env or arms.TUNING_ENV
+    here = ". That task is compared here, too, with other seeds" if env in f.env else ""
+    how = f"{f.tune} trials of every arm on {env}, seeds {first} to {first + seeds - 1}, with the budget of the comparison; see the table{here}"
+    return [{**row, "how": how} if row["what"] == "tuning" else row for row in rows]
