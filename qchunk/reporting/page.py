@@ -315,7 +315,12 @@ def _facts(r: Record) -> dict[str, str]:
     """What a run was made with."""
     about, c = r.about, r.about["config"]
     found = {**about.get("versions", {}), "python": about.get("python"), "commit": about.get("git_commit")}
-    found |= {"platform": about.get("platform"), "device": c.get("device"), "made": about.get("created", "")[:10]}
+    found |= {
+        "platform": about.get("platform"),
+        "device": c.get("device"),
+        "precision": c.get("precision"),
+        "made": about.get("created", "")[:10],
+    }
     return {k: str(v or "") for k, v in {**found, "data": (c.get("data") or {}).get("fingerprint")}.items()}
 
 
