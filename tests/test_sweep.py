@@ -70,7 +70,7 @@ def data(env):
 
 @pytest.mark.parametrize("how", slow_but(["offline"], METHODS))
 def test_a_setting_beside_others_is_its_own_run(how, env, data):
-    same_as_alone(how, env, data)
+    same_as_alone(METHODS[how], DRIVERS[how], env, data)
 
 
 @pytest.mark.slow
@@ -79,12 +79,12 @@ def test_also_in_host_environments(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     with contextlib.closing(envs.make("gymnasium/host_envs:Walk-v0")) as env:
-        same_as_alone("online", env, None)
+        same_as_alone(METHODS["offline"], DRIVERS["online"], env, None)
 
 
-def same_as_alone(how, env, data):
+def same_as_alone(method, s, env, data):
     """Two settings of two seeds, against a run of each: the same learners, and the same evaluation."""
-    (build, c), s = METHODS[how], DRIVERS[how]
+    build, c = method
     driver = registry.driver_of(type(c))
     data = data if driver.takes_data else None
 
