@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import scipy.stats
 
 from qchunk.reporting import stats
 from qchunk.reporting.records import markdown
@@ -101,6 +103,56 @@ def false_pages(case: Case, seeds: int, runs: int, arms: int = 8) -> dict[str, f
     return {k: float(np.mean(v)) for k, v in found.items()}
 
 
+def same_twice(case: Case, seeds: int, runs: int, arms: int = 2) -> dict[str, float]:
+    """How often a page says of the same method trained so many times that one is better: in its first sentence, or anywhere.
+
+    Among two arms these are the same; the first sentence compares the first of all with each.
+    """
+    rng = np.random.default_rng(0)
+    found: dict[str, list[bool]] = {"t alone": [], "first sentence": [], "anywhere": [], SURE: []}
+    for _ in range(runs):
+        values = [played(rng, case.draw(rng, seeds)) for _ in range(arms)]
+        best = max(range(arms), key=lambda i: values[i].mean())
+        couples = list(itertools.combinations(range(arms), 2))
+        pairs = [Pair(values[i], values[j], True, EPISODES) for i, j in couples]
+        said = dict(zip(couples, (v.word for v in stats.verdicts(pairs)), strict=True))
+        apart = {couple for couple, word in said.items() if word in (ALIKE, SURE)}
+        found["t alone"].append(any(stats.excludes_zero(stats.paired_difference(p.a, p.b)) for p in pairs))
+        found["first sentence"].append(any(best in couple for couple in apart))
+        found["anywhere"].append(bool(apart))
+        found[SURE].append(SURE in said.values())
+    return {k: float(np.mean(v)) for k, v in found.items()}
+
+
+def rate_of_t(seeds: int, runs: int = 40_000) -> float:
+    """How often the paired t test alone tells a method from itself, whose seeds spread around 50 %: exactly enough to see its own rate."""
+    rng = np.random.default_rng(1)
+    a, b = (rng.binomial(EPISODES, spread(0.5, 4)(rng, runs * seeds)).reshape(runs, seeds) / EPISODES for _ in "ab")
+    return float(np.mean(scipy.stats.ttest_rel(a, b, axis=1).pvalue <= 0.05))
+
+
+def over_tasks(seeds: int, runs: int, tasks: int = 5) -> dict[str, float]:
+    """How often an interval holds its mean: of these tasks, and of all tasks like these.
+
+    A task's rate is Beta(2, 2); of its seeds, Beta around that with a deviation of 15 points in the middle.
+    """
+    rng = np.random.default_rng(0)
+    found: dict[str, list[bool]] = {
+        "these tasks, over seeds": [],
+        "tasks like these, over seeds": [],
+        "tasks like these": [],
+    }
+    for _ in range(runs):
+        rate = rng.beta(2, 2, tasks)
+        x = rng.binomial(EPISODES, rng.beta(10 * rate, 10 * (1 - rate), (seeds, tasks))) / EPISODES
+        e = stats.interval(x.mean(axis=1), bounds=(0, 1), episodes=tasks * EPISODES)
+        both = stats.interval_over_tasks(x, bounds=(0, 1))
+        held = (e.low <= rate.mean() <= e.high, e.low <= 0.5 <= e.high, both.low <= 0.5 <= both.high)
+        for kept, h, one in zip(found.values(), held, (e, e, both), strict=True):
+            kept.append(bool(h) or not np.isfinite(one.low))
+    return {k: float(np.mean(v)) for k, v in found.items()}
+
+
 def bootstrapped(seeds: int, runs: int) -> float:
     """How often the bootstrap's interval of the interquartile mean holds it, for normal scores of one task."""
     rng = np.random.default_rng(0)
@@ -125,6 +177,16 @@ def main(runs: int) -> None:
     print(
         f"A page of 8 equal arms calls any two different, percent of {pages:,}\n\n{table(false_pages, (4, 6), pages)}"
     )
+    twice = max(1, runs // 5)
+    for arms in (2, 6):
+        found = table(functools.partial(same_twice, arms=arms), (2, 3, 4, 6, 10), twice)
+        print(f"The same method {arms} times is told apart, percent of {twice:,} comparisons\n\n{found}")
+    own = "; ".join(f"S = {n}: {100 * rate_of_t(n):.1f} %" for n in (2, 3, 4, 6, 10))
+    print(f"t's own rate where seeds spread around 50 %: {own}\n")
+    rows = [
+        {"S": str(n), **{k: f"{100 * x:.1f}" for k, x in over_tasks(n, runs).items()}} for n in (2, 3, 4, 5, 6, 8, 10)
+    ]
+    print(f"The mean over 5 tasks is within the interval, percent of {runs:,}\n\n{markdown(rows, tuple(rows[0]))}")
     shares = "; ".join(f"S = {n}: {100 * bootstrapped(n, runs // 4):.1f} %" for n in (2, 4, 10, 20))
     print(f"The bootstrap's interval holds the interquartile mean of normal scores: {shares}")
 

@@ -15,12 +15,13 @@ from PIL import Image
 
 from qchunk import cli, envs, names, registry
 from qchunk.actor_configs import DiffusionConfig, FlowConfig
-from qchunk.commands.compare import CompareFlags, online_steps, plan
-from qchunk.comparison import arms, tables
+from qchunk.commands.compare import CompareFlags, online_steps, plan, without_refused
+from qchunk.comparison import arms, literature, tables
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, claim, train_all
 from qchunk.config import CriticConfig, validate
 from qchunk.reporting import film as rendering
+from qchunk.reporting import records
 from qchunk.reporting.film import Frame
 from qchunk.runs import training
 from qchunk.system.errors import UserError
@@ -375,6 +376,20 @@ def test_goes_on_where_it_was(compared, capsys):
     assert line.startswith("error: ") and "another --n" in line and "--n 8" in line
 
 
+def test_the_baseline_can_be_chosen(compared, tmp_path):
+    """By compare, which trains nothing for it, and by report."""
+    out, argv = compared
+    cli.main([*argv, "--baseline", "dppo", "--no-look"])
+    first = json.loads((out / "report" / "table.json").read_text())["runs"]
+    assert [(r["method"], r["baseline"]) for r in first] == [("dppo", ""), ("bc@gaussian", "dppo")]
+    folders = [str(out / "runs/probe/pole" / arm) for arm in ("bc@gaussian", "dppo")]
+    cli.main(["report", *folders, "--out", str(tmp_path / "r"), "--baseline", "dppo"])
+    assert "(baseline: dppo)" in (tmp_path / "r" / "table.md").read_text()
+    with pytest.raises(UserError, match="unknown --baseline 'qc'"):
+        records.load([Path(f) for f in folders], baseline="qc")
+    cli.main(argv)  # as it was
+
+
 def damaged(out, capsys, argv):
     """What the command says when its folder's own record is no JSON; the record is put back."""
     record = out / "comparison.json"
@@ -410,6 +425,60 @@ def test_nothing_trained_is_nothing_claimed(tmp_path, capsys):
     for argv in (["compare", "--env", TASK1, "--algos", "bc"], ["reproduce", "reacher"], ["collect", TASK1]):
         told = command(capsys, *argv, "--out", tmp_path / "file" / "x", "bad").err
         assert "cannot write" in told.splitlines()[-1], argv
+
+
+def test_settings_of_one_arm_stand_in_its_name():
+    """By their full name or by an end that one field has; the rest is what the arm has without them."""
+    sizes = Sizes(hidden=(16,), n=3, steps=2)
+    plain, tuned = (arms.config_of(arm, sizes) for arm in ("qc", "qc:n=4:optim.lr=3e-4"))
+    assert tuned == dataclasses.replace(plain, n=4, optim=dataclasses.replace(plain.optim, lr=3e-4))
+    assert arms.config_of("bc@diffusion:ddim=1:actor.hidden=8x8:residual=false", sizes).actor == DiffusionConfig(
+        (8, 8), residual=False, ddim=1, ema=True
+    )
+    assert arms.named_settings("a=b/own.py:mine:n=4") == ("a=b/own.py:mine", {"n": "4"})
+    suite, _ = plan(dataclasses.replace(ALL, env=(TASK1,), algos=("qc", "qc:n=4")), sizes)
+    assert [(r.label, r.algorithm, r.config.n) for r in suite] == [("qc", "qc", 3), ("qc:n=4", "qc", 4)]
+    assert {row["arm"]: row["N"] for row in tables.unequal(suite)} == {"qc": "3", "qc:n=4": "4"}
+    assert arms.trials("qc:n=4") == arms.trials("qc")
+    for wrong, told in (("m=4", "unknown setting"), ("hidden=8", "actor.hidden or critic.hidden"), ("n=x", "no value")):
+        with pytest.raises(UserError, match=told):
+            arms.config_of(f"qc:{wrong}", sizes)
+
+
+def test_a_refused_arm_says_why_and_the_others_go_on():
+    """A name that nobody has is a slip of the pen, and stops before anything is trained."""
+    f = dataclasses.replace(ALL, algos=("qc", "fpo@regression", "value-guided@gaussian"))
+    kept, refused = without_refused(f, Sizes())
+    assert kept.algos == ("qc",) and list(refused) == ["fpo@regression", "value-guided@gaussian"]
+    assert "no velocity at any time" in refused["fpo@regression"]
+    with pytest.raises(UserError, match="no velocity"):
+        without_refused(dataclasses.replace(f, algos=f.algos[1:]), Sizes())
+    with pytest.raises(UserError, match="unknown algorithm .qd"):
+        without_refused(dataclasses.replace(f, algos=("qc", "qd")), Sizes())
+
+
+def test_a_dry_comparison_says_its_cost_and_makes_nothing(tmp_path, capsys):
+    argv = ["compare", "--env", "probe/pole", "--algos", "bc@regression", "fpo@regression", "--online-steps", "0"]
+    argv += ["--offline-steps", "20", "--seeds", "2", "--hidden", "8", "--out", str(tmp_path / "c")]
+    told = command(capsys, *argv, "--dry").err
+    assert "1 of 1 runs are to do: 40 updates" in told and "probe/pole/bc@regression: 2 seeds, 20 updates" in told
+    assert "refused: fpo@regression: " in told and not (tmp_path / "c").exists()
+    assert "unknown --baseline 'qc'" in command(capsys, *argv, "--baseline", "qc", "bad").err
+
+
+def test_the_published_figures_of_the_same_tasks_and_methods():
+    """By the method's name and the task, where the reward is theirs: scenes and puzzles are theirs as @sparse."""
+    row = {"mean": "1.0 %", "95 % interval": "", "updates": "3"}
+    task = "ogbench/cube-double-play-singletask-task1-v0"
+    ours = [(task, "qc"), (task, "qam"), (task, "bc"), (TASK1, "qc"), (task.replace("cube-double", "scene"), "qc")]
+    found = literature.beside_ours([{**row, "environment": env, "method": m} for env, m in ours])
+    assert [(r["environment"], r["method"], r["their name"]) for r in found] == [
+        (task, "qc", "QC"),
+        (task, "qam", "QAM"),
+    ]
+    assert found[0]["published"].startswith("82.5 % [81.0, 84.0] at 1.0M") and "2507.07969" in found[0]["source"]
+    sparse = literature.beside_ours([{**row, "environment": f"{ours[-1][0]}@sparse", "method": "qc"}])
+    assert len(sparse) == 1 and literature.task_of("qc-paper/scene-play-task1") == ""
 
 
 FAILING = """

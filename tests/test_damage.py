@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tiers import slow_but
 
 from qchunk.data import formats, npz, ogbench_files
-from qchunk.reporting import page, prices, publish, records
+from qchunk.reporting import exports, headline, page, prices, publish, records
 from qchunk.runs import checkpoint, run_folder
 from qchunk.system import files, schema
 from qchunk.system.errors import UserError
@@ -97,10 +97,14 @@ def test_a_report_outlives_any_edit_of_a_runs_files(name, pair, tmp_path, data):
         found, damaged = records.load_whole(pair)
         rows = [*records.table(found), *records.damaged_rows(damaged)]
         assert sum(r["mean"] == "75.0 %" for r in rows) >= 1 and len(rows) == 2
-        records.numbers(found)
-        page._costs(found, dict.fromkeys((r.label for r in found), "C0")) if name == "cost.json" else page._settings(
-            found
-        )
+        json.loads(exports.as_json(found))
+        if name == "cost.json":
+            page.costs(found, dict.fromkeys((r.label for r in found), "C0"))
+        else:
+            list(page.settings(found))
+        boards = [headline.board(*group) for group in headline.groups(found)]
+        assert {row.label for b in boards for row in b.rows} == {r.label for r in found}
+        assert all(headline.sentences(*group).may for group in headline.groups(found))
         prices.cost_rows(found)
     finally:
         file.write_text(kept)
@@ -113,7 +117,7 @@ def test_a_report_shows_the_damage_in_its_row(pair, tmp_path):
     rows = publish.write_report([*pair, bad], tmp_path / "r")
     assert [r["method"] for r in rows] == ["bc", "qc", "bad"]
     assert "damaged: line 1 of" in rows[2]["note"] and "step is 'two', not a whole number" in rows[2]["note"]
-    assert "step is &#x27;two&#x27;" in (tmp_path / "r" / "report.html").read_text()
+    assert "step is &#39;two&#39;" in (tmp_path / "r" / "report.html").read_text()
     with pytest.raises(UserError, match="is not a run"):
         publish.write_report([*pair, tmp_path / "nowhere"], tmp_path / "r")
 
@@ -175,10 +179,11 @@ def test_a_linked_episode_stays_out_of_the_page(pair, tmp_path):
     secret.write_bytes(b"GIF89a secret")
     run = make(tmp_path / "linked")
     os.symlink(secret, run / page.EPISODE)
-    assert page._episodes(records.load([run])) == ""
+    assert page.episodes(records.load([run])) == []
     (run / page.EPISODE).unlink()
     (run / page.EPISODE).write_bytes(b"GIF89a")
-    assert "data:image/gif" in page._episodes(records.load([run]))
+    (shown,) = page.episodes(records.load([run]))
+    assert shown.moving.startswith("data:image/gif") and not shown.still
 
 
 ROWS = 40

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import jax
+import markupsafe
 import numpy as np
 import pytest
 
@@ -440,7 +441,7 @@ def test_labels_are_shown_letter_by_letter(label, tmp_path):
     text.encode()
     shown = found[0].label
     assert shown.isprintable() and shown == records.plain(label)
-    assert f"<td>{html.escape(shown)}</td>" in text
+    assert f"<td>{markupsafe.escape(shown)}</td>" in text
     drawn = "".join(re.findall(r"<text[^>]*>(.*?)</text>", text, re.S))
     assert html.escape(shown, quote=False) in drawn, "no formula, and nothing left out"
 

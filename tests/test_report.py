@@ -10,12 +10,13 @@ import re
 import shutil
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import jax
 import numpy as np
 import pytest
 
-from qchunk.reporting import cost, film, page, plots, prices, publish, records
+from qchunk.reporting import against, cost, exports, film, page, plots, pooled, prices, publish, records
 from qchunk.reporting.stats import Estimate
 from qchunk.runs import run_folder
 from qchunk.system.errors import UserError
@@ -111,9 +112,9 @@ def test_a_diverged_method_is_named_in_the_means_over_environments_and_in_the_cs
             + "\n"
         )
     found = records.load([*pair, lost])
-    *_, row = page.aggregate(found)
+    *_, row = pooled.aggregate(found)
     assert row["method"] == "lost" and "diverged at update 7" in row["mean"]
-    assert [line.rpartition(",")[2] for line in records.numbers(found).splitlines()] == [
+    assert [line.rpartition(",")[2] for line in exports.as_csv(exports.rows(found)).splitlines()] == [
         "diverged",
         "",
         "",
@@ -124,18 +125,20 @@ def test_a_diverged_method_is_named_in_the_means_over_environments_and_in_the_cs
 def test_return_stands_beside_success_and_is_what_was_logged(tmp_path, pair):
     """-1 for every seed, in the table and as the interquartile mean over the runs; a return alone has no second column."""
     assert rows_of(pair)["qc"]["return"] == "-1.00 [-1.00, -1.00]"
-    assert [r["return, interquartile mean"] for r in page.aggregate(records.load(pair))] == ["-1.00 too few seeds"] * 2
+    assert [r["return, interquartile mean"] for r in pooled.aggregate(records.load(pair))] == [
+        "-1.00 too few seeds"
+    ] * 2
     assert rows_of([make(tmp_path / "r", "r", QC, REACHER, "return")])["r"]["return"] == ""
 
 
 def test_each_against_each(tmp_path, pair):
     """The difference of test_table once more, and a third run that is told apart from neither."""
     third = make(tmp_path / "t", "third", [0.1, 0.9, 0.5, 0.6])
-    rows = page.pairs(records.load([*pair, third]))
-    assert [row[page.PAIR] for row in rows] == ["qc", "third"] and list(rows[0])[1:] == ["bc", "qc"]
+    rows = against.pairs(records.load([*pair, third]))
+    assert [row[against.PAIR] for row in rows] == ["qc", "third"] and list(rows[0])[1:] == ["bc", "qc"]
     assert rows[0]["bc"] == "75.0 [59.1, 90.9] (*)" and rows[0]["qc"] == ""
     assert rows[1]["qc"].startswith("-37.5 [") and "*" not in rows[1]["qc"]
-    assert page.pairs(records.load(pair)) == [], "two stand beside each other already"
+    assert against.pairs(records.load(pair)) == [], "two stand beside each other already"
 
 
 def test_until_a_step(pair):
@@ -194,7 +197,7 @@ def test_labels(tmp_path):
 
 def test_csv_is_for_programs(tmp_path, pair):
     single = make(tmp_path / "s", "single", [0.5])
-    rows = list(csv.DictReader(io.StringIO(records.numbers(records.load([*pair, single])))))
+    rows = list(csv.DictReader(io.StringIO(exports.as_csv(exports.rows(records.load([*pair, single]))))))
     bc, qc, one = rows
     assert (bc["method"], bc["baseline"], bc["difference"]) == ("bc", "", "")
     assert float(qc["mean"]) == pytest.approx(0.9) and float(qc["difference"]) == pytest.approx(0.75)
@@ -228,9 +231,13 @@ def test_report_is_whole_and_self_contained(tmp_path, pair):
     odd = make(tmp_path / "odd", "<b>odd</b>", QC, REACHER, "return")
     out = tmp_path / "deep" / "report"
     publish.write_report([*pair, odd], out)
-    written = ["clock.png", "curves.png", "report.html", "report.md", "table.csv", "table.md"]
+    drawn = [f"{name}.{kind}" for name in ("clock", "curves", "headline") for kind in ("pdf", "png", "svg")]
+    written = [*drawn, "report.html", "report.md", "seeds.csv", "table.csv", "table.json", "table.md", "table.tex"]
     assert sorted(p.name for p in out.iterdir()) == written
-    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("clock", "curves", "headline"):
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (out / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert ElementTree.parse(out / f"{name}.svg").getroot().tag.endswith("svg")
     text = (out / "report.html").read_text()
     seen = Page(text)
     assert seen.loads and all(x.startswith(("data:", "#")) for x in seen.loads), "nothing from the network"
@@ -291,15 +298,15 @@ def test_online_runs_tell_updates_and_environment_steps(tmp_path):
 
 def test_aggregates(tmp_path, pair):
     """Interquartile means of 0.1 0.1 0.2 0.2 and 0.8 0.9 0.9 1.0; every run of qc beats every one of bc."""
-    bc, qc = page.aggregate(records.load(pair))
+    bc, qc = pooled.aggregate(records.load(pair))
     assert bc["interquartile mean"].startswith("15.0 %") and qc["interquartile mean"].startswith("90.0 %")
     assert bc["P(better than bc)"] == "" and qc["P(better than bc)"] == "1.00", "four seeds are too few for a bootstrap"
     many = [make(tmp_path / f"m{x}", x, [0.2 + k / 20 + d for k in range(10)]) for x, d in (("bc", 0.0), ("up", 0.075))]
-    assert page.aggregate(records.load(many))[1]["P(better than bc)"].startswith("0.64 [0.")
-    again = page.aggregate(records.load(pair))
+    assert pooled.aggregate(records.load(many))[1]["P(better than bc)"].startswith("0.64 [0.")
+    again = pooled.aggregate(records.load(pair))
     assert again == [bc, qc], "a generator of its own"
     mixed = [*pair, make(tmp_path / "r", "qc", [-1.0, -2.0], REACHER, "return")]
-    assert page.aggregate(records.load(mixed)) == [], "a success and a return have no mean"
+    assert pooled.aggregate(records.load(mixed)) == [], "a success and a return have no mean"
 
 
 def test_what_trained_nothing_is_a_baseline(tmp_path):
@@ -310,7 +317,7 @@ def test_what_trained_nothing_is_a_baseline(tmp_path):
     assert [r.label for r in found] == ["prior", "guided"]
     assert records.table(found)[1]["difference to baseline"].startswith("+50.0 points")
     longer = make(tmp_path / "l", "longer", [0.9, 1.0], steps=(70,))
-    assert set(page.scores(records.load([better, longer]))) == {"guided"}
+    assert set(pooled.scores(records.load([better, longer]))) == {"guided"}
 
 
 def test_a_run_is_paired_with_the_prior_that_it_stands_on(tmp_path):
@@ -345,7 +352,7 @@ def test_equal_arms_are_not_starred_by_luck(tmp_path):
     told = rows_of(folders)
     assert told["a"]["difference to baseline"].endswith(" includes 0")
     assert told["b"]["difference to baseline"].startswith("+0.0 points [-2.") and "-0.0" not in str(told)
-    assert "*" not in "".join(cell for row in page.pairs(records.load(folders)) for cell in row.values())
+    assert "*" not in "".join(cell for row in against.pairs(records.load(folders)) for cell in row.values())
     assert records.show(Estimate(-0.012, -0.0236, -0.0004), "points")[1] == "[-2.4, -0.04]"
 
 

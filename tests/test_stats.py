@@ -164,6 +164,27 @@ def test_a_difference_that_is_not_there_is_not_called_real(simulated):
     assert simulated.false_pages(halves, 4, 30)[stats.SURE] == 0.0
 
 
+def test_a_mean_over_tasks_is_within_its_interval(simulated):
+    """Of these tasks the one over seeds, of tasks like these the wider one, at few seeds and at many."""
+    for seeds in (2, 4, 10):
+        found = simulated.over_tasks(seeds, 300)
+        assert found["these tasks, over seeds"] > 0.91 and found["tasks like these"] > 0.91, (seeds, found)
+    assert found["tasks like these, over seeds"] < 0.8, "which is why there are two"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arms", "runs"), [(2, 400), (6, 100)])
+def test_the_same_method_twice_is_not_told_apart(simulated, arms, runs):
+    """At most 5 % of the comparisons, whatever the seeds do; if seeds are alike 5 % over all kinds of them, and of each what t has."""
+    found = {case.name: simulated.same_twice(case, 4, runs, arms) for case in simulated.CASES}
+    assert all(x[stats.SURE] <= 0.05 for x in found.values())
+    assert np.mean([x["first sentence"] for x in found.values()]) <= 0.05, found
+    luck = 2 * np.sqrt(0.05 * 0.95 / runs)
+    assert all(x["first sentence"] <= 0.05 + luck for name, x in found.items() if "find it" not in name), found
+    if arms > 2:
+        assert np.mean([x["t alone"] for x in found.values()]) > 0.1, "which is why they are corrected together"
+
+
 def test_seeds_that_find_it_or_not():
     assert stats.find_or_not([0.98, 0.0, 1.0, 0.02]) == 2 and stats.find_or_not([0.0, 0.0, 0.9]) == 1
     assert stats.find_or_not([0.1, 0.5, 0.9]) is None and stats.find_or_not([0.9]) is None

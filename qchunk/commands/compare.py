@@ -13,21 +13,22 @@ from qchunk import env_names, envs, registry
 from qchunk.commands import flags
 from qchunk.commands.evaluate import by_schemes
 from qchunk.commands.render import look
-from qchunk.comparison import arms, tables
+from qchunk.comparison import arms, estimate, literature, tables
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, Run, check, claim, line_of, name_of, train_all
 from qchunk.drivers.common import Driver
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
 from qchunk.play.execute import parse
-from qchunk.reporting import page, records
+from qchunk.reporting import against, pooled, records
 from qchunk.reporting.publish import publish
 from qchunk.reporting.records import Rows
 from qchunk.runs import sinks
 from qchunk.system import loading
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, unknown
 
 PRIOR = "prior ("
+SHOWN = ("out", "quiet", "look", "execute", "json", "log_to", "baseline", "dry", "against")  # flags that train nothing
 ENVS, HOST_ENVS, LENGTH = (
     512,
     16,
@@ -48,7 +49,7 @@ class CompareFlags:
     data_steps: int = 200_000
     """Transitions to collect."""
     algos: tuple[str, ...] = arms.DEFAULT
-    """Arms: algorithms, ALGORITHM@KIND for another actor (dppo@diffusion), or your own as my_file.py:my_function."""
+    """Arms: algorithms, ALGORITHM@KIND for another actor (dppo@diffusion), or your own as my_file.py:my_function; settings of one stand behind it: qc:n=4, bc@diffusion:steps=5."""
     seed: int = 0
     """The first seed."""
     seeds: int = 4
@@ -76,7 +77,13 @@ class CompareFlags:
     quiet: bool = False
     """No progress bars."""
     json: bool = False
-    """Print the table as JSON to stdout, and nothing else there."""
+    """Print the table as JSON with numbers to stdout, and nothing else there."""
+    baseline: str = ""
+    """The arm that differences are to; by default bc, or the first one."""
+    dry: bool = False
+    """Only say what it would train and cost."""
+    against: Literal["none", "published"] = "none"
+    """published: the figures that papers released for the same tasks and methods stand beside ours."""
 
 
 LEAST = {
@@ -91,13 +98,19 @@ def compare(argv: list[str]) -> None:
     """``qchunk compare --env ENV ... [--algos A B ...] [--seeds S]``."""
     f, sizes = flags.parse("compare", argv, CompareFlags, Sizes)
     f = dataclasses.replace(f, algos=tuple(a for given in f.algos for a in given.split(",") if a))
+    if f.baseline and f.baseline not in f.algos:
+        raise unknown("--baseline", f.baseline, f.algos, "it is one of --algos")
+    asked = {**{n: v for n, v in dataclasses.asdict(f).items() if n not in SHOWN}, **dataclasses.asdict(sizes)}
+    f, refused = without_refused(f, sizes)
     suite, left_out = plan(f, sizes)
     check(suite, f.out)
     sinks.check(f.log_to)
-    asked = {
-        n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look", "execute", "json", "log_to")
-    }
-    claim(f.out, "comparison", {**asked, **dataclasses.asdict(sizes)}, grows=("algos", "env"))
+    claim(f.out, "comparison", asked, f.dry, grows=("algos", "env"))
+    for arm, why in refused.items():
+        print(f"[compare] refused: {arm}: {why}", file=sys.stderr, flush=True)
+    if f.dry:
+        print("\n".join(dry(suite, f.out)), file=sys.stderr, flush=True)
+        return
     trained = train_all("compare", suite, f.out, f.quiet or f.json, f.log_to)
     compared = [r for r in suite if not r.label.startswith(PRIOR)]
     folders = {trained.folders[r.name]: r for r in compared if r.name in trained.folders}
@@ -120,8 +133,41 @@ def compare(argv: list[str]) -> None:
     more |= {"Held equal": tables.equal(compared, sizes, left_out), "Not equal": tables.unequal(compared, priors)}
     more |= {"Not equal: every setting": tables.settings(compared), "In no interval": tables.caveats(compared)}
     more["Tuning"] = tables.tuning(compared)
-    publish(list(folders), f.out / "report", more, f.json, trained.rows(compared))
+    if f.against == "published":
+        more["Beside the published figures"] = literature.beside_ours(records.table(records.load(list(folders))))
+    failed = [*trained.rows(compared), *((env, arm, why) for env in f.env for arm, why in refused.items())]
+    base = f.baseline if any(r.label == f.baseline for r in folders.values()) else ""
+    publish(list(folders), f.out / "report", more, f.json, failed, base)
+    trained.failed.update({name_of(env, arm): why for env, arm, why in failed})
     trained.leave()
+
+
+def without_refused(f: CompareFlags, sizes: Sizes) -> tuple[CompareFlags, dict[str, str]]:
+    """(the flags with the arms that can be made, by arm why the others cannot).
+
+    Raises:
+        UserError: a name that does not exist, which is a slip of the pen; or none can be made.
+    """
+    refused: dict[str, UserError] = {}
+    for arm in f.algos:
+        build, _ = registry.builder(arms.split(arm)[0])
+        try:
+            build(arms.config_of(arm, sizes))
+        except UserError as e:
+            refused[arm] = e
+    if refused and len(refused) == len(f.algos):
+        raise next(iter(refused.values()))
+    kept = tuple(arm for arm in f.algos if arm not in refused)
+    return dataclasses.replace(f, algos=kept), {arm: line_of(e) for arm, e in refused.items()}
+
+
+def dry(suite: Sequence[Run], root: Path) -> list[str]:
+    """What a comparison will train and cost, in lines."""
+    lines = [f"a comparison in {root}", *estimate.told(suite, root)]
+    return lines + [
+        f"  {r.name}: {r.settings.seeds} seeds, {r.amount.updates:,} updates, {r.amount.env_steps:,} environment steps"
+        for r in suite
+    ]
 
 
 def checked(f: CompareFlags, sizes: Sizes) -> None:
@@ -231,8 +277,8 @@ def offline_part(folders: Sequence[Path], f: CompareFlags) -> dict[str, Rows]:
     found = records.load(folders, until=f.offline_steps)
     return {
         "Offline part (protocol A)": records.table(found),
-        "Offline part, over all runs": page.aggregate(found),
-        "Offline part, each against each": page.pairs(found),
+        "Offline part, over all runs": pooled.aggregate(found),
+        "Offline part, each against each": against.pairs(found),
     }
 
 

@@ -1,14 +1,16 @@
 """The arms of a comparison: every method at the same sizes, with the settings that a few runs on another task chose.
 
 An arm is an algorithm's name, or ``ALGORITHM@KIND`` with another kind of actor (``dppo@diffusion``), or a function of the
-user's own as ``file.py:function``. What a configuration of ours says, an arm of the user's own has as ours do, so that the
+user's own as ``file.py:function``; settings of its own stand behind (``qc:n=4:optim.lr=0.0003``, ``bc@diffusion:steps=5``). What a configuration of ours says, an arm of the user's own has as ours do, so that the
 same method twice is the same; what the user's own class says stays, but for sizes and for a learning rate left at its default.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
+import re
 from typing import Any
 
 from qchunk import names, registry
@@ -16,7 +18,7 @@ from qchunk.actor_configs import DiffusionConfig, FlowConfig
 from qchunk.actors import actor
 from qchunk.actors.paths import count_steps
 from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, Stands, actor_fields, of_kind, stands_on
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, unknown
 
 DEFAULT = ("bc", "qc", "qc-frozen", "value-guided", "v-gps", "dppo", "dppo@diffusion", "ppo")
 LR = OptimConfig(1e-3)  # of every arm that learns from data: what the tuning runs of bc, qc and qc-frozen chose
@@ -70,6 +72,7 @@ FOOTNOTES = {
 
 def trials(arm: str, config_class: type = object) -> str:
     """The tuning runs of an arm, for the page; of the algorithm whose settings it takes, where it had none itself."""
+    arm = named_settings(arm)[0]
     name = arm.partition("@")[0]
     tuned = arm if arm in TRIALS else name if name in names.ALGORITHMS else alike(config_class)
     if tuned not in TRIALS:
@@ -85,10 +88,60 @@ def split(arm: str) -> tuple[str, str]:
     Raises:
         UserError: no such kind.
     """
-    name, at, kind = arm.partition("@")
+    name, at, kind = named_settings(arm)[0].partition("@")
     if at:
         of_kind(ActorConfig, kind)
     return name, kind or own_kind(registry.builder(name)[1])
+
+
+def named_settings(arm: str) -> tuple[str, dict[str, str]]:
+    """(the arm without them, the settings that its name says): ``qc:n=4`` is qc with {"n": "4"}."""
+    found = re.fullmatch(r"(.*?)((?::[\w.-]+=[^:]*)*)", arm, re.S)
+    assert found, "the first part takes whatever the second does not"
+    return found[1], {name.replace("-", "_"): text for name, text in re.findall(r":([\w.-]+)=([^:]*)", found[2])}
+
+
+def with_setting(c: Any, name: str, text: str) -> Any:
+    """A configuration with another value of a field, named in full (``actor.steps``) or by its end where one field has it (``steps``).
+
+    Raises:
+        UserError: no such field, several, or a value that it cannot have.
+    """
+    fields = _fields(c)
+    found = [name] if name in fields else [f for f in fields if f.endswith(f".{name}")]
+    if not found:
+        raise unknown("setting of an arm", name, fields)
+    if len(found) > 1:
+        raise UserError(f"{name} may be {' or '.join(found)}", f"name it in full, as {found[0]}={text}")
+    value = _value(found[0], text, fields[found[0]])
+
+    def replaced(part: Any, path: list[str]) -> Any:
+        inner = value if len(path) == 1 else replaced(getattr(part, path[0]), path[1:])
+        return dataclasses.replace(part, **{path[0]: inner})
+
+    return replaced(c, found[0].split("."))
+
+
+def _fields(c: Any, prefix: str = "") -> dict[str, Any]:
+    """By dotted name, the values of a configuration's fields at any depth."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(c):
+        value = getattr(c, field.name)
+        inner = dataclasses.is_dataclass(value) and not isinstance(value, type)
+        found |= _fields(value, f"{prefix}{field.name}.") if inner else {f"{prefix}{field.name}": value}
+    return found
+
+
+def _value(name: str, text: str, old: Any) -> Any:
+    """What a text says in place of a value: of the same type; widths as 64x64."""
+    try:
+        if isinstance(old, bool):
+            return {"true": True, "false": False}[text.lower()]
+        if isinstance(old, tuple):
+            return tuple(int(word) for word in text.split("x"))
+        return type(old)(text) if isinstance(old, (int, float, str)) else ast.literal_eval(text)
+    except (ValueError, KeyError, SyntaxError) as e:
+        raise UserError(f"{name}={text} is no value of it", f"give one such as {name}={old}") from e
 
 
 def own_kind(cls: type) -> str:
@@ -151,8 +204,17 @@ def config_of(arm: str, sizes: Sizes) -> Any:
     """The configuration of an arm, see above.
 
     Raises:
-        UserError: an unknown algorithm or kind, or a kind for a method without an actor.
+        UserError: an unknown algorithm, kind or setting, or a kind for a method without an actor.
     """
+    arm, given = named_settings(arm)
+    c = _shared_config(arm, sizes)
+    for setting, text in given.items():
+        c = with_setting(c, setting, text)
+    return c
+
+
+def _shared_config(arm: str, sizes: Sizes) -> Any:
+    """The configuration of an arm before settings of its own."""
     name, kind = split(arm)
     c = registry.builder(name)[1]()
     actors, stands = actor_fields(type(c)), stands_on(c)

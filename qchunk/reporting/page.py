@@ -1,69 +1,88 @@
-"""Records -> one self-contained html page, and the same as markdown. Nothing is fetched and no script runs."""
+"""Records -> one self-contained html page, and the same as markdown, both from templates. Nothing is fetched and no script runs."""
 
 from __future__ import annotations
 
 import base64
 import functools
-import html
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
-
-from qchunk.reporting import executions, plots, prices
+from qchunk.reporting import against, executions, headline, plots, pooled, prices, templating
 from qchunk.reporting import records as tables
+from qchunk.reporting.plots import Drawing
 from qchunk.reporting.records import Record, Rows
-from qchunk.reporting.stats import (
-    ALIKE,
-    ALONE,
-    OPEN,
-    SURE,
-    Estimate,
-    Pair,
-    Verdict,
-    interquartile_mean,
-    interval,
-    probability_of_improvement,
-    stratified_bootstrap,
-)
-from qchunk.reporting.stats import verdicts as verdicts_of
+from qchunk.reporting.stats import ALIKE, ALONE, OPEN, SURE
 
 EPISODE, STILL = "episode.gif", "episode.png"  # what qchunk compare and render leave in a run's folder
+FOLDED = ("every setting", "Tuning", "Offline part, ")  # tables that are there for who asks
 
-STYLE = """
-:root { color-scheme: light dark; --line: #8885; --soft: #8881 }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 0 auto; padding: 1rem }
-h1 { font-size: 1.6rem } h2 { font-size: 1.25rem; margin-top: 2.2rem; border-top: 1px solid var(--line); padding-top: .8rem }
-nav a { margin-right: 1rem } a { color: inherit }
-.wide { overflow-x: auto } table { border-collapse: collapse; font-size: .88rem }
-td, th { border-bottom: 1px solid var(--line); padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top }
-th { white-space: nowrap } tbody th { font-weight: 600 } caption { text-align: left; padding: .4rem 0 }
-.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: 1rem }
-.small { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: 1rem }
-.wider { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(34rem, 100%), 1fr)); gap: 1rem }
-figure { margin: 0 } figcaption { font-size: .88rem } svg, img { width: 100%; height: auto }
-summary { cursor: pointer } :focus-visible { outline: 3px solid #0072b2; outline-offset: 2px }
-"""
-PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,"><style>{style}</style></head>
-<body><h1>{title}</h1>
-<nav aria-label="sections">{nav}</nav>
-{body}</body></html>
-"""
+
+class Grid(NamedTuple):
+    """A table of the page: without columns that say nothing, and of those that say one thing only that."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    same: list[tuple[str, str]]
+
+
+class Figure(NamedTuple):
+    """An episode: data addresses of what moves and of its last frame."""
+
+    title: str
+    moving: str
+    still: str
+
+
+class Section(NamedTuple):
+    """A part of the page; of every kind of content none or some."""
+
+    title: str
+    text: str = ""
+    grid: Grid | None = None
+    lines: Sequence[str] = ()
+    drawings: Sequence[Drawing] = ()
+    figures: Sequence[Figure] = ()
+    boards: Sequence[headline.Board] = ()
+    matrix: against.Matrix | None = None
+    folded: bool = False
+    wide: bool = False  # its drawings are
+
+    @property
+    def id(self) -> str:
+        """Of its heading."""
+        return re.sub(r"\W+", "-", self.title.lower()).strip("-")
 
 
 def html_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) -> str:
     """The page; sections without anything to show are left out."""
-    colour = plots.colours([r.label for r in records])
-    found = [(title, body) for title, body in _sections(records, rows, more, colour) if body]
-    ids = [re.sub(r"\W+", "-", title.lower()).strip("-") for title, _ in found]
-    nav = "".join(f'<a href="#{i}">{title}</a>' for i, (title, _) in zip(ids, found, strict=True))
-    body = "\n".join(f'<h2 id="{i}">{title}</h2>\n{text}' for i, (title, text) in zip(ids, found, strict=True))
-    return PAGE.format(title=html.escape(_title(records)), style=STYLE, nav=nav, body=body)
+    colour = plots.colours([row["method"] for row in rows] + [r.label for r in records])
+    groups = headline.groups(records)
+    boards = [headline.board(title, members) for title, members in groups]
+    spans = _spans(groups[0])
+    return templating.html(
+        "page.html.j2",
+        title=_title(records),
+        facts=_head(records),
+        told=[headline.sentences(title, members) for title, members in told_groups(groups)],
+        boards=boards[:1] if spans else boards,
+        broken=[(row["method"], row["environment"], row["note"]) for row in rows if not row["mean"]],
+        episodes=episodes(records),
+        undrawn=_undrawn(records),
+        colour=colour,
+        sections=[s for s in _sections(records, rows, more, colour, boards[1:] * spans) if _is_full(s)],
+    )
+
+
+def told_groups(groups: Sequence[tuple[str, list[Record]]]) -> Sequence[tuple[str, list[Record]]]:
+    """Of which the page says something: of all environments together, or of each where they have no mean."""
+    return groups[:1] if _spans(groups[0]) else groups
+
+
+def _spans(group: tuple[str, list[Record]]) -> bool:
+    return len({r.env for r in group[1]}) > 1
 
 
 def _title(records: Sequence[Record]) -> str:
@@ -71,20 +90,52 @@ def _title(records: Sequence[Record]) -> str:
     return f"qchunk report: {', '.join(envs[:3])}{' ...' if len(envs) > 3 else ''}"
 
 
-def _sections(records: Sequence[Record], rows: Rows, more: dict[str, Rows], colour: dict[str, str]) -> Iterable[tuple]:
-    yield "Figures", f"<p>{HOW}</p>" + _table(rows, tables.COLUMNS) + _list(verdicts(rows))
-    yield "Over all runs", _aggregates(records, colour)
-    for title, found in {"Each against each": pairs(records), **more}.items():
-        yield title, _table(found, list(found[0]) if found else ())
-    yield "Curves", _curves(records, colour)
-    yield "Cost of acting", _costs(records, colour)
-    yield "One run, several executions", _executions(records)
-    yield "Episodes", _episodes(records)
-    yield "Settings", _settings(records)
+def _head(records: Sequence[Record]) -> list[str]:
+    """What a reader must know before the figures, where it is the same of all runs."""
+    methods, counts = dict.fromkeys(r.label for r in records), {len(r.seeds) for r in records}
+    found = [f"{len(methods)} method{'s' * (len(methods) != 1)}"]
+    found.append(f"{_span(counts)} seed{'s' * (counts != {1})} each")
+    if episodes := {r.episodes for r in records} - {0}:
+        found.append(f"{_span(episodes)} episodes per seed")
+    return found
 
 
-STARS = {SURE: " *", ALIKE: " (*)"}
-PAIR = f"row minus column (* {SURE}, (*) {ALIKE})"
+def _span(numbers: set[int]) -> str:
+    return f"{min(numbers)}" if len(numbers) == 1 else f"{min(numbers)} to {max(numbers)}"
+
+
+def _is_full(s: Section) -> bool:
+    return bool(s.grid or s.lines or s.drawings or s.boards or s.matrix)
+
+
+KEPT = (
+    "method",
+    "arm",
+    "what",
+    "how",
+    "number",
+    "setting",
+    "field",
+    "execution",
+    "which",
+)  # columns that name a row or are its text
+
+
+def grid(rows: Rows) -> Grid | None:
+    """Rows for the page; None where there are none."""
+    if not rows:
+        return None
+    values = {c: {row[c] for row in rows} for c in rows[0]}
+    full = [c for c in rows[0] if c in KEPT or values[c] != {""}]
+    same = [c for c in full if c not in KEPT and len(rows) > 1 and len(values[c]) == 1]
+    columns = [c for c in full if c not in same]
+
+    def told(row: dict[str, str], column: str) -> str:
+        return row[column].removesuffix(" too few seeds")  # a mean without an interval says so itself
+
+    return Grid(columns, [[told(row, c) for c in columns] for row in rows], [(c, told(rows[0], c)) for c in same])
+
+
 HOW = (
     "Means over seeds. The 95 % interval is Student's t over seeds, and for a success never narrower than that of the pooled episodes "
     "(Clopper and Pearson); differences are paired by seed and interval. It holds where seeds are alike. Where an arm's seeds find "
@@ -93,19 +144,49 @@ HOW = (
     f'Both hold for all differences of a table together (Holm); "{ALONE}" does not. What each of them covers: docs/statistics.md. '
     "Runs with the same seeds were evaluated from the same start states."
 )
-FEWEST = 10  # seeds that a bootstrap needs: with two it covers 45 % in place of 95
+POOLED = (
+    "Over all seeds and environments (Agarwal et al. 2021): the interquartile mean and the probability that a run of the method "
+    "beats one of the baseline, each with a stratified percentile bootstrap from ten seeds on (below it is too narrow); performance "
+    "profiles. The mean's interval is of these environments; \"tasks like these\" is t over the environments' means, too."
+)
+ACTING = "One decision for one observation, first seed, on the machine that trained; its chunk is played open loop."
+SCHEMES = (
+    "Nothing is trained again: each scheme plays the same weights from the same start states. A look is a call of the policy; a jump is "
+    "the mean change of an action's numbers from one step to the next where a plan begins."
+)
 
 
-def _table(rows: Rows, columns: Sequence[str]) -> str:
-    if not rows:
-        return ""
-    head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in columns)
-    cells = "".join("<tr>" + "".join(f"<td>{html.escape(row[c])}</td>" for c in columns) + "</tr>" for row in rows)
-    return f'<div class="wide" tabindex="0" role="region" aria-label="table"><table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table></div>'
+def _sections(
+    records: Sequence[Record],
+    rows: Rows,
+    more: dict[str, Rows],
+    colour: dict[str, str],
+    boards: Sequence[headline.Board],
+) -> Iterator[Section]:
+    yield Section("Each environment", boards=boards)
+    yield Section(
+        "Curves", "Thick: mean over seeds; thin: each seed.", drawings=_curves(records, colour), wide=_many(records)
+    )
+    yield costs(records, colour)
+    yield from _each(records)
+    found = pooled.aggregate(records)
+    found = [] if all(row["runs"] in ("1", "") for row in found) else found  # one run of each: there is nothing to pool
+    profile = [_profile(records, colour)] if found and records[0].figure == "success" else []
+    yield Section("Over all runs", POOLED if found else "", grid(found), drawings=profile)
+    yield schemes(records)
+    whole = [row for row in rows if row["mean"]]  # the others stand on the first screen, with the reason
+    yield Section("Figures", HOW, grid(whole), verdicts(rows))
+    for title, given in more.items():
+        yield Section(title, grid=grid(given), folded=any(part in title for part in FOLDED))
+    yield from settings(records)
 
 
-def _list(lines: Sequence[str]) -> str:
-    return f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>" if lines else ""
+def _each(records: Sequence[Record]) -> Iterator[Section]:
+    """Matrices: of all environments together, or of each where they have no mean."""
+    groups = told_groups(headline.groups(records))
+    for title, members in groups:
+        name = "Each against each" + (f": {title}" if len(groups) > 1 else "")
+        yield Section(name, matrix=against.matrix(against.contest(members)))
 
 
 def verdicts(rows: Rows) -> list[str]:
@@ -129,173 +210,55 @@ def _says(row: dict[str, str], verdict: str) -> bool:
     return row["difference to baseline"].endswith(f" {verdict}")
 
 
-def scores(records: Sequence[Record]) -> dict[str, np.ndarray]:
-    """Final figures [S, tasks] of every label that has the same seeds on every environment, where all figures are alike."""
-    envs = list(dict.fromkeys(r.env for r in records))
-    if len({r.figure for r in records}) > 1 or (records[0].figure != "success" and len(envs) > 1):
-        return {}  # returns of several environments have no common scale
-    found, base = {}, {r.env: r for r in reversed(records)}  # of each environment the first
-    for label in dict.fromkeys(r.label for r in records):
-        mine = {r.env: r for r in records if r.label == label and not tables.unpaired(r, base[r.env])}
-        if set(mine) == set(envs) and len({r.seeds for r in mine.values()}) == 1:
-            found[label] = np.stack([mine[env].final() for env in envs], axis=1)
-    return {k: v for k, v in found.items() if np.isfinite(v).all()}
-
-
-def aggregate(records: Sequence[Record]) -> list[dict[str, str]]:
-    """Interquartile mean and probability of improvement over the baseline, with stratified bootstrap intervals."""
-    found = scores(records)
-    base = next(iter(found), "")
-    unit, returns, episodes = records[0].figure, _returns(records), _episodes_of(records)
-    rows = []
-    for label, x in found.items():
-        tasks, both = x.shape[1], np.concatenate([x, found[base]], axis=1) if len(x) == len(found[base]) else None
-        better = ""
-        if label != base and both is not None and len(x) > 1:
-            split = lambda b: probability_of_improvement(b[..., :tasks], b[..., tasks:])  # noqa: E731
-            e = _bootstrapped(both, split)
-            better = f"{e.mean:.2f}" + (f" [{e.low:.2f}, {e.high:.2f}]" if np.isfinite(e.low) else "")
-        bounds = (0.0, 1.0) if unit == "success" else None
-        mean = interval(x.mean(axis=1), bounds=bounds, episodes=tasks * episodes[label])
-        iqm = _bootstrapped(x)
-        shown = {"mean": " ".join(tables.show(mean, unit)), "interquartile mean": " ".join(tables.show(iqm, unit))}
-        shown |= (
-            {"return, interquartile mean": " ".join(tables.show(returns[label], "return"))} if label in returns else {}
-        )
-        rows.append({"method": label, "runs": str(x.size), **shown, f"P(better than {base})": better})
-    if len(rows) < 2:
-        return []
-    absent = [label for label in dict.fromkeys(r.label for r in records) if label not in found]
-    return rows + [{**dict.fromkeys(rows[0], ""), "method": n, "mean": _why_absent(n, records)} for n in absent]
-
-
-def _why_absent(label: str, records: Sequence[Record]) -> str:
-    """Why a method has no mean over the environments."""
-    mine = [r for r in records if r.label == label]
-    lost = [f"{r.diverged} on {r.env}" for r in mine if r.diverged]
-    return f"none: {'; '.join(lost) or 'other seeds, or not every environment'}"
-
-
-def _bootstrapped(x: np.ndarray, statistic: Any = interquartile_mean) -> Estimate:
-    """A statistic of scores [S, tasks], with an interval from ``FEWEST`` seeds on."""
-    return stratified_bootstrap(x, statistic) if len(x) >= FEWEST else Estimate(float(statistic(x)), np.nan, np.nan)
-
-
-def _episodes_of(records: Sequence[Record]) -> dict[str, int]:
-    """By label, the fewest episodes behind a seed's success on an environment; 0 where they are unknown."""
-    found: dict[str, int] = {}
-    for r in records:
-        found[r.label] = min(r.episodes, found.get(r.label, r.episodes))
-    return found
-
-
-def pairs(records: Sequence[Record]) -> list[dict[str, str]]:
-    """Paired differences of every two labels: of a seed's mean over the environments, in points of success or in return."""
-    found, unit = scores(records), "return" if records[0].figure == "return" else "points"
-    if len(found) < 3:
-        return []  # two stand beside each other in the figures
-    means, episodes = {label: x.mean(axis=1) for label, x in found.items()}, _episodes_of(records)
-    tasks = next(iter(found.values())).shape[1]
-    alike = {p: tasks * min(episodes[n] for n in p) for p in itertools.combinations(means, 2)}
-    alike = {p: n for p, n in alike.items() if len(means[p[0]]) == len(means[p[1]]) > 1}
-    if not alike:
-        return []  # one seed: no difference has an interval
-    said = verdicts_of(
-        [Pair(means[late], means[early], records[0].figure == "success", n) for (early, late), n in alike.items()]
-    )
-    shown = {late_early[::-1]: v for late_early, v in zip(alike, said, strict=True)}
-    rows = []
-    for one in means:
-        row = {PAIR: one}
-        for other in list(means)[:-1]:
-            row[other] = _starred(shown.get((one, other)), unit) or _starred(shown.get((other, one)), unit, -1)
-        rows.append(row)
-    return rows[1:]
-
-
-def _starred(v: Verdict | None, unit: str, sign: int = 1) -> str:
-    """A cell of ``pairs``: a difference, or the negative of it."""
-    if not v:
-        return ""
-    e = v.difference if sign > 0 else Estimate(-v.difference.mean, -v.difference.high, -v.difference.low)
-    mean, spread = tables.show(e, unit)
-    return f"{mean.removesuffix(' points')} {spread}{STARS.get(v.word, '')}"
-
-
-def _returns(records: Sequence[Record]) -> dict[str, Estimate]:
-    """Interquartile mean of the return by label, where it stands beside a success; of one environment, for several have no common scale."""
-    if len({r.env for r in records}) > 1 or any(r.figure == "return" for r in records):
-        return {}
-    found = {r.label: np.asarray(r.evals[-1]["values"].get("return", [np.nan]), float)[:, None] for r in records}
-    whole = all(len(x) > 1 and np.isfinite(x).all() for x in found.values())
-    return {k: _bootstrapped(x) for k, x in found.items()} if whole else {}
-
-
-def _aggregates(records: Sequence[Record], colour: dict[str, str]) -> str:
-    rows = aggregate(records)
-    if not rows:
-        return ""
-    told = (
-        "Over all seeds and environments (Agarwal et al. 2021): the interquartile mean and the probability that a run of the method "
-        "beats one of the baseline, each with a stratified percentile bootstrap from ten seeds on (below it is too narrow); "
-        "performance profiles."
-    )
-    text = f"<p>{told}</p>" + _table(rows, list(rows[0]))
-    if records[0].figure == "success":
-        picture = plots.svg(lambda ax: plots.draw_profile(ax, scores(records), colour), "Performance profiles")
-        text += f'<div class="grid"><figure>{picture}<figcaption>Performance profiles</figcaption></figure></div>'
-    return text
-
-
-def _curves(records: Sequence[Record], colour: dict[str, str]) -> str:
+def _curves(records: Sequence[Record], colour: dict[str, str]) -> list[Drawing]:
     found = []
     online = any(r.online_steps for r in records)
     for env, group in itertools.groupby(records, key=lambda r: r.env):
         members = list(group)
         for axis in ("env_steps", "updates", "minutes") if online else ("updates", "minutes"):
+            draw = functools.partial(plots.draw_curves, members=members, axis=axis, colour=colour)
             title = f"{env}: {members[0].figure} against {tables.AXES[axis]}"
-            picture = plots.svg(lambda ax: plots.draw_curves(ax, members, axis, colour), html.escape(title))
-            found.append(f"<figure>{picture}<figcaption>{html.escape(title)}</figcaption></figure>")
-    return f'<p>Thick: mean over seeds; thin: each seed.</p><div class="grid">{"".join(found)}</div>'
+            found.append(plots.drawing(draw, title, beside=_many(records)))
+    return found
 
 
-def _costs(records: Sequence[Record], colour: dict[str, str]) -> str:
-    rows = prices.cost_rows(records)
-    if not rows:
-        return ""
+def _many(records: Sequence[Record]) -> bool:
+    """Whether their names would hide the curves."""
+    return len({r.label for r in records}) > plots.FEW
+
+
+def _profile(records: Sequence[Record], colour: dict[str, str]) -> Drawing:
+    draw = functools.partial(plots.draw_profile, scores=pooled.scores(records), colour=colour)
+    return plots.drawing(draw, "Performance profiles")
+
+
+PRICES = (("multiplications", "million multiplications per action", 1e6), ("p50", "ms per decision", 1.0))
+
+
+def costs(records: Sequence[Record], colour: dict[str, str]) -> Section:
+    """What acting costs, where anybody measured it."""
     found = []
     for env, group in itertools.groupby(records, key=lambda r: r.env):
-        members = list(group)
-        members = [r for r in members if not prices.damage_of(r)]
+        members = [r for r in group if not prices.damage_of(r)]
         if not any(map(prices.cost_of, members)):
             continue
-        for name, unit, scale in (("multiplications", "million multiplications per action", 1e6), ("p50", "ms per decision", 1.0)):  # fmt: skip
+        for name, unit, scale in PRICES:
             cost = lambda r: prices.cost_of(r)[name] / scale if prices.cost_of(r) else None  # noqa: E731
-            title = f"{env}: {members[0].figure} against {unit}"
-            picture = plots.svg(lambda ax: plots.draw_compute(ax, members, colour, cost, unit), html.escape(title))
-            found.append(
-                f"<figure>{picture}<figcaption>{html.escape(title)}; lines span the seeds</figcaption></figure>"
-            )
-    told = "One decision for one observation, first seed, on the machine that trained; its chunk is played open loop."
-    return f'<p>{told}</p>{_table(rows, list(rows[0]))}<div class="grid">{"".join(found)}</div>'
+            draw = functools.partial(plots.draw_compute, members=members, colour=colour, cost=cost, unit=unit)
+            title = f"{env}: {members[0].figure} against {unit}; lines span the seeds"
+            found.append(plots.drawing(draw, title, beside=_many(records)))
+    return Section("Cost of acting", ACTING, grid(prices.cost_rows(records)), drawings=found, wide=_many(records))
 
 
-def _executions(records: Sequence[Record]) -> str:
+def schemes(records: Sequence[Record]) -> Section:
     """What schemes make of the same runs, and a picture of each run: its figure against how often it looks."""
-    rows = executions.rows(records)
-    if not rows:
-        return ""
     found = []
     for r, group in itertools.groupby(executions.played(records), key=lambda x: x[0]):
         points = [(name, executions.looks_per_step(x), executions.values(r, x)) for _, name, x in group]
-        draw, title = functools.partial(plots.draw_families, points=points, unit="looks per environment step", figure=r.figure), f"{r.label} on {r.env}"  # fmt: skip
-        picture = plots.svg(draw, html.escape(title), beside=True)
-        found.append(f"<figure>{picture}<figcaption>{html.escape(title)}; lines span the seeds</figcaption></figure>")
-    text = (
-        "Nothing is trained again: each scheme plays the same weights from the same start states. A look is a call of the policy; a jump is "
-        "the mean change of an action's numbers from one step to the next where a plan begins."
-    )
-    return f'<p>{text}</p>{_table(rows, list(rows[0]))}<div class="wider">{"".join(found)}</div>'
+        draw = functools.partial(plots.draw_families, points=points, unit="looks per environment step", figure=r.figure)
+        found.append(plots.drawing(draw, f"{r.label} on {r.env}; lines span the seeds", beside=True))
+    rows = executions.rows(records)
+    return Section("One run, several executions", SCHEMES, grid(rows), drawings=found, wide=True)
 
 
 def is_there(path: Path) -> bool:
@@ -304,31 +267,28 @@ def is_there(path: Path) -> bool:
 
 
 def _uri(path: Path, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}" if is_there(path) else ""
 
 
-def _episodes(records: Sequence[Record]) -> str:
+def episodes(records: Sequence[Record]) -> list[Figure]:
     """Animations; whoever asked for less motion sees a still."""
-    found = []
-    for r in records:
-        if is_there(r.folder / EPISODE):
-            title = html.escape(f"{r.label} on {r.env}")
-            still = ""
-            if is_there(r.folder / STILL):
-                still = f'<source media="(prefers-reduced-motion: reduce)" srcset="{_uri(r.folder / STILL, "png")}">'
-            image = f'<img alt="An episode of {title}" src="{_uri(r.folder / EPISODE, "gif")}">'
-            found.append(f"<figure><picture>{still}{image}</picture><figcaption>{title}</figcaption></figure>")
-    told = "One episode of each run's first seed, all from the same start."
-    if without := ", ".join(f"{r.label} on {r.env}" for r in records if not is_there(r.folder / EPISODE)):
-        told += f" None was drawn of {html.escape(without)}."
-    return (
-        f'<details open><summary>Show or hide</summary><p>{told}</p><div class="small">{"".join(found)}</div></details>'
-        if found
-        else ""
-    )
+    several = len({r.env for r in records}) > 1
+    return [
+        Figure(
+            f"{r.label} on {r.env}" if several else r.label,
+            _uri(r.folder / EPISODE, "gif"),
+            _uri(r.folder / STILL, "png"),
+        )
+        for r in records
+        if is_there(r.folder / EPISODE)
+    ]
 
 
-def _settings(records: Sequence[Record]) -> str:
+def _undrawn(records: Sequence[Record]) -> str:
+    return ", ".join(f"{r.label} on {r.env}" for r in records if not is_there(r.folder / EPISODE))
+
+
+def settings(records: Sequence[Record]) -> Iterator[Section]:
     """Every field of every run's configuration, and the versions."""
     labels = list(dict.fromkeys(r.label for r in records))
     one = {label: next(r for r in records if r.label == label).about["config"] for label in labels}
@@ -338,15 +298,17 @@ def _settings(records: Sequence[Record]) -> str:
         for name in dict.fromkeys(n for fields in group.values() for n in fields):
             rows.append({"field": name, **{label: group[label].get(name, "") for label in labels}})
     facts = [_facts(r) for r in records]
-    told = _table(
-        [
-            {"what": k, "which": _told(records, [f.get(k, "") for f in facts])}
-            for k in dict.fromkeys(k for f in facts for k in f)
-        ],
-        ("what", "which"),
-    )
-    fields = _table(rows, ("field", *labels))
-    return f"<details><summary>Every hyper-parameter</summary>{fields}</details><details><summary>Versions and data</summary>{told}</details>"
+    versions = [
+        {"what": k, "which": _told(records, [f.get(k, "") for f in facts])}
+        for k in dict.fromkeys(k for f in facts for k in f)
+    ]
+    yield Section("Every hyper-parameter", grid=_whole(rows), folded=True)
+    yield Section("Versions and data", grid=_whole(versions), folded=True)
+
+
+def _whole(rows: Rows) -> Grid | None:
+    """Every column: those of settings are methods."""
+    return Grid(list(rows[0]), [list(row.values()) for row in rows], []) if rows else None
 
 
 def _facts(r: Record) -> dict[str, str]:
@@ -372,16 +334,19 @@ def _told(records: Sequence[Record], values: Sequence[str]) -> str:
 
 def markdown_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) -> str:
     """The tables of the page, with the pictures that lie beside it."""
-    parts = [f"# {_title(records)}", HOW, tables.markdown(rows), "\n".join(f"- {line}" for line in verdicts(rows))]
-    ours = {
-        "Over all runs": aggregate(records),
-        "Each against each": pairs(records),
+    found = {
+        "Over all runs": pooled.aggregate(records),
+        "Each against each": against.pairs(records),
         **more,
         "Cost of acting": prices.cost_rows(records),
         "One run, several executions": executions.rows(records),
     }
-    for title, found in ours.items():
-        if found:
-            parts += [f"## {title}", tables.markdown(found, tuple(found[0]))]
-    parts += ["## Curves", "![against training](curves.png)", "![against time](clock.png)"]
-    return "\n\n".join(p.strip() for p in parts if p) + "\n"
+    given: dict[str, Any] = {
+        "title": _title(records),
+        "told": [headline.sentences(title, members) for title, members in told_groups(headline.groups(records))],
+        "how": HOW,
+        "figures": tables.markdown(rows),
+        "lines": verdicts(rows),
+        "parts": {title: tables.markdown(t, tuple(t[0])) for title, t in found.items() if t},
+    }
+    return templating.plain("report.md.j2", **given)

@@ -1,18 +1,20 @@
-"""Pictures of records: png for files, svg for pages (text in the page's own colour, so that it reads on light and dark)."""
+"""Pictures of records: png, pdf and svg for files, svg for pages (text in the page's own colour, so that it reads on light and dark)."""
 
 from __future__ import annotations
 
 import io
 import itertools
 import re
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 
-from qchunk.reporting.records import AXES, BASELINE, Record
+from qchunk.reporting.records import AXES, Record
 from qchunk.reporting.stats import performance_profile
 from qchunk.system import files
 
@@ -20,15 +22,25 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 INK = "#010203"  # stands for the page's own colour
-# Okabe and Ito's colours for eight arms, readable on white and on black and by the colour-blind; then matplotlib's
+# Okabe and Ito's colours for the eight arms of the default comparison, readable on white and on black and by the colour-blind
 COLOURS = ("#999999", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#B59F00")
+OWN = ("bc", "dppo", "dppo@diffusion", "ppo", "qc", "qc-frozen", "v-gps", "value-guided")  # whose they are
+MORE = (  # of every other name one by its letters
+    *("#8C6BB1", "#E7298A", "#66A61E", "#A6761D", "#C44E52", "#1FA2B8", "#7A8B2A", "#DA70D6"),
+    *("#B0724C", "#5C7CFA", "#2E8B57", "#E8645A", "#9A7B4F", "#4D9078", "#B5485D", "#6C8EBF"),
+)
 MARKS = "osD^v<>P"
 
 
-def colours(labels: Sequence[str]) -> dict[str, str]:
-    """A colour for every label; the baseline's is grey."""
-    order = sorted(set(labels), key=lambda name: (name != BASELINE, name))
-    return {name: COLOURS[i] if i < len(COLOURS) else f"C{i % 10}" for i, name in enumerate(order)}
+def colours(labels: Iterable[str]) -> dict[str, str]:
+    """A colour for every label, the same on every page: by its name alone. Where two of a page have one, the later takes the next that is free."""
+    labels = set(labels)
+    found = {name: COLOURS[OWN.index(name)] for name in sorted(labels) if name in OWN}
+    for name in sorted(labels - set(OWN)):
+        first = zlib.crc32(name.encode()) % len(MORE)
+        choices = MORE[first:] + MORE[:first]
+        found[name] = next((c for c in choices if c not in found.values()), choices[0])
+    return found
 
 
 FIGURES = {
@@ -71,7 +83,7 @@ FEW = 6  # curves whose names find room among them
 
 
 def curves(records: Sequence[Record], path: Path, axis: str = "training") -> None:
-    """One panel per environment, as a png. ``axis`` is one of ``records.AXES``."""
+    """One panel per environment, as a png, and beside it as pdf and svg. ``axis`` is one of ``records.AXES``."""
     groups = [(env, list(group)) for env, group in itertools.groupby(records, key=lambda r: r.env)]
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
@@ -92,10 +104,38 @@ def curves(records: Sequence[Record], path: Path, axis: str = "training") -> Non
         ax.axis("off")
     if once:  # the free panel has room for it
         spare[0].legend(*axes.flat[0].get_legend_handles_labels(), **told, loc="center left")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    keep(figure, path, ("png", "pdf", "svg"))
+
+
+def keep(figure: Any, path: Path, kinds: Sequence[str]) -> None:
+    """Writes a figure with each of these endings, without dates, and closes it."""
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem, "pdf.fonttype": 42}):
+        for kind in kinds:
+            buffer = io.BytesIO()
+            dateless: dict[str, Any] = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind, {})
+            figure.savefig(buffer, format=kind, metadata=dateless)
+            files.atomic_write(path.with_suffix(f".{kind}"), buffer.getvalue())
     plt.close(figure)
-    files.atomic_write(path, buffer.getvalue())
+
+
+def headline(board: Any, colour: dict[str, str], path: Path) -> None:
+    """The rows of dots of a ``headline.Board`` as png, pdf and svg."""
+    rows = board.rows
+    figure, ax = plt.subplots(figsize=(6.4, 0.9 + 0.32 * len(rows)), layout="constrained", dpi=120)
+    for y, row in enumerate(rows):
+        color = colour[row.label]
+        ax.plot(row.seeds, [y] * len(row.seeds), "o", color=color, markerfacecolor="none", markersize=4, alpha=0.6)
+        if row.low is not None:
+            ax.plot([row.low, row.high], [y, y], color=color, linewidth=2.5)
+        if row.at is not None:
+            ax.plot(row.at, y, "o", color=color, markersize=8)
+    ax.set_yticks(range(len(rows)), [lettered(row.label) for row in rows])
+    ax.set_xticks([at for at, _ in board.ticks], [text for _, text in board.ticks])
+    ax.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5))
+    ax.set_xlabel(f"{board.unit}; 95 % interval {board.over}")
+    ax.set_title(lettered(board.title), fontsize=10)
+    ax.grid(axis="x", alpha=0.25)
+    keep(figure, path, ("png", "pdf", "svg"))
 
 
 def draw_profile(ax: Any, scores: dict[str, np.ndarray], colour: dict[str, str]) -> None:
@@ -151,8 +191,16 @@ def _against(ax: Any, unit: str, figure: str) -> None:
     ax.grid(alpha=0.25)
 
 
-def svg(draw: Callable[[Any], None], title: str, beside: bool = False) -> str:
-    """One panel as an inline svg element; ``title`` is its text for screen readers. ``beside``: its legend stands at the right."""
+class Drawing(NamedTuple):
+    """One panel for a page: what stands inside its svg element, and that one's box."""
+
+    title: str
+    box: str
+    inside: Markup
+
+
+def drawing(draw: Callable[[Any], None], title: str, beside: bool = False) -> Drawing:
+    """One panel to stand inside a page; its title is for its caption and for screen readers. ``beside``: its legend stands at the right."""
     ink: dict[Any, Any] = {
         n: INK for n in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     }
@@ -164,8 +212,7 @@ def svg(draw: Callable[[Any], None], title: str, beside: bool = False) -> str:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         plt.close(figure)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
-    text = re.sub(r'\s(width|height)="[^"]*pt"', "", text, count=2)
-    return text.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+    text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.S).replace(INK, "currentColor")
+    head = re.search(r'<svg[^>]*viewBox="([^"]*)"[^>]*>', text)
+    assert head, "matplotlib writes an svg element with a box"
+    return Drawing(title, head[1], Markup(text[head.end() : text.rindex("</svg>")]))  # matplotlib escapes

@@ -1,4 +1,4 @@
-"""Run folders -> a table (markdown and csv), curves (png), and one self-contained page (html)."""
+"""Run folders -> tables (markdown, csv, json, LaTeX), pictures (png, pdf, svg), and one self-contained page (html)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from qchunk.reporting import page, plots, records
-from qchunk.reporting.records import Rows
+from qchunk.reporting import exports, headline, page, plots, records
+from qchunk.reporting.records import Damaged, Record, Rows
 from qchunk.system import answers, files
 from qchunk.system.errors import UserError
 
 Failed = Sequence[tuple[str, str, str]]  # (environment, label, why)
 MARK = "img-src data:; style-src 'unsafe-inline'"  # of our pages' heads
-FILES = ("report.html", "report.md", "table.md", "table.csv", "curves.png", "clock.png")
+DRAWN = tuple(f"{name}.{kind}" for name in ("headline", "curves", "clock") for kind in ("png", "pdf", "svg"))
+FILES = ("report.html", "report.md", "table.md", "table.csv", "table.json", "table.tex", "seeds.csv", *DRAWN)
 
 
 def refuse_others(out: Path) -> None:
@@ -36,12 +37,17 @@ def is_report(out: Path) -> bool:
 
 
 def write_report(
-    folders: Sequence[Path], out: Path, more: dict[str, Rows] | None = None, failed: Failed = ()
+    folders: Sequence[Path],
+    out: Path,
+    more: dict[str, Rows] | None = None,
+    failed: Failed = (),
+    baseline: str = "",
 ) -> list[dict[str, str]]:
-    """Writes table.md, table.csv, curves.png, clock.png and report.html into ``out`` and returns the table's rows.
+    """Writes ``FILES`` into ``out`` and returns the rows of the table as the page shows them.
 
     Args:
         more: further tables of the page, by title, such as what was held equal.
+        baseline: the label of the run that differences are to; by default bc, or what trained nothing, or the first.
         failed: runs without a figure, which have a row that says why. A run that cannot be read has one, too.
 
     Raises:
@@ -54,15 +60,27 @@ def write_report(
             f"every run failed: {why}" if failed else "there is no run to report on",
             "repair that; the same command goes on",
         )
-    found, damaged = records.load_whole(folders)
+    return written(*records.load_whole(folders, baseline), out, more or {}, failed)
+
+
+def written(
+    found: list[Record], damaged: list[Damaged], out: Path, more: dict[str, Rows], failed: Failed
+) -> list[dict[str, str]]:
+    """``write_report`` of runs that are read."""
     rows = [*records.table(found), *records.failed_rows(failed), *records.damaged_rows(damaged)]
     files.make_folder(out)
-    files.atomic_write(out / "report.html", page.html_page(found, rows, more or {}))  # first: it marks the folder
-    files.atomic_write(out / "table.csv", records.numbers(found))
+    files.atomic_write(out / "report.html", page.html_page(found, rows, more))  # first: it marks the folder
+    files.atomic_write(out / "table.csv", exports.as_csv(exports.rows(found)))
+    files.atomic_write(out / "seeds.csv", exports.as_csv(exports.seed_rows(found)))
+    files.atomic_write(out / "table.json", exports.as_json(found, failed))
+    files.atomic_write(out / "table.tex", exports.as_latex(found))
     files.atomic_write(out / "table.md", records.markdown(rows))
+    plots.headline(
+        headline.board(*headline.groups(found)[0]), plots.colours(r.label for r in found), out / "headline.png"
+    )
     plots.curves(found, out / "curves.png")
     plots.curves(found, out / "clock.png", "minutes")
-    files.atomic_write(out / "report.md", page.markdown_page(found, rows, more or {}))
+    files.atomic_write(out / "report.md", page.markdown_page(found, rows, more))
     return rows
 
 
@@ -72,11 +90,12 @@ def publish(
     more: dict[str, Rows] | None = None,
     as_json: bool = False,
     failed: Failed = (),
+    baseline: str = "",
 ) -> None:
-    """``write_report``, and its table to stdout: for a reader, or as JSON."""
-    rows = write_report(folders, out, more, failed)
+    """``write_report``, and its table to stdout: for a reader, or as JSON, which has numbers (``exports.rows``)."""
+    rows = write_report(folders, out, more, failed, baseline)
     if as_json:
-        answers.answer(rows)
+        answers.answer(exports.rows(records.load_whole(folders, baseline)[0], failed))
     else:
         print(records.markdown(rows))
     print(f"report: {out / 'report.html'}", file=sys.stderr if as_json else sys.stdout)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from collections import Counter
 from collections.abc import Sequence
@@ -12,17 +10,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qchunk.reporting.seeds_together import together
 from qchunk.reporting.stats import (
     Estimate,
     Pair,
     Verdict,
+    clopper_pearson,
     find_or_not,
     interval,
     interval_whatever_the_seeds,
     verdicts,
 )
 from qchunk.runs import run_folder
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, unknown
 
 COLUMNS = (
     "environment",
@@ -37,7 +37,6 @@ COLUMNS = (
     "return",
     "note",
 )
-NUMBERS = ("mean", "low", "high", "difference", "difference_low", "difference_high")  # of table.csv, not rounded
 AXES = {
     "training": "updates, then environment steps",
     "env_steps": "environment steps",
@@ -46,6 +45,7 @@ AXES = {
 }
 Rows = Sequence[dict[str, str]]  # of a table
 MOST_SEEDS = 100_000
+ONE_SEED = " of its episodes alone"  # behind an interval that knows of no other seed
 BASELINE = "bc"  # differences are to it; see load for where it is absent
 
 
@@ -90,6 +90,23 @@ class Record(NamedTuple):
         return f"{offline}{online:,} env steps" if online else f"{step:,}"
 
     @property
+    def updates(self) -> int:
+        """Updates at the last evaluation."""
+        last = self.evals[-1]
+        return int(last["values"].get("updates", [last["step"] - self.online_steps])[0])
+
+    @property
+    def family(self) -> str:
+        """Which kind of method it is, by what its run has: no table to keep, and the user's own have one, too."""
+        found = self.about["config"].get("config")
+        fields = found if isinstance(found, dict) else {}
+        if "rollout" in fields:
+            return "policy gradients"
+        if not fields.get("critic"):
+            return "cloning"
+        return "on a prior" if self.about["config"].get("prior") else "actor and critic"
+
+    @property
     def online_steps(self) -> int:
         """Environment steps at the last evaluation."""
         return int(self.evals[-1]["values"].get("env_steps", [0])[0])
@@ -121,11 +138,12 @@ class Damaged(NamedTuple):
     why: str
 
 
-def load(folders: Sequence[Path], until: float = np.inf) -> list[Record]:
+def load(folders: Sequence[Path], until: float = np.inf, baseline: str = "") -> list[Record]:
     """Reads runs.
 
     Args:
         until: the last step (updates, then environment steps) of which evaluations are read.
+        baseline: the label of the run that differences are to, where it is to be another.
 
     Raises:
         UserError: a folder that is no run, or one without an evaluation yet.
@@ -133,7 +151,7 @@ def load(folders: Sequence[Path], until: float = np.inf) -> list[Record]:
     Returns:
         By environment, the baseline first: ``bc``, or what trained nothing, or the run named first. Runs that share environment and label get their folder's last two names too.
     """
-    return labelled([read(f, until) for f in once(folders)])
+    return labelled([read(f, until) for f in once(folders)], baseline)
 
 
 def once(folders: Sequence[Path]) -> list[Path]:
@@ -141,7 +159,7 @@ def once(folders: Sequence[Path]) -> list[Path]:
     return list({Path(f).resolve(): Path(f) for f in folders}.values())
 
 
-def load_whole(folders: Sequence[Path]) -> tuple[list[Record], list[Damaged]]:
+def load_whole(folders: Sequence[Path], baseline: str = "") -> tuple[list[Record], list[Damaged]]:
     """The runs that can be read, as ``load`` gives them, and those that cannot.
 
     Raises:
@@ -158,7 +176,7 @@ def load_whole(folders: Sequence[Path]) -> tuple[list[Record], list[Damaged]]:
             first = first or e
     if not found and first:
         raise first
-    return labelled(found), damaged
+    return labelled(found, baseline), damaged
 
 
 def read(folder: Path, until: float = np.inf) -> Record:
@@ -195,14 +213,22 @@ def _has_figures(evals: list[dict], seeds: int) -> bool:
     return whole and all(isinstance(x, list) and x and x[0] is not None for x in counted)
 
 
-def labelled(records: list[Record]) -> list[Record]:
-    """By environment, the baseline first; runs that share environment and label are told apart by their folders."""
+def labelled(records: list[Record], baseline: str = "") -> list[Record]:
+    """By environment, the baseline first; runs that differ by their seeds alone are one, others that share environment and label
+    are told apart by their folders.
+
+    Raises:
+        UserError: no run is called as the baseline that is asked for.
+    """
+    if baseline and baseline not in {r.label for r in records}:
+        raise unknown("--baseline", baseline, dict.fromkeys(r.label for r in records))
+    records = together(records)
     shared = Counter((r.env, r.label) for r in records)
     return [
         r._replace(label=f"{r.label} ({plain('/'.join(r.folder.resolve().parts[-2:]))})")
         if shared[r.env, r.label] > 1
         else r
-        for r in sorted(records, key=lambda r: (r.env, r.label != BASELINE, not r.still))
+        for r in sorted(records, key=lambda r: (r.env, r.label != baseline, r.label != BASELINE, not r.still))
     ]
 
 
@@ -250,7 +276,8 @@ def table(records: Sequence[Record]) -> list[dict[str, str]]:
     """
     rows, found = [], differences(records)
     for r, base in with_baselines(records):
-        mean, spread = show(_estimate(r), r.figure)
+        mean, spread = show(estimate(r), r.figure)
+        spread += ONE_SEED if len(r.seeds) == 1 and r.episodes and r.figure == "success" else ""
         rows.append(
             {
                 "environment": r.env,
@@ -265,7 +292,7 @@ def table(records: Sequence[Record]) -> list[dict[str, str]]:
                 else "",
                 "difference to baseline": _difference(r, base, found.get(r.folder)),
                 "return": _return(r),
-                "note": "; ".join(_notes(r)),
+                "note": "; ".join(notes(r)),
             }
         )
     return rows
@@ -284,7 +311,8 @@ def differences(records: Sequence[Record]) -> dict[Path, Verdict]:
     return {r.folder: v for (r, _), v in zip(pairs, found, strict=True)}
 
 
-def _notes(r: Record) -> list[str]:
+def notes(r: Record) -> list[str]:
+    """What a reader must know of a run besides its figures."""
     found = ["unfinished: last evaluation" * r.unfinished, r.diverged]
     if r.figure == "success" and (count := find_or_not(r.final())) is not None:
         found.append(f"its seeds find it or not: {count} of {len(r.seeds)} do, and the mean is of none of them")
@@ -297,7 +325,11 @@ def failed_rows(failed: Sequence[tuple[str, str, str]]) -> list[dict[str, str]]:
     return [{**empty, "environment": env, "method": label, "note": f"failed: {why}"} for env, label, why in failed]
 
 
-def _estimate(r: Record) -> Estimate:
+def estimate(r: Record) -> Estimate:
+    """Mean and interval of a run's figure: over its seeds; of one seed's success over its episodes (Clopper and Pearson)."""
+    mean = r.final()[0]
+    if len(r.seeds) == 1 and r.episodes and np.isfinite(mean):
+        return Estimate(float(mean), *clopper_pearson(mean, r.episodes))
     return interval(r.final(), bounds=(0.0, 1.0) if r.figure == "success" else None, episodes=r.episodes)
 
 
@@ -344,23 +376,6 @@ def markdown(rows: Rows, columns: Sequence[str] = COLUMNS) -> str:
     """A table as markdown; a bar in a label does not end its cell."""
     cells = [[row[c].replace("|", "\\|") for c in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in [columns, ["---"] * len(columns), *cells]) + "\n"
-
-
-def numbers(records: Sequence[Record]) -> str:
-    """The table as csv for programs: shares in [0, 1], whole precision, empty where there is no figure."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ("environment", "method", "seeds", "updates", "figure", *NUMBERS, "baseline", "unfinished", "diverged")
-    )
-    found = differences(records)
-    for r, base in with_baselines(records):
-        paired = found.get(r.folder)
-        figures = [*_estimate(r), *(paired.difference if paired else [np.nan] * 3)]
-        shown = ["" if np.isnan(x) else repr(float(x)) for x in figures]
-        head = (r.env, r.label, len(r.seeds), r.evals[-1]["step"], r.figure)
-        writer.writerow((*head, *shown, base.label if paired else "", int(r.unfinished), r.diverged))
-    return text.getvalue()
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, str]:

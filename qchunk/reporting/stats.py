@@ -119,11 +119,22 @@ def paired_difference(
     e = interval(a - b, level, method=method)
     if not episodes or not np.isfinite(e.low):
         return e
-    one, other = a.mean(), b.mean()
-    (least_a, most_a), (least_b, most_b) = (clopper_pearson(x, episodes * len(a), level) for x in (one, other))
-    low = min(e.low, e.mean - np.hypot(one - least_a, most_b - other))
-    high = max(e.high, e.mean + np.hypot(most_a - one, other - least_b))
-    return Estimate(e.mean, float(low), float(high))
+    pooled = pooled_difference(a.mean(), b.mean(), episodes * len(a), level)
+    return Estimate(e.mean, min(e.low, pooled.low), max(e.high, pooled.high))
+
+
+def pooled_difference(one: float, other: float, episodes: int, level: float = 0.95) -> Estimate:
+    """The difference of two shares of as many episodes each, from the intervals of ``clopper_pearson`` (Zou and Donner, 2008)."""
+    (least_a, most_a), (least_b, most_b) = (clopper_pearson(x, episodes, level) for x in (one, other))
+    low = one - other - np.hypot(one - least_a, most_b - other)
+    high = one - other + np.hypot(most_a - one, other - least_b)
+    return Estimate(float(one - other), float(low), float(high))
+
+
+def fisher(one: float, other: float, episodes: int) -> float:
+    """P value of equal shares of as many episodes each, two-sided (Fisher's exact test)."""
+    counts = [[k, episodes - k] for k in (round(x * episodes) for x in (one, other))]
+    return float(stats.fisher_exact(counts).pvalue)
 
 
 def excludes_zero(e: Estimate) -> bool:
@@ -143,9 +154,7 @@ def p_value(a: np.ndarray | list[float], b: np.ndarray | list[float], episodes: 
     error = (a - b).std(ddof=1) / np.sqrt(len(a))
     p = 2 * stats.t.sf(abs(e.mean) / error, len(a) - 1) if error else float(e.mean == 0)
     if episodes:
-        whole = episodes * len(a)
-        counts = [[k, whole - k] for k in (round(x.mean() * whole) for x in (a, b))]
-        p = max(p, stats.fisher_exact(counts).pvalue)
+        p = max(p, fisher(a.mean(), b.mean(), episodes * len(a)))
     return float(p)
 
 
@@ -246,6 +255,61 @@ def find_or_not(values: np.ndarray | list[float], gap: float = 0.5) -> int | Non
     x = np.sort(np.asarray(values, float))
     steps = np.diff(x)
     return int(len(x) - 1 - steps.argmax()) if len(x) > 1 and np.isfinite(x).all() and steps.max() > gap else None
+
+
+MOST_SEEDS = 10_000  # that ``seeds_needed`` answers
+
+
+def seeds_needed(
+    a: np.ndarray | list[float], b: np.ndarray | list[float], episodes: int = 0, level: float = 0.95, power: float = 0.8
+) -> int | None:
+    """Seeds that would tell two arms apart, if the difference and the spread of their paired values [S] are the true ones.
+
+    As many as give the paired t test this power and, of shares, the test of the pooled episodes (two proportions, normal
+    approximation), too. Of a few seeds the spread is a guess itself, and so is this.
+
+    Args:
+        episodes: behind each value, where they are shares of them. With one seed they alone decide, as if all seeds were alike.
+        level: of one difference among m, 1 - 0.05 / m keeps the page's 95 %.
+
+    Returns:
+        At least 2; None where no number up to ``MOST_SEEDS`` does, or the values say nothing.
+    """
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    gap, tail = abs(float(np.mean(a - b))), (1 - level) / 2
+    if not np.isfinite(gap) or gap < 1e-9 or (len(a) < 2 and not episodes):
+        return None
+    spread = float((a - b).std(ddof=1)) if len(a) > 1 else 0.0
+    effect = min(gap / max(spread, 1e-9), 50.0)  # beyond it two or three seeds do, and the noncentral t overflows
+    n, most = 2, MOST_SEEDS + 1
+    while n < most:  # the first n of enough power
+        middle = (n + most) // 2
+        n, most = (n, middle) if _power(effect, middle, tail) >= power else (middle + 1, most)
+    if episodes:
+        p, q = np.clip([a.mean(), b.mean()], 0.0, 1.0)
+        z = stats.norm.isf(tail) + stats.norm.ppf(power)
+        n = max(n, int(np.ceil(z**2 * (p * (1 - p) + q * (1 - q)) / gap**2 / episodes)))
+    return n if n <= MOST_SEEDS else None
+
+
+def _power(effect: float, seeds: int, tail: float) -> float:
+    """Of a paired t test to find a mean of ``effect`` standard deviations."""
+    limit, shift = stats.t.isf(tail, seeds - 1), effect * np.sqrt(seeds)
+    found = stats.nct.sf(limit, seeds - 1, shift)
+    return float(found) if np.isfinite(found) else float(shift > limit)
+
+
+def interval_over_tasks(scores: np.ndarray, level: float = 0.95, bounds: tuple[float, float] | None = None) -> Estimate:
+    """The mean of scores [S, T] for tasks like these T: Student's t over the tasks' means, and never narrower than over the seeds'.
+
+    What ``interval`` says of the seeds' means is of these very tasks.
+    """
+    x = np.asarray(scores, float)
+    over = [interval(x.mean(axis=axis), level, bounds) for axis in (0, 1) if x.shape[1 - axis] > 1]
+    found = [e for e in over if np.isfinite(e.low)]
+    if x.shape[1] < 2 or len(found) < len(over):
+        return Estimate(float(x.mean()), np.nan, np.nan)
+    return Estimate(float(x.mean()), min(e.low for e in found), max(e.high for e in found))
 
 
 def interquartile_mean(scores: np.ndarray) -> np.ndarray:
