@@ -37,6 +37,9 @@ PAGE = """# Environments
 spring and mjx (`brax/ant@spring`); swimmer runs on none with these versions. gymnax's continuous environments run as they are; those
 with discrete actions are refused.
 
+`playground/NAME` is MuJoCo Playground's (`pip install -c constraints.txt -e '.[playground]'`), by MJX in JAX: the 25 tasks of its control suite, such as
+`playground/CheetahRun`, and its 29 robots, such as `playground/Go1JoystickFlatTerrain`, once their models are fetched (the message says how). Episodes have 1,000 steps there; nothing speaks of success.
+
 {device}
 ![Brax](img/brax.png)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from qchunk import names
-from qchunk.system import answers, loading, memory, stopping, surroundings, tracebacks
+from qchunk.system import answers, compiled, loading, memory, stopping, surroundings, tracebacks
 from qchunk.system.errors import UserError, unknown
 from qchunk.system.processes import cores
 
@@ -33,10 +33,20 @@ COMMANDS = {
         "qchunk.commands.train:train",
     ),
     "eval": ("RUN --episodes 100", "evaluate a run's newest checkpoint", "qchunk.commands.evaluate:evaluate"),
+    "rank": (
+        "RUN... --data FILE",
+        "what policies would earn, from data alone: fitted Q evaluation",
+        "qchunk.commands.rank:rank",
+    ),
     "compare": (
         "--env ENV --seeds 4",
         "several methods, everything else held equal: one report",
         "qchunk.commands.compare:compare",
+    ),
+    "sweep": (
+        "ALGO --env ENV --FIELD V V",
+        "settings beside each other in one program; the best, reported elsewhere",
+        "qchunk.commands.sweep:sweep",
     ),
     "reproduce": (
         "SUITE [--scale SCALE]",
@@ -151,6 +161,8 @@ def command(argv: list[str]) -> None:
         sys.path.append(os.getcwd())  # modules of the user's own, as python -m would find them
     if argv[0] != "bench" and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(min(MOST_DEVICES, cores())))
+    if argv[0] != "bench":  # which times compiling, too
+        compiled.keep()
     name_glfw()
     if argv[0] in ("compare", "render"):
         draw_without_a_screen()

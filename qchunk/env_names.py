@@ -23,6 +23,34 @@ BRAX = (
 )
 BRAX_BACKENDS = ("generalized", "positional", "spring", "mjx")
 TABLETOP = {"cube-single": 1, "cube-double": 2, "cube-triple": 3, "cube-quadruple": 4}
+PLAYGROUND = (  # MuJoCo Playground's control suite
+    *(
+        "AcrobotSwingup",
+        "AcrobotSwingupSparse",
+        "BallInCup",
+        "CartpoleBalance",
+        "CartpoleBalanceSparse",
+        "CartpoleSwingup",
+    ),
+    *("CartpoleSwingupSparse", "CheetahRun", "FingerSpin", "FingerTurnEasy", "FingerTurnHard", "FishSwim", "HopperHop"),
+    *("HopperStand", "HumanoidRun", "HumanoidStand", "HumanoidWalk", "PendulumSwingup", "PointMass", "ReacherEasy"),
+    *("ReacherHard", "SwimmerSwimmer6", "WalkerRun", "WalkerStand", "WalkerWalk"),
+)
+PLAYGROUND_ROBOTS = (  # whose models are fetched apart
+    *(
+        "AeroCubeRotateZAxis",
+        "AlohaHandOver",
+        "AlohaSinglePegInsertion",
+        "ApolloJoystickFlatTerrain",
+        "BarkourJoystick",
+    ),
+    *("BerkeleyHumanoidJoystickFlatTerrain", "BerkeleyHumanoidJoystickRoughTerrain", "G1JoystickFlatTerrain"),
+    *("G1JoystickRoughTerrain", "Go1Footstand", "Go1Getup", "Go1Handstand", "Go1JoystickFlatTerrain"),
+    *("Go1JoystickRoughTerrain", "H1InplaceGaitTracking", "H1JoystickGaitTracking", "LeapCubeReorient"),
+    *("LeapCubeRotateZAxis", "Op3Joystick", "PandaOpenCabinet", "PandaPickCube", "PandaPickCubeCartesian"),
+    *("PandaPickCubeOrientation", "PandaRobotiqPushCube", "SpotFlatTerrainJoystick", "SpotGetup"),
+    *("SpotJoystickGaitTracking", "T1JoystickFlatTerrain", "T1JoystickRoughTerrain"),
+)
 GYMNAX = ("MountainCarContinuous-v0", "Pendulum-v1", "PointRobot-misc", "Reacher-misc", "Swimmer-misc")
 GYMNAX_DISCRETE = (
     *("Acrobot-v1", "CartPole-v1", "MountainCar-v0"),
@@ -129,6 +157,8 @@ ENVS = {
     },
     **{f"brax/{name}": f"Brax {name}; brax/{name}@spring picks the backend" for name in BRAX},
     **{f"gymnax/{name}": f"gymnax {name}" for name in GYMNAX},
+    **{f"playground/{name}": "MuJoCo Playground's control suite (extra playground)" for name in PLAYGROUND},
+    **{f"playground/{name}": "MuJoCo Playground, with a robot's model" for name in PLAYGROUND_ROBOTS},
     **{
         f"ogbench/{scene}-{kind}-singletask-task{t}-v0": f"OGBench's own, {what}, task {t} of 5; @sparse: -1 until success"
         for scene, what in OGBENCH.items()

@@ -71,6 +71,11 @@ def for_each(seeds: int, tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *jnp.shape(x))), tree)
 
 
+def repeated(tree: Any, times: int) -> Any:
+    """The same for every setting: leaves [S, ...] -> [times * S, ...], all seeds, and then all of them again."""
+    return jax.tree.map(lambda x: jnp.concatenate([x] * times), tree) if times > 1 else tree
+
+
 def mesh(seeds: int) -> Mesh:
     """As many of this process's devices as share ``seeds`` equally."""
     devices = jax.local_devices()
@@ -91,9 +96,11 @@ def spread(seeds: int, tree: Any) -> Any:
 
 def mapped(fn: Callable, batched: tuple) -> Any:
     """``fn`` along the first axis. On a CPU in turn: batched products of small matrices were measured slower there than
-    their loop. Elsewhere vmapped."""
+    their loop. Elsewhere vmapped, or as it is where there is one: under ``vmap`` a condition becomes both of its branches."""
     if jax.default_backend() == "cpu":
         return jax.lax.map(lambda args: fn(*args), batched)
+    if jax.tree.leaves(batched)[0].shape[0] == 1:
+        return jax.tree.map(lambda x: x[None], fn(*jax.tree.map(lambda x: x[0], batched)))
     return jax.vmap(fn)(*batched)
 
 

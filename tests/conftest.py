@@ -1,13 +1,21 @@
 """Settings that every test runs under."""
 
 import os
+from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # two seeds are spread over two devices, three are not
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
+# what commands in fresh processes compile is not for the user's home; test_compiled.py asks for a folder of its own
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
 # most of the tests' time is compiling: without LLVM's optimisations and XLA's fusion emitters it takes a third of that
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+# (jaxlib after 0.10 ends the process at the second flag, which it no longer has)
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0"
+    + " --xla_cpu_use_fusion_emitters=false" * version("jaxlib").startswith("0.10."),
+)
 
 import gc
 from pathlib import Path

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+from pathlib import Path
 
 import gymnax
 import jax
@@ -107,3 +109,36 @@ def test_gymnax_limit_is_a_time_out_and_its_goal_is_success():
 def test_gymnax_of_a_users_own_with_discrete_actions_is_refused():
     with pytest.raises(UserError, match="no bounded box"):
         Gymnax(*gymnax.make("CartPole-v1"), "gymnax/mine")
+
+
+def test_playground_that_is_not_installed_is_a_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mujoco_playground", None)
+    with pytest.raises(UserError, match=r"playground/ needs a package.*pip install 'qchunk\[playground\]'"):
+        envs.make("playground/CheetahRun")
+    with pytest.raises(UserError, match="Did you mean playground/CheetahRun"):
+        envs.make("playground/CheetaRun")
+
+
+@pytest.mark.slow
+def test_playground_is_played_as_playground_plays_it(monkeypatch):
+    """Every name is one of its own; its own state, step by step; the limit of 2 is a time-out."""
+    playground = pytest.importorskip("mujoco_playground")
+    assert set(env_names.PLAYGROUND) == set(playground.dm_control_suite.ALL_ENVS)
+    robots = {*playground.locomotion.ALL_ENVS, *playground.manipulation.ALL_ENVS}
+    assert set(env_names.PLAYGROUND_ROBOTS) == robots
+    monkeypatch.setattr("mujoco_playground._src.mjx_env.MENAGERIE_PATH", Path("nowhere"))
+    with pytest.raises(UserError, match="needs models of robots that are not in nowhere.*ensure_menagerie_exists"):
+        envs.make("playground/Go1Getup")
+    env = envs.make("playground/CartpoleBalance")
+    assert (env.observation_size, env.action_size, env.episode_length) == (5, 1, 1000)
+    with jax.debug_key_reuse(False):  # see above
+        theirs = playground.registry.load("CartpoleBalance", config_overrides={"impl": "jax"})
+        keys, action = jax.random.split(jax.random.key(0), 2), jnp.asarray([[0.5], [-1.0]])
+        wrapped = wrap(env, 2).env
+        state, step = jax.jit(wrapped.reset)(keys), jax.jit(wrapped.step)
+        inner, their_step = state.pipeline_state, jax.jit(jax.vmap(theirs.step))
+        for i in range(2):
+            state, inner = step(state, action), their_step(inner, action)
+            np.testing.assert_allclose(state.obs, inner.obs, rtol=1e-5)
+            np.testing.assert_allclose(state.reward, inner.reward, rtol=1e-5)
+            assert float(state.info["truncation"].min()) == i and not state.info["terminal"].any()

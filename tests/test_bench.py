@@ -34,6 +34,8 @@ BENCHMARKS = {
     "online",
     "sampling",
     "seeds",
+    "start_up",
+    "sweep",
     "update",
 }
 STUB = """

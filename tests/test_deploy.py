@@ -172,6 +172,28 @@ def test_an_exported_policy_acts_the_same_without_qchunk(folder, exported, tmp_p
     np.testing.assert_allclose(played(qchunk.load(exported), obs[:8]), own[:8], atol=1e-6)
 
 
+def test_weights_by_their_names(folder, tmp_path, capsys):
+    """Every array of one seed, as its own network has it; nothing is written over, and no scheme goes with them."""
+    from safetensors import safe_open
+
+    out = tmp_path / "qc.safetensors"
+    code, told, err = run(capsys, "export", folder, "--out", out, "--seed", 1, "--checkpoint", 30)
+    assert code == 0 and "of step 30 of" in told and "seed 1" in told, err
+    vars = acting(folder, 1, 30, "", None, False)[2]
+    with safe_open(out, "numpy") as f:
+        found, about = {name: f.get_tensor(name) for name in f.keys()}, f.metadata()  # noqa: SIM118
+    assert len(found) == len(jax.tree.leaves(vars))
+    for part in ("params", "targets"):
+        for module, params in getattr(vars, part).items():
+            for layer, values in params.items():
+                for name, array in values.items() if isinstance(values, dict) else (("", values),):
+                    np.testing.assert_array_equal(found[".".join(filter(None, (part, module, layer, name)))], array)
+    assert json.loads(about["step"]) == 30 and json.loads(about["config"])["chunk"]["horizon"] == H
+    for more, line in ((("--delay", 1), "leave out all but --seed"), ((), "exists")):
+        code, _, err = run(capsys, "export", folder, "--out", out, *more)
+        assert code == 2 and line in err and err.count("\n") == 1, err
+
+
 def test_a_damaged_or_foreign_file_is_refused(folder, exported, tmp_path, capsys):
     about, files = standalone.opened(exported)
     assert about["algorithm"] == "qc" and about["units"]["obs"] == "standard" and about["horizon"] == H

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -28,6 +29,5 @@ def as_users_compile(f: Any, **options: Any) -> Any:
 
     For programs that differ and shall agree to the bit: how XLA fuses them decides whether they do.
     """
-    return jax.jit(
-        f, compiler_options={"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}, **options
-    )
+    emitters = {"xla_cpu_use_fusion_emitters": True} if version("jaxlib").startswith("0.10.") else {}
+    return jax.jit(f, compiler_options={"xla_backend_optimization_level": 3, **emitters}, **options)

@@ -13,9 +13,10 @@ from qchunk import env_names, envs, registry
 from qchunk.commands import flags
 from qchunk.commands.evaluate import by_schemes
 from qchunk.commands.render import look
-from qchunk.comparison import arms, estimate, literature, tables
+from qchunk.comparison import arms, estimate, literature, refusals, tables, trials
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, Run, check, claim, line_of, name_of, train_all
+from qchunk.comparison.trials import Trials
 from qchunk.drivers.common import Driver
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
@@ -26,6 +27,7 @@ from qchunk.reporting.records import Rows
 from qchunk.runs import sinks
 from qchunk.system import loading
 from qchunk.system.errors import UserError, unknown
+from qchunk.system.files import atomic_write
 
 PRIOR = "prior ("
 SHOWN = ("out", "quiet", "look", "execute", "json", "log_to", "baseline", "dry", "against")  # flags that train nothing
@@ -78,6 +80,14 @@ class CompareFlags:
     """No progress bars."""
     json: bool = False
     """Print the table as JSON with numbers to stdout, and nothing else there."""
+    tune: int | None = None
+    """Trials of every arm before the comparison, as many for each, with other seeds, start states and collected data; the best setting of each is compared."""
+    tune_fields: Path | None = None
+    """What is tuned, as json: {ARM: {FIELD: [values] or "LOW..HIGH" or "log:LOW..HIGH"}} or {ARM: [settings]}; by default the learning rate of each arm."""
+    tune_env: str | None = None
+    """Environment of the trials; by default tabletop/cube-single-task2."""
+    tune_seeds: int | None = None
+    """Seeds of every trial; by default --seeds."""
     baseline: str = ""
     """The arm that differences are to; by default bc, or the first one."""
     dry: bool = False
@@ -88,7 +98,20 @@ class CompareFlags:
 
 LEAST = {
     **dict.fromkeys(
-        ("data_steps", "seeds", "offline_steps", "episodes", "evaluations", "horizon", "n", "steps", "prior_steps"), 1
+        (
+            "data_steps",
+            "seeds",
+            "offline_steps",
+            "episodes",
+            "evaluations",
+            "horizon",
+            "n",
+            "steps",
+            "prior_steps",
+            "tune",
+            "tune_seeds",
+        ),
+        1,
     ),
     **dict.fromkeys(("seed", "online_steps", "online_updates"), 0),
 }
@@ -101,16 +124,19 @@ def compare(argv: list[str]) -> None:
     if f.baseline and f.baseline not in f.algos:
         raise unknown("--baseline", f.baseline, f.algos, "it is one of --algos")
     asked = {**{n: v for n, v in dataclasses.asdict(f).items() if n not in SHOWN}, **dataclasses.asdict(sizes)}
-    f, refused = without_refused(f, sizes)
+    kept, refused = refusals.without(f.algos, sizes)
+    f = dataclasses.replace(f, algos=kept)
     suite, left_out = plan(f, sizes)
-    check(suite, f.out)
+    if not f.tune:  # what trials choose is not known yet
+        check(suite, f.out)
     sinks.check(f.log_to)
+    planned = plan_trials(f, sizes)
     claim(f.out, "comparison", asked, f.dry, grows=("algos", "env"))
-    for arm, why in refused.items():
-        print(f"[compare] refused: {arm}: {why}", file=sys.stderr, flush=True)
+    refusals.told(refused)
     if f.dry:
-        print("\n".join(dry(suite, f.out)), file=sys.stderr, flush=True)
+        print("\n".join(estimate.listed(suite, f.out)), file=sys.stderr, flush=True)
         return
+    suite, tuning = tune(f, suite, planned) if f.tune else (suite, [])
     trained = train_all("compare", suite, f.out, f.quiet or f.json, f.log_to)
     compared = [r for r in suite if not r.label.startswith(PRIOR)]
     folders = {trained.folders[r.name]: r for r in compared if r.name in trained.folders}
@@ -130,9 +156,12 @@ def compare(argv: list[str]) -> None:
     learnt = [folder for folder, r in folders.items() if r.data and r.settings.offline_steps]  # type: ignore[attr-defined]
     more = offline_part(learnt, f) if learnt and f.online_steps else {}
     priors = [r for r in suite if r.label.startswith(PRIOR)]
-    more |= {"Held equal": tables.equal(compared, sizes, left_out), "Not equal": tables.unequal(compared, priors)}
+    more |= {
+        "Held equal": held(f, tables.equal(compared, sizes, left_out)),
+        "Not equal": tables.unequal(compared, priors),
+    }
     more |= {"Not equal: every setting": tables.settings(compared), "In no interval": tables.caveats(compared)}
-    more["Tuning"] = tables.tuning(compared)
+    more["Tuning"] = tuning or tables.tuning(compared)
     if f.against == "published":
         more["Beside the published figures"] = literature.beside_ours(records.table(records.load(list(folders))))
     failed = [*trained.rows(compared), *((env, arm, why) for env in f.env for arm, why in refused.items())]
@@ -142,32 +171,52 @@ def compare(argv: list[str]) -> None:
     trained.leave()
 
 
-def without_refused(f: CompareFlags, sizes: Sizes) -> tuple[CompareFlags, dict[str, str]]:
-    """(the flags with the arms that can be made, by arm why the others cannot).
+def plan_trials(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], list[Trials]]:
+    """(the priors of the trials, the trials of every arm); none where nothing is tuned.
 
     Raises:
-        UserError: a name that does not exist, which is a slip of the pen; or none can be made.
+        UserError: an arm that cannot be tuned so, or in the environment of the trials.
     """
-    refused: dict[str, UserError] = {}
-    for arm in f.algos:
-        build, _ = registry.builder(arms.split(arm)[0])
-        try:
-            build(arms.config_of(arm, sizes))
-        except UserError as e:
-            refused[arm] = e
-    if refused and len(refused) == len(f.algos):
-        raise next(iter(refused.values()))
-    kept = tuple(arm for arm in f.algos if arm not in refused)
-    return dataclasses.replace(f, algos=kept), {arm: line_of(e) for arm, e in refused.items()}
+    if not f.tune:
+        if odd := [n for n in ("tune_fields", "tune_env", "tune_seeds") if getattr(f, n) is not None]:
+            raise UserError(f"--{odd[0].replace('_', '-')} is of trials", "say how many of every arm: --tune N")
+        return [], []
+    env, seeds = f.tune_env or arms.TUNING_ENV, f.tune_seeds or f.seeds
+    found, left_out = plan(dataclasses.replace(f, env=(env,), seed=f.seed + f.seeds, seeds=seeds), sizes)
+    if left_out:
+        raise UserError(
+            f"{', '.join(left_out[env])} cannot be tuned in {env}", "give another --tune-env, or other --algos"
+        )
+    found = [r._replace(data=r.data._replace(seed=1)) if isinstance(r.data, Data) else r for r in found]
+    wanted = trials.asked(f.tune_fields)
+    if unknown := [arm for arm in wanted if arm and arm not in f.algos]:
+        raise UserError(f"{f.tune_fields} tunes {unknown[0]}, which is no arm", "name arms of --algos")
+    own = [r for r in found if not r.label.startswith(PRIOR)]
+    made = [trials.trials_of(r, wanted.get(r.label, wanted[""]), f.tune) for r in own]
+    return [r for r in found if r.label.startswith(PRIOR)], made
 
 
-def dry(suite: Sequence[Run], root: Path) -> list[str]:
-    """What a comparison will train and cost, in lines."""
-    lines = [f"a comparison in {root}", *estimate.told(suite, root)]
-    return lines + [
-        f"  {r.name}: {r.settings.seeds} seeds, {r.amount.updates:,} updates, {r.amount.env_steps:,} environment steps"
-        for r in suite
-    ]
+def tune(f: CompareFlags, suite: list[Run], planned: tuple[list[Run], list[Trials]]) -> tuple[list[Run], Rows]:
+    """Trains the trials below OUT/tuning, and gives the comparison's runs the best settings: (runs, the table of the trials)."""
+    priors, tried = planned
+    root = f.out / "tuning"
+    trained = train_all(
+        "tune", [*priors, *(run for t in tried for _, run in t.runs)], root, f.quiet or f.json, f.log_to
+    )
+    best, rows = trials.chosen([(t, trials.scored(t, trained)) for t in tried])
+    atomic_write(root / "best.json", trials.as_text(best))
+    return [trials.tuned(r, best) for r in suite], rows
+
+
+def held(f: CompareFlags, rows: Rows) -> Rows:
+    """The table of what was held equal, with the trials that were made here in place of those behind the stock settings."""
+    if not f.tune:
+        return rows
+    seeds, first = f.tune_seeds or f.seeds, f.seed + f.seeds
+    env = f.tune_env or arms.TUNING_ENV
+    here = ". That task is compared here, too, with other seeds" if env in f.env else ""
+    how = f"{f.tune} trials of every arm on {env}, seeds {first} to {first + seeds - 1}, with the budget of the comparison; see the table{here}"
+    return [{**row, "how": how} if row["what"] == "tuning" else row for row in rows]
 
 
 def checked(f: CompareFlags, sizes: Sizes) -> None:

@@ -35,7 +35,7 @@ class ExportFlags:
     """One file."""
 
     out: Path | None = None
-    """File to write (.zip)."""
+    """File to write: .zip with the programs, or .safetensors with all weights by their names, and nothing that acts."""
     platforms: tuple[Literal["cpu", "cuda", "tpu"], ...] = ("cpu", "cuda", "tpu")
     """Devices that it can run on."""
     json: bool = False
@@ -47,15 +47,24 @@ def export(argv: list[str]) -> None:
     folder, rest = positional("export", argv, "a run folder")
     text = "qchunk export RUN --out FILE.zip [flags]: the acting policy of a run as one file that needs jax and numpy, not qchunk."
     acting, f = flags.parse("export", rest, ActingFlags, ExportFlags, text=text)
-    if f.out is None or f.out.suffix != ".zip":
-        raise UserError("export needs a file to write", "give --out a name that ends in .zip")
+    if f.out is None or f.out.suffix not in (".zip", ".safetensors"):
+        raise UserError("export needs a file to write", "give --out a name that ends in .zip, or .safetensors for the weights")  # fmt: skip
     if not f.platforms:
         raise UserError("--platforms names none", "give cpu, cuda or tpu")
     from qchunk.deploy import artefact
 
-    about = artefact.export(Path(folder), f.out, **vars(acting), platforms=f.platforms)
+    if f.out.suffix == ".safetensors":
+        if acting != ActingFlags(acting.seed, acting.checkpoint):
+            raise UserError(
+                "weights have no scheme, delay or units to act with", "leave out all but --seed and --checkpoint"
+            )
+        about = artefact.export_weights(Path(folder), f.out, acting.seed, acting.checkpoint)
+    else:
+        about = artefact.export(Path(folder), f.out, **vars(acting), platforms=f.platforms)
     if f.json:
         answers.answer(about)
+    elif f.out.suffix == ".safetensors":
+        print(f"{about['weights']} arrays of step {about['step']} of {folder}, seed {about['seed']} -> {f.out}")
     else:
         said = f"step {about['step']} of {folder}, seed {about['seed']}, {about['scheme']}"
         print(f"{said} -> {f.out} (fingerprint {about['fingerprint']})")

@@ -92,7 +92,13 @@ def check(argv: list[str], before: tuple[str, Opened] | None) -> Opened:
 
 
 def parse(argv: list[str], config_class: type, earlier: prior.Prior | None = None) -> list[Any]:
-    """The flags of a run; what a prior (by default that of --prior) has settled, its actor, its chunks, its units, is the default."""
+    """The flags of a run: where it reads and writes, its configuration and its driver's settings."""
+    return flags.parse(f"train {argv[0]}", argv[1:], TrainFlags, *defaults(argv, config_class, earlier), text=HELP)
+
+
+def defaults(argv: list[str], config_class: type, earlier: prior.Prior | None = None) -> tuple[Any, Any]:
+    """A configuration and its driver's settings before flags; what a prior (by default that of --prior) has settled, its actor, its
+    chunks, its units, is the default."""
     c, settings = config_class(), registry.driver_of(config_class).settings()
     folder, stands = flags.value_of(argv, "--prior"), stands_on(config_class)
     if folder and stands:
@@ -104,4 +110,4 @@ def parse(argv: list[str], config_class: type, earlier: prior.Prior | None = Non
         chunk = before.chunk if stands[1] is Stands.FROZEN else prior.sizes(c.chunk, before.chunk)
         c = dataclasses.replace(c, chunk=chunk, **{stands[0]: prior.actor_of(before, folder)})
         settings = dataclasses.replace(settings, **{n: was[n] for n in ("normalise_obs", "normalise_action")})
-    return flags.parse(f"train {argv[0]}", argv[1:], TrainFlags, c, settings, text=HELP)
+    return c, settings

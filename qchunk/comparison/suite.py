@@ -24,6 +24,7 @@ from qchunk.runs.training import TrainFlags
 from qchunk.system import loading, schema, stopping
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write, make_folder
+from qchunk.varied import Swept
 
 
 class Data(NamedTuple):
@@ -45,8 +46,9 @@ class Run(NamedTuple):
     config: Any
     settings: Common  # of the driver that the configuration asks for
     label: str
-    prior: str = ""  # ENV/LABEL of an earlier run of the suite, of as many seeds or of one, that this one stands on
+    prior: str = ""  # ENV/LABEL of an earlier run of the suite, of as many seeds or of one, that this one stands on; or another's absolute path
     objective: tuple[str, ...] = ()
+    swept: Swept = ()  # settings beside each other in one program; the seeds of ``settings`` are their lanes
 
     @property
     def name(self) -> str:
@@ -206,7 +208,8 @@ def check(suite: Sequence[Run], root: Path) -> None:
             continue
         found = run_folder.read_config(folder)["config"]
         ours = {"config": run.config, "settings": run.driver.resolve(run.settings)}
-        asked = {"algorithm": run.algorithm, **{k: dataclasses.asdict(v) for k, v in ours.items()}}
+        asked: dict[str, Any] = {"algorithm": run.algorithm, **{k: dataclasses.asdict(v) for k, v in ours.items()}}
+        asked |= {"swept": run.swept} if run.swept or found.get("swept") else {}
         odd = sorted(n for n, v in records.flat(_plain(asked)).items() if records.flat(_plain(found)).get(n) != v)
         fix = "remove the folder, or pass --out with a new one"
         if odd:
@@ -297,12 +300,13 @@ def train_one(run: Run, root: Path, quiet: bool, log_to: tuple[str, ...]) -> Non
     prior = root / "runs" / run.prior if run.prior else None
     data = collected(run.data, root, quiet) if isinstance(run.data, Data) else run.data
     where = TrainFlags(run.env, data, out, run.objective, run.label, prior, log_to=log_to, quiet=quiet)
-    training.run(run.algorithm, where, run.config, run.settings)
+    training.run(run.algorithm, where, run.config, run.settings, swept=run.swept)
 
 
 def needs(run: Run) -> tuple[str, ...]:
-    """ENV/LABEL of the runs that a run stands on, or whose play it learns from."""
-    return tuple(n for n in (run.prior, *(run.data.policies if isinstance(run.data, Data) else ())) if n)
+    """ENV/LABEL of the runs of its suite that a run stands on, or whose play it learns from."""
+    found = (run.prior, *(run.data.policies if isinstance(run.data, Data) else ()))
+    return tuple(n for n in found if n and not Path(n).is_absolute())
 
 
 def line_of(e: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import zipfile
@@ -69,6 +70,28 @@ def export(
     files[ABOUT] = json.dumps(about, indent=1).encode()
     atomic_write(out, zipped(files))
     return about
+
+
+def export_weights(folder: Path, out: Path, seed: int = 0, checkpoint: str | int = "newest") -> dict[str, Any]:
+    """Writes all weights of one seed of a run as safetensors, for tools that bring programs of their own; returns what is known of them.
+
+    Names are paths: ``params.actor.net.dense_0.kernel``, ``targets.NAME...``, ``stats.NAME...`` (units), ``given.NAME...`` (an earlier stage's).
+
+    Raises:
+        UserError: as ``load``; the file exists, or safetensors is not installed.
+    """
+    check_new(out)
+    try:
+        from safetensors.numpy import save
+    except ImportError as e:
+        raise UserError("safetensors is not installed", "pip install 'qchunk[deploy]'") from e
+    p, _, vars, known = acting(folder, seed, checkpoint, "", None, False)
+    named = jax.tree_util.tree_leaves_with_path(vars)
+    weights = {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(x) for path, x in named}
+    about = {name: known[name] for name in ("algorithm", "environment", "seed", "step")}
+    told = {**about, "config": dataclasses.asdict(p.config), "qchunk": version("qchunk")}
+    atomic_write(out, save(weights, {name: json.dumps(value) for name, value in told.items()}))
+    return {**about, "weights": len(weights), "numbers": sum(x.size for x in weights.values())}
 
 
 def serialised(made: Programs, weights: list, like: Any, platforms: Sequence[str]) -> list[bytes]:

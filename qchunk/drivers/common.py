@@ -33,6 +33,7 @@ from qchunk.seeds import check as check_seeds
 from qchunk.seeds import for_each, one, over_seeds, stream
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Learner
+from qchunk.varied import Swept, lanes_of, put
 
 
 @config
@@ -91,33 +92,45 @@ class Driver(NamedTuple):
     resolve: Callable = lambda s: s  # settings -> the same with every 0 that means "choose" replaced
 
 
-def seed_keys(s: Common) -> jax.Array:
-    """One key per seed [S]: seed i alone or among others draws the same. Raises UserError where one is out of range."""
-    check_seeds(s.seed, s.seeds)
-    return jax.vmap(jax.random.key)(s.seed + np.arange(s.seeds))
+def seed_keys(s: Common, settings: int = 1) -> jax.Array:
+    """One key per seed [S]: seed i alone or among others draws the same, and in each of several settings.
+
+    Raises UserError where one is out of range.
+    """
+    seeds = s.seeds // settings
+    check_seeds(s.seed, seeds)
+    return jax.vmap(jax.random.key)(s.seed + np.tile(np.arange(seeds), settings))
 
 
 def assemble(
-    build: Build, c: Any, env: Any, s: Common, given: dict | None = None, data: Dataset | None = None
+    build: Build,
+    c: Any,
+    env: Any,
+    s: Common,
+    given: dict | None = None,
+    data: Dataset | None = None,
+    swept: Swept = (),
 ) -> tuple[Program, Inputs]:
     """What is run, from its parts.
 
     Args:
         build: config -> Algorithm; the config has a field ``chunk`` (ChunkConfig).
         given: frozen modules of an earlier stage, of every seed [S, ...] (``seeds.for_each`` where they share one).
+        swept: settings beside each other, see varied.py; the S seeds of ``s`` are then the lanes of all of them.
 
     Raises:
         UserError: impossible values, an environment that cannot be used, or an execution that does not fit the chunks.
     """
     validate(c)
     validate(s)
+    varied = lanes_of(c, swept, s.seeds)
     check_build(build, c)
     if jax.config.jax_enable_x64:
         raise UserError("jax_enable_x64 is set, and qchunk computes in 32 bits", "leave it unset")
     program = Program(build, env, (s.normalise_obs, s.normalise_action))
     if not program.on_host:
         checked.check(env, getattr(env, "data_name", type(env).__name__))
-    return program, Inputs(c, execution(s, c), given or {}, seed_keys(s), data)
+    return program, Inputs(c, execution(s, c), given or {}, seed_keys(s, len(swept) or 1), data, varied)
 
 
 def execution(s: Common, c: Any) -> Execution:
@@ -189,10 +202,11 @@ def learner_like(program: Program, x: Inputs) -> Learner:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _init(program: Program, x: Inputs) -> Learner:
-    def one_seed(key: jax.Array, given: dict) -> Learner:
-        return program.algorithm(x.c).init(stream(key, "init"), program.spec(x.c), given)
+    def one_seed(key: jax.Array, given: dict, varied: dict | None) -> Learner:
+        c = put(x.c, varied)
+        return program.algorithm(c).init(stream(key, "init"), program.spec(c), given)
 
-    return over_seeds(one_seed, x.keys, x.given)
+    return over_seeds(one_seed, x.keys, x.given, x.varied)
 
 
 def run_updates(algorithm: Algorithm, source: Source, batch: int, state: Learner, x: Inputs, count):

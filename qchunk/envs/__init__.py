@@ -18,6 +18,7 @@ FAMILIES = {  # module, or module:function, by default its ``make``
     "tabletop": "qchunk.envs.tabletop",
     "brax": "qchunk.envs.brax",
     "gymnax": "qchunk.envs.gymnax",
+    "playground": "qchunk.envs.playground",
     "ogbench": "qchunk.envs.host.ogbench",
     "gymnasium": "qchunk.envs.host.gymnasium",
     "metaworld": "qchunk.envs.host.gymnasium:metaworld",

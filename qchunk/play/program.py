@@ -17,6 +17,7 @@ from qchunk.sampling import uniform
 from qchunk.seeds import over_seeds
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Array, Learner, Spec, Vars, view
+from qchunk.varied import put
 
 Build = Callable[[Any], Algorithm]
 
@@ -78,6 +79,7 @@ class Inputs(NamedTuple):
     given: dict  # [S, ...] frozen modules of an earlier stage
     keys: Array  # [S]
     data: Any = None  # a Dataset, the same for every seed; None where there is none
+    varied: dict | None = None  # [S] floats of ``c`` by their flags, where seeds differ in them; see varied.py
 
 
 def reads(learner: Learner, x: Inputs) -> Vars:
@@ -93,8 +95,9 @@ def each_seed(fn: Callable, learner: Learner, x: Inputs, *batched: Any, shared: 
         shared: further values, the same for every seed.
     """
 
-    def one(learner: Learner, given: dict, key: Array, *rest: Any) -> Any:
+    def one(learner: Learner, given: dict, key: Array, varied: dict | None, *rest: Any) -> Any:
         *more, data = rest
-        return fn(learner, x._replace(given=given, keys=key, data=data), *more)
+        mine = x._replace(c=put(x.c, varied), given=given, keys=key, data=data, varied=None)
+        return fn(learner, mine, *more)
 
-    return over_seeds(one, learner, x.given, x.keys, *batched, shared=(*shared, x.data))
+    return over_seeds(one, learner, x.given, x.keys, x.varied, *batched, shared=(*shared, x.data))

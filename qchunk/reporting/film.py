@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,7 +103,11 @@ def _chosen(count: int) -> list[int]:
 def pictures(env: Env, moments: list[Frame]) -> list[np.ndarray]:
     """Frames [height, width, 3] of an episode: its world, or its numbers where nobody knows how that looks."""
     family = env.data_name.partition("/")[0]
-    painters: dict[str, Callable[[Env, list[Frame]], list[np.ndarray]]] = {"tabletop": _tabletop, "brax": _brax}
+    painters: dict[str, Callable[[Env, list[Frame]], list[np.ndarray]]] = {
+        "tabletop": _tabletop,
+        "brax": _brax,
+        "playground": _playground,
+    }
     draw = _pole if env.data_name == "probe/pole" else painters.get(family, _numbers)
     return draw(env, [moments[i] for i in _chosen(len(moments))])
 
@@ -192,10 +196,17 @@ def _span(values: np.ndarray) -> tuple[float, float]:
 
 
 def _brax(env: Env, moments: list[Frame]) -> list[np.ndarray]:
+    return _mujoco(env.sys.mj_model, [m.world.q for m in moments])
+
+
+def _playground(env: Env, moments: list[Frame]) -> list[np.ndarray]:
+    return _mujoco(env.env.mj_model, [m.world.data.qpos for m in moments])
+
+
+def _mujoco(model: Any, positions: Sequence[Any]) -> list[np.ndarray]:
     """Drawn by MuJoCo, from the side, the camera following."""
     import mujoco
 
-    model = env.sys.mj_model
     data, camera = mujoco.MjData(model), mujoco.MjvCamera()
     camera.azimuth, camera.elevation = 90, -20
     if why := _no_opengl():
@@ -203,8 +214,8 @@ def _brax(env: Env, moments: list[Frame]) -> list[np.ndarray]:
         raise UserError(f"MuJoCo cannot draw here: {why}", fix)
     found: list[np.ndarray] = []
     with mujoco.Renderer(model, WIDTH, WIDTH) as renderer:
-        for m in moments:
-            data.qpos[:] = np.asarray(m.world.q)
+        for q in positions:
+            data.qpos[:] = np.asarray(q)
             mujoco.mj_forward(model, data)
             camera.lookat[:] = data.xpos[1:].mean(axis=0)
             if not found:

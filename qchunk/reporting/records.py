@@ -185,6 +185,8 @@ def read(folder: Path, until: float = np.inf) -> Record:
     c = about["config"]
     if not {"algorithm", "env", "seed", "seeds"} <= set(c):
         raise UserError(f"{folder} is no whole run: its {run_folder.CONFIG} lacks what was trained", "leave it out")
+    if c.get("swept"):
+        raise UserError(f"{folder} holds several settings of a sweep", "see the table that qchunk sweep has written")
     lines = run_folder.judged(run_folder.read_metrics(folder)) if _has_metrics(folder) else []
     lines = [line for line in lines if line["step"] <= until]
     evals = [line for line in lines if line["kind"] == "eval"]

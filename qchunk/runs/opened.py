@@ -19,8 +19,10 @@ from qchunk.play.program import Inputs, Program, reads
 from qchunk.runs import checkpoint, run_folder, sources
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Learner, Vars
+from qchunk.varied import Swept, lane_names
 
 GIVEN = "given"  # the folder within a run's that holds the frozen modules it stands on
+SWEPT = "swept"  # of config.json: the settings that a run holds beside each other
 
 
 class Opened(NamedTuple):
@@ -30,11 +32,17 @@ class Opened(NamedTuple):
     settings: Any
     program: Program
     inputs: Inputs
+    swept: Swept = ()  # settings beside each other in one program (varied.py); its seeds are then their lanes
 
     @property
     def config(self) -> Any:
         """The method's configuration."""
         return self.inputs.c
+
+    @property
+    def lanes(self) -> list[str]:
+        """What each of its seeds is called."""
+        return lane_names(self.swept, self.settings.seed, self.settings.seeds)
 
     @property
     def algorithm(self) -> Algorithm:
@@ -51,14 +59,20 @@ class Opened(NamedTuple):
 NEEDED = ("algorithm", "label", "driver", "env", "seed", "seeds", "data", "config", "settings")
 
 
-def rebuild(kept: dict, folder: Path) -> Opened:
+def rebuild(kept: dict, folder: Path, joint: bool = False) -> Opened:
     """What a run was made of, from its configuration and its folder, which holds the files of the user's own.
+
+    Args:
+        joint: whether it may be several settings of a sweep, of which none is the run's own.
 
     Raises:
         UserError: a part is missing or impossible: config.json was edited or is damaged, or names what is gone.
     """
     if missing := [n for n in NEEDED if n not in kept]:
         raise UserError(f"{folder / run_folder.CONFIG} lacks {', '.join(missing)}", "put it back as it was")
+    if (swept := kept.get(SWEPT) or ()) and not joint:
+        fix = "train one of them by itself, with the flags that qchunk sweep has written"
+        raise UserError(f"{folder} holds {len(swept)} settings of a sweep", fix)
     kept = sources.own(kept, folder)
     build, config_class = registry.builder(kept["algorithm"])
     driver = registry.driver(kept["driver"])
@@ -75,7 +89,7 @@ def rebuild(kept: dict, folder: Path) -> Opened:
             f"{folder} stands on a prior, and {folder / GIVEN} is not there", "put it back, or train the run again"
         )
     env = envs.make(kept["env"], c.chunk.history, kept.get("objective"), kept=kept.get("env_python") or "")
-    return Opened(driver, settings, *assemble(build, c, env, settings, read_given(folder)))
+    return Opened(driver, settings, *assemble(build, c, env, settings, read_given(folder), None, swept), swept)
 
 
 def save_given(given: dict, run: Path) -> None:
@@ -188,6 +202,15 @@ def best_of(checkpoints: Path, until: float = math.inf) -> tuple[float, int] | N
             score = checkpoint.about(checkpoints, step).get("score")
             found += [(score, step)] if isinstance(score, float) else []
     return max(found, default=None)
+
+
+def last_finite(checkpoints: Path, step: int) -> int | None:
+    """The step of the newest checkpoint up to ``step`` in which no seed had diverged."""
+    for found in (n for n in reversed(checkpoint.steps(checkpoints)) if n <= step):
+        with contextlib.suppress(UserError):  # one that is damaged
+            if checkpoint.about(checkpoints, found).get("finite", True):
+                return found
+    return None
 
 
 def vars_of(run: Opened, learner: Learner, seed: int = 0) -> Vars:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 from flax.traverse_util import flatten_dict
 
+from qchunk import nets
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
 from qchunk.runs import checkpoint, run_folder
@@ -104,9 +105,12 @@ def elsewhere(run: run_folder.RunFolder, opened: Opened) -> Iterator[str]:
             yield f"made with {name} {was.get(name) or 'none'}, in {there} is {is_now.get(name) or 'none'}: bits may differ"
 
 
-def devices(run: run_folder.RunFolder) -> Iterator[str]:
-    """Another number of devices than a run was made on, in a line."""
+def machine(run: run_folder.RunFolder) -> Iterator[str]:
+    """Another number of devices, or another precision, than a run was made with, a line each."""
     made, here = run.config.get("devices", 1), jax.local_device_count()
     if made != here:
         fix = f"for the same ones set JAX_NUM_CPU_DEVICES={made}"
         yield f"made on {made} devices, here are {here}: bits may differ; {fix}"
+    was, now = run.config.get("precision", "highest"), nets.precision()
+    if was != now:
+        yield f"made with products in {was} precision, here {now}: set JAX_DEFAULT_MATMUL_PRECISION={was} for the same run"

@@ -66,6 +66,7 @@ class Kept(TypedDict, total=False):
     settings: dict[str, Any]
     sources: dict[str, dict[str, str]]
     log_to: list[str]
+    swept: list[dict[str, float]]
     checkpoint_minutes: float
 
 

@@ -7,14 +7,14 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from qchunk import env_names, envs, registry
+from qchunk import env_names, envs, nets, registry
 from qchunk.config import validate
 from qchunk.data import formats
 from qchunk.data.adapting import SCALE
@@ -23,13 +23,14 @@ from qchunk.drivers.common import Driver, Event, assemble, check_acting, learner
 from qchunk.envs import held_out, objective
 from qchunk.play import evaluation
 from qchunk.runs import checkpoint, prior, resuming, run_folder, sinks, sources
-from qchunk.runs.opened import Opened, best_of, rebuild, restore, save_given
+from qchunk.runs.opened import SWEPT, Opened, best_of, last_finite, rebuild, restore, save_given
 from qchunk.runs.progress import Bar
 from qchunk.runs.resuming import Going
-from qchunk.seeds import for_each, spread
+from qchunk.seeds import for_each, repeated, spread
 from qchunk.system import memory, stopping
 from qchunk.system.errors import UserError
 from qchunk.system.files import check_place
+from qchunk.varied import Swept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,19 +64,22 @@ class TrainFlags:
     """No progress bar, no lines of evaluations and no closing lines."""
 
 
-def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | None = None) -> tuple[Path, dict]:
+def run(
+    algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | None = None, swept: Swept = ()
+) -> tuple[Path, dict]:
     """Trains in a new run folder: (the folder, its final figures).
 
     Args:
         settings: of the driver that the configuration asks for.
         build: config -> Algorithm, where ``algorithm`` is no name to find it by.
+        swept: settings beside each other (varied.py); the seeds of ``settings`` are their lanes.
 
     Raises:
         UserError: whatever cannot run; no folder is made then.
     """
     f = sized(f)
-    earlier = prior.load(f.prior, settings.seeds, f.prior_seed) if f.prior else None
-    opened, weights, about = ready(algorithm, f, c, settings, build, earlier)
+    earlier = prior.load(f.prior, settings.seeds // (len(swept) or 1), f.prior_seed) if f.prior else None
+    opened, weights, about = ready(algorithm, f, c, settings, build, earlier, swept)
     out, driver, settings, given = place_of(algorithm, f, settings), opened.driver, opened.settings, opened.inputs.given
     say_no_success(f, opened)
     kept = {
@@ -90,12 +94,14 @@ def run(algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | 
         "seeds": settings.seeds,
         "device": str(jax.devices()[0].device_kind),
         "devices": jax.local_device_count(),
+        "precision": nets.precision(),
         "prior": earlier and earlier.about,
         "data": about,
         "log_to": f.log_to,
         "checkpoint_minutes": f.checkpoint_minutes,
         "config": dataclasses.asdict(c),
         "settings": dataclasses.asdict(settings),
+        **({SWEPT: swept} if swept else {}),
     }
     kept["sources"] = sources.digests(kept)
     folder = run_folder.create(out, kept, functools.partial(fill, given, kept))
@@ -115,7 +121,13 @@ def sized(f: TrainFlags) -> TrainFlags:
 
 
 def ready(
-    algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | None, earlier: prior.Prior | None
+    algorithm: str,
+    f: TrainFlags,
+    c: Any,
+    settings: Any,
+    build: Callable | None,
+    earlier: prior.Prior | None,
+    swept: Swept = (),
 ) -> tuple[Opened, dict, dict[str, Any] | None]:
     """(what a run is made of, the weights of its objective, what its configuration keeps of its data).
 
@@ -143,8 +155,9 @@ def ready(
     if data is not None:
         row = sum(a.nbytes for a in jax.tree.leaves(data)) // len(data.reward)
         memory.check("a batch", settings.batch * settings.seeds * row, "give a smaller --batch or fewer --seeds")
-    given = {**(earlier.given if earlier else {}), **for_each(settings.seeds, objective.weights_given(weights))}
-    program, x = assemble(build, c, env, settings, given, data)
+    stood_on = repeated(earlier.given if earlier else {}, len(swept) or 1)
+    given = {**stood_on, **for_each(settings.seeds, objective.weights_given(weights))}
+    program, x = assemble(build, c, env, settings, given, data, swept)
     program.algorithm(c)  # says what does not fit together before anything is made
     driver.check(program, x, settings)
     if earlier is None or earlier.about:  # what it stands on is there
@@ -152,7 +165,7 @@ def ready(
         check_acting(program, x)
         once, args, _ = driver.unit(program, x, settings)
         jax.eval_shape(once, *args)  # what an update cannot do is found before a folder is made; jit keeps the trace
-    return Opened(driver, settings, program, x), weights, about
+    return Opened(driver, settings, program, x, swept), weights, about
 
 
 def check_memory(p: Opened) -> None:
@@ -228,7 +241,7 @@ def resume(folder: Path, f: Going | None = None) -> dict:
     f = f or Going()
     check_minutes(f.checkpoint_minutes)
     with run_folder.open_run(folder) as run, stopping.hint(how_to_go_on(folder)):
-        opened = resuming.extended(run, rebuild(run.config, folder), f)
+        opened = resuming.extended(run, rebuild(run.config, folder, joint=True), f)
         if run.config["data"]:
             data = resuming.same_data(run.path, run.config, opened, f.data)
             opened = opened._replace(inputs=opened.inputs._replace(data=data))
@@ -239,7 +252,7 @@ def resume(folder: Path, f: Going | None = None) -> dict:
             fix = f"put {run.checkpoints} back as it was, or train a new run with --out"
             raise UserError(f"{folder} has saved checkpoints, and none of them can be used now", fix)
         refuse_finished(run, opened, began)
-        for line in (*resuming.differences(run, began), *resuming.elsewhere(run, opened), *resuming.devices(run)):
+        for line in (*resuming.differences(run, began), *resuming.elsewhere(run, opened), *resuming.machine(run)):
             print(f"{folder}: {line}", file=sys.stderr)
         keep_changes(run, opened, f)
         state = spread(opened.settings.seeds, state)  # here, so that no second copy lives as long as the run
@@ -299,7 +312,7 @@ def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, minute
             bar.show(event)
             if event.kind == "diverged":
                 lost = True
-                say_diverged(event, p.settings.seed, spare)
+                say_diverged(event, p.lanes, spare)
             if event.kind != "checkpoint":
                 run.log(event.kind, event.step, event.values)
             if event.kind == "eval":
@@ -322,18 +335,9 @@ def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, minute
     return figures
 
 
-def last_finite(checkpoints: Path, step: int) -> int | None:
-    """The step of the newest checkpoint up to ``step`` in which no seed had diverged."""
-    for found in (n for n in reversed(checkpoint.steps(checkpoints)) if n <= step):
-        with contextlib.suppress(UserError):  # one that is damaged
-            if checkpoint.about(checkpoints, found).get("finite", True):
-                return found
-    return None
-
-
-def say_diverged(event: Event, first_seed: int, spare: int | None) -> None:
+def say_diverged(event: Event, names: Sequence[str], spare: int | None) -> None:
     """Says on stderr which seeds have diverged, and which checkpoint is good."""
-    seeds = ", ".join(str(first_seed + i) for i in np.flatnonzero(event.values["diverged"]))
+    seeds = ", ".join(names[int(i)] for i in np.flatnonzero(event.values["diverged"]))
     kept = (
         "no checkpoint was saved before" if spare is None else f"the last finite checkpoint, of step {spare}, is kept"
     )

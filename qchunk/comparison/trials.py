@@ -1,0 +1,107 @@
+"""Trials of every arm before a comparison: as many for each, floats beside each other, on other seeds and data than it has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from qchunk.comparison import selection, sweeping
+from qchunk.comparison.selection import Scores
+from qchunk.comparison.suite import Run, Trained
+from qchunk.comparison.sweeping import Setting
+from qchunk.reporting.records import Rows
+from qchunk.system import schema
+from qchunk.system.errors import UserError
+from qchunk.varied import hints
+
+LR = {"optim.lr": "log:1e-4..1e-2"}  # what is tuned of an arm of which nothing else is said
+COLUMN = "success of its tuning runs"
+
+
+class Trials(NamedTuple):
+    """The trials of one arm."""
+
+    arm: str
+    settings: list[Setting]
+    runs: list[tuple[tuple[int, ...], Run]]  # (places of its settings, run)
+    seeds: int
+    episodes: int
+
+
+def asked(path: Path | None) -> dict[str, Any]:
+    """What is tuned of each arm, from a json file: {ARM: {FIELD: [values] or "LOW..HIGH"}, or a list of settings}; "" is every other arm."""
+    fix = 'write json such as {"qc": {"optim.lr": "log:1e-4..1e-2"}, "dppo": [{"clip": 0.01, "clip_base": 0.01}, ...]}'
+    return {"": LR} | (schema.read(path, dict[str, Any], fix) if path else {})
+
+
+def settings_of(arm: str, c: Any, wanted: Any, count: int, seed: int) -> list[Setting]:
+    """``count`` settings of an arm.
+
+    Raises:
+        UserError: it has no such field, another number of settings, or fewer than that.
+    """
+    if isinstance(wanted, list):
+        found = [{str(k).replace("_", "-"): sweeping.spelled(v) for k, v in one.items()} for one in wanted]
+        if len(found) != count:
+            raise UserError(
+                f"{arm} has {len(found)} settings, and every arm is to have {count}", "give as many for each"
+            )
+    else:
+        known = dict(hints(c))
+        if not isinstance(wanted, Mapping) or (odd := [k for k in wanted if k.replace("_", "-") not in known]):
+            raise UserError(f"{arm} has no field {odd[0] if isinstance(wanted, Mapping) else wanted!r}", "name its own in --tune-fields")  # fmt: skip
+        fields = []
+        for name, values in wanted.items():
+            flag, several = name.replace("_", "-"), values if isinstance(values, list) else [values]
+            fields.append(sweeping.field(flag, known[flag], [sweeping.spelled(v) for v in several]))
+        found = sweeping.drawn(fields, count, seed)
+    for setting in found:
+        sweeping.with_values(c, setting)
+    return found
+
+
+def trials_of(run: Run, wanted: Any, count: int) -> Trials:
+    """The trials of an arm, from its run at its stock setting."""
+    settings = settings_of(run.label, run.config, wanted, count, run.settings.seed)
+    parse = lambda static: (sweeping.with_values(run.config, static), run.settings)  # noqa: E731
+    runs = []
+    for i, group in enumerate(sweeping.groups(settings, run.config, parse)):
+        more = {"prior": run.prior, "objective": run.objective}
+        made = sweeping.run_of(group, run.algorithm, run.env, run.data, f"{run.label}-{i}", **more)
+        runs.append((group.settings, made))
+    return Trials(run.label, settings, runs, run.settings.seeds, run.settings.episodes)
+
+
+def scored(trials: Trials, trained: Trained) -> Scores:
+    """The scores of an arm's settings."""
+    folders = [(places, trained.folders.get(run.name) or trained.failed[run.name]) for places, run in trials.runs]
+    return selection.scores(trials.runs[0][1].env, trials.seeds, trials.episodes, folders)
+
+
+def told(trials: Trials, found: Scores) -> dict[str, str]:
+    """The trials of an arm as a row of the table of tunings."""
+    cells = []
+    for setting, values in zip(trials.settings, found.values, strict=True):
+        spelled = ", ".join(f"{flag} {value}" for flag, value in setting.items())
+        cells.append(f"{spelled}: {selection.shown(found, selection.estimate(found, values))[0]}")
+    best = selection.best(found)
+    kept = "; none has a score: its stock setting" if best is None else f"; chosen: the {best + 1}."
+    return {"arm": trials.arm, COLUMN: ", ".join(cells) + kept}
+
+
+def chosen(found: Sequence[tuple[Trials, Scores]]) -> tuple[dict[str, Setting], Rows]:
+    """(the best setting of each arm that has one, the table)."""
+    best = {t.arm: t.settings[i] for t, s in found if (i := selection.best(s)) is not None}
+    return best, [told(t, s) for t, s in found]
+
+
+def tuned(run: Run, best: Mapping[str, Setting]) -> Run:
+    """A run of the comparison with its arm's best setting."""
+    return run._replace(config=sweeping.with_values(run.config, best[run.label])) if run.label in best else run
+
+
+def as_text(best: Mapping[str, Setting]) -> str:
+    """The chosen settings, for a file."""
+    return json.dumps(best, indent=1) + "\n"

@@ -1,0 +1,101 @@
+"""Compiled programs on disk: which folder, what is left alone, and that a run that finds its programs there ends with the same bits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_cli import ENV, SMALL, last_checkpoint
+
+from qchunk import cli
+from qchunk.system import compiled
+
+STEPS = [
+    "--offline-steps",
+    "20",
+    "--eval-every",
+    "10",
+    "--log-every",
+    "10",
+    "--episodes",
+    "2",
+    "--batch",
+    "16",
+    "--seeds",
+    "2",
+    "--quiet",
+]
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch, tmp_path):
+    for name in (compiled.FOLDER, compiled.SWITCH, compiled.LIMIT):
+        monkeypatch.setenv(name, "")  # so that what is set here is undone
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("QCHUNK_HOME", str(tmp_path / "home"))
+    return compiled.home()
+
+
+def test_programs_are_kept_within_a_bound_unless_the_user_says_otherwise(folder, monkeypatch, tmp_path):
+    compiled.keep()
+    assert os.environ[compiled.FOLDER] == str(folder) and folder.is_dir() and folder.is_relative_to(tmp_path / "home")
+    assert int(os.environ[compiled.LIMIT]) == 2 * 2**30
+    monkeypatch.delenv(compiled.LIMIT)
+    for name, value in ((compiled.FOLDER, "elsewhere"), (compiled.SWITCH, "false")):
+        monkeypatch.delenv(compiled.FOLDER, raising=False)
+        monkeypatch.setenv(name, value)
+        compiled.keep()
+        assert os.environ[name] == value and compiled.LIMIT not in os.environ
+        monkeypatch.delenv(name)
+
+
+def test_a_home_that_cannot_be_written_is_no_mistake(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("QCHUNK_HOME", str(tmp_path / "file"))
+    compiled.keep()
+    assert compiled.FOLDER not in os.environ
+
+
+def test_programs_whose_writing_was_cut_short_go(folder):
+    folder.mkdir(parents=True)
+    for name in ("whole-cache", "whole-atime", "cut-cache", "being_written-cache"):
+        (folder / name).write_bytes(b"x")
+    old = time.time() - 3600
+    for name in ("whole-cache", "cut-cache"):
+        os.utime(folder / name, (old, old))
+    compiled.keep()
+    assert {p.name for p in folder.iterdir()} == {"whole-cache", "whole-atime", "being_written-cache"}
+
+
+@pytest.mark.slow
+def test_a_run_that_finds_its_programs_ends_with_the_same_bits(folder, tmp_path):
+    """Fresh processes: without programs on disk, with an empty folder, with a full one, and one whose newest checkpoint is gone."""
+    data = tmp_path / "d.npz"
+    cli.main(["collect", ENV, "--out", str(data), "--steps", "400", "--episode-length", "10", "--quiet"])
+
+    def run(*argv: object, **settings: str) -> None:
+        env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1]), **settings}
+        env = {k: v for k, v in env.items() if k != compiled.FOLDER}
+        at_once = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        subprocess.run([sys.executable, "-m", "qchunk", *map(str, argv)], env=env | at_once, check=True)
+
+    def train(out: str, **settings: str) -> Path:
+        run("train", "qc", "--env", ENV, "--data", data, "--out", tmp_path / out, *SMALL, *STEPS, **settings)
+        return tmp_path / out
+
+    without = train("without", **{compiled.SWITCH: "false"})
+    assert not list(folder.glob("*-cache"))
+    cold = train("cold")
+    programs = {p.name for p in folder.glob("*-cache")}
+    assert any(name.startswith("jit_updates") for name in programs), programs
+    hot = train("hot")
+    assert {p.name for p in folder.glob("*-cache")} == programs, "all were found"
+    shutil.rmtree(max((hot / "checkpoints").iterdir(), key=lambda p: int(p.name)))
+    (hot / "summary.json").unlink()
+    run("train", "--resume", hot, "--quiet")
+    assert last_checkpoint(without) == last_checkpoint(cold) == last_checkpoint(hot)

@@ -1,0 +1,543 @@
+"""Sweeps: settings beside each other in one program are what each would be alone; flags to settings, settings to the best."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from test_cli import run as command
+from tiers import slow_but
+
+from qchunk import envs, registry
+from qchunk.actor_configs import FlowConfig, GaussianConfig, RegressionConfig
+from qchunk.algorithms.bc import BC, bc
+from qchunk.algorithms.dppo import PPO, ppo
+from qchunk.algorithms.qc import QC, qc
+from qchunk.commands import sweep, train
+from qchunk.comparison import fitting, selection, sweeping, trials
+from qchunk.comparison.selection import Scores
+from qchunk.comparison.suite import Run, Trained
+from qchunk.config import ChunkConfig, CriticConfig, RolloutConfig, ValueConfig
+from qchunk.data import formats
+from qchunk.drivers.common import assemble, evaluate, learner_like
+from qchunk.drivers.offline import OfflineSettings
+from qchunk.drivers.on_policy import OnPolicySettings
+from qchunk.drivers.online import OnlineSettings
+from qchunk.play import collecting
+from qchunk.runs import run_folder, training
+from qchunk.runs.opened import Opened
+from qchunk.system.errors import UserError
+from qchunk.varied import lane_names, lanes_of, put
+
+BOUND = (
+    2e-5  # of parameters of size 1 after a run: XLA may round otherwise in another program, and updates carry that on
+)
+CHUNK, ENV = ChunkConfig(2), "probe/pole"
+METHODS = {
+    "offline": (bc, BC(CHUNK, RegressionConfig((16,)))),
+    "online": (qc, QC(CHUNK, FlowConfig((16,), steps=2), CriticConfig((16,)), n=2)),
+    "on-policy": (ppo, PPO(GaussianConfig((16,)), CHUNK, ValueConfig((16,)), RolloutConfig(4, 2, 1, 2))),
+}
+DRIVERS = {
+    "offline": OnlineSettings(offline_steps=6, batch=8, episodes=3),
+    "online": OnlineSettings(offline_steps=0, online_steps=32, envs=2, start_training=8, batch=8, episodes=3),
+    "on-policy": OnPolicySettings(online_steps=32, episodes=3),
+}
+SETTINGS = ({"optim.lr": 1e-3, "chunk.gamma": 0.9}, {"optim.lr": 1e-2, "chunk.gamma": 0.5})
+
+
+@pytest.fixture(scope="module")
+def env():
+    return envs.make("probe/two-step")
+
+
+@pytest.fixture(scope="module")
+def data(env):
+    rows = collecting.collect(
+        env, collecting.scheme_of(env, "random"), collecting.NO_VARS, jax.random.key(0), steps=60, envs=4
+    )
+    return formats.to_device(rows)
+
+
+# ------------------------------------------------------------------------------------------- one program
+
+
+@pytest.mark.parametrize("how", slow_but(["offline"], METHODS))
+def test_a_setting_beside_others_is_its_own_run(how, env, data):
+    same_as_alone(how, env, data)
+
+
+@pytest.mark.slow
+def test_also_in_host_environments(monkeypatch):
+    pytest.importorskip("gymnasium")
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    with contextlib.closing(envs.make("gymnasium/host_envs:Walk-v0")) as env:
+        same_as_alone("online", env, None)
+
+
+def same_as_alone(how, env, data):
+    """Two settings of two seeds, against a run of each: the same learners, and the same evaluation."""
+    (build, c), s = METHODS[how], DRIVERS[how]
+    driver = registry.driver_of(type(c))
+    data = data if driver.takes_data else None
+
+    def last(c, s, swept=()):
+        program, x = assemble(build, c, env, driver.resolve(s), {}, data, swept)
+        *_, event = driver.run(program, x, driver.resolve(s))
+        return event.learner, evaluate(program, x, s, event.learner)
+
+    pair = dataclasses.replace(s, seeds=2)
+    joint, judged = last(c, dataclasses.replace(s, seeds=4), SETTINGS)
+    ends = []
+    for i, setting in enumerate(SETTINGS):
+        alone, figures = last(put(c, setting), pair)
+        mine = jax.tree.map(lambda x: np.asarray(x[2 * i : 2 * i + 2]), joint.params)
+        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(alone.params), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=BOUND)
+        for name, values in figures.items():
+            np.testing.assert_allclose(judged[name][2 * i : 2 * i + 2], values, rtol=1e-4, atol=1e-5)
+        ends.append(jax.tree.leaves(mine))
+        assert int(alone.step) == int(joint.step)
+    assert max(np.abs(a - b).max() for a, b in zip(*ends, strict=True)) > 1e-3, "and the settings differ"
+
+
+def test_lanes():
+    """All seeds of the first setting, then all of the second; each seed has the key that it has alone."""
+    found = lanes_of(METHODS["online"][1], SETTINGS, 6)
+    assert {k: np.asarray(v).tolist() for k, v in found.items()} == {
+        "optim.lr": [np.float32(1e-3)] * 3 + [np.float32(1e-2)] * 3,
+        "chunk.gamma": [np.float32(0.9)] * 3 + [0.5] * 3,
+    }
+    assert lane_names(SETTINGS, 4, 4)[1:3] == [
+        "5 of optim.lr 0.001, chunk.gamma 0.9",
+        "4 of optim.lr 0.01, chunk.gamma 0.5",
+    ]
+    build, c = METHODS["offline"]
+    keys = assemble(build, c, envs.make("probe/two-step"), OnlineSettings(seed=7, seeds=6), swept=SETTINGS)[1].keys
+    alone = [jax.random.key_data(jax.random.key(7 + i)) for i in range(3)]
+    np.testing.assert_array_equal(jax.random.key_data(keys), np.stack(alone * 2))
+    assert put(c, SETTINGS[1]).optim.lr == 1e-2 and put(c, SETTINGS[1]).chunk.horizon == 2
+
+
+@pytest.mark.parametrize(
+    "swept, lanes, told",
+    [
+        ([{"optim.lr": -1.0}], 2, "--optim.lr -1"),
+        ([{"optim.rl": 1.0}], 2, "optim.lr"),
+        ([{"chunk.horizon": 3}], 2, "unknown float"),
+        ([{"optim.lr": 1.0}, {"chunk.gamma": 0.5}], 2, "different fields"),
+        ([{"optim.lr": 1.0}, {"optim.lr": 2.0}], 3, "no whole seeds"),
+    ],
+)
+def test_impossible_settings_are_a_line(swept, lanes, told):
+    with pytest.raises(UserError, match=told):
+        lanes_of(METHODS["offline"][1], swept, lanes)
+
+
+def test_as_many_lanes_as_memory_holds(env, data):
+    """Half of the memory, without the data on each device, in four copies of a lane's learner and state of play."""
+    build, c = METHODS["online"]
+    for s, online in ((DRIVERS["offline"], False), (DRIVERS["online"], True)):
+        s = dataclasses.replace(s, seeds=2)
+        driver = registry.driver_of(type(c))
+        p = Opened(driver, s, *assemble(build, c, env, s, {}, data))
+        learner = learner_like(p.program, p.inputs)
+        leaves = jax.tree.leaves(learner)
+        if online:
+            leaves += jax.tree.leaves(driver.state_like(p.program, p.inputs, s, learner))
+        lane = -(-sum(x.size * x.dtype.itemsize for x in leaves) // 2)
+        assert fitting.of_lane(p) == lane
+        beside = sum(x.nbytes for x in jax.tree.leaves(data)) * jax.local_device_count()
+        assert fitting.most_lanes(p, held=2 * (beside + 4 * 5 * lane)) == 5
+        assert fitting.most_lanes(p, held=0) == 1
+    assert fitting.available() > 2**28
+
+
+# ------------------------------------------------------------------------------------------- settings
+
+
+PARTS = METHODS["online"][1], OnlineSettings()
+
+
+def fields(*words):
+    return sweeping.fields_of([str(w) for w in words], PARTS)
+
+
+def test_flags_to_settings():
+    found, rest = fields(
+        *("--env", "a", "b", "--optim.lr", 1e-3, 3e-3, "--n", 4, 8, "--critic.hidden", "64,64", "8", "--actor.hidden"),
+        *(16, 16, "--no-random-start", "--critic.layer-norm", "True", "False", "--actor.steps=2"),
+    )
+    assert [f.flag for f in found] == ["optim.lr", "n", "critic.hidden", "critic.layer-norm"]
+    own, kept = fields("--optim.kind", "../mine.py:f", "--critic.aggregate", "../mine.py:g", "min")
+    assert kept == ["--optim.kind", "../mine.py:f"] and own[0].values == ("../mine.py:g", "min")
+    assert rest == ["--env", "a", "b", "--actor.hidden", "16", "16", "--no-random-start", "--actor.steps", "2"]
+    every = sweeping.grid(found)
+    assert len(every) == 16 and len({tuple(s.items()) for s in every}) == 16
+    assert every[0] == {"optim.lr": "0.001", "n": "4", "critic.hidden": "64,64", "critic.layer-norm": "True"}
+    assert sweeping.as_flags(every[1], PARTS) == (
+        ["--optim.lr", "0.001", "--n", "4", "--critic.hidden", "64", "64", "--critic.no-layer-norm"]
+    )
+
+
+def test_settings_at_random():
+    """Of a grid none twice; of ranges inside them, log-uniform or not, whole numbers with both ends, the same for one seed."""
+    found, _ = fields(
+        "--optim.lr", "log:1e-4..1e-2", "--chunk.gamma", "0.5..0.9", "--n", "2..4", "--critic.members", 2, 3
+    )
+    drawn = sweeping.drawn(found, 400, 0)
+    assert drawn == sweeping.drawn(found, 400, 0) != sweeping.drawn(found, 400, 1)
+    lr, gamma = (np.asarray([float(s[flag]) for s in drawn]) for flag in ("optim.lr", "chunk.gamma"))
+    assert 1e-4 <= lr.min() < 1.2e-4 and 8e-3 < lr.max() <= 1e-2 and 0.43 < (lr < 1e-3).mean() < 0.57
+    assert gamma.min() >= 0.5 and gamma.max() <= 0.9 and abs(gamma.mean() - 0.7) < 0.02
+    counts = np.bincount([int(s["n"]) for s in drawn])
+    assert counts[2:].min() > 100 and counts.sum() == counts[2:5].sum()
+    assert {s["critic.members"] for s in drawn} == {"2", "3"}
+    few, _ = fields("--optim.lr", 1, 2, 3, "--n", 4, 8)
+    some = sweeping.drawn(few, 5, 0)
+    assert len({tuple(s.items()) for s in some}) == 5
+    with pytest.raises(UserError, match="6 settings of the grid"):
+        sweeping.drawn(few, 7, 0)
+    with pytest.raises(UserError, match="--trials N"):
+        sweeping.grid(found)
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (("--optim.lr", "3..1"), "no range"),
+        (("--optim.lr", "log:0..1"), "no range"),
+        (("--optim.lr", "1..2", "4"), "no range"),
+        (("--optim.lr", "1..x"), "no range"),
+        (("--optim.lr", 1, 1), "twice"),
+        (("--optim.lr", 1, 2, "--optim.lr", 3, 4), "swept twice"),
+        (("--seed", 1, 2), "judged alike"),
+    ],
+)
+def test_odd_fields_are_a_line(words, told):
+    with pytest.raises(UserError, match=told):
+        fields(*words)
+
+
+def test_settings_from_a_file(tmp_path):
+    one = [{"optim.lr": "0.001", "n": "4"}, {"optim.lr": "0.01", "n": "8"}]
+    (tmp_path / "a.csv").write_text("optim.lr,n\n0.001,4\n0.01,8\n")
+    (tmp_path / "a.json").write_text('[{"optim.lr": 0.001, "--n": 4}, {"n": 8, "optim.lr": 0.01}]')
+    (tmp_path / "w.json").write_text('[{"critic.hidden": [8, 8]}, {"critic.hidden": [8, 8]}]')
+    assert sweeping.listed(tmp_path / "a.csv") == sweeping.listed(tmp_path / "a.json") == one
+    assert sweeping.checked(sweeping.listed(tmp_path / "w.json"), PARTS) == [{"critic.hidden": "8,8"}], "each once"
+    for name, text, told in (
+        ("b.json", "{", "cannot be read"),
+        ("c.json", "[1]", "no list of settings"),
+        ("d.json", '[{"n": 1}, {"optim.lr": 2}]', "setting 2"),
+        ("e.csv", "n\n", "no list of settings"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match=told):
+            sweeping.listed(tmp_path / name)
+    with pytest.raises(UserError, match="cannot be read"):
+        sweeping.listed(tmp_path / "none.csv")
+    with pytest.raises(UserError, match=r"optim\.lr"):
+        sweeping.checked([{"optim.rl": "1"}], PARTS)
+
+
+def test_floats_go_beside_each_other_and_the_rest_apart():
+    found = sweeping.grid(fields("--optim.lr", 1e-3, 1e-2, 1e-1, "--n", 4, 8)[0])
+
+    def parse(static):
+        c, s = PARTS
+        return dataclasses.replace(c, n=int(static["n"])), dataclasses.replace(s, seeds=2)
+
+    groups = sweeping.groups(found, PARTS[0], parse)
+    assert [g.settings for g in groups] == [(0, 2, 4), (1, 3, 5)] and [g.config.n for g in groups] == [4, 8]
+    assert [s["optim.lr"] for s in groups[0].floats] == [1e-3, 1e-2, 1e-1]
+    first, second = sweeping.split(groups[1], 2)
+    assert (first.settings, second.settings) == ((1, 3), (5,)) and second.config.optim.lr == 1e-1
+    joint, alone = (sweeping.run_of(g, "qc", "probe/pole", None, "x") for g in (first, second))
+    assert joint.settings.seeds == 4 and joint.swept == ({"optim.lr": 1e-3}, {"optim.lr": 1e-2})
+    assert alone.settings.seeds == 2 and alone.swept == () and isinstance(alone, Run)
+    with pytest.raises(UserError, match="--optim.lr"):
+        sweeping.groups([{"optim.lr": "-1", "n": "4"}], PARTS[0], parse)
+    with pytest.raises(UserError, match="fast"):
+        sweeping.groups([{"optim.lr": "fast", "n": "4"}], PARTS[0], parse)
+
+
+# ------------------------------------------------------------------------------------------- the best
+
+
+def write(folder: Path, figures, diverged=None):
+    with run_folder.create(folder, {"algorithm": "qc", "env": "e", "seed": 0, "seeds": len(figures["return"])}) as run:
+        if diverged:
+            run.log("diverged", 5, {"diverged": diverged, "diverged_at": [5]})
+        run.log("eval", 10, figures)
+        run.finish({})
+    return folder
+
+
+def test_what_is_not_a_number_is_never_best(tmp_path):
+    """Lanes that diverged after they had succeeded, lanes whose figure is none, programs that failed: no score, and never chosen."""
+    a = write(tmp_path / "a", {"success": [1, 1, 0.2, 0.4], "return": [0] * 4}, [0, 1, 0, 0])
+    b = write(tmp_path / "b", {"success": [np.nan, 1, 0.3, 0.1], "return": [0] * 4})
+    found = selection.scores("e", 2, 10, [((0, 3), a), ((1, 2), b), ((4,), "no memory")])
+    np.testing.assert_array_equal(found.values[[2, 3]], [[0.3, 0.1], [0.2, 0.4]])
+    assert np.isnan(found.values.mean(axis=1)[[0, 1, 4]]).all()
+    assert selection.best(found) == 3 and found.figure == "success" and found.episodes == 10
+    settings = [{"optim.lr": str(i)} for i in range(5)]
+    rows = selection.table(settings, [found], found, 3)
+    assert [r["setting"] for r in rows] == ["3", "2", "0", "1", "4"] and rows[0]["note"] == "chosen"
+    assert (
+        rows[0]["success"] == "30.0 %" and rows[2]["success"] == "not finite" and "failed: no memory" in rows[4]["note"]
+    )
+    assert "1 of 2 seeds diverged" in rows[2]["note"]
+    plain = json.loads(selection.as_json(selection.numbers(settings, [found], found, 3)))
+    assert plain[0]["per_seed"] == {"e": [1.0, None]} and plain[0]["mean"] is None and plain[3]["chosen"]
+    assert selection.as_csv(settings, found, 3).splitlines()[4].startswith("3,3,success,0.30")
+    c = write(tmp_path / "c", {"return": [5.0, np.nan]})
+    told = selection.scores("e", 2, 10, [((0, 2), a), ((1,), c)])
+    assert told.figure == "success" and told.values[1, 0] == 0 and np.isnan(told.values[1, 1]), (
+        "told only where it is reached"
+    )
+    lost = selection.scores("e", 2, 10, [((0,), "no memory")])
+    assert selection.best(lost) is None
+
+
+def test_several_environments_count_alike():
+    one = Scores("a", "return", np.asarray([[0.0, 0], [10, 10], [5, 5]]), 0, ("",) * 3)
+    two = Scores("b", "return", np.asarray([[1.0, 1], [0, 0], [0.9, 0.9]]), 0, ("", "x", ""))
+    over = selection.combined([one, two])
+    np.testing.assert_allclose(over.values, [[0.5, 0.5], [0.5, 0.5], [0.7, 0.7]])
+    assert over.figure == "score" and over.why == ("", "b: x", "") and selection.best(over) == 2
+    shares = [s._replace(figure="success", values=s.values / 10, episodes=4) for s in (one, two)]
+    mean = selection.combined(shares)
+    np.testing.assert_allclose(mean.values[:, 0], [0.05, 0.5, 0.295])
+    assert mean.figure == "success" and mean.episodes == 8
+    assert selection.best(one._replace(values=np.ones((3, 2)))) == 0, "the first of equals"
+
+
+def test_what_mattered():
+    """By value the mean over all settings with it; a value with a setting without a score has none."""
+    settings = [{"lr": lr, "kind": k} for lr in ("1e-3", "1e-2", "1e-4") for k in ("flow", "gaussian")]
+    values = np.asarray([[0.5, 0.7], [0.3, 0.5], [0.9, 1.0], [np.nan, 1], [0.1, 0.1], [0.1, 0.1]])
+    over = Scores("e", "success", values, 0, ("",) * 6)
+    lr = selection.levels(settings, over, "lr")
+    assert [x.value for x in lr] == ["1e-4", "1e-3", "1e-2"] and [x.settings for x in lr] == [(4, 5), (0, 1), (2, 3)]
+    assert lr[1].estimate.mean == pytest.approx(0.5) and np.isnan(lr[2].estimate.mean)
+    rows = {r["field"]: r for r in selection.mattered(settings, over)}
+    assert rows["lr"]["best value"] == "1e-3" and rows["lr"]["best to worst"] == "40.0 points"
+    assert float(rows["lr"]["rank correlation"]) > 0.8 and rows["kind"]["rank correlation"] == "-"
+    assert rows["kind"]["best value"] == "flow" and rows["kind"]["settings without a score"] == "1"
+
+
+# ------------------------------------------------------------------------------------------- trials of a comparison
+
+
+def test_every_arm_has_as_many_trials(tmp_path):
+    """By default of its learning rate; of fields, or of a list of whole settings, where a file says so. What a field is not is a line."""
+    (tmp_path / "t.json").write_text('{"qc": {"optim.lr": [0.001, 0.01], "n": [2, 3]}}')
+    wanted = trials.asked(tmp_path / "t.json")
+    own = Run("qc", ENV, None, METHODS["online"][1], dataclasses.replace(DRIVERS["online"], seeds=2, seed=9), "qc")
+    three = trials.trials_of(own, wanted["qc"], 3)
+    assert len(three.settings) == 3 and {run.settings.seeds for _, run in three.runs} <= {2, 4}
+    assert sorted(i for places, _ in three.runs for i in places) == [0, 1, 2]
+    assert {run.config.n for _, run in three.runs} == {2, 3} and {run.settings.seed for _, run in three.runs} == {9}
+    (places, joint), *none = trials.trials_of(own, wanted[""], 3).runs
+    assert not none and places == (0, 1, 2) and joint.settings.seeds == 6 and "optim.lr" in joint.swept[0]
+    pairs = [{"optim.lr": 0.1, "chunk.gamma": 0.5}, {"optim.lr": 0.2, "chunk.gamma": 0.6}]
+    assert trials.trials_of(own, pairs, 2).settings[1] == {"optim.lr": "0.2", "chunk.gamma": "0.6"}
+    for odd, told in (
+        (pairs, "2 settings, and every arm is to have 3"),
+        ({"optim.lr": [1, 2]}, "2 settings of the grid"),
+        ({"clip": [1, 2, 3]}, "no field 'clip'"),
+        ({"n": [1, 2, "x"]}, "--n is 'x'"),
+        ({"n": [1, 2, -3]}, "--n -3"),
+        ({"optim.lr": "2..1"}, "no range"),
+    ):
+        with pytest.raises(UserError, match=told):
+            trials.trials_of(own, odd, 3)
+
+
+def test_the_best_trial_is_compared(tmp_path):
+    own = Run("qc", "e", None, METHODS["online"][1], dataclasses.replace(DRIVERS["online"], seeds=2), "qc")
+    tried = trials.trials_of(own, {"n": [2], "optim.lr": [0.1, 0.2]}, 2)
+    (folder,) = (write(tmp_path / "a", {"success": [1, 1, 0.2, 0.4], "return": [0] * 4}, [1, 0, 0, 0]),)
+    found = trials.scored(tried, Trained({tried.runs[0][1].name: folder}, {}))
+    best, rows = trials.chosen([(tried, found)])
+    assert best == {"qc": {"n": "2", "optim.lr": "0.2"}} and trials.tuned(own, best).config.optim.lr == 0.2
+    assert (
+        "n 2, optim.lr 0.2: 30.0 %; chosen: the 2." in rows[0][trials.COLUMN]
+        and "0.1: not finite" in rows[0][trials.COLUMN]
+    )
+    lost = trials.scored(tried, Trained({}, {tried.runs[0][1].name: "why"}))
+    best, rows = trials.chosen([(tried, lost)])
+    assert best == {} and "stock setting" in rows[0][trials.COLUMN] and trials.tuned(own, best) == own
+
+
+# ------------------------------------------------------------------------------------------- the command
+
+
+SMALL = [
+    "--chunk.horizon",
+    "2",
+    "--actor.kind",
+    "regression",
+    "--actor.hidden",
+    "8",
+    "--data-steps",
+    "200",
+    "--episodes",
+    "3",
+    "--batch",
+    "16",
+    "--seeds",
+    "2",
+]
+STEPS = ["--offline-steps", "6", "--eval-every", "3", "--log-every", "3", "--quiet"]
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        ([], "nothing is swept"),
+        (["--optim.lr", "1", "2", "--settings", "a.csv"], "leave one of them out"),
+        (["--optim.lr", "1", "2", "--report-seed", "1"], "were tuned on"),
+        (["--optim.lr", "1", "-2"], "--optim.lr"),
+        (["--optim.rl", "1", "2"], "--optim.lr"),
+        (["--optim.lr", "1..2"], "--trials N"),
+        (["--optim.lr", "1", "2", "--report-env", "probe/pol"], "probe/pole"),
+    ],
+)
+def test_mistakes_cost_nothing(words, told, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = command(capsys, "sweep", "bc", "--env", ENV, *SMALL, *words)
+    assert code == 2 and told in err and err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_plan_knows_what_to_paste():
+    words = ["--optim.lr", "1e-3", "1e-2", "--actor.hidden", "8,8", "16"]
+    s = sweep.plan(["bc", "--env", ENV, *SMALL[:4], "--data-steps", "9", "--seeds", "3", "--seed", "5", *words])
+    assert s.fixed == ["--chunk.horizon", "2", "--actor.kind", "regression"] and s.seeds == (5, 3)
+    assert s.report == ((ENV,), 8, 3) and len(s.settings) == 4
+    assert [g.config.actor.hidden for g in s.groups] == [(8, 8), (16,)]
+    assert all(isinstance(g.driver_settings, OfflineSettings) for g in s.groups)
+
+
+def timeless(text: str) -> list:
+    """Lines of metrics without their seconds, and without what a run that went on says again: compiling, and which lanes have diverged."""
+    lines = [line for line in map(json.loads, text.splitlines()) if line["kind"] not in ("compile", "diverged")]
+    plain = [{k: v for k, v in line["values"].items() if "second" not in k} for line in lines]
+    return [(line["kind"], line["step"], values) for line, values in zip(lines, plain, strict=True)]
+
+
+@pytest.mark.slow
+def test_sweep(tmp_path, capsys):
+    """One group of three settings in one program, one of which diverges; the report elsewhere; the second call trains nothing;
+    a joint run that was cut short goes on to the same bits, and opens as no single run."""
+    out = tmp_path / "o"
+    words = ["bc", "--env", ENV, *SMALL, *STEPS, "--out", out, "--optim.lr", "1e30", "1e-2", "1e-3"]
+    code, said, _ = command(capsys, "sweep", *words, "--json")
+    found = json.loads(said)
+    assert code == 0 and found["best"]["flags"] in ("--optim.lr 1e-2", "--optim.lr 1e-3")
+    assert [r["setting"] for r in found["settings"]][-1] == "0" and "diverged" in found["settings"][-1]["note"]
+    for name in ("sweep.json", "settings.md", "settings.csv", "settings.json", "mattered.png", "best.json"):
+        assert (out / name).stat().st_size > 50, name
+    number = next(r["setting"] for r in found["settings"] if r["note"] == "chosen")
+    joint, own = out / "runs" / ENV / "bc-0", out / "runs" / ENV / f"bc (setting {number})"
+    kept = run_folder.read_config(joint)["config"]
+    assert kept["seeds"] == 6 and [s["optim.lr"] for s in kept["swept"]] == [1e30, 1e-2, 1e-3]
+    assert run_folder.read_config(own)["config"]["seed"] == 2, "other seeds"
+    assert "What mattered" in (out / "report" / "report.md").read_text()
+    before, stamp = (joint / "metrics.jsonl").read_text(), (joint / "summary.json").stat().st_mtime_ns
+    code, again, err = command(capsys, "sweep", *words)
+    assert code == 0 and (joint / "summary.json").stat().st_mtime_ns == stamp and "qchunk train bc --env" in again
+    line = again.split("qchunk train ")[1].splitlines()[0].split()
+    assert command(capsys, "train", *line, "--out", tmp_path / "p", *STEPS)[0] == 0, "pasted"
+    for words_ in (["eval", joint], ["report", joint, "--out", tmp_path / "r"], ["render", joint]):
+        code, _, err = command(capsys, *words_)
+        assert code == 2 and "settings of a sweep" in err
+    code, _, err = command(capsys, "sweep", *words[:-1], "3e-3")
+    assert code == 2 and "another --settings" in err
+
+    for path in (joint / "checkpoints").iterdir():
+        if path.name != "3":
+            shutil.rmtree(path)
+    (joint / "summary.json").unlink()
+    assert command(capsys, "sweep", *words)[0] == 0
+    assert timeless((joint / "metrics.jsonl").read_text()) == timeless(before)
+
+
+@pytest.mark.slow
+def test_settings_stand_on_a_prior_seed_for_seed(tmp_path, env, capsys):
+    """The prior's seeds repeat with every setting: each lane is the run with its seed of the prior."""
+    file, base = tmp_path / "d.npz", tmp_path / "bc"
+    small = ["--actor.kind", "flow", "--actor.hidden", 8, "--actor.steps", 2, "--chunk.horizon", 2]
+    assert command(capsys, "collect", "probe/two-step", "--out", file, "--steps", 60)[0] == 0
+    where = ["--env", "probe/two-step", "--data", file]
+    steps = ["--seeds", 2, "--offline-steps", 3, "--episodes", 3, "--batch", 8, "--quiet"]
+    assert command(capsys, "train", "bc", *where, *small, *steps, "--out", base)[0] == 0
+    cls = registry.builder("v-gps")[1]
+    argv = [str(w) for w in ("v-gps", *where, "--prior", base, "--critic.hidden", 8, "--n", 2, *steps)]
+    f, c, s = train.parse(argv, cls)
+    swept = ({"optim.lr": 1e-3, "temperature": 0.0}, {"optim.lr": 1e-2, "temperature": 5.0})
+    joint = training.run(
+        "v-gps", dataclasses.replace(f, out=tmp_path / "j"), c, dataclasses.replace(s, seeds=4), None, swept
+    )[1]
+    alone = training.run("v-gps", dataclasses.replace(f, out=tmp_path / "a"), put(c, swept[1]), s)[1]
+    np.testing.assert_allclose(joint["return"]["per_seed"][2:], alone["return"]["per_seed"], rtol=1e-4)
+    given = training.rebuild(run_folder.read_config(tmp_path / "j")["config"], tmp_path / "j", joint=True).inputs.given
+    for x in jax.tree.leaves({k: v for k, v in given.items() if k == "actor"}):
+        np.testing.assert_array_equal(x[:2], x[2:])
+
+
+@pytest.mark.slow
+def test_a_comparison_is_tuned_in_one_command(tmp_path, capsys):
+    """Two trials of each arm elsewhere; the comparison is of the chosen settings; the second call trains nothing."""
+    out = tmp_path / "c"
+    (tmp_path / "t.json").write_text('{"bc": {"optim.lr": [0.003, 1e30]}}')
+    words = ["compare", "--env", ENV, "--algos", "bc", "--online-steps", 0, "--offline-steps", 6, "--data-steps", 200]
+    words += [
+        "--seeds",
+        2,
+        "--episodes",
+        3,
+        "--evaluations",
+        1,
+        "--hidden",
+        8,
+        "--horizon",
+        2,
+        "--steps",
+        2,
+        "--no-look",
+    ]
+    words += [
+        "--out",
+        out,
+        "--quiet",
+        "--tune",
+        2,
+        "--tune-env",
+        ENV,
+        "--tune-fields",
+        tmp_path / "t.json",
+        "--tune-seeds",
+        3,
+    ]
+    assert command(capsys, *words)[0] == 0
+    tried = run_folder.read_config(out / "tuning/runs" / ENV / "bc-0")["config"]
+    assert (tried["seed"], tried["seeds"]) == (2, 6) and len(tried["swept"]) == 2
+    compared = run_folder.read_config(out / "runs" / ENV / "bc")["config"]
+    assert compared["config"]["optim"]["lr"] == 0.003 and (compared["seed"], compared["seeds"]) == (0, 2)
+    assert compared["data"]["fingerprint"] != tried["data"]["fingerprint"]
+    page = (out / "report" / "report.md").read_text()
+    assert "2 trials of every arm on probe/pole, seeds 2 to 4" in page and "optim.lr 1e+30: not finite" in page
+    stamp = (out / "runs" / ENV / "bc" / "summary.json").stat().st_mtime_ns
+    assert command(capsys, *words)[0] == 0 and (out / "runs" / ENV / "bc" / "summary.json").stat().st_mtime_ns == stamp
+    code, _, err = command(capsys, "compare", "--env", ENV, "--tune-seeds", 1)
+    assert code == 2 and "--tune N" in err
