@@ -15,8 +15,8 @@ from PIL import Image
 
 from qchunk import cli, envs, names, registry
 from qchunk.actor_configs import DiffusionConfig, FlowConfig
-from qchunk.commands.compare import CompareFlags, online_steps, plan, without_refused
-from qchunk.comparison import arms, literature, tables
+from qchunk.commands.compare import CompareFlags, online_steps, plan
+from qchunk.comparison import arms, literature, refusals, tables
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, claim, train_all
 from qchunk.config import CriticConfig, validate
@@ -447,14 +447,13 @@ def test_settings_of_one_arm_stand_in_its_name():
 
 def test_a_refused_arm_says_why_and_the_others_go_on():
     """A name that nobody has is a slip of the pen, and stops before anything is trained."""
-    f = dataclasses.replace(ALL, algos=("qc", "fpo@regression", "value-guided@gaussian"))
-    kept, refused = without_refused(f, Sizes())
-    assert kept.algos == ("qc",) and list(refused) == ["fpo@regression", "value-guided@gaussian"]
+    kept, refused = refusals.without(("qc", "fpo@regression", "value-guided@gaussian"), Sizes())
+    assert kept == ("qc",) and list(refused) == ["fpo@regression", "value-guided@gaussian"]
     assert "no velocity at any time" in refused["fpo@regression"]
     with pytest.raises(UserError, match="no velocity"):
-        without_refused(dataclasses.replace(f, algos=f.algos[1:]), Sizes())
+        refusals.without(("fpo@regression", "value-guided@gaussian"), Sizes())
     with pytest.raises(UserError, match="unknown algorithm .qd"):
-        without_refused(dataclasses.replace(f, algos=("qc", "qd")), Sizes())
+        refusals.without(("qc", "qd"), Sizes())
 
 
 def test_a_dry_comparison_says_its_cost_and_makes_nothing(tmp_path, capsys):

@@ -13,7 +13,7 @@ from qchunk import env_names, envs, registry
 from qchunk.commands import flags
 from qchunk.commands.evaluate import by_schemes
 from qchunk.commands.render import look
-from qchunk.comparison import arms, estimate, literature, tables, trials
+from qchunk.comparison import arms, estimate, literature, refusals, tables, trials
 from qchunk.comparison.arms import PRIOR, Sizes
 from qchunk.comparison.suite import Data, Run, check, claim, line_of, name_of, train_all
 from qchunk.drivers.common import Driver
@@ -77,12 +77,6 @@ class CompareFlags:
     """No progress bars."""
     json: bool = False
     """Print the table as JSON with numbers to stdout, and nothing else there."""
-    baseline: str = ""
-    """The arm that differences are to; by default bc, or the first one."""
-    dry: bool = False
-    """Only say what it would train and cost."""
-    against: Literal["none", "published"] = "none"
-    """published: the figures that papers released for the same tasks and methods stand beside ours."""
     tune: int | None = None
     """Trials of every arm before the comparison, as many for each, with other seeds, start states and collected data; the best setting of each is compared."""
     tune_fields: Path | None = None
@@ -91,6 +85,12 @@ class CompareFlags:
     """Environment of the trials; by default tabletop/cube-single-task2."""
     tune_seeds: int | None = None
     """Seeds of every trial; by default --seeds."""
+    baseline: str = ""
+    """The arm that differences are to; by default bc, or the first one."""
+    dry: bool = False
+    """Only say what it would train and cost."""
+    against: Literal["none", "published"] = "none"
+    """published: the figures that papers released for the same tasks and methods stand beside ours."""
 
 
 LEAST = {
@@ -121,17 +121,17 @@ def compare(argv: list[str]) -> None:
     if f.baseline and f.baseline not in f.algos:
         raise unknown("--baseline", f.baseline, f.algos, "it is one of --algos")
     asked = {**{n: v for n, v in dataclasses.asdict(f).items() if n not in SHOWN}, **dataclasses.asdict(sizes)}
-    f, refused = without_refused(f, sizes)
+    kept, refused = refusals.without(f.algos, sizes)
+    f = dataclasses.replace(f, algos=kept)
     suite, left_out = plan(f, sizes)
     if not f.tune:  # what trials choose is not known yet
         check(suite, f.out)
     sinks.check(f.log_to)
     planned = trials.planned(f, sizes, plan)
     claim(f.out, "comparison", asked, f.dry, grows=("algos", "env"))
-    for arm, why in refused.items():
-        print(f"[compare] refused: {arm}: {why}", file=sys.stderr, flush=True)
+    refusals.told(refused)
     if f.dry:
-        print("\n".join(dry([*trials.runs_of(planned), *suite], f.out)), file=sys.stderr, flush=True)
+        print("\n".join(estimate.listed([*trials.runs_of(planned), *suite], f.out)), file=sys.stderr, flush=True)
         return
     suite, tuning = trials.tuned_suite(f, suite, planned) if f.tune else (suite, [])
     trained = train_all("compare", suite, f.out, f.quiet or f.json, f.log_to)
@@ -166,34 +166,6 @@ def compare(argv: list[str]) -> None:
     publish(list(folders), f.out / "report", more, f.json, failed, base)
     trained.failed.update({name_of(env, arm): why for env, arm, why in failed})
     trained.leave()
-
-
-def without_refused(f: CompareFlags, sizes: Sizes) -> tuple[CompareFlags, dict[str, str]]:
-    """(the flags with the arms that can be made, by arm why the others cannot).
-
-    Raises:
-        UserError: a name that does not exist, which is a slip of the pen; or none can be made.
-    """
-    refused: dict[str, UserError] = {}
-    for arm in f.algos:
-        build, _ = registry.builder(arms.split(arm)[0])
-        try:
-            build(arms.config_of(arm, sizes))
-        except UserError as e:
-            refused[arm] = e
-    if refused and len(refused) == len(f.algos):
-        raise next(iter(refused.values()))
-    kept = tuple(arm for arm in f.algos if arm not in refused)
-    return dataclasses.replace(f, algos=kept), {arm: line_of(e) for arm, e in refused.items()}
-
-
-def dry(suite: Sequence[Run], root: Path) -> list[str]:
-    """What a comparison will train and cost, in lines."""
-    lines = [f"a comparison in {root}", *estimate.told(suite, root)]
-    return lines + [
-        f"  {r.name}: {r.settings.seeds} seeds, {r.amount.updates:,} updates, {r.amount.env_steps:,} environment steps"
-        for r in suite
-    ]
 
 
 def checked(f: CompareFlags, sizes: Sizes) -> None:

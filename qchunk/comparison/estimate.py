@@ -101,3 +101,13 @@ def told(suite: Sequence[Run], root: Path) -> list[str]:
         f"their products alone take {f'{hours:.1f} hours' if hours >= 1 else f'{60 * hours:.1f} minutes'} at this machine's speed; "
         "everything else (activations, evaluations, the simulator) comes on top",
     ]
+
+
+def listed(suite: Sequence[Run], root: Path) -> list[str]:
+    """What a comparison will train and cost, in lines: ``told``, and every run."""
+    amounts = {r.name: r.amount for r in suite}
+    runs = [
+        f"  {r.name}: {r.settings.seeds} seeds, {amounts[r.name].updates:,} updates, {amounts[r.name].env_steps:,} environment steps"
+        for r in suite
+    ]
+    return [f"a comparison in {root}", *told(suite, root), *runs]

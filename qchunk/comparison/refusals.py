@@ -1,0 +1,36 @@
+"""Arms that cannot be made: each says why, and costs no other."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+from qchunk import registry
+from qchunk.comparison import arms
+from qchunk.comparison.arms import Sizes
+from qchunk.comparison.suite import line_of
+from qchunk.system.errors import UserError
+
+
+def without(algos: Sequence[str], sizes: Sizes) -> tuple[tuple[str, ...], dict[str, str]]:
+    """(the arms that can be made, by arm why the others cannot).
+
+    Raises:
+        UserError: a name that does not exist, which is a slip of the pen; or none can be made.
+    """
+    refused: dict[str, UserError] = {}
+    for arm in algos:
+        build, _ = registry.builder(arms.split(arm)[0])
+        try:
+            build(arms.config_of(arm, sizes))
+        except UserError as e:
+            refused[arm] = e
+    if refused and len(refused) == len(algos):
+        raise next(iter(refused.values()))
+    return tuple(arm for arm in algos if arm not in refused), {arm: line_of(e) for arm, e in refused.items()}
+
+
+def told(refused: Mapping[str, str]) -> None:
+    """A line for each to stderr."""
+    for arm, why in refused.items():
+        print(f"[compare] refused: {arm}: {why}", file=sys.stderr, flush=True)
