@@ -13,9 +13,9 @@ from qchunk import env_names, envs, registry
 from qchunk.commands import flags
 from qchunk.commands.evaluate import by_schemes
 from qchunk.commands.render import look
-from qchunk.comparison import arms, tables
+from qchunk.comparison import arms, handed, tables
 from qchunk.comparison.arms import Sizes
-from qchunk.comparison.suite import Data, Run, check, claim, line_of, name_of, train_all
+from qchunk.comparison.suite import Data, Run, check, claim, line_of, name_of
 from qchunk.drivers.common import Driver
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
@@ -77,6 +77,8 @@ class CompareFlags:
     """No progress bars."""
     json: bool = False
     """Print the table as JSON to stdout, and nothing else there."""
+    on: str = ""
+    """Train by workers: local:N, slurm:PARTITION or ray[:ADDRESS] (docs/cluster.md); by default one run after the other, here."""
 
 
 LEAST = {
@@ -89,16 +91,19 @@ LEAST = {
 
 def compare(argv: list[str]) -> None:
     """``qchunk compare --env ENV ... [--algos A B ...] [--seeds S]``."""
-    f, sizes = flags.parse("compare", argv, CompareFlags, Sizes)
-    f = dataclasses.replace(f, algos=tuple(a for given in f.algos for a in given.split(",") if a))
+    f, sizes = asked_for(argv)
     suite, left_out = plan(f, sizes)
     check(suite, f.out)
     sinks.check(f.log_to)
+    handed.check_engine(f.on)
     asked = {
-        n: v for n, v in dataclasses.asdict(f).items() if n not in ("out", "quiet", "look", "execute", "json", "log_to")
+        n: v
+        for n, v in dataclasses.asdict(f).items()
+        if n not in ("out", "quiet", "look", "execute", "json", "log_to", "on")
     }
     claim(f.out, "comparison", {**asked, **dataclasses.asdict(sizes)}, grows=("algos", "env"))
-    trained = train_all("compare", suite, f.out, f.quiet or f.json, f.log_to)
+    todo = handed.Listed("compare", suite, f.out, f.log_to)
+    trained = handed.trained_on(f.on, ["compare", *argv], todo, f.quiet or f.json)
     compared = [r for r in suite if not r.label.startswith(PRIOR)]
     folders = {trained.folders[r.name]: r for r in compared if r.name in trained.folders}
     for folder in folders if f.look else ():
@@ -122,6 +127,18 @@ def compare(argv: list[str]) -> None:
     more["Tuning"] = tables.tuning(compared)
     publish(list(folders), f.out / "report", more, f.json, trained.rows(compared))
     trained.leave()
+
+
+def asked_for(argv: list[str]) -> tuple[CompareFlags, Sizes]:
+    """The flags of a command line."""
+    f, sizes = flags.parse("compare", argv, CompareFlags, Sizes)
+    return dataclasses.replace(f, algos=tuple(a for given in f.algos for a in given.split(",") if a)), sizes
+
+
+def listed(argv: list[str]) -> handed.Listed:
+    """The runs of a command line, for a worker."""
+    f, sizes = asked_for(argv)
+    return handed.Listed("compare", plan(f, sizes)[0], f.out, f.log_to)
 
 
 def checked(f: CompareFlags, sizes: Sizes) -> None:
