@@ -16,7 +16,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
@@ -175,12 +174,3 @@ def alive(pid: int, since: str) -> bool:
 def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat after the program's name, which may hold anything."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
-@contextlib.contextmanager
-def kept(claim: Claim) -> Iterator[Claim]:
-    """A claim within a context: let go at its end, whatever ends it."""
-    try:
-        yield claim
-    finally:
-        claim.release()

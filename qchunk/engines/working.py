@@ -18,6 +18,7 @@ from qchunk.system import stopping
 from qchunk.system.files import acquire
 
 POLL = 0.5  # seconds between two looks
+AGAIN = 10.0  # seconds until a job that another process holds without a claim is tried again
 LOSSES = 5  # workers in a row that may be lost at one place of a job
 FENCED = 75  # exit code of a worker that was taken for lost while it stood still
 
@@ -49,6 +50,7 @@ def work(jobs: Sequence[Chore], session: Session, worker: str, line_of: Callable
         Stopped: a signal, or the session, asks to stop; what was begun is saved.
     """
     claims, known = session.claims(), {job.name: job for job in jobs}
+    later: dict[str, float] = {}  # when jobs that are locked are looked at again
     with _pulse(session) as holding:
         while True:
             stopping.check()
@@ -60,33 +62,43 @@ def work(jobs: Sequence[Chore], session: Session, worker: str, line_of: Callable
                 if why := why_not(job, failed):
                     session.fail(job.name, why)
                     break
-                if all(known[n].done() for n in job.needs) and not locked(job.lock):
-                    progress = job.progress()
-                    if claim := claims.take(job.name, worker, progress):
-                        losses = claims.losses(claim, progress)
-                        _do(job, claim, session, holding, losses, line_of)
-                        break
+                if time.monotonic() < later.get(job.name, 0.0) or not all(known[n].done() for n in job.needs):
+                    continue
+                progress = job.progress()
+                if claim := claims.take(job.name, worker, progress):
+                    if claims.losses(claim, progress) >= LOSSES:
+                        _give_up(job, claim, session)
+                    elif not _do(job, claim, session, holding, line_of):
+                        later[job.name] = time.monotonic() + AGAIN
+                    break
             else:
                 time.sleep(POLL)
 
 
-def _do(job: Chore, claim: Claim, session: Session, holding: list[Claim], losses: int, line_of: Callable) -> None:
-    """Does a claimed job, or says why it failed."""
+def _give_up(job: Chore, claim: Claim, session: Session) -> None:
+    session.fail(job.name, f"{LOSSES} workers in a row were lost at it, such as for want of memory")
+    claim.release()
+
+
+def _do(job: Chore, claim: Claim, session: Session, holding: list[Claim], line_of: Callable) -> bool:
+    """Does a claimed job, or says why it failed. False: another process holds its lock."""
     holding.append(claim)
     try:
         with stopping.undone(claim.release):
-            if losses >= LOSSES:
-                session.fail(job.name, f"{losses} workers in a row were lost at it, such as for want of memory")
-            elif not job.done() and not locked(job.lock):  # it may have ended since it was looked at
-                print(f"took {job.name}", flush=True)
-                job.do()
-                print(f"finished {job.name}", flush=True)
+            if job.done():  # it has ended since it was looked at
+                return True
+            if locked(job.lock):  # asked by the owner of its claim alone: to ask is to hold it for a moment
+                return False
+            print(f"took {job.name}", flush=True)
+            job.do()
+            print(f"finished {job.name}", flush=True)
     except (Exception, SystemExit) as e:  # code of the user's may end a program, but not the other jobs
         print(f"failed {job.name}: {(why := line_of(e))}", file=sys.stderr, flush=True)
         session.fail(job.name, why)
     finally:
         holding.remove(claim)
         claim.release()
+    return True
 
 
 def locked(path: Path | None) -> bool:
