@@ -14,12 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from kills import end
 
 from qchunk.engines import claims
+from qchunk.engines.working import LOSSES
 
 FILE = """
 import dataclasses
@@ -86,18 +88,20 @@ def main() -> None:
     wanted, struck, ends, begun = end(root / "whole"), 0, 0, 0
     assert len(wanted) == runs
     while struck < kills or (root / "killed").exists():
-        process = started(root, root / "killed", on)
+        process, at = started(root, root / "killed", on), Counter[str]()
         while process.poll() is None:
             until = time.monotonic() + chance.uniform(0.5, 8.0)
             while process.poll() is None and (time.monotonic() < until or not owners(root / "killed")):
                 time.sleep(0.05)
-            found = owners(root / "killed")
+            # a job at which LOSSES workers in a row are lost is given up, as it should be
+            found = {name: pid for name, pid in owners(root / "killed").items() if at[name] < LOSSES - 1}
             if struck == kills or not found:
                 continue
             struck += 1
             if cluster and chance.random() < 0.2:
                 cluster.remove_node(second, allow_graceful=False)
                 second = cluster.add_node(num_cpus=1)
+                at.update(found)
                 print(f"{struck:2}: a node", flush=True)
                 continue
             name = chance.choice(sorted(found))
@@ -106,6 +110,7 @@ def main() -> None:
             except ProcessLookupError:
                 struck -= 1
                 continue
+            at[name] += 1
             print(f"{struck:2}: {name}", flush=True)
         assert process.returncode == 0, (root / "said.log").read_text()[-2000:]
         assert end(root / "killed") == wanted, "the ends differ"
