@@ -80,6 +80,7 @@ COMMANDS = {
         "qchunk.commands.bench:bench",
     ),
 }
+HIDDEN = {"worker": "qchunk.commands.workers:worker"}  # what programs call
 MOST_DEVICES = 8  # each holds the data
 
 
@@ -154,7 +155,7 @@ def command(argv: list[str]) -> None:
 
         print(f"qchunk {version('qchunk')}")
         return
-    if argv[0] not in COMMANDS:
+    if argv[0] not in (*COMMANDS, *HIDDEN):
         raise unknown("command", argv[0], COMMANDS, "qchunk --help shows all")
     surroundings.check()
     if os.getcwd() not in sys.path:
@@ -166,7 +167,8 @@ def command(argv: list[str]) -> None:
     name_glfw()
     if argv[0] in ("compare", "render"):
         draw_without_a_screen()
-    module, _, function = COMMANDS[argv[0]][2].partition(":")
+    target = HIDDEN[argv[0]] if argv[0] in HIDDEN else COMMANDS[argv[0]][2]
+    module, _, function = target.partition(":")
     with answers.alone() if "--json" in argv and argv[0] != "bench" else contextlib.nullcontext():
         getattr(importlib.import_module(module), function)(argv[1:])
 

@@ -305,6 +305,11 @@ SUITES = {  # files of experiments/
     "objective": Entry("objective.py", "success against energy and jerk under swept weights"),
     "tuning": Entry("tuning.py", "the tuning runs behind qchunk compare"),
 }
+ENGINES = {  # where --on starts workers
+    "local": Entry("qchunk.engines.starting:local", "local:N, N processes on this machine"),
+    "slurm": Entry("qchunk.engines.starting:slurm", "slurm:PARTITION, one job array by submitit"),
+    "ray": Entry("qchunk.engines.starting:ray", "ray or ray:ADDRESS, tasks of a Ray cluster"),
+}
 OWN = {  # how a function of the user's own is named, and what it is
     "algorithms": ("FILE.py:FUNCTION", "your own: (config) -> Algorithm (docs/tutorials/3-algorithm.md)"),
     "actors": ("FILE.py:FUNCTION", "your own: (config, name) -> Kernel (docs/tutorials/3-algorithm.md)"),
@@ -324,7 +329,11 @@ def tables() -> dict[str, dict[str, str]]:
     found = {"algorithms": ALGORITHMS, "actors": ACTORS, "aggregates": AGGREGATES, "optimisers": OPTIMISERS}
     found |= {"readers": READERS, "terms": TERMS, "schemes": SCHEMES}
     shown = {title: {n: e.text for n, e in table.items()} | dict([OWN[title]]) for title, table in found.items()}
-    return {**shown, "envs": env_names.ENVS, "suites": {n: e.text for n, e in SUITES.items()}}
+    return {**shown, "envs": env_names.ENVS, "suites": _texts(SUITES), "engines": _texts(ENGINES)}
+
+
+def _texts(table: Mapping[str, Entry]) -> dict[str, str]:
+    return {name: entry.text for name, entry in table.items()}
 
 
 def target(table: Mapping[str, Entry], text: str, what: str) -> tuple[str, str]:

@@ -13,9 +13,9 @@ from qchunk import env_names, envs, registry
 from qchunk.commands import flags
 from qchunk.commands.evaluate import by_schemes
 from qchunk.commands.render import look
-from qchunk.comparison import arms, estimate, literature, refusals, tables, trials
+from qchunk.comparison import arms, estimate, handed, literature, refusals, tables, trials
 from qchunk.comparison.arms import PRIOR, Sizes
-from qchunk.comparison.suite import Data, Run, check, claim, line_of, name_of, train_all
+from qchunk.comparison.suite import Data, Run, check, claim, line_of, name_of
 from qchunk.drivers.common import Driver
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
@@ -27,7 +27,18 @@ from qchunk.runs import sinks
 from qchunk.system import loading
 from qchunk.system.errors import UserError, unknown
 
-SHOWN = ("out", "quiet", "look", "execute", "json", "log_to", "baseline", "dry", "against")  # flags that train nothing
+SHOWN = (
+    "out",
+    "quiet",
+    "look",
+    "execute",
+    "json",
+    "log_to",
+    "baseline",
+    "dry",
+    "against",
+    "on",
+)  # flags that train nothing
 ENVS, HOST_ENVS, LENGTH = (
     512,
     16,
@@ -91,6 +102,8 @@ class CompareFlags:
     """Only say what it would train and cost."""
     against: Literal["none", "published"] = "none"
     """published: the figures that papers released for the same tasks and methods stand beside ours."""
+    on: str = ""
+    """Train by workers: local:N, slurm:PARTITION or ray[:ADDRESS] (docs/cluster.md); by default one run after the other, here."""
 
 
 LEAST = {
@@ -116,8 +129,7 @@ LEAST = {
 
 def compare(argv: list[str]) -> None:
     """``qchunk compare --env ENV ... [--algos A B ...] [--seeds S]``."""
-    f, sizes = flags.parse("compare", argv, CompareFlags, Sizes)
-    f = dataclasses.replace(f, algos=tuple(a for given in f.algos for a in given.split(",") if a))
+    f, sizes = asked_for(argv)
     if f.baseline and f.baseline not in f.algos:
         raise unknown("--baseline", f.baseline, f.algos, "it is one of --algos")
     asked = {**{n: v for n, v in dataclasses.asdict(f).items() if n not in SHOWN}, **dataclasses.asdict(sizes)}
@@ -127,6 +139,7 @@ def compare(argv: list[str]) -> None:
     if not f.tune:  # what trials choose is not known yet
         check(suite, f.out)
     sinks.check(f.log_to)
+    handed.check_engine(f.on)
     planned = trials.planned(f, sizes, plan)
     claim(f.out, "comparison", asked, f.dry, grows=("algos", "env"))
     refusals.told(refused)
@@ -134,7 +147,8 @@ def compare(argv: list[str]) -> None:
         print("\n".join(estimate.listed([*trials.runs_of(planned), *suite], f.out)), file=sys.stderr, flush=True)
         return
     suite, tuning = trials.tuned_suite(f, suite, planned) if f.tune else (suite, [])
-    trained = train_all("compare", suite, f.out, f.quiet or f.json, f.log_to)
+    todo = handed.Listed("compare", suite, f.out, f.log_to)
+    trained = handed.trained_on(f.on, ["compare", *argv], todo, f.quiet or f.json)
     compared = [r for r in suite if not r.label.startswith(PRIOR)]
     folders = {trained.folders[r.name]: r for r in compared if r.name in trained.folders}
     for folder in folders if f.look else ():
@@ -166,6 +180,19 @@ def compare(argv: list[str]) -> None:
     publish(list(folders), f.out / "report", more, f.json, failed, base)
     trained.failed.update({name_of(env, arm): why for env, arm, why in failed})
     trained.leave()
+
+
+def asked_for(argv: list[str]) -> tuple[CompareFlags, Sizes]:
+    """The flags of a command line."""
+    f, sizes = flags.parse("compare", argv, CompareFlags, Sizes)
+    return dataclasses.replace(f, algos=tuple(a for given in f.algos for a in given.split(",") if a)), sizes
+
+
+def listed(argv: list[str]) -> handed.Listed:
+    """The runs of a command line, for a worker."""
+    f, sizes = asked_for(argv)
+    suite, _ = plan(dataclasses.replace(f, algos=refusals.without(f.algos, sizes)[0]), sizes)
+    return handed.Listed("compare", trials.as_chosen(f, suite) if f.tune else suite, f.out, f.log_to)
 
 
 def checked(f: CompareFlags, sizes: Sizes) -> None:

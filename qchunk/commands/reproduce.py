@@ -33,37 +33,28 @@ class ReproduceFlags:
     """No progress bars."""
     json: bool = False
     """Print the table as JSON to stdout, and nothing else there."""
+    on: str = ""
+    """Train by workers: local:N, slurm:PARTITION or ray[:ADDRESS] (docs/cluster.md); by default one run after the other, here."""
 
 
 def reproduce(argv: list[str]) -> None:
     """``qchunk reproduce NAME|FILE.py [--scale smoke|small|paper] [--only TEXT ...]``."""
-    name, rest = positional("reproduce", argv, "a suite or a file")
-    (f,) = flags.parse(
-        "reproduce",
-        rest,
-        ReproduceFlags,
-        text="qchunk reproduce SUITE [flags]: SUITE is one of qchunk list suites, or a file of yours.",
-    )
-    target = names.suite(name)
-    if target != name:
-        target = f"{loading.beside('experiments') / target}"
-    sys.path.insert(0, str(Path(target).parent))  # what suites share
-    found, name = loading.function(f"{target}:SUITE"), Path(target).stem
+    f, found, target, name = asked_for(argv)
     from qchunk.commands.evaluate import by_schemes
+    from qchunk.comparison import handed
     from qchunk.comparison import suite as suites
     from qchunk.reporting import publish, records
 
-    if not isinstance(found, suites.Suite):
-        raise UserError(f"SUITE in {target} is no Suite", "make it by qchunk.comparison.suite.Suite(runs)")
-    todo = runs_of(found, f, target)
-    root = f.out or Path("runs") / f"{name}-{f.scale}"
+    todo, root = runs_of(found, f, target), place_of(f, name)
     sinks.check(f.log_to)
+    handed.check_engine(f.on)
     suites.claim(root, "suite", {"suite": name, "scale": f.scale}, f.dry)
     suites.check(todo, root)
     say(found, todo, f, root, name)
     if f.dry:
         return
-    trained, shown = suites.train_all(name, todo, root, f.quiet or f.json, f.log_to), suites.shown(todo)
+    given = handed.Listed(name, todo, root, f.log_to)
+    trained, shown = handed.trained_on(f.on, ["reproduce", *argv], given, f.quiet or f.json), suites.shown(todo)
     for run in todo:
         if (ways := found.execute(run)) and run.name in trained.folders:
             by_schemes(trained.folders[run.name], ways, run.settings.episodes)
@@ -78,6 +69,44 @@ def reproduce(argv: list[str]) -> None:
     if found.after and not trained.failed:
         found.after(root, todo)
     trained.leave()
+
+
+def asked_for(argv: list[str]) -> tuple:
+    """(flags, the Suite, its file, its name) of a command line.
+
+    Raises:
+        UserError: no such suite, or a file that holds none.
+    """
+    name, rest = positional("reproduce", argv, "a suite or a file")
+    (f,) = flags.parse(
+        "reproduce",
+        rest,
+        ReproduceFlags,
+        text="qchunk reproduce SUITE [flags]: SUITE is one of qchunk list suites, or a file of yours.",
+    )
+    target = names.suite(name)
+    if target != name:
+        target = f"{loading.beside('experiments') / target}"
+    sys.path.insert(0, str(Path(target).parent))  # what suites share
+    found, name = loading.function(f"{target}:SUITE"), Path(target).stem
+    from qchunk.comparison import suite as suites
+
+    if not isinstance(found, suites.Suite):
+        raise UserError(f"SUITE in {target} is no Suite", "make it by qchunk.comparison.suite.Suite(runs)")
+    return f, found, target, name
+
+
+def place_of(f: ReproduceFlags, name: str) -> Path:
+    """The folder of a suite."""
+    return f.out or Path("runs") / f"{name}-{f.scale}"
+
+
+def listed(argv: list[str]):
+    """The runs of a command line (``handed.Listed``), for a worker."""
+    from qchunk.comparison import handed
+
+    f, found, target, name = asked_for(argv)
+    return handed.Listed(name, runs_of(found, f, target), place_of(f, name), f.log_to)
 
 
 def runs_of(found, f: ReproduceFlags, target: str) -> list:

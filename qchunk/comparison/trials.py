@@ -19,6 +19,7 @@ from qchunk.system.files import atomic_write
 from qchunk.varied import hints
 
 LR = {"optim.lr": "log:1e-4..1e-2"}  # what is tuned of an arm of which nothing else is said
+BEST = "best.json"  # the chosen settings, beside the trials
 COLUMN = "success of its tuning runs"
 
 
@@ -148,8 +149,14 @@ def tuned_suite(f: Any, suite: list[Run], planned: tuple[list[Run], list[Trials]
     root = f.out / "tuning"
     trained = train_all("tune", runs_of(planned), root, f.quiet or f.json, f.log_to)
     best, rows = chosen([(t, scored(t, trained)) for t in planned[1]])
-    atomic_write(root / "best.json", as_text(best))
+    atomic_write(root / BEST, as_text(best))
     return [tuned(r, best) for r in suite], rows
+
+
+def as_chosen(f: Any, suite: list[Run]) -> list[Run]:
+    """The comparison's runs with the best settings of trials that have ended."""
+    best = schema.read(f.out / "tuning" / BEST, dict[str, dict[str, str]], "start the comparison again")
+    return [tuned(r, best) for r in suite]
 
 
 def held(f: Any, rows: Rows) -> Rows:

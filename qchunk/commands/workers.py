@@ -1,0 +1,33 @@
+"""``qchunk worker``: what engines start (``--on``). It makes the list of runs again from the command line that handed it out."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from qchunk.engines.session import Session
+from qchunk.system import loading
+from qchunk.system.errors import UserError
+
+LISTS = {  # of the commands that hand out runs: words of the command line -> comparison.handed.Listed
+    "compare": "qchunk.commands.compare:listed",
+    "reproduce": "qchunk.commands.reproduce:listed",
+}
+
+
+def worker(argv: list[str]) -> None:
+    """``qchunk worker ROOT SESSION NAME [CORE,CORE...]``."""
+    if len(argv) not in (3, 4):
+        raise UserError("worker is called by other commands", "use --on of qchunk compare or qchunk reproduce")
+    root, name, me, *cores = argv
+    if any(cores):  # before anything counts them
+        os.sched_setaffinity(0, map(int, cores[0].split(",")))
+    # Slurm announces the end of a job's time, and preemption, as submitit asks it to
+    signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    session = Session(Path(root), name)
+    command, *words = session.job()["argv"]
+    listed = loading.function(LISTS[command])(words)
+    from qchunk.comparison import handed
+
+    handed.serve(listed, session, me)

@@ -1,0 +1,132 @@
+"""A suite handed out to workers (``--on``): its runs and data sets as jobs. Without workers it is ``suite.train_all``."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from qchunk.comparison.suite import (
+    Data,
+    Run,
+    Trained,
+    check,
+    collected,
+    file_of,
+    finished,
+    folder_of,
+    line_of,
+    needs,
+    train_all,
+    train_one,
+)
+from qchunk.engines import overseeing, starting
+from qchunk.engines.session import Session, begin
+from qchunk.engines.working import Chore, work
+from qchunk.runs import run_folder, sinks
+from qchunk.system import stopping
+from qchunk.system.errors import UserError
+from qchunk.system.files import atomic_write
+
+
+class Listed(NamedTuple):
+    """What a command line asks to be trained, and where."""
+
+    name: str
+    runs: Sequence[Run]
+    root: Path
+    log_to: tuple[str, ...] = ()
+
+
+def check_engine(on: str) -> None:
+    """Refuses an engine that cannot be, before anything is made.
+
+    Raises:
+        UserError: see ``starting.parse``.
+    """
+    if on:
+        starting.parse(on)
+
+
+def trained_on(on: str, argv: Sequence[str], listed: Listed, quiet: bool = False) -> Trained:
+    """Trains what is missing, by workers of an engine; here, one run after the other, where ``on`` is "".
+
+    Args:
+        argv: the command line; workers make the same list from it.
+
+    Raises:
+        UserError: an engine or a suite that cannot be.
+    """
+    name, suite, root, log_to = listed
+    if not on:
+        return train_all(name, suite, root, quiet, log_to)
+    sinks.check(log_to)
+    check(suite, root)
+    jobs, failed = jobs_of(listed), dict[str, str]()
+    if left := sum(not job.done() for job in jobs):
+        session = begin(root, argv)
+        atomic_write(session.folder / "digest", digest(suite))
+        with stopping.hint("the same command goes on"):
+            failed = overseeing.oversee(name, jobs, session, starting.engine(on, session, left), quiet)
+    return Trained({r.name: folder_of(r, root) for r in suite if finished(r, root)}, failed)
+
+
+def serve(listed: Listed, session: Session, worker: str) -> None:
+    """A worker's part: whatever is ready and nobody's.
+
+    Raises:
+        UserError: the list is another than the command's, such as after its file was edited.
+    """
+    if (session.folder / "digest").read_text() != digest(listed.runs):
+        raise UserError(f"the runs of {listed.name} have changed since the command began", "start it again")
+    sinks.check(listed.log_to)
+    with stopping.hint("another worker goes on"):
+        work(jobs_of(listed), session, worker, line_of)
+
+
+def digest(suite: Sequence[Run]) -> str:
+    """Of all that makes a list of runs."""
+    told = [[*r._replace(config=dataclasses.asdict(r.config), settings=dataclasses.asdict(r.settings))] for r in suite]
+    return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()
+
+
+def jobs_of(listed: Listed) -> list[Chore]:
+    """The runs of a suite and the data sets that are collected for them, once each, as jobs that need each other."""
+    suite, root = listed.runs, listed.root
+    names, found = {r.name for r in suite}, dict[str, Chore]()
+    for run in suite:
+        own = tuple(n for n in needs(run) if n in names)
+        if isinstance(run.data, Data):
+            data, path = run.data, file_of(run.data, root)
+            users = [r for r in suite if r.data == data]
+            job = f"data {path.name}"
+            found[job] = Chore(
+                job,
+                tuple(p for p in data.policies if p in names),
+                functools.partial(_there, path, users, root),
+                functools.partial(collected, data, root, True),
+            )
+            own = (*own, job)
+        folder = folder_of(run, root)
+        found[run.name] = Chore(
+            run.name,
+            own,
+            functools.partial(finished, run, root),
+            functools.partial(train_one, run, root, True, listed.log_to),
+            folder / run_folder.LOCK,
+            functools.partial(_size, folder / run_folder.METRICS),
+        )
+    return list(found.values())
+
+
+def _there(path: Path, users: Sequence[Run], root: Path) -> bool:
+    """Whether a data set needs no collecting: it is there, or nobody needs it any more."""
+    return path.exists() or all(finished(r, root) for r in users)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
