@@ -24,7 +24,7 @@ def oversee(title: str, jobs: Sequence[Chore], session: Session, engine: Engine,
     Raises:
         Stopped: a signal asked to stop; the workers have saved and ended.
     """
-    board, claims = Board(title, jobs, quiet), session.claims()
+    board, claims = Overview(title, jobs, quiet), session.claims()
     crew: dict[str, Any] = {}
     with stopping.saving(), board:
         try:
@@ -36,7 +36,7 @@ def oversee(title: str, jobs: Sequence[Chore], session: Session, engine: Engine,
 
 
 def _keep_going(
-    jobs: Sequence[Chore], session: Session, engine: Engine, crew: dict[str, Any], board: Board, claims: Claims
+    jobs: Sequence[Chore], session: Session, engine: Engine, crew: dict[str, Any], board: Overview, claims: Claims
 ) -> None:
     """Starts workers, and others in place of those that are gone, until nothing is left or a signal asks to stop."""
     begun, lost, refused, before = 0, 0, False, -1
@@ -103,14 +103,14 @@ def states(jobs: Sequence[Chore], failed: Mapping[str, str], claims: Claims) -> 
     return {job.name: state(job) for job in jobs}
 
 
-class Board:
+class Overview:
     """All jobs on stderr: a table where that is a terminal, elsewhere a line for each change."""
 
     def __init__(self, title: str, jobs: Sequence[Chore], quiet: bool):
         self.title, self.total, self.on = title, len(jobs), not quiet and sys.stderr.isatty()
         self.shown: dict[str, str] = {}
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> Overview:
         if self.on:
             from rich.console import Console
             from rich.live import Live

@@ -59,7 +59,7 @@ class FittedQ:
     optim: OptimConfig = OptimConfig(3e-4)
 
 
-class Ranked(NamedTuple):
+class Estimated(NamedTuple):
     """A run's policy and what data say of it."""
 
     folder: Path
@@ -69,7 +69,7 @@ class Ranked(NamedTuple):
     played: float  # the last evaluation of the run in its environment, undiscounted; NaN where there is none
 
 
-def judge(folder: Path, path: Path, updates: int, batch: int, c: FittedQ | None = None) -> Ranked:
+def judge(folder: Path, path: Path, updates: int, batch: int, c: FittedQ | None = None) -> Estimated:
     """Fits a critic to each seed's policy of a run, with the seeds of the run.
 
     Args:
@@ -96,7 +96,7 @@ def judge(folder: Path, path: Path, updates: int, batch: int, c: FittedQ | None 
     assert held is not None  # for_env has held them out
     values = np.asarray(first_values(program, fitted, x._replace(data=held)))
     back = float(jnp.mean(to_go(held, c.chunk.gamma)[held.episodes]))
-    return Ranked(folder, kept["label"], values, back, played(folder))
+    return Estimated(folder, kept["label"], values, back, played(folder))
 
 
 def chunk_of(p: Opened, folder: Path) -> ChunkConfig:
@@ -186,13 +186,13 @@ def played(folder: Path) -> float:
     return float(np.mean([np.nan if v is None else v for v in found])) if found else float("nan")
 
 
-def table(found: Sequence[Ranked]) -> Rows:
+def table(found: Sequence[Estimated]) -> Rows:
     """A row for each run, the highest estimate first; what is not finite last. Differences are to the first run that was named."""
     order = sorted(found, key=lambda r: (not np.isfinite(r.values).all(), -float(np.mean(r.values))))
     return [row_of(r, found[0]) for r in order]
 
 
-def row_of(r: Ranked, base: Ranked) -> dict[str, str]:
+def row_of(r: Estimated, base: Estimated) -> dict[str, str]:
     """A run's estimate, and its difference to another's where they have as many seeds."""
     mean, spread = records.show(interval(r.values), "return")
     row = {
