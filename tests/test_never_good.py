@@ -244,6 +244,16 @@ def test_only_the_seeds_that_diverge_are_named(tmp_path):
     assert row["note"] == "diverged at update 10 (seed 4)"
 
 
+def test_a_seed_that_diverged_before_a_run_went_on_is_not_forgotten():
+    """What goes on from a checkpoint knows of no loss that was infinite before it, and names others alone."""
+    lines = [
+        {"kind": "diverged", "values": {"diverged": flags, "diverged_at": [at]}}
+        for flags, at in (([0.0, 1.0, 0.0], 10), ([1.0, 0.0, 0.0], 30))
+    ]
+    assert run_folder.diverged(lines) == {"diverged": [1.0, 1.0, 0.0], "diverged_at": [10]}
+    assert run_folder.diverged([]) == {}
+
+
 # ------------------------------------------------------------------------------------------- random streams
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from qchunk import env_names, envs, names, registry
 from qchunk.commands import flags, train
-from qchunk.comparison import fitting, selection, sweeping
+from qchunk.comparison import fitting, handed, selection, sweeping
 from qchunk.comparison.selection import Scores
 from qchunk.comparison.suite import Data, Run, Trained, check, claim, collected, file_of, train_all
 from qchunk.comparison.sweeping import Group, Setting
@@ -64,13 +64,15 @@ class SweepFlags:
     """No progress bars."""
     json: bool = False
     """Print the settings and the chosen one as JSON to stdout, and nothing else there."""
+    on: str = ""
+    """Train the settings by workers: local:N, slurm:PARTITION or ray[:ADDRESS] (docs/cluster.md); the chosen one is reported on here."""
 
 
 HELP = (
     "qchunk sweep ALGO --env ENV [fields]: a field with several values (--optim.lr 3e-4 1e-3; --critic.hidden 64,64 128,128) or, with "
     "--trials N, a range (--optim.lr log:1e-4..1e-2) is swept. Floats of the method are trained beside each other in one program."
 )
-NOT_ASKED = ("out", "quiet", "json", "log_to", "lanes")  # what may be otherwise when the same sweep goes on
+NOT_ASKED = ("out", "quiet", "json", "log_to", "lanes", "on")  # what may be otherwise when the same sweep goes on
 PROGRAMS = "programs.json"  # which settings lie beside each other: what was decided when the sweep began
 
 
@@ -113,12 +115,13 @@ def sweep(argv: list[str]) -> None:
         raise UserError("sweep needs an algorithm first", "qchunk sweep ALGO --env ENV --optim.lr 3e-4 1e-3")
     s = plan(argv)
     f = s.flags
+    handed.check_engine(f.on)
     asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in NOT_ASKED}
     claim(s.root, "sweep", {"algorithm": s.algorithm, **asked, "fixed": s.fixed, "settings": s.settings})
     runs = runs_of(s)
     check([run for _, run in runs], s.root)
     print(f"[sweep] {told(s, runs)}", file=sys.stderr, flush=True)
-    trained = train_all("sweep", [run for _, run in runs], s.root, f.quiet or f.json, f.log_to)
+    trained = handed.trained_on(f.on, ["sweep", *argv], todo_of(s, runs), f.quiet or f.json)
     each, over = scored(s, runs, trained)
     chosen = selection.best(over)
     rows = written(s, each, over, chosen)
@@ -129,6 +132,17 @@ def sweep(argv: list[str]) -> None:
     say(s, rows, chosen, over, reported)
     for one in (trained, also):
         one.leave()
+
+
+def todo_of(s: Sweep, runs: Sequence[tuple[Group, Run]]) -> handed.Listed:
+    """What is to be trained before a setting is chosen."""
+    return handed.Listed("sweep", [run for _, run in runs], s.root, s.flags.log_to)
+
+
+def listed(argv: list[str]) -> handed.Listed:
+    """The runs of a command line, for a worker; which settings lie beside each other its folder says."""
+    s = plan(argv)
+    return todo_of(s, runs_of(s))
 
 
 def plan(argv: list[str]) -> Sweep:
@@ -253,7 +267,7 @@ def told(s: Sweep, runs: Sequence[tuple[Group, Run]]) -> str:
     lanes = sum(run.settings.seeds for _, run in runs)
     return (
         f"{len(s.settings)} settings of {s.algorithm}, {s.seeds[1]} seeds each, on {', '.join(s.flags.env)}: "
-        f"{lanes} trainings in {len(runs)} programs, in {s.root}"
+        f"{lanes} trainings in {len(runs)} program{'s' * (len(runs) > 1)}, in {s.root}"
     )
 
 

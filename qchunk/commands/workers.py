@@ -13,13 +13,14 @@ from qchunk.system.errors import UserError
 LISTS = {  # of the commands that hand out runs: words of the command line -> comparison.handed.Listed
     "compare": "qchunk.commands.compare:listed",
     "reproduce": "qchunk.commands.reproduce:listed",
+    "sweep": "qchunk.commands.sweep:listed",
 }
 
 
 def worker(argv: list[str]) -> None:
     """``qchunk worker ROOT SESSION NAME [CORE,CORE...]``."""
     if len(argv) not in (3, 4):
-        raise UserError("worker is called by other commands", "use --on of qchunk compare or qchunk reproduce")
+        raise UserError("worker is called by other commands", "use --on of qchunk compare, reproduce or sweep")
     root, name, me, *cores = argv
     if any(cores):  # before anything counts them
         os.sched_setaffinity(0, map(int, cores[0].split(",")))

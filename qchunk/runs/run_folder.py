@@ -305,7 +305,12 @@ def judged(lines: list[dict]) -> list[dict]:
 def diverged(lines: list[dict]) -> dict[str, list[float]]:
     """Of a run whose loss or parameters became NaN or infinite: which seeds [S], and after how many updates the first one; or {}."""
     found = [line["values"] for line in lines if line["kind"] == "diverged"]
-    return {**found[-1], "diverged_at": found[0]["diverged_at"]} if found else {}
+    if not found:
+        return {}
+    ever = [
+        float(any(flags)) for flags in zip(*(v["diverged"] for v in found), strict=True)
+    ]  # a run that goes on says anew
+    return {**found[-1], "diverged": ever, "diverged_at": found[0]["diverged_at"]}
 
 
 def figure(per_seed: Any) -> dict[str, Any]:
