@@ -67,4 +67,4 @@ if __name__ == "__main__":
             short(folder, method, True)  # fills the folder
             found = [[short(folder, method, keeping) for keeping in (True, False)] for _ in range(REPEATS)]
             kept, anew = (statistics.median(column) for column in zip(*found, strict=True))
-            tell(f"start up {method}", seconds=kept, anew_seconds=anew, ratio=kept / anew, better="lower", asked=0.5)
+            tell(f"start up {method}", seconds=kept, anew_seconds=anew, ratio=kept / anew, better="lower")
