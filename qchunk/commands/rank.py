@@ -9,7 +9,7 @@ from typing import Annotated
 
 from qchunk.commands import flags
 from qchunk.config import PositiveFloat, PositiveInt, Range
-from qchunk.system import answers
+from qchunk.system import answers, loading
 from qchunk.system.errors import UserError
 
 
@@ -55,7 +55,7 @@ def rank(argv: list[str]) -> None:
     if len({(c["config"]["chunk"]["gamma"], c["config"]["chunk"]["discount"]) for c in kept}) > 1:
         raise UserError("the runs discount otherwise", "rank runs of one --chunk.gamma and --chunk.discount")
     data = f.data or Path(kept[0]["data"]["path"])
-    if not data.exists():
+    if not (data.exists() or loading.is_own(str(data))):  # a reader of one's own finds its data itself
         raise UserError(f"there is no data set {data}", "give --data FILE")
     critic = dataclasses.replace(fitted_q.FittedQ().critic, hidden=f.hidden)
     c = fitted_q.FittedQ(critic=critic, optim=OptimConfig(f.lr))

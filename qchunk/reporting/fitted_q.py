@@ -33,7 +33,7 @@ from qchunk.reporting.records import Rows
 from qchunk.reporting.stats import interval, paired_difference
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, learner_of, rebuild
-from qchunk.seeds import for_each
+from qchunk.seeds import for_each, spread
 from qchunk.system import stopping
 from qchunk.system.errors import UserError
 from qchunk.target_networks import target_view
@@ -92,9 +92,11 @@ def judge(folder: Path, path: Path, updates: int, batch: int, c: FittedQ | None 
     build = functools.partial(fitted_q, policy=p.algorithm.act)
     program, x = assemble(build, c, env, s, given, data)
     offline.check(program, x, s)
+    given, data = spread(s.seeds, (x.given, x.data))
+    x = x._replace(given=given, data=data)
     fitted = fit(program, x, s)
     assert held is not None  # for_env has held them out
-    values = np.asarray(first_values(program, fitted, x._replace(data=held)))
+    values = np.asarray(first_values(program, fitted, x._replace(data=spread(s.seeds, held))))
     back = float(jnp.mean(to_go(held, c.chunk.gamma)[held.episodes]))
     return Estimated(folder, kept["label"], values, back, played(folder))
 
