@@ -15,7 +15,7 @@ from PIL import Image
 
 from qchunk import cli, envs, names, registry
 from qchunk.actor_configs import DiffusionConfig, FlowConfig
-from qchunk.commands.compare import CompareFlags, online_steps, plan
+from qchunk.commands.compare import CompareFlags, asked_for, online_steps, plan
 from qchunk.comparison import arms, literature, refusals, tables
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, claim, train_all
@@ -119,6 +119,16 @@ def test_every_algorithm_is_an_arm():
     for name in names.ALGORITHMS:
         assert arms.config_of(name, Sizes(horizon=3)).chunk.horizon == 3
     assert set(arms.TUNED) <= set(names.ALGORITHMS) | set(arms.DEFAULT)
+
+
+def test_suites_of_arms(capsys):
+    """Every arm of every suite can be made, and a suite and --algos are not both taken."""
+    for suite in arms.SUITES.values():
+        assert refusals.without(suite, Sizes(hidden=(16,), n=2, steps=2)) == (suite, {})
+    f, _ = asked_for(["--env", TASK1, "--suite", "seed"])
+    assert f.algos == arms.SEED and asked_for(["--env", TASK1])[0].algos == arms.DEFAULT
+    with pytest.raises(UserError, match="both name the arms"):
+        asked_for(["--env", TASK1, "--suite", "seed", "--algos", "bc"])
 
 
 OWN = """
@@ -352,6 +362,7 @@ def test_report_and_looks(compared):
         "Cost of acting",
         "data:image/gif",
         "offline rewards",
+        "The catch of each",
     ):
         assert word in page, word
     costs = {a: json.loads((out / "runs/probe/pole" / a / "cost.json").read_text()) for a in ("bc@gaussian", "dppo")}
@@ -359,6 +370,7 @@ def test_report_and_looks(compared):
     assert costs["bc@gaussian"]["multiplications"] == (2 * 16 + 16 * 30) / 5
     assert costs["dppo"]["multiplications"] == 2 * (12 * 16 + 16 * 10) / 5
     assert costs["dppo"]["offline_rewards"] == "not used"
+    assert len(costs["bc@gaussian"]["error"]) == 2 and "error" not in costs["dppo"], "which has no data"
 
 
 def test_goes_on_where_it_was(compared, capsys):

@@ -38,6 +38,7 @@ SHOWN = (
     "dry",
     "against",
     "on",
+    "suite",
 )  # flags that train nothing
 ENVS, HOST_ENVS, LENGTH = (
     512,
@@ -104,6 +105,8 @@ class CompareFlags:
     """published: the figures that papers released for the same tasks and methods stand beside ours."""
     on: str = ""
     """Train by workers: local:N, slurm:PARTITION or ray[:ADDRESS] (docs/cluster.md); by default one run after the other, here."""
+    suite: Literal["default", "seed"] = "default"
+    """The arms where --algos names none. seed: every kind of system that the field's surveys name, one arm each."""
 
 
 LEAST = {
@@ -185,7 +188,10 @@ def compare(argv: list[str]) -> None:
 def asked_for(argv: list[str]) -> tuple[CompareFlags, Sizes]:
     """The flags of a command line."""
     f, sizes = flags.parse("compare", argv, CompareFlags, Sizes)
-    return dataclasses.replace(f, algos=tuple(a for given in f.algos for a in given.split(",") if a)), sizes
+    algos = tuple(a for given in f.algos for a in given.split(",") if a)
+    if f.suite != "default" and algos != arms.DEFAULT:
+        raise UserError(f"--suite {f.suite} and --algos both name the arms", "give one of them")
+    return dataclasses.replace(f, algos=arms.SUITES[f.suite] if f.suite != "default" else algos), sizes
 
 
 def listed(argv: list[str]) -> handed.Listed:
