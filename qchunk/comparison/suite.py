@@ -262,12 +262,18 @@ class Trained(NamedTuple):
 
 
 def train_all(
-    name: str, suite: Sequence[Run], root: Path, quiet: bool = False, log_to: tuple[str, ...] = ()
+    name: str,
+    suite: Sequence[Run],
+    root: Path,
+    quiet: bool = False,
+    log_to: tuple[str, ...] = (),
+    left: Callable[[Sequence[Run], int, Path], str] = lambda suite, done, root: "",
 ) -> Trained:
     """Runs what is missing. A run that fails is shown with its line, and the others go on; what stands on it fails with it.
 
     Args:
         log_to: other places that want the metrics of every run: tensorboard, wandb.
+        left: (suite, how many of its runs are done, root) -> how long the others will take, in words, or "".
     """
     quiet = quiet or not sys.stderr.isatty()
     sinks.check(log_to)
@@ -276,7 +282,9 @@ def train_all(
     with stopping.hint("the same command goes on"):
         for i, run in enumerate(suite, 1):
             stopping.check()
-            print(f"[{name} {i}/{len(suite)}] {run.label} on {run.env}", file=sys.stderr, flush=True)
+            then = left(suite, i - 1, root)
+            more = f"; {then}" if then else ""
+            print(f"[{name} {i}/{len(suite)}] {run.label} on {run.env}{more}", file=sys.stderr, flush=True)
             if broken := next((n for n in needs(run) if n in found.failed), ""):
                 found.failed[run.name] = f"it stands on {broken}, which failed"
                 continue
