@@ -49,11 +49,12 @@ class Run(NamedTuple):
     prior: str = ""  # ENV/LABEL of an earlier run of the suite, of as many seeds or of one, that this one stands on; or another's absolute path
     objective: tuple[str, ...] = ()
     swept: Swept = ()  # settings beside each other in one program; the seeds of ``settings`` are their lanes
+    batch: str = ""  # " (seeds 4 to 7)", where another run of this label has the first ones
 
     @property
     def name(self) -> str:
-        """ENV/LABEL."""
-        return name_of(self.env, self.label)
+        """ENV/LABEL, and its batch of seeds."""
+        return name_of(self.env, self.label) + self.batch
 
     @property
     def driver(self) -> Driver:
@@ -133,13 +134,21 @@ def chosen(suite: Sequence[Run], only: Sequence[str]) -> list[Run]:
     return [r for r in suite if r.name in wanted]
 
 
-def claim(root: Path, kind: str, asked: dict[str, Any], dry: bool = False, grows: Sequence[str] = ()) -> None:
+def claim(
+    root: Path,
+    kind: str,
+    asked: dict[str, Any],
+    dry: bool = False,
+    grows: Sequence[str] = (),
+    rises: Sequence[str] = (),
+) -> None:
     """Makes the folder of a comparison or a suite, or finds it made by the same flags, or by others that trained nothing yet.
 
     Args:
         kind: what it is; ROOT/KIND.json keeps ``asked``.
         dry: only look.
         grows: flags whose lists may have become longer at their end: what they add is trained, the rest stays.
+        rises: flags whose numbers may have become larger, likewise.
 
     Raises:
         UserError: the folder holds another one, or something else.
@@ -150,9 +159,8 @@ def claim(root: Path, kind: str, asked: dict[str, Any], dry: bool = False, grows
         raise UserError(f"{root} exists and holds no {kind}", "pass --out with a new folder")
     if path.is_file():
         found = schema.read(path, dict[str, Any], "pass --out with a new folder")
-        longer = {
-            n for n in grows if isinstance(old := found.get(n), list) and old != kept[n] == [*old, *kept[n][len(old) :]]
-        }
+        longer = {n for n in grows if (old := found.get(n, [])) != kept[n] == [*old, *kept[n][len(old) :]]}
+        longer |= {n for n in rises if found.get(n, 0) < kept[n]}
         odd = sorted(n for n in kept if found.get(n) != kept[n] and n not in longer)
         if odd and (root / "runs").exists():
             flag = odd[0].replace("_", "-")
