@@ -18,7 +18,6 @@ from qchunk.sampling import emit_step, sample
 from qchunk.system.errors import UserError
 from qchunk.types import CLEAN, Array, Kernel, Old, Plan, Policy, PolicyDrawFn, ValueFn, Vars
 
-WINDOW = 3  # actions by which plans are compared
 CPU_ROWS, DEVICE_ROWS = 2048, 32768  # candidates at once: fits a core's cache / fills a GPU
 
 
@@ -35,45 +34,6 @@ def best_of_n(policy: Policy, score: ValueFn, n: int, slice_rows: int = 0, tempe
     """
     rated = lambda vars, obs, plan, old: score(vars, obs, plan.action)  # noqa: E731
     return best_plan(policy, rated, n, slice_rows, temperature)
-
-
-def coherent(policy: Policy, n: int, decay: float) -> Policy:
-    """Draws ``n`` plans and keeps the one nearest to what is left of the old plan (BID, 2408.17355: backward coherence).
-
-    The distance is the mean of |a_i - old_i| over the actions that are left, weighted by decay^i. Where nothing is left the
-    first one is kept.
-
-    Args:
-        n: samples N per observation.
-        decay: rho in (0, 1].
-    """
-
-    def nearness(vars: Vars, obs, plan: Plan, old: Old | None) -> Array:
-        if old is None:
-            return jnp.zeros(plan.action.shape[:-2])
-        distance = jnp.linalg.norm(plan.action - old.plan.action, axis=-1)  # [*B, H]
-        weight = decay ** jnp.arange(distance.shape[-1]) * old.left
-        return -jnp.sum(weight * distance, axis=-1) / jnp.maximum(jnp.sum(weight, axis=-1), 1e-9)
-
-    return best_plan(policy, nearness, n)
-
-
-def supporter(policy: Policy, n: int, tolerance) -> Policy:
-    """Draws ``n`` plans and keeps the one nearest to the old plan by ``apart``, if that is within ``tolerance``, else the first."""
-
-    def support(vars: Vars, obs, plan: Plan, old: Old | None) -> Array:
-        if old is None:
-            return jnp.zeros(plan.action.shape[:-2])
-        distance = apart(plan, old)
-        return jnp.where(distance <= tolerance, -distance, -jnp.inf)
-
-    return best_plan(policy, support, n)
-
-
-def apart(plan: Plan, old: Old) -> Array:
-    """The largest difference [*B] of a number among the next WINDOW actions, as far as the old plan has them."""
-    difference = jnp.max(jnp.abs(plan.action - old.plan.action), axis=-1) * old.left
-    return jnp.max(difference[..., :WINDOW], axis=-1)
 
 
 def best_plan(policy: Policy, rated: Callable, n: int, slice_rows: int = 0, temperature: float | None = None) -> Policy:

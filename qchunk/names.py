@@ -237,6 +237,10 @@ SCHEMES = {  # how much of a chunk is played; numbers follow a colon
     "coherent": Entry(
         "qchunk.play.schemes:coherent", "the sample nearest to the old plan: coherent:N,STEPS (2408.17355)"
     ),
+    "contrast": Entry(
+        "qchunk.play.schemes:contrast",
+        "coherent, and unlike the samples of a weaker run: contrast:N,STEPS with eval --weaker RUN (2408.17355)",
+    ),
     "rtc": Entry(
         "qchunk.play.schemes:rtc",
         "the next chunk denoises while the old one plays, pulled to it: rtc:DELAY,STEPS (2506.07339)",

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import qchunk
 from qchunk import cli
 from qchunk.commands import evaluate
 from qchunk.reporting import executions
@@ -63,6 +64,38 @@ def test_run_folder(trained, capsys):
     assert kinds.count("train") == 6 and kinds.count("eval") == 3
     code, out, _ = run(capsys, "eval", trained, "--episodes", "5", "--execute", "receding:1", "--json")
     assert code == 0 and len(json.loads(out)["success"]["per_seed"]) == 2
+
+
+@pytest.mark.slow
+def test_a_contrast_to_a_weaker_run(trained, data, tmp_path, capsys):
+    """The weaker run's weights matter; without one, or with one of other sizes, a line says what to do."""
+    weaker, other = tmp_path / "weaker", tmp_path / "other"
+    few = [
+        "--env",
+        ENV,
+        "--data",
+        data,
+        "--quiet",
+        "--episodes",
+        "2",
+        "--offline-steps",
+        "2",
+        "--eval-every",
+        "2",
+        "--batch",
+        "8",
+    ]
+    for out, more in ((weaker, []), (other, ["--actor.hidden", "8"])):
+        assert run(capsys, "train", "qc", *few, "--out", out, "--seeds", "2", *SMALL, *more)[0] == 0
+    played = ["eval", trained, "--episodes", "40", "--execute", "contrast:4", "--json"]
+    found = [json.loads(run(capsys, *played, "--weaker", w)[1])["jump"]["per_seed"] for w in (weaker, trained)]
+    assert len(found[0]) == 2 and found[0] != found[1]
+    for more, told in (([], "--weaker OTHER"), (["--weaker", other], "another method, other sizes")):
+        code, _, err = run(capsys, *played, *more)
+        assert code == 2 and told in err and err.count("\n") == 1
+    policy = qchunk.load(trained, execute="contrast:4", weaker=weaker)
+    policy.reset()
+    assert np.isfinite(policy(np.zeros(2, np.float32))).all()
 
 
 def test_report(trained, tmp_path, capsys):

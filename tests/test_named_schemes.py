@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiers import as_users_compile
 
-from qchunk import envs, improve, sampling
+from qchunk import coherence, envs, improve, sampling
 from qchunk.actor_configs import DiffusionConfig, FlowConfig, GaussianConfig
 from qchunk.actors import actor, paths
 from qchunk.algorithms.bc import BC, bc
@@ -109,7 +109,7 @@ def test_the_coherent_choice_against_a_loop():
     rng = np.random.default_rng(1)
     noise = rng.uniform(-1, 1, (3, 5, H, A)).astype(np.float32)  # [E, N, H, A]
     policy = Policy(lambda vars, key, obs: None, lambda vars, z, obs, old: Plan(z, {"first": z[..., 0, 0]}), emit_step)
-    near = improve.coherent(policy, 5, 0.5)
+    near = coherence.coherent(policy, 5, 0.5)
     old = rng.uniform(-1, 1, (3, H, A)).astype(np.float32)
     left = np.asarray([[1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0], [0] * 6], np.float32)
     plan = near.plan(NO_VARS, jnp.asarray(noise), jnp.zeros((3, 1)), Old(Plan(jnp.asarray(old)), jnp.asarray(left)))
@@ -121,6 +121,48 @@ def test_the_coherent_choice_against_a_loop():
             costs.append(np.dot(weight, apart) / sum(weight) if weight else 0.0)
         np.testing.assert_array_equal(plan.action[e], noise[e, np.argmin(costs)])
         assert plan.extras["first"][e] == noise[e, np.argmin(costs), 0, 0]
+
+
+def test_the_contrast_against_a_loop():
+    """Of 7 samples the least sum of the distance from the old plan and from one's own two nearest to it, less that from the weaker's two."""
+    rng, n = np.random.default_rng(2), 7
+    strong, weak = (rng.uniform(-1, 1, (3, n, H, A)).astype(np.float32) for _ in range(2))  # [E, N, H, A]
+    policy = Policy(lambda vars, key, obs: None, lambda vars, z, obs, old: Plan(z, {"first": z[..., 0, 0]}), emit_step)
+    both = coherence.contrasted(policy, policy, n, 0.5)
+    old = rng.uniform(-1, 1, (3, H, A)).astype(np.float32)
+    left = np.asarray([[1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0], [0] * 6], np.float32)
+    noise = (jnp.asarray(strong), jnp.asarray(weak))
+    norm = lambda x: np.sqrt((x**2).sum(axis=-1))  # noqa: E731
+    for known in (Old(Plan(jnp.asarray(old)), jnp.asarray(left)), None):
+        plan = both.plan(NO_VARS, noise, jnp.zeros((3, 1)), known)
+        for e in range(3):
+            weight = 0.5 ** np.arange(H) * (left[e] if known else 0)
+            behind = lambda a, e=e, w=weight: (w * norm(a - old[e])).sum(axis=-1) / max(w.sum(), 1e-9)  # noqa: E731
+            kept = 2 if known and left[e].any() else n
+            near, far = (a[np.argsort(behind(a), kind="stable")[:kept]] for a in (strong[e], weak[e]))
+            costs = [
+                behind(a) + norm(a - near).mean(axis=-1).mean() - norm(a - far).mean(axis=-1).mean() for a in strong[e]
+            ]
+            np.testing.assert_array_equal(plan.action[e], strong[e, np.argmin(costs)])
+            assert plan.extras["first"][e] == strong[e, np.argmin(costs), 0, 0]
+
+
+def test_a_contrast_leaves_what_the_weaker_policy_does():
+    """A policy that says -1 or 1 by chance and a weaker one that says -1 alone: what is played is 1, where a sample has it."""
+
+    def draw(vars, key, obs):
+        low = jax.random.bernoulli(key, vars.params["low"], obs.shape[:-1])
+        return jnp.where(low, -1.0, 1.0)
+
+    coin = Policy(
+        draw, lambda vars, z, obs, old: Plan(jnp.broadcast_to(z[..., None, None], (*z.shape, H, 1))), emit_step
+    )
+    vars, weaker = (NO_VARS._replace(params={"low": jnp.asarray(p)}) for p in (0.5, 1.0))
+    scheme = parse("contrast:16", H).scheme(coin)
+    found = along(scheme, clock(6, 8), vars=vars._replace(given={"weaker": weaker}))
+    np.testing.assert_array_equal(found, 1.0)
+    with pytest.raises(UserError, match="no weaker policy to differ from.*--weaker"):
+        along(scheme, clock(6, 8), vars=vars)
 
 
 def test_coherence_commits_to_one_of_two_modes():

@@ -20,7 +20,7 @@ from qchunk.envs.held_out import HeldOut
 from qchunk.play import evaluation
 from qchunk.reporting import cost, executions
 from qchunk.runs import resuming, run_folder
-from qchunk.runs.opened import Opened, learner_of, rebuild, vars_of
+from qchunk.runs.opened import Opened, beside_weaker, learner_of, rebuild, vars_of
 from qchunk.runs.training import closed
 from qchunk.system.files import atomic_write
 from qchunk.types import Learner
@@ -44,6 +44,8 @@ class EvalFlags:
     """Print the figures as JSON to stdout."""
     quiet: bool = False
     """Print nothing but --json."""
+    weaker: Path | None = None
+    """Another run of the same kind, trained less, for --execute contrast."""
 
 
 def evaluate(argv: list[str]) -> None:
@@ -52,7 +54,7 @@ def evaluate(argv: list[str]) -> None:
     (f,) = flags.parse("eval", rest, EvalFlags, text="qchunk eval RUN [flags]: RUN is the folder of a run.")
     seeds.check(f.seed)
     kept = run_folder.read_config(Path(folder))["config"]
-    p = rebuild(kept, Path(folder)).played(f.execute, f.delay)
+    p = beside_weaker(rebuild(kept, Path(folder)).played(f.execute, f.delay), f.weaker)
     if isinstance(p.program.env, HeldOut):
         resuming.same_data(Path(folder), kept, p, None)  # whose last episodes judge
     shown = dataclasses.replace(p.settings, episodes=f.episodes)

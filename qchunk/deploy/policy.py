@@ -14,7 +14,7 @@ from qchunk.deploy.standalone import DeployedPolicy, Programs
 from qchunk.envs.base import obs_like
 from qchunk.play.execute import Scheme
 from qchunk.runs import run_folder
-from qchunk.runs.opened import Opened, learner_of, rebuild, vars_of
+from qchunk.runs.opened import Opened, beside_weaker, learner_of, rebuild, vars_of
 from qchunk.system.errors import UserError
 from qchunk.system.files import path_of
 from qchunk.types import Vars
@@ -28,6 +28,7 @@ def load(
     delay: int | None = None,
     recorded: bool = False,
     background: bool = False,
+    weaker: Path | str | None = None,
 ) -> DeployedPolicy:
     """The acting policy of a run, or of a file that ``qchunk export`` has written. ::
 
@@ -42,6 +43,7 @@ def load(
         delay: steps between the observation of a plan and its first action; by default the run's own.
         recorded: actions in the units that the data were recorded in (``qchunk data convert --scale-actions``), not in [-1, 1].
         background: see ``DeployedPolicy``. Of an exported policy only this can be chosen.
+        weaker: the folder of a run of the same kind, trained less, for the scheme ``contrast``.
 
     Raises:
         UserError: no run, no such checkpoint, no such seed, a scheme that does not fit, or a file that is damaged.
@@ -50,7 +52,7 @@ def load(
         return exported(
             Path(folder), background, (seed, checkpoint, execute, delay, recorded) == (0, "newest", "", None, False)
         )
-    p, scheme, vars, about = acting(folder, seed, checkpoint, execute, delay, recorded)
+    p, scheme, vars, about = acting(folder, seed, checkpoint, execute, delay, recorded, weaker)
     if background and not scheme.delay:
         raise UserError("a plan without a delay cannot be made in the background", "give delay=1 or more")
     like = obs_like(p.program.env)
@@ -71,7 +73,13 @@ def exported(file: Path, background: bool, plain: bool) -> DeployedPolicy:
 
 
 def acting(
-    folder: Path | str, seed: int, checkpoint: str | int, execute: str, delay: int | None, recorded: bool
+    folder: Path | str,
+    seed: int,
+    checkpoint: str | int,
+    execute: str,
+    delay: int | None,
+    recorded: bool,
+    weaker: Path | str | None = None,
 ) -> tuple[Opened, Scheme, Vars, dict[str, Any]]:
     """(the run, its scheme around the acting policy, what that reads, what is known of it); see ``load``."""
     folder = path_of(folder, "the run's folder")
@@ -81,7 +89,7 @@ def acting(
     p = rebuild(kept, folder)
     if not 0 <= seed < p.settings.seeds:
         raise UserError(f"the run {folder} has {p.settings.seeds} seeds", f"give 0 to {p.settings.seeds - 1}")
-    p = p.played(execute, delay)
+    p = beside_weaker(p.played(execute, delay), weaker and path_of(weaker, "the weaker run's folder"))
     learner, step = learner_of(folder, p, checkpoint)
     bounds = (kept["data"] or {}).get(SCALE) if recorded else None
     if recorded and bounds is None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qchunk import improve, sampling
+from qchunk import coherence, improve, sampling
 from qchunk.envs.base import where
 from qchunk.play.execute import NO_POLICY, Scheme, check_steps, nothing_left, played, receding
 from qchunk.ranges import NonNegativeFloat, PositiveFloat, PositiveInt, Range
@@ -54,12 +54,12 @@ def supported(
         tolerance: delta, in units of action; 2 to 3 times the noise of the data.
     """
     check_steps(steps, horizon, f"supported:{n},{tolerance},{{}}")
-    least = steps + improve.WINDOW  # actions that a plan must have left to go on
-    chooser = improve.supporter(policy, n, tolerance)
+    least = steps + coherence.WINDOW  # actions that a plan must have left to go on
+    chooser = coherence.supporter(policy, n, tolerance)
 
     def decide(vars: Vars, key, state: Any, carry: Playing) -> tuple[Playing, Plan]:
         fresh = sampling.act(chooser, vars, key, state.obs, carry.old)
-        keeps = (improve.apart(fresh, carry.old) <= tolerance) & (jnp.sum(carry.old.left, axis=-1) >= least)
+        keeps = (coherence.apart(fresh, carry.old) <= tolerance) & (jnp.sum(carry.old.left, axis=-1) >= least)
         now = where(keeps, carry, Playing(Old(fresh, jnp.ones_like(carry.old.left)), jnp.zeros_like(carry.age)))
         return _going_on(now, steps)
 

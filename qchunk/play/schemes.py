@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk import improve, sampling
+from qchunk import coherence, sampling
 from qchunk.play.execute import NO_POLICY, Scheme, check_steps, delayed, later, nothing_left, played, receding
 from qchunk.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range
 from qchunk.system.errors import UserError
@@ -71,9 +71,36 @@ def coherent(
     steps: PositiveInt = 1,
     decay: Annotated[float, Range(above=0, high=1)] = 0.5,
 ) -> Scheme:
-    """Backward coherence (BID, 2408.17355): of ``n`` plans the one nearest to what is left of the old one (``improve.coherent``)."""
+    """Backward coherence (BID, 2408.17355): of ``n`` plans the one nearest to what is left of the old one (``coherence.coherent``)."""
     check_steps(steps, horizon, f"coherent:{n},{{}}")
-    return receding(improve.coherent(policy, n, decay), horizon, steps)._replace(own=False)
+    return receding(coherence.coherent(policy, n, decay), horizon, steps)._replace(own=False)
+
+
+WEAKER = "weaker"  # what ``Vars.given`` calls all that a weaker policy reads: qchunk eval --weaker
+
+
+def contrast(
+    policy: Policy,
+    horizon: int,
+    n: PositiveInt,
+    steps: PositiveInt = 1,
+    decay: Annotated[float, Range(above=0, high=1)] = 0.5,
+) -> Scheme:
+    """Bidirectional decoding (BID, 2408.17355): ``coherent``, and a contrast to the plans of a weaker policy (``coherence.contrasted``)."""
+    check_steps(steps, horizon, f"contrast:{n},{{}}")
+
+    def seen(vars: Vars) -> Vars:
+        if WEAKER not in vars.given:
+            raise UserError(
+                f"--execute contrast:{n} has no weaker policy to differ from",
+                "qchunk eval RUN --weaker OTHER, a run of the same kind that was trained less, or take coherent",
+            )
+        return vars.given[WEAKER]
+
+    weaker = policy._replace(
+        draw=lambda vars, *rest: policy.draw(seen(vars), *rest), plan=lambda vars, *rest: policy.plan(seen(vars), *rest)
+    )
+    return receding(coherence.contrasted(policy, weaker, n, decay), horizon, steps)._replace(own=False)
 
 
 def rtc(policy: Policy, horizon: int, delay: NonNegativeInt, steps: PositiveInt, limit: PositiveFloat = 5.0) -> Scheme:

@@ -16,6 +16,7 @@ from qchunk import envs, normalise, registry, seeds
 from qchunk.config import from_dict, validate
 from qchunk.drivers.common import Driver, assemble, execution, learner_like
 from qchunk.play.program import Inputs, Program, reads
+from qchunk.play.schemes import WEAKER
 from qchunk.runs import checkpoint, run_folder, sources
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Learner, Vars
@@ -217,6 +218,26 @@ def vars_of(run: Opened, learner: Learner, seed: int = 0) -> Vars:
     """What the policies of the seed at this place of a run's seeds read."""
     learner, given = seeds.one((learner, run.inputs.given), seed)
     return reads(learner, run.inputs._replace(given=given))
+
+
+def beside_weaker(run: Opened, folder: Path | None) -> Opened:
+    """The run with all that another one's policy reads as a weaker policy beside its own, for ``schemes.contrast``; as it is without a folder.
+
+    Raises:
+        UserError: the other has another method or other sizes, or fewer seeds.
+    """
+    if folder is None:
+        return run
+    other = rebuild(run_folder.read_config(folder)["config"], folder)
+    learner = learner_of(folder, other)[0]
+    vars = reads(learner, other.inputs)
+    like = jax.tree.map(np.shape, reads(learner_like(run.program, run.inputs), run.inputs))
+    if jax.tree.map(np.shape, vars) != like:
+        raise UserError(
+            f"{folder} has another method, other sizes or other seeds",
+            "give a run of the same kind that was trained less",
+        )
+    return run._replace(inputs=run.inputs._replace(given={**run.inputs.given, WEAKER: vars}))
 
 
 def first_seed(run: Opened, learner: Learner, key: Any) -> tuple[Learner, Inputs]:
