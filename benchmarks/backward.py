@@ -5,6 +5,8 @@ Temporaries of the compiled program; nothing is run.
 
 from __future__ import annotations
 
+import math
+
 import jax
 from _methods import SIZES, configured, data_for, data_set, drawn, one_update, shapes
 from _timing import tell
@@ -19,7 +21,8 @@ def temporaries(name: str, steps: int) -> float:
     data = data_for(c, data_set(1002))
     chunk = jax.eval_shape(lambda key, data: drawn(build, c, key, data), jax.random.key(0), data)
     compiled = jax.jit(one_update(build, c)).lower(*shapes(build, c), jax.random.key(0), chunk).compile()
-    return compiled.memory_analysis().temp_size_in_bytes / 2**20
+    memory = compiled.memory_analysis()
+    return memory.temp_size_in_bytes / 2**20 if memory else math.nan
 
 
 def main() -> None:
