@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help install demo test test-all tutorials lint docs bench tabletop wheel clean
+.PHONY: help install demo test test-all tutorials lint docs bench gpu tabletop wheel clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ docs: .venv/docs  ## the site, into site/; a broken link fails, and a page that 
 
 bench: .venv/base  ## the figures of benchmarks/
 	$(BIN)/qchunk bench
+
+gpu: .venv/test  ## on a GPU (.[cuda12]): its tests, its figures against the stored ones, one picture; 8 minutes, the same command goes on
+	$(BIN)/python experiments/gpu/measure.py
 
 tabletop: .venv/base  ## the tabletop page, its facts and pictures
 	$(BIN)/python experiments/tabletop_facts.py
