@@ -17,7 +17,7 @@ from _accelerator import ASKED, ROUNDINGS, SMOKE, Card, card, on_cpu, rounded
 from _methods import BATCH, Size, configured, data_set, drawn, offline_run, one_update, shapes, updating
 from _timing import medians, tell
 
-from qchunk import nets
+from qchunk import improve, nets
 from qchunk.drivers import offline
 from qchunk.drivers.common import init
 from qchunk.reporting import cost
@@ -31,10 +31,12 @@ def counted(build: Any, c: Any) -> tuple[float, float]:
     """(FLOPs, bytes) of an update on one batch; nothing is computed."""
     key, data = jax.random.key(0), data_set(1002)
     chunk = jax.eval_shape(lambda key, data: drawn(build, c, key, data), key, data)
-    whole = functools.partial(jax.lax.scan, unroll=True)
-    with mock.patch.object(nets, "large_products", lambda: True), mock.patch.object(jax.lax, "scan", whole):
+    unrolled = mock.patch.object(jax.lax, "scan", functools.partial(jax.lax.scan, unroll=True))
+    large = mock.patch.object(nets, "large_products", lambda: True)
+    at_once = mock.patch.object(improve, "CPU_ROWS", improve.DEVICE_ROWS)  # candidates that are looked at together
+    with unrolled, large, at_once:
         compiled = jax.jit(one_update(build, c)).lower(*shapes(build, c), key, chunk).compile()
-    found = compiled.cost_analysis()
+    found = compiled.cost_analysis() or {}
     return found["flops"], found["bytes accessed"]
 
 

@@ -1,6 +1,6 @@
 """A suite in short turns, such as those of a machine that is lent for 10 minutes: goes on from what is in a folder, and stops by itself in time.
 
-``python experiments/gpu/slices.py OUT SECONDS [SUITE.py] [--scale paper] [--margin 60]``, by default cube_double.py. It runs ``qchunk reproduce`` in OUT/suite and
+``python experiments/gpu/slices.py OUT SECONDS [SUITE.py] [--scale paper] [--margin 60]``, by default qc_cube_double.py. It runs ``qchunk reproduce`` in OUT/suite and
 asks it to stop MARGIN seconds before the end, as Ctrl-C would; what does not answer is killed, and the next turn goes on from the newest checkpoint. OUT/progress.json says
 where every run is, with its curve, and the mean of all beside the published one; OUT/slices.log is what was said. Exit code 0 after a turn or when all is done, else that of the suite.
 """
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("seconds", type=float)
-    parser.add_argument("suite", type=Path, nargs="?", default=HERE / "cube_double.py")
+    parser.add_argument("suite", type=Path, nargs="?", default=HERE / "qc_cube_double.py")
     parser.add_argument("--scale", default="paper")
     parser.add_argument("--margin", type=float, default=60.0)
     f = parser.parse_args()
@@ -43,7 +43,7 @@ def main() -> None:
     began = time.monotonic()
     with (f.out / "slices.log").open("a") as log:
         code, stopped = turn(f, began, log)
-    known = progress(f.out / "suite", f.suite.resolve() == HERE / "cube_double.py")
+    known = progress(f.out / "suite", f.suite.resolve() == HERE / "qc_cube_double.py")
     known |= {"done": code == 0 and not stopped, "exit_code": code}
     known["turns"] = [*turns(f.out), {"seconds": round(time.monotonic() - began, 1), "stopped": stopped}]
     atomic_write(f.out / "progress.json", json.dumps(known, indent=1) + "\n")
