@@ -22,6 +22,7 @@ from qchunk.reporting import cost
 from qchunk.system.errors import UserError
 
 BENCHMARKS = {
+    "backward",
     "candidates",
     "compile",
     "deployed",

@@ -269,7 +269,7 @@ def test_how_episodes_are_played_against_a_loop():
     for name in ("receding:2", "random-k", "receding:4"):
         scheme = parse(name, H).scheme(policy)
         found = jax.jit(
-            lambda scheme=scheme: on_device.episodes(wrap(env), scheme, NO_VARS, jax.random.key(0), count, True)
+            lambda scheme=scheme: on_device.episodes(wrap(env), scheme, NO_VARS, jax.random.key(0), count)
         )()
         *first, key = jax.random.split(jax.random.key(0), 3)
         loop = on_device.begin(wrap(env), scheme, NO_VARS, first, count, in_turn=True)
@@ -330,6 +330,6 @@ def test_plans_grow_long_where_looks_have_a_price(cost):
     drawn = [float(e.values["policy/length"][0]) for e in found if e.kind == "train"][-1]
     assert drawn > 3.5 if cost else 1.5 < drawn < 3.4, drawn
     program, x = assemble(learned_k, c, env, s, given)
-    figures = evaluate(program, x, s, found[-1].learner, manner=True)
+    figures = evaluate(program, x, s, found[-1].learner)
     np.testing.assert_allclose(figures["looks"], figures["plans"])
     assert cost == 0 or float(figures["length"][0] / figures["plans"][0]) > 3.5

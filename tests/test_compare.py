@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from qchunk import cli, envs, names, registry
 from qchunk.actor_configs import DiffusionConfig, FlowConfig
-from qchunk.commands.compare import CompareFlags, online_steps, plan
+from qchunk.commands.compare import CompareFlags, asked_for, by_batches, ends_of, online_steps, plan
 from qchunk.comparison import arms, literature, refusals, tables
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, claim, train_all
@@ -119,6 +120,16 @@ def test_every_algorithm_is_an_arm():
     for name in names.ALGORITHMS:
         assert arms.config_of(name, Sizes(horizon=3)).chunk.horizon == 3
     assert set(arms.TUNED) <= set(names.ALGORITHMS) | set(arms.DEFAULT)
+
+
+def test_suites_of_arms(capsys):
+    """Every arm of every suite can be made, and a suite and --algos are not both taken."""
+    for suite in arms.SUITES.values():
+        assert refusals.without(suite, Sizes(hidden=(16,), n=2, steps=2)) == (suite, {})
+    f, _ = asked_for(["--env", TASK1, "--suite", "seed"])
+    assert f.algos == arms.SEED and asked_for(["--env", TASK1])[0].algos == arms.DEFAULT
+    with pytest.raises(UserError, match="both name the arms"):
+        asked_for(["--env", TASK1, "--suite", "seed", "--algos", "bc"])
 
 
 OWN = """
@@ -352,6 +363,7 @@ def test_report_and_looks(compared):
         "Cost of acting",
         "data:image/gif",
         "offline rewards",
+        "The catch of each",
     ):
         assert word in page, word
     costs = {a: json.loads((out / "runs/probe/pole" / a / "cost.json").read_text()) for a in ("bc@gaussian", "dppo")}
@@ -359,6 +371,7 @@ def test_report_and_looks(compared):
     assert costs["bc@gaussian"]["multiplications"] == (2 * 16 + 16 * 30) / 5
     assert costs["dppo"]["multiplications"] == 2 * (12 * 16 + 16 * 10) / 5
     assert costs["dppo"]["offline_rewards"] == "not used"
+    assert len(costs["bc@gaussian"]["error"]) == 2 and "error" not in costs["dppo"], "which has no data"
 
 
 def test_goes_on_where_it_was(compared, capsys):
@@ -412,6 +425,56 @@ def test_a_comparison_grows_by_arms_and_environments(tmp_path):
         with pytest.raises(UserError, match=f"holds a comparison with another --{flag}"):
             claim(root, "comparison", {**more, **change}, grows=("algos", "env"))
     assert json.loads((root / "comparison.json").read_text()) == more
+
+
+def test_seeds_added_are_runs_of_their_own(tmp_path):
+    """What is there stays as it is; the new seeds stand on priors of their own; fewer, or after trials, are refused."""
+    sizes, f = (
+        Sizes(hidden=(16,), steps=2),
+        dataclasses.replace(ALL, env=(TASK1,), algos=("qc", "v-gps"), out=tmp_path / "c"),
+    )
+    assert ends_of(f) == (3,), "nothing is there"
+    claim(f.out, "comparison", {"seeds": 3})
+    assert ends_of(dataclasses.replace(f, seeds=9)) == (9,), "nothing is trained"
+    (f.out / "runs").mkdir()
+    more = dataclasses.replace(f, seeds=5)
+    assert ends_of(more) == (3, 5), "also of a folder that an earlier version made"
+    for ends in ([3, 5], [3, 5, 9]):
+        claim(
+            f.out,
+            "comparison",
+            {"seeds": ends[-1], "seeds_by_batch": ends},
+            grows=("seeds_by_batch",),
+            rises=("seeds",),
+        )
+        assert ends_of(dataclasses.replace(f, seeds=ends[-1])) == tuple(ends)
+    with pytest.raises(UserError, match="another --seeds"):
+        claim(f.out, "comparison", {"seeds": 4}, rises=("seeds",))
+    with pytest.raises(UserError, match="settings that trials chose for 9 seeds"):
+        ends_of(dataclasses.replace(f, seeds=10, tune=3))
+    first, later = (by_batches(f, sizes, ends)[0] for ends in ((3,), (3, 5)))
+    assert later[: len(first)] == first == plan(f, sizes)[0]
+    added = later[len(first) :]
+    assert [r.name for r in added] == [f"{r.name} (seeds 3 to 4)" for r in first]
+    assert {(r.settings.seed, r.settings.seeds) for r in added} == {(3, 2)}
+    assert added[-1].prior == added[0].name and added[1].prior == ""
+    told = {row["what"]: row["how"] for row in tables.equal(later, sizes, {})}
+    assert told["seeds"] == "0 to 4"
+
+
+@pytest.mark.slow
+def test_a_comparison_grows_by_seeds(compared, tmp_path, capsys):
+    """Only the new ones are trained; the page has them all as one run."""
+    out = shutil.copytree(compared[0], tmp_path / "c")
+    argv = [*compared[1][:-1], str(out)]
+    finished = {p: p.stat().st_mtime_ns for p in out.rglob("summary.json")}
+    at = argv.index("--seeds") + 1
+    cli.main([*argv[:at], "3", *argv[at + 1 :], "--no-look"])
+    found = {p: p.stat().st_mtime_ns for p in out.rglob("summary.json")}
+    assert len(found) == 2 * len(finished) and {p: found[p] for p in finished} == finished
+    rows = json.loads((out / "report" / "table.json").read_text())["runs"]
+    assert [(r["method"], r["seeds"]) for r in rows] == [("bc@gaussian", 3), ("dppo", 3)]
+    assert "another --seeds" in command(capsys, *argv, "bad").err
 
 
 def test_nothing_trained_is_nothing_claimed(tmp_path, capsys):

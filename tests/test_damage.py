@@ -49,7 +49,16 @@ def make(folder, label="qc"):
         for step in (1, 2):
             run.log("eval", step, {"success": [0.5, 1.0], "return": [-1.0, -2.0]})
         run.finish({"success": [0.5, 1.0]})
-    cost = {"multiplications": 1e3, "p50": 1.0, "p99": 2.0, "memory": 10.0, "parameters": 5, "offline_rewards": "used"}
+    cost = {
+        "multiplications": 1e3,
+        "p50": 1.0,
+        "p99": 2.0,
+        "memory": 10.0,
+        "parameters": 5,
+        "offline_rewards": "used",
+        "error": [0.1, 0.2],
+        "energy_distance": [1.0, None],
+    }
     (folder / prices.COST).write_text(json.dumps(cost))
     return folder
 
@@ -100,6 +109,7 @@ def test_a_report_outlives_any_edit_of_a_runs_files(name, pair, tmp_path, data):
         json.loads(exports.as_json(found))
         if name == "cost.json":
             page.costs(found, dict.fromkeys((r.label for r in found), "C0"))
+            page.catch_rows(found)
         else:
             list(page.settings(found))
         boards = [headline.board(*group) for group in headline.groups(found)]

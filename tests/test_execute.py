@@ -89,13 +89,17 @@ def test_evaluation_is_exact_and_stops():
     np.testing.assert_array_equal(e.ret, 1.0)
     np.testing.assert_array_equal(e.length, 5.0)
     np.testing.assert_array_equal(e.success, 1.0)
-    assert set(summary(e)) == {"success", "return", "length"}
+    assert set(summary(e)) == {"success", "return", "length", "looks", "plans", "jump", "change"}
 
 
 def test_no_success_where_it_has_no_meaning():
     env = wrap(envs.make("brax/reacher@spring"), 2)
     e = jax.jit(lambda k: episodes(env, receding(ramp(2, 2), 2, 2), NO_VARS, k, 2))(jax.random.key(0))
-    assert e.success is None and set(summary(e)) == {"return", "length"} and np.isfinite(e.ret).all()
+    assert (
+        e.success is None
+        and set(summary(e)) == {"return", "length", "looks", "plans", "jump", "change"}
+        and np.isfinite(e.ret).all()
+    )
 
 
 def test_equal_keys_give_equal_starts_whatever_the_policy():

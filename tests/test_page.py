@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from test_report import BC, CUBE, QC, REACHER, make
 
-from qchunk.reporting import against, exports, headline, page, plots, publish, records, stats
+from qchunk.reporting import against, exports, headline, page, plots, prices, publish, records, stats
+from qchunk.runs import run_folder
 
 CUBE2 = "tabletop/cube-single-task2"
 CRITIC = {"config": {"critic": {"hidden": [8]}}, "settings": {"episodes": 50}}
@@ -106,6 +107,13 @@ def test_who_rises_is_told_with_what_it_would_take(tmp_path):
     told, _ = first_screen([late, flat])
     assert "late (+30.0); at that pace late would be level with flat after about 670 more" in told.open
     assert headline.rise(records.load([flat])[0]) is None
+
+
+def test_where_nothing_succeeds_nobody_is_first(tmp_path):
+    records_ = records.load([make(tmp_path / n, n, [0.0, 0.0, 0.0]) for n in ("bc", "qc")])
+    told = headline.sentences(*headline.groups(records_)[0])
+    assert told.may == "Nothing succeeded: bc and qc are all at 0.0 %. Which is best may not be concluded."
+    assert told.open.startswith("More training")
 
 
 def test_a_broken_arm_is_shown_as_broken(tmp_path, pair):
@@ -211,6 +219,32 @@ def test_a_table_for_papers(tmp_path):
         assert part in text, text
     lines = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert len(lines) == 3 and {line.replace(r"\&", "").count("&") for line in lines} == {4}
+
+
+def test_the_catch_of_each(tmp_path, pair):
+    """Spread, roughness and means worked by hand; the best first; what nobody measured is blank, and a page without any has no such section."""
+    costs = {"multiplications": 1, "p99": 1, "parameters": 1, "offline_rewards": "used", "memory": 3000.0}
+    for folder, p50, more in zip(
+        pair, (4.0, 0.5), ({"error": [0.1, 0.2, None, 0.3], "energy_distance": [1, 1, 3, 3]}, {}), strict=True
+    ):
+        (folder / prices.COST).write_text(json.dumps({**costs, "p50": p50, **more}))
+        with run_folder.open_run(folder) as run:
+            # plans of 4 steps in episodes of 8: 2 jumps of 0.4 and 6 changes of 0.1 a step
+            played = {"jump": [0.4] * 4, "change": [0.1] * 4, "plans": [2.0] * 4, "length": [8.0] * 4}
+            run.log("eval", 3000, {"success": QC if folder.name == "q" else BC, "return": [0.0] * 4, **played})
+    found = page.catch_rows(records.load(pair))
+    assert [row["method"] for row in found] == ["qc", "bc"]
+    assert found[0] == {
+        "environment": CUBE, "method": "qc", "success": "90.0 % [77.0, 100.0]", "spread over seeds": "8.2", "error of an action": "0.200",
+        "distance from the data": "2.000", "change of actions": "0.175", "decision, ms": "4.00", "its memory, kB": "3", "training, min": "0.0",
+    }  # fmt: skip
+    assert found[1]["error of an action"] == "" and found[1]["change of actions"] == "0.175"
+    publish.write_report(pair, tmp_path / "r")
+    text = (tmp_path / "r" / "report.html").read_text()
+    assert "The catch of each" in text and (tmp_path / "r" / "catches.pdf").exists()
+    for folder in pair:
+        (folder / prices.COST).unlink()
+    assert "The catch of each" not in page.html_page(records.load(pair), [], {})
 
 
 def test_templates_are_in_the_wheel():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 
 import pytest
@@ -15,6 +16,7 @@ from qchunk.comparison.suite import Data, Run, Suite, chosen, shrunk, smoke
 from qchunk.config import ChunkConfig, RolloutConfig, validate
 from qchunk.drivers.online import OnlineSettings
 from qchunk.play.execute import parse
+from qchunk.runs import run_folder
 from qchunk.system import loading
 from qchunk.types import Spec
 
@@ -133,6 +135,25 @@ def test_cost_by_hand():
     run = Run("bc", "probe/pole", Data("probe/pole", 100), c, OnlineSettings(seeds=2, offline_steps=30, batch=64), "bc")
     first, second = 64 * 2 * 16, 64 * 16 * 10
     assert estimate.multiplications(run, Spec(2, 2, 4)) == 2 * 30 * (2 * first + 3 * second)
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(100, "about 5 minutes left"), (3600, "about 3.0 hours left"), (10, "")])
+def test_how_long_the_rest_takes(tmp_path, capsys, seconds, told):
+    """One run is done; the other makes three times its updates. What took a moment was compiling, and says nothing."""
+    c = BC(ChunkConfig(5), RegressionConfig((16,)))
+    runs = [
+        Run("bc", "probe/pole", Data("probe/pole", 100), c, OnlineSettings(offline_steps=n, batch=64), f"{n}")
+        for n in (30, 90)
+    ]
+    with run_folder.create(suite.folder_of(runs[0], tmp_path), {"algorithm": "bc"}) as run:
+        run.log("eval", 30, {"return": [1.0]})
+        run.finish({"return": [1.0]})
+    path = suite.folder_of(runs[0], tmp_path) / "metrics.jsonl"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seconds": seconds}) + "\n")
+    assert estimate.left(runs, 1, tmp_path) == told
+    assert estimate.left(runs, 0, tmp_path) == estimate.left(runs[:1], 1, tmp_path) == "", (
+        "nothing is done, or nothing left"
+    )
 
 
 FILE = """

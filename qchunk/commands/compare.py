@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from qchunk.reporting import against, pooled, records
 from qchunk.reporting.publish import publish
 from qchunk.reporting.records import Rows
 from qchunk.runs import sinks
-from qchunk.system import loading
+from qchunk.system import loading, schema
 from qchunk.system.errors import UserError, unknown
 
 SHOWN = (
@@ -38,6 +39,7 @@ SHOWN = (
     "dry",
     "against",
     "on",
+    "suite",
 )  # flags that train nothing
 ENVS, HOST_ENVS, LENGTH = (
     512,
@@ -53,7 +55,7 @@ class CompareFlags:
     env: tuple[str, ...]
     """Environments: qchunk list envs."""
     out: Path = Path("runs/compare")
-    """Folder for data, runs and report; the same command goes on with it, and with more --algos or --env behind these trains what they add."""
+    """Folder for data, runs and report; the same command goes on with it, and with more --algos or --env behind these, or more --seeds, trains what they add."""
     data: Path | None = None
     """Data set for every arm; by default --data-steps transitions of the environment's first scripted behaviour."""
     data_steps: int = 200_000
@@ -63,7 +65,7 @@ class CompareFlags:
     seed: int = 0
     """The first seed."""
     seeds: int = 4
-    """S, seeds of every arm."""
+    """S, seeds of every arm; with more of them the same command trains those that are missing."""
     offline_steps: int = 2_500
     """Updates on the data set: of every arm that learns from data, and of the priors."""
     prior_steps: int | None = None
@@ -104,6 +106,8 @@ class CompareFlags:
     """published: the figures that papers released for the same tasks and methods stand beside ours."""
     on: str = ""
     """Train by workers: local:N, slurm:PARTITION or ray[:ADDRESS] (docs/cluster.md); by default one run after the other, here."""
+    suite: Literal["default", "seed"] = "default"
+    """The arms where --algos names none. seed: every kind of system that the field's surveys name, one arm each."""
 
 
 LEAST = {
@@ -133,15 +137,16 @@ def compare(argv: list[str]) -> None:
     if f.baseline and f.baseline not in f.algos:
         raise unknown("--baseline", f.baseline, f.algos, "it is one of --algos")
     asked = {**{n: v for n, v in dataclasses.asdict(f).items() if n not in SHOWN}, **dataclasses.asdict(sizes)}
+    ends = ends_of(f)
     kept, refused = refusals.without(f.algos, sizes)
     f = dataclasses.replace(f, algos=kept)
-    suite, left_out = plan(f, sizes)
+    suite, left_out = by_batches(f, sizes, ends)
     if not f.tune:  # what trials choose is not known yet
         check(suite, f.out)
     sinks.check(f.log_to)
     handed.check_engine(f.on)
     planned = trials.planned(f, sizes, plan)
-    claim(f.out, "comparison", asked, f.dry, grows=("algos", "env"))
+    claim(f.out, KIND, {**asked, ENDS: ends}, f.dry, grows=("algos", "env", ENDS), rises=("seeds",))
     refusals.told(refused)
     if f.dry:
         print("\n".join(estimate.listed([*trials.runs_of(planned), *suite], f.out)), file=sys.stderr, flush=True)
@@ -151,7 +156,8 @@ def compare(argv: list[str]) -> None:
     trained = handed.trained_on(f.on, ["compare", *argv], todo, f.quiet or f.json)
     compared = [r for r in suite if not r.label.startswith(PRIOR)]
     folders = {trained.folders[r.name]: r for r in compared if r.name in trained.folders}
-    for folder in folders if f.look else ():
+    first_seeds = [folder for folder, r in folders.items() if not r.batch]
+    for folder in first_seeds if f.look else ():
         print(f"[compare] looking at {folder.name} on {folder.parent.name}", file=sys.stderr, flush=True)
         try:
             look(folder)
@@ -185,14 +191,51 @@ def compare(argv: list[str]) -> None:
 def asked_for(argv: list[str]) -> tuple[CompareFlags, Sizes]:
     """The flags of a command line."""
     f, sizes = flags.parse("compare", argv, CompareFlags, Sizes)
-    return dataclasses.replace(f, algos=tuple(a for given in f.algos for a in given.split(",") if a)), sizes
+    algos = tuple(a for given in f.algos for a in given.split(",") if a)
+    if f.suite != "default" and algos != arms.DEFAULT:
+        raise UserError(f"--suite {f.suite} and --algos both name the arms", "give one of them")
+    return dataclasses.replace(f, algos=arms.SUITES[f.suite] if f.suite != "default" else algos), sizes
 
 
 def listed(argv: list[str]) -> handed.Listed:
     """The runs of a command line, for a worker."""
     f, sizes = asked_for(argv)
-    suite, _ = plan(dataclasses.replace(f, algos=refusals.without(f.algos, sizes)[0]), sizes)
+    suite, _ = by_batches(dataclasses.replace(f, algos=refusals.without(f.algos, sizes)[0]), sizes, ends_of(f))
     return handed.Listed("compare", trials.as_chosen(f, suite) if f.tune else suite, f.out, f.log_to)
+
+
+KIND, ENDS = (
+    "comparison",
+    "seeds_by_batch",
+)  # what comparison.json is called, and its entry with the numbers of seeds that were asked for
+
+
+def ends_of(f: CompareFlags) -> tuple[int, ...]:
+    """How many seeds a comparison has had, and has now: (4, 8) where four were trained and as many are added.
+
+    Raises:
+        UserError: its settings were chosen by trials, for the seeds that it began with.
+    """
+    path = f.out / f"{KIND}.json"
+    if not path.is_file() or not (f.out / "runs").exists():
+        return (f.seeds,)
+    found = schema.read(path, dict[str, Any], "pass --out with a new folder")
+    ends = tuple(found.get(ENDS) or [found.get("seeds", f.seeds)])
+    if f.seeds <= ends[-1]:  # fewer are refused by ``claim``
+        return ends
+    if f.tune:
+        raise UserError(f"{f.out} has settings that trials chose for {ends[-1]} seeds", f"leave --seeds at {ends[-1]}, or pass --out with a new folder")  # fmt: skip
+    return (*ends, f.seeds)
+
+
+def by_batches(f: CompareFlags, sizes: Sizes, ends: Sequence[int]) -> tuple[list[Run], tables.LeftOut]:
+    """``plan`` of the seeds that a comparison began with, and of those that were added to it, in runs of their own."""
+    found, left_out = list[Run](), tables.LeftOut()
+    for first, end in itertools.pairwise((0, *ends)):
+        runs, left_out = plan(dataclasses.replace(f, seed=f.seed + first, seeds=end - first), sizes)
+        batch = f" (seeds {f.seed + first} to {f.seed + end - 1})" if first else ""
+        found += [r._replace(batch=batch, prior=r.prior and r.prior + batch) for r in runs]
+    return found, left_out
 
 
 def checked(f: CompareFlags, sizes: Sizes) -> None:

@@ -91,7 +91,7 @@ def _by_scheme(p: Opened, learner: Learner, episodes: int) -> dict:
     shown = dataclasses.replace(p.settings, episodes=episodes)
     spread, given = seeds.spread(shown.seeds, (learner, p.inputs.given))
     with closed(p.program):
-        values = measure(p.program, p.inputs._replace(given=given), shown, spread, seed=EvalFlags.seed, manner=True)
+        values = measure(p.program, p.inputs._replace(given=given), shown, spread, seed=EvalFlags.seed)
     price = cost.of_scheme(scheme, vars_of(p, learner), obs_spec(p.program.env))
     figures = {n: [x if np.isfinite(x) else None for x in np.asarray(v, float).tolist()] for n, v in values.items()}
     return {"figures": figures, "multiplications": price["multiplications"], "p50": price["p50"]}

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from qchunk import seeds
 from qchunk.commands import flags
@@ -16,9 +17,12 @@ from qchunk.comparison.tables import uses_rewards
 from qchunk.config import NonNegativeInt
 from qchunk.drivers.common import evaluate
 from qchunk.envs.base import obs_spec
+from qchunk.play import on_data
 from qchunk.reporting import cost, film, page, prices
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
+from qchunk.runs.resuming import same_data
+from qchunk.system.answers import finite
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write, check_new
 from qchunk.types import Learner
@@ -75,7 +79,19 @@ def measure(folder: Path) -> None:
     found = cost.of_policy(p.algorithm.act, vars_of(p, learner), obs_spec(p.program.env))
     found["multiplications"] *= looks_per_step(p, learner)
     learns = "used" if uses_rewards(bool(kept["data"]), p.config) else "not used"
-    atomic_write(folder / prices.COST, json.dumps({**found, "offline_rewards": learns}) + "\n")
+    apart = from_data(folder, kept, p, learner) if kept["data"] else {}
+    atomic_write(folder / prices.COST, json.dumps({**found, "offline_rewards": learns, **apart}) + "\n")
+
+
+def from_data(folder: Path, kept: dict, p: Opened, learner: Learner) -> dict[str, list[float | None]]:
+    """How far a run's chunks are from those of its data, of each seed; {} where these are no more where they were."""
+    try:
+        data = same_data(folder, kept, p, None)
+    except UserError as e:
+        print(f"{folder.name} is not held against its data: {e}", file=sys.stderr)
+        return {}
+    found = on_data.from_data(p.program, learner, p.inputs._replace(data=data))
+    return {n: finite(np.asarray(found[n], float).tolist()) for n in ("error", "energy_distance")}
 
 
 def looks_per_step(p: Opened, learner: Learner) -> float:
@@ -83,7 +99,7 @@ def looks_per_step(p: Opened, learner: Learner) -> float:
     scheme = p.program.scheme(p.inputs, "act")
     if scheme.looks:
         return 1 / scheme.steps
-    x = evaluate(p.program, p.inputs, dataclasses.replace(p.settings, episodes=10), learner, seed=1000, manner=True)
+    x = evaluate(p.program, p.inputs, dataclasses.replace(p.settings, episodes=10), learner, seed=1000)
     return float(x["looks"].mean() / x["length"].mean())
 
 

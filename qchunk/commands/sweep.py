@@ -13,7 +13,7 @@ import numpy as np
 
 from qchunk import env_names, envs, names, registry
 from qchunk.commands import flags, train
-from qchunk.comparison import fitting, handed, selection, sweeping
+from qchunk.comparison import estimate, fitting, handed, selection, sweeping
 from qchunk.comparison.selection import Scores
 from qchunk.comparison.suite import Data, Run, Trained, check, claim, collected, file_of, train_all
 from qchunk.comparison.sweeping import Group, Setting
@@ -316,7 +316,7 @@ def report(s: Sweep, chosen: int, more: dict[str, records.Rows]) -> tuple[record
     more_ = {"prior": str(s.flags.prior.resolve()) if s.flags.prior else "", "objective": s.flags.objective}
     label = f"{Path(s.algorithm).stem.replace(':', '-')} (setting {chosen})"
     runs = [Run(s.algorithm, env, data_of(s, env, tuning=False), c, settings, label, **more_) for env in where]
-    trained = train_all("report", runs, s.root, s.flags.quiet or s.flags.json, s.flags.log_to)
+    trained = train_all("report", runs, s.root, s.flags.quiet or s.flags.json, s.flags.log_to, estimate.left)
     return write_report(trained.of(runs), s.root / "report", more, trained.rows(runs)), trained
 
 

@@ -21,6 +21,13 @@ from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, Stands, actor_f
 from qchunk.system.errors import UserError, unknown
 
 DEFAULT = ("bc", "qc", "qc-frozen", "value-guided", "v-gps", "dppo", "dppo@diffusion", "ppo")
+# Every kind of system that the field's surveys name, an arm each, those that train soonest first
+SEED = (
+    *("bc@regression", "bc", "bc@diffusion"),  # averages the data, or clones them
+    *("v-gps", "dppo", "learned-k", "qc-fql", "rlpd", "value-guided", "dsrl", "qc@meanflow", "dql", "reinflow", "qc"),
+    *("opal", "qam-e", "mac", "top-erl", "cqn-as"),
+)
+SUITES = {"default": DEFAULT, "seed": SEED}
 LR = OptimConfig(1e-3)  # of every arm that learns from data: what the tuning runs of bc, qc and qc-frozen chose
 PRIOR = "prior ("  # how the labels begin of what arms stand on
 PRIOR_KIND = "flow"  # of the actors that arms stand on, where their name says none

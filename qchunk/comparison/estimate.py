@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,15 +15,19 @@ import numpy as np
 
 from qchunk import envs, registry
 from qchunk.actors import actor
-from qchunk.comparison.suite import Data, Run, file_of, finished
+from qchunk.comparison.suite import Data, Run, file_of, finished, folder_of
 from qchunk.config import stands_on
 from qchunk.data import chunks
 from qchunk.drivers.common import assemble
 from qchunk.envs.base import spec_of
 from qchunk.primitives import weights_of
 from qchunk.reporting import cost
+from qchunk.runs import run_folder
 from qchunk.seeds import for_each
+from qchunk.system.errors import UserError
 from qchunk.types import Spec
+
+LEAST = 20.0  # seconds
 
 
 class Shapes(NamedTuple):
@@ -75,30 +80,70 @@ def multiplications(run: Run, spec: Spec) -> float:
     return cost.multiplications(once, *args) * times
 
 
+@functools.cache
+def _counted(run: Run, spec: Spec) -> float:
+    return multiplications(run, spec)
+
+
+def work(run: Run) -> float:
+    """``multiplications`` of a run, counted once for all that differ in their names, data or environment only."""
+    data = None if run.data is None else Path()
+    alike = run._replace(label="", batch="", prior="prior" * bool(run.prior), data=data, env="" if data else run.env)
+    return _counted(alike, spec_of_run(run))
+
+
+@functools.cache
+def _spec(env: str, history: int, horizon: int) -> Spec:
+    return spec_of(envs.make(env, history), horizon)
+
+
 def spec_of_run(run: Run) -> Spec:
     """The sizes of a run's networks."""
-    return spec_of(envs.make(run.env, run.config.chunk.history), run.config.chunk.horizon)
+    return _spec(run.env, run.config.chunk.history, run.config.chunk.horizon)
+
+
+def left(suite: Sequence[Run], done: int, root: Path) -> str:
+    """How long the runs behind the first ``done`` will take, by the pace of these: the time of their training for each product. "" where
+    they took less than ``LEAST`` seconds, which is mostly compiling, or nobody can count."""
+    runs = [r for r in suite[:done] if finished(r, root)]
+    todo = [r for r in suite[done:] if not finished(r, root)]
+    seconds = sum(_seconds(r, root) for r in runs)
+    if seconds < LEAST or not todo:
+        return ""
+    try:
+        hours = seconds / 3600 * sum(map(work, todo)) / max(sum(map(work, runs)), 1.0)
+    except Exception:  # a method of the user's own, which its run will name
+        return ""
+    return f"about {spoken(hours)} left"
+
+
+def _seconds(run: Run, root: Path) -> float:
+    """How long a finished run was trained."""
+    try:
+        return max((line["seconds"] for line in run_folder.read_metrics(folder_of(run, root))), default=0.0)
+    except UserError:
+        return 0.0
+
+
+def spoken(hours: float) -> str:
+    """A time as one says it."""
+    return f"{hours:.1f} hours" if hours >= 1 else f"{max(60 * hours, 1):.0f} minutes"
 
 
 def told(suite: Sequence[Run], root: Path) -> list[str]:
     """What is left to do, in lines for the user: counts, and the time of the products alone."""
-    left = [r for r in suite if not finished(r, root)]
-    if not left:
+    todo = [r for r in suite if not finished(r, root)]
+    if not todo:
         return [f"all {len(suite)} runs are done"]
-    data = {d: None for r in left if isinstance(d := r.data, Data) and not file_of(d, root).exists()}
-    specs = {env: spec_of_run(next(r for r in left if r.env == env)) for env in dict.fromkeys(r.env for r in left)}
-    seen: dict[Any, float] = {}
-    for r in left:
-        key = (r.algorithm, specs[r.env], r.config, r.settings, bool(r.prior))
-        seen[key] = seen.get(key) or multiplications(r, specs[r.env])
-    total = sum(seen[(r.algorithm, specs[r.env], r.config, r.settings, bool(r.prior))] for r in left)
-    updates = sum(r.amount.updates * r.settings.seeds for r in left)
-    steps = sum(r.amount.env_steps * r.settings.seeds for r in left)
+    data = {d: None for r in todo if isinstance(d := r.data, Data) and not file_of(d, root).exists()}
+    total = sum(map(work, todo))
+    updates = sum(r.amount.updates * r.settings.seeds for r in todo)
+    steps = sum(r.amount.env_steps * r.settings.seeds for r in todo)
     hours = total / speed() / 3600
     return [
-        f"{len(left)} of {len(suite)} runs are to do: {updates:,} updates and {steps:,} environment steps over all seeds, evaluations not counted"
+        f"{len(todo)} of {len(suite)} runs are to do: {updates:,} updates and {steps:,} environment steps over all seeds, evaluations not counted"
         + (f"; {sum(d.steps for d in data):,} transitions to collect" if data else ""),
-        f"their products alone take {f'{hours:.1f} hours' if hours >= 1 else f'{60 * hours:.1f} minutes'} at this machine's speed; "
+        f"their products alone take {spoken(hours)} at this machine's speed; "
         "everything else (activations, evaluations, the simulator) comes on top",
     ]
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from qchunk.comparison import estimate
 from qchunk.comparison.suite import (
     Data,
     Run,
@@ -63,7 +64,7 @@ def trained_on(on: str, argv: Sequence[str], listed: Listed, quiet: bool = False
     """
     name, suite, root, log_to = listed
     if not on:
-        return train_all(name, suite, root, quiet, log_to)
+        return train_all(name, suite, root, quiet, log_to, estimate.left)
     sinks.check(log_to)
     check(suite, root)
     jobs, failed = jobs_of(listed), dict[str, str]()

@@ -49,11 +49,12 @@ class Run(NamedTuple):
     prior: str = ""  # ENV/LABEL of an earlier run of the suite, of as many seeds or of one, that this one stands on; or another's absolute path
     objective: tuple[str, ...] = ()
     swept: Swept = ()  # settings beside each other in one program; the seeds of ``settings`` are their lanes
+    batch: str = ""  # " (seeds 4 to 7)", where another run of this label has the first ones
 
     @property
     def name(self) -> str:
-        """ENV/LABEL."""
-        return name_of(self.env, self.label)
+        """ENV/LABEL, and its batch of seeds."""
+        return name_of(self.env, self.label) + self.batch
 
     @property
     def driver(self) -> Driver:
@@ -133,13 +134,21 @@ def chosen(suite: Sequence[Run], only: Sequence[str]) -> list[Run]:
     return [r for r in suite if r.name in wanted]
 
 
-def claim(root: Path, kind: str, asked: dict[str, Any], dry: bool = False, grows: Sequence[str] = ()) -> None:
+def claim(
+    root: Path,
+    kind: str,
+    asked: dict[str, Any],
+    dry: bool = False,
+    grows: Sequence[str] = (),
+    rises: Sequence[str] = (),
+) -> None:
     """Makes the folder of a comparison or a suite, or finds it made by the same flags, or by others that trained nothing yet.
 
     Args:
         kind: what it is; ROOT/KIND.json keeps ``asked``.
         dry: only look.
         grows: flags whose lists may have become longer at their end: what they add is trained, the rest stays.
+        rises: flags whose numbers may have become larger, likewise.
 
     Raises:
         UserError: the folder holds another one, or something else.
@@ -150,9 +159,8 @@ def claim(root: Path, kind: str, asked: dict[str, Any], dry: bool = False, grows
         raise UserError(f"{root} exists and holds no {kind}", "pass --out with a new folder")
     if path.is_file():
         found = schema.read(path, dict[str, Any], "pass --out with a new folder")
-        longer = {
-            n for n in grows if isinstance(old := found.get(n), list) and old != kept[n] == [*old, *kept[n][len(old) :]]
-        }
+        longer = {n for n in grows if (old := found.get(n, [])) != kept[n] == [*old, *kept[n][len(old) :]]}
+        longer |= {n for n in rises if found.get(n, 0) < kept[n]}
         odd = sorted(n for n in kept if found.get(n) != kept[n] and n not in longer)
         if odd and (root / "runs").exists():
             flag = odd[0].replace("_", "-")
@@ -262,12 +270,18 @@ class Trained(NamedTuple):
 
 
 def train_all(
-    name: str, suite: Sequence[Run], root: Path, quiet: bool = False, log_to: tuple[str, ...] = ()
+    name: str,
+    suite: Sequence[Run],
+    root: Path,
+    quiet: bool = False,
+    log_to: tuple[str, ...] = (),
+    left: Callable[[Sequence[Run], int, Path], str] = lambda suite, done, root: "",
 ) -> Trained:
     """Runs what is missing. A run that fails is shown with its line, and the others go on; what stands on it fails with it.
 
     Args:
         log_to: other places that want the metrics of every run: tensorboard, wandb.
+        left: (suite, how many of its runs are done, root) -> how long the others will take, in words, or "".
     """
     quiet = quiet or not sys.stderr.isatty()
     sinks.check(log_to)
@@ -276,7 +290,9 @@ def train_all(
     with stopping.hint("the same command goes on"):
         for i, run in enumerate(suite, 1):
             stopping.check()
-            print(f"[{name} {i}/{len(suite)}] {run.label} on {run.env}", file=sys.stderr, flush=True)
+            then = left(suite, i - 1, root)
+            more = f"; {then}" if then else ""
+            print(f"[{name} {i}/{len(suite)}] {run.label} on {run.env}{more}", file=sys.stderr, flush=True)
             if broken := next((n for n in needs(run) if n in found.failed), ""):
                 found.failed[run.name] = f"it stands on {broken}, which failed"
                 continue

@@ -33,7 +33,7 @@ def equal(suite: Sequence[Run], sizes: Sizes, left_out: LeftOut) -> Rows:
         "prior": _prior(suite),
         "networks": f"{widths} for every network; flows of {sizes.steps} steps, N = {sizes.n} in our methods, chunks of {sizes.horizon}",
         "evaluation": f"{s.episodes} episodes per seed, open loop, the same start states for every arm and every evaluation",
-        "seeds": f"{s.seed} to {s.seed + s.seeds - 1}",
+        "seeds": f"{s.seed} to {max(r.settings.seed + r.settings.seeds for r in suite) - 1}",
         "tuning": f"three runs of every default arm on {arms.TUNING_ENV}, one seed, {TUNING}; see the table{_compared(suite)}",
         "left out": _absent(left_out, any(r.amount.env_steps for r in suite)),
     }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qchunk.comparison import arms, selection, sweeping
+from qchunk.comparison import arms, estimate, selection, sweeping
 from qchunk.comparison.selection import Scores
 from qchunk.comparison.suite import Data, Run, Trained, train_all
 from qchunk.comparison.sweeping import Setting
@@ -147,7 +147,7 @@ def runs_of(planned: tuple[list[Run], list[Trials]]) -> list[Run]:
 def tuned_suite(f: Any, suite: list[Run], planned: tuple[list[Run], list[Trials]]) -> tuple[list[Run], Rows]:
     """Trains the trials below OUT/tuning, and gives the comparison's runs the best settings: (runs, the table of the trials)."""
     root = f.out / "tuning"
-    trained = train_all("tune", runs_of(planned), root, f.quiet or f.json, f.log_to)
+    trained = train_all("tune", runs_of(planned), root, f.quiet or f.json, f.log_to, estimate.left)
     best, rows = chosen([(t, scored(t, trained)) for t in planned[1]])
     atomic_write(root / BEST, as_text(best))
     return [tuned(r, best) for r in suite], rows

@@ -237,17 +237,16 @@ def accumulate(fn: Callable, state: Any, count) -> tuple[Any, Any]:
 
 
 def evaluate(
-    program: Program, x: Inputs, s: Common, learner: Learner, seed: int | None = None, manner: bool = False
+    program: Program, x: Inputs, s: Common, learner: Learner, seed: int | None = None
 ) -> dict[str, np.ndarray]:
     """Figures of an evaluation [S]. Every method and every evaluation of a seed sees the same start states.
 
     Args:
         seed: of other start states than those that training sees.
-        manner: also how the episodes were played.
     """
     which = ("evaluation",) if seed is None else ("eval", seed)
     keys = jax.vmap(lambda k: stream(k, *which))(x.keys)
-    values = evaluation.evaluate(program, s.episodes, learner, x._replace(keys=keys, data=None), manner)
+    values = evaluation.evaluate(program, s.episodes, learner, x._replace(keys=keys, data=None))
     return {k: np.asarray(v) for k, v in values.items()}
 
 

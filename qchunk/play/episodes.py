@@ -30,8 +30,8 @@ class Episodes(NamedTuple):
     ret: Array  # undiscounted return
     success: Array | None  # 1.0 if it was ever reached; None where the environment has no notion of it
     length: Array  # steps
+    manner: Manner
     terms: dict = {}  # noqa: RUF012  (never written to)  sums of what an objective is made of
-    manner: Manner | None = None  # None: nobody asked
 
 
 class Tally(NamedTuple):
@@ -48,26 +48,23 @@ def episodes(
     tally: Tally,
     start: tuple[Any, Any],
     none_yet: Episodes,
-    before: Array | None = None,
+    before: Array,
 ) -> Episodes:
     """Plays episodes, each to its own end; stops when the last one has ended.
 
     Args:
         start: (state, carry).
         none_yet: the total to begin with.
-        before: the action [E, A] before the first one, NaN; given where ``none_yet`` has a manner.
+        before: the action [E, A] before the first one, NaN.
     """
 
     def body(loop: Any) -> Any:
         played, i, total, before = loop
         ended = sim.show(played[0]).done > 0
         played, _, steps = decision(sim, player, tally.label(i), played)
-        found = of_steps(steps)
-        if before is not None:
-            before = where(ended, jnp.full_like(before, jnp.nan), before)
-            found = found._replace(manner=manner_of(steps, before, player))
-            before = jnp.asarray(steps.action[-1])
-        return played, i + 1, tally.add(played[0], total, found), before
+        before = where(ended, before * jnp.nan, before)
+        found = of_steps(steps, manner_of(steps, before, player))
+        return played, i + 1, tally.add(played[0], total, found), steps.action[-1]
 
     return sim.repeat(lambda loop: tally.going(loop[0][0]), body, (start, 0, none_yet, before))[2]
 
@@ -83,23 +80,24 @@ def manner_of(s: Steps, before: Array, player: Player) -> Manner:
     Args:
         before: [E, A] the action before them, NaN where there was none.
     """
-    step = s.extras.get(PLAN_STEP, jnp.zeros_like(s.alive))
+    xp = s.action.__array_namespace__()  # numpy where environments are processes
+    step = s.extras.get(PLAN_STEP, xp.zeros_like(s.alive))
     if len(s.alive) > 1:  # a plan takes over when it is ready, not when it is made
-        step = jnp.roll(step, player.delay % player.steps, axis=0)
-    change = jnp.mean(jnp.abs(s.action - jnp.concatenate([before[None], s.action[:-1]])), axis=-1)
-    begins, known = (step == 0) * s.alive, jnp.isfinite(change) * s.alive
-    of = lambda where: jnp.sum(where * jnp.nan_to_num(change), axis=0)  # noqa: E731
+        step = xp.roll(step, player.delay % player.steps, axis=0)
+    change = xp.mean(abs(s.action - xp.concatenate([before[None], s.action[:-1]])), axis=-1)
+    begins, known = (step == 0) * s.alive, xp.isfinite(change) * s.alive
+    of = lambda where: xp.sum(where * xp.nan_to_num(change), axis=0)  # noqa: E731
     joint, inside = begins * known, (1 - begins) * known
-    plans = jnp.sum(begins, axis=0)
-    sums = of(joint), jnp.sum(joint, axis=0), of(inside), jnp.sum(inside, axis=0)
+    plans = xp.sum(begins, axis=0)
+    sums = of(joint), xp.sum(joint, axis=0), of(inside), xp.sum(inside, axis=0)
     return Manner(s.alive[0] + 0.0 if player.looks else plans, plans, *sums)
 
 
-def of_steps(s: Steps) -> Episodes:
+def of_steps(s: Steps, manner: Manner) -> Episodes:
     """What the steps [n, E] of one decision add to their episodes [E]."""
     success = None if s.success is None else ((s.success + 1) * s.alive - 1).max(axis=0)  # -1 of a step that was not
     terms = {name: (x * s.alive).sum(axis=0) for name, x in s.terms.items()}
-    return Episodes((s.reward * s.alive).sum(axis=0), success, s.alive.sum(axis=0), terms)
+    return Episodes((s.reward * s.alive).sum(axis=0), success, s.alive.sum(axis=0), manner, terms)
 
 
 def summary(e: Episodes, goals: int = 0) -> dict[str, Array]:
@@ -107,8 +105,8 @@ def summary(e: Episodes, goals: int = 0) -> dict[str, Array]:
 
     An episode whose return is not finite was played with actions or shown states that are no numbers: it is no success.
 
-    With a manner also, of an episode, ``looks`` and ``plans``, and the mean change of an action where plans begin, ``jump``, and
-    inside of them, ``change``.
+    Also, of an episode, ``looks`` and ``plans``, and the mean change of an action where plans begin, ``jump``, and inside of
+    them, ``change``.
 
     Args:
         goals: how many the episodes had in turn, for ``success_goal1`` and so on beside ``success``.
@@ -119,10 +117,8 @@ def summary(e: Episodes, goals: int = 0) -> dict[str, Array]:
         each = {f"success_goal{i + 1}": reached[..., i::goals] for i in range(min(goals, reached.shape[-1]))}
         success = {name: x.mean(axis=-1) for name, x in {"success": reached, **each}.items()}
     terms = {n: x.mean(axis=-1) for n, x in e.terms.items()}
-    manner = {}
-    if (m := e.manner) is not None:
-        total = lambda x: x.sum(axis=-1)  # noqa: E731
-        each = {"jump": (m.jump, m.jumps), "change": (m.change, m.changes)}
-        manner = {name: total(x) / jnp.maximum(total(count), 1) for name, (x, count) in each.items()}
-        manner |= {"looks": m.looks.mean(axis=-1), "plans": m.plans.mean(axis=-1)}
+    m, total = e.manner, lambda x: x.sum(axis=-1)
+    changes = {"jump": (m.jump, m.jumps), "change": (m.change, m.changes)}
+    manner = {name: total(x) / jnp.maximum(total(count), 1) for name, (x, count) in changes.items()}
+    manner |= {"looks": m.looks.mean(axis=-1), "plans": m.plans.mean(axis=-1)}
     return {**success, "return": e.ret.mean(axis=-1), "length": e.length.mean(axis=-1), **terms, **manner}

@@ -24,11 +24,7 @@ def check(program: Program, count: int) -> None:
         memory.check("an evaluation", count * one, "give fewer --episodes")
 
 
-def evaluate(program: Program, count: int, learner: Learner, x: Inputs, manner: bool = False) -> dict[str, Any]:
-    """``count`` episodes of every seed's acting policy: means [S]. Equal keys give equal start states; or what held-out data say of it (``on_data``).
-
-    Args:
-        manner: also how they were played: see ``episodes.summary``.
-    """
+def evaluate(program: Program, count: int, learner: Learner, x: Inputs) -> dict[str, Any]:
+    """``count`` episodes of every seed's acting policy: means [S]. Equal keys give equal start states; or what held-out data say of it (``on_data``)."""
     place = on_host if program.on_host else on_data if isinstance(program.env, HeldOut) else on_device
-    return place.evaluate(program, count, learner, x, manner)
+    return place.evaluate(program, count, learner, x)

@@ -20,7 +20,7 @@ from qchunk.types import Algorithm, Array, Learner
 WINDOWS = 256
 
 
-def evaluate(program: Program, count: int, learner: Learner, x: Inputs, manner: bool = False) -> dict[str, Array]:
+def evaluate(program: Program, count: int, learner: Learner, x: Inputs) -> dict[str, Array]:
     """Every seed's acting policy on ``WINDOWS`` held-out windows, one chunk drawn for each: means [S].
 
     Returns:
@@ -35,7 +35,7 @@ def evaluate(program: Program, count: int, learner: Learner, x: Inputs, manner: 
     Raises:
         UserError: no episodes are held out: the run's data have not been read.
     """
-    del count, manner
+    del count
     if (held := program.env.held) is None:
         raise UserError("no episodes are held out to judge by", "open the run with its data")
     chunks.check_fits(held, x.c.chunk)
@@ -45,17 +45,30 @@ def evaluate(program: Program, count: int, learner: Learner, x: Inputs, manner: 
 @functools.partial(jax.jit, static_argnums=0)
 def _evaluate(program: Program, learner: Learner, x: Inputs) -> dict[str, Array]:
     def one_seed(learner: Learner, x: Inputs) -> dict[str, Array]:
-        algorithm, vars = program.algorithm(x.c), reads(learner, x)
-        start_key, plan_key, *update_keys = jax.random.split(x.keys, 5)
-        start = chunks.draw_starts(start_key, x.data, x.c.chunk, WINDOWS)
-        chunk = chunks.windows(x.data, start, x.c.chunk)
-        plan = sampling.act(algorithm.act, vars, plan_key, chunk.obs)
-        steps = min(x.c.chunk.horizon, algorithm.act.length or x.c.chunk.horizon)
-        guess = jnp.stack([algorithm.act.emit(vars, plan, i, chunk.obs) for i in range(steps)], axis=1)
-        found = distances(guess, chunk.action[:, :steps], chunk.mask[:, :steps])
-        return {**found, **judged(algorithm, learner, x, program, update_keys)}
+        *keys, draw_key, prepare_key, update_key = jax.random.split(x.keys, 5)
+        found, algorithm = drawn(program, learner, x, keys), program.algorithm(x.c)
+        return {**found, **judged(algorithm, learner, x, program, [draw_key, prepare_key, update_key])}
 
     return each_seed(one_seed, learner, x)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def from_data(program: Program, learner: Learner, x: Inputs) -> dict[str, Array]:
+    """How far every seed's acting policy is from the data that it has (``x.data``), at ``WINDOWS`` of their windows [S]: what
+    ``distances`` says of one drawn chunk for each."""
+    one_seed = lambda learner, x: drawn(program, learner, x, list(jax.random.split(x.keys)))  # noqa: E731
+    return each_seed(one_seed, learner, x)
+
+
+def drawn(program: Program, learner: Learner, x: Inputs, keys: list[Array]) -> dict[str, Array]:
+    """The ``distances`` of one seed's chunks from those of its data, at windows drawn from them."""
+    algorithm, vars = program.algorithm(x.c), reads(learner, x)
+    start = chunks.draw_starts(keys[0], x.data, x.c.chunk, WINDOWS)
+    chunk = chunks.windows(x.data, start, x.c.chunk)
+    plan = sampling.act(algorithm.act, vars, keys[1], chunk.obs)
+    steps = min(x.c.chunk.horizon, algorithm.act.length or x.c.chunk.horizon)
+    guess = jnp.stack([algorithm.act.emit(vars, plan, i, chunk.obs) for i in range(steps)], axis=1)
+    return distances(guess, chunk.action[:, :steps], chunk.mask[:, :steps])
 
 
 def distances(guess: Array, action: Array, mask: Array) -> dict[str, Array]:

@@ -87,8 +87,8 @@ def rollout_chunks(
     return playing.rollout_chunks(simulator(env), player(scheme, vars), keys, loop, c)
 
 
-def episodes(env: AutoReset, scheme: Scheme, vars: Vars, key: Array, count: int, manner: bool = False) -> Episodes:
-    """``count`` parallel episodes [count], each to its own end; ``manner``: also how they were played.
+def episodes(env: AutoReset, scheme: Scheme, vars: Vars, key: Array, count: int) -> Episodes:
+    """``count`` parallel episodes [count], each to its own end.
 
     Equal keys give equal start states whatever the policy (common random numbers). Where the environment has several goals,
     episode i has number i modulo their count.
@@ -96,8 +96,8 @@ def episodes(env: AutoReset, scheme: Scheme, vars: Vars, key: Array, count: int,
     *first_keys, key = jax.random.split(key, 3)
     start = begin(env, scheme, vars, first_keys, count, in_turn=True)
     first, zeros = show(start[0]), jnp.zeros(count)
-    none_yet = Episodes(zeros, None if first.success is None else zeros, zeros, dict.fromkeys(first.terms, zeros))
-    none_yet = none_yet._replace(manner=counting.no_manner(zeros) if manner else None)
+    success, terms = None if first.success is None else zeros, dict.fromkeys(first.terms, zeros)
+    none_yet = Episodes(zeros, success, zeros, counting.no_manner(zeros), terms)
     tally = Tally(
         going=lambda state: jnp.any(state.done == 0),
         label=lambda i: jax.random.fold_in(key, i),
@@ -105,17 +105,17 @@ def episodes(env: AutoReset, scheme: Scheme, vars: Vars, key: Array, count: int,
             success=None if total.success is None else jnp.maximum(total.success, more.success)
         ),
     )
-    before = jnp.full((count, env.action_size), jnp.nan) if manner else None
+    before = jnp.full((count, env.action_size), jnp.nan)
     return counting.episodes(simulator(env, restarts=False), player(scheme, vars), tally, start, none_yet, before)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 4))
-def evaluate(program: Program, count: int, learner: Learner, x: Inputs, manner: bool = False) -> dict[str, Array]:
-    """``count`` episodes of every seed's acting policy: means [S]; ``manner``: also how they were played."""
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def evaluate(program: Program, count: int, learner: Learner, x: Inputs) -> dict[str, Array]:
+    """``count`` episodes of every seed's acting policy: means [S]."""
 
     def one_seed(learner: Learner, x: Inputs) -> dict[str, Array]:
         env = program.playable(x.given)
-        played = episodes(env, program.scheme(x, "act"), reads(learner, x), x.keys, count, manner)
+        played = episodes(env, program.scheme(x, "act"), reads(learner, x), x.keys, count)
         return summary(played, goal_count(program.env))
 
     return each_seed(one_seed, learner, x)

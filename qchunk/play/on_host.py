@@ -248,9 +248,7 @@ def from_seeds(
     return simulator(pool, from_a_list(pool, seeds)), player(program, role, learner, x, labels), start
 
 
-def episodes(
-    program: Program, role: str, learner: Learner, x: Inputs, seeds: np.ndarray, manner: bool = False
-) -> Episodes:
+def episodes(program: Program, role: str, learner: Learner, x: Inputs, seeds: np.ndarray) -> Episodes:
     """The episodes that start from ``seeds`` [S, count] int, of every seed's policy: [S, count] numpy arrays."""
     count = seeds.shape[1]
     sim, player, start = from_seeds(program, role, learner, x, seeds)
@@ -266,26 +264,26 @@ def episodes(
         total.ret[cell] += more.ret[at]
         total.length[cell] += more.length[at]
         total.success[cell] = np.maximum(total.success[cell], more.success[at])  # type: ignore[index]
-        for sums, one in zip(total.manner or (), more.manner or (), strict=True):
+        for sums, one in zip(total.manner, more.manner, strict=True):
             sums[cell] += np.asarray(one)[at]
         return total
 
     ret, success, length = (np.full(seeds.shape, x, np.float32) for x in (0, UNKNOWN, 0))
-    none_yet = Episodes(ret, success, length, manner=counting.no_manner(ret) if manner else None)
-    before = np.full((len(seed_of), program.env.action_size), np.nan, np.float32) if manner else None
+    none_yet = Episodes(ret, success, length, counting.no_manner(ret))
+    before = np.full((len(seed_of), program.env.action_size), np.nan, np.float32)
     found = counting.episodes(sim, player, Tally(going, lambda i: i, add), start, none_yet, before)
     # an environment that speaks of success, if only where it is reached, knows that the others have failed
     return found._replace(success=np.maximum(found.success, 0) if program.env.has_success else None)
 
 
-def evaluate(program: Program, count: int, learner: Learner, x: Inputs, manner: bool = False) -> dict[str, Array]:
+def evaluate(program: Program, count: int, learner: Learner, x: Inputs) -> dict[str, Array]:
     """``count`` episodes of every seed's acting policy: means [S]; equal keys give equal start states.
 
     Where the environment has several goals, episode i has number i modulo their count.
     """
     goals = goal_count(program.env)
     seeds = np.stack([in_turn(reset_seeds(label(key), count), goals) for key in x.keys])
-    return summary(episodes(program, "act", learner, x, seeds, manner), goals)
+    return summary(episodes(program, "act", learner, x, seeds), goals)
 
 
 def in_turn(seeds: np.ndarray, goals: int) -> np.ndarray:

@@ -113,7 +113,8 @@ def pictures(env: Env, moments: list[Frame]) -> list[np.ndarray]:
 
 
 def _painted(size: tuple[float, float], panels: dict, frames: list, paint: Callable) -> list[np.ndarray]:
-    """Frames by matplotlib: ``paint(axes, i, frames[i])`` onto axes that were cleared."""
+    """Frames by matplotlib: ``paint(axes, i, frames[i])`` onto axes that are empty: what was drawn is taken away, as clearing axes
+    makes them anew, which took longer than drawing."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -121,13 +122,15 @@ def _painted(size: tuple[float, float], panels: dict, frames: list, paint: Calla
 
     figure, axes = plt.subplots(figsize=size, dpi=WIDTH / size[0], **panels)
     figure.subplots_adjust(0.01, 0.01, 0.99, 0.93, hspace=0.04)
+    for ax in np.ravel(axes):
+        ax.set(xticks=[], yticks=[])
     found = []
     for i, frame in enumerate(frames):
         for ax in np.ravel(axes):
-            ax.clear()
+            for drawn in (*ax.lines, *ax.patches, *ax.collections):
+                drawn.remove()
+            ax.set_prop_cycle(None)
         paint(axes, i, frame)
-        for ax in np.ravel(axes):
-            ax.set(xticks=[], yticks=[])
         figure.canvas.draw()
         found.append(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy())
     plt.close(figure)
@@ -151,11 +154,13 @@ def _pole(env: Env, moments: list[Frame]) -> list[np.ndarray]:
     ways = np.stack([m.obs[:2] for m in moments])
 
     def paint(ax: Any, i: int, m: Frame) -> None:
+        from matplotlib.collections import LineCollection
         from matplotlib.patches import Circle
 
         start = ways[_decided(moments, i)]
-        for plan in m.plans:
-            ax.plot(*(start + SPEED * np.cumsum(plan, axis=0)).T, color="#0072B2", alpha=0.3, lw=0.7)
+        ax.add_collection(
+            LineCollection(start + SPEED * np.cumsum(m.plans, axis=1), color="#0072B2", alpha=0.3, lw=0.7)
+        )
         ax.add_patch(Circle((0, 0), POLE, color="0.3"))
         ax.add_patch(Circle(GOAL, REACH, color="#009E73"))
         ax.plot(*ways[: i + 1].T, color="#D55E00", lw=2)
@@ -174,7 +179,7 @@ def _numbers(env: Env, moments: list[Frame]) -> list[np.ndarray]:
     def paint(axes: Any, i: int, m: Frame) -> None:
         steps = max(_decided(moments, i), 1) + np.arange(m.plans.shape[1])
         for one in np.moveaxis(m.plans, 2, 0):
-            axes[1].plot(steps, one.T, ".", color="0.6", ms=3, alpha=0.4)
+            axes[1].plot(np.tile(steps, len(one)), one.ravel(), ".", color="0.6", ms=3, alpha=0.4)
         for ax, values in zip(axes, (seen, done), strict=True):
             ax.plot(values[: i + 1], ".-", lw=1, ms=3)
             ax.set_xlim(-0.5, len(moments) - 0.5)

@@ -174,6 +174,10 @@ def _may(best: str, found: Contest, records: Sequence[Record]) -> str:
     mean, spread = tables.show(e, found.figure)
     sure = f" {spread}" if np.isfinite(e.low) else ""
     where = f" of the {found.episodes:,} episodes of one seed" if found.seeds == 1 and found.episodes else ""
+    if found.figure == "success" and not e.mean:
+        return (
+            f"Nothing succeeded: {_names([best, *level])} are all at {mean}{where}. Which is best may not be concluded."
+        )
     first = f"{listed([best, *level])} {'are' if level else 'is'} first: {unit} {mean}{sure}{where}."
     said = []
     for word, condition in ((SURE, "whatever the seeds do"), (ALIKE, "if seeds are alike"), (against.POLICIES, "")):
@@ -225,6 +229,8 @@ def _open(best: str, found: Contest) -> str:
     if found.seeds == 1:
         alike = f"Not told apart even so, with the seeds that would tell if all were alike: {told}. " if left else ""
         return f"{alike}Another seed may fall anywhere: train four or more."
+    if level and not left and not found.values[best].any() and found.figure == "success":
+        return "More training, other data or an easier task have to come before seeds can tell anything."
     if level and not left:
         return f"No number of seeds tells figures apart that are equal: {listed([best, *level])}."
     if not left:

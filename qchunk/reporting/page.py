@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qchunk.reporting import against, executions, headline, plots, pooled, prices, templating
+from qchunk.reporting import against, catches, executions, headline, plots, pooled, prices, templating
 from qchunk.reporting import records as tables
 from qchunk.reporting.plots import Drawing
 from qchunk.reporting.records import Record, Rows
@@ -49,6 +49,7 @@ class Section(NamedTuple):
     matrix: against.Matrix | None = None
     folded: bool = False
     wide: bool = False  # its drawings are
+    whole: bool = False  # each takes the whole width, and can be moved sideways where that is narrow
 
     @property
     def id(self) -> str:
@@ -167,6 +168,7 @@ def _sections(
     yield Section(
         "Curves", "Thick: mean over seeds; thin: each seed.", drawings=_curves(records, colour), wide=_many(records)
     )
+    yield catch_of_each(records, colour)
     yield costs(records, colour)
     yield from _each(records)
     found = pooled.aggregate(records)
@@ -230,6 +232,20 @@ def _many(records: Sequence[Record]) -> bool:
 def _profile(records: Sequence[Record], colour: dict[str, str]) -> Drawing:
     draw = functools.partial(plots.draw_profile, scores=pooled.scores(records), colour=colour)
     return plots.drawing(draw, "Performance profiles")
+
+
+def catch_of_each(records: Sequence[Record], colour: dict[str, str]) -> Section:
+    """What each method is paid for with, in one picture and one table for each environment."""
+    found = [
+        plots.drawing_of_catches(members, colour, f"{members[0].env}: large dots are means, small ones seeds")
+        for members in catches.groups(records)
+    ]
+    return Section("The catch of each", catches.HOW, grid(catch_rows(records)), drawings=found, whole=True)
+
+
+def catch_rows(records: Sequence[Record]) -> Rows:
+    """``catches.rows`` with the figures as the table of figures has them."""
+    return catches.rows(records, lambda r: " ".join(tables.show(tables.estimate(r), r.figure)))
 
 
 PRICES = (("multiplications", "million multiplications per action", 1e6), ("p50", "ms per decision", 1.0))
@@ -343,6 +359,7 @@ def markdown_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) 
         "Over all runs": pooled.aggregate(records),
         "Each against each": against.pairs(records),
         **more,
+        "The catch of each": catch_rows(records),
         "Cost of acting": prices.cost_rows(records),
         "One run, several executions": executions.rows(records),
     }

@@ -14,6 +14,8 @@ import matplotlib
 import numpy as np
 from markupsafe import Markup
 
+from qchunk.reporting.catches import CATCHES
+from qchunk.reporting.catches import draw as draw_catches
 from qchunk.reporting.records import AXES, Record
 from qchunk.reporting.stats import performance_profile
 from qchunk.system import files
@@ -138,6 +140,20 @@ def headline(board: Any, colour: dict[str, str], path: Path) -> None:
     keep(figure, path, ("png", "pdf", "svg"))
 
 
+def catches(members: Sequence[Record], colour: dict[str, str], path: Path) -> None:
+    """The catch of each of one environment's methods as png, pdf and svg."""
+    figure, axes = _panels(members)
+    draw_catches(axes, members, colour, lettered)
+    keep(figure, path, ("png", "pdf", "svg"))
+
+
+def _panels(members: Sequence[Record]) -> tuple[Any, Any]:
+    """(figure, panels [2, ...]) with a row of dots for each method."""
+    columns = -(-(1 + len(CATCHES)) // 2)
+    size = (2.6 * columns, 2 * (0.7 + 0.2 * len(members)))
+    return plt.subplots(2, columns, figsize=size, layout="constrained", dpi=120)
+
+
 def draw_profile(ax: Any, scores: dict[str, np.ndarray], colour: dict[str, str]) -> None:
     """Share of runs [S, tasks] whose success is above a threshold (Agarwal et al., section 4.2)."""
     thresholds = np.linspace(0.0, 1.0, 201)
@@ -201,14 +217,35 @@ class Drawing(NamedTuple):
 
 def drawing(draw: Callable[[Any], None], title: str, beside: bool = False) -> Drawing:
     """One panel to stand inside a page; its title is for its caption and for screen readers. ``beside``: its legend stands at the right."""
-    ink: dict[Any, Any] = {
-        n: INK for n in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-    }
-    with plt.rc_context(ink | {"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
+
+    def drawn() -> Any:
         figure, ax = plt.subplots(figsize=(7.6 if beside else 5.4, 4.0), layout="constrained")
         draw(ax)
         place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if beside else {}
         ax.legend(frameon=False, fontsize=9, **place)
+        return figure
+
+    return _inside(drawn, title)
+
+
+def drawing_of_catches(members: Sequence[Record], colour: dict[str, str], title: str) -> Drawing:
+    """``catches`` to stand inside a page."""
+
+    def drawn() -> Any:
+        figure, axes = _panels(members)
+        draw_catches(axes, members, colour, lettered)
+        return figure
+
+    return _inside(drawn, title)
+
+
+def _inside(drawn: Callable[[], Any], title: str) -> Drawing:
+    """A figure as an element of a page, in the page's own colours."""
+    ink: dict[Any, Any] = {
+        n: INK for n in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    }
+    with plt.rc_context(ink | {"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
+        figure = drawn()
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         plt.close(figure)

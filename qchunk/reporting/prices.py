@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from qchunk.reporting.records import Record
 from qchunk.system import schema
@@ -44,6 +44,8 @@ class _Cost(TypedDict):
     memory: float
     parameters: int
     offline_rewards: str
+    error: NotRequired[list[float | None]]  # of each seed: see play.on_data.from_data
+    energy_distance: NotRequired[list[float | None]]
 
 
 COST_COLUMNS = (

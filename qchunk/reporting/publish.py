@@ -6,14 +6,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from qchunk.reporting import exports, headline, page, plots, records
+from qchunk.reporting import catches, exports, headline, page, plots, records
 from qchunk.reporting.records import Damaged, Record, Rows
 from qchunk.system import answers, files
 from qchunk.system.errors import UserError
 
 Failed = Sequence[tuple[str, str, str]]  # (environment, label, why)
 MARK = "img-src data:; style-src 'unsafe-inline'"  # of our pages' heads
-DRAWN = tuple(f"{name}.{kind}" for name in ("headline", "curves", "clock") for kind in ("png", "pdf", "svg"))
+DRAWN = tuple(f"{name}.{kind}" for name in ("headline", "curves", "clock", "catches") for kind in ("png", "pdf", "svg"))
 FILES = ("report.html", "report.md", "table.md", "table.csv", "table.json", "table.tex", "seeds.csv", *DRAWN)
 
 
@@ -80,6 +80,8 @@ def written(
     )
     plots.curves(found, out / "curves.png")
     plots.curves(found, out / "clock.png", "minutes")
+    for members in catches.groups(found)[:1]:
+        plots.catches(members, plots.colours(r.label for r in found), out / "catches.png")
     files.atomic_write(out / "report.md", page.markdown_page(found, rows, more))
     return rows
 
