@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help install demo test test-all tutorials lint bench docs wheel clean
+.PHONY: help install demo test test-all tutorials lint docs bench gpu tabletop wheel clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -19,6 +19,10 @@ help:  ## this list
 
 .venv/lint: .venv/base
 	$(PIP) -e '.[lint]'
+	@touch $@
+
+.venv/docs: .venv/base
+	$(PIP) -e '.[docs]'
 	@touch $@
 
 install: .venv/base  ## make .venv and install qchunk in it
@@ -41,10 +45,16 @@ lint: .venv/lint  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/docs  ## the site, into site/; a broken link fails, and a page that mkdocs.yml forgets
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: .venv/base  ## the figures of benchmarks/
 	$(BIN)/qchunk bench
 
-docs: .venv/base  ## the tabletop page, its facts and pictures
+gpu: .venv/test  ## on a GPU (.[cuda12]): its tests, its figures against the stored ones, one picture; 8 minutes, the same command goes on
+	$(BIN)/python experiments/gpu/measure.py
+
+tabletop: .venv/base  ## the tabletop page, its facts and pictures
 	$(BIN)/python experiments/tabletop_facts.py
 
 wheel: .venv/base  ## build the wheel and try it in an empty environment
@@ -56,4 +66,4 @@ wheel: .venv/base  ## build the wheel and try it in an empty environment
 	rm -rf .venv/empty
 
 clean:  ## remove .venv and what was built
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist site *.egg-info

@@ -6,6 +6,7 @@ Kernels are Xavier-uniform, biases 0; LayerNorm's epsilon is 1e-6, and that of `
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from qchunk import trees
+from qchunk.system.errors import UserError
 from qchunk.types import Array, Key, PyTree
 
 
@@ -279,6 +281,25 @@ def init(net: nn.Module, key: Key, *sizes: PyTree) -> PyTree:
 def precision() -> str:
     """How networks round what they multiply: the user's ``JAX_DEFAULT_MATMUL_PRECISION`` (such as tensorfloat32), by default float32."""
     return jax.config.jax_default_matmul_precision or "highest"  # type: ignore[attr-defined]  # made when jax is imported
+
+
+SAMPLING = "QCHUNK_SAMPLING_PRECISION"
+ROUNDINGS = {"float32": "highest", "tensorfloat32": "tensorfloat32", "bfloat16": "BF16_BF16_F32"}  # as jax calls them
+
+
+def sampling_precision() -> str:
+    """How policies round while they sample: the user's ``QCHUNK_SAMPLING_PRECISION`` (one of ``ROUNDINGS``), by default ``precision()``.
+
+    It is read when a program is traced, so it is to stay the same for as long as a process lives. Sums are in float32 in any case.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    if not (asked := os.environ.get(SAMPLING)):
+        return precision()
+    if asked not in ROUNDINGS:
+        raise UserError(f"{SAMPLING} is {asked!r}", f"give it {', '.join(ROUNDINGS)}, or unset it")
+    return ROUNDINGS[asked]
 
 
 def apply(net: nn.Module, params: PyTree, *parts: Array) -> Any:

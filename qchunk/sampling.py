@@ -5,17 +5,32 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import distrax
 import jax
 import jax.numpy as jnp
 
+from qchunk import nets
 from qchunk.actors.paths import called, count_steps, decode, going_on, pulled, walk
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Kernel, Key, Old, Plan, Policy, PolicyDrawFn, PyTree, Vars
 
 NOISE_BOUND = 3.0  # of exploring steps, as in DPPO's code
 LOG_PROB_BOUNDS = (-5.0, 2.0)  # of one number's log-density, likewise
+
+
+def rounded(plan: Callable[..., Plan]) -> Callable[..., Plan]:
+    """A policy's ``plan`` with products in ``nets.sampling_precision()``; what learns by other ways than acting keeps its own."""
+
+    @functools.wraps(plan)
+    def rounding(*args: Any, **more: Any) -> Plan:
+        if (asked := nets.sampling_precision()) == nets.precision():
+            return plan(*args, **more)
+        with jax.default_matmul_precision(asked):
+            return plan(*args, **more)
+
+    return rounding
 
 
 def act(policy: Policy, vars: Vars, key: Key, obs: PyTree, old: Old | None = None) -> Plan:
@@ -40,6 +55,7 @@ def sample(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> Policy
 
     levels = kernel.advance is not None and (base is None or base.advance is not None)
 
+    @rounded
     def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
         start, steps = noise if kernel.noisy else (noise, None)
         first = 0 if base is None else count_steps(kernel) - tuned
@@ -57,6 +73,7 @@ def sample(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> Policy
 def telling(kernel: Kernel, name: str) -> Policy:
     """``sample`` whose plans tell the chunk before it was clipped [*B, H, A], as ``extras[name]``."""
 
+    @rounded
     def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
         del old
         start, steps = noise if kernel.noisy else (noise, None)
@@ -112,6 +129,7 @@ def sample_path(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> P
         )
     first = 0 if base is None else count_steps(kernel) - tuned
 
+    @rounded
     def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
         del old
         start, steps = noise

@@ -26,13 +26,17 @@ BENCHMARKS = {
     "candidates",
     "compile",
     "deployed",
+    "dppo_iteration",
     "environments",
     "host",
     "latency",
     "looking",
+    "many_seeds",
     "memory",
     "on_policy",
     "online",
+    "precision",
+    "roofline",
     "sampling",
     "seeds",
     "start_up",
@@ -202,6 +206,18 @@ def test_what_is_no_baseline_is_refused(kept, tmp_path):
     path.write_text(json.dumps(kept))
     with pytest.raises(UserError, match="no baseline"):
         bench.read(path)
+
+
+def test_a_benchmark_has_its_flags_and_its_time(tmp_path):
+    """What it told before its time was over stays."""
+    path, results = tmp_path / "slow.py", []
+    told = '{"benchmark": "told"}'
+    path.write_text(
+        f"import sys, time\nassert sys.argv[1:] == ['--json', '--tiny']\nprint('{told}', flush=True)\ntime.sleep(60)\n"
+    )
+    with pytest.raises(subprocess.CalledProcessError) as end:
+        bench.run("slow", path, results, lambda r: None, ["--tiny"], 0.5)
+    assert end.value.returncode < 0 and results == [{"file": "slow", "benchmark": "told"}]
 
 
 def test_an_install_without_benchmarks_says_so(stubs, capsys):

@@ -178,6 +178,7 @@ def experience(method, env, data, state, key):
     return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunk)
 
 
+@pytest.mark.accelerator
 def test_acts(method, spec):
     build, c, given = method
     algorithm = build(c)
@@ -232,6 +233,7 @@ def test_events_and_figures(trained):
             assert value.shape in ((2,), (1,))
 
 
+@pytest.mark.accelerator
 def test_updates_move_every_module(method, trained):
     events, _ = trained
     before, after = events[0].learner, events[-1].learner
@@ -252,6 +254,7 @@ def test_a_seed_alone_and_among_others(method, env, data, trained):
     chex.assert_trees_all_close(alone, second, atol=1e-6)
 
 
+@pytest.mark.accelerator
 def test_resumes_to_the_same_bits(method, env, data, trained, tmp_path):
     events, (learner, online) = trained
     tree = {"learner": learner} | ({} if online is None else {"online": online})
@@ -296,6 +299,7 @@ def test_the_second_call_compiles_nothing(method, env, data, trained):
     assert programs(c) == size
 
 
+@pytest.mark.accelerator
 def test_one_update(one_update):
     """Without the driver: finite, one step further, and every module has moved."""
     before, after, metrics = one_update(1e-3, 0.9)

@@ -125,10 +125,12 @@ def test_a_resumed_run_says_what_has_changed(copy, capsys):
     about["versions"]["jax"] = "0.0.1"
     about["git_commit"] = "abc"
     about["config"]["config"]["chunk"]["gamma"] = 0.5
+    about["config"]["sampling_precision"] = "bfloat16"
     (copy / "config.json").write_text(json.dumps(about))
     code, _, err = resume(capsys, copy, "--step", "20")
     assert code == 0 and "made with jax 0.0.1" in err and "made by commit abc" in err
-    assert "chunk.gamma in config.json was 0.99 and is 0.5" in err and err.count("\n") == 3, err
+    assert "chunk.gamma in config.json was 0.99 and is 0.5" in err and err.count("\n") == 4, err
+    assert "made with QCHUNK_SAMPLING_PRECISION bfloat16, here it is unset" in err
 
 
 def test_data_that_have_moved_are_known_by_their_fingerprint(base, copy, tmp_path, capsys):

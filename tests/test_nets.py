@@ -9,6 +9,13 @@ import numpy as np
 import pytest
 
 from qchunk import nets
+from qchunk.actor_configs import FlowConfig
+from qchunk.actors.flow import flow
+from qchunk.actors.paths import decode
+from qchunk.reporting import cost
+from qchunk.sampling import sample
+from qchunk.system.errors import UserError
+from qchunk.types import Spec, Vars
 
 MLP = nets.MLP((16, 16), (3,), layer_norm=True)
 SIZES = 5, 4, 1
@@ -57,3 +64,21 @@ def test_products_are_in_float32_unless_the_user_says_otherwise():
         assert nets.precision() == "tensorfloat32"
         told = str(jax.make_jaxpr(run)(params))
     assert "HIGHEST" not in told and ("HIGH" in told or "TF32" in told)
+
+
+def test_sampling_may_round_more_than_learning(monkeypatch):
+    """The products of the walk, and no others: those of an update keep theirs."""
+    pi = flow(FlowConfig((8,), steps=2))
+    params = {"actor": pi.modules[0].init(jax.random.key(0), Spec(3, 1, 2))}
+    vars, obs = Vars(params, {}, {}, {}), jnp.ones(3)
+    acting = lambda: cost.products(lambda vars: sample(pi).plan(vars, jnp.ones((2, 1)), obs, None).action, vars)  # noqa: E731
+    learning = lambda: cost.products(lambda vars: decode(pi, vars, obs, jnp.ones((2, 1))), vars)  # noqa: E731
+    before = learning()
+    assert acting() == before and nets.sampling_precision() == nets.precision()
+    monkeypatch.setenv(nets.SAMPLING, "bfloat16")
+    (loop,) = acting()
+    assert loop.times == 2 and all("BF16_BF16_F32" in str(p.precision) for p in loop.products), loop.products
+    assert learning() == before
+    monkeypatch.setenv(nets.SAMPLING, "float8")
+    with pytest.raises(UserError, match="float8.*bfloat16"):
+        acting()

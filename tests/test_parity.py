@@ -22,6 +22,8 @@ from qchunk.losses.td import td
 from qchunk.sampling import sample
 from qchunk.types import Chunk, Learner, Spec, Vars
 
+pytestmark = pytest.mark.accelerator
+
 GOLDEN = Path(__file__).parent / "golden"
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 A, WIDTHS = 3, (32, 32)

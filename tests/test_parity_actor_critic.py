@@ -28,6 +28,8 @@ from qchunk.sampling import sample
 from qchunk.target_networks import target_view, with_target
 from qchunk.types import Learner, Spec, Together, Vars
 
+pytestmark = pytest.mark.accelerator
+
 
 def key():
     """A fresh one for each use: the suite forbids using one twice."""

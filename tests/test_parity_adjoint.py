@@ -44,6 +44,8 @@ from qchunk.sampling import sample
 from qchunk.target_networks import target_view
 from qchunk.types import Vars
 
+pytestmark = pytest.mark.accelerator
+
 FLOW, ONE_STEP, TANH = FlowConfig(WIDTHS, steps=4), OneStepConfig(WIDTHS), TanhGaussianConfig(WIDTHS)
 CRITIC = CriticConfig(WIDTHS, tau=0.1, **PESSIMISTIC)
 QAM_NETS = {"actor": ("actor_slow", (4, A)), "fast": ("actor_fast", (4, A)), "critic": ("critic", ())}

@@ -29,6 +29,8 @@ from qchunk.sampling import sample
 from qchunk.target_networks import target_view, with_target
 from qchunk.types import Chunk, Learner, Module, Spec, TargetNetwork, Vars
 
+pytestmark = pytest.mark.accelerator
+
 LEVELS = paths.variance_preserving(paths.signal("vp", 4), np.arange(4)[::-1])
 
 

@@ -21,6 +21,8 @@ from qchunk.sampling import sample
 from qchunk.target_networks import ema
 from qchunk.types import Chunk, Kernel, Plan, Policy, Vars
 
+pytestmark = pytest.mark.accelerator
+
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = DiffusionConfig((24, 24, 24), time_features=8)
 

@@ -25,6 +25,8 @@ from qchunk.losses.reaching import UnevenConfig, away
 from qchunk.sampling import sample
 from qchunk.types import Chunk, Learner, Spec, Vars
 
+pytestmark = pytest.mark.accelerator
+
 SPEC = Spec({"state": 7, "goal": 3}, A, 4)
 C = method.DQC(
     ChunkConfig(4, gamma=0.99, starts="whole"),

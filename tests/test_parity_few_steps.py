@@ -17,6 +17,8 @@ from qchunk.actors.paths import decode
 from qchunk.nets import Denoiser, ResidualMLP, apply, flatten_chunk, mish, sinusoid
 from qchunk.types import Chunk, Module, Vars
 
+pytestmark = pytest.mark.accelerator
+
 WEIGHTS = ("W1", "b1", "W2", "b2")
 
 

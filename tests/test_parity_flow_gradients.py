@@ -19,6 +19,8 @@ from qchunk.nets import Denoiser, apply, flatten_chunk, mish, sinusoid
 from qchunk.sampling import sample_path
 from qchunk.types import Chunk, Module, Vars
 
+pytestmark = pytest.mark.accelerator
+
 
 def chunk_of(obs, action, extras):
     lead = action.shape[:-2]

@@ -19,6 +19,8 @@ from qchunk.losses.reward_scale import no_scale, scaled
 from qchunk.sampling import log_prob, sample_path
 from qchunk.types import Vars
 
+pytestmark = pytest.mark.accelerator
+
 
 def names(g, prefix):
     return sorted({k.split("/")[0] for k in g if k.startswith(prefix)})

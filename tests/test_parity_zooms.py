@@ -18,6 +18,8 @@ from qchunk.losses.terms import weighed
 from qchunk.losses.zooming import dominance, margin, projected, td_of_zooms, zooming
 from qchunk.types import Chunk, Vars
 
+pytestmark = pytest.mark.accelerator
+
 H, A, LEVELS, BINS, ATOMS = 4, 3, 3, 5, 11
 C = ZoomConfig((16, 16), LEVELS, BINS, ATOMS, (-2.0, 2.0))
 STREAMS = ("value", "adv")

@@ -17,6 +17,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -131,19 +132,33 @@ def parse(argv: list[str], found: dict[str, Path]) -> argparse.Namespace:
     return f
 
 
-def run(name: str, path: Path, results: list[Result], each: Callable[[Result], None]) -> None:
+def run(
+    name: str,
+    path: Path,
+    results: list[Result],
+    each: Callable[[Result], None],
+    flags: Sequence[str] = (),
+    limit: float | None = None,
+) -> None:
     """Runs a benchmark in a fresh interpreter; appends its results as they come, and hands each to ``each``.
+
+    Args:
+        flags: more of its command line.
+        limit: seconds after which it is killed.
 
     Raises:
         subprocess.CalledProcessError: it ended with another code than 0; ``stderr`` is the last line it wrote there.
     """
     path_of = os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, [os.getenv("PYTHONPATH")])])
-    command = [sys.executable, str(path), "--json"]
+    command = [sys.executable, str(path), "--json", *flags]
     with tempfile.TemporaryFile("w+", errors="replace") as said:
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=said, text=True, env={**os.environ, "PYTHONPATH": path_of}
         ) as process:
             assert process.stdout
+            clock = threading.Timer(threading.TIMEOUT_MAX if limit is None else limit, process.kill)
+            clock.daemon = True
+            clock.start()
             try:
                 for text in process.stdout:
                     if text.startswith("{"):  # libraries may print, too
@@ -152,6 +167,8 @@ def run(name: str, path: Path, results: list[Result], each: Callable[[Result], N
             except BaseException:
                 process.kill()
                 raise
+            finally:
+                clock.cancel()
         if process.returncode:
             said.seek(0)
             lines = said.read().strip().splitlines() or ["(it said nothing)"]

@@ -25,12 +25,12 @@ def evaluate(program: Program, count: int, learner: Learner, x: Inputs) -> dict[
 
     Returns:
         - ``explained``: the share of the actions' variance that the chunks explain, 1 less their mean squared distance over the
-          variance; below 0 for a policy that is further from the data than their mean action, as one sample of many modes may be;
+            variance; below 0 for a policy that is further from the data than their mean action, as one sample of many modes may be;
         - ``error``: mean absolute distance of the actions, in their units; ``error_1``, ``error_2`` ... at each step of the chunk;
         - ``energy_distance``: of the drawn chunks to the data's, 0 for the same distribution (Székely and Rizzo 2013);
         - ``loss``: the method's own, on these data;
         - ``q_bias``, of a method that learns values by temporal differences: the mean value of held-out chunks less their mean discounted
-          return to the episode's end.
+            return to the episode's end.
 
     Raises:
         UserError: no episodes are held out: the run's data have not been read.

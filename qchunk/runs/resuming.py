@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -114,3 +115,6 @@ def machine(run: run_folder.RunFolder) -> Iterator[str]:
     was, now = run.config.get("precision", "highest"), nets.precision()
     if was != now:
         yield f"made with products in {was} precision, here {now}: set JAX_DEFAULT_MATMUL_PRECISION={was} for the same run"
+    was, now = run.config.get("sampling_precision", ""), os.environ.get(nets.SAMPLING, "")
+    if was != now:
+        yield f"made with {nets.SAMPLING} {was or 'unset'}, here it is {now or 'unset'}: actions may differ"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -95,6 +96,7 @@ def run(
         "device": str(jax.devices()[0].device_kind),
         "devices": jax.local_device_count(),
         "precision": nets.precision(),
+        "sampling_precision": os.environ.get(nets.SAMPLING, ""),
         "prior": earlier and earlier.about,
         "data": about,
         "log_to": f.log_to,
