@@ -127,7 +127,8 @@ def _seconds(run: Run, root: Path) -> float:
 
 def spoken(hours: float) -> str:
     """A time as one says it."""
-    return f"{hours:.1f} hours" if hours >= 1 else f"{max(60 * hours, 1):.0f} minutes"
+    minutes = round(60 * hours)
+    return f"{hours:.1f} hours" if hours >= 1 else f"{minutes} minutes" if minutes > 1 else "a minute"
 
 
 def told(suite: Sequence[Run], root: Path) -> list[str]:
