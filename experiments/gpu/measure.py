@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qchunk.commands import bench
+from qchunk.system import compiled
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write, make_folder
 
@@ -58,6 +59,7 @@ def main() -> None:
     f = flags()
     device = device_here(f.smoke)
     make_folder(f.out)
+    compiled.keep()  # so that a part that was cut does not compile the same again
     kept = opened(f.out / "gpu.json", device)
     began = time.monotonic()
     for name in f.only or PARTS:
