@@ -1,5 +1,6 @@
-# Every target makes .venv in this folder if it is missing. PYTHON picks another interpreter (3.11 or newer).
+# Every target makes .venv in this folder if it is missing. PYTHON picks another interpreter (3.11 or newer), CUDA the extra for a GPU.
 PYTHON ?= python3
+CUDA ?= cuda12
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -23,6 +24,10 @@ help:  ## this list
 
 .venv/docs: .venv/base
 	$(PIP) -e '.[docs]'
+	@touch $@
+
+.venv/gpu: .venv/test
+	$(PIP) -e '.[test,$(CUDA)]'
 	@touch $@
 
 install: .venv/base  ## make .venv and install qchunk in it
@@ -51,7 +56,7 @@ docs: .venv/docs  ## the site, into site/; a broken link fails, and a page that 
 bench: .venv/base  ## the figures of benchmarks/
 	$(BIN)/qchunk bench
 
-gpu: .venv/test  ## on a GPU (.[cuda12]): its tests, its figures against the stored ones, one picture; 8 minutes, the same command goes on
+gpu: $(if $(wildcard /dev/nvidiactl),.venv/gpu,.venv/test)  ## on a GPU (CUDA=cuda13 for its driver): its tests, its figures against the stored ones, one picture; 8 minutes, the same command goes on
 	$(BIN)/python experiments/gpu/measure.py
 
 tabletop: .venv/base  ## the tabletop page, its facts and pictures
