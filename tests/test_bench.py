@@ -35,6 +35,7 @@ BENCHMARKS = {
     "sampling",
     "seeds",
     "start_up",
+    "streaming",
     "sweep",
     "update",
 }
