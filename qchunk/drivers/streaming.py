@@ -177,7 +177,7 @@ def advancing(program: Program, x: Inputs, s: Any, stack: contextlib.ExitStack) 
 
     def advance(learner: Learner, state: Any, done: int, goal: int):
         began, at = time.perf_counter(), done
-        like = jax.eval_shape(update, learner, None, x, blocks(at // count), 0, 0)[1]
+        like = jax.eval_shape(update, learner, None, x, blocks(min(at // count, blocks.last)), 0, 0)[1]
         sums = spread(s.seeds, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like))
         while True:
             block = min(at // count, blocks.last)
