@@ -40,6 +40,7 @@ BENCHMARKS = {
     "sampling",
     "seeds",
     "start_up",
+    "streaming",
     "sweep",
     "update",
 }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,7 +16,8 @@ import numpy as np
 
 from qchunk import normalise, trees
 from qchunk.config import NonNegativeInt, PositiveInt, config
-from qchunk.data import chunks, goals
+from qchunk.data import chunks, goals, on_disk
+from qchunk.drivers import streaming
 from qchunk.drivers.common import Common, Event, Work, events, init, run_updates
 from qchunk.envs.base import obs_spec
 from qchunk.play.program import Inputs, Program, each_seed
@@ -70,8 +72,20 @@ def run(
     learner = init(program, x) if learner is None else learner
     normalise.check(learner, *program.units)
     done = int(learner.step)
-    learner, given, data = spread(s.seeds, (learner, x.given, x.data))
-    x = x._replace(given=given, data=data)
+    learner, given = spread(s.seeds, (learner, x.given))
+    x = x._replace(given=given)
+    with contextlib.ExitStack() as stack:
+        if on_disk.stays(x.data):
+            x, advance = streaming.advancing(program, x, s, stack)
+        else:
+            x, advance = in_memory(program, x, s)
+        work = Work(advance, s.offline_steps, s.log_every, s.eval_every, s.checkpoint_every, step=lambda done: done)
+        yield from events(work, program, x, s, learner, None, done)
+
+
+def in_memory(program: Program, x: Inputs, s: OfflineSettings) -> tuple[Inputs, Callable]:
+    """The inputs of what is compiled, and ``Work.advance``; ``x`` is spread but for the data."""
+    x = x._replace(data=spread(s.seeds, x.data))
 
     def advance(learner: Learner, state: Any, done: int, goal: int):
         began = time.perf_counter()
@@ -80,8 +94,7 @@ def run(
         values["updates_per_second"] = np.asarray([(goal - done) * s.seeds / (time.perf_counter() - began)])
         return learner, state, values
 
-    work = Work(advance, s.offline_steps, s.log_every, s.eval_every, s.checkpoint_every, step=lambda done: done)
-    yield from events(work, program, x, s, learner, None, done)
+    return x, advance
 
 
 def check(program: Program, x: Inputs, s: OfflineSettings) -> None:
