@@ -126,7 +126,11 @@ def test_suites_of_arms(capsys):
     """Every arm of every suite can be made, and a suite and --algos are not both taken."""
     for suite in arms.SUITES.values():
         assert refusals.without(suite, Sizes(hidden=(16,), n=2, steps=2)) == (suite, {})
-    f, _ = asked_for(["--env", TASK1, "--suite", "seed"])
+    f, sizes = asked_for(["--env", TASK1, "--suite", "seed", "--hidden", "16"])
+    suite, left_out = plan(f, sizes)
+    told = {row["arm"]: row for row in tables.unequal([r for r in suite if not r.label.startswith("prior")], suite)}
+    assert not left_out and tuple(told) == arms.SEED and tables.settings(suite) and tables.caveats(suite)
+    assert told["cqn-as"]["critic"] == "1 of its own kind" and told["dppo"]["critic"] == "1 of states, no LayerNorm"
     assert f.algos == arms.SEED and asked_for(["--env", TASK1])[0].algos == arms.DEFAULT
     with pytest.raises(UserError, match="both name the arms"):
         asked_for(["--env", TASK1, "--suite", "seed", "--algos", "bc"])

@@ -12,7 +12,7 @@ from qchunk.actors.paths import count_steps
 from qchunk.comparison import arms
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, Run
-from qchunk.config import OptimConfig, actor_fields
+from qchunk.config import OptimConfig, ValueConfig, actor_fields
 from qchunk.reporting import records
 from qchunk.reporting.records import Rows
 
@@ -208,9 +208,12 @@ def _critic(c: Any) -> str:
     found = getattr(c, "critic", None)
     if found is None:
         return "none"
-    norm = "with" if found.layer_norm else "no"
-    return (
-        f"{found.members} of chunks, {norm} LayerNorm"
+    what = (
+        f"{found.members} of chunks"
         if hasattr(found, "members")
-        else f"1 of states, {norm} LayerNorm"
+        else "1 of states"
+        if isinstance(found, ValueConfig)
+        else "1 of its own kind"
     )
+    norm = {True: ", with LayerNorm", False: ", no LayerNorm"}.get(getattr(found, "layer_norm", None), "")
+    return what + norm
