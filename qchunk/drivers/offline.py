@@ -20,6 +20,7 @@ from qchunk.drivers.common import Common, Event, Work, events, init, run_updates
 from qchunk.envs.base import obs_spec
 from qchunk.play.program import Inputs, Program, each_seed
 from qchunk.seeds import spread
+from qchunk.system import hosts
 from qchunk.system.errors import UserError
 from qchunk.types import Learner
 
@@ -70,13 +71,13 @@ def run(
     learner = init(program, x) if learner is None else learner
     normalise.check(learner, *program.units)
     done = int(learner.step)
-    learner, given, data = spread(s.seeds, (learner, x.given, x.data))
+    learner, given, data = spread(s.seeds, (learner, x.given, x.data), x.share)
     x = x._replace(given=given, data=data)
 
     def advance(learner: Learner, state: Any, done: int, goal: int):
         began = time.perf_counter()
         learner, metrics = updates(program, s.batch, learner, x, goal - done)
-        values = {k: np.asarray(v) for k, v in metrics.items()}
+        values = {k: hosts.read(v) for k, v in metrics.items()}
         values["updates_per_second"] = np.asarray([(goal - done) * s.seeds / (time.perf_counter() - began)])
         return learner, state, values
 
@@ -91,6 +92,7 @@ def check(program: Program, x: Inputs, s: OfflineSettings) -> None:
         UserError: names the field and the fix.
     """
     goals.check(x.c, program.env)
+    x.share.check(s.batch, "--batch")
     if x.data is None:
         if s.offline_steps:
             fix = "give --data FILE (in Python data=), or --offline-steps 0 to learn online alone"
