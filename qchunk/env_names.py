@@ -72,6 +72,12 @@ OGBENCH = {
     "puzzle-4x6": "24 buttons",
 }
 OGBENCH_KINDS = ("play", "noisy")
+OGBENCH_MAZES = {  # who walks, in which mazes, and the kinds of data that OGBench has published of each
+    **{f"pointmaze-{maze}": ("a point", ("navigate", "stitch")) for maze in ("medium", "large", "giant", "teleport")},
+    **{f"antmaze-{maze}": ("an ant", ("navigate", "stitch", "explore")) for maze in ("medium", "large", "teleport")},
+    "antmaze-giant": ("an ant", ("navigate", "stitch")),
+    **{f"humanoidmaze-{maze}": ("a humanoid", ("navigate", "stitch")) for maze in ("medium", "large", "giant")},
+}
 METAWORLD = tuple(
     f"{task}-v3"
     for task in [
@@ -166,6 +172,12 @@ ENVS = {
         for t in range(1, 6)
     },
     **{
+        f"ogbench/{scene}-{kind}-singletask-task{t}-v0": f"OGBench's own, {what} in a maze, task {t} of 5: -1 until success"
+        for scene, (what, kinds) in OGBENCH_MAZES.items()
+        for kind in kinds
+        for t in range(1, 6)
+    },
+    **{
         f"ogbench/{scene}-{kind}-oraclerep-v0": f"OGBench's own, {what}, any of the 5 tasks as its goal"
         for scene, what in OGBENCH.items()
         for kind in OGBENCH_KINDS
@@ -184,7 +196,10 @@ ENVS = {
     "gymnasium/ID": "any registered gymnasium environment with continuous actions, such as gymnasium/Pendulum-v1; with arguments: "
     "gymnasium/HalfCheetah-v5?ctrl_cost_weight=0.5",
 }
-OGBENCH_DATA = tuple(f"ogbench/{scene}-{kind}-v0" for scene in OGBENCH for kind in OGBENCH_KINDS)
+OGBENCH_DATA = (
+    *(f"ogbench/{scene}-{kind}-v0" for scene in OGBENCH for kind in OGBENCH_KINDS),
+    *(f"ogbench/{scene}-{kind}-v0" for scene, (_, kinds) in OGBENCH_MAZES.items() for kind in kinds),
+)
 
 
 def check_env(name: str, scene_too: bool = False) -> str:
@@ -259,7 +274,15 @@ def ogbench(name: str) -> dict[str, str] | None:
     They are ``scene``, ``kind`` of data, ``single`` (it names a task's environment) with ``task`` ("-task1") and ``sparse``, and
     ``goals`` (it names one with goals).
     """
-    scenes, kinds = "|".join(OGBENCH), "|".join(OGBENCH_KINDS)
+    kinds_of = {
+        **dict.fromkeys(OGBENCH, OGBENCH_KINDS),
+        **{scene: kinds for scene, (_, kinds) in OGBENCH_MAZES.items()},
+    }
     task = "(?:(?P<goals>-oraclerep-v0)|(?P<single>-singletask(?P<task>-task[1-5])?)?-v0(?P<sparse>@sparse)?)"
-    found = re.fullmatch(f"ogbench/(?P<scene>{scenes})-(?P<kind>{kinds}){task}", name)
-    return found.groupdict("") if found else None
+    found = re.fullmatch(f"ogbench/(?P<scene>{'|'.join(kinds_of)})-(?P<kind>[a-z]+){task}", name)
+    if not found or found["kind"] not in kinds_of[found["scene"]]:
+        return None
+    alone = found["scene"] in OGBENCH_MAZES and (
+        found["goals"] or found["sparse"]
+    )  # mazes have tasks only, all of them sparse
+    return None if alone else found.groupdict("")

@@ -201,6 +201,9 @@ OPTIMISERS = {  # a target takes the learning rate, or its schedule, and returns
     "sgd": Entry("optax:sgd", "stochastic gradient descent; sgd:momentum=0.9"),
 }
 READERS = {  # of data sets; a target is a formats.Reader, and the first that claims a file reads it
+    "folder": Entry(
+        "qchunk.data.npy_folder:READER", "the folder of qchunk data convert --folder, which training streams"
+    ),
     "minari": Entry("qchunk.data.minari_files:READER", "Minari's folder, as HDF5, Arrow or Parquet"),
     "lerobot": Entry(
         "qchunk.data.lerobot_files:READER", "LeRobot's folder, versions 2 and 3: numbers and vectors, no images"

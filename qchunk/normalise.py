@@ -6,7 +6,7 @@ A tree of observations has a tree of units. Leaves of whole numbers, such as uin
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from qchunk.types import CLEAN, Algorithm, Array, Chunk, Learner, Old, Plan, Pol
 
 KINDS = ("none", "min-max", "standard")
 STATS = "units"  # the entry of Learner.stats
+NUMBERS = 2**22  # of data that are read at a time
 
 
 class Affine(NamedTuple):
@@ -55,30 +56,50 @@ def identity(size: PyTree) -> PyTree:
     return jax.tree.map(lambda n: Affine(jnp.zeros((), jnp.int32), jnp.zeros(n), jnp.ones(n)), size)
 
 
-def fit(x: PyTree, kind: str, bounded: bool = False) -> PyTree:
-    """The units of data x, whose leaves are [..., n].
+def fit(x: PyTree, kind: str, bounded: bool = False, keep: np.ndarray | None = None) -> PyTree:
+    """The units of data x, whose leaves are [..., n], or of such that stay on disk, [R, n].
 
     - min-max: each number's range becomes [-1, 1];
     - standard: mean 0 and standard deviation 1. Actions are ``bounded``: policies choose within [-1, 1], so all their numbers
       are divided once more, by the largest normalised value, and have equal standard deviations inside of that range.
 
     A number that never changes keeps its scale.
+
+    Args:
+        keep: which rows count, bool [R]; by default all.
     """
-    return jax.tree.map(lambda leaf: _fit(np.asarray(leaf), kind, bounded), x)
+    return jax.tree.map(lambda leaf: _fit(leaf, kind, bounded, keep), x)
 
 
-def _fit(x: np.ndarray, kind: str, bounded: bool) -> Affine:
+def _fit(x: Any, kind: str, bounded: bool, keep: np.ndarray | None) -> Affine:
     if kind == "none" or not has_units(x):
         return identity(x.shape[-1])._replace(kind=jnp.asarray(KINDS.index(kind), jnp.int32))
-    x = x.astype(np.float64).reshape(-1, x.shape[-1])
-    low, high = x.min(axis=0), x.max(axis=0)
-    shift, scale = ((low + high) / 2, (high - low) / 2) if kind == "min-max" else (x.mean(axis=0), x.std(axis=0))
+    low, high, total, rows = np.inf, -np.inf, 0.0, 0
+    for part in _parts(x, keep):
+        low, high = np.minimum(low, part.min(axis=0)), np.maximum(high, part.max(axis=0))
+        total, rows = total + part.sum(axis=0), rows + len(part)
+    shift, scale = (low + high) / 2, (high - low) / 2
+    if kind == "standard":
+        shift = total / rows
+        scale = np.sqrt(sum(np.square(part - shift).sum(axis=0) for part in _parts(x, keep)) / rows)
     scale = np.where(high > low, scale, 1.0)
     if bounded and kind == "standard":
-        scale = scale * np.max(np.abs((x - shift) / scale))
+        scale = scale * np.max(np.maximum(np.abs(low - shift), np.abs(high - shift)) / scale)
     return Affine(
         jnp.asarray(KINDS.index(kind), jnp.int32), jnp.asarray(shift, jnp.float32), jnp.asarray(scale, jnp.float32)
     )
+
+
+def _parts(x: Any, keep: np.ndarray | None) -> Iterator[np.ndarray]:
+    """The rows [.., n] that are kept, some at a time and in float64: data may be larger than memory."""
+    if isinstance(x, (np.ndarray, jax.Array)):
+        x = np.asarray(x).reshape(-1, x.shape[-1])
+    rows = max(1, NUMBERS // x.shape[-1])
+    for first in range(0, x.shape[0], rows):
+        part = x[first : first + rows]
+        part = part if keep is None else part[keep[first : first + rows]]
+        if len(part):
+            yield part.astype(np.float64)
 
 
 class Moments(NamedTuple):
@@ -119,8 +140,8 @@ def _of_moments(m: Moments) -> Affine:
 
 def of_data(data: Dataset, obs: str, action: str) -> dict[str, PyTree]:
     """The units of a data set: every observation, and the actions that were played. On the host, where nothing is traced."""
-    played = np.asarray(data.action)[np.asarray(data.left) > 0]
-    return {"obs": fit(jax.tree.map(np.asarray, data.obs), obs), "action": fit(played, action, bounded=True)}
+    played = np.asarray(data.left) > 0
+    return {"obs": fit(data.obs, obs), "action": fit(data.action, action, bounded=True, keep=played)}
 
 
 def as_dict(units: dict[str, PyTree]) -> dict[str, dict]:

@@ -41,6 +41,7 @@ BENCHMARKS = {
     "seeds",
     "sharding",
     "start_up",
+    "streaming",
     "sweep",
     "update",
 }

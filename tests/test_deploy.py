@@ -8,6 +8,7 @@ import json
 import pickle
 import subprocess
 import sys
+import time
 import zipfile
 
 import jax
@@ -284,7 +285,27 @@ HOSTILE = {
     "many robots": packed({"obs": np.zeros((5, 2))}),
     "a seed below 0": packed({"obs": np.zeros(2), "seed": -1}),
     "no observation": packed({"reset": True}),
+    "a period of 0": packed({"obs": np.zeros(2), "period": 0.0}),
+    "a period that is none": packed({"obs": np.zeros(2), "period": np.nan}),
 }
+
+
+def test_late_answers_are_counted_for_those_who_say_how_long_they_can_wait(folder, obs):
+    server = PolicyServer(qchunk.load(folder), limits=Limits(batch=1))
+    answers, slow = server.answers, [False, True, True, True]
+
+    def timed(asked):
+        time.sleep(0.3 * slow.pop(0))
+        return answers(asked)
+
+    server.warm()
+    server.answers = timed
+    # the first may take as long as it likes and the second is slow, but has time; the third is late, and so is the
+    # fourth, whose period is that of the third
+    periods = [{}, {"period": 30}, {"period": 0.2}, {}]
+    _, found = serving(server, lambda port: asked(port, [packed({"obs": obs[0]} | more) for more in periods]))
+    assert all("actions" in unpacked(x) for x in found)
+    assert server.counts["missed_deadlines"] == 2 and "qchunk_missed_deadlines 2\n" in server.metrics()
 
 
 def test_hostile_requests_disturb_nobody(folder, obs):

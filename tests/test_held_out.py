@@ -7,13 +7,18 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from test_cli import run
 
 import qchunk
+from qchunk import registry
+from qchunk.actor_configs import FlowConfig
+from qchunk.config import ChunkConfig, CriticConfig
 from qchunk.data import formats
 from qchunk.data.formats import Rows
+from qchunk.drivers.common import assemble, init
 from qchunk.envs import held_out
-from qchunk.play.on_data import distances, energy_distance, to_go
+from qchunk.play.on_data import TO_GO, correlation, distances, energy_distance, evaluate, ranks, to_go
 from qchunk.system.errors import UserError
 
 FLAGS = [
@@ -104,6 +109,41 @@ def test_returns_to_go():
     np.testing.assert_allclose(to_go(made, 0.5), [1 + 0.5 * 2, 2, 3, 0, 1.5, 1, 0])
 
 
+def test_correlations_by_hand():
+    x, y = jnp.asarray([1.0, 2.0, 3.0, 6.0]), jnp.asarray([2.0, 1.0, 5.0, 4.0])
+    # deviations -2 -1 0 3 and -1 -2 2 1: products 2 + 2 + 0 + 3 = 7, squares 14 and 10
+    np.testing.assert_allclose(correlation(x, y), 7 / np.sqrt(140), rtol=1e-6)
+    np.testing.assert_allclose(correlation(x, jnp.ones(4)), 0.0)
+    np.testing.assert_array_equal(ranks(jnp.asarray([3.0, 1.0, 3.0, 0.0])), [3.5, 2.0, 3.5, 1.0])
+    z = jnp.asarray([3.0, 1.0, 3.0, 0.0])
+    np.testing.assert_allclose(correlation(ranks(x), ranks(z)), scipy.stats.spearmanr(x, z)[0], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_values_are_set_against_the_returns_of_their_own_windows(data):
+    """A method whose value is a known function of what it sees: that of the return itself, or of its negative."""
+    env = held_out.make("3,1")
+    memory = formats.for_env(data, env, "none/3,1")[0]
+    build, config = registry.builder("qc")
+    c = config(chunk=ChunkConfig(horizon=2), actor=FlowConfig((8,), steps=2), critic=CriticConfig((8,)), n=2)
+    s = qchunk.OnlineSettings(offline_steps=1)
+    for sign in (1.0, -1.0):
+
+        def built(c, sign=sign):
+            made = build(c)
+
+            def update(learner, given, key, chunk):
+                found = made.update(learner, given, key, chunk)
+                return found[0], {**found[1], "td/q": sign * jnp.mean(jnp.exp(chunk.extras[TO_GO]))}
+
+            return made._replace(update=update)
+
+        program, x = assemble(built, c, env, s, data=memory)
+        values = evaluate(program, 1, init(program, x), x)
+        np.testing.assert_allclose(values["q_rank"], [sign], rtol=1e-5)
+        assert 0.5 < sign * values["q_correlation"][0] < 0.999, "it is no line"
+
+
 def test_train_evaluate_and_report_without_a_simulator(data, tmp_path, capsys):
     out = tmp_path / "qc"
     code, _, err = run(capsys, "train", "qc", "--env", "none", "--data", data, "--out", out, *FLAGS, *STEPS)
@@ -112,11 +152,15 @@ def test_train_evaluate_and_report_without_a_simulator(data, tmp_path, capsys):
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     evals = [line["values"] for line in lines if line["kind"] == "eval"]
     assert {"explained", "error", "error_1", "error_2", "energy_distance", "loss", "q_bias"} <= evals[-1].keys()
+    assert {"q_correlation", "q_rank"} <= evals[-1].keys()
     assert all(len(v) == 2 and np.isfinite(v).all() for v in evals[-1].values())
     code, text, _ = run(capsys, "eval", out, "--json", "--checkpoint", "best")
     assert code == 0 and set(json.loads(text)) >= {"explained", "error"}
     code, text, _ = run(capsys, "report", out, "--out", tmp_path / "report")
     assert code == 0 and "| none/3,1 | qc | 2 | 20 | explained |" in text
+    page = (tmp_path / "report" / "report.html").read_text()
+    correlations = ", ".join(f"{x:.2f}" for x in evals[-1]["q_correlation"])
+    assert "What critics know of held-out data" in page and correlations in page
 
 
 def test_a_regression_explains_what_follows_from_the_observation(data, tmp_path, capsys):

@@ -265,3 +265,50 @@ def test_evaluation_seeds_take_goals_in_turn():
     np.testing.assert_array_equal(seeds % 5, np.arange(12) % 5)
     assert len(set(seeds.tolist())) == 12 and seeds.max() < 2**31 and seeds.min() >= 0
     np.testing.assert_array_equal(on_host.in_turn(on_host.reset_seeds((1, 2), 12), 0), on_host.reset_seeds((1, 2), 12))
+
+
+def test_a_point_finds_its_way_and_a_task_judges_it(tmp_path):
+    """The package's oracle leads from goal to goal; a state is judged as the environment judges it, and reached goals are successes."""
+    made = oracles.make("pointmaze-medium")
+    arrays = oracles.way(made, (0, 1, 0), 400)
+    for name, x in oracles.way(made, (0, 1, 0), 400).items():
+        np.testing.assert_array_equal(x, arrays[name])
+    np.testing.assert_array_equal(arrays["observations"], arrays["qpos"])
+    moved = np.linalg.norm(np.diff(arrays["observations"], axis=0), axis=1)
+    assert 0 < moved.max() < 0.3 and np.ptp(arrays["observations"], axis=0).min() > 4, "over several cells of 4 metres"
+    env = envs.make("ogbench/pointmaze-medium-navigate-singletask-task1-v0")
+    assert (env.observation_size, env.action_size, env.episode_length) == (2, 2, 1000)
+    one = env.instance()
+    one.reset(0)
+    inner = one.env.unwrapped
+    arrays["qpos"][7] = arrays["observations"][7] = inner.cur_goal_xy
+    np.savez(tmp_path / "pointmaze-medium-navigate-v0.npz", **arrays)
+    rows, about = formats.read(tmp_path / "pointmaze-medium-navigate-v0.npz", env)
+    assert about["env"] == "ogbench/pointmaze-medium-navigate-v0"
+    for row in (6, 7, 8):
+        inner.set_xy(arrays["qpos"][row])
+        own = one.step(np.zeros(2))
+        assert (own[-4], own[-3]) == (rows.reward[row], rows.terminal[row]), row
+    assert rows.reward[7] == 0 and rows.terminal[7]
+    one.close()
+
+
+@pytest.mark.parametrize("scene", slow_but([], env_names.OGBENCH_MAZES))
+def test_mazes_are_stepped(scene):
+    for kind in env_names.OGBENCH_MAZES[scene][1]:
+        env = envs.make(f"ogbench/{scene}-{kind}-singletask-task3-v0")
+        one = env.instance()
+        one.reset(0)
+        row = one.step(np.ones(env.action_size))
+        assert row[-4] == -1.0 and env.has_success
+        one.close()
+
+
+def test_names_of_mazes(tmp_path):
+    for name, part in (("antmaze-giant-explore-singletask-task1", "unknown"), ("pointmaze-medium-play", "unknown")):
+        with pytest.raises(UserError, match=part):
+            env_names.check_env(f"ogbench/{name}-v0", scene_too=True)
+    assert env_names.ogbench("ogbench/antmaze-large-explore-singletask-v0")["kind"] == "explore"
+    assert not env_names.ogbench("ogbench/pointmaze-medium-navigate-oraclerep-v0")
+    with pytest.raises(UserError, match="no oracle that plays antmaze-large-navigate.*rail.eecs"):
+        data.collect("antmaze-large", "navigate", tmp_path / "x.npz", transitions=10, about={})

@@ -20,15 +20,16 @@ EXTRAS = PROJECT["optional-dependencies"]
 UNPINNED = {"wandb"}  # not on the machines that test this; jax of the accelerators' extras has the base's pin
 
 
-def pins() -> dict[str, Version]:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+def pins(file: str = "constraints.txt") -> dict[str, Version]:
+    lines = (ROOT / file).read_text().splitlines()
     wanted = [line for line in lines if line.strip() and not line.startswith("#")]
     return {canonicalize_name(name): Version(v) for name, v in (line.split("==") for line in wanted)}
 
 
-def test_constraints_are_names_and_versions_only():
+@pytest.mark.parametrize("file", ["constraints.txt", "constraints-low.txt"])
+def test_constraints_are_names_and_versions_only(file):
     """No index address, no option, no path: each machine has its own."""
-    for line in (ROOT / "constraints.txt").read_text().splitlines():
+    for line in (ROOT / file).read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+]+", line), line
 
 
@@ -43,6 +44,15 @@ def test_pins_hold_the_lower_bounds():
         else:
             assert r.specifier.contains(found[name], prereleases=True), (text, found[name])
     assert missing == UNPINNED
+
+
+def test_lower_bounds_are_the_versions_that_were_tested():
+    """Those of the lane of lowest versions, none higher and none lower."""
+    low = pins("constraints-low.txt")
+    for text in [*PROJECT["dependencies"], *EXTRAS["test"]]:
+        r = Requirement(text)
+        (bound,) = r.specifier
+        assert low[canonicalize_name(r.name)] == Version(bound.version), text
 
 
 def test_what_the_issue_asks_of_the_project():

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from qchunk import env_names, names
 from qchunk.commands import flags
 from qchunk.commands.shared import positional
-from qchunk.data import description, doubts, faults, formats
+from qchunk.data import description, doubts, faults, formats, npy_folder
 from qchunk.data.adapting import SCALE, Reading
 from qchunk.data.formats import Rows, Survey
 from qchunk.ranges import NonNegativeInt, PositiveInt
@@ -65,7 +66,9 @@ class OutFlags:
     """Where to write."""
 
     out: Path
-    """File to write (.npz); it must not exist."""
+    """File to write (.npz), or folder; it must not exist."""
+    folder: bool = False
+    """Write a folder of plain arrays, which training streams where memory does not hold them. It takes several FILEs, one after the other."""
 
 
 LEFT_BEHIND = (
@@ -74,8 +77,10 @@ LEFT_BEHIND = (
     "fingerprint",
     "reader",
     "action_bounds",
+    "arrays",
+    "rows",
 )  # of what a file says of itself, when it is converted
-HELP = "qchunk data info|check|convert FILE [flags]: FILE is whatever a reader of qchunk list readers takes, or file.py:function:ARGUMENT."
+HELP = "qchunk data info|check|convert FILE [flags], convert --folder FILE... [flags]: FILE is whatever a reader of qchunk list readers takes, or file.py:function:ARGUMENT."
 
 
 def data(argv: list[str]) -> None:
@@ -94,7 +99,9 @@ def data(argv: list[str]) -> None:
         raise unknown("part of qchunk data", argv[0], table)
     run, more = table[argv[0]]
     path, rest = positional(f"data {argv[0]}", argv[1:], "a file or folder")
-    run(path, *flags.parse(f"data {argv[0]}", rest, ReadFlags, *more, text=HELP))
+    paths = [path, *itertools.takewhile(lambda a: run is convert and not a.startswith("-"), rest)]
+    found = flags.parse(f"data {argv[0]}", rest[len(paths) - 1 :], ReadFlags, *more, text=HELP)
+    run(paths if run is convert else path, *found)
 
 
 def reading(f: ReadFlags) -> Reading:
@@ -153,7 +160,7 @@ def judged(path: str, r: Reading, env: str) -> Judged:
 
 def claimed(about: dict, r: Reading, env: str) -> dict:
     """What a file says of itself, where it is of another package or of one's own and --env says what environment that is."""
-    own = about.get("reader") in ("qchunk", "ogbench")
+    own = about.get("reader") in ("qchunk", "folder", "ogbench")
     return about if own and "env" in about else {**about, "env": getattr(r.env, "data_name", env)}
 
 
@@ -220,33 +227,78 @@ def info(path: str, f: ReadFlags, more: PictureFlags) -> None:
     return None
 
 
-def convert(path: str, f: ReadFlags, to: OutFlags) -> None:
+def convert(paths: list[str], f: ReadFlags, to: OutFlags) -> None:
     """Writes a data set in our own format.
 
     Raises:
         UserError: whatever training could not use; doubts are told on stderr.
     """
-    out = to.out if to.out.suffix == ".npz" or not to.out.name else to.out.with_name(to.out.name + ".npz")
+    if len(paths) > 1 and not to.folder:
+        raise UserError(f"{len(paths)} files do not become one", "add --folder")
+    is_file = not to.folder and to.out.name and to.out.suffix != ".npz"
+    out = to.out.with_name(to.out.name + ".npz") if is_file else to.out
     files.check_new(out)
+    parts = (converted(path, f) for path in paths)
+    if to.folder:
+        mark, figures, about = folder_of(out, parts)
+    else:
+        ((rows, about, _),) = parts
+        files.make_folder(out.parent)
+        mark = formats.save(out, rows, about)
+        figures = {"transitions": int((~rows.end).sum()), "episodes": int(rows.end.sum())}
+    if f.json:
+        told = {"path": str(out), **figures, "fingerprint": mark}
+        return answers.answer({**told, "env": about.get("env"), SCALE: about.get(SCALE)})
+    print(f"{figures['transitions']} transitions in {figures['episodes']} episodes -> {out} ({mark})")
+    return None
+
+
+def converted(path: str, f: ReadFlags) -> tuple[Rows, dict[str, Any], str]:
+    """The rows of one file, what is kept of what it says of itself, and its path; what else there is to say is printed.
+
+    Raises:
+        UserError: whatever training could not use.
+    """
     r = reading(f)
     j = judged(path, r, f.env)
     about = rows_of(j)[1]
-    rows = stored_rows(j)
     if about.get("reader") == "ogbench":
         raise UserError(f"{path} is judged by each task of OGBench anew", "give it to qchunk train --data as it is")
     for fault in j.faults:
         raise fault
     for e in j.doubts:
         print(f"warning: {one_line(str(e))}", file=sys.stderr)
-    files.make_folder(out.parent)
+    for note in () if f.json else remarks(j):
+        print(f"note: {note}")
     asked = {n: v for n, v in dataclasses.asdict(f).items() if v and v != "stored" and n not in ("env", "json")}
     source = f"{Path(path).name} ({about.get('reader', 'a reader of your own')})"
     kept = {n: v for n, v in (claimed(about, r, f.env) if r.env is not None else about).items() if n not in LEFT_BEHIND}
-    mark = formats.save(out, rows, {**kept, "source": source, "reading": asked})
-    figures = {"transitions": int((~rows.end).sum()), "episodes": int(rows.end.sum()), "fingerprint": mark}
-    if f.json:
-        return answers.answer({"path": str(out), **figures, "env": kept.get("env"), SCALE: kept.get(SCALE)})
-    for note in remarks(j):
-        print(f"note: {note}")
-    print(f"{figures['transitions']} transitions in {figures['episodes']} episodes -> {out} ({mark})")
-    return None
+    return stored_rows(j), {**kept, "source": source, "reading": asked}, path
+
+
+def folder_of(
+    out: Path, parts: Iterable[tuple[Rows, dict[str, Any], str]]
+) -> tuple[str, dict[str, int], dict[str, Any]]:
+    """Writes a folder, a file's rows after the other's: its fingerprint, its figures, what it says of itself.
+
+    Raises:
+        UserError: files of several environments, or whose actions were in other units.
+    """
+    first: dict[str, Any] = {}
+    sources: list[str] = []
+
+    def checked() -> Iterator[tuple[Rows, str]]:
+        for rows, about, path in parts:
+            first.update({} if first else about)
+            sources.append(about["source"])
+            if about.get("env") != first.get("env"):
+                raise UserError(
+                    f"{path} is of {about.get('env')}, the first file of {first.get('env')}", "leave it out"
+                )
+            if about.get(SCALE) != first.get(SCALE):
+                fix = "give the same bounds to all: --action-range LOW HIGH"
+                raise UserError(f"{path}: -1 and 1 are other actions than in the first file", fix)
+            yield rows, path
+
+    mark, figures = npy_folder.write(out, checked(), lambda: {**first, "source": ", ".join(sources)})
+    return mark, figures, first

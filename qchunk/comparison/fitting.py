@@ -37,6 +37,7 @@ def most_lanes(p: Opened, held: int | None = None) -> int:
         held: bytes of memory; by default those that are there.
     """
     held = available() if held is None else held
-    data = memory.of_arrays(jax.tree.leaves(p.inputs.data)) * (1 if p.program.on_host else jax.local_device_count())
+    there = [a for a in jax.tree.leaves(p.inputs.data) if isinstance(a, jax.Array)]  # others stay on disk
+    data = memory.of_arrays(there) * (1 if p.program.on_host else jax.local_device_count())
     fit = int(max(SHARE * held - data, 0) // (COPIES * of_lane(p)))
     return max(1, min(fit, SLOTS) if p.program.on_host else fit)

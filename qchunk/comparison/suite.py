@@ -227,7 +227,8 @@ def check(suite: Sequence[Run], root: Path) -> None:
         if isinstance(run.data, Path) and found.get("data"):
             if run.data not in prints:
                 env = envs.make(run.env, run.config.chunk.history)
-                prints[run.data] = formats.read(run.data, env)[1]["fingerprint"]
+                found_at = formats.mapped(run.data) or formats.read(run.data, env)
+                prints[run.data] = found_at[1]["fingerprint"]
             if prints[run.data] != found["data"]["fingerprint"]:
                 raise UserError(f"{run.data} has changed since {folder} was made", f"put it back; otherwise {fix}")
 

@@ -41,13 +41,20 @@ def left_of(end: np.ndarray) -> np.ndarray:
 
 def dataset(obs, action, reward, terminal, end, extras: dict | None = None) -> Dataset:
     """Puts rows (see the module's docstring; ``end`` [R] flags final observations) on the device."""
-    left, extras = left_of(np.asarray(end)), extras or {}
-    inside, first = left > 0, np.append(True, left[:-1] == 0)
-    decides = np.asarray(extras[PLAN_STEP]) == 0 if PLAN_STEP in extras else inside
-    rows = [jnp.asarray(np.flatnonzero(at).astype(np.int32)) for at in (inside, inside & decides, inside & first)]
+    left, starts = places(np.asarray(end), extras or {})
     a, r, t = (jnp.asarray(np.asarray(x), jnp.float32) for x in (action, reward, terminal))
-    obs, extras = jax.tree.map(_placed, (obs, extras))
-    return Dataset(obs, a, r, t, jnp.asarray(left), rows[0], rows[1], rows[2], extras)
+    obs, extras = jax.tree.map(_placed, (obs, extras or {}))
+    return Dataset(obs, a, r, t, left, starts[0], starts[1], starts[2], extras)
+
+
+def places(end: np.ndarray, extras: dict) -> tuple[Array, list[Array]]:
+    """``left`` of a Dataset, and its ``starts``, ``decisions`` and ``episodes``."""
+    left = left_of(end)
+    inside, first = left > 0, np.append(True, left[:-1] == 0)
+    decides = inside & (np.asarray(extras[PLAN_STEP]) == 0) if PLAN_STEP in extras else inside
+    starts, decisions, episodes = (np.flatnonzero(at).astype(np.int32) for at in (inside, decides, inside & first))
+    found = jnp.asarray(starts)
+    return jnp.asarray(left), [found, found if decides is inside else jnp.asarray(decisions), jnp.asarray(episodes)]
 
 
 def _placed(x: Any) -> Array:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from qchunk import names, registry, trees
-from qchunk.data import adapting, npz
+from qchunk.data import adapting, npz, on_disk
 from qchunk.data.adapting import Reading
 from qchunk.data.chunks import Dataset, dataset, with_history
 from qchunk.data.faults import ARRAYS, arrays_of, faults, misshapen, usable
@@ -29,6 +29,7 @@ from qchunk.system.errors import UserError
 from qchunk.types import EDGE, PyTree, Steps
 
 FORMAT, VERSION = "qchunk-data", 1
+AT_ONCE = 2**22  # numbers that a task judges at once
 
 
 class Rows(NamedTuple):
@@ -116,6 +117,9 @@ class Reader(NamedTuple):
 
     claims: Callable  # path -> whether it reads what lies there
     survey: Callable  # (path, Reading) -> Survey; may raise UserError in place of a single fault
+    # path -> (rows that were checked when they were written, whose arrays may stay in their files, and what they say of
+    # themselves, with their "fingerprint"); None: it reads into memory
+    mapped: Callable | None = None
 
 
 def fingerprint(rows: Rows) -> str:
@@ -154,14 +158,14 @@ def load(path: Path) -> tuple[Rows, dict[str, Any]]:
     Raises:
         UserError: missing, truncated, foreign, or with values that training cannot use; the line names the fix.
     """
-    rows, about, changed = stored(Path(path))
-    for fault in (*faults(rows, str(path)), *changed):
+    rows, about = opened(Path(path))
+    for fault in (*faults(rows, str(path)), *changed(rows, about, path)):
         raise fault
     return rows, about
 
 
-def stored(path: Path) -> tuple[Rows, dict[str, Any], tuple[UserError, ...]]:
-    """Reads a data set of our own format, unchecked but for its fingerprint: its rows, what it says of itself, and what changed.
+def opened(path: Path) -> tuple[Rows, dict[str, Any]]:
+    """Reads a data set of our own format, unchecked: its rows, and what it says of itself.
 
     Raises:
         UserError: missing, truncated or foreign.
@@ -180,9 +184,13 @@ def stored(path: Path) -> tuple[Rows, dict[str, Any], tuple[UserError, ...]]:
     if about.get("format") != FORMAT or about.get("version") != VERSION:
         got = f"{about.get('format')} version {about.get('version')}"
         raise UserError(f"{path} is of format {got}, expected {FORMAT} version {VERSION}", "collect it again")
-    changed = fingerprint(rows) != about.get("fingerprint")
+    return rows, about
+
+
+def changed(rows: Rows, about: Mapping[str, Any], path: Path) -> tuple[UserError, ...]:
+    """That the rows do not match the fingerprint they were written with, where that is so."""
     line = f"{path} does not match its fingerprint {about.get('fingerprint')}"
-    return rows, about, (UserError(line, "collect it again"),) if changed else ()
+    return () if fingerprint(rows) == about.get("fingerprint") else (UserError(line, "collect it again"),)
 
 
 def check(rows: Rows, where: str) -> None:
@@ -205,9 +213,14 @@ def to_device(rows: Rows) -> Dataset:
 
 
 def _survey(path: Path, reading: Reading) -> Survey:
-    rows, about, changed = stored(Path(path))
+    rows, about = opened(Path(path))
+    return adapted_to(reading, rows, about, path)
+
+
+def adapted_to(reading: Reading, rows: Rows, about: dict, path: Path) -> Survey:
+    """Rows of our own format with the parts and ends that are asked for; a fault where their fingerprint does not match."""
     obs, terminal = adapting.stored_obs(rows.obs, reading), adapting.terminals(reading, rows.reward, rows.terminal)
-    return Survey(rows._replace(obs=obs, terminal=terminal), about, changed)
+    return Survey(rows._replace(obs=obs, terminal=terminal), about, changed(rows, about, path))
 
 
 # the last one, which says what is wrong with a file that nobody else claims
@@ -270,13 +283,23 @@ def read(path: Path | str, env: Any) -> tuple[Rows, dict[str, Any]]:
     return found.rows, {"fingerprint": fingerprint(found.rows), **found.about}  # type: ignore[return-value, arg-type]
 
 
-def for_env(path: Path | str, env: Any, name: str) -> tuple[Dataset, dict[str, Any]]:
+def mapped(path: Path | str) -> tuple[Rows, dict[str, Any]] | None:
+    """The rows of a data set that stays in its files, and what it says of itself; None where it is read into memory."""
+    if loading.is_own(str(path)):
+        return None
+    reader = registry.named(names.READERS, claimant(path, Reading()), "reader")[0]
+    return reader.mapped(path) if reader.mapped else None
+
+
+def for_env(path: Path | str, env: Any, name: str, stream: bool = False) -> tuple[Dataset, dict[str, Any]]:
     """The data set at ``path``, as ``env`` (of that ``name``) gives rewards, terminals and observations.
 
     Args:
         path: a file or folder that some reader claims, or ``file.py:function:ARGUMENT``, see ``survey``. Where the
             environment judges rows itself (``relabel``), its rewards and ends replace those that were read. Where it has goals,
             data of states alone get some (``with_goals``), also those called as its ``state_data``.
+        stream: leave a folder of memory maps on disk (``on_disk.of_rows``), for learning offline. Histories and objectives, which
+            are of several rows, need it in memory all the same.
 
     Raises:
         UserError: data of another environment, or of other sizes.
@@ -286,6 +309,9 @@ def for_env(path: Path | str, env: Any, name: str) -> tuple[Dataset, dict[str, A
     if (count := getattr(env, "history", 1)) > 1:
         data, about = for_env(path, env.env, name)
         return with_history(data, count), about
+    if stream and not hasattr(env, "reweighed") and (kept := mapped(path)):
+        rows, about = kept
+        return on_disk.of_rows(of_task(fitted(rows, about, env, name, path), env, path)), about
     rows, about = read(path, env)
     return to_device(of_task(fitted(rows, about, env, name, path), env, path)), about
 
@@ -344,7 +370,11 @@ def with_goals(rows: Rows, goal_of: Callable, sizes: PyTree) -> Rows:
 
 def relabelled(rows: Rows, env: Any) -> Rows:
     """The rows with reward and terminal of the environment's task; final-observation rows get 0."""
-    following = jax.tree.map(lambda x: np.concatenate([x[1:], x[-1:]]), rows.obs)
-    reward, terminal = (np.asarray(x) for x in env.relabel(rows.obs, rows.action, following))
-    inside = ~rows.end
+    inside, found = ~rows.end, []
+    step = max(1, AT_ONCE // trees.total(trees.sizes(rows.obs)))
+    for first in range(0, len(inside), step):
+        now = np.arange(first, min(first + step, len(inside)))
+        obs, following = (jax.tree.map(lambda x: x[at], rows.obs) for at in (now, np.minimum(now + 1, len(inside) - 1)))
+        found.append(env.relabel(obs, rows.action[now], following))
+    reward, terminal = (np.concatenate([np.asarray(x) for x in parts]) for parts in zip(*found, strict=True))
     return rows._replace(reward=np.where(inside, reward, 0.0).astype(np.float32), terminal=(terminal > 0) & inside)

@@ -29,6 +29,7 @@ from qchunk.system import files, processes, stopping
 from qchunk.system.errors import UserError
 from qchunk.system.processes import cores
 
+MIRROR = "https://rail.eecs.berkeley.edu/datasets/ogbench"  # where OGBench's own loader fetches its data
 NEEDED = ("observations", "actions", "terminals", "qpos")
 
 
@@ -166,8 +167,11 @@ def collect(
         What was collected: transitions, episodes, fingerprint.
 
     Raises:
-        UserError: parts of other settings lie there, processes die again and again, or the disk is full.
+        UserError: nothing in the package plays this kind, parts of other settings lie there, processes die again and again, or the disk is full.
     """
+    if oracles.is_maze(scene) and not (scene.startswith("pointmaze") and kind == "navigate"):
+        fix = f"download {scene}-{kind}-v0.npz from {MIRROR}, or make pointmaze-...-navigate"
+        raise UserError(f"the package ogbench has no oracle that plays {scene}-{kind}", fix)
     count = -(-transitions // (length - 1))
     folder = out.with_name(out.name + ".parts")
     settings = json.dumps({"scene": scene, "kind": kind, "seed": seed, "length": length})

@@ -1,7 +1,8 @@
 """A process that plays OGBench's own oracles into files: ``python -m qchunk.data.ogbench_oracles JSON``. No jax.
 
 The pip package has the oracles but not the loop around them; this is that loop, from its published defaults (noise 0.1 smoothed
-over 0.5 steps, minimum norm 0.4, episodes of 1001 steps): "play" follows plans, "noisy" is Markov with random actions.
+over 0.5 steps, minimum norm 0.4, episodes of 1001 steps): "play" follows plans, "noisy" is Markov with random actions. In mazes the package has
+an oracle of the way, which a point can follow: from one random free cell to the next ("navigate"), with normal noise of 0.2 on its actions.
 Every draw of an episode comes from its own seed, so files do not depend on how many processes make them.
 """
 
@@ -32,7 +33,13 @@ P_STACK = {
     "cube-quadruple": (0.1, 0.5),
     "cube-octuple": (0.0, 0.35),
 }  # others: always 0.5
+WAY_NOISE = 0.2  # of the actions of what follows the oracle of a maze
 SPREAD = np.asarray([1.0, 1.0, 1.0, 3.0, 10.0])  # of the Markov oracles' noise, per action dimension
+
+
+def is_maze(scene: str) -> bool:
+    """Whether something walks there."""
+    return "maze" in scene
 
 
 def make(scene: str) -> Any:
@@ -40,8 +47,11 @@ def make(scene: str) -> Any:
     import gymnasium
     import ogbench  # noqa: F401 registers
 
-    env = gymnasium.make(f"{scene}-v0", terminate_at_goal=False, mode="data_collection", max_episode_steps=LENGTH)
+    mode = {} if is_maze(scene) else {"mode": "data_collection"}
+    env = gymnasium.make(f"{scene}-v0", terminate_at_goal=False, max_episode_steps=LENGTH, **mode)
     processes.hush_mujoco()
+    if is_maze(scene):
+        return env
     env.reset(seed=0)
     for _ in range(40):  # making it has drawn, unseeded, targets of some kind; now every kind has a seeded one
         env.unwrapped.set_new_target(return_info=False)
@@ -125,6 +135,30 @@ def episode(
     return None if scene == "scene" and left_the_table(made["qpos"]) else made
 
 
+def way(env: Any, label: tuple[int, ...], length: int) -> dict[str, np.ndarray]:
+    """One episode of a point that follows the oracle of its maze from goal to goal: arrays by OGBench's names, as in ``episode``."""
+    rng = np.random.default_rng(np.random.SeedSequence(label))
+    np.random.seed(rng.integers(2**31))  # the maze draws from the global generator
+    inner = env.unwrapped
+    free = [tuple(int(i) for i in cell) for cell in np.argwhere(inner.maze_map == 0)]
+    begin, goal = (free[i] for i in rng.choice(len(free), 2, replace=False))
+    obs, _ = env.reset(seed=int(rng.integers(2**31)), options={"task_info": {"init_ij": begin, "goal_ij": goal}})
+    rows: dict[str, list] = {"observations": [], "actions": [], "terminals": [], "qpos": [], "qvel": []}
+    for step in range(length):
+        here = np.asarray(inner.get_xy())
+        ahead = inner.get_oracle_subgoal(here, inner.cur_goal_xy)[0] - here
+        action = ahead / (np.linalg.norm(ahead) + 1e-6) + rng.normal(0.0, WAY_NOISE, 2)
+        action = np.clip(action, -1.0, 1.0)
+        after, _, _, _, info = env.step(action)
+        row = (obs, action, step == length - 1, info["prev_qpos"], info["prev_qvel"])
+        for name, x in zip(rows, row, strict=True):
+            rows[name].append(x)
+        if info["success"]:
+            inner.set_goal(goal_xy=np.asarray(inner.ij_to_xy(free[rng.integers(len(free))])))
+        obs = after
+    return {name: np.asarray(x).astype(bool if name == "terminals" else np.float32) for name, x in rows.items()}
+
+
 def left_the_table(qpos: np.ndarray) -> bool:
     """The published rule for scene, from the cube's y and z [R] in metres."""
     y, z = qpos[:, 15], qpos[:, 16]
@@ -140,7 +174,7 @@ def play(folder: Path, scene: str, kind: str, seed: int, length: int, numbers: l
     """Writes the episodes with these numbers, those that are not there yet."""
     env = make(scene)
     parent = os.getppid()
-    by_task, restore = oracles(env, scene, kind), forget(env)
+    by_task, restore = ({}, None) if is_maze(scene) else (oracles(env, scene, kind), forget(env))
     for number in numbers:
         if part(folder, number).exists():
             continue
@@ -148,8 +182,12 @@ def play(folder: Path, scene: str, kind: str, seed: int, length: int, numbers: l
         while made is None:
             if os.getppid() != parent:
                 return  # it was killed: nobody waits, and a restarted one plays these episodes itself
-            restore()
-            made = episode(env, by_task, scene, kind, (seed, number, attempt), length)
+            label = (seed, number, attempt)
+            if restore is None:
+                made = way(env, label, length)
+            else:
+                restore()
+                made = episode(env, by_task, scene, kind, label, length)
             attempt += 1
         buffer = io.BytesIO()
         np.savez(buffer, **made)

@@ -27,7 +27,7 @@ from qchunk.deploy.standalone import DeployedPolicy, fitted, in_units, keys_of
 from qchunk.deploy.wire import packed, unpacked
 from qchunk.trees import unnamed
 
-COMMANDS = ("reset", "seed")  # what a request may hold besides the observation
+COMMANDS = ("reset", "seed", "period")  # what a request may hold besides the observation
 KEPT = 10_000  # latencies that quantiles are of
 
 
@@ -50,6 +50,7 @@ class Robot:
     i: int = 0  # the step of its plan
     loop: list | None = None  # a row of ``Programs``' loop
     episodes: int = 1
+    period: float = np.inf  # seconds within which it needs its answers, once it has said so
 
     def reset(self, seed: int | None) -> None:
         """Begins an episode."""
@@ -82,7 +83,7 @@ class PolicyServer:
         self.policy, self.by_step, self.limits = policy, by_step, limits
         self.waiting: asyncio.Queue[Job] = asyncio.Queue()
         self.latencies: deque[float] = deque(maxlen=KEPT)
-        self.counts = {"requests": 0, "refused": 0, "clients": 0, "batches": 0}
+        self.counts = {"requests": 0, "refused": 0, "missed_deadlines": 0, "clients": 0, "batches": 0}
         self._thread = ThreadPoolExecutor(1)
 
     def warm(self) -> None:
@@ -146,6 +147,7 @@ class PolicyServer:
             obs, commands = understood(message, self.policy.about["obs"])
             if commands.get("reset") or "seed" in commands:
                 robot.reset(commands.get("seed"))
+            robot.period = commands.get("period", robot.period)
             job = Job(robot, obs, began, asyncio.get_running_loop().create_future())
             self.waiting.put_nowait(job)
             answer = await job.answer
@@ -156,6 +158,7 @@ class PolicyServer:
             return f"refused: {' '.join(str(e).split())}"
         seconds = time.perf_counter() - began
         self.latencies.append(seconds)
+        self.counts["missed_deadlines"] += seconds > robot.period
         return packed({"actions": answer, "server_timing": {"infer_ms": 1e3 * seconds}})
 
     async def talk(self, connection: ServerConnection) -> None:
@@ -226,6 +229,9 @@ def understood(data: Any, expected: Mapping[str, tuple[int, str]]) -> tuple[dict
     seed = commands.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
         raise ValueError(f"seed is no whole number from 0 to {2**32 - 1}")
+    period = commands.get("period", 1.0)
+    if isinstance(period, bool) or not isinstance(period, (int, float)) or not period > 0:
+        raise ValueError("period is no number of seconds above 0")
     obs: Any = {k: v for k, v in message.items() if k not in COMMANDS}
     if "obs" in expected and len(obs) == 1:
         obs = next(iter(obs.values()))

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from qchunk import registry
-from qchunk.data import chunks
+from qchunk.data import chunks, on_disk
 from qchunk.data.chunks import Dataset
 from qchunk.drivers.common import Common, Driver, Event, assemble, check_devices, learner_like
 from qchunk.play import on_device
@@ -130,6 +130,9 @@ def agent(
         UserError: impossible values, or a host environment.
     """
     checked_driver(c, settings, data)
+    if on_disk.stays(data):
+        fix = "read it into memory: qchunk.for_env without stream=True"
+        raise UserError("one function holds a whole run, and this data set stays on disk", fix)
     program, x = assemble(build, c, env, settings, jax.tree.map(lambda a: a[None], given or {}), data)
     if data is not None and not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(data)):
         chunks.check_rows(data)

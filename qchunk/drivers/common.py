@@ -34,7 +34,7 @@ from qchunk.seeds import Share, divided, for_each, mesh, one, over_seeds, stream
 from qchunk.seeds import check as check_seeds
 from qchunk.system import hosts
 from qchunk.system.errors import UserError
-from qchunk.types import Algorithm, Learner
+from qchunk.types import Algorithm, Chunk, Learner
 from qchunk.varied import Swept, lanes_of, put
 
 
@@ -242,17 +242,32 @@ def run_updates(algorithm: Algorithm, source: Source, batch: int, state: Learner
     """``count`` updates of one seed, each on a batch from ``source``: (learner, sums of the metrics)."""
     draw = algorithm.draw or buffer.draw
 
-    def one_update(state: Learner):
-        draw_key, prepare_key, update_key = jax.random.split(jax.random.fold_in(x.keys, state.step), 3)
-        chunk = divided(draw(draw_key, source, x.c.chunk, batch), batch)
-        state, chunk = algorithm.prepare(state, x.given, prepare_key, chunk)
-        return algorithm.update(state, x.given, update_key, chunk)
+    def drawn(key: jax.Array) -> Chunk:
+        return draw(key, source, x.c.chunk, batch)
 
-    return accumulate(lambda i, state: one_update(state), state, count)
+    return accumulate(lambda i, state: one_update(algorithm, drawn, state, x), state, count)
 
 
-def accumulate(fn: Callable, state: Any, count) -> tuple[Any, Any]:
-    """``fn(i, state) -> (state, figures)``, ``count`` times: (state, sums of the figures)."""
+def one_update(algorithm: Algorithm, draw: Callable[[jax.Array], Chunk], state: Learner, x: Inputs):
+    """The next update of one seed, on what ``draw`` makes of its key: (learner, metrics)."""
+    draw_key, prepare_key, update_key = update_keys(x, state.step)
+    chunk = draw(draw_key)
+    chunk = divided(chunk, len(chunk.reward))
+    state, chunk = algorithm.prepare(state, x.given, prepare_key, chunk)
+    return algorithm.update(state, x.given, update_key, chunk)
+
+
+def update_keys(x: Inputs, step: Any) -> jax.Array:
+    """The keys of update number ``step`` of one seed: of its draw, its ``prepare`` and its ``update``."""
+    return jax.random.split(jax.random.fold_in(x.keys, step), 3)
+
+
+def accumulate(fn: Callable, state: Any, count, begin=0, sums: Any = None) -> tuple[Any, Any]:
+    """``fn(i, state) -> (state, figures)`` for each i from ``begin`` to ``count``: (state, sums of the figures).
+
+    Args:
+        sums: to go on adding to; by default 0.
+    """
 
     def body(i, loop):
         state, figures = fn(i, loop[0])
@@ -262,7 +277,7 @@ def accumulate(fn: Callable, state: Any, count) -> tuple[Any, Any]:
     if odd := {n: x.shape for n, x in like.items() if x.shape}:
         raise UserError(f"the metrics of an update have shapes: {odd}", "return one number for each, such as a mean")
     none_yet = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-    return jax.lax.fori_loop(0, count, body, (state, none_yet))
+    return jax.lax.fori_loop(begin, count, body, (state, none_yet if sums is None else sums))
 
 
 def evaluate(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,7 +16,8 @@ import numpy as np
 
 from qchunk import normalise, trees
 from qchunk.config import NonNegativeInt, PositiveInt, config
-from qchunk.data import chunks, goals
+from qchunk.data import chunks, goals, on_disk
+from qchunk.drivers import streaming
 from qchunk.drivers.common import Common, Event, Work, events, init, run_updates
 from qchunk.envs.base import obs_spec
 from qchunk.play.program import Inputs, Program, each_seed
@@ -71,8 +73,20 @@ def run(
     learner = init(program, x) if learner is None else learner
     normalise.check(learner, *program.units)
     done = int(learner.step)
-    learner, given, data = spread(s.seeds, (learner, x.given, x.data), x.share)
-    x = x._replace(given=given, data=data)
+    learner, given = spread(s.seeds, (learner, x.given), x.share)
+    x = x._replace(given=given)
+    with contextlib.ExitStack() as stack:
+        if on_disk.stays(x.data):
+            x, advance = streaming.advancing(program, x, s, stack)
+        else:
+            x, advance = in_memory(program, x, s)
+        work = Work(advance, s.offline_steps, s.log_every, s.eval_every, s.checkpoint_every, step=lambda done: done)
+        yield from events(work, program, x, s, learner, None, done)
+
+
+def in_memory(program: Program, x: Inputs, s: OfflineSettings) -> tuple[Inputs, Callable]:
+    """The inputs of what is compiled, and ``Work.advance``; ``x`` is spread but for the data."""
+    x = x._replace(data=spread(s.seeds, x.data, x.share))
 
     def advance(learner: Learner, state: Any, done: int, goal: int):
         began = time.perf_counter()
@@ -81,8 +95,7 @@ def run(
         values["updates_per_second"] = np.asarray([(goal - done) * s.seeds / (time.perf_counter() - began)])
         return learner, state, values
 
-    work = Work(advance, s.offline_steps, s.log_every, s.eval_every, s.checkpoint_every, step=lambda done: done)
-    yield from events(work, program, x, s, learner, None, done)
+    return x, advance
 
 
 def check(program: Program, x: Inputs, s: OfflineSettings) -> None:
@@ -93,6 +106,9 @@ def check(program: Program, x: Inputs, s: OfflineSettings) -> None:
     """
     goals.check(x.c, program.env)
     x.share.check(s.batch, "--batch")
+    if on_disk.stays(x.data) and (x.share.devices > 1 or hosts.several()):
+        fix = "train in one process, and leave --devices-per-seed out"
+        raise UserError("data that stay on disk are read for one device per seed", fix)
     if x.data is None:
         if s.offline_steps:
             fix = "give --data FILE (in Python data=), or --offline-steps 0 to learn online alone"

@@ -18,10 +18,10 @@ import numpy as np
 
 from qchunk import normalise
 from qchunk.config import NonNegativeFloat, NonNegativeInt, PositiveInt, config
-from qchunk.data import buffer, chunks
+from qchunk.data import buffer, chunks, on_disk
 from qchunk.data.buffer import Ring
 from qchunk.data.chunks import length
-from qchunk.drivers import offline
+from qchunk.drivers import offline, streaming
 from qchunk.drivers.common import (
     Amount,
     Driver,
@@ -121,6 +121,9 @@ def check(program: Program, x: Inputs, s: OnlineSettings) -> None:
     buffer.share_of(s.mix)
     if s.offline_steps == 0 and s.online_steps == 0:
         raise UserError("there is nothing to train", "give --offline-steps or --online-steps")
+    if s.online_steps and on_disk.stays(x.data):
+        fix = "read the data into memory: qchunk.for_env without stream=True"
+        raise UserError("an online part needs its data set in memory, and this one stays on disk", fix)
     if s.online_steps * s.update_ratio > INT32:
         most = f"give {INT32 // s.online_steps} or less"
         raise UserError(f"--update-ratio {s.update_ratio:g} is more updates than 32 bits can count", most)
@@ -329,6 +332,8 @@ def whole(program: Program, x: Inputs, s: OnlineSettings) -> Learner:
 def unit(program: Program, x: Inputs, s: OnlineSettings) -> tuple[Callable, tuple, int]:
     """One update of every seed."""
     learner, count = learner_like(program, x), amount(program.build(x.c), x.c, s).updates
+    if on_disk.stays(x.data):
+        return *streaming.unit(program, s.batch, x, learner), count
     if x.data is not None:
         return functools.partial(offline.updates, program, s.batch), (learner, x, 1), count
     ring = state_like(program, x, s, learner).ring

@@ -14,10 +14,12 @@ from qchunk import sampling
 from qchunk.data import buffer, chunks
 from qchunk.data.chunks import Dataset
 from qchunk.play.program import Inputs, Program, each_seed, reads
+from qchunk.seeds import mapped
 from qchunk.system.errors import UserError
-from qchunk.types import Algorithm, Array, Learner
+from qchunk.types import Algorithm, Array, Chunk, Learner
 
 WINDOWS = 256
+TO_GO = "return_to_go"  # of ``extras`` while windows are judged: that of their first step
 
 
 def evaluate(program: Program, count: int, learner: Learner, x: Inputs) -> dict[str, Array]:
@@ -30,7 +32,9 @@ def evaluate(program: Program, count: int, learner: Learner, x: Inputs) -> dict[
         - ``energy_distance``: of the drawn chunks to the data's, 0 for the same distribution (Székely and Rizzo 2013);
         - ``loss``: the method's own, on these data;
         - ``q_bias``, of a method that learns values by temporal differences: the mean value of held-out chunks less their mean discounted
-            return to the episode's end.
+            return to the episode's end;
+        - ``q_correlation`` and ``q_rank``, of these, too: how the values of held-out windows go with their discounted returns to the
+            episode's end, by Pearson's correlation and by Spearman's of their ranks.
 
     Raises:
         UserError: no episodes are held out: the run's data have not been read.
@@ -45,9 +49,9 @@ def evaluate(program: Program, count: int, learner: Learner, x: Inputs) -> dict[
 @functools.partial(jax.jit, static_argnums=0)
 def _evaluate(program: Program, learner: Learner, x: Inputs) -> dict[str, Array]:
     def one_seed(learner: Learner, x: Inputs) -> dict[str, Array]:
-        *keys, draw_key, prepare_key, update_key = jax.random.split(x.keys, 5)
-        found, algorithm = drawn(program, learner, x, keys), program.algorithm(x.c)
-        return {**found, **judged(algorithm, learner, x, program, [draw_key, prepare_key, update_key])}
+        start_key, plan_key, *update_keys = jax.random.split(x.keys, 6)
+        found, algorithm = drawn(program, learner, x, [start_key, plan_key]), program.algorithm(x.c)
+        return {**found, **judged(algorithm, learner, x, program, update_keys)}
 
     return each_seed(one_seed, learner, x)
 
@@ -110,10 +114,37 @@ def to_go(data: Dataset, gamma: Array) -> Array:
 
 def judged(algorithm: Algorithm, learner: Learner, x: Inputs, program: Program, keys: list[Array]) -> dict[str, Array]:
     """What the method says of held-out windows, in an update that is thrown away."""
-    draw_key, prepare_key, update_key = keys
-    chunk = (algorithm.draw or buffer.draw)(draw_key, program.source(x), x.c.chunk, WINDOWS)
+    draw_key, prepare_key, update_key, each_key = keys
+    returns = to_go(x.data, x.c.chunk.gamma)
+    source = program.source(x._replace(data=x.data._replace(extras={**x.data.extras, TO_GO: returns})))
+    chunk = (algorithm.draw or buffer.draw)(draw_key, source, x.c.chunk, WINDOWS)
     ready, chunk = algorithm.prepare(learner, x.given, prepare_key, chunk)
     metrics = algorithm.update(ready, x.given, update_key, chunk)[1]
-    q = metrics.get("td/q")
-    returns = to_go(x.data, x.c.chunk.gamma)[chunks.starts_of(x.data, x.c.chunk)]
-    return {"loss": metrics["loss"]} | ({} if q is None else {"q_bias": q - jnp.mean(returns)})
+    found, q = {"loss": metrics["loss"]}, metrics.get("td/q")
+    if q is None:
+        return found
+    found["q_bias"] = q - jnp.mean(returns[chunks.starts_of(x.data, x.c.chunk)])
+    if TO_GO not in chunk.extras:
+        return found
+
+    def alone(key: Array, window: Chunk) -> Array:
+        """The value of one window: the update's mean over a batch of that alone, whatever its weight in learning."""
+        window = jax.tree.map(lambda leaf: leaf[None], window)
+        return algorithm.update(ready, x.given, key, window._replace(weight=jnp.ones_like(window.weight)))[1]["td/q"]
+
+    values = mapped(alone, (jax.random.split(each_key, WINDOWS), chunk))
+    earned = chunk.extras[TO_GO].reshape(WINDOWS, -1).mean(axis=1)
+    return {**found, "q_correlation": correlation(values, earned), "q_rank": correlation(ranks(values), ranks(earned))}
+
+
+def correlation(x: Array, y: Array) -> Array:
+    """Pearson's correlation of two samples [B]; 0 where one of them never changes."""
+    x, y = x - jnp.mean(x), y - jnp.mean(y)
+    spread = jnp.sqrt(jnp.sum(jnp.square(x)) * jnp.sum(jnp.square(y)))
+    return jnp.where(spread > 0, jnp.sum(x * y) / jnp.where(spread > 0, spread, 1.0), 0.0)
+
+
+def ranks(x: Array) -> Array:
+    """The place of each number of a sample [B] in its order, from 1; equal ones share their mean (Spearman 1904)."""
+    less, same = (jnp.sum(compared, axis=1) for compared in (x[None] < x[:, None], x[None] == x[:, None]))
+    return less + (same + 1) / 2

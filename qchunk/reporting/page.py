@@ -157,6 +157,12 @@ SCHEMES = (
 )
 
 
+CALIBRATION = (
+    "Values of held-out windows against the discounted returns that their episodes went on to earn, each seed's: Pearson's correlation, Spearman's of "
+    "their ranks, and the mean difference. Returns are those of whoever recorded the data, values those of the policy that was learned."
+)
+
+
 def _sections(
     records: Sequence[Record],
     rows: Rows,
@@ -176,6 +182,7 @@ def _sections(
     profile = [_profile(records, colour)] if found and records[0].figure == "success" else []
     yield Section("Over all runs", POOLED if found else "", grid(found), drawings=profile)
     yield schemes(records)
+    yield Section("What critics know of held-out data", CALIBRATION, grid(calibration(records)))
     whole = [row for row in rows if row["mean"]]  # the others stand on the first screen, with the reason
     yield Section("Figures", HOW, grid(whole), verdicts(rows))
     for title, given in more.items():
@@ -277,6 +284,17 @@ def schemes(records: Sequence[Record]) -> Section:
     return Section("One run, several executions", SCHEMES, grid(rows), drawings=found, wide=True)
 
 
+def calibration(records: Sequence[Record]) -> Rows:
+    """The values of critics against returns to go, where there was no simulator: each seed's at the last evaluation."""
+    names = {"q_correlation": "correlation", "q_rank": "rank correlation", "q_bias": "bias"}
+    found = []
+    for r in records:
+        values = {title: r.evals[-1]["values"].get(name) for name, title in names.items()}
+        told = {title: ", ".join(f"{x:.2f}" for x in v) if v else "" for title, v in values.items()}
+        found += [{"method": r.label, "environment": r.env, **told}] if any(told.values()) else []
+    return found
+
+
 def is_there(path: Path) -> bool:
     """Whether a file of the run's folder is there, itself: a link would put a file from anywhere into the page."""
     return path.is_file() and not path.is_symlink()
@@ -362,6 +380,7 @@ def markdown_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) 
         "The catch of each": catch_rows(records),
         "Cost of acting": prices.cost_rows(records),
         "One run, several executions": executions.rows(records),
+        "What critics know of held-out data": calibration(records),
     }
     given: dict[str, Any] = {
         "title": _title(records),

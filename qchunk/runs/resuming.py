@@ -71,7 +71,8 @@ def same_data(folder: Path, config: dict, opened: Opened, moved: Path | None) ->
     path = Path(moved or kept["path"])
     if not (path.exists() or loading.is_own(str(path))):  # a reader of one's own finds its data itself
         raise UserError(f"there is no data set {path}", f"qchunk train --resume {folder} --data FILE, where it is now")
-    data, about = formats.for_env(path, opened.program.env, config["env"])
+    offline = not getattr(opened.settings, "online_steps", 0)
+    data, about = formats.for_env(path, opened.program.env, config["env"], stream=offline)
     if about["fingerprint"] != kept["fingerprint"]:
         fix = f"put the data set with fingerprint {kept['fingerprint']} back, or say where it is by --data"
         raise UserError(f"{path} has changed since the run began", fix)

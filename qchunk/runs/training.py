@@ -118,7 +118,7 @@ def sized(f: TrainFlags) -> TrainFlags:
         return f
     if f.data is None:
         raise UserError("--env none is judged on a robot's own data", "give --data")
-    rows, _ = formats.read(f.data, None)
+    rows, _ = formats.mapped(f.data) or formats.read(f.data, None)
     return dataclasses.replace(f, env=held_out.name_of(rows))
 
 
@@ -221,7 +221,7 @@ def data_of(
         if getattr(settings, "offline_steps", 0):
             raise UserError(f"{algorithm} learns from a data set", f"give --data FILE, made by: qchunk collect {f.env}")
         return None, None
-    data, about = formats.for_env(f.data, env, f.env)
+    data, about = formats.for_env(f.data, env, f.env, stream=not getattr(settings, "online_steps", 0))
     units = {SCALE: about[SCALE]} if SCALE in about else {}
     return data, {"path": str(Path(f.data).resolve()), "fingerprint": about["fingerprint"], **units}
 
