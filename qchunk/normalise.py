@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk.data.chunks import Dataset
+from qchunk.system import hosts
 from qchunk.system.errors import UserError
 from qchunk.types import CLEAN, Algorithm, Array, Chunk, Learner, Old, Plan, Policy, PyTree, Vars
 
@@ -222,7 +223,7 @@ def check(learner: Learner, obs: str, action: str) -> None:
     for name, wanted in (("obs", obs), ("action", action)):
         units = learner.stats.get(STATS)
         kinds = (
-            [np.max(a.kind) for a in jax.tree.leaves(units[name], is_leaf=lambda x: isinstance(x, Affine))]
+            [np.max(hosts.read(a.kind)) for a in jax.tree.leaves(units[name], is_leaf=lambda x: isinstance(x, Affine))]
             if units
             else [0]
         )

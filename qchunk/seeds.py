@@ -1,7 +1,8 @@
-"""S seeds in one program, spread over the devices of this process."""
+"""S seeds in one program, spread over devices; several of them may share each seed's batches and environments."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from qchunk.system import hosts
 from qchunk.system.errors import UserError
 from qchunk.types import Learner
 
-SPLIT = PartitionSpec("seeds")
+SEEDS, DATA = "seeds", "data"  # the axes of the mesh
+SPLIT = PartitionSpec(SEEDS)
 MOST = 2**31 - 1  # the greatest seed: up to here each has a key of its own
 STREAMS = {  # what a seed's key is folded with before a use; the key of update i is fold_in(key, i), with i below 2^30
     "online start": 2**30,
@@ -76,22 +79,50 @@ def repeated(tree: Any, times: int) -> Any:
     return jax.tree.map(lambda x: jnp.concatenate([x] * times), tree) if times > 1 else tree
 
 
-def mesh(seeds: int) -> Mesh:
-    """As many of this process's devices as share ``seeds`` equally."""
-    devices = jax.local_devices()
-    return Mesh(np.asarray(devices[: max(n for n in range(1, len(devices) + 1) if seeds % n == 0)]), ("seeds",))
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """How many devices share each seed's batches and environments: static, wherever it stands among arrays."""
+
+    devices: int = 1
+
+    def check(self, batch: int, flag: str) -> None:
+        """Refuses rows of an update that these devices cannot share equally.
+
+        Raises:
+            UserError: names ``flag``, which says how many there are.
+        """
+        if batch % self.devices:
+            fix = f"give multiples of {self.devices}, or another --devices-per-seed"
+            raise UserError(f"{batch} ({flag}) are no equal shares for {self.devices} devices", fix)
 
 
-def spread(seeds: int, tree: Any) -> Any:
+def mesh(seeds: int, share: Share = Share()) -> Mesh:
+    """The devices, [seeds, data]: as many along "seeds" as share ``seeds`` equally, along "data" those that share each seed.
+
+    Where there are fewer than a run was made with, as many as are here and divide what it had.
+    """
+    devices = jax.devices()
+    each = max(n for n in range(1, len(devices) + 1) if share.devices % n == 0)
+    lanes = max(n for n in range(1, len(devices) // each + 1) if seeds % n == 0)
+    return Mesh(np.asarray(devices[: lanes * each]).reshape(lanes, each), (SEEDS, DATA))
+
+
+def of_seeds(over: Mesh) -> NamedSharding:
+    """Where leaves [S, ...] lie between programs; as XLA says it, too, where one device holds all seeds."""
+    return NamedSharding(over, SPLIT if over.shape[SEEDS] > 1 else PartitionSpec())
+
+
+def spread(seeds: int, tree: Any, share: Share = Share()) -> Any:
     """Leaves [S, ...] where ``over_seeds`` works on them, and everything else on each of its devices.
 
     What a driver goes on from is put there first: a program that met it elsewhere would be compiled again for its own results.
     """
-    over = mesh(seeds)
+    over = mesh(seeds, share)
     if over.size == 1:
         return tree
-    place = lambda x: NamedSharding(over, SPLIT if np.shape(x)[:1] == (seeds,) else PartitionSpec())  # noqa: E731
-    return jax.device_put(tree, jax.tree.map(place, tree))
+    place = lambda x: of_seeds(over) if np.shape(x)[:1] == (seeds,) else NamedSharding(over, PartitionSpec())  # noqa: E731
+    return hosts.placed(tree, jax.tree.map(place, tree))
 
 
 def mapped(fn: Callable, batched: tuple) -> Any:
@@ -104,10 +135,25 @@ def mapped(fn: Callable, batched: tuple) -> Any:
     return jax.vmap(fn)(*batched)
 
 
-def over_seeds(fn: Callable, *batched: Any, shared: tuple = ()) -> Any:
+def divided(tree: Any, rows: int) -> Any:
+    """Leaves [rows, ...] in equal parts on the devices that share a seed, where ``over_seeds`` runs it on several; else as they are.
+
+    XLA divides what is computed from them likewise, and adds up where a mean or a gradient is over all rows: the program stays
+    what it is on one device, its draws included, and its results differ by the order of sums alone.
+    """
+    over = jax.sharding.get_abstract_mesh()
+    count = over.shape.get(DATA, 1)
+    if count == 1 or rows % count:
+        return tree
+    part = lambda x: jax.lax.with_sharding_constraint(x, PartitionSpec(DATA))  # noqa: E731
+    return jax.tree.map(lambda x: part(x) if jnp.shape(x)[:1] == (rows,) else x, tree)
+
+
+def over_seeds(fn: Callable, *batched: Any, shared: tuple = (), share: Share = Share()) -> Any:
     """``fn`` for each seed, whose values lead the leaves of ``batched``, in one program.
 
-    Seeds never speak to each other, so each device works on an equal share of them. A ``Learner`` among the arguments or the
+    Seeds never speak to each other, so each device works on an equal share of them; with a ``share`` of several devices, these
+    work on the same seeds, on equal parts of what is ``divided``. A ``Learner`` among the arguments or the
     results has one ``step`` for all seeds: ``fn`` sees it as a number that is no seed's own, so that a condition on it
     stays a branch where seeds are vmapped.
 
@@ -120,15 +166,19 @@ def over_seeds(fn: Callable, *batched: Any, shared: tuple = ()) -> Any:
     def one(args: tuple, steps: list, shared: tuple) -> Any:
         return fn(*_with_steps(args, steps), *shared)
 
-    def share(batched: tuple, steps: list, shared: tuple) -> Any:
+    def some(batched: tuple, steps: list, shared: tuple) -> Any:
         return mapped(lambda *args: one(args, steps, shared), batched)
 
-    bare, over = _with_steps(batched, [None] * len(steps)), mesh(jax.tree.leaves(batched)[0].shape[0])
+    bare, over = _with_steps(batched, [None] * len(steps)), mesh(jax.tree.leaves(batched)[0].shape[0], share)
     if over.size == 1:
-        found = share(bare, steps, shared)
+        found = some(bare, steps, shared)
     else:
         specs = SPLIT, PartitionSpec(), PartitionSpec()
-        found = jax.shard_map(share, mesh=over, in_specs=specs, out_specs=SPLIT, check_vma=False)(bare, steps, shared)
+        ours = {SEEDS} if over.shape[DATA] > 1 else {SEEDS, DATA}  # XLA's is the rest
+        each = jax.shard_map(some, mesh=over, in_specs=specs, out_specs=SPLIT, axis_names=ours, check_vma=False)
+        found = each(bare, steps, shared)
+        if over.shape[DATA] > 1:  # between programs everything lies as ``spread`` puts it
+            found = jax.lax.with_sharding_constraint(found, of_seeds(over))
     return _with_steps(found, [x.step[0] for x in _learners(found)])
 
 

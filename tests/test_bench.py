@@ -39,6 +39,7 @@ BENCHMARKS = {
     "roofline",
     "sampling",
     "seeds",
+    "sharding",
     "start_up",
     "streaming",
     "sweep",

@@ -192,7 +192,9 @@ OUTSIDE: dict[str, tuple] = {
         "level": (-1e-9, 1 + 1e-9),
         **dict.fromkeys(("current", "future", "random"), (-1e-9, None)),
     },
-    **dict.fromkeys(("minibatches", "n", "tuned_steps", "seeds", "episodes", "batch", "log_every"), (0, None)),
+    **dict.fromkeys(
+        ("minibatches", "n", "tuned_steps", "seeds", "episodes", "batch", "log_every", "devices_per_seed"), (0, None)
+    ),
     **dict.fromkeys(("seed", "slice_rows", "checkpoint_every", "eval_every", "offline_steps"), (-1, None)),
     **dict.fromkeys(("online_steps", "start_training", "capacity", "online_eval_every"), (-1, None)),
     **dict.fromkeys(("ddim", "warmup", "decay", "critic_updates", "clone_until", "delay", "committed"), (-1, None)),

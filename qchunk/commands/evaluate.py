@@ -60,7 +60,8 @@ def evaluate(argv: list[str]) -> None:
     shown = dataclasses.replace(p.settings, episodes=f.episodes)
     evaluation.check(p.program, f.episodes)
     learner, step = learner_of(Path(folder), p, f.checkpoint)
-    learner, given = seeds.spread(shown.seeds, (learner, p.inputs.given))  # once, and not at every decision on a host
+    mine = learner, p.inputs.given
+    learner, given = seeds.spread(shown.seeds, mine, p.inputs.share)  # once, and not at every decision on a host
     with closed(p.program):
         values = measure(p.program, p.inputs._replace(given=given), shown, learner, seed=f.seed)
     print_figures({k: run_folder.figure(v) for k, v in values.items()}, f, f"checkpoint: step {step} of {folder}")
@@ -91,7 +92,7 @@ def by_schemes(folder: Path, names: Sequence[str], episodes: int) -> None:
 def _by_scheme(p: Opened, learner: Learner, episodes: int) -> dict:
     scheme = p.program.scheme(p.inputs, "act")
     shown = dataclasses.replace(p.settings, episodes=episodes)
-    spread, given = seeds.spread(shown.seeds, (learner, p.inputs.given))
+    spread, given = seeds.spread(shown.seeds, (learner, p.inputs.given), p.inputs.share)
     with closed(p.program):
         values = measure(p.program, p.inputs._replace(given=given), shown, spread, seed=EvalFlags.seed)
     price = cost.of_scheme(scheme, vars_of(p, learner), obs_spec(p.program.env))

@@ -14,6 +14,7 @@ from qchunk.runs import prior, run_folder, sources, training
 from qchunk.runs.opened import Opened
 from qchunk.runs.resuming import MORE, Going
 from qchunk.runs.training import TrainFlags
+from qchunk.system import hosts
 from qchunk.system.errors import UserError
 
 
@@ -39,6 +40,8 @@ class ResumeFlags:
     """Print the final figures as JSON to stdout."""
     quiet: bool = False
     """No progress bar, no lines of evaluations and no closing lines."""
+    devices_per_seed: int | None = None
+    """Devices that share each seed's batches and environments from here on; by default as before, or as many as are here."""
 
 
 HELP = (
@@ -50,14 +53,19 @@ HELP = (
 def train(argv: list[str]) -> None:
     """``qchunk train ALGO --env ENV --data DATA [any field] [--then ALGO [fields]]`` and ``qchunk train --resume RUN``."""
     if any(a.split("=")[0] == "--resume" for a in argv):
-        (r,) = flags.parse("train", argv, ResumeFlags)
+        r, h = flags.parse("train", argv, ResumeFlags, hosts.HostFlags)
         if (r.resume / stages.FILE).is_file():
             if odd := [n for n in ("step", *MORE) if getattr(r, n) is not None]:
                 fix = "give it with the folder of one stage"
                 raise UserError(f"--{odd[0].replace('_', '-')} is of one run, and {r.resume} is a chain", fix)
+            if h.coordinator:
+                raise UserError("--coordinator is of one run", f"give it with the folder of one stage of {r.resume}")
             return stages.resume(r.resume, train, r.data)
-        parts = {n: getattr(r, n) for n in Going._fields}
-        return print_figures(training.resume(r.resume, Going(**parts)), r, f"run folder: {r.resume}")
+        with hosts.together(h) as aside:
+            if aside:
+                r = dataclasses.replace(r, resume=hosts.mirrored(r.resume, aside), quiet=True, json=False)
+            figures = training.resume(r.resume, Going(**{n: getattr(r, n) for n in Going._fields}))
+        return print_figures(figures, r, f"run folder: {r.resume}")
     if stages.THEN in argv:
         return stages.run(argv, TrainFlags, train, check)
     if not argv or argv[0].startswith("-"):
@@ -67,8 +75,11 @@ def train(argv: list[str]) -> None:
             return None
         raise UserError("train needs an algorithm first", "qchunk train ALGO --env ENV --data DATA; see qchunk list")
     build, config_class = registry.builder(argv[0])
-    f, c, settings = parse(argv, config_class)
-    out, figures = training.run(argv[0], f, c, settings, build)
+    f, c, settings, h = parse(argv, config_class)
+    with hosts.together(h) as aside:
+        if aside:
+            f = dataclasses.replace(f, out=aside / "run", log_to=(), quiet=True, json=False)
+        out, figures = training.run(argv[0], f, c, settings, build)
     return print_figures(figures, f, f"run folder: {out}")
 
 
@@ -83,7 +94,10 @@ def check(argv: list[str], before: tuple[str, Opened] | None) -> Opened:
     """
     build, config_class = registry.builder(argv[0])
     earlier = prior.to_be(*before) if before else None
-    f, c, settings = parse(argv, config_class, earlier)
+    f, c, settings, h = parse(argv, config_class, earlier)
+    if h.coordinator:
+        fix = "train the stages one after the other, by --prior"
+        raise UserError("--coordinator is of one run, and these are a chain", fix)
     if earlier is None and f.prior:
         earlier = prior.load(f.prior, settings.seeds, f.prior_seed)
     elif earlier:
@@ -92,8 +106,9 @@ def check(argv: list[str], before: tuple[str, Opened] | None) -> Opened:
 
 
 def parse(argv: list[str], config_class: type, earlier: prior.Prior | None = None) -> list[Any]:
-    """The flags of a run: where it reads and writes, its configuration and its driver's settings."""
-    return flags.parse(f"train {argv[0]}", argv[1:], TrainFlags, *defaults(argv, config_class, earlier), text=HELP)
+    """The flags of a run: where it reads and writes, its configuration, its driver's settings and the processes that train it."""
+    parts = TrainFlags, *defaults(argv, config_class, earlier), hosts.HostFlags
+    return flags.parse(f"train {argv[0]}", argv[1:], *parts, text=HELP)
 
 
 def defaults(argv: list[str], config_class: type, earlier: prior.Prior | None = None) -> tuple[Any, Any]:

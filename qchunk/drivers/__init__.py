@@ -11,7 +11,7 @@ import jax
 from qchunk import registry
 from qchunk.data import chunks, on_disk
 from qchunk.data.chunks import Dataset
-from qchunk.drivers.common import Common, Driver, Event, assemble, learner_like
+from qchunk.drivers.common import Common, Driver, Event, assemble, check_devices, learner_like
 from qchunk.play import on_device
 from qchunk.play.program import Build, Inputs, Program
 from qchunk.seeds import stream
@@ -58,6 +58,7 @@ def train(
     if learner is None and state is not None:
         raise UserError("state is given without its learner", "give both of an event, or neither")
     program, x = assemble(build, c, env, settings, given, data)
+    check_devices(program, settings)
     if learner is not None:
         check_learner(program, x, learner)
     yield from driver.run(program, x, settings, learner, state)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import time
 import typing
 from collections.abc import Callable, Iterator
@@ -29,8 +30,9 @@ from qchunk.play import evaluation
 from qchunk.play.execute import Execution, parse
 from qchunk.play.on_host import seen
 from qchunk.play.program import Build, Inputs, Program, reads
+from qchunk.seeds import Share, divided, for_each, mesh, one, over_seeds, stream
 from qchunk.seeds import check as check_seeds
-from qchunk.seeds import for_each, one, over_seeds, stream
+from qchunk.system import hosts
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Chunk, Learner
 from qchunk.varied import Swept, lanes_of, put
@@ -54,6 +56,8 @@ class Common:
     """Units of observations inside the algorithm, from the data."""
     normalise_action: Literal["none", "min-max", "standard"] = "none"
     """Units of actions inside the algorithm, from the data."""
+    devices_per_seed: PositiveInt = dataclasses.field(default=1, kw_only=True)
+    """D, devices that share each seed's batches and environments; seeds are spread over what is left of the devices."""
 
 
 class Event(NamedTuple):
@@ -130,7 +134,32 @@ def assemble(
     program = Program(build, env, (s.normalise_obs, s.normalise_action))
     if not program.on_host:
         checked.check(env, getattr(env, "data_name", type(env).__name__))
-    return program, Inputs(c, execution(s, c), given or {}, seed_keys(s, len(swept) or 1), data, varied)
+    return program, Inputs(
+        c, execution(s, c), given or {}, seed_keys(s, len(swept) or 1), data, varied, Share(s.devices_per_seed)
+    )
+
+
+def check_devices(program: Program, s: Common, asked: bool = True) -> None:
+    """Refuses more devices for each seed than there are, and what cannot run over several processes.
+
+    Args:
+        asked: whether so many devices for each seed are asked for here; a run from elsewhere takes those that are there.
+
+    Raises:
+        UserError: names the fix.
+    """
+    here = jax.device_count()
+    if asked and s.devices_per_seed > here:
+        fix = f"give {here} or less; on a CPU JAX_NUM_CPU_DEVICES says how many there are"
+        raise UserError(f"--devices-per-seed {s.devices_per_seed} is more than the {here} devices here", fix)
+    if not hosts.several():
+        return
+    if program.on_host:
+        fix = "train it in one process, or an environment on the device: tabletop/, brax/ or gymnax/"
+        raise UserError(f"{program.env.name} runs in worker processes, which several hosts cannot share", fix)
+    if mesh(s.seeds, Share(s.devices_per_seed)).size < here:
+        problem = f"{s.seeds} seeds with {s.devices_per_seed} devices each leave some of the {here} devices of all processes out"
+        raise UserError(problem, f"give --devices-per-seed {here // math.gcd(s.seeds, here)}")
 
 
 def execution(s: Common, c: Any) -> Execution:
@@ -206,7 +235,7 @@ def _init(program: Program, x: Inputs) -> Learner:
         c = put(x.c, varied)
         return program.algorithm(c).init(stream(key, "init"), program.spec(c), given)
 
-    return over_seeds(one_seed, x.keys, x.given, x.varied)
+    return over_seeds(one_seed, x.keys, x.given, x.varied, share=x.share)
 
 
 def run_updates(algorithm: Algorithm, source: Source, batch: int, state: Learner, x: Inputs, count):
@@ -223,6 +252,7 @@ def one_update(algorithm: Algorithm, draw: Callable[[jax.Array], Chunk], state: 
     """The next update of one seed, on what ``draw`` makes of its key: (learner, metrics)."""
     draw_key, prepare_key, update_key = update_keys(x, state.step)
     chunk = draw(draw_key)
+    chunk = divided(chunk, len(chunk.reward))
     state, chunk = algorithm.prepare(state, x.given, prepare_key, chunk)
     return algorithm.update(state, x.given, update_key, chunk)
 
@@ -261,7 +291,7 @@ def evaluate(
     which = ("evaluation",) if seed is None else ("eval", seed)
     keys = jax.vmap(lambda k: stream(k, *which))(x.keys)
     values = evaluation.evaluate(program, s.episodes, learner, x._replace(keys=keys, data=None))
-    return {k: np.asarray(v) for k, v in values.items()}
+    return {k: hosts.read(v) for k, v in values.items()}
 
 
 class Work(NamedTuple):
@@ -317,7 +347,7 @@ def events(
 
 def diverged(learner: Learner, values: dict[str, np.ndarray]) -> np.ndarray:
     """Which seeds have a loss among the figures ``values`` [S], or a parameter, that is not finite: bool [S] (or [], of all)."""
-    found = ~np.asarray(_finite_parameters(learner.params))
+    found = ~hosts.read(_finite_parameters(learner.params))
     for name, value in values.items():
         if name.split("/")[-1] == "loss":
             found = found | ~np.isfinite(value)
@@ -334,7 +364,7 @@ def _finite_parameters(params: dict) -> jax.Array:
 
 def figures(total: dict, steps: int, seeds: int, began: float) -> dict[str, np.ndarray]:
     """Means over the "updates_done" and over steps [S], and speeds of all seeds together [1]."""
-    sums = {k: np.asarray(v) for k, v in total.items()}
+    sums = {k: hosts.read(v) for k, v in total.items()}
     seconds = time.perf_counter() - began
     alive, updates = sums.pop("alive_steps"), sums.pop("updates_done")
     reward = sums.pop("reward_sum") / np.maximum(alive, 1)

@@ -22,6 +22,7 @@ from qchunk.drivers.common import Common, Event, Work, events, init, run_updates
 from qchunk.envs.base import obs_spec
 from qchunk.play.program import Inputs, Program, each_seed
 from qchunk.seeds import spread
+from qchunk.system import hosts
 from qchunk.system.errors import UserError
 from qchunk.types import Learner
 
@@ -72,7 +73,7 @@ def run(
     learner = init(program, x) if learner is None else learner
     normalise.check(learner, *program.units)
     done = int(learner.step)
-    learner, given = spread(s.seeds, (learner, x.given))
+    learner, given = spread(s.seeds, (learner, x.given), x.share)
     x = x._replace(given=given)
     with contextlib.ExitStack() as stack:
         if on_disk.stays(x.data):
@@ -85,12 +86,12 @@ def run(
 
 def in_memory(program: Program, x: Inputs, s: OfflineSettings) -> tuple[Inputs, Callable]:
     """The inputs of what is compiled, and ``Work.advance``; ``x`` is spread but for the data."""
-    x = x._replace(data=spread(s.seeds, x.data))
+    x = x._replace(data=spread(s.seeds, x.data, x.share))
 
     def advance(learner: Learner, state: Any, done: int, goal: int):
         began = time.perf_counter()
         learner, metrics = updates(program, s.batch, learner, x, goal - done)
-        values = {k: np.asarray(v) for k, v in metrics.items()}
+        values = {k: hosts.read(v) for k, v in metrics.items()}
         values["updates_per_second"] = np.asarray([(goal - done) * s.seeds / (time.perf_counter() - began)])
         return learner, state, values
 
@@ -104,6 +105,10 @@ def check(program: Program, x: Inputs, s: OfflineSettings) -> None:
         UserError: names the field and the fix.
     """
     goals.check(x.c, program.env)
+    x.share.check(s.batch, "--batch")
+    if on_disk.stays(x.data) and (x.share.devices > 1 or hosts.several()):
+        fix = "train in one process, and leave --devices-per-seed out"
+        raise UserError("data that stay on disk are read for one device per seed", fix)
     if x.data is None:
         if s.offline_steps:
             fix = "give --data FILE (in Python data=), or --offline-steps 0 to learn online alone"

@@ -36,7 +36,8 @@ from qchunk.losses.reward_scale import Scale, no_scale, scaled
 from qchunk.normalise import Moments
 from qchunk.play import on_device
 from qchunk.play.program import Inputs, Program, each_seed, reads
-from qchunk.seeds import for_each, spread, stream
+from qchunk.seeds import divided, for_each, spread, stream
+from qchunk.system import hosts
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Array, Chunk, Learner, Metrics
 
@@ -96,6 +97,8 @@ def check(program: Program, x: Inputs, s: OnPolicySettings) -> None:
     """
     if s.online_steps == 0:
         raise UserError("there is nothing to train", "give --online-steps")
+    r = x.c.rollout
+    x.share.check(r.envs * r.decisions // r.minibatches, "the decisions of a minibatch")
     if program.on_host:
         fix = "take one on the device: tabletop/, brax/ or gymnax/"
         problem = f"{program.env.name} runs in worker processes, and on-policy methods play thousands of steps"
@@ -123,7 +126,7 @@ def in_units(program: Program, x: Inputs, learner: Learner) -> Learner:
         found = normalise.of_given(x.given)
     else:
         env = program.env
-        obs = play(program, learner, start(program, x, learner), x).obs
+        obs = jax.tree.map(hosts.read, play(program, learner, start(program, x, learner), x).obs)
         found = {"obs": normalise.fit(obs, program.units[0]), "action": normalise.identity(env.action_size)}
         found = for_each(len(x.keys), found)
     return learner._replace(stats={**learner.stats, normalise.STATS: found})
@@ -211,7 +214,7 @@ def learn(
 
     def one_update(state: tuple, index: Array) -> tuple[tuple, Metrics]:
         learner, stopped = state
-        some = jax.tree.map(lambda x: x[index], flat)
+        some = divided(jax.tree.map(lambda x: x[index], flat), size)
         like = jax.eval_shape(make, learner, some)[1]
         idle = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
         skip = lambda learner, some: (learner._replace(step=learner.step + 1), idle)  # noqa: E731
@@ -252,7 +255,7 @@ def run(
     learner = in_units(program, x, init(program, x)) if learner is None else learner
     normalise.check(learner, *program.units)
     state = start(program, x, learner) if state is None else state
-    learner, state, given = spread(s.seeds, (learner, state, x.given))
+    learner, state, given = spread(s.seeds, (learner, state, x.given), x.share)
     x = x._replace(given=given)
 
     def advance(learner: Learner, state: Loop, done: int, goal: int):

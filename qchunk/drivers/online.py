@@ -280,9 +280,10 @@ def _online(program: Program, x: Inputs, s: OnlineSettings, learner: Learner, st
     if program.on_host and state is not None:
         state = state._replace(loop=on_host.restored(program.env.pool("train", s.seeds * plan.envs), state.loop))
     state = begin(program, x, plan, learner) if state is None else state
-    given, data, learner = spread(s.seeds, (x.given, x.data, learner))
+    given, data, learner = spread(s.seeds, (x.given, x.data, learner), x.share)
     x = x._replace(given=given, data=data)
-    state = state._replace(ring=spread(s.seeds, state.ring)) if program.on_host else spread(s.seeds, state)
+    place = functools.partial(spread, s.seeds, share=x.share)
+    state = state._replace(ring=place(state.ring)) if program.on_host else place(state)
 
     def advance(learner: Learner, state: Online, done: int, goal: int):
         n = goal - done

@@ -16,6 +16,7 @@ from qchunk.play.episodes import Episodes, Tally, summary
 from qchunk.play.execute import Scheme, restart
 from qchunk.play.program import Inputs, Program, each_seed, reads
 from qchunk.play.rollout import Outcome, Player, Simulator, Steps
+from qchunk.seeds import divided
 from qchunk.types import Array, Chunk, Learner, Metrics, Vars
 
 Loop = tuple[State, Any]  # environments, and what their scheme carries
@@ -59,8 +60,9 @@ def player(scheme: Scheme, vars: Vars) -> Player:
 def begin(env: AutoReset, scheme: Scheme, vars: Vars, keys: Array, envs: int, in_turn: bool = False) -> Loop:
     """``envs`` environments at their start; two keys. ``in_turn``: see ``base.reset_in_turn``."""
     reset_key, carry_key = keys
-    state = (functools.partial(reset_in_turn, env) if in_turn else env.env.reset)(jax.random.split(reset_key, envs))
-    return state, scheme.init(vars, carry_key, state)
+    keys = divided(jax.random.split(reset_key, envs), envs)
+    state = (functools.partial(reset_in_turn, env) if in_turn else env.env.reset)(keys)
+    return divided((state, scheme.init(vars, carry_key, state)), envs)
 
 
 def rollout(
@@ -76,7 +78,7 @@ def rollout(
     """
     *first_keys, key = jax.random.split(key, 3)
     loop = begin(env, scheme, vars, first_keys, envs) if start is None else start
-    return playing.rollout(simulator(env), player(scheme, vars), jax.random.split(key, decisions), loop)
+    return playing.rollout(simulator(env), player(scheme, vars), jax.random.split(key, decisions), _divided(loop))
 
 
 def rollout_chunks(
@@ -84,7 +86,11 @@ def rollout_chunks(
 ) -> tuple[Loop, Chunk, Metrics]:
     """``rollout`` by decisions; see there, and rollout.rollout_chunks."""
     keys = jax.random.split(key, decisions)
-    return playing.rollout_chunks(simulator(env), player(scheme, vars), keys, loop, c)
+    return playing.rollout_chunks(simulator(env), player(scheme, vars), keys, _divided(loop), c)
+
+
+def _divided(loop: Loop) -> Loop:
+    return divided(loop, len(loop[0].done))
 
 
 def episodes(env: AutoReset, scheme: Scheme, vars: Vars, key: Array, count: int) -> Episodes:

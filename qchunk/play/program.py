@@ -14,7 +14,7 @@ from qchunk.envs.objective import settled
 from qchunk.play.execute import Execution, Scheme
 from qchunk.primitives import in_primitives
 from qchunk.sampling import uniform
-from qchunk.seeds import over_seeds
+from qchunk.seeds import Share, over_seeds
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Array, Learner, Spec, Vars, view
 from qchunk.varied import put
@@ -80,6 +80,7 @@ class Inputs(NamedTuple):
     keys: Array  # [S]
     data: Any = None  # a Dataset, the same for every seed; None where there is none
     varied: dict | None = None  # [S] floats of ``c`` by their flags, where seeds differ in them; see varied.py
+    share: Share = Share()  # how many devices share each seed; no array
 
 
 def reads(learner: Learner, x: Inputs) -> Vars:
@@ -100,4 +101,4 @@ def each_seed(fn: Callable, learner: Learner, x: Inputs, *batched: Any, shared: 
         mine = x._replace(c=put(x.c, varied), given=given, keys=key, data=data, varied=None)
         return fn(learner, mine, *more)
 
-    return over_seeds(one, learner, x.given, x.keys, x.varied, *batched, shared=(*shared, x.data))
+    return over_seeds(one, learner, x.given, x.keys, x.varied, *batched, shared=(*shared, x.data), share=x.share)

@@ -80,7 +80,9 @@ def _times(eqn: Any) -> int:
     """How often what is written once runs: in every round of a loop, on every device of a mesh."""
     if eqn.primitive.name == "scan":
         return eqn.params["length"]
-    return eqn.params["mesh"].size if eqn.primitive.name == "shard_map" else 1
+    if eqn.primitive.name == "shard_map":  # along its other axes XLA divides what is written for all
+        return math.prod(eqn.params["mesh"].shape[name] for name in eqn.params["newly_manual_axes"])
+    return 1
 
 
 def _inner(params: dict) -> list[Any]:

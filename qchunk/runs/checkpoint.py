@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk.runs.schemas import Manifest
-from qchunk.system import schema
+from qchunk.system import hosts, schema
 from qchunk.system.errors import UserError
 from qchunk.system.files import explain_oserror, oserror_in, remove, remove_busy, sha256, sync, write_synced
 
@@ -119,9 +119,7 @@ def _describe(leaf: Any, path: tuple[Any, ...]) -> dict[str, Any]:
 def _write_arrays(temp: Path, arrays: dict[str, np.ndarray]) -> None:
     if not arrays:
         return
-    import orbax.checkpoint as ocp  # here, because it takes half a second that most commands need not spend
-
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with hosts.checkpointer() as checkpointer:
         checkpointer.save((temp / ARRAYS).absolute(), arrays)
 
 
@@ -364,7 +362,7 @@ def _read_arrays(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
     how = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-    with ocp.PyTreeCheckpointer() as checkpointer:
+    with hosts.checkpointer() as checkpointer:
         return checkpointer.restore((path / ARRAYS).absolute(), args=ocp.args.PyTreeRestore(restore_args=how))
 
 

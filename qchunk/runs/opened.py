@@ -78,7 +78,8 @@ def rebuild(kept: dict, folder: Path, joint: bool = False) -> Opened:
     build, config_class = registry.builder(kept["algorithm"])
     driver = registry.driver(kept["driver"])
     try:
-        c, settings = from_dict(config_class, kept["config"]), from_dict(driver.settings, kept["settings"])
+        c = from_dict(config_class, kept["config"])
+        settings = from_dict(driver.settings, {"devices_per_seed": 1, **kept["settings"]})  # of before it was a field
         for part in (c, settings):
             validate(part)
     except UserError as e:

@@ -14,8 +14,10 @@ from flax.traverse_util import flatten_dict
 from qchunk import nets
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
+from qchunk.drivers.common import check_devices
 from qchunk.runs import checkpoint, run_folder
 from qchunk.runs.opened import Opened
+from qchunk.seeds import Share
 from qchunk.system import loading
 from qchunk.system.errors import UserError
 
@@ -32,13 +34,14 @@ class Going(NamedTuple):
     offline_steps: int | None = None  # more than it had
     online_steps: int | None = None  # where it had none
     quiet: bool = False
+    devices_per_seed: int | None = None  # others than it had
 
 
 def extended(run: run_folder.RunFolder, opened: Opened, f: Going) -> Opened:
-    """The run with more steps than it was made with.
+    """The run with more steps than it was made with, or on other devices.
 
     Raises:
-        UserError: fewer, or of a run whose end holds no environments to go on with.
+        UserError: fewer steps, or of a run whose end holds no environments to go on with; more devices than there are.
     """
     s, asked = opened.settings, {n: v for n in MORE if (v := getattr(f, n)) is not None}
     odd = [n for n, v in asked.items() if not hasattr(s, n) or v < getattr(s, n)]
@@ -48,7 +51,11 @@ def extended(run: run_folder.RunFolder, opened: Opened, f: Going) -> Opened:
     if asked and asked != {n: getattr(s, n) for n in asked} and getattr(s, "online_steps", 0):
         fix = "train a new run with more, or one that stands on this one by --prior"
         raise UserError(f"the end of {run.path} holds no environments and no replay to go on with", fix)
-    return opened._replace(settings=dataclasses.replace(s, **asked))
+    if f.devices_per_seed is not None:
+        asked["devices_per_seed"] = f.devices_per_seed
+    s = dataclasses.replace(s, **asked)
+    check_devices(opened.program, s, f.devices_per_seed is not None)
+    return opened._replace(settings=s, inputs=opened.inputs._replace(share=Share(s.devices_per_seed)))
 
 
 def same_data(folder: Path, config: dict, opened: Opened, moved: Path | None) -> Dataset:
@@ -72,10 +79,27 @@ def same_data(folder: Path, config: dict, opened: Opened, moved: Path | None) ->
     return data
 
 
+def refuse_finished(run: run_folder.RunFolder, p: Opened, began: int) -> None:
+    """Refuses a run that has nothing left to do."""
+    total = last_step(p)
+    if began >= total and run.finished:
+        raise UserError(f"{run.path} is finished: all {total} steps are done", "qchunk eval it")
+
+
+def last_step(p: Opened) -> int:
+    """The step at which a run ends."""
+    return p.driver.amount(p.program.build(p.config), p.config, p.settings).last
+
+
 def saved_before(run: run_folder.RunFolder) -> bool:
     """Whether a run has ever saved a checkpoint, by its metrics, its summary and what lies in its folder of checkpoints."""
     saved = [p for p in run.checkpoints.glob("*") if not p.name.startswith(".tmp-")]  # those a kill has cut short
     return bool(saved) or run.finished or any(line["kind"] == "checkpoint" for line in run.lines())
+
+
+def changes(run: run_folder.RunFolder, opened: Opened, step: int) -> Iterator[str]:
+    """What is otherwise than when a run began, a line each."""
+    yield from (*differences(run, step), *elsewhere(run, opened), *machine(run, opened))
 
 
 def differences(run: run_folder.RunFolder, step: int) -> Iterator[str]:
@@ -107,12 +131,15 @@ def elsewhere(run: run_folder.RunFolder, opened: Opened) -> Iterator[str]:
             yield f"made with {name} {was.get(name) or 'none'}, in {there} is {is_now.get(name) or 'none'}: bits may differ"
 
 
-def machine(run: run_folder.RunFolder) -> Iterator[str]:
-    """Another number of devices, or another precision, than a run was made with, a line each."""
-    made, here = run.config.get("devices", 1), jax.local_device_count()
+def machine(run: run_folder.RunFolder, opened: Opened) -> Iterator[str]:
+    """Another number of devices, or of those that share a seed, or another precision, than a run was made with, a line each."""
+    made, here = run.config.get("devices", 1), jax.device_count()
     if made != here:
         fix = f"for the same ones set JAX_NUM_CPU_DEVICES={made}"
         yield f"made on {made} devices, here are {here}: bits may differ; {fix}"
+    was, now = run.config["settings"].get("devices_per_seed", 1), opened.settings.devices_per_seed
+    if was != now:
+        yield f"made with {was} devices per seed, goes on with {now}: bits may differ"
     was, now = run.config.get("precision", "highest"), nets.precision()
     if was != now:
         yield f"made with products in {was} precision, here {now}: set JAX_DEFAULT_MATMUL_PRECISION={was} for the same run"

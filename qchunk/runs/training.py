@@ -20,15 +20,15 @@ from qchunk.config import validate
 from qchunk.data import formats
 from qchunk.data.adapting import SCALE
 from qchunk.data.chunks import Dataset
-from qchunk.drivers.common import Driver, Event, assemble, check_acting, learner_like
+from qchunk.drivers.common import Driver, Event, assemble, check_acting, check_devices, learner_like
 from qchunk.envs import held_out, objective
 from qchunk.play import evaluation
 from qchunk.runs import checkpoint, prior, resuming, run_folder, sinks, sources
 from qchunk.runs.opened import SWEPT, Opened, best_of, last_finite, rebuild, restore, save_given
 from qchunk.runs.progress import Bar
 from qchunk.runs.resuming import Going
-from qchunk.seeds import for_each, repeated, spread
-from qchunk.system import memory, stopping
+from qchunk.seeds import for_each, mesh, repeated, spread
+from qchunk.system import hosts, memory, stopping
 from qchunk.system.errors import UserError
 from qchunk.system.files import check_place
 from qchunk.varied import Swept
@@ -94,7 +94,7 @@ def run(
         "seed": settings.seed,
         "seeds": settings.seeds,
         "device": str(jax.devices()[0].device_kind),
-        "devices": jax.local_device_count(),
+        "devices": jax.device_count(),
         "precision": nets.precision(),
         "sampling_precision": os.environ.get(nets.SAMPLING, ""),
         "prior": earlier and earlier.about,
@@ -160,6 +160,7 @@ def ready(
     stood_on = repeated(earlier.given if earlier else {}, len(swept) or 1)
     given = {**stood_on, **for_each(settings.seeds, objective.weights_given(weights))}
     program, x = assemble(build, c, env, settings, given, data, swept)
+    check_devices(program, settings)
     program.algorithm(c)  # says what does not fit together before anything is made
     driver.check(program, x, settings)
     if earlier is None or earlier.about:  # what it stands on is there
@@ -253,14 +254,15 @@ def resume(folder: Path, f: Going | None = None) -> dict:
         if state[0] is None and resuming.saved_before(run):
             fix = f"put {run.checkpoints} back as it was, or train a new run with --out"
             raise UserError(f"{folder} has saved checkpoints, and none of them can be used now", fix)
-        refuse_finished(run, opened, began)
-        for line in (*resuming.differences(run, began), *resuming.elsewhere(run, opened), *resuming.machine(run)):
+        resuming.refuse_finished(run, opened, began)
+        for line in resuming.changes(run, opened, began):
             print(f"{folder}: {line}", file=sys.stderr)
         keep_changes(run, opened, f)
-        state = spread(opened.settings.seeds, state)  # here, so that no second copy lives as long as the run
+        # here, so that no second copy lives as long as the run
+        state = spread(opened.settings.seeds, state, opened.inputs.share)
         run.rewind(began)
         log_to = f.log_to or tuple(run.config.get("log_to", ()))
-        run.sinks += sinks.sinks_by_name(log_to, run)
+        run.sinks += sinks.sinks_by_name(log_to if hosts.first() else (), run)
         minutes = run.config.get("checkpoint_minutes", 0.0) if f.checkpoint_minutes is None else f.checkpoint_minutes
         return drive(run, opened, state, began, minutes, f.quiet)
 
@@ -272,7 +274,8 @@ def keep_changes(run: run_folder.RunFolder, p: Opened, f: Going) -> None:
         UserError: steps that the run cannot have.
     """
     p.driver.check(p.program, p.inputs, p.settings)
-    more = {n: getattr(p.settings, n) for n in resuming.MORE if getattr(f, n) is not None}
+    names = (*resuming.MORE, "devices_per_seed")
+    more = {n: getattr(p.settings, n) for n in names if getattr(f, n) is not None}
     found: dict[str, Any] = {"settings": {**run.config["settings"], **more}} if more else {}
     if f.data:
         found["data"] = {**run.config["data"], "path": str(Path(f.data).resolve())}
@@ -285,18 +288,6 @@ def how_to_go_on(folder: Path) -> str:
     return f"go on with: qchunk train --resume {folder}"
 
 
-def refuse_finished(run: run_folder.RunFolder, p: Opened, began: int) -> None:
-    """Refuses a run that has nothing left to do."""
-    total = last_step(p)
-    if began >= total and run.finished:
-        raise UserError(f"{run.path} is finished: all {total} steps are done", "qchunk eval it")
-
-
-def last_step(p: Opened) -> int:
-    """The step at which a run ends."""
-    return p.driver.amount(p.program.build(p.config), p.config, p.settings).last
-
-
 def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, minutes: float, quiet: bool) -> dict:
     """Consumes a driver's events: logs, saves, shows; then sums the run up and returns its final figures.
 
@@ -305,7 +296,8 @@ def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, minute
     Args:
         minutes: after which a checkpoint is saved besides the driver's own; 0: none.
     """
-    total, saved = last_step(p), time.monotonic()
+    hosts.meet(mesh(p.settings.seeds, p.inputs.share))
+    total, saved = resuming.last_step(p), time.monotonic()
     events = p.driver.run(p.program, p.inputs, p.settings, *state)
     title = f"{run.config['label']} on {run.config['env']}"
     lost, spare, scores = False, last_finite(run.checkpoints, began), {}
@@ -319,14 +311,15 @@ def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, minute
                 run.log(event.kind, event.step, event.values)
             if event.kind == "eval":
                 scores = {event.step: score(event)}
-            over = minutes and time.monotonic() - saved > 60 * minutes
-            extra = event.kind != "compile" and event.settled and (stopping.asked() or over)
+            asked, over = hosts.agreed(stopping.asked(), bool(minutes and time.monotonic() - saved > 60 * minutes))
+            extra = event.kind != "compile" and event.settled and (asked or over)
             if event.kind == "checkpoint" or extra:
                 spare = spare if lost else event.step
                 save(run, event, total, not lost, spare, None if lost else scores.get(event.step))
-                saved = time.monotonic()
-            if event.settled and event.step < total and stopping.asked():
+                saved, (asked,) = time.monotonic(), hosts.agreed(stopping.asked())
+            if event.settled and event.step < total and asked:
                 stopping.note(f"step {event.step} is saved")
+                stopping.ask()  # another host may have been
                 stopping.check()
             if event.kind == "compile":  # from here on there is something to lose
                 stack.enter_context(stopping.hint(how_to_go_on(run.path)))
@@ -373,7 +366,10 @@ def save(
     before = best_of(run.checkpoints, event.step)
     best = before if score is None else max(before or (score, event.step), (score, event.step))
     spared = {spare} | ({best[1]} if best else set())
-    checkpoint.save(run.checkpoints, event.step, tree, {**about, "finite": finite, **scored}, spare=spared)
+    tree = hosts.gathered(tree)
+    if hosts.first():
+        checkpoint.save(run.checkpoints, event.step, tree, {**about, "finite": finite, **scored}, spare=spared)
+    hosts.wait("saved")
     run.settle()
     run.log("checkpoint", event.step, {})
 

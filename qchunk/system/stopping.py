@@ -108,6 +108,11 @@ def asked() -> bool:
     return _asked.signal is not None
 
 
+def ask() -> None:
+    """As a signal would, where none has come: another process of the same run was asked."""
+    _asked.signal = _asked.signal or signal.SIGTERM
+
+
 def check() -> None:
     """Raises Stopped where a signal has asked to stop; what closes then may take its time."""
     if asked():
