@@ -17,6 +17,9 @@ from qchunk.play.on_host import seen
 from qchunk.types import Policy, PyTree, Vars
 
 
+MANUAL = ("newly_manual_axes", "manual_axes")  # what jax calls them from 0.10.2 on, and before
+
+
 class Product(NamedTuple):
     """One matrix product, as ``jax.lax.dot_general`` makes it."""
 
@@ -81,7 +84,8 @@ def _times(eqn: Any) -> int:
     if eqn.primitive.name == "scan":
         return eqn.params["length"]
     if eqn.primitive.name == "shard_map":  # along its other axes XLA divides what is written for all
-        return math.prod(eqn.params["mesh"].shape[name] for name in eqn.params["newly_manual_axes"])
+        manual = next(eqn.params[name] for name in MANUAL if name in eqn.params)
+        return math.prod(eqn.params["mesh"].shape[name] for name in manual)
     return 1
 
 
