@@ -16,7 +16,6 @@ from qchunk.play.execute import Scheme
 from qchunk.play.on_host import seen
 from qchunk.types import Policy, PyTree, Vars
 
-
 MANUAL = ("newly_manual_axes", "manual_axes")  # what jax calls them from 0.10.2 on, and before
 
 
