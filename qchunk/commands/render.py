@@ -15,6 +15,7 @@ from qchunk.commands import flags
 from qchunk.commands.shared import positional
 from qchunk.comparison.tables import uses_rewards
 from qchunk.config import NonNegativeInt
+from qchunk.data import on_disk
 from qchunk.drivers.common import evaluate
 from qchunk.envs.base import obs_spec
 from qchunk.play import on_data
@@ -84,9 +85,11 @@ def measure(folder: Path) -> None:
 
 
 def from_data(folder: Path, kept: dict, p: Opened, learner: Learner) -> dict[str, list[float | None]]:
-    """How far a run's chunks are from those of its data, of each seed; {} where these are no more where they were."""
+    """How far a run's chunks are from those of its data, of each seed; {} where these are no more where they were, or stay on disk."""
     try:
         data = same_data(folder, kept, p, None)
+        if on_disk.stays(data):
+            raise UserError("its data stay on disk", "convert them to one file to have that")
     except UserError as e:
         print(f"{folder.name} is not held against its data: {e}", file=sys.stderr)
         return {}
