@@ -456,6 +456,13 @@ def test_seeds_added_are_runs_of_their_own(tmp_path):
         claim(f.out, "comparison", {"seeds": 4}, rises=("seeds",))
     with pytest.raises(UserError, match="settings that trials chose for 9 seeds"):
         ends_of(dataclasses.replace(f, seeds=10, tune=3))
+    record = f.out / "comparison.json"
+    for odd in (["3"], [3, 3], 3, [0]):
+        damaged_ = {**json.loads(record.read_text()), "seeds_by_batch": odd}
+        (tmp_path / "d" / "runs").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / "comparison.json").write_text(json.dumps(damaged_))
+        with pytest.raises(UserError, match="comparison.json is damaged: seeds_by_batch is"):
+            ends_of(dataclasses.replace(f, out=tmp_path / "d"))
     first, later = (by_batches(f, sizes, ends)[0] for ends in ((3,), (3, 5)))
     assert later[: len(first)] == first == plan(f, sizes)[0]
     added = later[len(first) :]

@@ -204,23 +204,25 @@ def listed(argv: list[str]) -> handed.Listed:
     return handed.Listed("compare", trials.as_chosen(f, suite) if f.tune else suite, f.out, f.log_to)
 
 
-KIND, ENDS = (
-    "comparison",
-    "seeds_by_batch",
-)  # what comparison.json is called, and its entry with the numbers of seeds that were asked for
+KIND = "comparison"  # what comparison.json is called
+ENDS = "seeds_by_batch"  # its entry with the numbers of seeds that were asked for
 
 
 def ends_of(f: CompareFlags) -> tuple[int, ...]:
     """How many seeds a comparison has had, and has now: (4, 8) where four were trained and as many are added.
 
     Raises:
-        UserError: its settings were chosen by trials, for the seeds that it began with.
+        UserError: its settings were chosen by trials, for the seeds that it began with; or its file was edited.
     """
     path = f.out / f"{KIND}.json"
     if not path.is_file() or not (f.out / "runs").exists():
         return (f.seeds,)
-    found = schema.read(path, dict[str, Any], "pass --out with a new folder")
-    ends = tuple(found.get(ENDS) or [found.get("seeds", f.seeds)])
+    fix = "put it back as it was, or pass --out with a new folder"
+    found = schema.read(path, dict[str, Any], fix)
+    ends = found.get(ENDS) or [found.get("seeds", f.seeds)]
+    if schema.mismatch(ends, list[int]) or any(a >= b for a, b in itertools.pairwise((0, *ends))):
+        raise UserError(f"{path} is damaged: {ENDS} is {ends}", fix)
+    ends = tuple(ends)
     if f.seeds <= ends[-1]:  # fewer are refused by ``claim``
         return ends
     if f.tune:
