@@ -85,6 +85,7 @@ def manner_of(s: Steps, before: Array, player: Player) -> Manner:
     if len(s.alive) > 1:  # a plan takes over when it is ready, not when it is made
         step = xp.roll(step, player.delay % player.steps, axis=0)
     change = xp.mean(abs(s.action - xp.concatenate([before[None], s.action[:-1]])), axis=-1)
+    change = xp.asarray(change, float)  # of numpy twice as exact, so that sums are the same in whatever order
     begins, known = (step == 0) * s.alive, xp.isfinite(change) * s.alive
     of = lambda where: xp.sum(where * xp.nan_to_num(change), axis=0)  # noqa: E731
     joint, inside = begins * known, (1 - begins) * known

@@ -269,7 +269,7 @@ def episodes(program: Program, role: str, learner: Learner, x: Inputs, seeds: np
         return total
 
     ret, success, length = (np.full(seeds.shape, x, np.float32) for x in (0, UNKNOWN, 0))
-    none_yet = Episodes(ret, success, length, counting.no_manner(ret))
+    none_yet = Episodes(ret, success, length, counting.no_manner(ret.astype(float)))
     before = np.full((len(seed_of), program.env.action_size), np.nan, np.float32)
     found = counting.episodes(sim, player, Tally(going, lambda i: i, add), start, none_yet, before)
     # an environment that speaks of success, if only where it is reached, knows that the others have failed
