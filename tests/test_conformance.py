@@ -1,6 +1,6 @@
 """What every algorithm must do: the matrix runs over ``names.ALGORITHMS``.
 
-``make test`` trains one method of each driver only, so that it takes no longer with every method; it lets all of them act.
+``make test`` takes one method of each kind of driver through it, so that it takes no longer with every method; CI takes all.
 """
 
 from __future__ import annotations
