@@ -174,9 +174,9 @@ def test_learning_from_disk_gives_the_bits_of_learning_from_memory(data, monkeyp
     jax.tree.map(np.testing.assert_array_equal, x, y)
 
 
-def as_users(*argv):
+def as_users(*argv, **more):
     """A command in a process of its own, compiled as users compile: how XLA fuses decides whether two programs agree to the bit."""
-    here = {n: v for n, v in os.environ.items() if n != "XLA_FLAGS"}
+    here = {n: v for n, v in os.environ.items() if n != "XLA_FLAGS"} | more
     done = subprocess.run([sys.executable, *map(str, argv)], capture_output=True, text=True, env=here)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -186,15 +186,20 @@ def as_users(*argv):
 def test_a_run_from_disk_goes_on_to_the_bits_of_one_from_memory(data, tmp_path):
     """A critic, two seeds on two devices; stopped and gone on with in the midst of a block, against one in memory that never was."""
     train = ["-m", "qchunk", "train"]
+    kept = {"JAX_ENABLE_COMPILATION_CACHE": "true", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "programs")}
     flags = [*train, "qc", "--env", "none", *FLAGS, "--log-every", "7", "--eval-every", "14", "--quiet", "--data"]
     for name, path, steps in (("memory", data[0], 28), ("disk", data[1], 14)):
-        as_users(*flags, path, "--out", tmp_path / name, "--offline-steps", steps, "--normalise-obs", "standard")
-    as_users(*train, "--resume", tmp_path / "disk", "--offline-steps", 28, "--quiet")
+        as_users(
+            *flags, path, "--out", tmp_path / name, "--offline-steps", steps, "--normalise-obs", "standard", **kept
+        )
+    as_users(*train, "--resume", tmp_path / "disk", "--offline-steps", 28, "--quiet", **kept)
     told = []
     for name in ("memory", "disk"):
         lines = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
-        kept = [x for x in lines if x["kind"] in ("train", "eval") and x["step"] > 14]
-        told.append([(x["kind"], x["step"], {n: v for n, v in x["values"].items() if "second" not in n}) for x in kept])
+        after = [x for x in lines if x["kind"] in ("train", "eval") and x["step"] > 14]
+        told.append(
+            [(x["kind"], x["step"], {n: v for n, v in x["values"].items() if "second" not in n}) for x in after]
+        )
     assert len(told[0]) == 3 and told[0] == told[1]
 
 

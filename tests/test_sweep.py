@@ -483,7 +483,7 @@ def test_settings_stand_on_a_prior_seed_for_seed(tmp_path, env, capsys):
     assert command(capsys, "train", "bc", *where, *small, *steps, "--out", base)[0] == 0
     cls = registry.builder("v-gps")[1]
     argv = [str(w) for w in ("v-gps", *where, "--prior", base, "--critic.hidden", 8, "--n", 2, *steps)]
-    f, c, s = train.parse(argv, cls)
+    f, c, s, _ = train.parse(argv, cls)
     swept = ({"optim.lr": 1e-3, "temperature": 0.0}, {"optim.lr": 1e-2, "temperature": 5.0})
     joint = training.run(
         "v-gps", dataclasses.replace(f, out=tmp_path / "j"), c, dataclasses.replace(s, seeds=4), None, swept
