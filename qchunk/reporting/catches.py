@@ -109,7 +109,10 @@ def draw(axes: Any, members: Sequence[Record], colour: dict[str, str], told: Cal
     unit = "" if scale == 1.0 else " (%)"
     columns = [(f"{members[0].figure}{unit}", lambda r: scale * r.final(), False)]
     columns += [(c.name, lambda r, c=c: values(c, r), c.log) for c in CATCHES]  # type: ignore[misc]
-    for i, (ax, (name, of, log)) in enumerate(zip(axes.flat, columns, strict=True)):
+    shown = [column for column in columns if any(column[1](r).size for r in members)]
+    for ax in axes.flat[len(shown) :]:  # such as the spread over one seed
+        ax.axis("off")
+    for i, (ax, (name, of, log)) in enumerate(zip(axes.flat, shown, strict=False)):
         for y, r in enumerate(members):
             if (x := of(r)).size:
                 ax.plot(x, [y] * x.size, "o", color=colour[r.label], markerfacecolor="none", markersize=3.5, alpha=0.6)
