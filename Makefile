@@ -14,16 +14,8 @@ help:  ## this list
 	$(PIP) -e .
 	@touch $@
 
-.venv/test: .venv/base
-	$(PIP) -e '.[test]'
-	@touch $@
-
-.venv/lint: .venv/base
-	$(PIP) -e '.[lint]'
-	@touch $@
-
-.venv/docs: .venv/base
-	$(PIP) -e '.[docs]'
+.venv/test .venv/lint .venv/docs: .venv/%: .venv/base
+	$(PIP) -e '.[$*]'
 	@touch $@
 
 .venv/gpu: .venv/test
@@ -32,7 +24,7 @@ help:  ## this list
 
 install: .venv/base  ## make .venv and install qchunk in it
 
-demo: .venv/base  ## the default comparison with 1 seed: data, prior, eight arms, one page (10 minutes on 2 cores)
+demo: .venv/base  ## the default comparison with 1 seed: data, prior, eight arms, one page (10 minutes on 2 cores, once installed)
 	$(BIN)/qchunk compare --env tabletop/cube-single-task1 --seeds 1 --out runs/demo
 
 test: .venv/test  ## the tests but for the slow ones, on 2 processes

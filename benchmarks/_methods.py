@@ -19,11 +19,12 @@ from qchunk.data import buffer, chunks
 from qchunk.data.buffer import Source
 from qchunk.data.chunks import Dataset
 from qchunk.data.goals import needs_goals
-from qchunk.drivers.common import assemble
+from qchunk.drivers import offline
+from qchunk.drivers.common import assemble, init
 from qchunk.drivers.offline import OfflineSettings
 from qchunk.play.program import Inputs, Program
 from qchunk.reporting import cost
-from qchunk.seeds import for_each
+from qchunk.seeds import Share, for_each, spread
 from qchunk.types import Chunk, Key, Learner, Policy, Spec, view
 
 SPEC, BATCH = Spec(37, 5, 5), 256
@@ -88,6 +89,24 @@ def offline_run(build: Any, c: Any, data: Dataset, seeds: int = 1, first: int = 
     """What ``offline.updates`` takes for a method on data of SPEC's sizes."""
     settings = OfflineSettings(seed=first, seeds=seeds)
     return assemble(build, c, Shapes(spec_of(c)), settings, for_each(seeds, given_of(c)), data_for(c, data))
+
+
+def going_on(
+    build: Any, c: Any, data: Dataset, count: int, seeds: int = 1, first: int = 0, devices: int = 1
+) -> Callable[[], Any]:
+    """Makes ``count`` more updates of the seeds first, first + 1, ... with every call, in one program of the driver. It goes on, as the
+    driver donates its learner: a copy for each call would be measured, too."""
+    program, x = offline_run(build, c, data, seeds, first)
+    x = x._replace(share=Share(devices))
+    learner, placed = spread(seeds, (init(program, x), x.data), x.share)
+    x = x._replace(data=placed)
+
+    def go_on() -> Any:
+        nonlocal learner
+        learner, metrics = offline.updates(program, BATCH, learner, x, count)
+        return metrics
+
+    return go_on
 
 
 def given_of(c: Any, spec: Spec = SPEC) -> dict:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from _accelerator import SMOKE, needed
-from _methods import BATCH, Size, configured, data_set, offline_run
+from _methods import Size, configured, data_set, going_on
 from _timing import medians, tell
-
-from qchunk.drivers import offline
-from qchunk.drivers.common import init
 
 TITLE, SIZE, STEPS = ("tiny", Size((16,), 2), 2) if SMOKE else ("4x512", Size((512,) * 4, 32), 10)
 SEEDS, UPDATES, REPEATS = ((1, 2), 4, 1) if SMOKE else ((1, 4, 16, 64), 64, 5)
@@ -16,14 +13,7 @@ SEEDS, UPDATES, REPEATS = ((1, 2), 4, 1) if SMOKE else ((1, 4, 16, 64), 64, 5)
 def seconds(seeds: int, data) -> float:
     """Of an update of all of them."""
     count = max(1, UPDATES // seeds)
-    program, x = offline_run(*configured("qc", SIZE, steps=STEPS), data, seeds)
-    state = init(program, x)
-
-    def go_on():
-        nonlocal state
-        state, metrics = offline.updates(program, BATCH, state, x, count)
-        return metrics
-
+    go_on = going_on(*configured("qc", SIZE, steps=STEPS), data, count, seeds)
     return medians(REPEATS, update=go_on)["update"] / count
 
 

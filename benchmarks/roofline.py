@@ -14,12 +14,10 @@ from unittest import mock
 
 import jax
 from _accelerator import ASKED, ROUNDINGS, SMOKE, Card, card, on_cpu, rounded
-from _methods import BATCH, Size, configured, data_set, drawn, offline_run, one_update, shapes, updating
+from _methods import Size, configured, data_set, drawn, going_on, one_update, shapes, updating
 from _timing import medians, tell
 
 from qchunk import improve, nets
-from qchunk.drivers import offline
-from qchunk.drivers.common import init
 from qchunk.reporting import cost
 
 TITLE, SIZE, STEPS, COUNT, REPEATS = (
@@ -48,15 +46,7 @@ def floors(flops: float, moved: float, against: Card) -> dict[str, float]:
 
 def measured(build: Any, c: Any) -> float:
     """Milliseconds of an update of the driver, batch and all."""
-    program, x = offline_run(build, c, data_set())
-    state = init(program, x)
-
-    def go_on():
-        nonlocal state
-        state, metrics = offline.updates(program, BATCH, state, x, COUNT)
-        return metrics
-
-    return medians(REPEATS, update=go_on)["update"] / COUNT * 1e3
+    return medians(REPEATS, update=going_on(build, c, data_set(), COUNT))["update"] / COUNT * 1e3
 
 
 def main() -> None:

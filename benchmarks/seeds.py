@@ -11,13 +11,10 @@ import statistics
 from unittest import mock
 
 import jax
-from _methods import BATCH, SIZES, configured, data_set, offline_run
+from _methods import SIZES, configured, data_set, going_on
 from _timing import tell, times
 
 from qchunk import seeds as mapping
-from qchunk.drivers import offline
-from qchunk.drivers.common import init
-from qchunk.seeds import spread
 from qchunk.system.processes import cores
 
 SEEDS, ROUNDS = (1, 2, 4, 8), 8
@@ -28,25 +25,11 @@ DATA = data_set()
 BUILD, C = configured("qc", SIZES["3x128"])
 
 
-def running(seeds: int, count: int, first: int = 0, build=BUILD):
-    """Goes on training with every call: ``count`` updates of seeds first, first + 1, ... in one program."""
-    program, x = offline_run(build, C, DATA, seeds, first)
-    state, data = spread(seeds, (init(program, x), DATA))
-    x = x._replace(data=data)
-
-    def go_on():
-        nonlocal state
-        state, metrics = offline.updates(program, BATCH, state, x, count)
-        return metrics
-
-    return go_on
-
-
 def mapped_otherwise(seeds: int, count: int):
     """The same with the mapping that is not chosen: vmapped on a CPU, in turn elsewhere."""
     on_cpu = jax.default_backend() == "cpu"
     other = lambda fn, batched: jax.vmap(fn)(*batched) if on_cpu else jax.lax.map(lambda args: fn(*args), batched)  # noqa: E731
-    run = running(seeds, count, build=functools.partial(BUILD))  # another function to jit
+    run = going_on(functools.partial(BUILD), C, DATA, count, seeds)  # another function to jit
     with mock.patch.object(mapping, "mapped", other):
         run()
     return run
@@ -55,8 +38,8 @@ def mapped_otherwise(seeds: int, count: int):
 def compare(seeds: int) -> None:
     """Seconds are of the whole run; ``ratio`` is of the medians of its rounds."""
     count = UPDATES // seeds
-    each = [running(1, count, first) for first in range(seeds)]
-    t = times(ROUNDS, together=running(seeds, count), apart=lambda: [go_on() for go_on in each])
+    each = [going_on(BUILD, C, DATA, count, 1, first) for first in range(seeds)]
+    t = times(ROUNDS, together=going_on(BUILD, C, DATA, count, seeds), apart=lambda: [go_on() for go_on in each])
     together, apart = statistics.median(t["together"]), statistics.median(t["apart"])
     rounds = [a / b for a, b in zip(t["together"], t["apart"], strict=True)]
     more = {}

@@ -10,14 +10,13 @@ import socket
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 
 import jax
-from _methods import BATCH, SIZES, configured, data_set, offline_run
+from _methods import SIZES, configured, data_set, going_on
 from _timing import tell, times
 
-from qchunk.drivers import offline
-from qchunk.drivers.common import init
-from qchunk.seeds import Share, mesh, spread
+from qchunk.seeds import Share, mesh
 from qchunk.system import hosts
 
 DEVICES, PROCESSES = 8, 2
@@ -25,20 +24,9 @@ UPDATES, ROUNDS = 50, 8
 PART = "--part"  # before a process's number and the port that it meets the other at
 
 
-def running(devices: int):
+def running(devices: int) -> Callable:
     """Goes on training one seed with every call, on so many devices."""
-    data = data_set()
-    program, x = offline_run(*configured("qc", SIZES["3x128"]), data)
-    x = x._replace(share=Share(devices))
-    state, data = spread(1, (init(program, x), data), x.share)
-    x = x._replace(data=data)
-
-    def go_on():
-        nonlocal state
-        state, metrics = offline.updates(program, BATCH, state, x, UPDATES)
-        return metrics
-
-    return go_on
+    return going_on(*configured("qc", SIZES["3x128"]), data_set(), UPDATES, devices=devices)
 
 
 def compare(name: str, devices: int, asked: float) -> None:

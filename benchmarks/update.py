@@ -9,9 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from _methods import (
-    BATCH,
     METHODS,
     SIZES,
     configured,
@@ -19,6 +17,7 @@ from _methods import (
     data_set,
     drawn,
     given_of,
+    going_on,
     offline_run,
     on_policy,
     one_update,
@@ -28,7 +27,6 @@ from _products import arrays, with_adam
 from _timing import medians, tell
 
 from qchunk.data.chunks import Dataset
-from qchunk.drivers import offline
 from qchunk.drivers.common import init
 from qchunk.seeds import one
 
@@ -46,14 +44,8 @@ def measure(title: str, build: Any, c: Any, data: Dataset, count: int, asked: fl
     """An update on one batch beside its floor, and the driver, which draws batches besides, beside that."""
     given = given_of(c)
     program, x = offline_run(build, c, data)
-    stacked = init(program, x)
-    state = jax.tree.map(jnp.copy, one(stacked, 0))
+    state = one(init(program, x), 0)
     fixed, update = drawn(build, c, jax.random.key(3), data_for(c, data)), one_update(build, c)
-
-    def whole():
-        nonlocal stacked  # goes on: the driver donates its learner, and a copy for each call would be measured, too
-        stacked, metrics = offline.updates(program, BATCH, stacked, x, count)
-        return metrics
 
     def one_batch(i, state):
         # what depends on the batch alone is not to leave the loop
@@ -66,7 +58,7 @@ def measure(title: str, build: Any, c: Any, data: Dataset, count: int, asked: fl
         7,
         floor=repeat(floor, start(state.params), count),
         update=repeat(one_batch, state, count),
-        driver=whole,
+        driver=going_on(build, c, data, count),
     )
     ms, least = t["update"] / count * 1e3, t["floor"] / count * 1e3
     tell(f"update {title}", ms=ms, floor_ms=least, ratio=ms / least, better="lower", asked=asked)

@@ -429,6 +429,10 @@ def test_a_comparison_grows_by_arms_and_environments(tmp_path):
         with pytest.raises(UserError, match=f"holds a comparison with another --{flag}"):
             claim(root, "comparison", {**more, **change}, grows=("algos", "env"))
     assert json.loads((root / "comparison.json").read_text()) == more
+    for name, odd in (("algos", 3), ("env", None), ("seeds", "2")):  # by hand
+        (root / "comparison.json").write_text(json.dumps({**more, name: odd}))
+        with pytest.raises(UserError, match=f"holds a comparison with another --{name}"):
+            claim(root, "comparison", more, grows=("algos", "env"), rises=("seeds",))
 
 
 def test_seeds_added_are_runs_of_their_own(tmp_path):

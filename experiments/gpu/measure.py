@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import contextlib
 import json
 import os
 import re
@@ -19,7 +18,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +27,10 @@ from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write, make_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-NO_GPU = "jax finds no GPU here; pip install -c constraints.txt -e '.[cuda12]', or give --smoke, which runs the same on a CPU at tiny sizes"
+NO_GPU = (
+    "jax finds no GPU here",
+    "pip install -c constraints.txt -e '.[cuda12]', or give --smoke, which runs the same on a CPU at tiny sizes",
+)
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 NOTHING_LEFT = 5  # pytest's exit code where no test is selected
 SHORTEST = 20.0  # seconds: with less left no part begins
@@ -70,8 +71,9 @@ def main() -> None:
             continue
         kept["results"] = [r for r in kept["results"] if r["file"] != name]
         kept["parts"][name] = "begun"
-        with saved(f.out / "gpu.json", kept):
-            kept["parts"][name] = run(name, left if f.smoke else min(PARTS[name].limit, left), f, kept["results"])
+        save(f.out / "gpu.json", kept)  # a signal leaves the part to be run again
+        kept["parts"][name] = run(name, left if f.smoke else min(PARTS[name].limit, left), f, kept["results"])
+        save(f.out / "gpu.json", kept)
         print(f"[gpu] {name}: {kept['parts'][name]}", file=sys.stderr, flush=True)
     ended(f, kept)
 
@@ -104,7 +106,7 @@ def device_here(smoke: bool) -> str:
     done = subprocess.run([sys.executable, "-c", asking], env=environment(smoke), capture_output=True, text=True)
     backend, _, kind = done.stdout.strip().partition(" ")
     if done.returncode or (backend == "cpu" and not smoke):
-        raise UserError(*NO_GPU.split("; ", 1))
+        raise UserError(*NO_GPU)
     return kind
 
 
@@ -122,13 +124,9 @@ def opened(path: Path, device: str) -> dict[str, Any]:
     return kept
 
 
-@contextlib.contextmanager
-def saved(path: Path, kept: dict[str, Any]) -> Iterator[None]:
-    """Writes what is known before and after; a signal in between leaves the part to be run again."""
-    for moment in range(2):
-        atomic_write(path, json.dumps(kept, indent=1) + "\n")
-        if not moment:
-            yield
+def save(path: Path, kept: dict[str, Any]) -> None:
+    """Writes what is known."""
+    atomic_write(path, json.dumps(kept, indent=1) + "\n")
 
 
 def run(name: str, limit: float, f: argparse.Namespace, results: list[bench.Result]) -> str:
@@ -192,7 +190,7 @@ def ended(f: argparse.Namespace, kept: dict[str, Any]) -> None:
         there = {r["file"] for r in kept["results"]} - set(missing)
         failures += bench.compare(kept["results"], [r for r in before["results"] if r["file"] in there])
     elif not missing and not failures:
-        atomic_write(f.baseline, json.dumps(kept, indent=1) + "\n")
+        save(f.baseline, kept)
         print(f"[gpu] the first baseline: {f.baseline}", file=sys.stderr)
     todo = f"; the same command goes on with {', '.join(missing)}" if missing else ""
     print(f"[gpu] {f.out / 'gpu.json'}, {f.out / 'gpu.png'}{todo}", file=sys.stderr)

@@ -107,7 +107,7 @@ def left(suite: Sequence[Run], done: int, root: Path) -> str:
     they took less than ``LEAST`` seconds, which is mostly compiling, or nobody can count."""
     runs = [r for r in suite[:done] if finished(r, root)]
     todo = [r for r in suite[done:] if not finished(r, root)]
-    seconds = sum(_seconds(r, root) for r in runs)
+    seconds = sum(_seconds(folder_of(r, root)) for r in runs)
     if seconds < LEAST or not todo:
         return ""
     try:
@@ -117,10 +117,11 @@ def left(suite: Sequence[Run], done: int, root: Path) -> str:
     return f"about {spoken(hours)} left"
 
 
-def _seconds(run: Run, root: Path) -> float:
+@functools.cache  # it is asked before every run of a suite
+def _seconds(folder: Path) -> float:
     """How long a finished run was trained."""
     try:
-        return max((line["seconds"] for line in run_folder.read_metrics(folder_of(run, root))), default=0.0)
+        return max((line["seconds"] for line in run_folder.read_metrics(folder)), default=0.0)
     except UserError:
         return 0.0
 

@@ -159,8 +159,9 @@ def claim(
         raise UserError(f"{root} exists and holds no {kind}", "pass --out with a new folder")
     if path.is_file():
         found = schema.read(path, dict[str, Any], "pass --out with a new folder")
-        longer = {n for n in grows if (old := found.get(n, [])) != kept[n] == [*old, *kept[n][len(old) :]]}
-        longer |= {n for n in rises if found.get(n, 0) < kept[n]}
+        lists = {n: old for n in grows if isinstance(old := found.get(n, []), list)}
+        longer = {n for n, old in lists.items() if old != kept[n] == [*old, *kept[n][len(old) :]]}
+        longer |= {n for n in rises if isinstance(old := found.get(n, 0), int) and old < kept[n]}
         odd = sorted(n for n in kept if found.get(n) != kept[n] and n not in longer)
         if odd and (root / "runs").exists():
             flag = odd[0].replace("_", "-")

@@ -64,13 +64,10 @@ def mean_of(action: Array, there: Array, m) -> Array:
     return jnp.sum(weight[..., None] * action, axis=1)
 
 
-def coherent(
-    policy: Policy,
-    horizon: int,
-    n: PositiveInt,
-    steps: PositiveInt = 1,
-    decay: Annotated[float, Range(above=0, high=1)] = 0.5,
-) -> Scheme:
+Decay = Annotated[float, Range(above=0, high=1)]  # how much each further action of the old plan counts
+
+
+def coherent(policy: Policy, horizon: int, n: PositiveInt, steps: PositiveInt = 1, decay: Decay = 0.5) -> Scheme:
     """Backward coherence (BID, 2408.17355): of ``n`` plans the one nearest to what is left of the old one (``coherence.coherent``)."""
     check_steps(steps, horizon, f"coherent:{n},{{}}")
     return receding(coherence.coherent(policy, n, decay), horizon, steps)._replace(own=False)
@@ -79,13 +76,7 @@ def coherent(
 WEAKER = "weaker"  # what ``Vars.given`` calls all that a weaker policy reads: qchunk eval --weaker
 
 
-def contrast(
-    policy: Policy,
-    horizon: int,
-    n: PositiveInt,
-    steps: PositiveInt = 1,
-    decay: Annotated[float, Range(above=0, high=1)] = 0.5,
-) -> Scheme:
+def contrast(policy: Policy, horizon: int, n: PositiveInt, steps: PositiveInt = 1, decay: Decay = 0.5) -> Scheme:
     """Bidirectional decoding (BID, 2408.17355): ``coherent``, and a contrast to the plans of a weaker policy (``coherence.contrasted``)."""
     check_steps(steps, horizon, f"contrast:{n},{{}}")
 

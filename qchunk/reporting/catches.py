@@ -24,8 +24,7 @@ class Drawback(NamedTuple):
 
 def _cost(name: str, scale: float = 1.0) -> Callable[[Record], Sequence[float | None]]:
     def of(r: Record) -> Sequence[float | None]:
-        found: Any = {} if prices.damage_of(r) else prices.cost_of(r)
-        value = found.get(name)
+        value = prices.known(r).get(name)
         several = value if isinstance(value, list) else [value]
         return [None if x is None else x / scale for x in several]
 
@@ -77,7 +76,7 @@ def values(catch: Drawback, r: Record) -> np.ndarray:
 def groups(records: Sequence[Record]) -> list[list[Record]]:
     """By environment, two methods and more of which somebody has measured what acting costs; the best first."""
     found = [list(group) for _, group in itertools.groupby(records, key=lambda r: r.env)]
-    measured = [[r for r in group if not prices.damage_of(r) and prices.cost_of(r)] for group in found]
+    measured = [[r for r in group if prices.known(r)] for group in found]
     return [
         sorted(group, key=lambda r: -np.nan_to_num(r.final().mean(), nan=-np.inf))
         for group in measured

@@ -42,7 +42,7 @@ def rows(records: Sequence[Record], failed: Sequence[tuple[str, str, str]] = ())
 
 
 def _cost(r: Record, name: str) -> float:
-    return float(prices.cost_of(r)[name]) if not prices.damage_of(r) and prices.cost_of(r) else np.nan
+    return float(prices.known(r).get(name, np.nan))
 
 
 def seed_rows(records: Sequence[Record]) -> Rows:

@@ -127,7 +127,7 @@ def _row(
 ) -> Row:
     mine = [x for x in records if x.label == r.label]
     minutes = f"{sum(x.evals[-1]['seconds'] for x in mine) / 60:.1f}"
-    costs = [prices.cost_of(x)["p50"] for x in mine if not prices.damage_of(x) and prices.cost_of(x)]
+    costs = [found["p50"] for x in mine if (found := prices.known(x))]
     price = (minutes, f"{np.mean(costs):.2f}" if costs else "")
     note = "; ".join(dict.fromkeys(n for x in mine for n in tables.notes(x)))
     if r.label not in values:

@@ -263,10 +263,10 @@ def costs(records: Sequence[Record], colour: dict[str, str]) -> Section:
     found = []
     for env, group in itertools.groupby(records, key=lambda r: r.env):
         members = [r for r in group if not prices.damage_of(r)]
-        if not any(map(prices.cost_of, members)):
+        if not any(map(prices.known, members)):
             continue
         for name, unit, scale in PRICES:
-            cost = lambda r: prices.cost_of(r)[name] / scale if prices.cost_of(r) else None  # noqa: E731
+            cost = lambda r: price[name] / scale if (price := prices.known(r)) else None  # noqa: E731
             draw = functools.partial(plots.draw_compute, members=members, colour=colour, cost=cost, unit=unit)
             title = f"{env}: {members[0].figure} against {unit}; lines span the seeds"
             found.append(plots.drawing(draw, title, beside=_many(records)))

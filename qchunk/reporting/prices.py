@@ -29,6 +29,11 @@ def damage_of(r: Record) -> str:
     return ""
 
 
+def known(r: Record) -> dict[str, Any]:
+    """``cost_of``, and {} of a damaged file, too."""
+    return {} if damage_of(r) else cost_of(r)
+
+
 def rounded(x: float) -> str:
     """Three digits: 12300 is 12.3k."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
