@@ -143,10 +143,13 @@ def samples(policy: Policy, vars: Vars, noise, obs, old: Old | None) -> Plan:
     return jax.vmap(lambda z: policy.plan(vars, z, obs, old), in_axes=axis, out_axes=axis)(noise)
 
 
-def smoothed(policy: Policy, std: float, bound: float = math.inf) -> Policy:
+def smoothed(policy: Policy, std: float | Callable[[Vars], Any], bound: float = math.inf) -> Policy:
     """The same policy with Gaussian noise of ``std`` on every action, bounded to +-``bound``; actions stay in [-1, 1].
 
     In a critic's target it is TD3's smoothing (1802.09477, section 5.3), where a deterministic actor explores its noise.
+
+    Args:
+        std: a number, or a function of what is learned.
     """
 
     def draw(vars: Vars, key, obs):
@@ -157,7 +160,7 @@ def smoothed(policy: Policy, std: float, bound: float = math.inf) -> Policy:
 
     def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
         made = policy.plan(vars, noise[0], obs, old)
-        more = jnp.clip(std * noise[1], -bound, bound)
+        more = jnp.clip((std(vars) if callable(std) else std) * noise[1], -bound, bound)
         return made._replace(action=jnp.clip(made.action + more, -1.0, 1.0))
 
     return policy._replace(draw=draw, plan=plan)

@@ -111,6 +111,10 @@ ALGORITHMS = {
         "qchunk.algorithms.dpmd:dpmd", "an online diffusion matches its slow copy's chunks, drawn by value (2502.00361)"
     ),
     "qvpo": Entry("qchunk.algorithms.qvpo:qvpo", "an online diffusion matches the best of its own chunks (2405.16173)"),
+    "dacer": Entry(
+        "qchunk.algorithms.dacer:dacer",
+        "an online diffusion climbs a critic of Gaussian returns; entropy sets its noise (2405.15177)",
+    ),
     "dqc": Entry(
         "qchunk.algorithms.dqc:dqc",
         "decoupled Q-chunking: values of long chunks choose short ones, for goals (2512.10926)",

@@ -207,6 +207,8 @@ OUTSIDE: dict[str, tuple] = {
     **dict.fromkeys(("std", "floor", "follow"), (0.0, 1 + 1e-9)),
     **{"mean": (0.0, None), "cov": (0.0, None), "regress": (-1e-9, None), "floor_updates": (-1, None)},
     **dict.fromkeys(("cost", "entropy", "td", "margin"), (-1e-9, None)),
+    **dict.fromkeys(("start_temperature", "huber"), (0.0, None)),
+    **{"target_entropy": (None, None), "samples": (0, None), "gaussians": (0, None), "regulate_every": (0, None)},
     **{"heads": (0, None), "alpha": (-1e-9, None), "bc_alpha": (-1e-9, None), "noise": (-1e-9, 1 + 1e-9)},
 }
 

@@ -43,6 +43,7 @@ TINY |= {"tuned_steps": 1, "act_horizon": 1, "envs": 4, "decisions": 4, "epochs"
 TINY |= {"depth": 2, "more": 1, "skill": 2, "climbs": 2, "levels": 2, "bins": 3, "atoms": 4}
 TINY |= {"size": 8, "unroll": 3, "simulations": 4, "pairs": 2}
 TINY |= {"guesses": 2, "candidates": 2, "target_n": 2, "divergence": 0.1, "group": 2}
+TINY |= {"samples": 4, "gaussians": 2}
 TINY |= {"codec": "none"}  # what is tested with primitives is in test_primitives.py
 ACTOR = FlowConfig((16,), steps=2)  # the frozen prior of methods that stand on one
 GIVEN = {"actor": flow(ACTOR).modules[0].init(jax.random.key(9), SPEC)}

@@ -16,6 +16,7 @@ from qchunk.actors.editor import editor
 from qchunk.actors.flow import flow
 from qchunk.actors.one_step import one_step_actor
 from qchunk.algorithms.bc import BC, bc
+from qchunk.algorithms.dacer import DACER, dacer
 from qchunk.algorithms.dpmd import DPMD, dpmd
 from qchunk.algorithms.qgf import QGF, qgf
 from qchunk.algorithms.qvpo import QVPO, qvpo
@@ -197,10 +198,11 @@ ONLINE = {
     "idem": (idem, SDAC(ChunkConfig(2), DIFFUSION, CRITIC, OPTIM, guesses=16, beta=0.5, n=1)),
     "dpmd": (dpmd, DPMD(ChunkConfig(2), DIFFUSION, CRITIC, OPTIM, candidates=4, divergence=0.5, n=1)),
     "qvpo": (qvpo, QVPO(ChunkConfig(2), DIFFUSION, CRITIC, OPTIM, candidates=8, entropy=0.01, n=1)),
+    "dacer": (dacer, DACER(ChunkConfig(2), DIFFUSION, CRITIC, OPTIM, samples=50, regulate_every=10)),
 }
 
-STEPS = {"dpmd": 1600, "sdac": 1600}  # environment steps, where that many do
-LEAST = {"sdac": 0.75, "idem": 0.7, "dpmd": 0.95, "qvpo": 0.7}  # of the success of their worse seed
+STEPS = {"dpmd": 1600, "sdac": 1600, "dacer": 1600}  # environment steps, where that many do
+LEAST = {"sdac": 0.75, "idem": 0.7, "dpmd": 0.95, "qvpo": 0.7, "dacer": 0.95}  # of the success of their worse seed
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import math
 from typing import Annotated
 
 from qchunk.actors import actor
-from qchunk.algorithms.online_matching import OnlineMatching, matching_online
+from qchunk.algorithms.online_matching import OnlineDiffusion, matching_online
 from qchunk.compose import reading
 from qchunk.config import config
 from qchunk.critics.chunk_q import chunk_q
@@ -25,7 +25,7 @@ from qchunk.types import Algorithm
 
 
 @config
-class DPMD(OnlineMatching):
+class DPMD(OnlineDiffusion):
     """Diffusion policy mirror descent."""
 
     candidates: PositiveInt = 64

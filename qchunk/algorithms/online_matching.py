@@ -1,4 +1,4 @@
-"""What online diffusions share that match what a critic weighs: ``sdac``, ``idem``, ``dpmd``, ``qvpo``.
+"""What online diffusions share, and those among them that match what a critic weighs: ``sdac``, ``idem``, ``dpmd``, ``qvpo``.
 
 As in FlowRL's code (2603.27450) evaluation takes the best of some samples by Q, and exploring fewer.
 """
@@ -17,8 +17,8 @@ from qchunk.types import Algorithm, Critic, Kernel, Module, Policy, Term, Togeth
 
 
 @config
-class OnlineMatching:
-    """Weighted matching, online."""
+class OnlineDiffusion:
+    """An online diffusion."""
 
     driver = "from_scratch"
 
@@ -31,7 +31,7 @@ class OnlineMatching:
 
 
 def matching_online(
-    c: OnlineMatching,
+    c: OnlineDiffusion,
     parts: tuple[Kernel, Critic, *tuple[Module, ...]],
     one: Policy,
     terms: Sequence[Term | Together],

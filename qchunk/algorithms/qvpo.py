@@ -6,7 +6,7 @@ Its target takes the best of two chunks (four on HalfCheetah, one on Hopper); ev
 from __future__ import annotations
 
 from qchunk.actors import actor
-from qchunk.algorithms.online_matching import OnlineMatching, matching_online
+from qchunk.algorithms.online_matching import OnlineDiffusion, matching_online
 from qchunk.compose import acting
 from qchunk.config import config
 from qchunk.critics.chunk_q import chunk_q
@@ -19,7 +19,7 @@ from qchunk.types import Algorithm
 
 
 @config
-class QVPO(OnlineMatching):
+class QVPO(OnlineDiffusion):
     """Q-weighted variational policy optimisation."""
 
     candidates: PositiveInt = 64

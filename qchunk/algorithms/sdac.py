@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qchunk.actors import actor
-from qchunk.algorithms.online_matching import OnlineMatching, matching_online
+from qchunk.algorithms.online_matching import OnlineDiffusion, matching_online
 from qchunk.compose import acting, reading
 from qchunk.config import config
 from qchunk.critics.chunk_q import chunk_q
@@ -20,7 +20,7 @@ from qchunk.types import Algorithm, Critic
 
 
 @config
-class SDAC(OnlineMatching):
+class SDAC(OnlineDiffusion):
     """A soft diffusion actor-critic."""
 
     guesses: PositiveInt = 64

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import flax.linen as nn
+
 from qchunk import nets
 from qchunk.config import CriticConfig
 from qchunk.critics.ensemble import ensemble
 from qchunk.types import Critic
 
 
-def chunk_q(c: CriticConfig, name: str = "critic", target: bool = True) -> Critic:
-    """Q(s, a) of clean chunks: an ensemble with target networks, or without ``target``. ``level`` is ignored."""
+def chunk_q(c: CriticConfig, name: str = "critic", target: bool = True, net: nn.Module | None = None) -> Critic:
+    """Q(s, a) of clean chunks: an ensemble with target networks, or without ``target``. ``level`` is ignored.
+
+    Args:
+        net: of each member; by default a perceptron.
+    """
     return ensemble(
         c,
         name,
         lambda spec: (spec.obs, spec.horizon * spec.action),
         lambda obs, action, level: (obs, nets.flatten_chunk(action)),
         target,
+        net,
     )

@@ -135,12 +135,12 @@ def distil(
     return Term(name, module_names(kernel), no_noise, fn)
 
 
-def temperature(name: str = "temperature") -> Module:
-    """The temperature of an entropy bonus, a module of one number: its logarithm, 0 at first."""
+def temperature(name: str = "temperature", first: float = 1.0) -> Module:
+    """The temperature of an entropy bonus, a module of one number: its logarithm. ``first`` is what it starts at, above 0."""
 
     def init(key: Key, spec: Spec) -> Array:
         del key, spec
-        return jnp.zeros(())
+        return jnp.log(jnp.asarray(first, jnp.float32))
 
     return Module(name, init, jnp.exp)
 

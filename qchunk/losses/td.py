@@ -40,15 +40,21 @@ def regression(critic: Critic, value: Callable[[Vars, Key, PyTree], Array], name
     """
 
     def first(vars: Vars, key, chunk: Chunk) -> tuple[Array, Array]:
-        if (points := chunk.reward.shape[-1]) != 1:
-            raise UserError(
-                f"--chunk.backup names {points} points, and {name} regresses on one", "give one backup point"
-            )
-        next_obs = jax.tree.map(lambda o: o[..., 0, :], chunk.next_obs)
-        target = chunk.reward[..., 0] + chunk.discount[..., 0] * value(vars, key, next_obs)
-        return target, chunk.weight[..., 0]
+        reward, discount, next_obs = one_point(chunk, name)
+        return reward + discount * value(vars, key, next_obs), chunk.weight[..., 0]
 
     return toward(critic, first, name)
+
+
+def one_point(chunk: Chunk, name: str) -> tuple[Array, Array, PyTree]:
+    """(reward [*B], discount [*B], next_obs [*B, O]) at the one backup point, for the term of this name.
+
+    Raises:
+        UserError: there are several.
+    """
+    if (points := chunk.reward.shape[-1]) != 1:
+        raise UserError(f"--chunk.backup names {points} points, and {name} regresses on one", "give one backup point")
+    return chunk.reward[..., 0], chunk.discount[..., 0], jax.tree.map(lambda o: o[..., 0, :], chunk.next_obs)
 
 
 def td_of_prefixes(critic: Critic, policy: Policy, n: int, joint: bool = False, name: str = "td") -> Term:
