@@ -407,6 +407,25 @@ def test_the_baseline_can_be_chosen(compared, tmp_path):
     cli.main(argv)  # as it was
 
 
+def test_a_page_of_what_is_finished_so_far(compared, capsys):
+    """An arm that is not trained yet is named; nothing is trained or written but the page. Before anything is finished there is none."""
+    out, argv = compared
+    kept = (out / "comparison.json").read_bytes(), sorted(out.rglob("summary.json"))
+    longer = [*argv[:5], "dppo", "ppo", *argv[6:], "--so-far"]
+    cli.main(longer)
+    assert "3 of 5 runs are finished" in capsys.readouterr().err  # ppo's prior is another one
+    text = (out / "report" / "report.md").read_text()
+    assert "| probe/pole | ppo |" in text.split("## Not trained yet")[1]
+    assert "ppo" not in {r.split(" | ")[1] for r in (out / "report" / "table.md").read_text().splitlines()[2:]}
+    assert "| ppo |" not in text.split("## Not equal")[1].split("## ")[0], "what it would get is not on the page"
+    assert kept == ((out / "comparison.json").read_bytes(), sorted(out.rglob("summary.json")))
+    elsewhere = out.parent / "elsewhere"
+    err = command(capsys, *argv[:-1], str(elsewhere), "--so-far", "bad").err
+    assert "is finished yet" in err and not elsewhere.exists()
+    cli.main([*argv, "--no-look"])  # as it was
+    assert "Not trained yet" not in (out / "report" / "report.md").read_text()
+
+
 def damaged(out, capsys, argv):
     """What the command says when its folder's own record is no JSON; the record is put back."""
     record = out / "comparison.json"

@@ -40,6 +40,7 @@ SHOWN = (
     "against",
     "on",
     "suite",
+    "so_far",
 )  # flags that train nothing
 ENVS, HOST_ENVS, LENGTH = (
     512,
@@ -108,6 +109,8 @@ class CompareFlags:
     """Train by workers: local:N, slurm:PARTITION or ray[:ADDRESS] (docs/cluster.md); by default one run after the other, here."""
     suite: Literal["default", "seed"] = "default"
     """The arms where --algos names none. seed: every kind of system that the field's surveys name, one arm each."""
+    so_far: bool = False
+    """Train nothing: the page of the arms that are finished by now, such as while another shell trains the others."""
 
 
 LEAST = {
@@ -146,15 +149,16 @@ def compare(argv: list[str]) -> None:
     sinks.check(f.log_to)
     handed.check_engine(f.on)
     planned = trials.planned(f, sizes, plan)
-    claim(f.out, KIND, {**asked, ENDS: ends}, f.dry, grows=("algos", "env", ENDS), rises=("seeds",))
+    claim(f.out, KIND, {**asked, ENDS: ends}, f.dry or f.so_far, grows=("algos", "env", ENDS), rises=("seeds",))
     refusals.told(refused)
     if f.dry:
         print("\n".join(estimate.listed([*trials.runs_of(planned), *suite], f.out)), file=sys.stderr, flush=True)
         return
     suite, tuning = trials.tuned_suite(f, suite, planned) if f.tune else (suite, [])
     todo = handed.Listed("compare", suite, f.out, f.log_to)
-    trained = handed.trained_on(f.on, ["compare", *argv], todo, f.quiet or f.json)
-    compared = [r for r in suite if not r.label.startswith(PRIOR)]
+    trained = handed.trained_on(f.on, ["compare", *argv], todo, f.quiet or f.json, f.so_far)
+    arms_of = [r for r in suite if not r.label.startswith(PRIOR)]
+    compared = [r for r in arms_of if r.name in trained.folders or not f.so_far]
     folders = {trained.folders[r.name]: r for r in compared if r.name in trained.folders}
     first_seeds = [folder for folder, r in folders.items() if not r.batch]
     for folder in first_seeds if f.look else ():
@@ -179,6 +183,7 @@ def compare(argv: list[str]) -> None:
     }
     more |= {"Not equal: every setting": tables.settings(compared), "In no interval": tables.caveats(compared)}
     more["Tuning"] = tuning or tables.tuning(compared)
+    more["Not trained yet"] = handed.not_yet(trained, arms_of) if f.so_far else []
     if f.against == "published":
         more["Beside the published figures"] = literature.beside_ours(records.table(records.load(list(folders))))
     failed = [*trained.rows(compared), *((env, arm, why) for env in f.env for arm, why in refused.items())]

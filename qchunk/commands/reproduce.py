@@ -35,6 +35,8 @@ class ReproduceFlags:
     """Print the table as JSON to stdout, and nothing else there."""
     on: str = ""
     """Train by workers: local:N, slurm:PARTITION or ray[:ADDRESS] (docs/cluster.md); by default one run after the other, here."""
+    so_far: bool = False
+    """Train nothing: the page of the runs that are finished by now, such as while another shell trains the others."""
 
 
 def reproduce(argv: list[str]) -> None:
@@ -48,13 +50,14 @@ def reproduce(argv: list[str]) -> None:
     todo, root = runs_of(found, f, target), place_of(f, name)
     sinks.check(f.log_to)
     handed.check_engine(f.on)
-    suites.claim(root, "suite", {"suite": name, "scale": f.scale}, f.dry)
+    suites.claim(root, "suite", {"suite": name, "scale": f.scale}, f.dry or f.so_far)
     suites.check(todo, root)
     say(found, todo, f, root, name)
     if f.dry:
         return
     given = handed.Listed(name, todo, root, f.log_to)
-    trained, shown = handed.trained_on(f.on, ["reproduce", *argv], given, f.quiet or f.json), suites.shown(todo)
+    trained = handed.trained_on(f.on, ["reproduce", *argv], given, f.quiet or f.json, f.so_far)
+    shown = suites.shown(todo)
     for run in todo:
         if (ways := found.execute(run)) and run.name in trained.folders:
             by_schemes(trained.folders[run.name], ways, run.settings.episodes)
@@ -62,11 +65,12 @@ def reproduce(argv: list[str]) -> None:
     if found.published and folders:
         more["Beside the published figures"] = suites.beside(records.table(records.load(folders)), found.published)
     more["What differs"] = [{"number": str(i), "difference": d} for i, d in enumerate(found.differences(f.scale), 1)]
+    more["Not trained yet"] = handed.not_yet(trained, shown) if f.so_far else []
     publish.publish(folders, root / "report", more, f.json, trained.rows(shown))
     for title, rows in more.items():
         if rows and not f.json:
             print(f"\n{title}:\n{records.markdown(rows, tuple(rows[0]))}", end="")
-    if found.after and not trained.failed:
+    if found.after and len(trained.folders) == len(todo):
         found.after(root, todo)
     trained.leave()
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -53,16 +54,19 @@ def check_engine(on: str) -> None:
         starting.parse(on)
 
 
-def trained_on(on: str, argv: Sequence[str], listed: Listed, quiet: bool = False) -> Trained:
+def trained_on(on: str, argv: Sequence[str], listed: Listed, quiet: bool = False, so_far: bool = False) -> Trained:
     """Trains what is missing, by workers of an engine; here, one run after the other, where ``on`` is "".
 
     Args:
         argv: the command line; workers make the same list from it.
+        so_far: train nothing; what is finished by now is what there is.
 
     Raises:
-        UserError: an engine or a suite that cannot be.
+        UserError: an engine or a suite that cannot be; or nothing is finished.
     """
     name, suite, root, log_to = listed
+    if so_far:
+        return _so_far(listed)
     if not on:
         return train_all(name, suite, root, quiet, log_to, estimate.left)
     sinks.check(log_to)
@@ -74,6 +78,21 @@ def trained_on(on: str, argv: Sequence[str], listed: Listed, quiet: bool = False
         with stopping.hint("the same command goes on"):
             failed = overseeing.oversee(name, jobs, session, starting.engine(on, session, left), quiet)
     return Trained({r.name: folder_of(r, root) for r in suite if finished(r, root)}, failed)
+
+
+def _so_far(listed: Listed) -> Trained:
+    found = Trained({r.name: folder_of(r, listed.root) for r in listed.runs if finished(r, listed.root)}, {})
+    if not found.folders:
+        raise UserError(f"nothing in {listed.root} is finished yet", "leave --so-far out, or wait")
+    told = f"{len(found.folders)} of {len(listed.runs)} runs are finished; the same command without --so-far trains the others"
+    print(f"[{listed.name}] {told}", file=sys.stderr, flush=True)
+    return found
+
+
+def not_yet(trained: Trained, suite: Sequence[Run]) -> list[dict[str, str]]:
+    """The runs that are not finished, a line each, for a page."""
+    missing = [r for r in suite if r.name not in trained.folders]
+    return [{"environment": r.env, "method": r.label + r.batch} for r in missing]
 
 
 def serve(listed: Listed, session: Session, worker: str) -> None:
