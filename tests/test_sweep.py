@@ -20,10 +20,10 @@ from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.dppo import PPO, ppo
 from qchunk.algorithms.qc import QC, qc
 from qchunk.commands import sweep, train
-from qchunk.comparison import fitting, selection, sweeping, trials
+from qchunk.comparison import arms, fitting, selection, sweeping, trials
 from qchunk.comparison.selection import Scores
 from qchunk.comparison.suite import Run, Trained
-from qchunk.config import ChunkConfig, CriticConfig, RolloutConfig, ValueConfig
+from qchunk.config import ChunkConfig, CriticConfig, RolloutConfig, ValueConfig, validate
 from qchunk.data import formats
 from qchunk.drivers.common import assemble, evaluate, learner_like
 from qchunk.drivers.offline import OfflineSettings
@@ -339,7 +339,7 @@ def test_what_mattered():
 
 
 def test_every_arm_has_as_many_trials(tmp_path):
-    """By default of its learning rate; of fields, or of a list of whole settings, where a file says so. What a field is not is a line."""
+    """By default of one field; of fields, or of a list of whole settings, where a file says so. What a field is not is a line."""
     (tmp_path / "t.json").write_text('{"qc": {"optim.lr": [0.001, 0.01], "n": [2, 3]}}')
     wanted = trials.asked(tmp_path / "t.json")
     own = Run("qc", ENV, None, METHODS["online"][1], dataclasses.replace(DRIVERS["online"], seeds=2, seed=9), "qc")
@@ -347,7 +347,7 @@ def test_every_arm_has_as_many_trials(tmp_path):
     assert len(three.settings) == 3 and {run.settings.seeds for _, run in three.runs} <= {2, 4}
     assert sorted(i for places, _ in three.runs for i in places) == [0, 1, 2]
     assert {run.config.n for _, run in three.runs} == {2, 3} and {run.settings.seed for _, run in three.runs} == {9}
-    (places, joint), *none = trials.trials_of(own, wanted[""], 3).runs
+    (places, joint), *none = trials.trials_of(own, trials.fields_of("qc", {}), 3).runs
     assert not none and places == (0, 1, 2) and joint.settings.seeds == 6 and "optim.lr" in joint.swept[0]
     pairs = [{"optim.lr": 0.1, "chunk.gamma": 0.5}, {"optim.lr": 0.2, "chunk.gamma": 0.6}]
     assert trials.trials_of(own, pairs, 2).settings[1] == {"optim.lr": "0.2", "chunk.gamma": "0.6"}
@@ -361,6 +361,20 @@ def test_every_arm_has_as_many_trials(tmp_path):
     ):
         with pytest.raises(UserError, match=told):
             trials.trials_of(own, odd, 3)
+
+
+def test_every_kind_of_system_has_a_field_to_tune():
+    """Its own where it has one, of any actor; a file's "" stands for all that the file does not name."""
+    assert (
+        trials.fields_of("dppo@diffusion:clip=0.1", {}) == trials.ON_POLICY and trials.fields_of("bc", {}) == trials.LR
+    )
+    assert trials.fields_of("dql", {"": {"n": [1, 2]}, "qc": {"n": [3]}}) == {"n": [1, 2]}
+    for arm in (*arms.SEED, *trials.FIELDS):
+        c = arms.config_of(arm, arms.Sizes())
+        three = trials.settings_of(arm, c, trials.fields_of(arm, {}), 3, 0)
+        assert len({tuple(s.items()) for s in three}) == 3
+        for setting in three:
+            validate(sweeping.with_values(c, setting))
 
 
 def test_the_best_trial_is_compared(tmp_path):

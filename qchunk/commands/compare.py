@@ -94,7 +94,7 @@ class CompareFlags:
     tune: int | None = None
     """Trials of every arm before the comparison, as many for each, with other seeds, start states and collected data; the best setting of each is compared."""
     tune_fields: Path | None = None
-    """What is tuned, as json: {ARM: {FIELD: [values] or "LOW..HIGH" or "log:LOW..HIGH"}} or {ARM: [settings]}; by default the learning rate of each arm."""
+    """What is tuned, as json: {ARM: {FIELD: [values] or "LOW..HIGH" or "log:LOW..HIGH"}} or {ARM: [settings]}; by default one field of each arm, such as eta of dql, or the learning rate."""
     tune_env: str | None = None
     """Environment of the trials; by default tabletop/cube-single-task2."""
     tune_seeds: int | None = None

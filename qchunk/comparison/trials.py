@@ -19,6 +19,20 @@ from qchunk.system.files import atomic_write
 from qchunk.varied import hints
 
 LR = {"optim.lr": "log:1e-4..1e-2"}  # what is tuned of an arm of which nothing else is said
+ON_POLICY = {"optim.lr": "log:3e-5..1e-3"}
+# What is tuned of an algorithm where --tune-fields does not say: what its authors tuned by task, around values of theirs and of our sizes
+FIELDS: dict[str, dict[str, str]] = {
+    "v-gps": {"expectile": "0.6..0.95"},
+    "value-guided": {"weight": "log:0.1..3"},
+    "qc-fql": {"alpha": "log:1..300"},
+    "rlpd": {"bc-alpha": "log:1e-3..0.1"},
+    "dql": {"eta": "log:1..100"},
+    "qam-e": {"weight": "log:0.3..10"},
+    "opal": {"alpha": "log:1..10"},
+    "mac": {"lam": "0.5..1"},
+    "cqn-as": {"optim.lr": "log:2e-5..1e-3"},
+    **dict.fromkeys(("dppo", "ppo", "reinflow", "fpo", "fpo++", "learned-k", "top-erl"), ON_POLICY),
+}
 BEST = "best.json"  # the chosen settings, beside the trials
 COLUMN = "success of its tuning runs"
 
@@ -34,9 +48,15 @@ class Trials(NamedTuple):
 
 
 def asked(path: Path | None) -> dict[str, Any]:
-    """What is tuned of each arm, from a json file: {ARM: {FIELD: [values] or "LOW..HIGH"}, or a list of settings}; "" is every other arm."""
+    """What a json file says is tuned: {ARM: {FIELD: [values] or "LOW..HIGH"}, or a list of settings}; "" is every other arm."""
     fix = 'write json such as {"qc": {"optim.lr": "log:1e-4..1e-2"}, "dppo": [{"clip": 0.01, "clip_base": 0.01}, ...]}'
-    return {"": LR} | (schema.read(path, dict[str, Any], fix) if path else {})
+    return schema.read(path, dict[str, Any], fix) if path else {}
+
+
+def fields_of(arm: str, wanted: Mapping[str, Any]) -> Any:
+    """What is tuned of an arm: what ``asked`` says of it, or of every other arm; or by default its algorithm's own field."""
+    named = wanted.get(arm, wanted.get(""))
+    return FIELDS.get(arms.split(arm)[0], LR) if named is None else named
 
 
 def settings_of(arm: str, c: Any, wanted: Any, count: int, seed: int) -> list[Setting]:
@@ -134,7 +154,7 @@ def planned(f: Any, sizes: arms.Sizes, plan: Callable) -> tuple[list[Run], list[
     if unknown := [arm for arm in wanted if arm and arm not in f.algos]:
         raise UserError(f"{f.tune_fields} tunes {unknown[0]}, which is no arm", "name arms of --algos")
     own = [r for r in found if not r.label.startswith(arms.PRIOR)]
-    made = [trials_of(r, wanted.get(r.label, wanted[""]), f.tune) for r in own]
+    made = [trials_of(r, fields_of(r.label, wanted), f.tune) for r in own]
     return [r for r in found if r.label.startswith(arms.PRIOR)], made
 
 
