@@ -511,7 +511,7 @@ def test_settings_stand_on_a_prior_seed_for_seed(tmp_path, env, capsys):
 
 @pytest.mark.slow
 def test_a_comparison_is_tuned_in_one_command(tmp_path, capsys):
-    """Two trials of each arm elsewhere; the comparison is of the chosen settings; the second call trains nothing."""
+    """Two trials of each arm elsewhere, by a worker; the comparison is of the chosen settings; the second call, without one, trains nothing."""
     out = tmp_path / "c"
     (tmp_path / "t.json").write_text('{"bc": {"optim.lr": [0.003, 1e30]}}')
     words = ["compare", "--env", ENV, "--algos", "bc", "--online-steps", 0, "--offline-steps", 6, "--data-steps", 200]
@@ -543,12 +543,17 @@ def test_a_comparison_is_tuned_in_one_command(tmp_path, capsys):
         "--tune-seeds",
         3,
     ]
-    assert command(capsys, *words)[0] == 0
+    code, _, err = command(capsys, *words, "--on", "local:1")
+    assert code == 0 and "[tune 2/2]" in err and "worker 1" in err
     tried = run_folder.read_config(out / "tuning/runs" / ENV / "bc-0")["config"]
     assert (tried["seed"], tried["seeds"]) == (2, 6) and len(tried["swept"]) == 2
     compared = run_folder.read_config(out / "runs" / ENV / "bc")["config"]
     assert compared["config"]["optim"]["lr"] == 0.003 and (compared["seed"], compared["seeds"]) == (0, 2)
     assert compared["data"]["fingerprint"] != tried["data"]["fingerprint"]
+    (best := out / "tuning" / "best.json").rename(out / "kept")
+    code, _, err = command(capsys, *words, "--so-far")  # trials that have not ended
+    assert code == 2 and "best.json" in err and not best.exists()
+    (out / "kept").rename(best)
     page = (out / "report" / "report.md").read_text()
     assert "2 trials of every arm on probe/pole, seeds 2 to 4" in page and "optim.lr 1e+30: not finite" in page
     stamp = (out / "runs" / ENV / "bc" / "summary.json").stat().st_mtime_ns

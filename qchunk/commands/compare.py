@@ -154,7 +154,7 @@ def compare(argv: list[str]) -> None:
     if f.dry:
         print("\n".join(estimate.listed([*trials.runs_of(planned), *suite], f.out)), file=sys.stderr, flush=True)
         return
-    suite, tuning = trials.tuned_suite(f, suite, planned) if f.tune else (suite, [])
+    suite, tuning = trials.tuned_suite(f, suite, planned, [TRIALS, *argv]) if f.tune else (suite, [])
     todo = handed.Listed("compare", suite, f.out, f.log_to)
     trained = handed.trained_on(f.on, ["compare", *argv], todo, f.quiet or f.json, f.so_far)
     arms_of = [r for r in suite if not r.label.startswith(PRIOR)]
@@ -209,6 +209,14 @@ def listed(argv: list[str]) -> handed.Listed:
     return handed.Listed("compare", trials.as_chosen(f, suite) if f.tune else suite, f.out, f.log_to)
 
 
+def listed_trials(argv: list[str]) -> handed.Listed:
+    """The trials of a command line, for a worker."""
+    f, sizes = asked_for(argv)
+    f = dataclasses.replace(f, algos=refusals.without(f.algos, sizes)[0])
+    return trials.listed(f, trials.planned(f, sizes, plan))
+
+
+TRIALS = "compare-trials"  # what workers know ``listed_trials`` by
 KIND = "comparison"  # what comparison.json is called
 ENDS = "seeds_by_batch"  # its entry with the numbers of seeds that were asked for
 

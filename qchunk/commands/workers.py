@@ -12,6 +12,7 @@ from qchunk.system.errors import UserError
 
 LISTS = {  # of the commands that hand out runs: words of the command line -> comparison.handed.Listed
     "compare": "qchunk.commands.compare:listed",
+    "compare-trials": "qchunk.commands.compare:listed_trials",
     "reproduce": "qchunk.commands.reproduce:listed",
     "sweep": "qchunk.commands.sweep:listed",
 }

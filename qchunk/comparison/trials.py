@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qchunk.comparison import arms, estimate, selection, sweeping
+from qchunk.comparison import arms, selection, sweeping
+from qchunk.comparison.handed import Listed, trained_on
 from qchunk.comparison.selection import Scores
-from qchunk.comparison.suite import Data, Run, Trained, train_all
+from qchunk.comparison.suite import Data, Run, Trained
 from qchunk.comparison.sweeping import Setting
 from qchunk.reporting.records import Rows
 from qchunk.system import schema
@@ -164,10 +165,26 @@ def runs_of(planned: tuple[list[Run], list[Trials]]) -> list[Run]:
     return [*priors, *(run for t in tried for _, run in t.runs)]
 
 
-def tuned_suite(f: Any, suite: list[Run], planned: tuple[list[Run], list[Trials]]) -> tuple[list[Run], Rows]:
-    """Trains the trials below OUT/tuning, and gives the comparison's runs the best settings: (runs, the table of the trials)."""
-    root = f.out / "tuning"
-    trained = train_all("tune", runs_of(planned), root, f.quiet or f.json, f.log_to, estimate.left)
+def listed(f: Any, planned: tuple[list[Run], list[Trials]]) -> Listed:
+    """The trials, below OUT/tuning."""
+    return Listed("tune", runs_of(planned), f.out / "tuning", f.log_to)
+
+
+def tuned_suite(
+    f: Any, suite: list[Run], planned: tuple[list[Run], list[Trials]], argv: Sequence[str]
+) -> tuple[list[Run], Rows]:
+    """Trains the trials, and gives the comparison's runs the best settings: (runs, the table of the trials).
+
+    Args:
+        argv: words from which a worker makes the same list.
+
+    Raises:
+        UserError: nothing is to be trained, and the trials have not ended.
+    """
+    if f.so_far:
+        return as_chosen(f, suite), []
+    todo = listed(f, planned)
+    trained, root = trained_on(f.on, argv, todo, f.quiet or f.json), todo.root
     best, rows = chosen([(t, scored(t, trained)) for t in planned[1]])
     atomic_write(root / BEST, as_text(best))
     return [tuned(r, best) for r in suite], rows
