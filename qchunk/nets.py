@@ -5,7 +5,6 @@ Kernels are Xavier-uniform, biases 0; LayerNorm's epsilon is 1e-6, and that of `
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from collections.abc import Callable
@@ -306,13 +305,7 @@ def sampling_precision() -> str:
 def apply(net: nn.Module, params: PyTree, *parts: Array) -> Any:
     """Runs a network, with products in ``precision()`` on every backend (by themselves GPUs round to TF32, TPUs to bfloat16)."""
     with jax.default_matmul_precision(precision()):
-        return _traced(net, params, *parts)
-
-
-@functools.partial(jax.jit, static_argnames="net", inline=True)
-def _traced(net: nn.Module, params: PyTree, *parts: Array) -> Any:
-    """Inlined into what calls it: jax keeps what it traced, so that networks of the same sizes are traced once."""
-    return net.apply({"params": params}, *parts)
+        return net.apply({"params": params}, *parts)
 
 
 def init_ensemble(net: nn.Module, members: int, key: Key, *sizes: PyTree) -> PyTree:

@@ -419,6 +419,11 @@ def test_a_page_of_what_is_finished_so_far(compared, capsys):
     assert "ppo" not in {r.split(" | ")[1] for r in (out / "report" / "table.md").read_text().splitlines()[2:]}
     assert "| ppo |" not in text.split("## Not equal")[1].split("## ")[0], "what it would get is not on the page"
     assert kept == ((out / "comparison.json").read_bytes(), sorted(out.rglob("summary.json")))
+    for arm in ("bc@gaussian", "dppo"):  # as while the first arm trains on its prior
+        (out / "runs/probe/pole" / arm / "summary.json").rename(out / f"{arm}.kept")
+    assert "is finished yet" in command(capsys, *argv, "--so-far", "bad").err
+    for arm in ("bc@gaussian", "dppo"):
+        (out / f"{arm}.kept").rename(out / "runs/probe/pole" / arm / "summary.json")
     elsewhere = out.parent / "elsewhere"
     err = command(capsys, *argv[:-1], str(elsewhere), "--so-far", "bad").err
     assert "is finished yet" in err and not elsewhere.exists()

@@ -25,7 +25,7 @@ NEXT = Policy(
 
 
 def setting(reward, members=2):
-    q, deviation = gaussian_q(CriticConfig((16,), members=members, aggregate="min"))
+    q, outlook = gaussian_q(CriticConfig((16,), members=members, aggregate="min"))
     (module,) = q.modules
     params, slow = module.init(jax.random.key(0), SPEC), module.init(jax.random.key(1), SPEC)
     size = len(reward)
@@ -36,19 +36,22 @@ def setting(reward, members=2):
     chunk = Chunk(
         obs, action, jnp.ones((size, 2)), reward[:, None], 0.9 * ones, 1.0 + obs[:, None], weight, ones[:, 0], {}
     )
-    return q, deviation, Vars({"critic": params}, {"critic": slow}, {}, {}), chunk
+    return q, outlook, Vars({"critic": params}, {"critic": slow}, {}, {}), chunk
 
 
 def test_the_loss_of_means_and_deviations_equals_a_loop():
-    q, deviation, vars, chunk = setting(jnp.asarray([1.0, -3.0, 0.5, 200.0, 7.0]))
-    term = td_gaussian(q, deviation, NEXT, huber=2.0)
+    q, outlook, vars, chunk = setting(jnp.asarray([1.0, -3.0, 0.5, 200.0, 7.0]))
+    term = td_gaussian(q, outlook, NEXT, huber=2.0)
     noise = term.draw(jax.random.key(4), chunk)
     z, slow = np.clip(noise[1], -3, 3), vars._replace(params=vars.targets)
     after, plan = chunk.next_obs[:, 0], jnp.full((B, 2, 1), 0.3)
-    m, s, m2, s2 = (np.asarray(f(v, *at), np.float64) for f, v, at in (
-        (q.values, vars, (chunk.obs, chunk.action)), (deviation, vars, (chunk.obs, chunk.action)),
-        (q.values, slow, (after, plan)), (deviation, slow, (after, plan))))  # fmt: skip
-    typical = np.asarray(deviation(slow, chunk.obs, chunk.action)).mean(axis=1)
+    m, s, m2, s2 = (
+        np.asarray(x, np.float64)
+        for found in (outlook(vars, chunk.obs, chunk.action), outlook(slow, after, plan))
+        for x in found
+    )
+    np.testing.assert_array_equal(m, q.values(vars, chunk.obs, chunk.action))
+    typical = np.asarray(outlook(slow, chunk.obs, chunk.action)[1]).mean(axis=1)
 
     def huber(e):
         return 0.5 * e**2 if abs(e) <= 2.0 else 2.0 * (abs(e) - 1.0)
@@ -71,10 +74,12 @@ def test_the_loss_of_means_and_deviations_equals_a_loop():
     # the gradient, through a small change of both outputs of every member
     def moved(by):
         shift = jnp.asarray(by)
-        mean = lambda vars, obs, action: q.values(vars, obs, action) + shift[..., 0] * vars.params["on"]  # noqa: E731
-        std = lambda vars, obs, action: deviation(vars, obs, action) + shift[..., 1] * vars.params["on"]  # noqa: E731
+
+        def both(vars, obs, action):
+            return tuple(x + shift[..., i] * vars.params["on"] for i, x in enumerate(outlook(vars, obs, action)))
+
         seen = vars._replace(params={**vars.params, "on": 1.0}, targets={**vars.targets, "on": 0.0})
-        return td_gaussian(q._replace(values=mean), std, NEXT, huber=2.0).fn(seen, noise, chunk)[0]
+        return td_gaussian(q, both, NEXT, huber=2.0).fn(seen, noise, chunk)[0]
 
     np.testing.assert_allclose(jax.jit(jax.grad(moved))(jnp.zeros((2, B, 2))), slope, rtol=1e-4, atol=1e-6)
 
@@ -82,9 +87,9 @@ def test_the_loss_of_means_and_deviations_equals_a_loop():
 def test_means_and_deviations_of_noisy_rewards_are_learned():
     """Rewards of 2 +- 1.5 that end their episode: the mean and the deviation are found, the latter whole."""
     reward = 2.0 + 1.5 * jax.random.normal(jax.random.key(5), (1024,))
-    q, deviation, vars, chunk = setting(reward)
+    q, outlook, vars, chunk = setting(reward)
     chunk = chunk._replace(discount=0 * chunk.discount, obs=0 * chunk.obs, action=0 * chunk.action)
-    term, tx = td_gaussian(q, deviation, NEXT, huber=50.0), optax.adam(1e-2)
+    term, tx = td_gaussian(q, outlook, NEXT, huber=50.0), optax.adam(1e-2)
 
     def step(state, key):
         params, slow, opt = state
@@ -96,8 +101,9 @@ def test_means_and_deviations_of_noisy_rewards_are_learned():
     start = (vars.params["critic"], vars.targets["critic"], tx.init(vars.params["critic"]))
     params = jax.jit(lambda s: jax.lax.scan(step, s, jax.random.split(jax.random.key(6), 300)))(start)[0][0]
     learned = vars._replace(params={"critic": params})
-    np.testing.assert_allclose(q.values(learned, chunk.obs[:1], chunk.action[:1]), 2.0, atol=0.1)
-    np.testing.assert_allclose(deviation(learned, chunk.obs[:1], chunk.action[:1]), 1.5, atol=0.1)
+    mean, std = outlook(learned, chunk.obs[:1], chunk.action[:1])
+    np.testing.assert_allclose(mean, 2.0, atol=0.1)
+    np.testing.assert_allclose(std, 1.5, atol=0.1)
 
 
 def test_the_entropy_of_gaussian_samples():

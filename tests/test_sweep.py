@@ -365,10 +365,14 @@ def test_every_arm_has_as_many_trials(tmp_path):
 
 def test_every_kind_of_system_has_a_field_to_tune():
     """Its own where it has one, of any actor; a file's "" stands for all that the file does not name."""
-    assert (
-        trials.fields_of("dppo@diffusion:clip=0.1", {}) == trials.ON_POLICY and trials.fields_of("bc", {}) == trials.LR
-    )
+    assert trials.fields_of("dppo@diffusion:clip=0.1", {}) == trials.SLOWER and trials.fields_of("bc", {}) == trials.LR
     assert trials.fields_of("dql", {"": {"n": [1, 2]}, "qc": {"n": [3]}}) == {"n": [1, 2]}
+    own = lambda arm: trials.fields_of(arm, {})  # noqa: E731
+    assert own("dql:eta=1") == trials.LR
+    assert own("dql:n=2") == trials.FIELDS["dql"] and own("qc:n=2") == trials.LR
+    for wanted in ({}, {"": {"optim.lr": [1, 2]}}):
+        with pytest.raises(UserError, match="the name of qc:lr=0.1 says"):
+            trials.fields_of("qc:lr=0.1", wanted)
     for arm in (*arms.SEED, *trials.FIELDS):
         c = arms.config_of(arm, arms.Sizes())
         three = trials.settings_of(arm, c, trials.fields_of(arm, {}), 3, 0)
@@ -550,10 +554,13 @@ def test_a_comparison_is_tuned_in_one_command(tmp_path, capsys):
     compared = run_folder.read_config(out / "runs" / ENV / "bc")["config"]
     assert compared["config"]["optim"]["lr"] == 0.003 and (compared["seed"], compared["seeds"]) == (0, 2)
     assert compared["data"]["fingerprint"] != tried["data"]["fingerprint"]
-    (best := out / "tuning" / "best.json").rename(out / "kept")
-    code, _, err = command(capsys, *words, "--so-far")  # trials that have not ended
-    assert code == 2 and "best.json" in err and not best.exists()
-    (out / "kept").rename(best)
+    (summary := out / "tuning/runs" / ENV / "bc-0" / "summary.json").rename(out / "kept")
+    code, _, err = command(capsys, *words, "--so-far")
+    assert code == 2 and "nothing in" in err
+    (out / "kept").rename(summary)
+    code, _, err = command(capsys, *words, "--dry")
+    assert code == 0 and "of 2 runs are to do" in err
+    assert command(capsys, *words, "--so-far")[0] == 0
     page = (out / "report" / "report.md").read_text()
     assert "2 trials of every arm on probe/pole, seeds 2 to 4" in page and "optim.lr 1e+30: not finite" in page
     stamp = (out / "runs" / ENV / "bc" / "summary.json").stat().st_mtime_ns

@@ -1,6 +1,7 @@
 """DACER (2405.15177): an online diffusion climbs a critic of Gaussian returns through its whole chain; the entropy of its actions sets its noise.
 
-Numbers are those of FlowRL's code (2603.27450), which also has ``--optim.lr 1e-4`` and rewards times 0.2. No loss of imitation holds the actor.
+Numbers are those of FlowRL's code (2603.27450), which also has ``--optim.lr 1e-4`` and rewards times 0.2, in whose units its ``huber`` is. No loss of imitation
+holds the actor. Runs of fewer updates than ``regulate_every`` keep their first noise.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class DACER(OnlineDiffusion):
 def dacer(c: DACER) -> Algorithm:
     """DACER: the chain climbs the lowest member's mean; exploring and targets add noise, evaluation none."""
     pi, heat = actor(c.actor), temperature(first=c.start_temperature)
-    q, deviation = gaussian_q(c.critic)
+    q, outlook = gaussian_q(c.critic)
     one = sample(acting(pi))
 
     def std(vars: Vars) -> Array:
@@ -59,6 +60,6 @@ def dacer(c: DACER) -> Algorithm:
     explore = smoothed(one, std)
     climb = proposing(pi, [ascend(pi, q.score)._replace(every=c.every)])
     warm = regulate(explore, heat, c.target_entropy, c.samples, c.gaussians)._replace(every=c.regulate_every)
-    learn, act = td_gaussian(q, deviation, explore, c.huber), best_of_n(one, q.score, c.n)
+    learn, act = td_gaussian(q, outlook, explore, c.huber), best_of_n(one, q.score, c.n)
     optim = {"": c.optim, heat.name: c.regulator}
     return learner([pi, q, heat], act, [climb, warm, learn], optim, explore=explore)

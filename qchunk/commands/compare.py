@@ -110,7 +110,7 @@ class CompareFlags:
     suite: Literal["default", "seed"] = "default"
     """The arms where --algos names none. seed: every kind of system that the field's surveys name, one arm each."""
     so_far: bool = False
-    """Train nothing: the page of the arms that are finished by now, such as while another shell trains the others."""
+    """Train and measure nothing: the page of the arms that are finished by now, such as while another shell trains the others."""
 
 
 LEAST = {
@@ -154,20 +154,23 @@ def compare(argv: list[str]) -> None:
     if f.dry:
         print("\n".join(estimate.listed([*trials.runs_of(planned), *suite], f.out)), file=sys.stderr, flush=True)
         return
-    suite, tuning = trials.tuned_suite(f, suite, planned, [TRIALS, *argv]) if f.tune else (suite, [])
+    suite, tuning = trials.tuned_suite(f, suite, planned, [TRIALS_LIST, *argv]) if f.tune else (suite, [])
     todo = handed.Listed("compare", suite, f.out, f.log_to)
-    trained = handed.trained_on(f.on, ["compare", *argv], todo, f.quiet or f.json, f.so_far)
-    arms_of = [r for r in suite if not r.label.startswith(PRIOR)]
-    compared = [r for r in arms_of if r.name in trained.folders or not f.so_far]
+    asked_runs = [r for r in suite if not r.label.startswith(PRIOR)]
+    if f.so_far:
+        trained = handed.so_far(todo, asked_runs)
+    else:
+        trained = handed.trained_on(f.on, ["compare", *argv], todo, f.quiet or f.json)
+    compared = [r for r in asked_runs if r.name in trained.folders or not f.so_far]
     folders = {trained.folders[r.name]: r for r in compared if r.name in trained.folders}
     first_seeds = [folder for folder, r in folders.items() if not r.batch]
-    for folder in first_seeds if f.look else ():
+    for folder in first_seeds if f.look and not f.so_far else ():
         print(f"[compare] looking at {folder.name} on {folder.parent.name}", file=sys.stderr, flush=True)
         try:
             look(folder)
         except Exception as e:  # its figures stand all the same
             print(f"[compare] no look at {folder}: {line_of(e)}", file=sys.stderr, flush=True)
-    for folder in folders if f.execute else ():
+    for folder in folders if f.execute and not f.so_far else ():
         print(
             f"[compare] playing {folder.name} on {folder.parent.name} by {len(f.execute)} schemes",
             file=sys.stderr,
@@ -175,7 +178,8 @@ def compare(argv: list[str]) -> None:
         )
         by_schemes(folder, f.execute, f.episodes)
     learnt = [folder for folder, r in folders.items() if r.data and r.settings.offline_steps]  # type: ignore[attr-defined]
-    more = offline_part(learnt, f) if learnt and f.online_steps else {}
+    more: dict[str, Rows] = {"Not trained yet": handed.not_yet(trained, asked_runs) if f.so_far else []}
+    more |= offline_part(learnt, f) if learnt and f.online_steps else {}
     priors = [r for r in suite if r.label.startswith(PRIOR)]
     more |= {
         "Held equal": trials.held(f, tables.equal(compared, sizes, left_out)),
@@ -183,7 +187,6 @@ def compare(argv: list[str]) -> None:
     }
     more |= {"Not equal: every setting": tables.settings(compared), "In no interval": tables.caveats(compared)}
     more["Tuning"] = tuning or tables.tuning(compared)
-    more["Not trained yet"] = handed.not_yet(trained, arms_of) if f.so_far else []
     if f.against == "published":
         more["Beside the published figures"] = literature.beside_ours(records.table(records.load(list(folders))))
     failed = [*trained.rows(compared), *((env, arm, why) for env in f.env for arm, why in refused.items())]
@@ -216,7 +219,7 @@ def listed_trials(argv: list[str]) -> handed.Listed:
     return trials.listed(f, trials.planned(f, sizes, plan))
 
 
-TRIALS = "compare-trials"  # what workers know ``listed_trials`` by
+TRIALS_LIST = "compare-trials"  # what workers know ``listed_trials`` by
 KIND = "comparison"  # what comparison.json is called
 ENDS = "seeds_by_batch"  # its entry with the numbers of seeds that were asked for
 

@@ -36,7 +36,7 @@ class ReproduceFlags:
     on: str = ""
     """Train by workers: local:N, slurm:PARTITION or ray[:ADDRESS] (docs/cluster.md); by default one run after the other, here."""
     so_far: bool = False
-    """Train nothing: the page of the runs that are finished by now, such as while another shell trains the others."""
+    """Train and play nothing: the page of the runs that are finished by now, such as while another shell trains the others."""
 
 
 def reproduce(argv: list[str]) -> None:
@@ -56,9 +56,12 @@ def reproduce(argv: list[str]) -> None:
     if f.dry:
         return
     given = handed.Listed(name, todo, root, f.log_to)
-    trained = handed.trained_on(f.on, ["reproduce", *argv], given, f.quiet or f.json, f.so_far)
     shown = suites.shown(todo)
-    for run in todo:
+    if f.so_far:
+        trained = handed.so_far(given, shown)
+    else:
+        trained = handed.trained_on(f.on, ["reproduce", *argv], given, f.quiet or f.json)
+    for run in todo if not f.so_far else ():
         if (ways := found.execute(run)) and run.name in trained.folders:
             by_schemes(trained.folders[run.name], ways, run.settings.episodes)
     folders, more = trained.of(shown), {}
@@ -70,7 +73,7 @@ def reproduce(argv: list[str]) -> None:
     for title, rows in more.items():
         if rows and not f.json:
             print(f"\n{title}:\n{records.markdown(rows, tuple(rows[0]))}", end="")
-    if found.after and len(trained.folders) == len(todo):
+    if found.after and not f.so_far and not trained.failed:
         found.after(root, todo)
     trained.leave()
 

@@ -88,7 +88,9 @@ def _counted(run: Run, spec: Spec) -> float:
 def work(run: Run) -> float:
     """``multiplications`` of a run, counted once for all that differ in their names, data or environment only."""
     data = None if run.data is None else Path()
-    alike = run._replace(label="", batch="", prior="prior" * bool(run.prior), data=data, env="" if data else run.env)
+    alike = run._replace(
+        label="", batch="", swept=(), prior="prior" * bool(run.prior), data=data, env="" if data else run.env
+    )
     return _counted(alike, spec_of_run(run))
 
 

@@ -54,19 +54,16 @@ def check_engine(on: str) -> None:
         starting.parse(on)
 
 
-def trained_on(on: str, argv: Sequence[str], listed: Listed, quiet: bool = False, so_far: bool = False) -> Trained:
+def trained_on(on: str, argv: Sequence[str], listed: Listed, quiet: bool = False) -> Trained:
     """Trains what is missing, by workers of an engine; here, one run after the other, where ``on`` is "".
 
     Args:
         argv: the command line; workers make the same list from it.
-        so_far: train nothing; what is finished by now is what there is.
 
     Raises:
-        UserError: an engine or a suite that cannot be; or nothing is finished.
+        UserError: an engine or a suite that cannot be.
     """
     name, suite, root, log_to = listed
-    if so_far:
-        return _so_far(listed)
     if not on:
         return train_all(name, suite, root, quiet, log_to, estimate.left)
     sinks.check(log_to)
@@ -80,9 +77,18 @@ def trained_on(on: str, argv: Sequence[str], listed: Listed, quiet: bool = False
     return Trained({r.name: folder_of(r, root) for r in suite if finished(r, root)}, failed)
 
 
-def _so_far(listed: Listed) -> Trained:
+def so_far(listed: Listed, shown: Sequence[Run]) -> Trained:
+    """What is finished by now; nothing is trained.
+
+    Args:
+        shown: the runs that a page is about.
+
+    Raises:
+        UserError: none of those is finished, or a folder was made otherwise.
+    """
+    check(listed.runs, listed.root)
     found = Trained({r.name: folder_of(r, listed.root) for r in listed.runs if finished(r, listed.root)}, {})
-    if not found.folders:
+    if not any(r.name in found.folders for r in shown):
         raise UserError(f"nothing in {listed.root} is finished yet", "leave --so-far out, or wait")
     told = f"{len(found.folders)} of {len(listed.runs)} runs are finished; the same command without --so-far trains the others"
     print(f"[{listed.name}] {told}", file=sys.stderr, flush=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qchunk.comparison import arms, selection, sweeping
-from qchunk.comparison.handed import Listed, trained_on
+from qchunk.comparison.handed import Listed, so_far, trained_on
 from qchunk.comparison.selection import Scores
 from qchunk.comparison.suite import Data, Run, Trained
 from qchunk.comparison.sweeping import Setting
@@ -20,19 +20,19 @@ from qchunk.system.files import atomic_write
 from qchunk.varied import hints
 
 LR = {"optim.lr": "log:1e-4..1e-2"}  # what is tuned of an arm of which nothing else is said
-ON_POLICY = {"optim.lr": "log:3e-5..1e-3"}
-# What is tuned of an algorithm where --tune-fields does not say: what its authors tuned by task, around values of theirs and of our sizes
-FIELDS: dict[str, dict[str, str]] = {
+SLOWER = {"optim.lr": "log:3e-5..1e-3"}  # of methods whose own rate is about a tenth of the others'
+# What is tuned of an algorithm where --tune-fields does not say: what its authors say by task, over wide ranges, as sizes and returns are others here
+FIELDS: dict[str, dict[str, Any]] = {
     "v-gps": {"expectile": "0.6..0.95"},
     "value-guided": {"weight": "log:0.1..3"},
     "qc-fql": {"alpha": "log:1..300"},
-    "rlpd": {"bc-alpha": "log:1e-3..0.1"},
-    "dql": {"eta": "log:1..100"},
-    "qam-e": {"weight": "log:0.3..10"},
+    "rlpd": {"bc-alpha": [0, 1e-3, 1e-2, 0.1], **LR},
+    "dql": {"eta": "log:0.1..100"},
+    "qam-e": {"weight": "log:0.1..10"},
     "opal": {"alpha": "log:1..10"},
     "mac": {"lam": "0.5..1"},
     "cqn-as": {"optim.lr": "log:2e-5..1e-3"},
-    **dict.fromkeys(("dppo", "ppo", "reinflow", "fpo", "fpo++", "learned-k", "top-erl"), ON_POLICY),
+    **dict.fromkeys(("dppo", "ppo", "reinflow", "fpo", "fpo++", "learned-k", "top-erl"), SLOWER),
 }
 BEST = "best.json"  # the chosen settings, beside the trials
 COLUMN = "success of its tuning runs"
@@ -55,9 +55,19 @@ def asked(path: Path | None) -> dict[str, Any]:
 
 
 def fields_of(arm: str, wanted: Mapping[str, Any]) -> Any:
-    """What is tuned of an arm: what ``asked`` says of it, or of every other arm; or by default its algorithm's own field."""
+    """What is tuned of an arm: what ``asked`` says of it, or of every other arm; by default its algorithm's own field, or the learning rate.
+
+    Raises:
+        UserError: the arm's name says what that is to be.
+    """
+    said = arms.named_settings(arm)[1]
+    fixed = lambda fields: any(f.replace("-", "_").endswith(tuple(said)) for f in fields)  # noqa: E731
     named = wanted.get(arm, wanted.get(""))
-    return FIELDS.get(arms.split(arm)[0], LR) if named is None else named
+    offers = [FIELDS.get(arms.ours(arms.split(arm)[0]), LR), LR] if named is None else [named]
+    free = [o for o in offers if not (said and isinstance(o, Mapping) and fixed(o))]
+    if not free:
+        raise UserError(f"the name of {arm} says what is tuned of it", "name other fields in --tune-fields")
+    return free[0]
 
 
 def settings_of(arm: str, c: Any, wanted: Any, count: int, seed: int) -> list[Setting]:
@@ -181,11 +191,12 @@ def tuned_suite(
     Raises:
         UserError: nothing is to be trained, and the trials have not ended.
     """
-    if f.so_far:
-        return as_chosen(f, suite), []
     todo = listed(f, planned)
-    trained, root = trained_on(f.on, argv, todo, f.quiet or f.json), todo.root
+    trained = so_far(todo, todo.runs) if f.so_far else trained_on(f.on, argv, todo, f.quiet or f.json)
+    if f.so_far and len(trained.folders) < len(todo.runs):
+        raise UserError("the trials have not ended", "wait, or leave --so-far out")
     best, rows = chosen([(t, scored(t, trained)) for t in planned[1]])
+    root = todo.root
     atomic_write(root / BEST, as_text(best))
     return [tuned(r, best) for r in suite], rows
 

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
 import jax
 
 from qchunk import nets
 from qchunk.config import CriticConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import opinion
-from qchunk.types import CLEAN, Array, Critic, ValueFn, Vars
+from qchunk.types import CLEAN, Array, Critic, Vars
+
+Outlook: TypeAlias = Callable[[Vars, Any, Array], tuple[Array, Array]]
+"""(vars, obs [*B, O], action [*B, H, A]) -> (means, standard deviations above 0) of the return, [members, *B] each."""
 
 
-def gaussian_q(c: CriticConfig, name: str = "critic") -> tuple[Critic, ValueFn]:
-    """The critic of the means, and the standard deviations beside them: (vars, obs [*B, O], action [*B, H, A]) -> [members, *B], above 0."""
+def gaussian_q(c: CriticConfig, name: str = "critic") -> tuple[Critic, Outlook]:
+    """The critic of the means, and both figures from one forward pass."""
     net = nets.MLP(c.hidden, (2,), c.layer_norm, nets.ACTIVATIONS[c.activation], c.norm_first)
     both = chunk_q(c, name, net=net)
 
     def mean(vars: Vars, obs, action=None, level=CLEAN) -> Array:
         return both.values(vars, obs, action, level)[..., 0]
 
-    def deviation(vars: Vars, obs, action=None, level=CLEAN) -> Array:
-        return jax.nn.softplus(both.values(vars, obs, action, level)[..., 1])
+    def outlook(vars: Vars, obs, action: Array) -> tuple[Array, Array]:
+        out = both.values(vars, obs, action)
+        return out[..., 0], jax.nn.softplus(out[..., 1])
 
     critic = both._replace(values=mean)
-    return critic._replace(score=opinion(critic, critic.aggregate)), deviation
+    return critic._replace(score=opinion(critic, critic.aggregate)), outlook

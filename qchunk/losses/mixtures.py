@@ -60,9 +60,11 @@ def entropy(x: Array, count: int) -> Array:
     """Differential entropy, in nats, of the mixture fitted to samples [*B, n, A]: [*B], minus the mean of its log-density at them.
 
     The published estimate (2405.15177, code) is a bound on it, up to log ``count`` too high where Gaussians overlap.
+    Of samples that it was fitted to it is too low: of 200 and three Gaussians by about 0.05 nats per number at A = 5, 0.17 at 21.
     """
     flat = x.reshape(-1, *x.shape[-2:])
-    found = jax.vmap(lambda x: -jnp.mean(mixture(x, count).log_prob(x)))(flat)
+    with jax.default_matmul_precision("highest"):  # covariances are to stay positive definite
+        found = jax.vmap(lambda x: -jnp.mean(mixture(x, count).log_prob(x)))(flat)
     return found.reshape(x.shape[:-2])
 
 
@@ -85,7 +87,10 @@ def regulate(policy: Policy, heat: Module, target: float, samples: int, count: i
         obs = jax.tree.map(lambda o: o[:STATES], chunk.obs)
         many = jax.tree.map(lambda o: jnp.repeat(o[:, None], samples, axis=1), obs)
         action = act(policy, jax.lax.stop_gradient(vars), key, many).action  # [states, n, H, A]
-        found = jnp.mean(entropy(jnp.moveaxis(action, 1, -2), count)) / action.shape[-1]
+        each = entropy(jnp.moveaxis(action, 1, -2), count) / action.shape[-1]
+        found = jnp.where(
+            jnp.isfinite(each).any(), jnp.nanmean(each, where=jnp.isfinite(each)), target
+        )  # no fit, no move
         heated = heat.apply(vars.params[heat.name])
         return jnp.log(heated) * (found - target), {"temperature": heated, "entropy": found}
 
