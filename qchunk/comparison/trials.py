@@ -27,7 +27,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "value-guided": {"weight": "log:0.1..3"},
     "qc-fql": {"alpha": "log:1..300"},
     "rlpd": {"bc-alpha": [0, 1e-3, 1e-2, 0.1], **LR},
-    "dql": {"eta": "log:0.1..100"},
+    "dql": {"eta": "log:0.01..10"},
     "qam-e": {"weight": "log:0.1..10"},
     "opal": {"alpha": "log:1..10"},
     "mac": {"lam": "0.5..1"},
