@@ -48,15 +48,15 @@ class _nothing:
 
 def test_the_page_says_how_the_papers_arms_act_clone_and_begin():
     """ReBRAC explores with noise and is evaluated without; RLPD clones nothing, and begins in the environment."""
-    f = dataclasses.replace(ALL, env=(TASK1,), algos=("qc", "rebrac", "rlpd"))
+    f = dataclasses.replace(ALL, env=(TASK1,), algos=("qc", "rebrac", "rlpd", "dacer"))
     suite, _ = plan(f, Sizes(hidden=(16,), horizon=4, n=3, steps=2))
     rows = {row["arm"]: row for row in tables.unequal(suite)}
     assert rows["qc"]["acts, when evaluated"] == rows["rlpd"]["acts, when evaluated"] == "as it learns"
     assert rows["rebrac"]["acts, when evaluated"] == "without the noise that it explores with"
     cloning = {arm: row["updates that clone its actor"] for arm, row in rows.items()}
-    assert cloning == {"qc": "100, its own", "rebrac": "100, its own", "rlpd": "none"}
+    assert cloning == {"qc": "100, its own", "rebrac": "100, its own", "rlpd": "none", "dacer": "none"}
     held = {row["what"]: row["how"] for row in tables.equal(suite, Sizes(), {})}
-    assert "rlpd learn from the first environment step on" in held["protocol"]
+    assert "rlpd, dacer learn from the first environment step on" in held["protocol"]
     assert {r.config.optim for r in suite} == {arms.LR}, "one learning rate"
     settings = {r.label: r.settings for r in suite}
     assert settings["rlpd"].offline_steps == 0 and settings["rlpd"].online_steps == settings["qc"].online_steps
@@ -499,6 +499,9 @@ def test_seeds_added_are_runs_of_their_own(tmp_path):
     assert added[-1].prior == added[0].name and added[1].prior == ""
     told = {row["what"]: row["how"] for row in tables.equal(later, sizes, {})}
     assert told["seeds"] == "0 to 4"
+    fewer = [r for r in later if not (r.batch and r.label == first[-1].label)]  # a page of what is finished so far
+    found = {row["what"]: row["how"] for row in tables.equal(fewer, sizes, {})}["seeds"]
+    assert found.startswith("0 to 4: ") and found.endswith(f"; 0 to 2: {first[-1].label}")
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ class OnlineDiffusion:
     """An online diffusion."""
 
     driver = "from_scratch"
+    clones = False  # what it matches is no behaviour of the data
 
     chunk: ChunkConfig = ChunkConfig()
     actor: ActorConfig = DiffusionConfig()

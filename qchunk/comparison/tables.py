@@ -33,7 +33,7 @@ def equal(suite: Sequence[Run], sizes: Sizes, left_out: LeftOut) -> Rows:
         "prior": _prior(suite),
         "networks": f"{widths} for every network; flows of {sizes.steps} steps, N = {sizes.n} in our methods, chunks of {sizes.horizon}",
         "evaluation": f"{s.episodes} episodes per seed, open loop, the same start states for every arm and every evaluation",
-        "seeds": f"{s.seed} to {max(r.settings.seed + r.settings.seeds for r in suite) - 1}",
+        "seeds": _seeds(suite),
         "tuning": f"three runs of every default arm on {arms.TUNING_ENV}, one seed, {TUNING}; see the table{_compared(suite)}",
         "left out": _absent(left_out, any(r.amount.env_steps for r in suite)),
     }
@@ -144,6 +144,17 @@ def _compared(suite: Sequence[Run]) -> str:
     return ". That task is compared here, too: its figures favour arms that depend on their settings"
 
 
+def _seeds(suite: Sequence[Run]) -> str:
+    """Of every arm; by arm where some have been given more."""
+    found: dict[tuple[int, int], list[str]] = {}
+    for label in dict.fromkeys(r.label for r in suite):
+        own = [r.settings for r in suite if r.label == label]
+        span = (min(s.seed for s in own), max(s.seed + s.seeds for s in own) - 1)
+        found.setdefault(span, []).append(label)
+    told = {f"{first} to {last}": labels for (first, last), labels in found.items()}
+    return next(iter(told)) if len(told) == 1 else "; ".join(f"{t}: {', '.join(labels)}" for t, labels in told.items())
+
+
 def _absent(left_out: LeftOut, online: bool) -> str:
     told = "; ".join(f"{', '.join(labels)} on {env}" for env, labels in left_out.items())
     why = (
@@ -195,7 +206,8 @@ def _cloning(r: Run, prior: Run | None) -> str:
     """Of an arm that has no prior as many as it makes."""
     if prior:
         return f"{prior.amount.updates:,}, its prior's"
-    if _plays(r) or not _actors(r.config) or getattr(r.config, "bc_alpha", None) == 0:
+    c = r.config
+    if _plays(r) or not _actors(c) or getattr(c, "bc_alpha", None) == 0 or not getattr(c, "clones", True):
         return "none"
     return f"{getattr(r.config, 'clone_until', 0) or r.amount.updates:,}, its own"
 
