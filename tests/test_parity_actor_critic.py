@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_parity import CLOSE, WIDTHS, A, assert_parameters, chunk_of, counting_zeros, load, mlp_params, unflat
+from tiers import slow_but
 
 from qchunk.actor_configs import FlowConfig, OneStepConfig, RegressionConfig, TanhGaussianConfig
 from qchunk.actors.flow import flow
@@ -174,7 +175,9 @@ RLPD = [
 ]
 
 
-@pytest.mark.parametrize(("name", "heat_name", "critic", "look"), RLPD, ids=[r[0] for r in RLPD])
+@pytest.mark.parametrize(
+    ("name", "heat_name", "critic", "look"), slow_but(RLPD[1:], RLPD), ids=[name for name, *_ in RLPD]
+)
 def test_rlpd(name, heat_name, critic, look):
     g = load(name)
 

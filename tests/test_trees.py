@@ -177,6 +177,7 @@ def keep(events):
     ]
 
 
+@pytest.mark.slow
 def test_the_same_run_as_with_flat_observations(events):
     """Offline, online and every evaluation: parameters, and figures but those of time."""
     tree, flat = events
@@ -191,6 +192,7 @@ def test_the_same_run_as_with_flat_observations(events):
     np.testing.assert_allclose(joined(rings[0].next_obs), rings[1].next_obs, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_ring_keeps_the_steps_of_plans(events):
     ring = events[0][-1].state.ring
     written = jax.tree.map(lambda x: np.asarray(x).reshape(2, 2, -1), (ring.extras[PLAN_STEP], ring.end))
@@ -199,6 +201,7 @@ def test_the_ring_keeps_the_steps_of_plans(events):
         np.testing.assert_array_equal(step[1:], np.where(end[:-1] > 0, 0, 1 - step[:-1]))
 
 
+@pytest.mark.slow
 def test_resume(worlds, events):
     env, data = worlds[0]
     middle = next(e for e in events[0] if e.kind == "checkpoint" and e.step == 4 + 16)
