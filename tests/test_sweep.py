@@ -370,7 +370,8 @@ def test_every_kind_of_system_has_a_field_to_tune():
     own = lambda arm: trials.fields_of(arm, {})  # noqa: E731
     assert own("dql:eta=1") == trials.LR
     assert own("dql:n=2") == trials.FIELDS["dql"] and own("qc:n=2") == trials.LR
-    for wanted in ({}, {"": {"optim.lr": [1, 2]}}):
+    assert own("rlpd:actor.ema=false") == trials.FIELDS["rlpd"]
+    for wanted in ({}, {"": {"optim.lr": [1, 2]}}, {"": [{"optim.lr": 1}]}):
         with pytest.raises(UserError, match="the name of qc:lr=0.1 says"):
             trials.fields_of("qc:lr=0.1", wanted)
     for arm in (*arms.SEED, *trials.FIELDS):

@@ -164,13 +164,13 @@ def compare(argv: list[str]) -> None:
     compared = [r for r in asked_runs if r.name in trained.folders or not f.so_far]
     folders = {trained.folders[r.name]: r for r in compared if r.name in trained.folders}
     first_seeds = [folder for folder, r in folders.items() if not r.batch]
-    for folder in first_seeds if f.look and not f.so_far else ():
+    for folder in first_seeds if f.look else ():
         print(f"[compare] looking at {folder.name} on {folder.parent.name}", file=sys.stderr, flush=True)
         try:
             look(folder)
         except Exception as e:  # its figures stand all the same
             print(f"[compare] no look at {folder}: {line_of(e)}", file=sys.stderr, flush=True)
-    for folder in folders if f.execute and not f.so_far else ():
+    for folder in folders if f.execute else ():
         print(
             f"[compare] playing {folder.name} on {folder.parent.name} by {len(f.execute)} schemes",
             file=sys.stderr,
@@ -200,6 +200,9 @@ def asked_for(argv: list[str]) -> tuple[CompareFlags, Sizes]:
     """The flags of a command line."""
     f, sizes = flags.parse("compare", argv, CompareFlags, Sizes)
     algos = tuple(a for given in f.algos for a in given.split(",") if a)
+    f = (
+        dataclasses.replace(f, look=False, execute=()) if f.so_far else f
+    )  # what was measured before is shown all the same
     if f.suite != "default" and algos != arms.DEFAULT:
         raise UserError(f"--suite {f.suite} and --algos both name the arms", "give one of them")
     return dataclasses.replace(f, algos=arms.SUITES[f.suite] if f.suite != "default" else algos), sizes

@@ -61,13 +61,16 @@ def fields_of(arm: str, wanted: Mapping[str, Any]) -> Any:
         UserError: the arm's name says what that is to be.
     """
     said = arms.named_settings(arm)[1]
-    fixed = lambda fields: any(f.replace("-", "_").endswith(tuple(said)) for f in fields)  # noqa: E731
+
+    def free(fields: Any) -> bool:
+        names = [n.replace("-", "_") for one in (fields if isinstance(fields, list) else [fields]) for n in one]
+        return not any(f".{n}".endswith(f".{own}") for n in names for own in said)
+
     named = wanted.get(arm, wanted.get(""))
     offers = [FIELDS.get(arms.ours(arms.split(arm)[0]), LR), LR] if named is None else [named]
-    free = [o for o in offers if not (said and isinstance(o, Mapping) and fixed(o))]
-    if not free:
+    if said and not (offers := [o for o in offers if free(o)]):
         raise UserError(f"the name of {arm} says what is tuned of it", "name other fields in --tune-fields")
-    return free[0]
+    return offers[0]
 
 
 def settings_of(arm: str, c: Any, wanted: Any, count: int, seed: int) -> list[Setting]:
@@ -192,12 +195,12 @@ def tuned_suite(
         UserError: nothing is to be trained, and the trials have not ended.
     """
     todo = listed(f, planned)
-    trained = so_far(todo, todo.runs) if f.so_far else trained_on(f.on, argv, todo, f.quiet or f.json)
-    if f.so_far and len(trained.folders) < len(todo.runs):
+    if not f.so_far:
+        trained = trained_on(f.on, argv, todo, f.quiet or f.json)
+    elif len((trained := so_far(todo, todo.runs)).folders) < len(todo.runs):
         raise UserError("the trials have not ended", "wait, or leave --so-far out")
     best, rows = chosen([(t, scored(t, trained)) for t in planned[1]])
-    root = todo.root
-    atomic_write(root / BEST, as_text(best))
+    atomic_write(todo.root / BEST, as_text(best))
     return [tuned(r, best) for r in suite], rows
 
 

@@ -22,12 +22,13 @@ def gaussian_q(c: CriticConfig, name: str = "critic") -> tuple[Critic, Outlook]:
     net = nets.MLP(c.hidden, (2,), c.layer_norm, nets.ACTIVATIONS[c.activation], c.norm_first)
     both = chunk_q(c, name, net=net)
 
-    def mean(vars: Vars, obs, action=None, level=CLEAN) -> Array:
-        return both.values(vars, obs, action, level)[..., 0]
-
-    def outlook(vars: Vars, obs, action: Array) -> tuple[Array, Array]:
+    def outlook(vars: Vars, obs, action: Any) -> tuple[Array, Array]:
         out = both.values(vars, obs, action)
         return out[..., 0], jax.nn.softplus(out[..., 1])
+
+    def mean(vars: Vars, obs, action=None, level=CLEAN) -> Array:
+        del level
+        return outlook(vars, obs, action)[0]
 
     critic = both._replace(values=mean)
     return critic._replace(score=opinion(critic, critic.aggregate)), outlook
