@@ -1,23 +1,26 @@
-"""One decision for one observation of every method: p50 and p99, and p50 over the floor of its matrix products."""
+"""One decision for one observation of every method: p50 and p99, and p50 over the floor of its matrix products (``--only qc``: of some)."""
 
 from __future__ import annotations
+
+import argparse
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _methods import METHODS, SIZES, acting, configured, deciding, given_of, spec_of
+from _accelerator import SMOKE
+from _methods import METHODS, SIZES, Size, acting, configured, deciding, given_of, spec_of
 from _products import arrays, products
 from _timing import tell, times
 
 from qchunk.types import view
 
-REPEATS = {"3x128": 1000, "4x512": 200}
-ASKED = {"3x128": {}, "4x512": {**dict.fromkeys(METHODS, 1.3), "qc": 1.4}}
+REPEATS = {"tiny": 2} if SMOKE else {"3x128": 1000, "4x512": 200}
+ASKED = {"tiny": {}, "3x128": {}, "4x512": {**dict.fromkeys(METHODS, 1.3), "qc": 1.4}}
 
 
 def measure(name: str, size: str) -> None:
     """Calls of the actor and of its floor in turn."""
-    build, c = configured(name, SIZES[size])
+    build, c = configured(name, Size((16,), 2) if SMOKE else SIZES[size])
     given, algorithm = given_of(c), build(c)
     vars = view(jax.jit(lambda: algorithm.init(jax.random.key(0), spec_of(c), given))(), given)
     obs = jax.tree.map(lambda n: jax.random.normal(jax.random.key(4), (1, n)), spec_of(c).obs)
@@ -40,6 +43,8 @@ def measure(name: str, size: str) -> None:
 
 
 if __name__ == "__main__":
-    for size in SIZES:
-        for name in METHODS:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=METHODS)
+    for name in parser.parse_known_args()[0].only:
+        for size in REPEATS:
             measure(name, size)

@@ -31,6 +31,7 @@ BENCHMARKS = {
     "host",
     "latency",
     "looking",
+    "many_environments",
     "many_seeds",
     "memory",
     "on_policy",

@@ -25,13 +25,19 @@ from qchunk.commands import bench
 from qchunk.system import compiled
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write, make_folder
+from qchunk.system.processes import cores
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_GPU = (
     "jax finds no GPU here",
     "pip install -c constraints.txt -e '.[cuda12]', or give --smoke, which runs the same on a CPU at tiny sizes",
 )
-DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+ON_A_GPU = {  # tests: with deterministic operations, and beside each other, so that none takes the card's memory beforehand
+    "JAX_PLATFORMS": "cuda,cpu",
+    "XLA_FLAGS": "--xla_gpu_deterministic_ops=true",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
+MOST_AT_ONCE = 8  # processes of tests: they wait for compilers, not for the card
 NOTHING_LEFT = 5  # pytest's exit code where no test is selected
 SHORTEST = 20.0  # seconds: with less left no part begins
 
@@ -42,18 +48,21 @@ class Part(NamedTuple):
     limit: float  # seconds
     tests: tuple[str, ...] = ()  # what pytest is told; a benchmark of the part's name where there is nothing
     smoke: tuple[str, ...] = ()  # in their place
+    flags: tuple[str, ...] = ()  # of the benchmark
 
 
 CONFORMANCE = ("-m", "accelerator and not slow", "tests/test_conformance.py")
 PARITY = ("-m", "accelerator and not slow", *(f"tests/{p.name}" for p in sorted(ROOT.glob("tests/test_parity*.py"))))
-PARTS = {  # most wanted first; 460 seconds together
-    "blocks": Part(50, ("tests/test_accelerator.py",), ("tests/test_accelerator.py", "-m", "not slow")),
-    "conformance": Part(70, CONFORMANCE, (*CONFORMANCE, "-k", "acts and ppo")),
+PARTS = {  # most wanted first; 470 seconds together
+    "blocks": Part(40, ("tests/test_accelerator.py",), ("tests/test_accelerator.py", "-m", "not slow")),
+    "conformance": Part(50, CONFORMANCE, (*CONFORMANCE, "-k", "acts and ppo")),
     "roofline": Part(70),
     "many_seeds": Part(60),
-    "dppo_iteration": Part(60),
-    "precision": Part(90),
-    "parity": Part(60, PARITY, (*PARITY, "-k", "flow_field")),
+    "dppo_iteration": Part(50),
+    "many_environments": Part(80),
+    "latency": Part(30, flags=("--only", "qc")),
+    "precision": Part(60),
+    "parity": Part(30, PARITY, (*PARITY, "-k", "flow_field")),
 }
 
 
@@ -139,7 +148,14 @@ def run(name: str, limit: float, f: argparse.Namespace, results: list[bench.Resu
         os.environ.update(environment(f.smoke))
         try:
             path = ROOT / "benchmarks" / f"{name}.py"
-            bench.run(name, path, results, lambda r: print(bench.line(r), flush=True), ["--smoke"] * f.smoke, limit)
+            bench.run(
+                name,
+                path,
+                results,
+                lambda r: print(bench.line(r), flush=True),
+                [*part.flags, *["--smoke"] * f.smoke],
+                limit,
+            )
             return "whole"
         except subprocess.CalledProcessError as e:
             code = e.returncode
@@ -151,8 +167,18 @@ def tested(name: str, limit: float, f: argparse.Namespace, results: list[bench.R
     """Tests with deterministic operations, but for those that passed in an earlier call; all of their counts as a result."""
     part, log = PARTS[name], f.out / f"{name}.log"
     passed = [test for test, word in outcomes(log).items() if word == "PASSED"]
-    command = [sys.executable, "-m", "pytest", "-v", "-o", "addopts=--strict-markers", "-p", "no:cacheprovider"]
-    env = environment(f.smoke) | ({} if f.smoke else {"JAX_PLATFORMS": "cuda,cpu", "XLA_FLAGS": DETERMINISTIC})
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-v",
+        "-o",
+        "addopts=--strict-markers --dist worksteal",
+        "-p",
+        "no:cacheprovider",
+    ]
+    command += ["-n", str(min(MOST_AT_ONCE, cores()))]
+    env = environment(f.smoke) | ({} if f.smoke else ON_A_GPU)
     command += [*(part.smoke if f.smoke else part.tests), *(f"--deselect={test}" for test in passed)]
     with log.open("a") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=file)
@@ -173,7 +199,9 @@ def tested(name: str, limit: float, f: argparse.Namespace, results: list[bench.R
 def outcomes(log: Path) -> dict[str, str]:
     """What became of each test, in whichever call it ran last."""
     said = log.read_text(errors="replace") if log.exists() else ""
-    return dict(re.findall(r"^(tests/\S+) (PASSED|FAILED|ERROR)", said, re.M))
+    return {
+        test: word for word, test in re.findall(r"^\[gw\d+\] \[ *\d+%\] (PASSED|FAILED|ERROR) (tests/\S+)", said, re.M)
+    }
 
 
 def ended(f: argparse.Namespace, kept: dict[str, Any]) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import os
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +34,23 @@ def quiet():
         yield
 
 
-with quiet():
+@contextlib.contextmanager
+def without_warp() -> Iterator[None]:
+    """MJX finds no warp in it: to import that takes as long as all else together, for an implementation that nothing here asks for.
+
+    ``MJX_GPU_DEFAULT_WARP``, with which MJX itself is asked for it, leaves it be.
+    """
+    if "warp" in sys.modules or "MJX_GPU_DEFAULT_WARP" in os.environ:
+        yield
+        return
+    sys.modules["warp"] = None  # type: ignore[assignment] # so says Python's reference: an import then fails
+    try:
+        yield
+    finally:
+        del sys.modules["warp"]
+
+
+with quiet(), without_warp():
     from brax.envs.base import Env, State, Wrapper
 
 __all__ = [
