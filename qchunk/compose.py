@@ -38,6 +38,7 @@ from qchunk.types import (
 )
 
 Optim: TypeAlias = OptimConfig | optax.GradientTransformation
+ACTIVE = "/active"  # behind a term's name: 1 in the updates in which it is active; of terms that are not in all
 
 
 def modules_of(parts: Sequence[Any]) -> tuple[Module, ...]:
@@ -184,12 +185,15 @@ def warm_started(algorithm: Algorithm, *names: str) -> Algorithm:
     return algorithm._replace(init=init)
 
 
+def sometimes(term: Term) -> bool:
+    """Whether it is active in some updates and not in others."""
+    return term.end != 0 and (term.every, term.start, term.end) != (1, 0, None)
+
+
 def is_active(term: Term, step: Array) -> Array | bool:
     """Whether a term takes part in update number ``step`` (0 is the first)."""
-    if term.every == 1 and term.start == 0 and term.end is None:
-        return True
-    if term.end == 0:
-        return False
+    if not sometimes(term):
+        return term.end != 0
     begun = (step % term.every == 0) & (step >= term.start)
     return begun if term.end is None else begun & (step < term.end)
 
@@ -334,6 +338,8 @@ def learner(
         (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         updates, opt = tx.update(grads, state.opt, state.params, value=loss)
         params = optax.apply_updates(state.params, updates)
+        counts = {n: is_active(t, state.step) for n, t in zip(names, flat, strict=True) if sometimes(t)}
+        metrics |= {n + ACTIVE: jnp.asarray(active, jnp.float32) for n, active in counts.items()}
         if any(is_active(term, state.step) is not True for term in flat):
             active = {n: _any([is_active(t, state.step) for t in flat if n in t.wrt]) for n in params}
             params, opt = hold(active, params, state.params), _hold_opt(active, opt, state.opt)

@@ -10,16 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from qchunk import envs, train
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors.flow import flow
+from qchunk.algorithms.bc import BC
 from qchunk.algorithms.qc import QC, qc
 from qchunk.compose import frozen, learner
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.critics.chunk_q import chunk_q
+from qchunk.data import formats
+from qchunk.drivers.online import OnlineSettings
 from qchunk.improve import best_of_n
 from qchunk.losses.cloning import bc
 from qchunk.losses.td import td
 from qchunk.losses.terms import weighted_mean
+from qchunk.play import collecting
 from qchunk.sampling import sample
 from qchunk.system.errors import UserError
 from qchunk.types import Chunk, Critic, Module, Plan, Policy, Spec, TargetNetwork, Term, Vars
@@ -243,6 +248,30 @@ def test_between_its_turns_a_modules_optimiser_rests():
         chex.assert_trees_all_close(gated[i].params, plain[j].params, rtol=1e-6)
         chex.assert_trees_all_close(gated[i].opt, plain[j].opt, rtol=1e-6)
     assert [int(s.step) for s in gated] == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_figures_of_a_term_are_of_the_updates_that_it_is_in():
+    """A loss of 3 in every fourth update is 3 on every line, whose updates hold 1, 1 and 0 of its turns; the last has none to tell of."""
+    env, b = envs.make("probe/two-step"), scalar("b", 1.0)
+    rest = Policy(
+        NOTHING.draw,
+        lambda v, z, o, old: Plan(jnp.zeros((*o.shape[:-1], 2, 1))),
+        lambda v, p, i, o: p.action[..., i, :],
+    )
+    terms = [
+        term(("b",), lambda v: 3.0 + 0 * v.params["b"]["x"], "rare", every=4),
+        term(("b",), lambda v: 5.0 + 0 * v.params["b"]["x"], "often"),
+    ]
+    build = lambda c: learner([b], rest, terms, OptimConfig(0.1))  # noqa: E731
+    random = collecting.scheme_of(env, "random")
+    rows = collecting.collect(env, random, collecting.NO_VARS, key(), steps=40, envs=4, dispatch=10)
+    s = OnlineSettings(offline_steps=8, log_every=3, eval_every=8, episodes=2, batch=4)
+    told = train(build, BC(ChunkConfig(2)), env=env, data=formats.to_device(rows), settings=s)
+    lines = [e.values for e in told if e.kind == "train"]
+    assert [v["rare/active"].item() for v in lines] == pytest.approx([1 / 3, 1 / 3, 0.0])
+    assert [v["rare/loss"].item() for v in lines] == [3.0, 3.0, 0.0]
+    assert [v["often/loss"].item() for v in lines] == [5.0] * 3 and "often/active" not in lines[0]
+    assert [v["loss"].item() for v in lines] == pytest.approx([6.0, 6.0, 5.0])
 
 
 def test_a_module_moves_while_any_of_its_terms_does():

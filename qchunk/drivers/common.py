@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import normalise
+from qchunk.compose import ACTIVE
 from qchunk.config import NonNegativeInt, PositiveInt, config, validate
 from qchunk.data import buffer
 from qchunk.data.buffer import Source
@@ -362,13 +363,30 @@ def _finite_parameters(params: dict) -> jax.Array:
     )
 
 
+def means(sums: dict[str, Any], updates: Any) -> dict[str, Any]:
+    """Of the metrics of updates, from their sums: a term's over the updates in which it was active, where those are not all (``compose.ACTIVE``).
+
+    Args:
+        updates: [] or [S]; where there were none, means are 0.
+    """
+
+    def mean(name: str, total: Any) -> Any:
+        count = next(
+            (n for active, n in counts.items() if name.startswith(active + "/") and name != active + ACTIVE), updates
+        )
+        return total / (count + (count == 0))
+
+    counts = {name.removesuffix(ACTIVE): n for name, n in sums.items() if name.endswith(ACTIVE)}
+    return {name: mean(name, total) for name, total in sums.items()}
+
+
 def figures(total: dict, steps: int, seeds: int, began: float) -> dict[str, np.ndarray]:
     """Means over the "updates_done" and over steps [S], and speeds of all seeds together [1]."""
     sums = {k: hosts.read(v) for k, v in total.items()}
     seconds = time.perf_counter() - began
     alive, updates = sums.pop("alive_steps"), sums.pop("updates_done")
     reward = sums.pop("reward_sum") / np.maximum(alive, 1)
-    means = {k: v / np.maximum(updates, 1) for k, v in sums.items()} if updates.any() else {}
+    made = means(sums, updates) if updates.any() else {}
     speed = {"env_steps_per_second": steps * seeds / seconds, "updates_per_second": updates.sum() / seconds}
     speeds = {k: np.asarray([v]) for k, v in speed.items()}
-    return {**means, "reward_per_step": reward, "resting": 1.0 - alive / steps, **speeds}
+    return {**made, "reward_per_step": reward, "resting": 1.0 - alive / steps, **speeds}

@@ -18,7 +18,7 @@ from qchunk import normalise, trees
 from qchunk.config import NonNegativeInt, PositiveInt, config
 from qchunk.data import chunks, goals, on_disk
 from qchunk.drivers import streaming
-from qchunk.drivers.common import Common, Event, Work, events, init, run_updates
+from qchunk.drivers.common import Common, Event, Work, events, init, means, run_updates
 from qchunk.envs.base import obs_spec
 from qchunk.play.program import Inputs, Program, each_seed
 from qchunk.seeds import spread
@@ -49,7 +49,7 @@ def updates(program: Program, batch: int, learner: Learner, x: Inputs, count) ->
 
     def one_seed(learner: Learner, x: Inputs):
         learner, total = run_updates(program.algorithm(x.c), program.source(x), batch, learner, x, count)
-        return learner, jax.tree.map(lambda total: total / jnp.maximum(count, 1), total)  # 0: only compiled
+        return learner, means(total, jnp.float32(count))
 
     return each_seed(one_seed, learner, x)
 

@@ -21,7 +21,7 @@ import numpy as np
 from qchunk.data import buffer, on_disk
 from qchunk.data.chunks import Dataset
 from qchunk.data.on_disk import Asks, Layout, OnDisk
-from qchunk.drivers.common import accumulate, one_update, update_keys
+from qchunk.drivers.common import accumulate, means, one_update, update_keys
 from qchunk.play.program import Inputs, Program, each_seed
 from qchunk.seeds import spread
 from qchunk.types import Chunk, Key, Learner
@@ -185,7 +185,7 @@ def advancing(program: Program, x: Inputs, s: Any, stack: contextlib.ExitStack) 
             learner, sums = update(learner, sums, x, blocks(block), at - first, to - first)
             if (at := to) == goal:
                 break
-        values = {k: np.asarray(v) / np.float32(max(goal - done, 1)) for k, v in sums.items()}
+        values = means({k: np.asarray(v) for k, v in sums.items()}, np.float32(goal - done))
         values["updates_per_second"] = np.asarray([(goal - done) * s.seeds / (time.perf_counter() - began)])
         return learner, state, values
 
