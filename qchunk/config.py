@@ -73,15 +73,16 @@ def of_kind(hint: Any, kind: str) -> Any:
 
 
 def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """A configuration from what JSON kept of it.
+    """A configuration from what JSON kept of it. A field that it lacks, as one that is newer has it, is the default, which is what was done before.
 
-    Raises UserError for a field that this version does not know, or lacks; or something else than fields.
+    Raises UserError for a field that this version does not know; one that is lacking and has no default; or something else than fields.
     """
     hints = get_type_hints(cls)
     if not isinstance(values, dict):
         raise UserError(f"the run's {cls.__name__} is {repr(values)[:60]}, which holds no fields", "train it again")
-    if set(values) != set(hints):
-        odd = sorted(set(values) ^ set(hints))
+    no_default = lambda f: f.default is f.default_factory is dataclasses.MISSING  # noqa: E731
+    needed = {f.name for f in dataclasses.fields(cls) if no_default(f)}
+    if odd := sorted(set(values) - set(hints) | needed - set(values)):
         raise UserError(f"the run's {cls.__name__} differs from this version's in {', '.join(odd)}", "train it again")
 
     def field(hint: Any, value: Any) -> Any:

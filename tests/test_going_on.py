@@ -133,6 +133,25 @@ def test_a_resumed_run_says_what_has_changed(copy, capsys):
     assert "made with QCHUNK_SAMPLING_PRECISION bfloat16, here it is unset" in err
 
 
+def test_a_run_from_before_a_setting_goes_on_with_its_default(copy, base, capsys):
+    """To the same bits, and says so; one of another value, or a setting that this version does not know, is refused."""
+    about = json.loads((copy / "config.json").read_text())
+    config = about["config"]
+    assert config["settings"].pop("devices_per_seed") == 1 and config["config"]["optim"].pop("warmup") == 0
+    (copy / "config.json").write_text(json.dumps(about))
+    code, _, err = resume(capsys, copy, "--step", "20")
+    assert code == 0 and "made before config.optim.warmup was a setting: it is 0 here, its default" in err
+    assert (
+        "before settings.devices_per_seed was a setting: it is 1" in err
+        and err.count("made before") == err.count("\n") == 2
+    ), err
+    assert last_checkpoint(copy) == last_checkpoint(base / "run")
+    config["config"]["optim"]["heat"] = 1
+    (copy / "config.json").write_text(json.dumps(about))
+    code, _, err = resume(capsys, copy, "--step", "20")
+    assert code == 2 and "OptimConfig differs from this version's in heat" in err and err.count("\n") == 1
+
+
 def test_data_that_have_moved_are_known_by_their_fingerprint(base, copy, tmp_path, capsys):
     about = json.loads((copy / "config.json").read_text())
     about["config"]["data"]["path"] = str(tmp_path / "gone.npz")

@@ -210,6 +210,13 @@ def test_reproduce(tmp_path, capsys):
     assert "1 of 2 runs are to do" in capsys.readouterr().err and summary.stat().st_mtime_ns == written
     assert suite.finished(Run("bc", "probe/pole", None, None, OnlineSettings(), "bc"), out)
 
+    config = out / "runs/probe/pole/again/config.json"
+    about = json.loads(config.read_text())
+    assert about["config"]["config"]["optim"].pop("warmup") == 0, "as a run has it that is older than the setting"
+    config.write_text(json.dumps(about))
+    cli.main(["reproduce", mine, "--scale", "smoke", "--out", str(out), "--quiet", "--so-far"])
+    assert "2 of 2 runs are finished" in capsys.readouterr().err and summary.stat().st_mtime_ns == written
+
     (tmp_path / "mine.py").write_text(FILE.replace("RegressionConfig((16,))", "RegressionConfig((8,))"))
     err = refused(capsys, mine, "--scale", "smoke", "--out", out)
     assert "was made with another config.actor.hidden" in err and summary.stat().st_mtime_ns == written

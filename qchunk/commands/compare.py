@@ -149,11 +149,12 @@ def compare(argv: list[str]) -> None:
     sinks.check(f.log_to)
     handed.check_engine(f.on)
     planned = trials.planned(f, sizes, plan)
-    claim(f.out, KIND, {**asked, ENDS: ends}, f.dry or f.so_far, grows=("algos", "env", ENDS), rises=("seeds",))
+    claim(f.out, KIND, {**asked, ENDS: ends}, f.dry or f.so_far, ("algos", "env", ENDS), ("seeds",), stock(f))
     refusals.told(refused)
     if f.dry:
-        print("\n".join(estimate.listed([*trials.runs_of(planned), *suite], f.out)), file=sys.stderr, flush=True)
-        return
+        tried = trials.listed(f, planned)
+        lines = estimate.listed(tried.runs, tried.root, "trials") if f.tune else []
+        return print("\n".join([*lines, *estimate.listed(suite, f.out)]), file=sys.stderr, flush=True)
     suite, tuning = trials.tuned_suite(f, suite, planned, [TRIALS_LIST, *argv]) if f.tune else (suite, [])
     todo = handed.Listed("compare", suite, f.out, f.log_to)
     asked_runs = [r for r in suite if not r.label.startswith(PRIOR)]
@@ -194,6 +195,11 @@ def compare(argv: list[str]) -> None:
     publish(list(folders), f.out / "report", more, f.json, failed, base)
     trained.failed.update({name_of(env, arm): why for env, arm, why in failed})
     trained.leave()
+
+
+def stock(f: CompareFlags) -> dict[str, Any]:
+    """All flags with their defaults, but for the environments."""
+    return {**dataclasses.asdict(CompareFlags(f.env)), **dataclasses.asdict(Sizes())}
 
 
 def asked_for(argv: list[str]) -> tuple[CompareFlags, Sizes]:

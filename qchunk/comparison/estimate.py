@@ -152,11 +152,11 @@ def told(suite: Sequence[Run], root: Path) -> list[str]:
     ]
 
 
-def listed(suite: Sequence[Run], root: Path) -> list[str]:
-    """What a comparison will train and cost, in lines: ``told``, and every run."""
+def listed(suite: Sequence[Run], root: Path, what: str = "a comparison") -> list[str]:
+    """What it will train and cost, in lines: ``told``, and every run."""
     amounts = {r.name: r.amount for r in suite}
     runs = [
         f"  {r.name}: {r.settings.seeds} seeds, {amounts[r.name].updates:,} updates, {amounts[r.name].env_steps:,} environment steps"
         for r in suite
     ]
-    return [f"a comparison in {root}", *told(suite, root), *runs]
+    return [f"{what} in {root}", *told(suite, root), *runs]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qchunk import env_names, envs, registry
-from qchunk.config import validate
+from qchunk.config import from_dict, validate
 from qchunk.data import formats
 from qchunk.drivers.common import Amount, Common, Driver
 from qchunk.reporting import records
@@ -141,6 +141,7 @@ def claim(
     dry: bool = False,
     grows: Sequence[str] = (),
     rises: Sequence[str] = (),
+    stock: dict[str, Any] | None = None,
 ) -> None:
     """Makes the folder of a comparison or a suite, or finds it made by the same flags, or by others that trained nothing yet.
 
@@ -149,16 +150,17 @@ def claim(
         dry: only look.
         grows: flags whose lists may have become longer at their end: what they add is trained, the rest stays.
         rises: flags whose numbers may have become larger, likewise.
+        stock: the defaults of flags: what a folder was made with that is older than a flag.
 
     Raises:
         UserError: the folder holds another one, or something else.
     """
-    kept = json.loads(json.dumps(asked, default=str))
+    kept, older = schema.as_json(asked), schema.as_json(stock or {})
     path = root / f"{kind}.json"
     if root.exists() and not path.is_file():
         raise UserError(f"{root} exists and holds no {kind}", "pass --out with a new folder")
     if path.is_file():
-        found = schema.read(path, dict[str, Any], "pass --out with a new folder")
+        found = older | schema.read(path, dict[str, Any], "pass --out with a new folder")
         lists = {n: old for n in grows if isinstance(old := found.get(n, []), list)}
         longer = {n for n, old in lists.items() if old != kept[n] == [*old, *kept[n][len(old) :]]}
         longer |= {n for n in rises if isinstance(old := found.get(n, 0), int) and old < kept[n]}
@@ -219,7 +221,8 @@ def check(suite: Sequence[Run], root: Path) -> None:
         ours = {"config": run.config, "settings": run.driver.resolve(run.settings)}
         asked: dict[str, Any] = {"algorithm": run.algorithm, **{k: dataclasses.asdict(v) for k, v in ours.items()}}
         asked |= {"swept": run.swept} if run.swept or found.get("swept") else {}
-        odd = sorted(n for n, v in records.flat(_plain(asked)).items() if records.flat(_plain(found)).get(n) != v)
+        kept = records.flat(schema.as_json(found | _whole(found, ours)))
+        odd = sorted(n for n, v in records.flat(schema.as_json(asked)).items() if kept.get(n) != v)
         fix = "remove the folder, or pass --out with a new one"
         if odd:
             raise UserError(f"{folder} was made with another {odd[0]}", fix)
@@ -234,8 +237,12 @@ def check(suite: Sequence[Run], root: Path) -> None:
                 raise UserError(f"{run.data} has changed since {folder} was made", f"put it back; otherwise {fix}")
 
 
-def _plain(values: Any) -> Any:
-    return json.loads(json.dumps(values, default=str))
+def _whole(found: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a run's configuration, with what has become a setting since; nothing where it is of another kind than ours."""
+    try:
+        return {n: dataclasses.asdict(from_dict(type(part), found[n])) for n, part in ours.items()}
+    except UserError:
+        return {}
 
 
 def shown(suite: Sequence[Run]) -> list[Run]:

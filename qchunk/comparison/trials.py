@@ -172,15 +172,10 @@ def planned(f: Any, sizes: arms.Sizes, plan: Callable) -> tuple[list[Run], list[
     return [r for r in found if r.label.startswith(arms.PRIOR)], made
 
 
-def runs_of(planned: tuple[list[Run], list[Trials]]) -> list[Run]:
-    """All runs of trials, priors first."""
-    priors, tried = planned
-    return [*priors, *(run for t in tried for _, run in t.runs)]
-
-
 def listed(f: Any, planned: tuple[list[Run], list[Trials]]) -> Listed:
     """The trials, below OUT/tuning."""
-    return Listed("tune", runs_of(planned), f.out / "tuning", f.log_to)
+    priors, tried = planned
+    return Listed("tune", [*priors, *(run for t in tried for _, run in t.runs)], f.out / "tuning", f.log_to)
 
 
 def tuned_suite(

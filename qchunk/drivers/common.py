@@ -371,9 +371,8 @@ def means(sums: dict[str, Any], updates: Any) -> dict[str, Any]:
     """
 
     def mean(name: str, total: Any) -> Any:
-        count = next(
-            (n for active, n in counts.items() if name.startswith(active + "/") and name != active + ACTIVE), updates
-        )
+        turns = [n for term, n in counts.items() if name.startswith(f"{term}/") and name != term + ACTIVE]
+        count = turns[0] if turns else updates
         return total / (count + (count == 0))
 
     counts = {name.removesuffix(ACTIVE): n for name, n in sums.items() if name.endswith(ACTIVE)}

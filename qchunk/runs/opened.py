@@ -79,7 +79,7 @@ def rebuild(kept: dict, folder: Path, joint: bool = False) -> Opened:
     driver = registry.driver(kept["driver"])
     try:
         c = from_dict(config_class, kept["config"])
-        settings = from_dict(driver.settings, {"devices_per_seed": 1, **kept["settings"]})  # of before it was a field
+        settings = from_dict(driver.settings, kept["settings"])
         for part in (c, settings):
             validate(part)
     except UserError as e:

@@ -20,6 +20,7 @@ from qchunk.runs.opened import Opened
 from qchunk.seeds import Share
 from qchunk.system import loading
 from qchunk.system.errors import UserError
+from qchunk.system.schema import as_json
 
 MORE = ("offline_steps", "online_steps")  # what may grow after the end of a run
 
@@ -99,10 +100,10 @@ def saved_before(run: run_folder.RunFolder) -> bool:
 
 def changes(run: run_folder.RunFolder, opened: Opened, step: int) -> Iterator[str]:
     """What is otherwise than when a run began, a line each."""
-    yield from (*differences(run, step), *elsewhere(run, opened), *machine(run, opened))
+    yield from (*differences(run, opened, step), *newer(run, opened), *elsewhere(run, opened), *machine(run, opened))
 
 
-def differences(run: run_folder.RunFolder, step: int) -> Iterator[str]:
+def differences(run: run_folder.RunFolder, opened: Opened, step: int) -> Iterator[str]:
     """What has changed since a run began, a line each: packages, the code, the configuration in config.json.
 
     Args:
@@ -116,10 +117,19 @@ def differences(run: run_folder.RunFolder, step: int) -> Iterator[str]:
     if made_by and commit != made_by:
         yield f"made by commit {made_by}, here is {commit or 'none'}: bits may differ"
     made_of = checkpoint.about(run.checkpoints, step).get("config", {}) if step else {}
-    was, is_now = flatten_dict(made_of, sep="."), flatten_dict(run.config["config"], sep=".")
+    was, is_now = flatten_dict(made_of, sep="."), flatten_dict(as_json(dataclasses.asdict(opened.config)), sep=".")
     for name in sorted(was):
         if is_now.get(name) != was[name]:
             yield f"{name} in config.json was {was[name]} and is {is_now.get(name)}: this is another run now"
+
+
+def newer(run: run_folder.RunFolder, opened: Opened) -> Iterator[str]:
+    """The settings that this version has and a run's lacked, a line each."""
+    here = as_json({"config": dataclasses.asdict(opened.config), "settings": dataclasses.asdict(opened.settings)})
+    was = flatten_dict({n: run.config[n] for n in here}, sep=".")
+    for name, value in flatten_dict(here, sep=".").items():
+        if name not in was and not any(n.startswith(f"{name}.") for n in was):
+            yield f"made before {name} was a setting: it is {value} here, its default"
 
 
 def elsewhere(run: run_folder.RunFolder, opened: Opened) -> Iterator[str]:
@@ -137,8 +147,8 @@ def machine(run: run_folder.RunFolder, opened: Opened) -> Iterator[str]:
     if made != here:
         fix = f"for the same ones set JAX_NUM_CPU_DEVICES={made}"
         yield f"made on {made} devices, here are {here}: bits may differ; {fix}"
-    was, now = run.config["settings"].get("devices_per_seed", 1), opened.settings.devices_per_seed
-    if was != now:
+    was, now = run.config["settings"].get("devices_per_seed"), opened.settings.devices_per_seed
+    if was not in (None, now):
         yield f"made with {was} devices per seed, goes on with {now}: bits may differ"
     was, now = run.config.get("precision", "highest"), nets.precision()
     if was != now:

@@ -54,6 +54,11 @@ def parsed(data: bytes, hint: Any) -> Any:
     return value
 
 
+def as_json(value: Any) -> Any:
+    """A value as such a file holds it: tuples are lists, paths and whatever else JSON has no word for are texts."""
+    return json.loads(json.dumps(value, default=str))
+
+
 def mismatch(value: Any, hint: Any, where: str = "it") -> str:
     """What keeps a value from being what ``hint`` says, in a few words; "" where nothing does."""
     origin, args = get_origin(hint), get_args(hint)
