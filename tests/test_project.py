@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -78,9 +79,8 @@ def test_make_has_the_targets():
 
 
 def test_ci_runs_every_test_and_the_readme_names_both_commands():
-    assert {"make lint", "make wheel", "make test-all", "make tutorials"} <= set(
-        (ROOT / ".ci/run").read_text().splitlines()
-    )
+    made = {word for line in re.findall("^make (.*)", (ROOT / ".ci/run").read_text(), re.M) for word in line.split()}
+    assert {"lint", "docs", "wheel", "test-all", "tutorials"} <= made
     readme = (ROOT / "README.md").read_text()
     assert re.search(r"^make test ", readme, re.M) and "make test-all" in readme
 
@@ -104,3 +104,13 @@ def test_light_commands(argv, shows):
     assert "qchunk" in imported, "importtime was read"
     assert not {"jax", "jaxlib", "flax", "brax", "mujoco", "numpy", "scipy", "matplotlib"} & imported
     assert min(seconds for _, _, seconds in found) < 0.8
+
+
+def test_nobody_waits_for_warp():
+    """MJX imports it where it is installed, and nothing here uses it; who asks MJX for it has it."""
+    pytest.importorskip("warp")
+    command = [sys.executable, "-c", "import sys, qchunk.envs.base; print(sorted({'brax', 'warp'} & set(sys.modules)))"]
+    for asked, found in (({}, "['brax']"), ({"MJX_GPU_DEFAULT_WARP": "true"}, "['brax', 'warp']")):
+        env = {**os.environ, **asked}
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True, timeout=60)
+        assert done.stdout.strip() == found
