@@ -1,10 +1,19 @@
 """``qchunk`` and ``python -m qchunk``: the command line. Signals are watched before the rest is imported."""
 
+import gc
+
 from qchunk.system import stopping
+
+SELDOM = (
+    100_000,
+    50,
+    50,
+)  # new objects between two searches for garbage: tracing makes millions that stay, and lost a tenth of its time to searches
 
 
 def main() -> None:
     """Runs the command that ``sys.argv`` names (``cli.main``)."""
+    gc.set_threshold(*SELDOM)
     with stopping.watched():
         from qchunk import cli
 

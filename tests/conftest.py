@@ -23,6 +23,9 @@ from pathlib import Path
 import jax
 import pytest
 
+from qchunk.__main__ import SELDOM
+
+gc.set_threshold(*SELDOM)
 jax.config.update("jax_debug_key_reuse", True)
 
 
