@@ -9,6 +9,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "2")
 # what commands in fresh processes compile is not for the user's home; test_compiled.py asks for a folder of its own
 os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")
+# of where an operation was written a program keeps one line, not the ten above it
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "1")
 # most of the tests' time is compiling: without LLVM's optimisations and XLA's fusion emitters it takes a third of that
 # (jaxlib after 0.10 ends the process at the second flag, which it no longer has)
 os.environ.setdefault(
