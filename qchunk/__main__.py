@@ -4,11 +4,8 @@ import gc
 
 from qchunk.system import stopping
 
-SELDOM = (
-    100_000,
-    50,
-    50,
-)  # new objects between two searches for garbage: tracing makes millions that stay, and lost a tenth of its time to searches
+# new objects between two searches for garbage; tracing makes millions that stay, and spent a tenth of its time on searches
+SELDOM = 100_000, 50, 50
 
 
 def main() -> None:

@@ -147,15 +147,8 @@ def run(name: str, limit: float, f: argparse.Namespace, results: list[bench.Resu
     else:
         os.environ.update(environment(f.smoke))
         try:
-            path = ROOT / "benchmarks" / f"{name}.py"
-            bench.run(
-                name,
-                path,
-                results,
-                lambda r: print(bench.line(r), flush=True),
-                [*part.flags, *["--smoke"] * f.smoke],
-                limit,
-            )
+            path, argv = ROOT / "benchmarks" / f"{name}.py", [*part.flags, *["--smoke"] * f.smoke]
+            bench.run(name, path, results, lambda r: print(bench.line(r), flush=True), argv, limit)
             return "whole"
         except subprocess.CalledProcessError as e:
             code = e.returncode
@@ -167,17 +160,8 @@ def tested(name: str, limit: float, f: argparse.Namespace, results: list[bench.R
     """Tests with deterministic operations, but for those that passed in an earlier call; all of their counts as a result."""
     part, log = PARTS[name], f.out / f"{name}.log"
     passed = [test for test, word in outcomes(log).items() if word == "PASSED"]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-v",
-        "-o",
-        "addopts=--strict-markers --dist worksteal",
-        "-p",
-        "no:cacheprovider",
-    ]
-    command += ["-n", str(min(MOST_AT_ONCE, cores()))]
+    command = [sys.executable, "-m", "pytest", "-v", "-n", str(min(MOST_AT_ONCE, cores())), "-p", "no:cacheprovider"]
+    command += ["-o", "addopts=--strict-markers --dist worksteal"]
     env = environment(f.smoke) | ({} if f.smoke else ON_A_GPU)
     command += [*(part.smoke if f.smoke else part.tests), *(f"--deselect={test}" for test in passed)]
     with log.open("a") as file:

@@ -240,7 +240,7 @@ def check(suite: Sequence[Run], root: Path) -> None:
 def _whole(found: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
     """The parts of a run's configuration, with what has become a setting since; nothing where it is of another kind than ours."""
     try:
-        return {n: dataclasses.asdict(from_dict(type(part), found[n])) for n, part in ours.items()}
+        return {n: dataclasses.asdict(from_dict(type(part), found.get(n))) for n, part in ours.items()}
     except UserError:
         return {}
 
