@@ -1,7 +1,7 @@
 """Kills workers of a suite at random moments, and compares its end with that of an undisturbed one, bit by bit.
 
 ``python experiments/worker_kills.py [KILLS] [ENGINE] [RUNS] [WORKERS]``: by default 20 kills over 12 small runs on 3 workers. ENGINE is
-local, or ray: a cluster of two nodes here, of which one in five kills takes the second one, and another one joins.
+local, or ray: a cluster of two nodes here, of which every fifth kill takes the second one, and another one joins.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def main() -> None:
             if struck == kills or not found:
                 continue
             struck += 1
-            if cluster and chance.random() < 0.2:
+            if cluster and struck % 5 == 0:
                 cluster.remove_node(second, allow_graceful=False)
                 second = cluster.add_node(num_cpus=1)
                 at.update(found)
