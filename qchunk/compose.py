@@ -293,7 +293,7 @@ def learner(
         parts: Modules, Kernels and Critics to train.
         act: policy of evaluation; ``explore`` that of collecting, by default the same.
         terms: summands of the objective. Metrics of an update are "loss", their sum, and for each term "TERM/loss" and
-            "TERM/METRIC".
+            "TERM/METRIC", of one that is active in some updates only "TERM/active", too: 1.0 in those.
         optim: a configuration (Adam) or any optax transformation, for each module by itself; or a dictionary of such by
             module name ("" is the rest). A transformation that asks for ``value`` gets the sum of the terms.
         prepare: before a set of updates.
@@ -358,6 +358,11 @@ def learner(
 def added(runs: dict[str, tuple[Array, Metrics]]) -> tuple[Array, Metrics]:
     """The sum of the losses, and the metrics of all terms, by the names of these."""
     total = sum((_one_number(n, loss) for n, (loss, _) in runs.items()), jnp.zeros(()))
+    if odd := [name for name, (_, metrics) in runs.items() if ACTIVE[1:] in metrics]:
+        problem = (
+            f'the term {odd[0]} has a metric called "{ACTIVE[1:]}", which is what the share of its updates is called'
+        )
+        raise UserError(problem, "give it another name")
     named = {name: {"loss": loss, **metrics} for name, (loss, metrics) in runs.items()}
     return total, {f"{name}/{k}": v for name, metrics in named.items() for k, v in metrics.items()}
 

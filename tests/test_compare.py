@@ -383,6 +383,9 @@ def test_goes_on_where_it_was(compared, capsys):
     out, argv = compared
     finished = {p: p.stat().st_mtime_ns for p in out.rglob("summary.json")}
     assert len(finished) == 3
+    asked = json.loads((out / "comparison.json").read_text())
+    assert asked.pop("prior_steps") is None, "as a comparison has it that is older than the flag"
+    (out / "comparison.json").write_text(json.dumps(asked))
     began = time.time()
     cli.main(argv)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("summary.json")} == finished
@@ -505,9 +508,13 @@ def test_seeds_added_are_runs_of_their_own(tmp_path):
 
 @pytest.mark.slow
 def test_a_comparison_grows_by_seeds(compared, tmp_path, capsys):
-    """Only the new ones are trained; the page has them all as one run."""
+    """Only the new ones are trained; the page has them all as one run, also where the first are older than a setting."""
     out = shutil.copytree(compared[0], tmp_path / "c")
     argv = [*compared[1][:-1], str(out)]
+    for config in out.glob("runs/*/*/*/config.json"):
+        about = json.loads(config.read_text())
+        assert about["config"]["settings"].pop("devices_per_seed") == 1
+        config.write_text(json.dumps(about))
     finished = {p: p.stat().st_mtime_ns for p in out.rglob("summary.json")}
     at = argv.index("--seeds") + 1
     cli.main([*argv[:at], "3", *argv[at + 1 :], "--no-look"])

@@ -274,6 +274,12 @@ def test_the_figures_of_a_term_are_of_the_updates_that_it_is_in():
     assert [v["loss"].item() for v in lines] == pytest.approx([6.0, 6.0, 5.0])
 
 
+def test_a_metric_is_not_called_as_the_share_of_its_updates_is():
+    odd = Term("odd", ("b",), lambda k, chunk: (), lambda v, z, c: (v.params["b"]["x"], {"active": jnp.ones(())}))
+    with pytest.raises(UserError, match='the term odd has a metric called "active"'):
+        steps(learner([scalar("b", 1.0)], NOTHING, [odd], OptimConfig(0.1)), 1)
+
+
 def test_a_module_moves_while_any_of_its_terms_does():
     """Two terms of one module: their gradients add up in the updates that both have."""
     b = scalar("b", 0.0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import re
@@ -165,13 +166,14 @@ def tested(name: str, limit: float, f: argparse.Namespace, results: list[bench.R
     env = environment(f.smoke) | ({} if f.smoke else ON_A_GPU)
     command += [*(part.smoke if f.smoke else part.tests), *(f"--deselect={test}" for test in passed)]
     with log.open("a") as file:
-        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=file)
+        process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=file, start_new_session=True)
         try:
             code = process.wait(limit)
         except subprocess.TimeoutExpired:
             code = -signal.SIGKILL
         finally:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its workers with it, which would disturb what is timed next
             process.wait()
     found = collections.Counter(outcomes(log).values())
     counts = {word.lower(): found[word] for word in ("PASSED", "FAILED", "ERROR")}

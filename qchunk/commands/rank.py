@@ -41,7 +41,7 @@ def rank(argv: list[str]) -> None:
     (f,) = flags.parse("rank", argv, RankFlags, text=text)
     if not folders:
         raise UserError("rank needs at least one run folder first", "qchunk rank RUN... --data FILE")
-    from qchunk.config import OptimConfig
+    from qchunk.config import ChunkConfig, OptimConfig, from_dict
     from qchunk.reporting import fitted_q, records
     from qchunk.runs.run_folder import read_config
 
@@ -52,7 +52,8 @@ def rank(argv: list[str]) -> None:
         )
     if not f.data and not kept[0].get("data"):
         raise UserError(f"{folders[0]} was trained without data", "give --data FILE")
-    if len({(c["config"]["chunk"]["gamma"], c["config"]["chunk"]["discount"]) for c in kept}) > 1:
+    chunked = [from_dict(ChunkConfig, c["config"].get("chunk")) for c in kept]
+    if len({(c.gamma, c.discount) for c in chunked}) > 1:
         raise UserError("the runs discount otherwise", "rank runs of one --chunk.gamma and --chunk.discount")
     data = f.data or Path(kept[0]["data"]["path"])
     if not (data.exists() or loading.is_own(str(data))):  # a reader of one's own finds its data itself

@@ -117,7 +117,8 @@ def sweep(argv: list[str]) -> None:
     f = s.flags
     handed.check_engine(f.on)
     asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in NOT_ASKED}
-    claim(s.root, "sweep", {"algorithm": s.algorithm, **asked, "fixed": s.fixed, "settings": s.settings})
+    stock = dataclasses.asdict(type(f)(f.env))
+    claim(s.root, "sweep", {"algorithm": s.algorithm, **asked, "fixed": s.fixed, "settings": s.settings}, stock=stock)
     runs = runs_of(s)
     check([run for _, run in runs], s.root)
     print(f"[sweep] {told(s, runs)}", file=sys.stderr, flush=True)

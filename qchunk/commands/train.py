@@ -118,11 +118,12 @@ def defaults(argv: list[str], config_class: type, earlier: prior.Prior | None = 
     folder, stands = flags.value_of(argv, "--prior"), stands_on(config_class)
     if folder and stands:
         if earlier:
-            before, was = earlier.config, vars(earlier.settings)
+            before, was = earlier.config, earlier.settings
         else:
             kept = sources.own(run_folder.read_config(Path(folder))["config"], Path(folder))
-            before, was = from_dict(registry.builder(kept["algorithm"])[1], kept["config"]), kept["settings"]
+            before = from_dict(registry.builder(kept["algorithm"])[1], kept["config"])
+            was = from_dict(registry.driver(kept["driver"]).settings, kept["settings"])
         chunk = before.chunk if stands[1] is Stands.FROZEN else prior.sizes(c.chunk, before.chunk)
         c = dataclasses.replace(c, chunk=chunk, **{stands[0]: prior.actor_of(before, folder)})
-        settings = dataclasses.replace(settings, **{n: was[n] for n in ("normalise_obs", "normalise_action")})
+        settings = dataclasses.replace(settings, **{n: getattr(was, n) for n in ("normalise_obs", "normalise_action")})
     return c, settings

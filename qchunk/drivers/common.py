@@ -370,13 +370,8 @@ def means(sums: dict[str, Any], updates: Any) -> dict[str, Any]:
         updates: [] or [S]; where there were none, means are 0.
     """
 
-    def mean(name: str, total: Any) -> Any:
-        turns = [n for term, n in counts.items() if name.startswith(f"{term}/") and name != term + ACTIVE]
-        count = turns[0] if turns else updates
-        return total / (count + (count == 0))
-
-    counts = {name.removesuffix(ACTIVE): n for name, n in sums.items() if name.endswith(ACTIVE)}
-    return {name: mean(name, total) for name, total in sums.items()}
+    counts = {name: sums.get(name.rpartition("/")[0] + ACTIVE, updates) for name in sums if not name.endswith(ACTIVE)}
+    return {name: total / ((n := counts.get(name, updates)) + (n == 0)) for name, total in sums.items()}
 
 
 def figures(total: dict, steps: int, seeds: int, began: float) -> dict[str, np.ndarray]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any
+
+from qchunk import names
+from qchunk.system.errors import UserError
+from qchunk.system.schema import as_json
 
 SAME = ("algorithm", "driver", "objective", "config")  # of what a run keeps: with its settings and its data
 
@@ -28,8 +33,10 @@ def _goes_with(r: Any, other: Any) -> bool:
     if (r.env, r.label) != (other.env, other.label) or {*r.seeds} & {*other.seeds}:
         return False
     steps = [[line["step"] for line in x.evals] for x in (r, other)]
-    names = [{frozenset(line["values"]) for line in x.evals} for x in (r, other)]
-    return _kept(r) == _kept(other) and steps[0] == steps[1] and names[0] == names[1]
+    figures = [{frozenset(line["values"]) for line in x.evals} for x in (r, other)]
+    kept = [_kept(x) for x in (r, other)]
+    same = kept[0] == kept[1] or _whole(kept[0]) == _whole(kept[1])
+    return same and steps[0] == steps[1] and figures[0] == figures[1]
 
 
 def _kept(r: Any) -> dict[str, Any]:
@@ -39,6 +46,20 @@ def _kept(r: Any) -> dict[str, Any]:
     found["settings"] = {k: v for k, v in settings.items() if k not in ("seed", "seeds")}
     data = c.get("data") if isinstance(c.get("data"), dict) else {}
     return {**found, "data": data.get("fingerprint"), "prior": bool(c.get("prior"))}
+
+
+def _whole(kept: dict[str, Any]) -> dict[str, Any]:
+    """The same with what has become a setting since; as it is where the method is of the user's own."""
+    if kept["algorithm"] not in names.ALGORITHMS:
+        return kept
+    from qchunk import registry  # only here: what only reads reports needs no methods
+    from qchunk.config import from_dict
+
+    try:
+        parts = {"config": registry.builder(kept["algorithm"])[1], "settings": registry.driver(kept["driver"]).settings}
+        return kept | {n: as_json(dataclasses.asdict(from_dict(part, kept[n]))) for n, part in parts.items()}
+    except UserError:
+        return kept
 
 
 def _one(group: list[Any]) -> Any:

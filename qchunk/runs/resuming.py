@@ -12,6 +12,7 @@ import jax
 from flax.traverse_util import flatten_dict
 
 from qchunk import nets
+from qchunk.config import from_dict
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
 from qchunk.drivers.common import check_devices
@@ -117,7 +118,10 @@ def differences(run: run_folder.RunFolder, opened: Opened, step: int) -> Iterato
     if made_by and commit != made_by:
         yield f"made by commit {made_by}, here is {commit or 'none'}: bits may differ"
     made_of = checkpoint.about(run.checkpoints, step).get("config", {}) if step else {}
-    was, is_now = flatten_dict(made_of, sep="."), flatten_dict(as_json(dataclasses.asdict(opened.config)), sep=".")
+    here_is = from_dict(
+        type(opened.config), run.config["config"]
+    )  # whose files are still called as the user calls them
+    was, is_now = flatten_dict(made_of, sep="."), flatten_dict(as_json(dataclasses.asdict(here_is)), sep=".")
     for name in sorted(was):
         if is_now.get(name) != was[name]:
             yield f"{name} in config.json was {was[name]} and is {is_now.get(name)}: this is another run now"
@@ -125,7 +129,8 @@ def differences(run: run_folder.RunFolder, opened: Opened, step: int) -> Iterato
 
 def newer(run: run_folder.RunFolder, opened: Opened) -> Iterator[str]:
     """The settings that this version has and a run's lacked, a line each."""
-    here = as_json({"config": dataclasses.asdict(opened.config), "settings": dataclasses.asdict(opened.settings)})
+    parts = {"config": type(opened.config), "settings": opened.driver.settings}
+    here = {n: as_json(dataclasses.asdict(from_dict(part, run.config[n]))) for n, part in parts.items()}
     was = flatten_dict({n: run.config[n] for n in here}, sep=".")
     for name, value in flatten_dict(here, sep=".").items():
         if name not in was and not any(n.startswith(f"{name}.") for n in was):
@@ -147,8 +152,8 @@ def machine(run: run_folder.RunFolder, opened: Opened) -> Iterator[str]:
     if made != here:
         fix = f"for the same ones set JAX_NUM_CPU_DEVICES={made}"
         yield f"made on {made} devices, here are {here}: bits may differ; {fix}"
-    was, now = run.config["settings"].get("devices_per_seed"), opened.settings.devices_per_seed
-    if was not in (None, now):
+    was, now = run.config["settings"].get("devices_per_seed", 1), opened.settings.devices_per_seed
+    if was != now:
         yield f"made with {was} devices per seed, goes on with {now}: bits may differ"
     was, now = run.config.get("precision", "highest"), nets.precision()
     if was != now:
