@@ -49,8 +49,8 @@ def _kept(r: Any) -> dict[str, Any]:
 
 
 def _whole(kept: dict[str, Any]) -> dict[str, Any]:
-    """The same with what has become a setting since; as it is where the method is of the user's own."""
-    if kept["algorithm"] not in names.ALGORITHMS:
+    """The same with what has become a setting since; as it is where the method or the driver is the user's own."""
+    if kept["algorithm"] not in names.ALGORITHMS or kept["driver"] not in names.DRIVERS:
         return kept
     from qchunk import registry  # only here: what only reads reports needs no methods
     from qchunk.config import from_dict
