@@ -81,6 +81,7 @@ def test_it_needs_no_data_and_no_offline_part(events):
     assert np.isfinite(trained.values["td/loss"]).all()
 
 
+@pytest.mark.slow
 def test_actions_are_uniform_until_training_starts(env, events):
     """The same whatever the policy, in [-1, 1], and every one drawn for itself; from then on the policy's."""
     flow = QC(ChunkConfig(2), FlowConfig((16,), steps=2), CRITIC, OPTIM, n=2)

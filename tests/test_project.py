@@ -106,6 +106,7 @@ def test_light_commands(argv, shows):
     assert min(seconds for _, _, seconds in found) < 0.8
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_warp():
     """MJX imports it where it is installed, and nothing here uses it; who asks MJX for it has it."""
     pytest.importorskip("warp")

@@ -142,6 +142,7 @@ def test_mistakes(base, tmp_path, capsys, monkeypatch, argv, says):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_a_chain_is_one_command_and_one_report(base, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(base)  # the data's path is relative, and the chain goes on from elsewhere
     out = tmp_path / "chain"
