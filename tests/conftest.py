@@ -42,3 +42,8 @@ def programs_of_finished_modules_are_dropped():
     if maps.exists() and len(maps.read_text().splitlines()) > MAPS:
         jax.clear_caches()
         gc.collect()
+
+
+def pytest_collection_modifyitems(items):
+    """Many short tests are last, so that processes that share them end together; long ones at the end would leave a core idle for minutes."""
+    items.sort(key=lambda item: item.path.name == "test_conformance.py")
