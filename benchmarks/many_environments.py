@@ -46,11 +46,8 @@ def main() -> None:
         made = {name: envs.make(name) for name in NAMES}
         reset = lambda env: jax.jit(wrap(env).reset)(jax.random.split(jax.random.key(0), BEGUN))  # noqa: E731
         begun = {name: pool.submit(reset, env) for name, env in made.items()}
-        programs = {
-            (name, size): pool.submit(lambda name, size: stepping(made[name], begun[name].result(), size), name, size)
-            for name in NAMES
-            for size in SIZES
-        }
+        ready = lambda name, size: stepping(made[name], begun[name].result(), size)  # noqa: E731
+        programs = {(name, size): pool.submit(ready, name, size) for name in NAMES for size in SIZES}
         concurrent.futures.wait(programs.values())
     for name in NAMES:
         alone = 0.0

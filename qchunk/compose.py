@@ -338,8 +338,8 @@ def learner(
         (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         updates, opt = tx.update(grads, state.opt, state.params, value=loss)
         params = optax.apply_updates(state.params, updates)
-        counts = {n: is_active(t, state.step) for n, t in zip(names, flat, strict=True) if sometimes(t)}
-        metrics |= {n + ACTIVE: jnp.asarray(active, jnp.float32) for n, active in counts.items()}
+        turns = {n: is_active(t, state.step) for n, t in zip(names, flat, strict=True) if sometimes(t)}
+        metrics |= {n + ACTIVE: jnp.asarray(active, jnp.float32) for n, active in turns.items()}
         if any(is_active(term, state.step) is not True for term in flat):
             active = {n: _any([is_active(t, state.step) for t in flat if n in t.wrt]) for n in params}
             params, opt = hold(active, params, state.params), _hold_opt(active, opt, state.opt)

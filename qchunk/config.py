@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import types
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import jax
@@ -33,6 +34,7 @@ from qchunk.ranges import (
     spelled,
 )
 from qchunk.system.errors import UserError, unknown
+from qchunk.system.schema import as_json
 
 
 def members(hint: Any) -> tuple[type, ...]:
@@ -72,7 +74,7 @@ def of_kind(hint: Any, kind: str) -> Any:
     return cls(kind=kind)
 
 
-def from_dict(cls: type, values: dict[str, Any]) -> Any:
+def from_dict(cls: type, values: Any) -> Any:
     """A configuration from what JSON kept of it. A field that it lacks, as one that is newer has it, is the default, which is what was done before.
 
     Raises UserError for a field that this version does not know; one that is lacking and has no default; or something else than fields.
@@ -94,6 +96,18 @@ def from_dict(cls: type, values: dict[str, Any]) -> Any:
         return tuple(value) if isinstance(value, list) else value
 
     return cls(**{n: field(hints[n], v) for n, v in values.items()})
+
+
+def filled(classes: Mapping[str, type], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Parts of what JSON kept of a run, such as its settings, with the defaults of what has become a field since.
+
+    Args:
+        classes: of each part, by its name in ``kept``.
+
+    Raises:
+        UserError: see ``from_dict``; a part is lacking.
+    """
+    return {n: as_json(dataclasses.asdict(from_dict(cls, kept.get(n)))) for n, cls in classes.items()}
 
 
 class Stands(enum.Enum):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qchunk import env_names, envs, registry
-from qchunk.config import from_dict, validate
+from qchunk.config import filled, validate
 from qchunk.data import formats
 from qchunk.drivers.common import Amount, Common, Driver
 from qchunk.reporting import records
@@ -221,7 +221,7 @@ def check(suite: Sequence[Run], root: Path) -> None:
         ours = {"config": run.config, "settings": run.driver.resolve(run.settings)}
         asked: dict[str, Any] = {"algorithm": run.algorithm, **{k: dataclasses.asdict(v) for k, v in ours.items()}}
         asked |= {"swept": run.swept} if run.swept or found.get("swept") else {}
-        kept = records.flat(schema.as_json(found | _whole(found, ours)))
+        kept = records.flat(found | _whole(found, ours))
         odd = sorted(n for n, v in records.flat(schema.as_json(asked)).items() if kept.get(n) != v)
         fix = "remove the folder, or pass --out with a new one"
         if odd:
@@ -240,7 +240,7 @@ def check(suite: Sequence[Run], root: Path) -> None:
 def _whole(found: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
     """The parts of a run's configuration, with what has become a setting since; nothing where it is of another kind than ours."""
     try:
-        return {n: dataclasses.asdict(from_dict(type(part), found.get(n))) for n, part in ours.items()}
+        return filled({n: type(part) for n, part in ours.items()}, found)
     except UserError:
         return {}
 

@@ -364,14 +364,19 @@ def _finite_parameters(params: dict) -> jax.Array:
 
 
 def means(sums: dict[str, Any], updates: Any) -> dict[str, Any]:
-    """Of the metrics of updates, from their sums: a term's over the updates in which it was active, where those are not all (``compose.ACTIVE``).
+    """Of the metrics of updates: a term's over the updates in which it was active, where those are not all (``compose.ACTIVE``).
 
     Args:
-        updates: [] or [S]; where there were none, means are 0.
+        sums: of each metric, [] or [S].
+        updates: how many, likewise; over none a mean is 0.
     """
 
-    counts = {name: sums.get(name.rpartition("/")[0] + ACTIVE, updates) for name in sums if not name.endswith(ACTIVE)}
-    return {name: total / ((n := counts.get(name, updates)) + (n == 0)) for name, total in sums.items()}
+    def mean(name: str, total: Any) -> Any:
+        turns = None if name.endswith(ACTIVE) else sums.get(name.rpartition("/")[0] + ACTIVE)
+        count = updates if turns is None else turns
+        return total / (count + (count == 0))
+
+    return {name: mean(name, total) for name, total in sums.items()}
 
 
 def figures(total: dict, steps: int, seeds: int, began: float) -> dict[str, np.ndarray]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from qchunk import names
 from qchunk.system.errors import UserError
-from qchunk.system.schema import as_json
 
 SAME = ("algorithm", "driver", "objective", "config")  # of what a run keeps: with its settings and its data
 
@@ -53,11 +51,11 @@ def _whole(kept: dict[str, Any]) -> dict[str, Any]:
     if kept["algorithm"] not in names.ALGORITHMS or kept["driver"] not in names.DRIVERS:
         return kept
     from qchunk import registry  # only here: what only reads reports needs no methods
-    from qchunk.config import from_dict
+    from qchunk.config import filled
 
     try:
         parts = {"config": registry.builder(kept["algorithm"])[1], "settings": registry.driver(kept["driver"]).settings}
-        return kept | {n: as_json(dataclasses.asdict(from_dict(part, kept[n]))) for n, part in parts.items()}
+        return kept | filled(parts, kept)
     except UserError:
         return kept
 

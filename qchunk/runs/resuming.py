@@ -12,7 +12,7 @@ import jax
 from flax.traverse_util import flatten_dict
 
 from qchunk import nets
-from qchunk.config import from_dict
+from qchunk.config import filled
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
 from qchunk.drivers.common import check_devices
@@ -21,7 +21,6 @@ from qchunk.runs.opened import Opened
 from qchunk.seeds import Share
 from qchunk.system import loading
 from qchunk.system.errors import UserError
-from qchunk.system.schema import as_json
 
 MORE = ("offline_steps", "online_steps")  # what may grow after the end of a run
 
@@ -110,18 +109,18 @@ def differences(run: run_folder.RunFolder, opened: Opened, step: int) -> Iterato
     Args:
         step: the checkpoint that the run goes on from; it keeps the configuration that it was trained with.
     """
-    here = run_folder.versions()
+    installed = run_folder.versions()
     for name, version in run.about.get("versions", {}).items():
-        if (now := here.get(name)) != version:
+        if (now := installed.get(name)) != version:
             yield f"made with {name} {version}, here is {now or 'none'}: bits may differ"
     made_by, commit = run.about.get("git_commit"), run_folder.git_commit()
     if made_by and commit != made_by:
         yield f"made by commit {made_by}, here is {commit or 'none'}: bits may differ"
     made_of = checkpoint.about(run.checkpoints, step).get("config", {}) if step else {}
-    here_is = from_dict(
-        type(opened.config), run.config["config"]
-    )  # whose files are still called as the user calls them
-    was, is_now = flatten_dict(made_of, sep="."), flatten_dict(as_json(dataclasses.asdict(here_is)), sep=".")
+    here = filled({"config": type(opened.config)}, run.config)[
+        "config"
+    ]  # whose files are called as the user calls them
+    was, is_now = flatten_dict(made_of, sep="."), flatten_dict(here, sep=".")
     for name in sorted(was):
         if is_now.get(name) != was[name]:
             yield f"{name} in config.json was {was[name]} and is {is_now.get(name)}: this is another run now"
@@ -130,7 +129,7 @@ def differences(run: run_folder.RunFolder, opened: Opened, step: int) -> Iterato
 def newer(run: run_folder.RunFolder, opened: Opened) -> Iterator[str]:
     """The settings that this version has and a run's lacked, a line each."""
     parts = {"config": type(opened.config), "settings": opened.driver.settings}
-    here = {n: as_json(dataclasses.asdict(from_dict(part, run.config[n]))) for n, part in parts.items()}
+    here = filled(parts, run.config)
     was = flatten_dict({n: run.config[n] for n in here}, sep=".")
     for name, value in flatten_dict(here, sep=".").items():
         if name not in was and not any(n.startswith(f"{name}.") for n in was):
