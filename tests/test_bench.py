@@ -29,6 +29,7 @@ BENCHMARKS = {
     "dppo_iteration",
     "environments",
     "host",
+    "host_steps",
     "latency",
     "looking",
     "many_environments",

@@ -98,6 +98,54 @@ def test_a_pool_does_what_the_environment_does(walk):
     pool.close()
 
 
+@pytest.mark.parametrize("what", ["", "die"])
+def test_actions_at_once_do_what_they_do_one_after_the_other(walk, trouble, what):
+    """Chunks of 3 in episodes of at most 7 steps, one action of which is no number; a worker is lost in the middle of a chunk."""
+    actions = np.sin(np.arange(9 * 3).reshape(9, 3, 1)).astype(np.float32)
+    actions[4, 1] = np.nan
+    pool, other = Pool(walk, 3, workers=2, strict=True), Pool(walk, 3, workers=2)
+    start = other.begin(other.nothing(), np.ones(3, bool), 10 + np.arange(3))
+    slow, state = [], start
+    for action in actions:
+        state = other.step(state, action, state.done == 0)
+        slow.append(state)
+    fast, state = [], pool.begin(pool.nothing(), np.ones(3, bool), 10 + np.arange(3))
+    for i in (0, 3, 6):
+        if what and i == 3:
+            trouble(what)
+        fast += pool.play(state, actions[i : i + 3], state.done == 0)
+        state = fast[-1]
+    assert slow[-1].done.all() and not slow[5].done.all()
+    assert np.isnan(slow[4].reward[1]) and np.isfinite(slow[5].reward).all()
+    for one, chunk in zip(slow, fast, strict=True):
+        same(one, chunk)
+    pool.close()
+    other.close()
+
+
+def test_what_looks_on_while_a_plan_is_played_is_asked_at_every_step(walk, monkeypatch):
+    """What workers are sent at once: the two actions of a chunk; of a policy whose actions read each step's observation, one."""
+
+    def looking(c: QC):
+        made = qc(c)
+        emit = lambda vars, plan, i, obs: plan.action[..., i, :] * jnp.cos(obs[..., :1])  # noqa: E731
+        return made._replace(act=made.act._replace(emit=emit))
+
+    lengths: set[int] = set()
+    play = Pool.play
+
+    def told(pool, state, actions, which):
+        lengths.add(len(actions))
+        return play(pool, state, actions, which)
+
+    monkeypatch.setattr(Pool, "play", told)
+    for build, expected in ((qc, {2}), (looking, {1})):
+        lengths.clear()
+        program, x = assemble(build, C, walk, S)
+        evaluate(program, x, S, init(program, x))
+        assert lengths == expected
+
+
 def test_a_slot_at_rest_keeps_its_state(walk):
     pool = Pool(walk, 2, workers=2)
     state = pool.begin(pool.nothing(), np.asarray([True, False]), np.asarray([1, 2]))

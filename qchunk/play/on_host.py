@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from qchunk import trees
 from qchunk.envs.base import State, goal_count
@@ -67,11 +68,14 @@ def simulator(pool: Pool, begin: Callable) -> Simulator:
     def step(state: Any, action: np.ndarray, alive: np.ndarray) -> Any:
         return state._replace(envs=pool.step(state.envs, action, alive))
 
+    def play(state: Any, actions: np.ndarray, alive: np.ndarray) -> list:
+        return [state._replace(envs=envs) for envs in pool.play(state.envs, actions, alive)]
+
     def show(state: Any) -> Outcome:
         s = state.envs
         return Outcome(s.obs, s.reward, s.terminal, s.truncation, s.done, s.success, {})
 
-    return Simulator(begin, step, show, scan, repeat)
+    return Simulator(begin, step, show, scan, repeat, play)
 
 
 def one_after_another(pool: Pool, labels: list[tuple]) -> Callable:
@@ -134,6 +138,22 @@ def decide(program: Program, role: str, learner: Learner, x: Inputs, labels, obs
     return each_seed(one_seed, learner, x, labels, obs, fresh, carry)
 
 
+def looks_on(program: Program, role: str, learner: Learner, x: Inputs, obs, plan) -> bool:
+    """Whether an action of a plan depends on what is seen while it is played, as a skill's does: told from ``act``'s program."""
+    args = learner, x, jnp.int32(0), obs, plan
+    jaxpr = act.trace(program, role, *args).jaxpr.jaxpr
+    _, read = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    first = len(jax.tree.leaves(args[:3]))
+    return any(read[first : first + len(jax.tree.leaves(obs))])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def acts(program: Program, role: str, learner: Learner, x: Inputs, obs, plan) -> Array:
+    """``act`` at every step of a plan of which no action ``looks_on``: actions [n, S, E, A]."""
+    steps = program.scheme(x, role).steps
+    return jnp.stack([act(program, role, learner, x, jnp.int32(i), obs, plan) for i in range(steps)])
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def act(program: Program, role: str, learner: Learner, x: Inputs, i, obs, plan) -> Array:
     """The actions [S, E, A] of a plan's step ``i``, ``bounded``."""
@@ -177,10 +197,21 @@ def player(program: Program, role: str, learner: Learner, x: Inputs, labels: Cal
         found = np.asarray(act(program, role, learner, x, i, split(state.envs.obs), plan), np.float32)
         return found.reshape(len(alive), -1)
 
+    blind: list[bool] = []  # known from the first plan on
+
+    def ahead(state: Any, plan: Any) -> np.ndarray | None:
+        obs = split(state.envs.obs)
+        if not blind:
+            blind.append(scheme.steps > 1 and not looks_on(program, role, learner, x, obs, plan))
+        if not blind[0]:
+            return None
+        found = np.asarray(acts(program, role, learner, x, obs, plan), np.float32)
+        return found.reshape(len(found), len(state.envs.done), -1)
+
     def extras(plan: Any) -> dict:  # [S, E, 1, ...] -> [S * E, ...]
         return jax.tree.map(lambda a: a.reshape(-1, *a.shape[3:]), extras_of(plan))
 
-    return Player(scheme.steps, choose, action, extras, scheme.looks, scheme.delay)
+    return Player(scheme.steps, choose, action, extras, scheme.looks, scheme.delay, ahead)
 
 
 def batch_of_one(obs: PyTree) -> PyTree:

@@ -38,6 +38,8 @@ class Simulator(NamedTuple):
     show: Callable  # state -> Outcome
     scan: Callable  # (fn, carry, xs) -> (carry, stacked), as jax.lax.scan
     repeat: Callable  # (going, body, carry) -> carry, as jax.lax.while_loop
+    # (state, actions [n, E, A], alive [E]) -> [n] states: n steps at once, where that is quicker than one after the other
+    play: Callable | None = None
 
 
 def extras_of(plan: Any) -> dict:
@@ -54,6 +56,8 @@ class Player(NamedTuple):
     extras: Callable = extras_of  # plan -> its extras [E, ...]
     looks: bool = True  # see Scheme
     delay: int = 0  # likewise
+    # (state, plan) -> all its actions [n, E, A], or None where one of them depends on what is seen while it is played
+    ahead: Callable | None = None
 
 
 def bounded(action: Array) -> Array:
@@ -64,16 +68,23 @@ def bounded(action: Array) -> Array:
 def play_chunk(sim: Simulator, player: Player, state: Any, plan: Any) -> tuple[Any, Steps]:
     """Executes one decision in E environments. One that ends rests until the next."""
 
-    def step(state: Any, i: Any) -> tuple[Any, Steps]:
-        before = sim.show(state)
-        alive = before.done == 0
-        action = player.act(i, state, plan, alive)
-        state = sim.step(state, action, alive)
-        now = sim.show(state)
+    def told(state: Any, action: Array, after: Any) -> tuple[Any, Steps]:
+        before, now = sim.show(state), sim.show(after)
+        alive = (before.done == 0).astype(np.float32)
         out = (before.obs, action, now.reward, now.terminal, now.truncation, now.obs, now.success)
-        return state, Steps(*out, alive.astype(np.float32), now.terms)
+        return after, Steps(*out, alive, now.terms)
 
-    state, steps = sim.scan(step, state, np.arange(player.steps, dtype=np.int32))
+    def step(state: Any, i: Any) -> tuple[Any, Steps]:
+        alive = sim.show(state).done == 0
+        action = player.act(i, state, plan, alive)
+        return told(state, action, sim.step(state, action, alive))
+
+    actions = player.ahead(state, plan) if sim.play and player.ahead else None
+    if sim.play is None or actions is None:
+        state, steps = sim.scan(step, state, np.arange(player.steps, dtype=np.int32))
+    else:
+        seen = zip(actions, sim.play(state, actions, sim.show(state).done == 0), strict=True)
+        state, steps = sim.scan(lambda state, now: told(state, *now), state, seen)
     return state, steps._replace(extras=chunks.kept(player.extras(plan), *steps.reward.shape))
 
 

@@ -79,10 +79,8 @@ class HostEnv:
         self.description = {"kwargs": {}, "modules": [], "sparse": False, **description}
         found = self._described()
         like = {leaf: np.zeros(size, kind) for leaf, (size, kind) in found["obs"].items()}
-        self.no_obs, self.action_size = (
-            trees.unnamed(like),
-            int(found["action"]),
-        )  # zeros in the place of an observation
+        self.no_obs = trees.unnamed(like)  # zeros in the place of an observation
+        self.action_size = int(found["action"])
         self.observation_size = trees.sizes(self.no_obs)
         self.episode_length = int(found["limit"])
         # whether it was ever heard to speak of success; pools listen on, for some only do where it is reached
@@ -208,27 +206,42 @@ class Pool:
         asked = np.stack([slots, seeds[slots]], axis=1)
         state = state._replace(done=np.where(which, np.float32(1), state.done))  # not to be replayed
         rows = self._ask(b"R", asked, state)
-        seed, steps = state.seed.copy(), state.steps.copy()
-        seed[slots], steps[slots] = seeds[slots], 0
-        return self._written(state._replace(seed=seed, steps=steps), slots, rows)
+        seed = state.seed.copy()
+        seed[slots] = seeds[slots]
+        return self._written(state._replace(seed=seed), slots, rows[None], np.zeros((1, len(slots)), int))[0]
 
     def step(self, state: HostState, action: np.ndarray, which: np.ndarray) -> HostState:
-        """One step with ``action`` [E, A] in the slots where ``which`` [E] is set; the others rest.
+        """One step with ``action`` [E, A] in the slots where ``which`` [E] is set; the others rest. See ``play``."""
+        return self.play(state, np.asarray(action)[None], which)[0]
 
-        An action that is not finite never reaches a simulator, which takes a step of zeros; the step's reward is NaN.
+    def play(self, state: HostState, actions: np.ndarray, which: np.ndarray) -> list[HostState]:
+        """``actions`` [k, E, A], one after the other, in the slots where ``which`` [E] is set; one that ends rests from there on.
+
+        A worker is asked once for all k. An action that is not finite never reaches a simulator, which takes a step of zeros;
+        the step's reward is NaN.
+
+        Returns:
+            the states after each of the k steps.
         """
-        slots = np.flatnonzero(which)
+        slots, k = np.flatnonzero(which), len(actions)
         if not len(slots):
-            return state
-        action = np.asarray(action, np.float32)
-        lost = ~np.isfinite(action).all(axis=1)
-        action = np.where(lost[:, None], np.float32(0), np.clip(action, -1.0, 1.0))
-        rows = self._ask(b"S", np.concatenate([slots[:, None], action[slots]], axis=1), state)
-        steps = state.steps.copy()
-        state.actions[slots, steps[slots]] = action[slots]
-        steps[slots] += 1
-        state = self._written(state._replace(steps=steps), slots, rows)
-        return state._replace(reward=np.where(lost & which, np.float32(np.nan), state.reward))
+            return [state] * k
+        actions = np.asarray(actions, np.float32)[:, slots]
+        sound = np.logical_and.reduce(np.isfinite(actions), axis=2)
+        actions = np.where(sound[..., None], np.clip(actions, -1.0, 1.0), np.float32(0))
+        asked = [slots[:, None], np.moveaxis(actions, 0, 1).reshape(len(slots), -1)]
+        rows = self._ask(b"S", np.concatenate(asked, axis=1), state, times=k).reshape(len(slots), k, -1)
+        rows = np.moveaxis(rows, 1, 0)
+        taken = np.ones(sound.shape, bool)  # [k, n] no more once the episode has ended
+        taken[1:] = np.logical_and.accumulate((rows[:-1, :, worker.ENDED] == 0).all(axis=2), axis=0)
+        made = np.cumsum(taken, axis=0)
+        before, (i, j) = state.steps[slots], np.nonzero(taken)
+        state.actions[slots[j], before[j] + i] = actions[i, j]
+        found = self._written(state, slots, rows, before + made)
+        if not sound.all():  # no fault of the environment's: after its rewards were checked
+            for now, fine in zip(found, np.take_along_axis(sound, made - 1, axis=0), strict=True):
+                now.reward[slots[~fine]] = np.nan
+        return found
 
     def expert(self, state: HostState) -> np.ndarray:
         """What the environment's own expert would do in each open episode: actions [E, A] in [-1, 1], zeros elsewhere."""
@@ -261,10 +274,10 @@ class Pool:
         w.send(b"P", m)
         return self._answers([w], START_SECONDS, self._fail)[w]
 
-    def _ask(self, op: bytes, m: np.ndarray, state: HostState, width: int | None = None) -> np.ndarray:
-        """The answers [n, O + 4], or [n, width], to the rows of ``m``, whose first column is the slot."""
+    def _ask(self, op: bytes, m: np.ndarray, state: HostState, width: int | None = None, times: int = 1) -> np.ndarray:
+        """The answers [n, times (O + 4)], or [n, width], to the rows of ``m``, whose first column is the slot."""
         owner = m[:, 0].astype(int) % len(self.workers)
-        rows = np.empty((len(m), width or self.width))
+        rows = np.empty((len(m), width or self.width * times))
         waiting = {self.workers[w]: owner == w for w in np.unique(owner)}
         for w, mine in waiting.items():
             w.send(op, m[mine])
@@ -275,7 +288,7 @@ class Pool:
             new.send(op, m[waiting[new]])
             return new
 
-        seconds = self.seconds if op == b"S" else START_SECONDS
+        seconds = self.seconds * times if op == b"S" else START_SECONDS
         with self._whole():
             for w, answer in self._answers(list(waiting), seconds, again).items():
                 rows[waiting[w]] = answer.reshape(-1, rows.shape[1])
@@ -337,36 +350,45 @@ class Pool:
                 self._replay(self.workers[i], state, slot)
         return self.workers[i]
 
-    def _written(self, state: HostState, slots: np.ndarray, rows: np.ndarray) -> HostState:
-        """The state with the workers' rows in these slots."""
+    def _written(self, state: HostState, slots: np.ndarray, rows: np.ndarray, steps: np.ndarray) -> list[HostState]:
+        """The k states in which ``slots`` [n] show the workers' rows [k, n, O + 4] at these ``steps`` [k, n] of their episodes."""
+        k, n = steps.shape
         with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
-            obs, rest = self.env.split(rows)
+            obs, rest = self.env.split(rows.reshape(k * n, -1))
             rest = rest.astype(np.float32)
         if self.strict:
-            self._check(state, slots, {**trees.named(obs), "reward": rest[:, 0]})
+            self._check(state.seed[slots], steps, {**trees.named(obs), "reward": rest[:, 0]})
         self.env.has_success |= bool((rest[:, -1] != worker.UNKNOWN).any())
-        new = {"obs": obs, **dict(zip(("reward", "terminal", "truncation", "success"), rest.T, strict=True))}
-        new["done"] = np.maximum(new["terminal"], new["truncation"])
 
         def put(old: np.ndarray, values: np.ndarray) -> np.ndarray:
-            out = old.copy()
-            out[slots] = values
+            out = np.repeat(old[None], k, axis=0)
+            out[:, slots] = values.reshape(k, n, *values.shape[1:])
             return out
 
-        return state._replace(**{name: jax.tree.map(put, getattr(state, name), x) for name, x in new.items()})
+        seen = jax.tree.map(put, state.obs, obs)
+        told = zip(HostState._fields[1:5], state[1:5], rest.T, strict=True)
+        now = {name: put(old, x) for name, old, x in told}
+        now |= {"done": put(state.done, np.maximum(rest[:, 1], rest[:, 2])), "steps": put(state.steps, steps.ravel())}
+        at = lambda i: {"obs": jax.tree.map(lambda x: x[i], seen), **{name: x[i] for name, x in now.items()}}  # noqa: E731
+        return [state._replace(**at(i)) for i in range(k)]
 
-    def _check(self, state: HostState, slots: np.ndarray, shown: dict[str, np.ndarray]) -> None:
+    def _check(self, seeds: np.ndarray, steps: np.ndarray, shown: dict[str, np.ndarray]) -> None:
         """Refuses what no policy can learn from.
+
+        Args:
+            seeds: [n] of the episodes.
+            steps: [k, n] in them.
+            shown: leaves [k * n, ...].
 
         Raises:
             UserError: names the environment, what is not finite and the step.
         """
         for name, values in shown.items():
-            bad = ~np.isfinite(values.reshape(len(slots), -1)).all(axis=1)
+            bad = ~np.isfinite(values.reshape(steps.size, -1)).all(axis=1)
             if bad.any():
-                slot = slots[bad.argmax()]
+                i, j = divmod(int(bad.argmax()), len(seeds))
                 self.close()
-                where = f"step {state.steps[slot]} of the episode from seed {state.seed[slot]}"
+                where = f"step {steps[i, j]} of the episode from seed {seeds[j]}"
                 fix = "fix the environment: training needs finite numbers"
                 raise UserError(f"{self.env.name}: its {name} is not finite in float32 at {where}", fix)
 

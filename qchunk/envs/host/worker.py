@@ -1,15 +1,16 @@
 """A process that steps host environments for ``host.Pool``: ``python -m qchunk.envs.host.worker FD DESCRIPTION``.
 
 A fresh interpreter without jax; it may be another one, which has numpy and the simulator only. Messages are an operation byte
-and a float64 matrix; nothing is pickled. A reply is ``b"+"`` and, to the first three, one row ``[obs (O), reward, terminal,
-truncation, success]`` per slot asked for, or ``b"-"`` and JSON (``failures.of``): the environment itself raised. The leaves of a
-dictionary of observations follow one another in a row (``trees.named``); float64 holds every one of theirs exactly.
+and a float64 matrix; nothing is pickled. A reply is ``b"+"`` and, to the first three, a row ``[obs (O), reward, terminal,
+truncation, success]`` for each slot asked for (``S``: for each of its k steps, one slot after the other), or ``b"-"`` and JSON
+(``failures.of``): the environment itself raised. The leaves of a dictionary of observations follow one another in a row
+(``trees.named``); float64 holds every one of theirs exactly.
 
 ==  ============================================  ==================================================
 op  matrix                                        does
 ==  ============================================  ==================================================
 R   [n, 2] slot, seed                             starts episodes
-S   [n, 1 + A] slot, action in [-1, 1]            steps
+S   [n, 1 + k A] slot, k actions in [-1, 1]       steps; after an episode's end its last row again
 P   [n, 1 + A]; the first row is slot, seed       starts an episode and plays n - 1 actions
 E   [n, 1] slot                                   says what the environment's expert would do, [n, A]
 D   [0, 0]                                        says what environment it is, as JSON (``described``)
@@ -43,6 +44,7 @@ from qchunk.system.stopping import SIGNALS
 
 DEFAULT_LIMIT = 1000  # steps of an episode, where the environment is registered without a limit
 EXTRA = 4  # reward, terminal, truncation, success
+ENDED = slice(-3, -1)  # where a row says whether the episode has
 SUCCESS = ("success", "is_success")  # the keys of ``info`` that speak of success, the first one first
 UNKNOWN = -1.0  # a step that does not
 REGISTER = ("gymnasium_robotics",)  # packages whose environments are known by their ids alone, where they are installed
@@ -251,6 +253,14 @@ def answer(slots: dict[int, One], op: bytes, m: np.ndarray, description: dict) -
     return np.ascontiguousarray(rows_of(slots, op, m, description)).tobytes()
 
 
+def stepped(one: One, actions: np.ndarray) -> list[np.ndarray]:
+    """A row for each of the actions [k A], played until the episode ends; then its last row again."""
+    rows: list[np.ndarray] = []
+    for action in actions.reshape(-1, len(one.half)):
+        rows.append(rows[-1] if rows and rows[-1][ENDED].any() else one.step(action))
+    return rows
+
+
 def rows_of(slots: dict[int, One], op: bytes, m: np.ndarray, description: dict) -> np.ndarray:
     """The rows of the operations on slots."""
     for slot in {int(s) for s in (m[:1] if op == b"P" else m)[:, 0]} - slots.keys():
@@ -258,7 +268,7 @@ def rows_of(slots: dict[int, One], op: bytes, m: np.ndarray, description: dict) 
     if op == b"R":
         return np.stack([started(slots[int(slot)], int(seed)) for slot, seed in m])
     if op == b"S":
-        return np.stack([slots[int(x[0])].step(x[1:]) for x in m])
+        return np.stack([row for x in m for row in stepped(slots[int(x[0])], x[1:])])
     if op == b"E":
         return np.stack([slots[int(x[0])].expert() for x in m])
     one = slots[int(m[0, 0])]
