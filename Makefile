@@ -14,8 +14,10 @@ help:  ## this list
 	$(PIP) -e .
 	@touch $@
 
+# kinetix-env asks for a jax of before ours, which its levels do not need
 .venv/test .venv/lint .venv/docs: .venv/%: .venv/base
 	$(PIP) -e '.[$*]'
+	$(if $(filter test,$*),$(PIP) --no-deps kinetix-env jax2d jaxgl)
 	@touch $@
 
 .venv/gpu: .venv/test

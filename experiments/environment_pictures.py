@@ -40,6 +40,9 @@ with discrete actions are refused.
 `playground/NAME` is MuJoCo Playground's (`pip install -c constraints.txt -e '.[playground]'`), by MJX in JAX: the 25 tasks of its control suite, such as
 `playground/CheetahRun`, and its 29 robots, such as `playground/Go1JoystickFlatTerrain`, once their models are fetched (the message says how). Episodes have 1,000 steps there; nothing speaks of success.
 
+`kinetix/l/h17_unicycle` and 73 more are the levels of [Kinetix](https://arxiv.org/abs/2410.23208) (sizes `s`, `m`, `l`; observations 679 numbers in `l`, actions 6, 256 steps): motors and thrusters must bring a green shape to a blue one, which is
+a success. `@noisy` adds noise of 0.1 to every action, as real-time chunking's benchmark does (`qchunk reproduce kinetix`). The package asks for an older jax than ours and for what its trainer imports, neither of which its levels need: `pip install --no-deps kinetix-env==3.0.2 jax2d==1.0.2 jaxgl==1.0.1 imageio safetensors`.
+
 {device}
 ![Brax](img/brax.png)
 

@@ -51,6 +51,26 @@ PLAYGROUND_ROBOTS = (  # whose models are fetched apart
     *("PandaPickCubeOrientation", "PandaRobotiqPushCube", "SpotFlatTerrainJoystick", "SpotGetup"),
     *("SpotJoystickGaitTracking", "T1JoystickFlatTerrain", "T1JoystickRoughTerrain"),
 )
+_LEVELS = {
+    "s": """
+        h0_weak_thrust h1_thrust_over_ball h2_one_wheel_car h3_point_the_thruster h4_thrust_aim h5_rotate_fall h6_unicycle_right
+        h7_unicycle_left h8_unicycle_balance h9_explode_then_thrust_over
+    """,
+    "m": """
+        h0_unicycle h1_car_left h2_car_right h3_car_thrust h4_thrust_the_needle h5_angry_birds h6_thrust_over h7_car_flip h8_weird_vehicle
+        h9_spin_the_right_way h10_thrust_right_easy h11_thrust_left_easy h12_thrustfall_left h13_thrustfall_right h14_thrustblock
+        h15_thrustshoot h16_thrustcontrol_right h17_thrustcontrol_left h18_thrust_right_very_easy h19_thrust_left_very_easy arm_hard
+        arm_left arm_right arm_up
+    """,
+    "l": """
+        h0_angrybirds h1_car_left h2_car_ramp h3_car_right h4_cartpole h5_flappy_bird h6_lorry h7_maze_1 h8_maze_2 h9_morph_direction
+        h10_morph_direction_2 h11_obstacle_avoidance h12_platformer_1 h13_platformer_2 h14_simple_thruster h15_swing_up h16_thruster_goal
+        h17_unicycle car_launch car_swing_around chain_lander chain_thrust gears grasp_easy grasp_hard hard_beam_balance
+        hard_cartpole_thrust hard_cartpole_wheels hard_lunar_lander hard_pinball lever_puzzle mjc_half_cheetah mjc_half_cheetah_easy
+        mjc_hopper mjc_hopper_easy mjc_swimmer mjc_walker mjc_walker_easy pr rail
+    """,
+}
+KINETIX = {size: tuple(names.split()) for size, names in _LEVELS.items()}  # its levels, by size
 GYMNAX = ("MountainCarContinuous-v0", "Pendulum-v1", "PointRobot-misc", "Reacher-misc", "Swimmer-misc")
 GYMNAX_DISCRETE = (
     *("Acrobot-v1", "CartPole-v1", "MountainCar-v0"),
@@ -166,6 +186,11 @@ ENVS = {
     **{f"playground/{name}": "MuJoCo Playground's control suite (extra playground)" for name in PLAYGROUND},
     **{f"playground/{name}": "MuJoCo Playground, with a robot's model" for name in PLAYGROUND_ROBOTS},
     **{
+        f"kinetix/{size}/{level}": "a level of Kinetix (docs/environments.md says how to install it); @noisy: actions with noise of 0.1"
+        for size, levels in KINETIX.items()
+        for level in levels
+    },
+    **{
         f"ogbench/{scene}-{kind}-singletask-task{t}-v0": f"OGBench's own, {what}, task {t} of 5; @sparse: -1 until success"
         for scene, what in OGBENCH.items()
         for kind in OGBENCH_KINDS
@@ -230,7 +255,9 @@ def check_env(name: str, scene_too: bool = False) -> str:
         raise UserError(why, "take another environment: qchunk list envs")
     if backend and base.startswith("brax/") and backend not in BRAX_BACKENDS:
         raise unknown("backend", backend, BRAX_BACKENDS)
-    if base in ENVS and (not backend or base.startswith("brax/")):
+    if base in ENVS and (
+        not backend or base.startswith("brax/") or (base.startswith("kinetix/") and backend == "noisy")
+    ):
         return name
     if name in scenes or (name.startswith("probe/") and name[6:] in PROBES):
         return name

@@ -297,6 +297,7 @@ SUITES = {  # files of experiments/
         "why_chunks.py", "four claims about chunks, each a figure: copying, compounding, reaction, length"
     ),
     "execution": Entry("execution.py", "one training, many ways to play it: when to look again, and with delays"),
+    "kinetix": Entry("real_time.py", "real-time chunking's own benchmark: Kinetix's levels with delays"),
     "few-steps": Entry("few_steps.py", "does one denoising step keep what ten have? Q-chunking with twelve actors"),
     "equal-evaluations": Entry(
         "equal_evaluations.py", "samples or gradients of a frozen flow, at the same network evaluations a decision"

@@ -119,6 +119,48 @@ def test_playground_that_is_not_installed_is_a_line(monkeypatch):
         envs.make("playground/CheetaRun")
 
 
+def test_kinetix_that_is_not_installed_is_a_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kinetix", None)
+    with pytest.raises(UserError, match="kinetix/ needs a package.*pip install --no-deps kinetix-env==3"):
+        envs.make("kinetix/l/h17_unicycle")
+    for wrong in ("kinetix/l/h17_unicycl", "kinetix/l/h17_unicycle@noise"):
+        with pytest.raises(UserError, match="Did you mean kinetix/l/h17_unicycle"):
+            envs.make(wrong)
+
+
+@pytest.mark.slow
+def test_kinetix_is_played_as_kinetix_plays_it():
+    """Every level is one of its own; its own state, step by step, with noise on each action; the goal is a success and the end, what
+    must not be touched the end alone: full thrust reaches it, none falls."""
+    pytest.importorskip("jax2d")
+    env = envs.make("kinetix/s/h0_weak_thrust@noisy")
+    import kinetix  # a shell, once an environment is made
+
+    found = (Path(next(iter(kinetix.__path__))) / "levels").glob("*/*.json")
+    known = {(size, name) for size, names in env_names.KINETIX.items() for name in names}
+    assert {(path.parent.name, path.stem) for path in found} == known
+    assert (env.action_size, env.episode_length, env.noise) == (6, 256, 0.1)
+    with jax.debug_key_reuse(False):  # see above
+        keys, action = jax.random.split(jax.random.key(0), 2), jnp.asarray([[1.0] * 6, [-1.0] * 6])
+        wrapped = wrap(env, 256).env
+        state, step = jax.jit(wrapped.reset)(keys), jax.jit(wrapped.step)
+        assert state.obs.shape == (2, env.observation_size) and (state.obs[0] == state.obs[1]).all()
+        their_step = jax.jit(lambda inner, action: env.env.step_env(None, inner, action, env.params))
+        inner, ends = env.level, []
+        for i in range(30):
+            noise = 0.1 * jax.random.normal(jax.random.fold_in(state.info["key"][0], i), (6,))
+            state = step(state, action)
+            if i < 3:
+                obs, inner, reward, *_ = their_step(inner, action[0] + noise)
+                np.testing.assert_allclose(state.obs[0], obs, rtol=1e-5, atol=1e-5)
+                np.testing.assert_allclose(state.reward[0], reward, rtol=1e-5, atol=1e-6)
+            ends.append(jnp.stack([state.done, state.info["terminal"], state.metrics["success"], state.reward]))
+    first = [int(np.argmax(np.asarray(ends)[:, 0, e])) for e in range(2)]
+    assert [np.asarray(ends)[t, :3, e].tolist() for e, t in enumerate(first)] == [[1, 1, 1], [1, 1, 0]]
+    np.testing.assert_allclose([ends[first[0]][3, 0], ends[first[1]][3, 1]], [1, -1], atol=0.1)
+    assert env.pictures([inner])[0].shape == (250, 250, 3)
+
+
 @pytest.mark.slow
 def test_playground_is_played_as_playground_plays_it(monkeypatch):
     """Every name is one of its own; its own state, step by step; the limit of 2 is a time-out."""

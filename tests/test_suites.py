@@ -15,7 +15,7 @@ from qchunk.comparison import estimate, suite
 from qchunk.comparison.suite import Data, Run, Suite, chosen, shrunk, smoke
 from qchunk.config import ChunkConfig, RolloutConfig, validate
 from qchunk.drivers.online import OnlineSettings
-from qchunk.play.execute import parse
+from qchunk.play.execute import parse, with_delay
 from qchunk.runs import run_folder
 from qchunk.system import loading
 from qchunk.types import Spec
@@ -44,8 +44,8 @@ def test_every_suite_is_possible(name):
                 earlier = [p for p in (r.data.policies if isinstance(r.data, Data) else ()) if "/" in p]
                 assert {r.prior, *earlier} - {""} <= before, f"{r.name} stands on a run that comes before it"
                 assert r.data is not None or not getattr(r.settings, "offline_steps", 0)
-                for scheme in found.execute(r):
-                    parse(scheme, r.config.chunk.horizon)
+                for scheme, delay in map(with_delay, found.execute(r)):
+                    parse(scheme, r.config.chunk.horizon, delay or 0)
                 before.add(r.name)
         if found.published:
             theirs = found.published.file.read_text()

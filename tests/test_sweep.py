@@ -289,6 +289,7 @@ def test_what_is_not_a_number_is_never_best(tmp_path):
     np.testing.assert_array_equal(found.values[[2, 3]], [[0.3, 0.1], [0.2, 0.4]])
     assert np.isnan(found.values.mean(axis=1)[[0, 1, 4]]).all()
     assert selection.best(found) == 3 and found.figure == "success" and found.episodes == 10
+    np.testing.assert_array_equal(found.returns, [[0, 0], [0, 0], [0, 0], [0, 0], [np.nan] * 2])
     settings = [{"optim.lr": str(i)} for i in range(5)]
     rows = selection.table(settings, [found], found, 3)
     assert [r["setting"] for r in rows] == ["3", "2", "0", "1", "4"] and rows[0]["note"] == "chosen"
@@ -318,7 +319,13 @@ def test_several_environments_count_alike():
     mean = selection.combined(shares)
     np.testing.assert_allclose(mean.values[:, 0], [0.05, 0.5, 0.295])
     assert mean.figure == "success" and mean.episodes == 8
-    assert selection.best(one._replace(values=np.ones((3, 2)))) == 0, "the first of equals"
+    level = one._replace(values=np.ones((3, 2)))
+    assert selection.best(level) == 0, "the first of equals"
+    returns = np.asarray([[-30.0, -10], [-25, -5], [-20, np.nan]])
+    assert selection.best(level._replace(returns=returns)) == 1, "of equals the highest return that is a number"
+    assert selection.best(one._replace(returns=returns[::-1])) == 1, "a return decides between equals only"
+    both = selection.combined([level._replace(returns=returns[:2]), level._replace(returns=10 * returns[:2])])
+    np.testing.assert_allclose(both.returns, [[-2, 2], [-1, 3]])  # means -20 and -15 are 0 and 1
 
 
 def test_what_mattered():

@@ -20,7 +20,7 @@ from qchunk.comparison.suite import Data, Run, check, claim, line_of, name_of
 from qchunk.drivers.common import Driver
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
-from qchunk.play.execute import parse
+from qchunk.play.execute import parse, with_delay
 from qchunk.reporting import against, pooled, records
 from qchunk.reporting.publish import publish
 from qchunk.reporting.records import Rows
@@ -285,7 +285,8 @@ def checked(f: CompareFlags, sizes: Sizes) -> None:
     for env in f.env:
         env_names.check_env(env)
     for scheme in f.execute:
-        parse(scheme, sizes.horizon)
+        name, delay = with_delay(scheme)
+        parse(name, sizes.horizon, delay or 0)
     if len(set(f.algos)) < len(f.algos) or len(set(f.env)) < len(f.env):
         raise UserError("an arm or an environment is named twice", "name each once")
 

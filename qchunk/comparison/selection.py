@@ -31,10 +31,11 @@ class Scores(NamedTuple):
     values: np.ndarray  # [settings, S]; NaN where there is none that is good for anything
     episodes: int  # behind each value, where it is a share of them; else 0
     why: tuple[str, ...] = ()  # of each setting, why it has no score; "" where it has one
+    returns: np.ndarray | None = None  # [settings, S] what decides between equal scores, where there is more to tell
 
 
-def lanes(folder: Path) -> tuple[str, np.ndarray, np.ndarray]:
-    """(figure, last evaluation of each lane, which lanes have diverged) of a finished run.
+def lanes(folder: Path) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
+    """(figure, last evaluation of each lane, which lanes have diverged, returns of each) of a finished run.
 
     Raises:
         UserError: it has no evaluation.
@@ -44,11 +45,14 @@ def lanes(folder: Path) -> tuple[str, np.ndarray, np.ndarray]:
     if not evals:
         raise UserError(f"{folder} has no evaluation", "give --episodes, and let it end")
     figure = run_folder.compared(evals[-1])
-    values = np.asarray([math.nan if x is None else x for x in evals[-1][figure]], float)
+    values, returns = (
+        np.asarray([math.nan if x is None else x for x in evals[-1][name]], float)
+        for name in (figure, "return" if "return" in evals[-1] else figure)
+    )
     told = [
         line["values"]["diverged"] for line in lines if line["kind"] == "diverged"
     ]  # a run that went on says it again
-    return figure, values, np.any([np.zeros(len(values)), *told], axis=0)
+    return figure, values, np.any([np.zeros(len(values)), *told], axis=0), returns
 
 
 def scores(env: str, seeds: int, episodes: int, runs: Sequence[tuple[tuple[int, ...], Path | str]]) -> Scores:
@@ -58,14 +62,14 @@ def scores(env: str, seeds: int, episodes: int, runs: Sequence[tuple[tuple[int, 
         runs: (places of its settings in the list of all, folder, or why the run has none), of every run.
     """
     count = sum(len(places) for places, _ in runs)
-    values, why = np.full((count, seeds), np.nan), [""] * count
+    values, returns, why = np.full((count, seeds), np.nan), np.full((count, seeds), np.nan), [""] * count
     ended = [(places, *lanes(folder)) for places, folder in runs if not isinstance(folder, str)]
-    figures = {figure for _, figure, _, _ in ended}
+    figures = {figure for _, figure, *_ in ended}
     if figures == {
         "success",
         "return",
     }:  # where it is told only if it is reached, a program without it has not reached it
-        ended = [(p, "success", y if f == "success" else 0 * y, lost) for p, f, y, lost in ended]
+        ended = [(p, "success", y if f == "success" else 0 * y, *rest) for p, f, y, *rest in ended]
         figures = {"success"}
     if len(figures) > 1:
         raise UserError(
@@ -75,14 +79,15 @@ def scores(env: str, seeds: int, episodes: int, runs: Sequence[tuple[tuple[int, 
         if isinstance(folder, str):
             for i in places:
                 why[i] = f"failed: {folder}"
-    for places, _, found, lost in ended:
+    for places, _, found, lost, also in ended:
         for k, i in enumerate(places):
             mine = slice(k * seeds, (k + 1) * seeds)
             values[i] = np.where(lost[mine] | ~np.isfinite(found[mine]), np.nan, found[mine])
+            returns[i] = also[mine]
             bad = int(np.isnan(values[i]).sum())
             why[i] = f"{bad} of {seeds} seeds diverged or are not finite" if bad else ""
     figure = next(iter(figures), "")
-    return Scores(env, figure, values, episodes if figure == "success" else 0, tuple(why))
+    return Scores(env, figure, values, episodes if figure == "success" else 0, tuple(why), returns)
 
 
 def combined(found: Sequence[Scores]) -> Scores:
@@ -94,7 +99,9 @@ def combined(found: Sequence[Scores]) -> Scores:
     values = np.mean([s.values if shares else scaled(s.values) for s in found], axis=0)
     why = tuple("; ".join(f"{s.env}: {s.why[i]}" for s in found if s.why[i]) for i in range(len(values)))
     episodes = min(s.episodes for s in found) * len(found)
-    return Scores("all", "success" if shares else "score", values, episodes, why)
+    known = [scaled(s.returns) for s in found if s.returns is not None]
+    returns = np.mean(known, axis=0) if len(known) == len(found) else None
+    return Scores("all", "success" if shares else "score", values, episodes, why, returns)
 
 
 def scaled(values: np.ndarray) -> np.ndarray:
@@ -106,10 +113,20 @@ def scaled(values: np.ndarray) -> np.ndarray:
     return (values - low) / (high - low) if high > low else values - low
 
 
-def best(found: Scores) -> int | None:
-    """The setting with the highest mean, the first of equals; None where none has a score."""
+def equals(found: Scores) -> np.ndarray:
+    """Which settings have the highest mean, bool [settings]; none where none has a score."""
     means = found.values.mean(axis=1)
-    return int(np.argmax(np.where(np.isfinite(means), means, -np.inf))) if np.isfinite(means).any() else None
+    return np.isfinite(means) & (means == np.max(means, where=np.isfinite(means), initial=-np.inf))
+
+
+def best(found: Scores) -> int | None:
+    """The setting with the highest mean, of equals the one with the highest return, then the first; None where none has a score."""
+    first = equals(found)
+    if found.returns is not None:
+        mean = found.returns.mean(axis=1)
+        known = first & np.isfinite(mean)
+        first = known & (mean == np.max(mean, where=known, initial=-np.inf)) if known.any() else first
+    return int(np.argmax(first)) if first.any() else None
 
 
 def estimate(found: Scores, values: np.ndarray) -> Estimate:

@@ -19,6 +19,7 @@ FAMILIES = {  # module, or module:function, by default its ``make``
     "brax": "qchunk.envs.brax",
     "gymnax": "qchunk.envs.gymnax",
     "playground": "qchunk.envs.playground",
+    "kinetix": "qchunk.envs.kinetix",
     "ogbench": "qchunk.envs.host.ogbench",
     "gymnasium": "qchunk.envs.host.gymnasium",
     "metaworld": "qchunk.envs.host.gymnasium:metaworld",

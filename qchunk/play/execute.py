@@ -204,6 +204,12 @@ def delayed(scheme: Scheme, delay: int, name: str) -> Scheme:
     return Scheme(scheme.steps, init, decide, act, reach - delay, delay, own=False)
 
 
+def with_delay(text: str) -> tuple[str, int | None]:
+    """The scheme and the delay of a name such as ``coherent:16,1@2``; None where it names no delay, so that the run's own holds."""
+    name, _, delay = text.rpartition("@")
+    return (name, int(delay)) if name and delay.isdecimal() else (text, None)
+
+
 def parse(text: str, horizon: int, delay: int = 0) -> Execution:
     """The execution of a name of ``names.SCHEMES``, such as ``receding:3``, or of a function of the user's own,
     ``file.py:function:NUMBER,...``.

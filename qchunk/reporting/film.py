@@ -107,6 +107,7 @@ def pictures(env: Env, moments: list[Frame]) -> list[np.ndarray]:
         "tabletop": _tabletop,
         "brax": _brax,
         "playground": _playground,
+        "kinetix": lambda env, moments: env.pictures([m.world for m in moments]),  # type: ignore[attr-defined]
     }
     draw = _pole if env.data_name == "probe/pole" else painters.get(family, _numbers)
     return draw(env, [moments[i] for i in _chosen(len(moments))])

@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from qchunk import envs, normalise, registry, seeds
 from qchunk.config import from_dict, validate
 from qchunk.drivers.common import Driver, assemble, execution, learner_like
+from qchunk.play.execute import with_delay
 from qchunk.play.program import Inputs, Program, reads
 from qchunk.play.schemes import WEAKER
 from qchunk.runs import checkpoint, run_folder, sources
@@ -51,8 +52,11 @@ class Opened(NamedTuple):
         return self.program.algorithm(self.config)
 
     def played(self, execute: str, delay: int | None) -> Opened:
-        """The same run, played by another scheme or with another delay; "" and None leave the run's own."""
-        own = {"execute": execute or self.settings.execute, "delay": self.settings.delay if delay is None else delay}
+        """The same run, played by another scheme, which may name its delay (``with_delay``), or with another delay; "" and None
+        leave the run's own."""
+        execute, named = with_delay(execute)
+        delay = next((d for d in (delay, named) if d is not None), self.settings.delay)
+        own = {"execute": execute or self.settings.execute, "delay": delay}
         scheme = execution(replace(self.settings, **own), self.config)
         return self._replace(inputs=self.inputs._replace(execution=scheme))
 
