@@ -22,7 +22,7 @@ NAMES = (
     "robosuite/Lift",
     "gymnasium/FrankaKitchen-v1",
 )
-STEPS = 400  # of each slot, in a repeat
+STEPS = 200  # of each slot, in a repeat
 CHUNK = 5
 ROOT = str(Path(__file__).resolve().parents[1])
 # steps environments in turn, each as often as a line says, and answers when it has: nothing of ours is between
@@ -82,7 +82,7 @@ def compare(name: str, slots: int) -> None:
 
         return run
 
-    t = medians(5, one=by(1), chunk=by(CHUNK), alone=lambda: alone.step(STEPS))
+    t = medians(3, one=by(1), chunk=by(CHUNK), alone=lambda: alone.step(STEPS))
     alone.process.kill()
     env.close()
     pool.close()

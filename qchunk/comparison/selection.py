@@ -45,10 +45,8 @@ def lanes(folder: Path) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
     if not evals:
         raise UserError(f"{folder} has no evaluation", "give --episodes, and let it end")
     figure = run_folder.compared(evals[-1])
-    values, returns = (
-        np.asarray([math.nan if x is None else x for x in evals[-1][name]], float)
-        for name in (figure, "return" if "return" in evals[-1] else figure)
-    )
+    of = lambda name: np.asarray([math.nan if x is None else x for x in evals[-1][name]], float)  # noqa: E731
+    values, returns = of(figure), of("return" if "return" in evals[-1] else figure)
     told = [
         line["values"]["diverged"] for line in lines if line["kind"] == "diverged"
     ]  # a run that went on says it again
@@ -69,7 +67,7 @@ def scores(env: str, seeds: int, episodes: int, runs: Sequence[tuple[tuple[int, 
         "success",
         "return",
     }:  # where it is told only if it is reached, a program without it has not reached it
-        ended = [(p, "success", y if f == "success" else 0 * y, *rest) for p, f, y, *rest in ended]
+        ended = [(p, "success", y if f == "success" else 0 * y, lost, also) for p, f, y, lost, also in ended]
         figures = {"success"}
     if len(figures) > 1:
         raise UserError(
