@@ -87,14 +87,17 @@ def schemes(run: Run) -> Sequence[str]:
 def look(root: Path, runs: list[Run]) -> None:
     """Success against delay, the mean of the levels that were run."""
     folders = [folder_of(r, root) for r in runs if r.label == "bc"]
-    played = [executions.read(folder) for folder in folders]
+    if not folders:
+        return
+    played = [{name: x for name, x in executions.read(folder).items() if not x["why"]} for folder in folders]
     figure, axis = plt.subplots(figsize=(5.2, 3.8), layout="constrained")
     rows = []
     for name in SCHEMES:
-        found = [np.mean([p[ways()[name, d]]["figures"]["success"] for p in played], axis=0) for d in DELAYS]
-        axis.plot(list(DELAYS), [100 * x.mean() for x in found], "o-", label=name)
-        shown = [" ".join(records.show(interval(x, bounds=(0.0, 1.0)), "success")) for x in found]
-        rows.append({"way": name, **{f"delay {d}": text for d, text in zip(DELAYS, shown, strict=True)}})
+        known = [d for d in DELAYS if all(ways()[name, d] in p for p in played)]
+        found = {d: np.mean([p[ways()[name, d]]["figures"]["success"] for p in played], axis=0) for d in known}
+        axis.plot(known, [100 * x.mean() for x in found.values()], "o-", label=name)
+        shown = {d: " ".join(records.show(interval(x, bounds=(0.0, 1.0)), "success")) for d, x in found.items()}
+        rows.append({"way": name, **{f"delay {d}": shown.get(d, "not played") for d in DELAYS}})
     axis.set(
         xlabel="delay (environment steps)", ylabel="success (%)", ylim=(-3, 103), title=f"{len(folders)} of 12 levels"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-TROUBLE = "QCHUNK_TEST_TROUBLE"  # names a file that says what goes wrong, once: "die", "hang", or always: "die always"
+TROUBLE = "QCHUNK_TEST_TROUBLE"  # names a file that says what goes wrong, once: "die", "hang", "die at 4" (its step of an episode), or always: "die always"
 
 
 class Walk(gymnasium.Env):
@@ -30,7 +30,7 @@ class Walk(gymnasium.Env):
         return self._obs(), {}
 
     def step(self, action):
-        trouble()
+        trouble(self.t)
         self.x += 0.1 * float(action[0]) + 0.05 * self.np_random.normal()
         self.t += 1
         return self._obs(), -abs(self.x), self.x >= 1.0, False, {"success": self.x >= 1.0}
@@ -107,10 +107,12 @@ class Discrete(Walk):
     action_space = gymnasium.spaces.Discrete(3)
 
 
-def trouble():
+def trouble(t=0):
     try:
         path = os.environ[TROUBLE]
-        what = Path(path).read_text()
+        what, _, at = Path(path).read_text().partition(" at ")
+        if at and int(at) != t:
+            return
         if "always" not in what:
             os.rename(path, f"{path}.taken")  # by one process only
     except (KeyError, FileNotFoundError):  # there is none, or another process was faster

@@ -148,7 +148,7 @@ def test_kinetix_is_played_as_kinetix_plays_it():
         their_step = jax.jit(lambda inner, action: env.env.step_env(None, inner, action, env.params))
         inner, ends = env.level, []
         for i in range(30):
-            noise = 0.1 * jax.random.normal(jax.random.fold_in(state.info["key"][0], i), (6,))
+            noise = 0.1 * jax.random.normal(jax.random.fold_in(state.info["noise"][0], i), (6,))
             state = step(state, action)
             if i < 3:
                 obs, inner, reward, *_ = their_step(inner, action[0] + noise)

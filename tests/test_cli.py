@@ -66,6 +66,14 @@ def test_run_folder(trained, capsys):
     assert code == 0 and len(json.loads(out)["success"]["per_seed"]) == 2
 
 
+def test_a_schemes_name_may_carry_its_delay(trained, capsys):
+    both = [["--execute", "receding:1@1"], ["--execute", "receding:1", "--delay", "1"]]
+    told = [run(capsys, "eval", trained, "--episodes", "3", *ways, "--json")[1] for ways in both]
+    assert told[0] == told[1] and json.loads(told[0])["success"]
+    code, _, err = run(capsys, "eval", trained, "--execute", "receding:1@1", "--delay", "0")
+    assert code == 2 and "names a delay of 1, and --delay is 0" in err and err.count("\n") == 1
+
+
 @pytest.mark.slow
 def test_a_contrast_to_a_weaker_run(trained, data, tmp_path, capsys):
     """The weaker run's weights matter; without one, or with one of other sizes, a line says what to do."""

@@ -194,6 +194,8 @@ def test_rows_hand_worked():
         ("receding", "missing a required argument: 'steps'"),
         ("open-lop", "Did you mean open-loop"),
         ("open-loop:2", "too many positional arguments"),
+        ("receding:2@1", "no delay is read behind @. eval, compare and load read NAME@D"),
+        ("open-loop@x", "no delay is read behind @"),
     ],
 )
 def test_a_wrong_scheme_names_the_fix(text, line):

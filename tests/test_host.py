@@ -98,9 +98,10 @@ def test_a_pool_does_what_the_environment_does(walk):
     pool.close()
 
 
-@pytest.mark.parametrize("what", ["", "die"])
-def test_actions_at_once_do_what_they_do_one_after_the_other(walk, trouble, what):
-    """Chunks of 3 in episodes of at most 7 steps, one action of which is no number; a worker is lost in the middle of a chunk."""
+@pytest.mark.parametrize("what", ["", "die", "die at 4"])
+def test_actions_at_once_do_what_they_do_one_after_the_other(walk, trouble, monkeypatch, what):
+    """Chunks of 3 in episodes of at most 7 steps, one action of which is no number; a worker is lost in a chunk, before or behind its
+    first step, and another bound on what is asked for at once changes nothing."""
     actions = np.sin(np.arange(9 * 3).reshape(9, 3, 1)).astype(np.float32)
     actions[4, 1] = np.nan
     pool, other = Pool(walk, 3, workers=2, strict=True), Pool(walk, 3, workers=2)
@@ -115,10 +116,15 @@ def test_actions_at_once_do_what_they_do_one_after_the_other(walk, trouble, what
             trouble(what)
         fast += pool.play(state, actions[i : i + 3], state.done == 0)
         state = fast[-1]
+    state = other.begin(other.nothing(), np.ones(3, bool), 10 + np.arange(3))
+    monkeypatch.setattr("qchunk.envs.host.pool.AT_ONCE", 2)
+    few = other.play(state, actions, state.done == 0)
     assert slow[-1].done.all() and not slow[5].done.all()
     assert np.isnan(slow[4].reward[1]) and np.isfinite(slow[5].reward).all()
-    for one, chunk in zip(slow, fast, strict=True):
+    for one, chunk, piece in zip(slow, fast, few, strict=True):
         same(one, chunk)
+        same(one._replace(actions=piece.actions), piece)
+    np.testing.assert_array_equal(few[-1].actions, fast[-1].actions)
     pool.close()
     other.close()
 
@@ -144,6 +150,23 @@ def test_what_looks_on_while_a_plan_is_played_is_asked_at_every_step(walk, monke
         program, x = assemble(build, C, walk, S)
         evaluate(program, x, S, init(program, x))
         assert lengths == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("execute", "delay"), [("receding:2", 1), ("ensemble:0.1,2", 0)])
+def test_figures_do_not_depend_on_what_is_sent_at_once(walk, monkeypatch, execute, delay):
+    """Two seeds' episodes, by schemes whose plans overlap: two actions at once, and one after the other."""
+    s = dataclasses.replace(S, execute=execute, delay=delay)
+    program, x = assemble(qc, dataclasses.replace(C, chunk=ChunkConfig(4)), walk, s)
+    learner, lengths, play = init(program, x), [], Pool.play
+    monkeypatch.setattr(
+        Pool, "play", lambda pool, state, a, which: lengths.append(len(a)) or play(pool, state, a, which)
+    )
+    fast = evaluate(program, x, s, learner)
+    monkeypatch.setattr(on_host, "looks_on", lambda *args: True)
+    slow = evaluate(program, x, s, learner)
+    assert {2} < set(lengths) <= {1, 2}
+    same(fast, slow)
 
 
 def test_a_slot_at_rest_keeps_its_state(walk):

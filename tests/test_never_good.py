@@ -133,6 +133,10 @@ def test_experience_that_is_no_number_ends_the_run(name, what, host):
     env = host(name)
     with pytest.raises(UserError, match=f"{name}-v0: its {what} is not finite in float32 at step 5"):
         collecting.collect_host(env, collecting.random_player(env, 0), steps=20)
+    pool = Pool(env, 2, workers=1, strict=True)
+    state = pool.begin(pool.nothing(), np.ones(2, bool), np.asarray([7, 8]))
+    with pytest.raises(UserError, match=f"its {what} is not finite in float32 at step 5 of the episode from seed 7"):
+        pool.play(state, np.zeros((6, 2, 1)), np.ones(2, bool))
 
 
 def test_a_last_evaluation_of_nan_is_a_result(tmp_path, capsys, host):

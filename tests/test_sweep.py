@@ -324,6 +324,12 @@ def test_several_environments_count_alike():
     returns = np.asarray([[-30.0, -10], [-25, -5], [-20, np.nan]])
     assert selection.best(level._replace(returns=returns)) == 1, "of equals the highest return that is a number"
     assert selection.best(one._replace(returns=returns[::-1])) == 1, "a return decides between equals only"
+    shares = np.asarray([[44, 46, 50, 50], [46, 46, 49, 49], [46, 46, 48, 49]], np.float32) / np.float32(50)
+    close = Scores("a", "success", shares.astype(float), 50, ("",) * 3, np.asarray([[-10.0] * 4, [-90] * 4, [-5] * 4]))
+    assert shares[0].astype(float).mean() != shares[1].astype(float).mean(), "the same count, in other last bits"
+    assert selection.best(close) == 0 and selection.by_return(close), "as many successes, and the higher return"
+    rows = selection.table([{"lr": str(i)} for i in range(3)], [close], close, 0)
+    assert [r["setting"] for r in rows] == ["0", "1", "2"] and rows[0]["note"] == "chosen, of equals by its return"
     both = selection.combined([level._replace(returns=returns[:2]), level._replace(returns=10 * returns[:2])])
     np.testing.assert_allclose(both.returns, [[-2, 2], [-1, 3]])  # means -20 and -15 are 0 and 1
 

@@ -45,8 +45,8 @@ def lanes(folder: Path) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
     if not evals:
         raise UserError(f"{folder} has no evaluation", "give --episodes, and let it end")
     figure = run_folder.compared(evals[-1])
-    of = lambda name: np.asarray([math.nan if x is None else x for x in evals[-1][name]], float)  # noqa: E731
-    values, returns = of(figure), of("return" if "return" in evals[-1] else figure)
+    last = {name: np.asarray([math.nan if x is None else x for x in found], float) for name, found in evals[-1].items()}
+    values, returns = last[figure], last.get("return", last[figure])
     told = [
         line["values"]["diverged"] for line in lines if line["kind"] == "diverged"
     ]  # a run that went on says it again
@@ -67,7 +67,7 @@ def scores(env: str, seeds: int, episodes: int, runs: Sequence[tuple[tuple[int, 
         "success",
         "return",
     }:  # where it is told only if it is reached, a program without it has not reached it
-        ended = [(p, "success", y if f == "success" else 0 * y, lost, also) for p, f, y, lost, also in ended]
+        ended = [(p, "success", y if f == "success" else 0 * y, lost, returned) for p, f, y, lost, returned in ended]
         figures = {"success"}
     if len(figures) > 1:
         raise UserError(
@@ -77,11 +77,11 @@ def scores(env: str, seeds: int, episodes: int, runs: Sequence[tuple[tuple[int, 
         if isinstance(folder, str):
             for i in places:
                 why[i] = f"failed: {folder}"
-    for places, _, found, lost, also in ended:
+    for places, _, found, lost, returned in ended:
         for k, i in enumerate(places):
             mine = slice(k * seeds, (k + 1) * seeds)
             values[i] = np.where(lost[mine] | ~np.isfinite(found[mine]), np.nan, found[mine])
-            returns[i] = also[mine]
+            returns[i] = returned[mine]
             bad = int(np.isnan(values[i]).sum())
             why[i] = f"{bad} of {seeds} seeds diverged or are not finite" if bad else ""
     figure = next(iter(figures), "")
@@ -112,9 +112,18 @@ def scaled(values: np.ndarray) -> np.ndarray:
 
 
 def equals(found: Scores) -> np.ndarray:
-    """Which settings have the highest mean, bool [settings]; none where none has a score."""
+    """Which settings have the highest mean, bool [settings]; none where none has a score. Equal counts of successes come as shares in
+    float32, whose means differ in their last bits."""
     means = found.values.mean(axis=1)
-    return np.isfinite(means) & (means == np.max(means, where=np.isfinite(means), initial=-np.inf))
+    return np.isfinite(means) & (means >= np.max(means, where=np.isfinite(means), initial=-np.inf) - 1e-6)
+
+
+def by_return(found: Scores) -> bool:
+    """Whether it is returns that decide which setting is best."""
+    if found.figure != "success" or found.returns is None:
+        return False
+    means = found.returns[equals(found)].mean(axis=1)
+    return len(set(means[np.isfinite(means)])) > 1
 
 
 def best(found: Scores) -> int | None:
@@ -142,10 +151,16 @@ def table(settings: Sequence[Setting], each: Sequence[Scores], over: Scores, cho
     """A row for each setting, the best first, those without a score last."""
     rows = []
     means = over.values.mean(axis=1)
-    for i in sorted(range(len(settings)), key=lambda i: (not np.isfinite(means[i]), -np.nan_to_num(means[i]), i)):
+    level = equals(over)
+
+    def order(i: int) -> tuple:  # of equals the chosen one first
+        return not np.isfinite(means[i]), not level[i], i != chosen if level[i] else -np.nan_to_num(means[i]), i
+
+    for i in sorted(range(len(settings)), key=order):
         mean, spread = shown(over, estimate(over, over.values[i]))
         by_env = {s.env: shown(s, estimate(s, s.values[i]))[0] for s in each} if len(each) > 1 else {}
-        note = "; ".join(x for x in ("chosen" * (i == chosen), over.why[i]) if x)
+        why = "chosen" + ", of equals by its return" * by_return(over)
+        note = "; ".join(x for x in (why * (i == chosen), over.why[i]) if x)
         row = {"setting": str(i), **settings[i], **by_env, over.figure or "score": mean, "95 % interval": spread}
         rows.append({**row, "note": note})
     return rows

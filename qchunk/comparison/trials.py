@@ -124,7 +124,7 @@ def told(trials: Trials, found: Scores) -> dict[str, str]:
         spelled = ", ".join(f"{flag} {value}" for flag, value in setting.items())
         cells.append(f"{spelled}: {selection.shown(found, selection.estimate(found, values))[0]}")
     best = selection.best(found)
-    how = ", of equals by its return" if found.figure == "success" and selection.equals(found).sum() > 1 else ""
+    how = ", of equals by its return" if selection.by_return(found) else ""
     kept = "; none has a score: its stock setting" if best is None else f"; chosen: the {best + 1}.{how}"
     return {"arm": trials.arm, COLUMN: ", ".join(cells) + kept}
 

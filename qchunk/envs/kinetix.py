@@ -53,12 +53,12 @@ class Kinetix(Env):
     def reset(self, rng: Array) -> State:
         zero, inner = jnp.zeros(()), jax.tree.map(jnp.asarray, self.level)
         inner = inner.replace(timestep=jnp.int32(0), last_distance=jnp.float32(-1.0))
-        return State(inner, self.env.get_obs(inner), zero, zero, {"success": zero}, {"key": rng})
+        return State(inner, self.env.get_obs(inner), zero, zero, {"success": zero}, {"noise": rng})
 
     def step(self, state: State, action: Array) -> State:
         inner = state.pipeline_state
         if self.noise:
-            key = jax.random.fold_in(state.info["key"], inner.timestep)
+            key = jax.random.fold_in(state.info["noise"], inner.timestep)
             action = action + self.noise * jax.random.normal(key, action.shape)
         obs, inner, reward, done, info = self.env.step_env(None, inner, action, self.params)
         told = {"success": jnp.asarray(info["GoalR"], jnp.float32)}

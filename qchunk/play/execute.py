@@ -68,7 +68,7 @@ class Execution:
             fix = "return qchunk.play.execute.Scheme(steps, init, decide, act), steps a whole number from 1 on"
             raise UserError(f"--execute {self.name} returns {what}", fix)
         if self.delay and found.delay:
-            raise UserError(f"--execute {self.name} has a delay of its own: {found.delay}", "give --delay 0")
+            raise UserError(f"--execute {self.name} has a delay of its own: {found.delay}", "give --delay 0, and no @")
         return delayed(found, self.delay, self.name)
 
 
@@ -223,6 +223,9 @@ def parse(text: str, horizon: int, delay: int = 0) -> Execution:
     Raises:
         UserError: unknown, or numbers that do not fit.
     """
+    if text.partition("@")[2] and text.partition(":")[0].partition("@")[0] in names.SCHEMES:
+        fix = "eval, compare and load read NAME@D, a whole number of steps; else give --delay D"
+        raise UserError(f"--execute {text}: no delay is read behind @", fix)
     registry.function(
         names.SCHEMES, text, "execution", "policy", "horizon"
     )  # says which numbers are missing or too many

@@ -138,20 +138,26 @@ def decide(program: Program, role: str, learner: Learner, x: Inputs, labels, obs
     return each_seed(one_seed, learner, x, labels, obs, fresh, carry)
 
 
+_looks_on: dict[tuple, bool] = {}  # what the function of this name has found
+
+
 def looks_on(program: Program, role: str, learner: Learner, x: Inputs, obs, plan) -> bool:
     """Whether an action of a plan depends on what is seen while it is played, as a skill's does: told from ``act``'s program."""
-    args = learner, x, jnp.int32(0), obs, plan
-    jaxpr = act.trace(program, role, *args).jaxpr.jaxpr
-    _, read = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    first = len(jax.tree.leaves(args[:3]))
-    return any(read[first : first + len(jax.tree.leaves(obs))])
+    key = program, role, jax.tree.structure((learner, x, obs, plan))
+    if key not in _looks_on:  # asked at every decision, and tracing takes longer than it
+        args = learner, x, jnp.int32(0), obs, plan
+        jaxpr = act.trace(program, role, *args).jaxpr.jaxpr
+        _, read = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+        first = len(jax.tree.leaves(args[:3]))
+        _looks_on[key] = any(read[first : first + len(jax.tree.leaves(obs))])
+    return _looks_on[key]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def acts(program: Program, role: str, learner: Learner, x: Inputs, obs, plan) -> Array:
     """``act`` at every step of a plan of which no action ``looks_on``: actions [n, S, E, A]."""
     steps = program.scheme(x, role).steps
-    return jnp.stack([act(program, role, learner, x, jnp.int32(i), obs, plan) for i in range(steps)])
+    return jax.lax.map(lambda i: act(program, role, learner, x, i, obs, plan), jnp.arange(steps))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -197,13 +203,9 @@ def player(program: Program, role: str, learner: Learner, x: Inputs, labels: Cal
         found = np.asarray(act(program, role, learner, x, i, split(state.envs.obs), plan), np.float32)
         return found.reshape(len(alive), -1)
 
-    blind: list[bool] = []  # known from the first plan on
-
     def ahead(state: Any, plan: Any) -> np.ndarray | None:
         obs = split(state.envs.obs)
-        if not blind:
-            blind.append(scheme.steps > 1 and not looks_on(program, role, learner, x, obs, plan))
-        if not blind[0]:
+        if scheme.steps == 1 or looks_on(program, role, learner, x, obs, plan):
             return None
         found = np.asarray(acts(program, role, learner, x, obs, plan), np.float32)
         return found.reshape(len(found), len(state.envs.done), -1)

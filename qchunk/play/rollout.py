@@ -65,26 +65,30 @@ def bounded(action: Array) -> Array:
     return jnp.where(jnp.isfinite(action), jnp.clip(action, -1.0, 1.0), jnp.nan)
 
 
+def told(sim: Simulator, state: Any, action: Array, after: Any) -> Steps:
+    """One step [E, ...], from ``state`` to ``after``."""
+    before, now = sim.show(state), sim.show(after)
+    alive = (before.done == 0).astype(np.float32)
+    out = (before.obs, action, now.reward, now.terminal, now.truncation, now.obs, now.success)
+    return Steps(*out, alive, now.terms)
+
+
 def play_chunk(sim: Simulator, player: Player, state: Any, plan: Any) -> tuple[Any, Steps]:
     """Executes one decision in E environments. One that ends rests until the next."""
-
-    def told(state: Any, action: Array, after: Any) -> tuple[Any, Steps]:
-        before, now = sim.show(state), sim.show(after)
-        alive = (before.done == 0).astype(np.float32)
-        out = (before.obs, action, now.reward, now.terminal, now.truncation, now.obs, now.success)
-        return after, Steps(*out, alive, now.terms)
 
     def step(state: Any, i: Any) -> tuple[Any, Steps]:
         alive = sim.show(state).done == 0
         action = player.act(i, state, plan, alive)
-        return told(state, action, sim.step(state, action, alive))
+        after = sim.step(state, action, alive)
+        return after, told(sim, state, action, after)
 
-    actions = player.ahead(state, plan) if sim.play and player.ahead else None
-    if sim.play is None or actions is None:
+    actions = player.ahead(state, plan) if player.ahead else None
+    if actions is None or sim.play is None:
         state, steps = sim.scan(step, state, np.arange(player.steps, dtype=np.int32))
     else:
-        seen = zip(actions, sim.play(state, actions, sim.show(state).done == 0), strict=True)
-        state, steps = sim.scan(lambda state, now: told(state, *now), state, seen)
+        states = [state, *sim.play(state, actions, sim.show(state).done == 0)]
+        each = [told(sim, *seen) for seen in zip(states[:-1], actions, states[1:], strict=True)]
+        state, steps = states[-1], jax.tree.map(lambda *x: np.stack(x), *each)
     return state, steps._replace(extras=chunks.kept(player.extras(plan), *steps.reward.shape))
 
 

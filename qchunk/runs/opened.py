@@ -53,9 +53,15 @@ class Opened(NamedTuple):
 
     def played(self, execute: str, delay: int | None) -> Opened:
         """The same run, played by another scheme, which may name its delay (``with_delay``), or with another delay; "" and None
-        leave the run's own."""
-        execute, named = with_delay(execute)
-        delay = next((d for d in (delay, named) if d is not None), self.settings.delay)
+        leave the run's own.
+
+        Raises:
+            UserError: two delays, or a scheme that does not fit.
+        """
+        name, named = with_delay(execute)
+        if None not in (delay, named) and delay != named:
+            raise UserError(f"--execute {execute} names a delay of {named}, and --delay is {delay}", "give one of them")
+        execute, delay = name, next((d for d in (delay, named) if d is not None), self.settings.delay)
         own = {"execute": execute or self.settings.execute, "delay": delay}
         scheme = execution(replace(self.settings, **own), self.config)
         return self._replace(inputs=self.inputs._replace(execution=scheme))

@@ -28,7 +28,8 @@ from qchunk.system import processes
 from qchunk.system.errors import UserError
 from qchunk.types import PyTree
 
-STEP_SECONDS = 60.0  # a step that takes longer hangs
+STEP_SECONDS = 60.0  # a step that takes longer hangs; of several that were asked for at once each may take so long
+AT_ONCE = 8  # actions that a worker is asked for at once: more gain little, and a hang is noticed the later
 LEARNED_FROM = ("train", "collect")  # pools whose experience is kept
 TRIES = 3  # replacements of one worker for one request, before the run stops
 
@@ -211,13 +212,13 @@ class Pool:
         return self._written(state._replace(seed=seed), slots, rows[None], np.zeros((1, len(slots)), int))[0]
 
     def step(self, state: HostState, action: np.ndarray, which: np.ndarray) -> HostState:
-        """One step with ``action`` [E, A] in the slots where ``which`` [E] is set; the others rest. See ``play``."""
+        """``play`` of one ``action`` [E, A]."""
         return self.play(state, np.asarray(action)[None], which)[0]
 
     def play(self, state: HostState, actions: np.ndarray, which: np.ndarray) -> list[HostState]:
         """``actions`` [k, E, A], one after the other, in the slots where ``which`` [E] is set; one that ends rests from there on.
 
-        A worker is asked once for all k. An action that is not finite never reaches a simulator, which takes a step of zeros;
+        A worker is asked once for up to ``AT_ONCE`` of them. An action that is not finite never reaches a simulator, which takes a step of zeros;
         the step's reward is NaN.
 
         Returns:
@@ -226,6 +227,9 @@ class Pool:
         slots, k = np.flatnonzero(which), len(actions)
         if not len(slots):
             return [state] * k
+        if k > AT_ONCE:
+            first = self.play(state, actions[:AT_ONCE], which)
+            return first + self.play(first[-1], actions[AT_ONCE:], which & (first[-1].done == 0))
         actions = np.asarray(actions, np.float32)[:, slots]
         sound = np.logical_and.reduce(np.isfinite(actions), axis=2)
         actions = np.where(sound[..., None], np.clip(actions, -1.0, 1.0), np.float32(0))
@@ -366,8 +370,8 @@ class Pool:
             return out
 
         seen = jax.tree.map(put, state.obs, obs)
-        told = zip(HostState._fields[1:5], state[1:5], rest.T, strict=True)
-        now = {name: put(old, x) for name, old, x in told}
+        told = dict(zip(("reward", "terminal", "truncation", "success"), rest.T, strict=True))
+        now = {name: put(getattr(state, name), x) for name, x in told.items()}
         now |= {"done": put(state.done, np.maximum(rest[:, 1], rest[:, 2])), "steps": put(state.steps, steps.ravel())}
         at = lambda i: {"obs": jax.tree.map(lambda x: x[i], seen), **{name: x[i] for name, x in now.items()}}  # noqa: E731
         return [state._replace(**at(i)) for i in range(k)]
@@ -375,22 +379,19 @@ class Pool:
     def _check(self, seeds: np.ndarray, steps: np.ndarray, shown: dict[str, np.ndarray]) -> None:
         """Refuses what no policy can learn from.
 
-        Args:
-            seeds: [n] of the episodes.
-            steps: [k, n] in them.
-            shown: leaves [k * n, ...].
+        ``seeds`` [n] and ``steps`` [k, n] are the episodes', the leaves of ``shown`` are [k * n, ...].
 
         Raises:
             UserError: names the environment, what is not finite and the step.
         """
-        for name, values in shown.items():
-            bad = ~np.isfinite(values.reshape(steps.size, -1)).all(axis=1)
-            if bad.any():
-                i, j = divmod(int(bad.argmax()), len(seeds))
-                self.close()
-                where = f"step {steps[i, j]} of the episode from seed {seeds[j]}"
-                fix = "fix the environment: training needs finite numbers"
-                raise UserError(f"{self.env.name}: its {name} is not finite in float32 at {where}", fix)
+        bad = {name: ~np.isfinite(x.reshape(steps.size, -1)).all(axis=1) for name, x in shown.items()}
+        if np.any(list(bad.values())):
+            first, name = min((int(x.argmax()), name) for name, x in bad.items() if x.any())
+            i, j = divmod(first, len(seeds))
+            self.close()
+            where = f"step {steps[i, j]} of the episode from seed {seeds[j]}"
+            fix = "fix the environment: training needs finite numbers"
+            raise UserError(f"{self.env.name}: its {name} is not finite in float32 at {where}", fix)
 
     def close(self) -> None:
         """Ends every process. A parent that is killed takes them along: their pipes close."""
