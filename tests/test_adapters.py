@@ -16,6 +16,7 @@ from tiers import slow_but
 from qchunk import env_names, envs
 from qchunk.envs.base import wrap
 from qchunk.envs.gymnax import Gymnax
+from qchunk.envs.kinetix import INSTALL
 from qchunk.play.collecting import NO_VARS, collect, scheme_of
 from qchunk.system.errors import UserError
 
@@ -123,6 +124,8 @@ def test_kinetix_that_is_not_installed_is_a_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "kinetix", None)
     with pytest.raises(UserError, match="kinetix/ needs a package.*pip install --no-deps kinetix-env==3"):
         envs.make("kinetix/l/h17_unicycle")
+    tested = (Path(__file__).parents[1] / "constraints.txt").read_text().splitlines()
+    assert {pin for pin in INSTALL.split() if "==" in pin} <= set(tested), "what users are told is what is tested"
     for wrong in ("kinetix/l/h17_unicycl", "kinetix/l/h17_unicycle@noise"):
         with pytest.raises(UserError, match="Did you mean kinetix/l/h17_unicycle"):
             envs.make(wrong)

@@ -117,9 +117,8 @@ def differences(run: run_folder.RunFolder, opened: Opened, step: int) -> Iterato
     if made_by and commit != made_by:
         yield f"made by commit {made_by}, here is {commit or 'none'}: bits may differ"
     made_of = checkpoint.about(run.checkpoints, step).get("config", {}) if step else {}
-    here = filled({"config": type(opened.config)}, run.config)[
-        "config"
-    ]  # whose files are called as the user calls them
+    # its files are called as the user calls them
+    here = filled({"config": type(opened.config)}, run.config)["config"]
     was, is_now = flatten_dict(made_of, sep="."), flatten_dict(here, sep=".")
     for name in sorted(was):
         if is_now.get(name) != was[name]:
