@@ -514,10 +514,12 @@ def test_a_comparison_grows_by_seeds(compared, tmp_path, capsys):
     for config in out.glob("runs/*/*/*/config.json"):
         about = json.loads(config.read_text())
         assert about["config"]["settings"].pop("devices_per_seed") == 1
-        config.write_text(json.dumps(about))
+        config.write_text(json.dumps({**about, "code": "another"}))
     finished = {p: p.stat().st_mtime_ns for p in out.rglob("summary.json")}
     at = argv.index("--seeds") + 1
     cli.main([*argv[:at], "3", *argv[at + 1 :], "--no-look"])
+    assert f"of its {len(finished)} finished runs {len(finished)} have another code: " in capsys.readouterr().err
+    assert "not all made alike (code;" in (out / "report" / "report.html").read_text()
     found = {p: p.stat().st_mtime_ns for p in out.rglob("summary.json")}
     assert len(found) == 2 * len(finished) and {p: found[p] for p in finished} == finished
     rows = json.loads((out / "report" / "table.json").read_text())["runs"]
@@ -527,6 +529,7 @@ def test_a_comparison_grows_by_seeds(compared, tmp_path, capsys):
 
 def test_nothing_trained_is_nothing_claimed(tmp_path, capsys):
     """A folder that only flags were written to takes others; a file in its way is told, not raised."""
+    (tmp_path / "c").mkdir()
     claim(tmp_path / "c", "comparison", {"n": 1})
     claim(tmp_path / "c", "comparison", {"n": 2})
     (tmp_path / "c" / "runs").mkdir()

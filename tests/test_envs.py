@@ -118,6 +118,13 @@ def test_wrong_names(name, fix):
         envs.make(name)
 
 
+def test_models_are_loaded_in_silence(tmp_path, monkeypatch, capfd):
+    """MuJoCo warns of an attribute of halfcheetah's, on stderr and in a file of the user's folder."""
+    monkeypatch.chdir(tmp_path)
+    envs.make("brax/halfcheetah@spring")
+    assert capfd.readouterr() == ("", "") and not list(tmp_path.iterdir())
+
+
 def test_users_see_no_notices_of_brax():
     script = (
         "import jax; from qchunk import envs; e = envs.make('brax/inverted_pendulum@generalized');"

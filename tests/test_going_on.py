@@ -123,12 +123,12 @@ def test_going_back_loses_nothing_until_a_checkpoint_is_saved(copy, capsys, monk
 def test_a_resumed_run_says_what_has_changed(copy, capsys):
     about = json.loads((copy / "config.json").read_text())
     about["versions"]["jax"] = "0.0.1"
-    about["git_commit"] = "abc"
+    about["git_commit"], about["code"] = "abc", "another"
     about["config"]["config"]["chunk"]["gamma"] = 0.5
     about["config"]["sampling_precision"] = "bfloat16"
     (copy / "config.json").write_text(json.dumps(about))
     code, _, err = resume(capsys, copy, "--step", "20")
-    assert code == 0 and "made with jax 0.0.1" in err and "made by commit abc" in err
+    assert code == 0 and "made with jax 0.0.1" in err and "made by other code (commit abc," in err
     assert "chunk.gamma in config.json was 0.99 and is 0.5" in err and err.count("\n") == 4, err
     assert "made with QCHUNK_SAMPLING_PRECISION bfloat16, here it is unset" in err
 

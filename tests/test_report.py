@@ -178,14 +178,44 @@ def test_a_damaged_run_is_a_line_beside_the_others(damage, pair, tmp_path):
             publish.write_report(pair[:1], tmp_path / "r")
 
 
+def remade(folder, **facts):
+    """Of a run: what config.json says of how it was made."""
+    about = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**about, **facts}))
+
+
+def told_of(folders):
+    found = records.load(folders)
+    return page.html_page(found, records.table(found), {})
+
+
 def test_facts_that_differ_are_told_of_their_runs(pair):
-    """Two commits are not one."""
+    """Two commits are not one; that they differ stands on the first screen where the code does, which its digest knows better than a commit's name."""
     for folder, commit in zip(pair, ("aaa", "bbb"), strict=True):
-        about = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps({**about, "git_commit": commit}))
-    found = records.load(pair)
-    text = page.html_page(found, records.table(found), {})
-    assert "bbb (bc); aaa (qc)" in text
+        remade(folder, git_commit=commit)
+    text = told_of(pair)
+    assert "bbb (bc); aaa (qc)" in text and "not all made alike" not in text
+    remade(pair[0], code="another")
+    assert "not all made alike (code;" in told_of(pair).split("<nav")[0]
+    remade(pair[1], code="")  # of before there was a digest
+    assert "not all made alike (code;" in told_of(pair)
+    remade(pair[0], git_commit="bbb")
+    assert "not all made alike" not in told_of(pair)
+    remade(pair[0], versions={"jax": "0.0.1"})
+    remade(pair[1], versions={"jax": "0.0.2", "ogbench": "1"})  # what only one of them has used says nothing
+    assert "not all made alike (jax;" in told_of(pair)
+    assert "not all made alike (jax;" in page.markdown_page(records.load(pair), [], {})
+
+
+def test_seeds_of_other_code_are_told_apart(tmp_path):
+    """They are one method all the same; the page says which seeds were made by which code."""
+    first, later = make(tmp_path / "a", "qc", QC), make(tmp_path / "b", "qc", QC, seed=len(QC))
+    assert "not all made alike" not in told_of([first, later])
+    remade(later, code="another")
+    text = told_of([first, later])
+    (row,) = records.table(records.load([first, later]))
+    assert row["seeds"] == str(2 * len(QC)) and "not all made alike (code;" in text
+    assert "another (qc, seeds 4 to 7)" in text
 
 
 def test_labels(tmp_path):

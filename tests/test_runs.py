@@ -64,7 +64,7 @@ def test_config_of_many_types(tmp_path):
         assert run.config == want == run_folder.read_config(tmp_path / "r")["config"]
 
 
-@pytest.mark.parametrize("what", ["folder", "empty", "file", "dangling"])
+@pytest.mark.parametrize("what", ["folder", "file", "dangling"])
 def test_create_refuses_what_exists(tmp_path, what):
     out = tmp_path / "run"
     if what == "file":
@@ -73,10 +73,19 @@ def test_create_refuses_what_exists(tmp_path, what):
         out.symlink_to(tmp_path / "nowhere")
     else:
         out.mkdir()
-        if what == "folder":
-            (out / "mine").write_text("mine")
+        (out / "mine").write_text("mine")
     with pytest.raises(UserError, match=r"exists already.*another|--resume"):
         run_folder.create(out, CONFIG)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_an_empty_folder_is_nobodys(tmp_path):
+    """``--out $(mktemp -d)``: of two that want it one has it."""
+    (tmp_path / "run").mkdir()
+    with run_folder.create(tmp_path / "run", CONFIG) as run:
+        assert run.config["algorithm"] == CONFIG["algorithm"]
+    with pytest.raises(UserError, match="exists already"):
+        run_folder.create(tmp_path / "run", CONFIG)
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 

@@ -12,7 +12,7 @@ from qchunk.commands import flags
 from qchunk.runs import run_folder
 from qchunk.system import schema, stopping
 from qchunk.system.errors import UserError
-from qchunk.system.files import atomic_write, make_folder
+from qchunk.system.files import atomic_write, is_taken, make_folder
 
 THEN, FILE = "--then", "stages.json"
 OWN = ("out", "label", "prior", "prior-seed")  # what no stage takes over from the first
@@ -84,7 +84,7 @@ def run(argv: list[str], shared: type, train: Callable, check: Callable) -> None
         check: (a stage's arguments, (algorithm, result of the stage before) or None) -> its result; every stage's, before the first is trained.
     """
     folder, stages = plan(argv, shared)
-    if folder.exists():
+    if is_taken(folder):
         raise UserError(f"{folder} exists already", f"pass --out with a new folder, or qchunk train --resume {folder}")
     before: tuple[str, Any] | None = None
     for words in stages:

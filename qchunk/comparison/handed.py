@@ -22,6 +22,7 @@ from qchunk.comparison.suite import (
     finished,
     folder_of,
     line_of,
+    made_otherwise,
     needs,
     train_all,
     train_one,
@@ -68,6 +69,7 @@ def trained_on(on: str, argv: Sequence[str], listed: Listed, quiet: bool = False
         return train_all(name, suite, root, quiet, log_to, estimate.left)
     sinks.check(log_to)
     check(suite, root)
+    made_otherwise(name, suite, root)
     jobs, failed = jobs_of(listed), dict[str, str]()
     if left := sum(not job.done() for job in jobs):
         session = begin(root, argv)

@@ -15,15 +15,15 @@ from qchunk import env_names, envs, registry
 from qchunk.config import filled, validate
 from qchunk.data import formats
 from qchunk.drivers.common import Amount, Common, Driver
-from qchunk.reporting import records
+from qchunk.reporting import origins, records
 from qchunk.reporting.records import Rows
 from qchunk.runs import run_folder, sinks, sources, training
 from qchunk.runs.recording import CollectFlags, collect_to
 from qchunk.runs.resuming import Going
 from qchunk.runs.training import TrainFlags
-from qchunk.system import loading, schema, stopping
+from qchunk.system import installed, loading, schema, stopping
 from qchunk.system.errors import UserError
-from qchunk.system.files import atomic_write, make_folder
+from qchunk.system.files import atomic_write, is_taken, make_folder
 from qchunk.varied import Swept
 
 
@@ -157,7 +157,7 @@ def claim(
     """
     kept, older = schema.as_json(asked), schema.as_json(stock or {})
     path = root / f"{kind}.json"
-    if root.exists() and not path.is_file():
+    if is_taken(root) and not path.is_file():
         raise UserError(f"{root} exists and holds no {kind}", "pass --out with a new folder")
     if path.is_file():
         found = older | schema.read(path, dict[str, Any], "pass --out with a new folder")
@@ -237,6 +237,23 @@ def check(suite: Sequence[Run], root: Path) -> None:
                 raise UserError(f"{run.data} has changed since {folder} was made", f"put it back; otherwise {fix}")
 
 
+def made_otherwise(name: str, suite: Sequence[Run], root: Path) -> None:
+    """Says on stderr where finished runs stand beside others that would be trained by other code or packages now."""
+    done = [r for r in suite if finished(r, root)]
+    if not done or len(done) == len(suite):
+        return
+    here = {"config": {}, **installed.everything()}
+    odd: dict[str, int] = {}
+    for run in done:
+        about = run_folder.read_config(folder_of(run, root))
+        for what in origins.unlike([{**about, "config": {}}, here]):
+            odd[what] = odd.get(what, 0) + 1
+    if odd:
+        told = ", ".join(f"{count} have another {what}" for what, count in odd.items())
+        fix = "what is trained now may differ by that alone; to train all alike pass --out with a new folder"
+        print(f"[{name}] of its {len(done)} finished runs {told}: {fix}", file=sys.stderr, flush=True)
+
+
 def _whole(found: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
     """The parts of a run's configuration, with what has become a setting since; nothing where it is of another kind than ours."""
     try:
@@ -295,6 +312,7 @@ def train_all(
     quiet = quiet or not sys.stderr.isatty()
     sinks.check(log_to)
     check(suite, root)
+    made_otherwise(name, suite, root)
     found = Trained({}, {})
     with stopping.hint("the same command goes on"):
         for i, run in enumerate(suite, 1):

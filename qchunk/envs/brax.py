@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -31,10 +33,23 @@ class Stock(Wrapper):
             return self.env.reset(rng)
 
 
+@contextlib.contextmanager
+def _unwarned() -> Iterator[None]:
+    """MuJoCo says nothing about the stock model files, whose words have aged; else each load prints it and makes a MUJOCO_LOG.TXT."""
+    import mujoco
+
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda text: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
 def make(name: str) -> Stock:
     """``halfcheetah`` or ``halfcheetah@spring``; without a backend, brax's default."""
     base, _, backend = name.partition("@")
-    with quiet():
+    with quiet(), _unwarned():
         from brax import envs
 
         return Stock(envs.get_environment(base, **({"backend": backend} if backend else {})), f"brax/{name}")

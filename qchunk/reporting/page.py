@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qchunk.reporting import against, catches, executions, headline, plots, pooled, prices, templating
+from qchunk.reporting import against, catches, executions, headline, origins, plots, pooled, prices, templating
 from qchunk.reporting import records as tables
 from qchunk.reporting.plots import Drawing
 from qchunk.reporting.records import Record, Rows
@@ -68,6 +68,7 @@ def html_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) -> s
         title=_title(records),
         facts=_head(records),
         told=[headline.sentences(title, members) for title, members in told_groups(groups)],
+        unlike=origins.sentence(records),
         boards=boards[:1] if spans else boards,
         broken=[(row["method"], row["environment"], row["note"]) for row in rows if not row["mean"]],
         episodes=episodes(records),
@@ -331,44 +332,13 @@ def settings(records: Sequence[Record]) -> Iterator[Section]:
     for group in groups.values():
         for name in dict.fromkeys(n for fields in group.values() for n in fields):
             rows.append({"field": name, **{label: group[label].get(name, "") for label in labels}})
-    facts = [_facts(r) for r in records]
-    versions = [
-        {"what": k, "which": _told(records, [f.get(k, "") for f in facts])}
-        for k in dict.fromkeys(k for f in facts for k in f)
-    ]
     yield Section("Every hyper-parameter", grid=_whole(rows), folded=True)
-    yield Section("Versions and data", grid=_whole(versions), folded=True)
+    yield Section("Versions and data", grid=_whole(origins.rows(records)), folded=True)
 
 
 def _whole(rows: Rows) -> Grid | None:
     """Every column: those of settings are methods."""
     return Grid(list(rows[0]), [list(row.values()) for row in rows], []) if rows else None
-
-
-def _facts(r: Record) -> dict[str, str]:
-    """What a run was made with."""
-    about, c = r.about, r.about["config"]
-    found = {**about.get("versions", {}), "python": about.get("python"), "commit": about.get("git_commit")}
-    found |= {
-        "platform": about.get("platform"),
-        "device": c.get("device"),
-        "precision": c.get("precision"),
-        "made": about.get("created", "")[:10],
-    }
-    return {k: str(v or "") for k, v in {**found, "data": (c.get("data") or {}).get("fingerprint")}.items()}
-
-
-def _told(records: Sequence[Record], values: Sequence[str]) -> str:
-    """A fact of all runs, or of which runs it holds where they differ; runs without it do not count."""
-    labels: dict[str, list[str]] = {}
-    for r, value in zip(records, values, strict=True):
-        labels.setdefault(value, []).append(r.label)
-    labels.pop("", None)
-    return (
-        next(iter(labels), "")
-        if len(labels) < 2
-        else "; ".join(f"{v} ({', '.join(dict.fromkeys(names))})" for v, names in labels.items())
-    )
 
 
 def markdown_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) -> str:
@@ -385,6 +355,7 @@ def markdown_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) 
     given: dict[str, Any] = {
         "title": _title(records),
         "told": [headline.sentences(title, members) for title, members in told_groups(headline.groups(records))],
+        "unlike": origins.sentence(records),
         "how": HOW,
         "figures": tables.markdown(rows),
         "lines": verdicts(rows),

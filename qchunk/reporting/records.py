@@ -60,6 +60,7 @@ class Record(NamedTuple):
     folder: Path
     about: dict  # what config.json holds
     diverged: str = ""  # which seeds did, and when
+    others: tuple[dict, ...] = ()  # what config.json holds of the other folders that its seeds come from
 
     @property
     def figure(self) -> str:

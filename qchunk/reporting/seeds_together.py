@@ -69,4 +69,5 @@ def _one(group: list[Any]) -> Any:
     seeds = tuple(itertools.chain(*(r.seeds for r in group)))
     diverged = "; ".join(filter(None, (r.diverged for r in group)))
     unfinished = any(r.unfinished for r in group)
-    return group[0]._replace(seeds=seeds, evals=evals, unfinished=unfinished, diverged=diverged)
+    more = {"others": tuple(r.about for r in group[1:])}
+    return group[0]._replace(seeds=seeds, evals=evals, unfinished=unfinished, diverged=diverged, **more)

@@ -18,7 +18,7 @@ from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
 from qchunk.runs.progress import Bar
 from qchunk.seeds import check, key_of
-from qchunk.system import answers, memory, stopping
+from qchunk.system import answers, installed, memory, stopping
 from qchunk.system.errors import UserError
 from qchunk.system.files import check_new, make_folder
 from qchunk.types import Learner
@@ -77,7 +77,7 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
     about: dict[str, Any] = {
         "policy": " ".join(f.policy) or "default",
         "seed": f.seed,
-        "versions": run_folder.versions(),
+        "versions": installed.versions(),
     }
     found: dict[str, Any]
     with Bar(f.steps, 0, f.quiet, f"collecting {name}") as bar:

@@ -19,7 +19,7 @@ from qchunk.drivers.common import check_devices
 from qchunk.runs import checkpoint, run_folder
 from qchunk.runs.opened import Opened
 from qchunk.seeds import Share
-from qchunk.system import loading
+from qchunk.system import installed, loading
 from qchunk.system.errors import UserError
 
 MORE = ("offline_steps", "online_steps")  # what may grow after the end of a run
@@ -109,13 +109,14 @@ def differences(run: run_folder.RunFolder, opened: Opened, step: int) -> Iterato
     Args:
         step: the checkpoint that the run goes on from; it keeps the configuration that it was trained with.
     """
-    installed = run_folder.versions()
+    present = installed.versions()
     for name, version in run.about.get("versions", {}).items():
-        if (now := installed.get(name)) != version:
+        if (now := present.get(name)) != version:
             yield f"made with {name} {version}, here is {now or 'none'}: bits may differ"
-    made_by, commit = run.about.get("git_commit"), run_folder.git_commit()
-    if made_by and commit != made_by:
-        yield f"made by commit {made_by}, here is {commit or 'none'}: bits may differ"
+    made_by, commit = run.about.get("git_commit"), installed.git_commit()
+    digest = run.about.get("code")  # runs of before have none
+    if (digest != installed.code()) if digest else (made_by and commit != made_by):
+        yield f"made by other code (commit {made_by or 'unknown'}, here is {commit or 'none'}): bits may differ"
     made_of = checkpoint.about(run.checkpoints, step).get("config", {}) if step else {}
     # its files are called as the user calls them
     here = filled({"config": type(opened.config)}, run.config)["config"]

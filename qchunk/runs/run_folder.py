@@ -1,6 +1,6 @@
 """The folder of a run: configuration, lock, metrics, summary. No jax in here: reports read it too. ::
 
-config.json      the resolved configuration, versions, git commit, platform
+config.json      the resolved configuration, versions, git commit and a digest of the code, platform
 metrics.jsonl    one JSON object a line
 summary.json     final figures, each {"mean":, "per_seed": []}
 checkpoints/     see checkpoint.py
@@ -11,31 +11,34 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import math
 import os
 import platform
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from qchunk.runs.schemas import About, Line
-from qchunk.system import schema, stopping
+from qchunk.system import installed, schema, stopping
 from qchunk.system.answers import finite
 from qchunk.system.errors import UserError
-from qchunk.system.files import acquire, append, atomic_write, check_place, explain_oserror, remove, write_synced
+from qchunk.system.files import (
+    acquire,
+    append,
+    atomic_write,
+    check_place,
+    explain_oserror,
+    is_taken,
+    remove,
+    write_synced,
+)
 
 FORMAT, VERSION = "qchunk", 2  # 1: learners kept their target networks under another name
 MOST_METRICS = 1 << 30  # bytes of a metrics.jsonl that is read: years of evaluations
 CONFIG, METRICS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "summary.json", "lock"
-_PACKAGES = (
-    *("qchunk", "jax", "jaxlib", "flax", "optax", "brax", "mujoco", "numpy", "orbax-checkpoint"),
-    *("gymnax", "gymnasium", "ogbench", "dm_control"),  # of those that are installed
-)
 
 
 class RunFolder:
@@ -43,7 +46,7 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        about: what config.json holds: ``config``, ``versions``, ``git_commit``, ``platform``, ...
+        about: what config.json holds: ``config``, ``versions``, ``git_commit``, ``code``, ``platform``, ...
         sinks: where else ``log`` sends its values.
     """
 
@@ -172,12 +175,12 @@ def create(out: Path, config: Mapping[str, Any], fill: Callable[[Path], Any] = l
         fill: writes what else must be there from the start, into the folder before it has its name.
 
     Raises:
-        UserError: the folder exists, or the disk is full or refuses; nothing is left behind.
+        UserError: there is something of that name but for an empty folder, or the disk is full or refuses; nothing is left behind.
         TypeError: the configuration holds what JSON cannot.
     """
     out = Path(out)
     check_place(out)
-    if out.exists() or out.is_symlink():
+    if is_taken(out):
         raise UserError(
             f"{out} exists already", f"Pass --out with a new folder, or --resume {out} to go on with that run"
         )
@@ -360,35 +363,7 @@ def _describe(config: Mapping[str, Any]) -> dict[str, Any]:
         "version": VERSION,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "config": dict(config),
-        "versions": versions(),
-        "git_commit": git_commit(),
+        **installed.everything(),
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
-
-
-def versions() -> dict[str, str]:
-    """The versions of the packages that decide what a run computes, of those that are installed."""
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def git_commit() -> str | None:
-    """The commit of the checkout that this code lies in, "-dirty" where files differ; None outside of one."""
-    folder = Path(__file__).parent
-
-    def git(*args: str) -> str:
-        command = ["git", "-C", str(folder), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        # an installed copy may lie in somebody else's checkout
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -79,6 +79,7 @@ class About(TypedDict):
     created: NotRequired[str]
     versions: NotRequired[dict[str, str]]
     git_commit: NotRequired[str | None]
+    code: NotRequired[str]
     python: NotRequired[str]
     platform: NotRequired[str]
 

@@ -69,6 +69,13 @@ def make_folder(path: Path) -> None:
         raise explain_oserror(err, path) from err
 
 
+def is_taken(path: Path) -> bool:
+    """Whether a new folder cannot have this name: something is there, and it is no empty folder, such as ``mktemp -d`` makes."""
+    if path.is_symlink() or not path.exists():
+        return path.is_symlink()
+    return not path.is_dir() or any(path.iterdir())
+
+
 def path_of(given: Any, what: str) -> Path:
     """A path that a program of the user's gave.
 
