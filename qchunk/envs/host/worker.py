@@ -25,6 +25,7 @@ import importlib
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import signal
@@ -48,6 +49,7 @@ ENDED = slice(-3, -1)  # where a row says whether the episode has
 SUCCESS = ("success", "is_success")  # the keys of ``info`` that speak of success, the first one first
 UNKNOWN = -1.0  # a step that does not
 REGISTER = ("gymnasium_robotics",)  # packages whose environments are known by their ids alone, where they are installed
+NUMBERS = frozenset((bool, int, float, np.bool_, np.float32, np.float64))
 PACKAGES = ("numpy", "gymnasium", "mujoco", "metaworld", "robosuite", "gymnasium-robotics")  # whose versions matter
 
 
@@ -65,6 +67,8 @@ def one_number(x: Any, what: str) -> float:
     Raises:
         ValueError: it is none.
     """
+    if type(x) in NUMBERS:  # nearly always
+        return float(x)
     found = np.asarray(x)
     if found.size != 1 or found.dtype.kind not in "biuf":
         raise ValueError(f"its {what} is {x!r}, which is not one number")
@@ -105,14 +109,17 @@ class One:
             raise ValueError(f"{description['id']} has the observations {space}, which do not flatten to a vector")
         self._is_tree = isinstance(space, gymnasium.spaces.Dict)
         self._spaces = trees.named(trees.unnamed(trees.named(space)))  # twice: a name may hold a slash
-        self._flatten, self._size = gymnasium.spaces.flatten, gymnasium.spaces.flatdim
+        self._flatten = gymnasium.spaces.flatten
+        self._leaves = [
+            (n, s, len(s.shape or ()) == 1, (gymnasium.spaces.flatdim(s),)) for n, s in self._spaces.items()
+        ]
         self.like: Any = None
         spec = self.env.spec
         own = (spec.max_episode_steps if spec else None) or DEFAULT_LIMIT
         self.limit = min(own, description.get("limit", own))
         self.sparse, self.goals = bool(description["sparse"]), description.get("goals", 0)
         self.goal: Any = None
-        self.steps = 0
+        self.steps, self.ended = 0, False
 
     def reset(self, seed: int) -> np.ndarray:
         """Row of an episode's start; the same seed gives the same start."""
@@ -123,13 +130,26 @@ class One:
         return self._row(obs, 0.0, False, False, info)
 
     def step(self, action: np.ndarray) -> np.ndarray:
-        """Row of the step taken; the limit, if the environment has none, is ours."""
-        self.steps += 1
-        scaled = (self.centre + self.half * np.clip(action, -1.0, 1.0)).reshape(self.shape).astype(self.type)
-        obs, reward, terminal, truncation, info = self.env.step(scaled)
-        if self.sparse:
-            reward = -1.0 if one_number(reward, "reward") != 0 else 0.0
-        return self._row(obs, reward, terminal, truncation or self.steps >= self.limit, info)
+        """Row of the step taken by an action [A] in [-1, 1]."""
+        return self.play(action[None])[0]
+
+    def play(self, actions: np.ndarray) -> list[np.ndarray]:
+        """A row for each of the actions [k, A], taken until the episode ends; then its last row again.
+
+        The limit, if the environment has none, is ours.
+        """
+        near = np.minimum(np.maximum(actions, -1.0), 1.0)  # np.clip takes twice as long
+        rows: list[np.ndarray] = []
+        for own in (self.centre + self.half * near).reshape(-1, *self.shape).astype(self.type):
+            if rows and self.ended:
+                rows.append(rows[-1])
+                continue
+            self.steps += 1
+            obs, reward, terminal, truncation, info = self.env.step(own)
+            if self.sparse:
+                reward = -1.0 if one_number(reward, "reward") != 0 else 0.0
+            rows.append(self._row(obs, reward, terminal, truncation or self.steps >= self.limit, info))
+        return rows
 
     def expert(self) -> np.ndarray:
         """The action [A] in [-1, 1] that the environment's own expert (its method ``expert``) takes now."""
@@ -139,23 +159,25 @@ class One:
 
     def _row(self, obs: Any, reward: Any, terminal: Any, truncation: Any, info: dict) -> np.ndarray:
         parts = trees.named(obs) if self._is_tree else {"obs": obs}
-        parts = {name: self._flat(space, parts[name]) for name, space in self._spaces.items()}
+        found = [self._flat(parts[name], *leaf) for name, *leaf in self._leaves]
         if self.goals:
-            parts = {"obs/goal": np.asarray(self.goal, np.float64).ravel(), "obs/state": parts["obs"]}
+            found = [np.asarray(self.goal, np.float64).ravel(), *found]
         if self.like is None:
             images = {n for n, s in self._spaces.items() if s.dtype == np.uint8}
-            types = {n: np.uint8 if n in images else np.float32 for n in parts}
-            self.like = trees.unnamed({n: np.zeros(x.shape, types[n]) for n, x in parts.items()})
-        ended = bool(one_number(terminal, "terminated"))
-        cut = bool(one_number(truncation, "truncated")) and not ended
-        told = [one_number(reward, "reward"), float(ended), float(cut), _success(info)]
-        return np.concatenate([*parts.values(), told])
+            leaves = ("obs/goal", "obs/state") if self.goals else tuple(self._spaces)
+            types = [np.uint8 if n in images else np.float32 for n in leaves]
+            self.like = trees.unnamed({n: np.zeros(x.shape, t) for n, x, t in zip(leaves, found, types, strict=True)})
+        terminal = bool(one_number(terminal, "terminated"))
+        self.ended = bool(one_number(truncation, "truncated")) or terminal
+        told = (one_number(reward, "reward"), terminal, self.ended and not terminal, _success(info))
+        return np.concatenate((*found, told))
 
-    def _flat(self, space: Any, x: Any) -> np.ndarray:
-        flat = np.asarray(x if len(space.shape or ()) == 1 else self._flatten(space, x), np.float64)
-        size = self._size(space)
-        if flat.shape != (size,):
-            raise ValueError(f"an observation has the shape {np.shape(x)}, and its space {space} says {size} numbers")
+    def _flat(self, x: Any, space: Any, is_flat: bool, shape: tuple[int]) -> np.ndarray:
+        flat = np.asarray(x if is_flat else self._flatten(space, x), np.float64)
+        if flat.shape != shape:
+            raise ValueError(
+                f"an observation has the shape {np.shape(x)}, and its space {space} says {shape[0]} numbers"
+            )
         return flat
 
     def close(self) -> None:
@@ -166,7 +188,7 @@ class One:
 def _success(info: dict) -> float:
     """1 or 0 where a step speaks of success, else UNKNOWN, as where it says NaN or None."""
     for name in SUCCESS:
-        if info.get(name) is not None and not np.isnan(value := one_number(info[name], f"info[{name!r}]")):
+        if info.get(name) is not None and not math.isnan(value := one_number(info[name], f"info[{name!r}]")):
             return float(value > 0)
     return UNKNOWN
 
@@ -253,14 +275,6 @@ def answer(slots: dict[int, One], op: bytes, m: np.ndarray, description: dict) -
     return np.ascontiguousarray(rows_of(slots, op, m, description)).tobytes()
 
 
-def stepped(one: One, actions: np.ndarray) -> list[np.ndarray]:
-    """A row for each of the actions [k A], played until the episode ends; then its last row again."""
-    rows: list[np.ndarray] = []
-    for action in actions.reshape(-1, len(one.half)):
-        rows.append(rows[-1] if rows and rows[-1][ENDED].any() else one.step(action))
-    return rows
-
-
 def rows_of(slots: dict[int, One], op: bytes, m: np.ndarray, description: dict) -> np.ndarray:
     """The rows of the operations on slots."""
     for slot in {int(s) for s in (m[:1] if op == b"P" else m)[:, 0]} - slots.keys():
@@ -268,7 +282,8 @@ def rows_of(slots: dict[int, One], op: bytes, m: np.ndarray, description: dict) 
     if op == b"R":
         return np.stack([started(slots[int(slot)], int(seed)) for slot, seed in m])
     if op == b"S":
-        return np.stack([row for x in m for row in stepped(slots[int(x[0])], x[1:])])
+        asked = ((slots[int(x[0])], x[1:]) for x in m)
+        return np.stack([row for one, x in asked for row in one.play(x.reshape(-1, len(one.half)))])
     if op == b"E":
         return np.stack([slots[int(x[0])].expert() for x in m])
     one = slots[int(m[0, 0])]
