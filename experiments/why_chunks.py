@@ -1,6 +1,6 @@
 """Why chunks: four claims about them, each a figure.
 
-Copying: on probe/pause an exact policy of one step repeats its last action for ever, a chunk of 8 does not. Compounding: how far from the experts' states on
+Copying: on probe/pause an exact policy of one step repeats its last move for ever, a chunk of 8 does not. Compounding: how far from the experts' states on
 probe/pole a cloned flow is, by how often it looks. Reaction: what looking less often costs on probe/catch and probe/pursuit. In between: success
 against the length of chunks on probe/switch-N (Q-chunking; one step, n-step, chunks) and on probe/pole. ``--only pause``, ``pole``, ``catch``, ``pursuit`` or
 ``switch-4`` takes a part.
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from _suite import OPTIM, SMALL, opened, small_qc
+from matplotlib.ticker import ScalarFormatter
 
 from qchunk.actor_configs import FlowConfig, RegressionConfig
 from qchunk.algorithms.bc import BC
@@ -85,8 +86,11 @@ def nearest(at: jax.Array, known: jax.Array, block: int = 512) -> jax.Array:
     return jax.lax.map(lambda x: jnp.sqrt(jnp.min(jnp.sum((x - known) ** 2, axis=-1))), at, batch_size=block)
 
 
-def away(run: Run, root: Path, way: str, steps: int = 96, envs: int = 64) -> np.ndarray:
-    """How far a policy's states are from those of the data at each step, means [S, steps] over the episodes that still go on."""
+def away(run: Run, root: Path, way: str, steps: int = 48, envs: int = 64) -> np.ndarray:
+    """How far a policy's states are from those of the data at each step, means [S, steps] over the episodes that still go on.
+
+    ``steps``: half of the experts' episodes on probe/pole go on for so long; beyond them there is nobody to compare with.
+    """
     folder, found = folder_of(run, root), []
     data, _ = formats.load(next((root / "data").glob(f"{run.env.replace('/', '-')}-*.npz")))
     known = jnp.asarray(data.obs[:: max(1, len(data.obs) // 20_000)])
@@ -135,6 +139,7 @@ def pictures(root: Path, runs: list[Run]) -> None:
         axes[0, 1].set(
             title="Compounding (pole, h = 16)", xlabel="environment step", ylabel="distance to the experts' states"
         )
+        axes[0, 1].set_ylim(bottom=0)
     ks = [*LOOKS, 16]
     for r in of("probe/catch"):
         line(axes[0, 2], ks, [success(r, root, way) for way in WAYS], r.env)
@@ -153,12 +158,15 @@ def pictures(root: Path, runs: list[Run]) -> None:
             line(axes[1, 2], [horizon(r) for r in found], [success(r, root) for r in found], env)
     axes[1, 2].set(title="Neither too short nor too long", xlabel="chunk h", ylabel="success (%)", xscale="log")
     for ax in axes.flat:
+        if ax.get_ylabel() == "success (%)":
+            ax.set_ylim(-5, 105)
         if ax.get_xscale() == "log":
             ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_formatter(ScalarFormatter())
         if ax.get_legend_handles_labels()[0]:
             ax.legend(frameon=False, fontsize=9)
         else:  # none of its runs is there
-            ax.axis("off")
+            ax.set_visible(False)
     figure.savefig(root / "report" / "why_chunks.png")
     plt.close(figure)
 

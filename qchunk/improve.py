@@ -261,9 +261,7 @@ def guide_estimate(kernel: Kernel, value: ValueFn, weight: float) -> Kernel:
         UserError: the Kernel has no noise levels.
     """
     if kernel.advance is None:
-        raise UserError(
-            f"the {called(kernel)} Kernel walks along no noise levels", "take --actor.kind flow or diffusion"
-        )
+        raise UserError(f"the {called(kernel)} walks along no noise levels", "take --actor.kind flow or diffusion")
     alpha, sigma = np.asarray(kernel.levels, np.float64).T
     rest = (sigma / (alpha + sigma)).astype(np.float32)
 

@@ -95,11 +95,11 @@ def sample_from_start(kernel: Kernel) -> Policy:
         UserError: its steps draw noise, or make skills.
     """
     if kernel.decoder:
-        raise UserError(f"the {called(kernel)} Kernel makes skills, not actions", "take --actor.kind flow")
+        raise UserError(f"the {called(kernel)} makes skills, not actions", "take --actor.kind flow")
     if kernel.noisy:
         fix = "take --actor.kind flow, or a diffusion that draws none: --actor.ddim 5"
         raise UserError(
-            f"the steps of the {called(kernel)} Kernel draw noise, so its chunk does not follow from its start", fix
+            f"the steps of the {called(kernel)} draw noise, so its chunk does not follow from its start", fix
         )
     return sample(kernel)
 
@@ -124,9 +124,7 @@ def sample_path(kernel: Kernel, base: Kernel | None = None, tuned: int = 0) -> P
     """
     if not kernel.noisy:
         fix = "wrap it in stochastic(...), or take another actor where it has one step only: --tuned.kind gaussian"
-        raise UserError(
-            f"the steps of the {called(kernel)} Kernel draw no noise, so its paths have no probabilities", fix
-        )
+        raise UserError(f"the steps of the {called(kernel)} draw no noise, so its paths have no probabilities", fix)
     first = 0 if base is None else count_steps(kernel) - tuned
 
     @rounded

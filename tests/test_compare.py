@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 from qchunk import cli, envs, names, registry
 from qchunk.actor_configs import DiffusionConfig, FlowConfig
 from qchunk.commands.compare import CompareFlags, asked_for, by_batches, ends_of, online_steps, plan
-from qchunk.comparison import arms, literature, refusals, tables
+from qchunk.comparison import arms, handed, literature, refusals, tables
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import Data, claim, train_all
 from qchunk.config import CriticConfig, validate
@@ -26,6 +27,7 @@ from qchunk.reporting import records
 from qchunk.reporting.film import Frame
 from qchunk.runs import training
 from qchunk.system.errors import UserError
+from qchunk.system.files import atomic_write
 from qchunk.types import Spec
 
 TASK1, TASK2 = "tabletop/cube-single-task1", "tabletop/cube-single-task2"
@@ -568,6 +570,12 @@ def test_a_refused_arm_says_why_and_the_others_go_on():
         refusals.without(("fpo@regression", "value-guided@gaussian"), Sizes())
     with pytest.raises(UserError, match="unknown algorithm .qd"):
         refusals.without(("qc", "qd"), Sizes())
+    for slip, says in (("qc:nn=4", "unknown setting of an arm 'nn'"), ("qc:n=x", "no value")):
+        with pytest.raises(UserError, match=says):
+            refusals.without(("qc", slip), Sizes())
+    assert list(refusals.without(("qc", "fpo@regression:optim.lr=1e-3"), Sizes())[1]) == [
+        "fpo@regression:optim.lr=1e-3"
+    ]
 
 
 def test_a_dry_comparison_says_its_cost_and_makes_nothing(tmp_path, capsys):
@@ -621,6 +629,27 @@ def test_one_bad_arm_costs_no_other(tmp_path, capsys):
     assert len(report) == 2 and "failed: ArithmeticError: the update of bad broke" in report[1]
     assert "bc@regression" in report[0]
     assert "the update of bad broke" in (tmp_path / "c/report/report.html").read_text()
+
+
+def test_one_command_trains_in_a_folder(tmp_path, capsys):
+    """The second says so before it does anything; a page of what is finished may be made meanwhile."""
+    argv = ["compare", "--env", "probe/pole", "--algos", "bc@regression", "--out", str(tmp_path / "my c")]
+    argv += ["--online-steps", "0", "--offline-steps", "20", "--hidden", "8", "--data-steps", "100"]
+    with handed.alone(tmp_path / "my c"):
+        atomic_write(tmp_path / "my c" / "comparison.json", "{}")
+        told = command(capsys, *argv, "bad").err
+        assert f"process {os.getpid()} on " in told and "is training in" in told and "--so-far" in told
+        assert "nothing in" in command(capsys, *argv, "--so-far", "bad").err
+    assert not (tmp_path / "my c" / "runs").exists()
+
+
+def test_other_flags_are_named_before_what_they_change(compared, capsys):
+    """As they are typed: not the setting that follows from them, not a list of Python's."""
+    at = compared[1].index("--offline-steps") + 1
+    told = command(capsys, *compared[1][:at], "21", *compared[1][at + 1 :], "bad").err
+    assert "another --offline-steps" in told and told.endswith("or --offline-steps 20.\n"), told
+    told = command(capsys, *compared[1], "--algos", "bc@gaussian", "bad").err
+    assert told.endswith("or --algos bc@gaussian dppo.\n"), told
 
 
 def test_what_stands_on_a_failed_run_fails_with_it(tmp_path, monkeypatch):

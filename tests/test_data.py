@@ -193,7 +193,10 @@ BROKEN = {  # a kind -> how it is made, what its line says, and flags that mend 
     "torn hdf5": (lambda p: torn(d(p)), "truncated or damaged"),
     "torn npz": (lambda p: torn(own(p / "set.npz")), "truncated or no npz"),
     "torn parquet": (lambda p: torn(le(p)), "truncated or damaged"),
-    "objects": (lambda p: npz(p / "o.npz", made.flat(made.episodes()), rewards=np.asarray([{}] * 26, object)), "o.npz"),
+    "objects": (
+        lambda p: npz(p / "o.npz", made.flat(made.episodes()), rewards=np.asarray([{}] * 26, object)),
+        "rewards holds Python objects, which are never unpickled",
+    ),
     "no actions": (lambda p: d(p, actions=lambda x: None), "holds no actions. name them: --names action="),
     "no observations": (lambda p: d(p, observations=lambda x: None), "holds no observations. name them"),
     "other lengths": (lambda p: d(p, rewards=lambda x: x[:-1]), "reward has 25 rows, and action 26"),
@@ -480,6 +483,10 @@ def test_names_of_ones_own(tmp_path):
         for pair, told in ((("obs", "x"), "has no x"), (("action_", "u"), "there is no action_")):
             with pytest.raises(formats.UserError, match=told):
                 formats.survey(path, Reading(names=(pair,)))
+    with pytest.raises(formats.UserError, match="--names obs=NAME"):  # a stranger's names need no new collection
+        formats.load(tmp_path / "own.npz")
+    with pytest.raises(formats.UserError, match="own.npz is no HDF5 file"):
+        formats.survey(tmp_path / "own.npz", Reading(reader="d4rl"))
 
 
 def test_rewards_of_robots(tmp_path, capsys):
@@ -508,6 +515,10 @@ def test_training_reads_a_foreign_set_as_it_is_and_converted(tmp_path, capsys):
     assert code == 0, err
     kept = json.loads((tmp_path / "run/config.json").read_text())["config"]["data"]
     assert kept["fingerprint"] == formats.fingerprint(formats.read(hdf5, env)[0])
+    actions = made.episodes(actions=env.action_size + 1)  # what does not fit is named
+    other = made.d4rl(tmp_path / "other.hdf5", made.flat(actions))
+    code, _, err = run(capsys, "train", "bc", "--env", "probe/flag", "--data", other, "--out", tmp_path / "no", *TINY)
+    assert code == 2 and "qchunk data convert --names action=NAME" in err, err
     minari = made.minari(tmp_path / "set", episodes)
     flags = ["train", "bc", "--env", "probe/flag", "--out", tmp_path / "again", *TINY]
     code, _, err = run(capsys, *flags, "--data", minari)

@@ -11,6 +11,7 @@ from test_cli import ENV, SMALL, last_checkpoint, run
 
 from qchunk import cli
 from qchunk.runs import checkpoint
+from qchunk.system.errors import UserError
 
 STEPS = ["--offline-steps", "30", "--eval-every", "10", "--log-every", "10", "--episodes", "4", "--batch", "16"]
 
@@ -102,6 +103,27 @@ def test_a_damaged_manifest_names_the_older_checkpoint(copy, capsys, what):
     file.write_text("{") if what == "damaged" else file.unlink()
     code, _, err = resume(capsys, copy, "--step", "30")
     assert code == 2 and "--step 20" in err and err.count("\n") == 1, err
+
+
+def test_who_looks_on_takes_the_next_checkpoint_where_one_goes_meanwhile(copy, capsys, monkeypatch):
+    """A process that trains removes old checkpoints while others read them; one that stays unreadable is told."""
+    read = checkpoint.restore
+
+    def gone(where, like, step=None):
+        if (where / "30").exists():
+            shutil.rmtree(where / "30")
+            raise UserError("its arrays cannot be read", "look elsewhere")
+        return read(where, like, step)
+
+    monkeypatch.setattr(checkpoint, "restore", gone)
+    code, out, err = run(capsys, "eval", copy, "--episodes", "2", "--json")
+    assert code == 0 and json.loads(out) and not (copy / "checkpoints" / "30").exists(), err
+
+    def broken(*args):
+        raise UserError("its arrays cannot be read", "look elsewhere")
+
+    monkeypatch.setattr(checkpoint, "restore", broken)
+    assert "its arrays cannot be read" in run(capsys, "eval", copy, "--episodes", "2")[2]
 
 
 def test_going_back_loses_nothing_until_a_checkpoint_is_saved(copy, capsys, monkeypatch):

@@ -326,6 +326,9 @@ FLAGS = [
     (["compare", "--env", ENV, "--algos"], "--algos names no arms"),
     (["compare", "--env", ENV, "--algos", "dppo@"], "unknown kind ''"),
     (["compare", "--env", ENV, "--log-to", "x"], "unknown sink 'x'"),
+    (["compare", "--env", ENV, "--algos", "bc", "qc:nn=4"], "unknown setting of an arm 'nn'. Did you mean n?"),
+    (["compare", "--env", ENV, "--seeds"], "error: Missing value for argument '--seeds'"),
+    (["reproduce", "reacher", "--scale", "tiny"], "error: Invalid choice 'tiny' for argument '--scale'"),
 ]
 
 

@@ -256,7 +256,7 @@ def test_mixtures_are_refused(c, told):
 
 
 def test_an_ode_is_refused_by_name():
-    with pytest.raises(UserError, match=r"actor Kernel draw no noise.*stochastic\(\.\.\.\)"):
+    with pytest.raises(UserError, match=r"actor draw no noise.*stochastic\(\.\.\.\)"):
         sample_path(actor(ACTORS["flow"]))
 
 

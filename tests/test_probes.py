@@ -107,11 +107,14 @@ def test_a_glass_is_caught_by_who_looks_in_time(k):
 
 
 def test_who_repeats_its_last_action_never_starts():
-    """The exact means of what experts do next: by the last action for one step and for chunks of 16, and without it."""
+    """The exact means of what experts do next, by the last move for one step and for chunks of 16, and without it.
+
+    Between rest and move they are drawn as a line, as a network would: what is shown must not creep along it to 5 / 7, which moves.
+    """
     ahead = 0.86 ** np.arange(1, 17)
 
     def means(noise, obs):
-        moving = obs[:, 1:] > 0.5
+        moving = obs[:, 1:]
         return (5 / 7 + (moving - 5 / 7) * ahead)[..., None]
 
     one, chunk = (measured("pause", parse(s, 16).scheme(planned(means, 16))) for s in ("receding:1", "open-loop"))

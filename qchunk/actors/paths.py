@@ -138,8 +138,8 @@ def drawing(level: Callable[[Key, tuple[int, ...]], Array]) -> DrawFn:
 
 
 def called(kernel: Kernel) -> str:
-    """A Kernel's name in messages: its modules', or that it is frozen."""
-    return " and ".join(m.name for m in kernel.modules) or "frozen"
+    """A Kernel's name in messages: its modules', or that it is a frozen one."""
+    return " and ".join(m.name for m in kernel.modules) or "frozen actor"
 
 
 def count_steps(kernel: Kernel) -> int:
@@ -191,14 +191,12 @@ def deterministic(kernel: Kernel) -> Kernel:
         UserError: a Gaussian, whose noise is all that its chunk follows from; or skills.
     """
     if kernel.decoder:
-        raise UserError(
-            f"the {called(kernel)} Kernel makes skills, which others cannot follow", "take a flow or a diffusion"
-        )
+        raise UserError(f"the {called(kernel)} makes skills, which others cannot follow", "take a flow or a diffusion")
     if not kernel.noisy:
         return kernel
     if kernel.advance is None:
         raise UserError(
-            f"the steps of the {called(kernel)} Kernel draw noise",
+            f"the steps of the {called(kernel)} draw noise",
             "take a flow, a diffusion or another actor of levels",
         )
     still = functools.partial(kernel.advance, eta=0.0)
@@ -228,7 +226,7 @@ def velocity_of(kernel: Kernel) -> VelocityFn:
     """
     if kernel.velocity is None:
         raise UserError(
-            f"the {called(kernel)} Kernel has no velocity at any time",
+            f"the {called(kernel)} has no velocity at any time",
             "take --actor.kind flow (or --tuned.kind, or a prior of that kind)",
         )
     return kernel.velocity

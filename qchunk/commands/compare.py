@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import sys
@@ -144,12 +145,15 @@ def compare(argv: list[str]) -> None:
     kept, refused = refusals.without(f.algos, sizes)
     f = dataclasses.replace(f, algos=kept)
     suite, left_out = by_batches(f, sizes, ends)
+    claims = functools.partial(claim, f.out, KIND, {**asked, ENDS: ends})
+    grow = {"grows": ("algos", "env", ENDS), "rises": ("seeds",), "stock": stock(f)}
+    claims(dry=True, **grow)  # what differs is named by its flag, before the runs are looked at
     if not f.tune:  # what trials choose is not known yet
         check(suite, f.out)
     sinks.check(f.log_to)
     handed.check_engine(f.on)
     planned = trials.planned(f, sizes, plan)
-    claim(f.out, KIND, {**asked, ENDS: ends}, f.dry or f.so_far, ("algos", "env", ENDS), ("seeds",), stock(f))
+    claims(dry=f.dry or f.so_far, **grow)
     refusals.told(refused)
     if f.dry:
         tried = trials.listed(f, planned)
@@ -164,20 +168,7 @@ def compare(argv: list[str]) -> None:
         trained = handed.trained_on(f.on, ["compare", *argv], todo, f.quiet or f.json)
     compared = [r for r in asked_runs if r.name in trained.folders or not f.so_far]
     folders = {trained.folders[r.name]: r for r in compared if r.name in trained.folders}
-    first_seeds = [folder for folder, r in folders.items() if not r.batch]
-    for folder in first_seeds if f.look else ():
-        print(f"[compare] looking at {folder.name} on {folder.parent.name}", file=sys.stderr, flush=True)
-        try:
-            look(folder)
-        except Exception as e:  # its figures stand all the same
-            print(f"[compare] no look at {folder}: {line_of(e)}", file=sys.stderr, flush=True)
-    for folder in folders if f.execute else ():
-        print(
-            f"[compare] playing {folder.name} on {folder.parent.name} by {len(f.execute)} schemes",
-            file=sys.stderr,
-            flush=True,
-        )
-        by_schemes(folder, f.execute, f.episodes)
+    played(folders, f)
     learnt = [folder for folder, r in folders.items() if r.data and r.settings.offline_steps]  # type: ignore[attr-defined]
     more: dict[str, Rows] = {"Not trained yet": handed.not_yet(trained, asked_runs) if f.so_far else []}
     more |= offline_part(learnt, f) if learnt and f.online_steps else {}
@@ -195,6 +186,24 @@ def compare(argv: list[str]) -> None:
     publish(list(folders), f.out / "report", more, f.json, failed, base)
     trained.failed.update({name_of(env, arm): why for env, arm, why in failed})
     trained.leave()
+
+
+def played(folders: dict[Path, Run], f: CompareFlags) -> None:
+    """Looks at what was trained (``--look``), and plays it by schemes (``--execute``); what was measured before stays."""
+    first_seeds = [folder for folder, r in folders.items() if not r.batch]
+    for folder in first_seeds if f.look else ():
+        print(f"[compare] looking at {folder.name} on {folder.parent.name}", file=sys.stderr, flush=True)
+        try:
+            look(folder)
+        except Exception as e:  # its figures stand all the same
+            print(f"[compare] no look at {folder}: {line_of(e)}", file=sys.stderr, flush=True)
+    for folder in folders if f.execute else ():
+        print(
+            f"[compare] playing {folder.name} on {folder.parent.name} by {len(f.execute)} schemes",
+            file=sys.stderr,
+            flush=True,
+        )
+        by_schemes(folder, f.execute, f.episodes)
 
 
 def stock(f: CompareFlags) -> dict[str, Any]:

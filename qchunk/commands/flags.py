@@ -49,8 +49,11 @@ def parse(command: str, argv: list[str], *parts: Any, text: str = "") -> list[An
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             parsed: Any = tyro.cli(whole, prog=f"qchunk {command}", args=argv, config=one_kind)
     except SystemExit as e:
-        told = " ".join(re.sub(r"[^\x20-\x7e]|[-=]{5,}", " ", re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())).split())
-        told = told.split("For full helptext")[0].removeprefix("Parsing error").strip()
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", said.getvalue())
+        inside = re.sub(r"^.*\n[ -]+\n", "", plain)  # without a box's title, which says it twice
+        told = " ".join(re.sub(r"[^\x20-\x7e]|[-=]{5,}", " ", inside).split())
+        told = told.split("For full helptext")[0].strip()
+        told = told[:1].upper() + told[1:]
         raise UserError(told or "wrong flags", f"qchunk {command} --help shows every flag") from e
     found = [getattr(parsed, f"part{i}") for i in range(len(parts))]
     for part in found:

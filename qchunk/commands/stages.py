@@ -11,7 +11,7 @@ from qchunk import names, registry
 from qchunk.commands import flags
 from qchunk.runs import run_folder
 from qchunk.system import schema, stopping
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, typed
 from qchunk.system.files import atomic_write, is_taken, make_folder
 
 THEN, FILE = "--then", "stages.json"
@@ -85,7 +85,9 @@ def run(argv: list[str], shared: type, train: Callable, check: Callable) -> None
     """
     folder, stages = plan(argv, shared)
     if is_taken(folder):
-        raise UserError(f"{folder} exists already", f"pass --out with a new folder, or qchunk train --resume {folder}")
+        raise UserError(
+            f"{folder} exists already", f"pass --out with a new folder, or qchunk train --resume {typed(folder)}"
+        )
     before: tuple[str, Any] | None = None
     for words in stages:
         before = words[0], check(words, before)
@@ -118,7 +120,7 @@ def resume(folder: Path, train: Callable, data: Path | None = None) -> None:
         raise UserError(f"{folder / FILE} is damaged: {why}", fix)
     moved = ["--data", str(data)] if data else []
     outs: list[Path] = []
-    with stopping.hint(f"go on with: qchunk train --resume {folder}"):
+    with stopping.hint(f"go on with: qchunk train --resume {typed(folder)}"):
         for words in stages:
             out = folder / Path(flags.value_of(words, "--out")).name
             if not (out / run_folder.SUMMARY).exists():

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from qchunk import names, registry
@@ -216,10 +218,12 @@ def config_of(arm: str, sizes: Sizes) -> Any:
         UserError: an unknown algorithm, kind or setting, or a kind for a method without an actor.
     """
     arm, given = named_settings(arm)
-    c = _shared_config(arm, sizes)
-    for setting, text in given.items():
-        c = with_setting(c, setting, text)
-    return c
+    return with_settings(_shared_config(arm, sizes), given)
+
+
+def with_settings(c: Any, given: Mapping[str, str]) -> Any:
+    """``with_setting`` of each."""
+    return functools.reduce(lambda made, setting: with_setting(made, *setting), given.items(), c)
 
 
 def _shared_config(arm: str, sizes: Sizes) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +35,7 @@ from qchunk.engines.working import Chore, work
 from qchunk.runs import run_folder, sinks
 from qchunk.system import stopping
 from qchunk.system.errors import UserError
-from qchunk.system.files import atomic_write
+from qchunk.system.files import acquire, atomic_write, explain_oserror, make_folder
 
 
 class Listed(NamedTuple):
@@ -62,8 +64,34 @@ def trained_on(on: str, argv: Sequence[str], listed: Listed, quiet: bool = False
         argv: the command line; workers make the same list from it.
 
     Raises:
-        UserError: an engine or a suite that cannot be.
+        UserError: an engine or a suite that cannot be; or another command trains in this folder.
     """
+    with alone(listed.root):
+        return _trained_on(on, argv, listed, quiet)
+
+
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """Holds a folder of runs against another command that would train in it.
+
+    Raises:
+        UserError: one does.
+    """
+    make_folder(root)
+    try:
+        lock = acquire(root / run_folder.LOCK)
+    except BlockingIOError as e:
+        fix = "wait for it, pass --so-far for the page of what is finished, or stop it and pass --on local:2 to train several runs at once"
+        raise UserError(f"process {e.strerror} is training in {root}", fix) from e
+    except OSError as e:
+        raise explain_oserror(e, root) from e
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _trained_on(on: str, argv: Sequence[str], listed: Listed, quiet: bool) -> Trained:
     name, suite, root, log_to = listed
     if not on:
         return train_all(name, suite, root, quiet, log_to, estimate.left)

@@ -16,13 +16,21 @@ def without(algos: Sequence[str], sizes: Sizes) -> tuple[tuple[str, ...], dict[s
     """(the arms that can be made, by arm why the others cannot).
 
     Raises:
-        UserError: a name that does not exist, which is a slip of the pen; or none can be made.
+        UserError: a name, of a method or of a setting, that does not exist or a value that cannot be read, which are slips of the
+            pen; or none can be made.
     """
     refused: dict[str, UserError] = {}
     for arm in algos:
-        build, _ = registry.builder(arms.split(arm)[0])
+        plain, given = arms.named_settings(arm)
+        build, _ = registry.builder(arms.split(plain)[0])
         try:
-            build(arms.config_of(arm, sizes))
+            c = arms.config_of(plain, sizes)
+        except UserError as e:
+            refused[arm] = e
+            continue
+        c = arms.with_settings(c, given)
+        try:
+            build(c)
         except UserError as e:
             refused[arm] = e
     if refused and len(refused) == len(algos):

@@ -22,7 +22,7 @@ from qchunk.runs.recording import CollectFlags, collect_to
 from qchunk.runs.resuming import Going
 from qchunk.runs.training import TrainFlags
 from qchunk.system import installed, loading, schema, stopping
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, typed
 from qchunk.system.files import atomic_write, is_taken, make_folder
 from qchunk.varied import Swept
 
@@ -167,7 +167,9 @@ def claim(
         odd = sorted(n for n in kept if found.get(n) != kept[n] and n not in longer)
         if odd and (root / "runs").exists():
             flag = odd[0].replace("_", "-")
-            fix = f"pass --out with a new folder, or --{flag} {found.get(odd[0])}"
+            old = found.get(odd[0])
+            words = typed(*(old if isinstance(old, list) else [old]))
+            fix = f"pass --out with a new folder, or --{flag} {words}"
             raise UserError(f"{root} holds a {kind} with another --{flag}", fix)
         if not odd and not longer:
             return

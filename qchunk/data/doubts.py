@@ -134,7 +134,7 @@ def remarks(rows: Rows) -> Iterator[str]:
     """What is no mistake, but good to know before training."""
     inside = ~rows.end
     if len(np.unique(rows.reward[inside])) == 1:
-        yield f"all rewards are {rows.reward[inside][0]:.4g}: enough to clone, nothing for a critic to learn"
+        yield f"all rewards are {rows.reward[inside][0]:.4g}: enough to clone; a critic learns something only where a task gives its own (--env)"
     for name, x in trees.named(rows.obs).items():
         still = np.flatnonzero((x == x[:1]).all(axis=0))
         if still.size and len(x) > 1:

@@ -176,7 +176,8 @@ def opened(path: Path) -> tuple[Rows, dict[str, Any]]:
         found = {"obs" if name.startswith("obs/") else name for name in z.files}
         missing = [n for n in (*ARRAYS, "about") if n not in found]
         if missing:
-            raise UserError(f"{path} is no qchunk data set: it lacks {', '.join(missing)}", "collect it again")
+            fix = "collect it again, or where its arrays are called otherwise say how: --names obs=NAME action=NAME"
+            raise UserError(f"{path} is no qchunk data set: it lacks {', '.join(missing)}", fix)
         about = json.loads(str(z["about"]))
         rows = rows_of({n: z[n] for n in z.files if n.split("/")[0] in (*ARRAYS, "extras")})
     if not isinstance(about, dict):
@@ -349,7 +350,8 @@ def fitted(rows: Rows, about: Mapping[str, Any], env: Any, name: str, path: Path
         rows = with_goals(rows, env.goal_of, expected[0])
     got = (trees.sizes(rows.obs), rows.action.shape[1])
     if got != expected:
-        fix = "choose its columns: qchunk data convert --obs-keys ..." if foreign else "collect it again"
+        part = "--obs-keys NAME" if got[0] != expected[0] else "--names action=NAME"
+        fix = f"choose its columns: qchunk data convert {part}" if foreign else "collect it again"
         raise UserError(f"{path} holds observations and actions of sizes {got}, but {name} has {expected}", fix)
     return rows
 

@@ -27,8 +27,10 @@ def opened(path: Path | str) -> Iterator[Any]:
     """The file, as ``h5py.File`` opens it to read.
 
     Raises:
-        UserError: h5py is missing, the file is truncated or damaged, or larger than the memory that is free.
+        UserError: it is no HDF5, h5py is missing, the file is truncated or damaged, or larger than the memory that is free.
     """
+    if Path(path).is_file() and not is_hdf5(path):
+        raise UserError(f"{path} is no HDF5 file", "take another --reader, or leave it out")
     try:
         import h5py
     except ImportError as e:

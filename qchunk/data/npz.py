@@ -48,7 +48,7 @@ def check_sizes(zipped: zipfile.ZipFile) -> None:
     """Refuses arrays that cannot be what their file says, and those that do not fit into memory.
 
     Raises:
-        UserError: the arrays need more memory than is free.
+        UserError: the arrays need more memory than is free, or hold Python objects.
         ValueError: a header claims other than what its entry holds.
     """
     names = [info.filename for info in zipped.infolist()]
@@ -61,6 +61,9 @@ def check_sizes(zipped: zipfile.ZipFile) -> None:
             read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             shape, _, dtype = read[version](f)
             claimed, begin = math.prod(shape) * dtype.itemsize, f.tell()
+        if dtype.hasobject:
+            problem = f"{info.filename.removesuffix('.npy')} holds Python objects, which are never unpickled"
+            raise UserError(problem, "save plain arrays: numbers of one type, episodes one after the other")
         if min(shape, default=1) < 0 or claimed != info.file_size - begin:
             raise ValueError(f"the header of {info.filename} claims {claimed} bytes")
         if (

@@ -8,6 +8,7 @@ Ours have an ``about`` besides. Rewards and ends are not in the file: they are t
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 import shutil
@@ -205,6 +206,8 @@ def play(folder: Path, settings: dict, count: int, processes: int, progress: Cal
     def missing() -> list[int]:
         return [n for n in range(count) if not oracles.part(folder, n).exists()]
 
+    if importlib.util.find_spec("ogbench") is None:
+        raise UserError(f"{settings['scene']} is OGBench's, which is not installed", "pip install 'qchunk[ogbench]'")
     for _ in range(3):
         todo = missing()
         with tempfile.TemporaryFile() as log:

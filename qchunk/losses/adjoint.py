@@ -150,5 +150,5 @@ def check_flows(*kernels: Kernel) -> None:
         velocity_of(kernel)
         if count_steps(kernel) != count_steps(kernels[0]):
             raise UserError(
-                f"the {called(kernel)} Kernel takes other steps than the first", "give both the same number of steps"
+                f"the {called(kernel)} takes other steps than the first", "give both the same number of steps"
             )

@@ -119,6 +119,6 @@ def check_levels(kernel: Kernel) -> None:
     """
     if kernel.advance is None or count_steps(kernel) == 1:
         raise UserError(
-            f"the {called(kernel)} Kernel makes chunks in one step",
+            f"the {called(kernel)} makes chunks in one step",
             "take --actor.kind diffusion or flow, of 2 steps or more",
         )

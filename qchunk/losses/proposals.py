@@ -156,7 +156,7 @@ def entropy(kernel: Kernel, heat: Module) -> tuple[Term, Term]:
     """
     if (density := kernel.density) is None:
         raise UserError(
-            f"the density of the {called(kernel)} Kernel is not known",
+            f"the density of the {called(kernel)} is not known",
             "take --actor.kind tanh-gaussian or full-gaussian",
         )
 

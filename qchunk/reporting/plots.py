@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
+import textwrap
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -134,7 +135,7 @@ def headline(board: Any, colour: dict[str, str], path: Path) -> None:
     ax.set_yticks(range(len(rows)), [lettered(row.label) for row in rows])
     ax.set_xticks([at for at, _ in board.ticks], [text for _, text in board.ticks])
     ax.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5))
-    ax.set_xlabel(f"{board.unit}; 95 % interval {board.over}")
+    figure.supxlabel(textwrap.fill(f"{board.unit}; 95 % interval {board.over}", 76), fontsize=10)
     ax.set_title(lettered(board.title), fontsize=10)
     ax.grid(axis="x", alpha=0.25)
     keep(figure, path, ("png", "pdf", "svg"))

@@ -22,7 +22,7 @@ from qchunk.reporting.stats import (
     verdicts,
 )
 from qchunk.runs import run_folder
-from qchunk.system.errors import UserError, unknown
+from qchunk.system.errors import UserError, typed, unknown
 
 COLUMNS = (
     "environment",
@@ -192,7 +192,7 @@ def read(folder: Path, until: float = np.inf) -> Record:
     lines = [line for line in lines if line["step"] <= until]
     evals = [line for line in lines if line["kind"] == "eval"]
     if not evals:
-        raise UserError(f"{folder} has no evaluation yet", f"go on with qchunk train --resume {folder}")
+        raise UserError(f"{folder} has no evaluation yet", f"go on with qchunk train --resume {typed(folder)}")
     if not 1 <= c["seeds"] <= MOST_SEEDS:
         raise UserError(f"{folder} is no whole run: its {run_folder.CONFIG} names {c['seeds']} seeds", "leave it out")
     seeds = tuple(range(c["seed"], c["seed"] + c["seeds"]))

@@ -19,7 +19,7 @@ from qchunk.play.execute import with_delay
 from qchunk.play.program import Inputs, Program, reads
 from qchunk.play.schemes import WEAKER
 from qchunk.runs import checkpoint, run_folder, sources
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, typed
 from qchunk.types import Algorithm, Learner, Vars
 from qchunk.varied import Swept, lane_names
 
@@ -150,7 +150,7 @@ def restore(folder: Path, run: Opened, step: int | None) -> tuple[tuple[Learner 
         good = _newest_good(where, run, found)
         if good is None:
             raise
-        fix = f"pass --resume {folder} --step {good} to go on from the newest good one"
+        fix = f"pass --resume {typed(folder)} --step {good} to go on from the newest good one"
         raise UserError(err.problem, fix) from err
 
 
@@ -178,9 +178,17 @@ def learner_of(folder: Path, run: Opened, wanted: str | int = "newest") -> tuple
     Args:
         wanted: "newest", "best" (by the evaluation made with it) or a step.
     """
-    (learner, _), at = restore(folder, run, step_of(folder, wanted))
+    while True:
+        there = checkpoint.steps(folder / "checkpoints")
+        try:
+            (learner, _), at = restore(folder, run, step_of(folder, wanted))
+            break
+        except UserError:
+            if checkpoint.steps(folder / "checkpoints") == there:
+                raise
+            # a process that trains it has put newer ones in the place of this one meanwhile
     if learner is None:
-        raise UserError(f"{folder} has no checkpoint yet", f"go on with qchunk train --resume {folder}")
+        raise UserError(f"{folder} has no checkpoint yet", f"go on with qchunk train --resume {typed(folder)}")
     return learner, at
 
 

@@ -20,7 +20,7 @@ from qchunk.runs import checkpoint, run_folder
 from qchunk.runs.opened import Opened
 from qchunk.seeds import Share
 from qchunk.system import installed, loading
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, typed
 
 MORE = ("offline_steps", "online_steps")  # what may grow after the end of a run
 
@@ -71,7 +71,9 @@ def same_data(folder: Path, config: dict, opened: Opened, moved: Path | None) ->
     kept = config["data"]
     path = Path(moved or kept["path"])
     if not (path.exists() or loading.is_own(str(path))):  # a reader of one's own finds its data itself
-        raise UserError(f"there is no data set {path}", f"qchunk train --resume {folder} --data FILE, where it is now")
+        raise UserError(
+            f"there is no data set {path}", f"qchunk train --resume {typed(folder)} --data FILE, where it is now"
+        )
     offline = not getattr(opened.settings, "online_steps", 0)
     data, about = formats.for_env(path, opened.program.env, config["env"], stream=offline)
     if about["fingerprint"] != kept["fingerprint"]:

@@ -24,7 +24,7 @@ from typing import Any, Self
 from qchunk.runs.schemas import About, Line
 from qchunk.system import installed, schema, stopping
 from qchunk.system.answers import finite
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, typed
 from qchunk.system.files import (
     acquire,
     append,
@@ -182,7 +182,7 @@ def create(out: Path, config: Mapping[str, Any], fill: Callable[[Path], Any] = l
     check_place(out)
     if is_taken(out):
         raise UserError(
-            f"{out} exists already", f"Pass --out with a new folder, or --resume {out} to go on with that run"
+            f"{out} exists already", f"Pass --out with a new folder, or --resume {typed(out)} to go on with that run"
         )
     text = json.dumps(_describe(config), indent=2, default=_jsonable) + "\n"
     made = [p for p in out.absolute().parents if not p.exists()]

@@ -29,7 +29,7 @@ from qchunk.runs.progress import Bar
 from qchunk.runs.resuming import Going
 from qchunk.seeds import for_each, mesh, repeated, spread
 from qchunk.system import hosts, memory, stopping
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, typed
 from qchunk.system.files import check_place
 from qchunk.varied import Swept
 
@@ -219,7 +219,9 @@ def data_of(
         )
     if f.data is None:
         if getattr(settings, "offline_steps", 0):
-            raise UserError(f"{algorithm} learns from a data set", f"give --data FILE, made by: qchunk collect {f.env}")
+            raise UserError(
+                f"{algorithm} learns from a data set", f"give --data FILE, made by: qchunk collect {f.env} --out FILE"
+            )
         return None, None
     data, about = formats.for_env(f.data, env, f.env, stream=not getattr(settings, "online_steps", 0))
     units = {SCALE: about[SCALE]} if SCALE in about else {}
@@ -285,7 +287,7 @@ def keep_changes(run: run_folder.RunFolder, p: Opened, f: Going) -> None:
 
 def how_to_go_on(folder: Path) -> str:
     """For the line after a signal."""
-    return f"go on with: qchunk train --resume {folder}"
+    return f"go on with: qchunk train --resume {typed(folder)}"
 
 
 def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, minutes: float, quiet: bool) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 
@@ -25,3 +26,8 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> User
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     offer = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known[:8])}"
     return UserError(f"unknown {kind} {name!r}", f"{offer.rstrip('.')}{'; ' + where if where else ''}")
+
+
+def typed(*words: object) -> str:
+    """Words of a command line as one types them: quoted where a shell would take them apart."""
+    return shlex.join(map(str, words))

@@ -68,7 +68,7 @@ def _import(place: str, target: str) -> types.ModuleType:
 def _load_file(path: Path) -> types.ModuleType:
     """The file as a module, known to Python (whatever looks up a class's source wants that); loaded once as it stands."""
     if not path.is_file():
-        raise UserError(f"there is no file {path}", "give file.py:function with the path of an existing file")
+        raise UserError(f"there is no file {path}", "give the path of a file that exists")
     mark = hashlib.sha256(str(path.resolve()).encode() + path.read_bytes()).hexdigest()[:12]
     name = f"{path.stem}_{mark}"
     _LOADED.append(path.name)
