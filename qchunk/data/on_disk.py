@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Literal
+from jax.extend.core import Literal, get_opaque_trace_state
 
 from qchunk import trees
 from qchunk.data import chunks
@@ -101,7 +101,7 @@ class Standing:
 
 def trace_now() -> Any:
     """What jax is tracing: a loop's body, or what a map maps, is traced by itself."""
-    return jax.core.get_opaque_trace_state(convention="flax")
+    return get_opaque_trace_state(convention="flax")
 
 
 FIX = "convert the data set to one file (.npz), which is held in memory"
