@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from _suite import OPTIM, SMALL, opened, small_qc
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import StrMethodFormatter
 
 from qchunk.actor_configs import FlowConfig, RegressionConfig
 from qchunk.algorithms.bc import BC
@@ -162,7 +162,7 @@ def pictures(root: Path, runs: list[Run]) -> None:
             ax.set_ylim(-5, 105)
         if ax.get_xscale() == "log":
             ax.set_xscale("log", base=2)
-            ax.xaxis.set_major_formatter(ScalarFormatter())
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         if ax.get_legend_handles_labels()[0]:
             ax.legend(frameon=False, fontsize=9)
         else:  # none of its runs is there
