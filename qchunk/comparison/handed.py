@@ -35,7 +35,7 @@ from qchunk.engines.working import Chore, work
 from qchunk.runs import run_folder, sinks
 from qchunk.system import stopping
 from qchunk.system.errors import UserError
-from qchunk.system.files import acquire, atomic_write, explain_oserror, make_folder
+from qchunk.system.files import atomic_write, hold, make_folder
 
 
 class Listed(NamedTuple):
@@ -78,13 +78,8 @@ def alone(root: Path) -> Iterator[None]:
         UserError: one does.
     """
     make_folder(root)
-    try:
-        lock = acquire(root / run_folder.LOCK)
-    except BlockingIOError as e:
-        fix = "wait for it, pass --so-far for the page of what is finished, or stop it and pass --on local:2 to train several runs at once"
-        raise UserError(f"process {e.strerror} is training in {root}", fix) from e
-    except OSError as e:
-        raise explain_oserror(e, root) from e
+    fix = "wait for it, pass --so-far for the page of what is finished, or stop it and pass --on local:2 to train several runs at once"
+    lock = hold(root / run_folder.LOCK, f"training in {root}", fix)
     try:
         yield
     finally:

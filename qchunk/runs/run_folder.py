@@ -31,6 +31,7 @@ from qchunk.system.files import (
     atomic_write,
     check_place,
     explain_oserror,
+    hold,
     is_taken,
     remove,
     write_synced,
@@ -216,13 +217,8 @@ def open_run(path: Path) -> RunFolder:
     """
     path = Path(path)
     about = read_config(path)
-    try:
-        lock = acquire(path / LOCK)
-    except BlockingIOError as err:
-        fix = "Wait for it or stop it, or pass --out with a new folder"
-        raise UserError(f"process {err.strerror} is writing to the run {path}", fix) from err
-    except OSError as err:
-        raise explain_oserror(err, path) from err
+    fix = "Wait for it or stop it, or pass --out with a new folder"
+    lock = hold(path / LOCK, f"writing to the run {path}", fix)
     try:
         for pattern in (".*.tmp-*", "checkpoints/.tmp-*", "checkpoints/.gone-*"):  # what a kill left half done
             for left in path.glob(pattern):

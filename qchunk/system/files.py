@@ -188,6 +188,23 @@ def acquire(path: Path) -> int:
     return fd
 
 
+def hold(path: Path, doing: str, fix: str) -> int:
+    """``acquire``, where another's lock is the user's to mend.
+
+    Args:
+        doing: what the process that holds it does, such as "writing to the run X".
+
+    Raises:
+        UserError: another holds it, with this ``fix``; or the disk refuses.
+    """
+    try:
+        return acquire(path)
+    except BlockingIOError as err:
+        raise UserError(f"process {err.strerror} is {doing}", fix) from err
+    except OSError as err:
+        raise explain_oserror(err, path.parent) from err
+
+
 def sha256(path: Path) -> str:
     """The hash of a file's contents, in hexadecimal. Raises OSError."""
     with open(path, "rb") as f:
