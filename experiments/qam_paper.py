@@ -10,6 +10,7 @@ OGBench needs ``pip install -c constraints.txt -e '.[ogbench]'``.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,10 +89,12 @@ ROWS = {  # by our labels; the paper's values from its code's settings, by domai
 
 
 def on_prior(run: Run) -> Run:
-    """The same run, whose method reads the cloned flow of the task's prior if it can."""
+    """The same run, whose method reads the cloned flow of the task's prior, as that is, if it can."""
     stands = stands_on(run.config)
-    standing = stands is not None and stands[1] is Stands.CLONED
-    return run._replace(prior=f"{run.env}/{PRIOR}" if standing else "")
+    if stands is None or stands[1] is not Stands.CLONED:
+        return run
+    c = dataclasses.replace(run.config, **{stands[0]: sized(BC(CHUNKS)).actor})
+    return run._replace(config=c, prior=f"{run.env}/{PRIOR}")
 
 
 def small_runs(task: str) -> list[Run]:

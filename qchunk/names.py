@@ -293,6 +293,7 @@ SUITES = {  # files of experiments/
     "qam-paper-tuning": Entry("qam_paper_tuning.py", "the tuning runs behind qam-paper at small scale"),
     "dqc": Entry("dqc.py", "the table of decoupled Q-chunking (2512.10926) on goals; at small scale on tabletop"),
     "sequences": Entry("sequences.py", "skills, zooms, models, search and movement primitives beside Q-chunking"),
+    "catches": Entry("catches.py", "the catches told of skills, bins, movement primitives and planning, each a figure"),
     "why-chunks": Entry(
         "why_chunks.py", "four claims about chunks, each a figure: copying, compounding, reaction, length"
     ),

@@ -456,6 +456,13 @@ def small(**change):
     return {**{"build": bc, "c": c, "env": env, "settings": s, "data": None}, **change}
 
 
+Twin = dataclasses.make_dataclass("BC", [])  # as a file is loaded twice
+
+
+def of_a_twin(c: Twin):
+    return bc(c)
+
+
 FROM_PYTHON = {
     "no data": ({}, "2 offline updates need a data set"),
     "settings": ({"settings": OfflineSettings()}, "give OnlineSettings"),
@@ -468,6 +475,7 @@ FROM_PYTHON = {
     "build": ({"build": lambda c: None}, "return an Algorithm"),
     "a name of a method": ({"build": "bc"}, "build is 'bc'"),
     "another method": ({"build": qc}, "qc takes a QC, and c is a BC"),
+    "another copy": ({"build": of_a_twin}, "of another copy of its file. take the class of the copy that is loaded"),
     "a rate for each seed": (
         {"c": BC(ChunkConfig(2), optim=OptimConfig(np.ones(3, np.float32)))},
         "a number of c has the shape (3,)",

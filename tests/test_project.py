@@ -27,7 +27,10 @@ def pins(file: str = "constraints.txt") -> dict[str, Version]:
     return {canonicalize_name(name): Version(v) for name, v in (line.split("==") for line in wanted)}
 
 
-@pytest.mark.parametrize("file", ["constraints.txt", "constraints-low.txt"])
+LANES = {"3.12": "constraints-3.12.txt", "3.13": "constraints-3.13.txt"}  # the newest versions, by Python
+
+
+@pytest.mark.parametrize("file", ["constraints.txt", "constraints-low.txt", *LANES.values()])
 def test_constraints_are_names_and_versions_only(file):
     """No index address, no option, no path: each machine has its own."""
     for line in (ROOT / file).read_text().splitlines():
@@ -54,6 +57,17 @@ def test_lower_bounds_are_the_versions_that_were_tested():
         r = Requirement(text)
         (bound,) = r.specifier
         assert low[canonicalize_name(r.name)] == Version(bound.version), text
+
+
+@pytest.mark.parametrize("python", LANES)
+def test_lanes_of_the_newest_versions_pin_what_tests_need(python):
+    found = pins(LANES[python])
+    for text in [*PROJECT["dependencies"], *EXTRAS["test"]]:
+        r = Requirement(text)
+        if r.marker is None or r.marker.evaluate({"python_version": python}):
+            assert r.specifier.contains(found[canonicalize_name(r.name)], prereleases=True), text
+        else:
+            assert canonicalize_name(r.name) not in found, text
 
 
 def test_what_the_issue_asks_of_the_project():

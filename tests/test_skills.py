@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qchunk import envs
+from qchunk import envs, registry
 from qchunk.actor_configs import FlowConfig, SkillConfig, TanhGaussianConfig
 from qchunk.actors import actor
 from qchunk.algorithms.bc import BC, bc
@@ -23,6 +24,7 @@ from qchunk.drivers.online import OnlineSettings
 from qchunk.losses.optimism import familiar, novelty, optimistic, predicted
 from qchunk.play import collecting
 from qchunk.sampling import act, sample
+from qchunk.system import loading
 from qchunk.system.errors import UserError
 from qchunk.types import EDGE, Chunk, Spec, Term, Vars
 
@@ -133,6 +135,30 @@ def test_priors_without_skills_are_refused(vars):
     short = chunk_of(np.random.default_rng(0))
     with pytest.raises(UserError, match="other backup points"):
         actor(C).loss(vars, jnp.zeros((5, W)), short._replace(reward=short.reward[:, :1]))
+
+
+def test_both_levels_at_once_is_an_update_of_skills_and_then_one_over_what_they_are_by_then(vars):
+    """experiments/opal_at_once.py against its parts: the skills are cloned, and OPAL's update is over them as they are then."""
+    build, config_class = registry.builder(f"{loading.beside('experiments') / 'opal_at_once.py'}:opal_at_once")
+    c = config_class(C, ChunkConfig(H), TanhGaussianConfig((8,)), CriticConfig((8,)), OptimConfig(1e-2))
+    algorithm, chunk = build(c), chunk_of(np.random.default_rng(0))
+    state = algorithm.init(jax.random.key(1), SPEC, {})
+    made, metrics = jax.jit(algorithm.update)(state, {}, jax.random.key(2), chunk)
+    keys = jax.random.split(jax.random.key(2), 3)
+    alone = bc(BC(c.chunk, C, c.optim))
+    skills = alone.init(jax.random.key(1), SPEC, {})._replace(params={"actor": state.params["skills"]})
+    skills, cloned = jax.jit(alone.update)(skills, {}, keys[0], chunk)
+    chex.assert_trees_all_close(made.params["skills"], skills.params["actor"], rtol=1e-5, atol=1e-6)
+    assert metrics["bc/loss"] == pytest.approx(float(cloned["bc/loss"]), rel=1e-5)
+
+    above, given = opal(OPAL(C, c.chunk, c.policy, c.critic, c.optim)), {"actor": skills.params["actor"]}
+    high = state._replace(params={n: p for n, p in state.params.items() if n != "skills"}, opt=state.opt[1])
+    high, recoded = above.prepare(high, given, keys[1], chunk)
+    high, _ = jax.jit(above.update)(high, given, keys[2], recoded)
+    chex.assert_trees_all_close(
+        {n: p for n, p in made.params.items() if n != "skills"}, high.params, rtol=1e-5, atol=1e-6
+    )
+    chex.assert_trees_all_close(made.targets, high.targets, rtol=1e-5, atol=1e-6)
 
 
 def windows_of_both(rng, B=6):

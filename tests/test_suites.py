@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import types
 
 import pytest
 
@@ -16,7 +17,7 @@ from qchunk.comparison.suite import Data, Run, Suite, chosen, shrunk, smoke
 from qchunk.config import ChunkConfig, RolloutConfig, validate
 from qchunk.drivers.online import OnlineSettings
 from qchunk.play.execute import parse, with_delay
-from qchunk.runs import run_folder
+from qchunk.runs import prior, run_folder
 from qchunk.system import loading
 from qchunk.types import Spec
 
@@ -33,20 +34,25 @@ def shared():
 def test_every_suite_is_possible(name):
     found = loading.function(f"{loading.beside('experiments') / names.suite(name)}:SUITE")
     assert isinstance(found, Suite)
+    anywhere = types.SimpleNamespace(data_name="")
     for scale in found.scales:
         for runs in (found.runs(scale), [smoke(r) for r in found.runs(scale)]):
-            before: set[str] = set()
+            before: dict[str, Run] = {}
             for r in runs:
                 validate(r.config)
                 validate(r.settings)
                 env_names.check_env(r.env)
                 assert names.algorithm(r.algorithm) and r.name not in before, r.name
                 earlier = [p for p in (r.data.policies if isinstance(r.data, Data) else ()) if "/" in p]
-                assert {r.prior, *earlier} - {""} <= before, f"{r.name} stands on a run that comes before it"
+                assert {r.prior, *earlier} - {""} <= set(before), f"{r.name} stands on a run that comes before it"
+                if r.prior:
+                    below, c = before[r.prior], before[r.prior].config
+                    stage = prior.Prior({}, prior.actor_of(c, r.prior), c, below.settings, anywhere, {})
+                    prior.check(stage, r.algorithm, r.config, r.settings, anywhere)
                 assert r.data is not None or not getattr(r.settings, "offline_steps", 0)
                 for scheme, delay in map(with_delay, found.execute(r)):
                     parse(scheme, r.config.chunk.horizon, delay or 0)
-                before.add(r.name)
+                before[r.name] = r
         if found.published:
             theirs = found.published.file.read_text()
             for r in (r for r in found.runs(scale) if r.env.startswith("ogbench/")):
@@ -215,7 +221,14 @@ def test_reproduce(tmp_path, capsys):
     assert about["config"]["config"]["optim"].pop("warmup") == 0, "as a run has it that is older than the setting"
     config.write_text(json.dumps(about))
     cli.main(["reproduce", mine, "--scale", "smoke", "--out", str(out), "--quiet", "--so-far"])
+    assert not list(out.rglob("cost.json")), "nobody asked what acting costs"
     assert "2 of 2 runs are finished" in capsys.readouterr().err and summary.stat().st_mtime_ns == written
+
+    cli.main(["reproduce", mine, "--scale", "smoke", "--out", str(out), "--quiet", "--look", "--only", "pole/bc"])
+    cost = json.loads((out / "runs/probe/pole/bc/cost.json").read_text())
+    assert cost["p50"] > 0 and len(cost["energy_distance"]) == 2
+    assert (out / "runs/probe/pole/bc/episode.gif").exists()
+    assert "Cost of acting" in (out / "report" / "report.html").read_text()
 
     (tmp_path / "mine.py").write_text(FILE.replace("RegressionConfig((16,))", "RegressionConfig((8,))"))
     err = refused(capsys, mine, "--scale", "smoke", "--out", out)

@@ -14,10 +14,10 @@ from typing import Any, Literal
 from qchunk import env_names, envs, registry
 from qchunk.commands import flags
 from qchunk.commands.evaluate import by_schemes
-from qchunk.commands.render import look
+from qchunk.commands.render import look_at_each
 from qchunk.comparison import arms, estimate, handed, literature, refusals, tables, trials
 from qchunk.comparison.arms import PRIOR, Sizes
-from qchunk.comparison.suite import Data, Run, check, claim, line_of, name_of
+from qchunk.comparison.suite import Data, Run, check, claim, name_of
 from qchunk.drivers.common import Driver
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
@@ -190,13 +190,8 @@ def compare(argv: list[str]) -> None:
 
 def played(folders: dict[Path, Run], f: CompareFlags) -> None:
     """Looks at what was trained (``--look``), and plays it by schemes (``--execute``); what was measured before stays."""
-    first_seeds = [folder for folder, r in folders.items() if not r.batch]
-    for folder in first_seeds if f.look else ():
-        print(f"[compare] looking at {folder.name} on {folder.parent.name}", file=sys.stderr, flush=True)
-        try:
-            look(folder)
-        except Exception as e:  # its figures stand all the same
-            print(f"[compare] no look at {folder}: {line_of(e)}", file=sys.stderr, flush=True)
+    if f.look:
+        look_at_each([folder for folder, r in folders.items() if not r.batch], "compare")
     for folder in folders if f.execute else ():
         print(
             f"[compare] playing {folder.name} on {folder.parent.name} by {len(f.execute)} schemes",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from qchunk import seeds
 from qchunk.commands import flags
 from qchunk.commands.shared import positional
+from qchunk.comparison.suite import line_of
 from qchunk.comparison.tables import uses_rewards
 from qchunk.config import NonNegativeInt
 from qchunk.data import on_disk
@@ -104,6 +106,16 @@ def looks_per_step(p: Opened, learner: Learner) -> float:
         return 1 / scheme.steps
     x = evaluate(p.program, p.inputs, dataclasses.replace(p.settings, episodes=10), learner, seed=1000)
     return float(x["looks"].mean() / x["length"].mean())
+
+
+def look_at_each(folders: Sequence[Path], command: str) -> None:
+    """``look`` at finished runs; one that cannot be looked at keeps its figures, and says why."""
+    for folder in folders:
+        print(f"[{command}] looking at {folder.name} on {folder.parent.name}", file=sys.stderr, flush=True)
+        try:
+            look(folder)
+        except Exception as e:
+            print(f"[{command}] no look at {folder}: {line_of(e)}", file=sys.stderr, flush=True)
 
 
 def look(folder: Path) -> None:

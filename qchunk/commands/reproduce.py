@@ -37,12 +37,15 @@ class ReproduceFlags:
     """Train by workers: local:N, slurm:PARTITION or ray[:ADDRESS] (docs/cluster.md); by default one run after the other, here."""
     so_far: bool = False
     """Train and play nothing: the page of the runs that are finished by now, such as while another shell trains the others."""
+    look: bool = False
+    """Also measure what acting costs and how far chunks are from the data, and draw an episode, of every run, as qchunk compare does."""
 
 
 def reproduce(argv: list[str]) -> None:
     """``qchunk reproduce NAME|FILE.py [--scale smoke|small|paper] [--only TEXT ...]``."""
     f, found, target, name = asked_for(argv)
     from qchunk.commands.evaluate import by_schemes
+    from qchunk.commands.render import look_at_each
     from qchunk.comparison import handed
     from qchunk.comparison import suite as suites
     from qchunk.reporting import publish, records
@@ -61,6 +64,8 @@ def reproduce(argv: list[str]) -> None:
         trained = handed.so_far(given, shown)
     else:
         trained = handed.trained_on(f.on, ["reproduce", *argv], given, f.quiet or f.json)
+    if f.look and not f.so_far:
+        look_at_each(trained.of(shown), name)
     for run in todo if not f.so_far else ():
         if (ways := found.execute(run)) and run.name in trained.folders:
             by_schemes(trained.folders[run.name], ways, run.settings.episodes)

@@ -191,11 +191,12 @@ def check_build(build: Any, c: Any) -> None:
     with contextlib.suppress(NameError, TypeError):  # annotations that nobody can read
         wanted = [h for n, h in typing.get_type_hints(build).items() if n != "return"][:1]
         if wanted and dataclasses.is_dataclass(wanted[0]) and not isinstance(c, wanted[0]):
-            name = getattr(build, "__name__", "build")
-            raise UserError(
-                f"{name} takes a {getattr(wanted[0], '__name__', 'dataclass')}, and c is a {type(c).__name__}",
-                "give its own configuration",
-            )
+            name, theirs = getattr(build, "__name__", "build"), getattr(wanted[0], "__name__", "dataclass")
+            problem, fix = f"{name} takes a {theirs}, and c is a {type(c).__name__}", "give its own configuration"
+            if type(c).__name__ == theirs:  # a file that was imported, and loaded by its path
+                problem += " of another copy of its file"
+                fix = 'take the class of the copy that is loaded: qchunk.registry.builder("FILE.py:FUNCTION")[1]'
+            raise UserError(problem, fix)
 
 
 def check_acting(program: Program, x: Inputs) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from qchunk.reporting import prices
 from qchunk.reporting.records import Record, Rows
+
+MANNER = ("jump", "change", "plans", "length")  # figures of an evaluation
 
 
 class Drawback(NamedTuple):
@@ -37,13 +39,17 @@ def _spread(r: Record) -> Sequence[float | None]:
 
 
 def _roughness(r: Record) -> Sequence[float | None]:
-    """The mean change of an action's numbers from one step to the next, at the last evaluation."""
+    """``roughness`` at the last evaluation."""
     found = r.evals[-1]["values"]
-    names = ("jump", "change", "plans", "length")
-    if not all(isinstance(found.get(n), list) and len(found[n]) == len(r.seeds) for n in names):
+    if not all(isinstance(found.get(n), list) and len(found[n]) == len(r.seeds) for n in MANNER):
         return [None]
-    jump, change, plans, length = (np.asarray(found[n], float) for n in names)
-    return list((jump * plans + change * (length - plans)) / np.maximum(length, 1))
+    return list(roughness(found))
+
+
+def roughness(figures: Mapping[str, Any]) -> np.ndarray:
+    """The mean change of an action's numbers from one step to the next [S], where plans begin and inside of them, from an evaluation's ``MANNER``."""
+    jump, change, plans, length = (np.asarray(figures[n], float) for n in MANNER)
+    return (jump * plans + change * (length - plans)) / np.maximum(length, 1)
 
 
 def _two(x: float) -> str:
