@@ -74,7 +74,7 @@ def suite(scale: str) -> list[Run]:
     found += [Run("qc", FORK, fork, dataclasses.replace(small_qc(1), n=n), few, f"qc, N = {n}") for n in (8, 32)]
     found.append(Run("bc", FORK, fork, small_bc(1), few, "bc, flow"))
     chunks = {"bc": ChunkConfig(LONG)} | {
-        f"bc, prodmp {b}": ChunkConfig(LONG, codec="prodmp", basis=b) for b in (2, 4, 8)
+        f"bc, prodmp {b}": ChunkConfig(LONG, codec="prodmp", basis=b) for b in (4, 8, 16)
     }
     return found + [
         Run("bc", PURSUIT, Data(PURSUIT, 200_000), BC(c, FlowConfig(SMALL, steps=5), OPTIM), settings(4, 10_000), label)

@@ -9,7 +9,7 @@ import types
 
 import pytest
 
-from qchunk import cli, env_names, names
+from qchunk import cli, env_names, names, primitives
 from qchunk.actor_configs import RegressionConfig
 from qchunk.algorithms.bc import BC
 from qchunk.comparison import estimate, suite
@@ -42,6 +42,8 @@ def test_every_suite_is_possible(name):
                 validate(r.config)
                 validate(r.settings)
                 env_names.check_env(r.env)
+                if (c := r.config.chunk).codec != "none":
+                    primitives.codec(c.codec, c.horizon, c.basis)
                 assert names.algorithm(r.algorithm) and r.name not in before, r.name
                 earlier = [p for p in (r.data.policies if isinstance(r.data, Data) else ()) if "/" in p]
                 assert {r.prior, *earlier} - {""} <= set(before), f"{r.name} stands on a run that comes before it"
