@@ -35,7 +35,8 @@ SIZES = {  # observation, action
 
 
 def shapes(tree):
-    return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    """By place; not as a tree, whose arrays outside of its leaves Python 3.13 cannot compare."""
+    return {jax.tree_util.keystr(path): (x.shape, x.dtype) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 EVERYWHERE = list(itertools.product(env_names.BRAX, env_names.BRAX_BACKENDS))

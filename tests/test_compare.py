@@ -578,6 +578,30 @@ def test_a_refused_arm_says_why_and_the_others_go_on():
     ]
 
 
+RAISING = """
+from qchunk.algorithms.bc import BC, bc
+
+def raises(c: BC):
+    raise ValueError("my bug")
+
+def raises_later(c: BC):
+    def update(*args):
+        raise RuntimeError("my later bug")
+    return bc(c)._replace(update=update)
+"""
+
+
+def test_an_arm_of_ones_own_that_raises_costs_no_other(tmp_path, capsys):
+    """Where it is made it is refused, and where it is counted the count says so; both name the place."""
+    (tmp_path / "own.py").write_text(RAISING)
+    own = [f"{tmp_path / 'own.py'}:{name}" for name in ("raises", "raises_later")]
+    argv = ["compare", "--env", "probe/pole", "--algos", "bc@regression", *own, "--online-steps", "0", "--dry"]
+    argv += ["--offline-steps", "20", "--seeds", "2", "--hidden", "8", "--out", str(tmp_path / "c")]
+    told = command(capsys, *argv).err
+    assert f"refused: {own[0]}: your raises failed at " in told and "own.py:5: ValueError: my bug" in told
+    assert "2 of 2 runs are to do: 80 updates" in told and "own.py:9: RuntimeError: my later bug" in told
+
+
 def test_a_dry_comparison_says_its_cost_and_makes_nothing(tmp_path, capsys):
     argv = ["compare", "--env", "probe/pole", "--algos", "bc@regression", "fpo@regression", "--online-steps", "0"]
     argv += ["--offline-steps", "20", "--seeds", "2", "--hidden", "8", "--out", str(tmp_path / "c")]

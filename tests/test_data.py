@@ -158,6 +158,14 @@ def of_equal_length(terminal):
     return episodes
 
 
+def paying_last(last, others=0.0):
+    """Episodes of one length that were recorded up to their last action, the only one that earns ``last``."""
+    arrays = made.flat(of_equal_length(False))
+    arrays = {n: x for n, x in arrays.items() if not n.startswith("next")}
+    end = np.arange(24) % 6 == 5
+    return {**arrays, "terminals": end & False, "timeouts": end, "rewards": np.where(end, last, others)}
+
+
 def ended_all(episodes):
     for one in episodes:
         one["terminal"] = np.arange(len(one["reward"])) == len(one["reward"]) - 1
@@ -294,6 +302,16 @@ BROKEN = {  # a kind -> how it is made, what its line says, and flags that mend 
         lambda p: made.robomimic(p / "d.hdf5", ended_all(made.episodes())),
         "episodes 1 3 end at a terminal without the reward",
         "--terminals=reward",
+    ),
+    "a success at the last action": (
+        lambda p: npz(p / "o.npz", paying_last(1.0)),
+        "4 episodes earn something at their last action alone, which is lost, as final observations are not recorded",
+        "--terminals=reward",
+    ),
+    "an end of a cost": (
+        lambda p: npz(p / "o.npz", paying_last(0.0, -1.0)),
+        "earn something at their last action alone, which is lost",
+        "--terminals=none",
     ),
     "changed": (lambda p: changed_after(own(p / "set.npz")), "does not match its fingerprint"),
     "no end": (lambda p: own(p / "set.npz", end=lambda x: put(x, False, -1)), "no episode end on its last row"),

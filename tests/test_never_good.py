@@ -154,6 +154,7 @@ def test_a_last_evaluation_of_nan_is_a_result(tmp_path, capsys, host):
 
 def test_mujoco_writes_no_log_into_the_folder(tmp_path):
     pytest.importorskip("gymnasium")
+    pytest.importorskip("imageio")  # which gymnasium's MuJoCo environments import, and OGBench brings along
     code = (
         "from qchunk.envs.host import worker\nimport numpy as np\n"
         "one = worker.One({'id': 'InvertedPendulum-v5', 'kwargs': {}, 'modules': [], 'sparse': False})\n"

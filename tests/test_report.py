@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from qchunk.reporting import against, cost, exports, film, page, plots, pooled, prices, publish, records
+from qchunk.reporting import against, cost, exports, film, page, plots, pooled, prices, publish, records, stats
 from qchunk.reporting.stats import Estimate
 from qchunk.runs import run_folder
 from qchunk.system.errors import UserError
@@ -233,6 +233,12 @@ def test_csv_is_for_programs(tmp_path, pair):
     assert float(qc["mean"]) == pytest.approx(0.9) and float(qc["difference"]) == pytest.approx(0.75)
     assert float(qc["difference_low"]) == pytest.approx(0.75 - 3.182446305 * 0.05) and qc["updates"] == "2000"
     assert (one["mean"], one["low"], one["unfinished"]) == ("0.5", "", "0")
+    held = stats.interval_whatever_the_seeds(QC)
+    assert (float(qc["whatever_the_seeds_low"]), float(qc["whatever_the_seeds_high"])) == pytest.approx(held[1:])
+    lost = exports.rows(records.load(pair), [("probe/flag", "mine", "its loss raised")])[-1]
+    assert (lost["method"], lost["failed"], lost["mean"]) == ("mine", "its loss raised", None)
+    publish.write_report(pair, tmp_path / "out", failed=[("probe/flag", "mine", "its loss raised")])
+    assert "its loss raised" in (tmp_path / "out" / "table.csv").read_text()
 
 
 def test_markdown_keeps_its_columns(tmp_path):
@@ -400,7 +406,7 @@ def test_a_page_of_many_arms_is_one_family(tmp_path):
 def test_seeds_that_find_it_or_not_are_said_so(tmp_path, pair):
     found = make(tmp_path / "f", "found", [0.98, 0.0, 1.0, 0.02])
     rows = rows_of([*pair, found])
-    assert rows["found"]["note"].startswith("its seeds find it or not: 2 of 4 do") and rows["qc"]["note"] == ""
+    assert rows["found"]["note"].startswith("its seeds find it or not: 2 of 4 lie above") and rows["qc"]["note"] == ""
 
 
 CHECK = """<!doctype html><meta charset="utf-8"><body><iframe width="390" height="800" src="{name}"></iframe><pre id="out"></pre><script>

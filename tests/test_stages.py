@@ -100,7 +100,8 @@ def test_a_damaged_copy_of_the_prior_is_refused(guided, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(guided, copy)
     file = max((copy / "given" / "0" / "arrays").rglob("*"), key=lambda f: f.stat().st_size if f.is_file() else 0)
-    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # a byte that was not there before
     code, _, err = run(capsys, "eval", copy)
     assert code == 2 and err.count("\n") == 1 and "given" in err
 

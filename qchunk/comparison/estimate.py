@@ -15,7 +15,7 @@ import numpy as np
 
 from qchunk import envs, registry
 from qchunk.actors import actor
-from qchunk.comparison.suite import Data, Run, file_of, finished, folder_of
+from qchunk.comparison.suite import Data, Run, file_of, finished, folder_of, line_of
 from qchunk.config import stands_on
 from qchunk.data import chunks
 from qchunk.drivers.common import assemble
@@ -24,6 +24,7 @@ from qchunk.primitives import weights_of
 from qchunk.reporting import cost
 from qchunk.runs import run_folder
 from qchunk.seeds import for_each
+from qchunk.system import tracebacks
 from qchunk.system.errors import UserError
 from qchunk.types import Spec
 
@@ -140,7 +141,14 @@ def told(suite: Sequence[Run], root: Path) -> list[str]:
     if not todo:
         return [f"all {len(suite)} runs are done"]
     data = {d: None for r in todo if isinstance(d := r.data, Data) and not file_of(d, root).exists()}
-    total = sum(map(work, todo))
+    total, uncounted = 0.0, []
+    for run in todo:
+        try:
+            total += work(run)
+        except UserError:
+            raise
+        except Exception as e:  # a method of the user's own: its run will say so, and the others go on
+            uncounted.append(f"not counted: {run.name}: {tracebacks.blamed(e) or line_of(e)}")
     updates = sum(r.amount.updates * r.settings.seeds for r in todo)
     steps = sum(r.amount.env_steps * r.settings.seeds for r in todo)
     hours = total / speed() / 3600
@@ -149,6 +157,7 @@ def told(suite: Sequence[Run], root: Path) -> list[str]:
         + (f"; {sum(d.steps for d in data):,} transitions to collect" if data else ""),
         f"their products alone take {spoken(hours)} at this machine's speed; "
         "everything else (activations, evaluations, the simulator) comes on top",
+        *uncounted,
     ]
 
 

@@ -9,6 +9,7 @@ from qchunk import registry
 from qchunk.comparison import arms
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.suite import line_of
+from qchunk.system import tracebacks
 from qchunk.system.errors import UserError
 
 
@@ -19,7 +20,7 @@ def without(algos: Sequence[str], sizes: Sizes) -> tuple[tuple[str, ...], dict[s
         UserError: a name, of a method or of a setting, that does not exist or a value that cannot be read, which are slips of the
             pen; or none can be made.
     """
-    refused: dict[str, UserError] = {}
+    refused: dict[str, Exception] = {}
     for arm in algos:
         plain, given = arms.named_settings(arm)
         build, _ = registry.builder(arms.split(plain)[0])
@@ -31,11 +32,13 @@ def without(algos: Sequence[str], sizes: Sizes) -> tuple[tuple[str, ...], dict[s
         c = arms.with_settings(c, given)
         try:
             build(c)
-        except UserError as e:
+        except Exception as e:  # a function of the user's own raises what it likes
             refused[arm] = e
     if refused and len(refused) == len(algos):
         raise next(iter(refused.values()))
-    return tuple(arm for arm in algos if arm not in refused), {arm: line_of(e) for arm, e in refused.items()}
+    return tuple(arm for arm in algos if arm not in refused), {
+        arm: tracebacks.blamed(e) or line_of(e) for arm, e in refused.items()
+    }
 
 
 def told(refused: Mapping[str, str]) -> None:

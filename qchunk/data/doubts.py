@@ -94,7 +94,9 @@ def _of_ends(rows: Rows, where: str) -> Iterator[UserError]:
     stepped = ends > starts
     starts, ends = starts[stepped], ends[stepped]
     ended, lengths = rows.terminal[ends - 1], ends - starts
-    if len(ends) >= SAME_LENGTH and ended.all() and len(set(lengths)) == 1 and lengths[0] > 1:
+    before = rows.reward[~rows.end & ~np.isin(np.arange(len(rows.end)), ends - 1)]
+    paid = len(before) and rows.reward[ends - 1].min(initial=np.inf) > before.max()  # as a success pays
+    if len(ends) >= SAME_LENGTH and ended.all() and len(set(lengths)) == 1 and lengths[0] > 1 and not paid:
         line = (
             f"{where}: all {len(ends)} episodes end at a terminal after {lengths[0]} steps, as a limit of time would do"
         )
@@ -142,6 +144,7 @@ def remarks(rows: Rows) -> Iterator[str]:
     still = np.flatnonzero((rows.action[inside] == rows.action[inside][:1]).all(axis=0))
     if 0 < still.size < rows.action.shape[1]:
         yield f"actions never change in {len(still)} of {rows.action.shape[1]} numbers (first {still[0]})"
-    at_bounds = (np.abs(rows.action[inside]) >= 1.0 - 1e-6).mean(axis=0)
-    if (often := np.flatnonzero(at_bounds > 0.5)).size:
+    reached = np.abs(rows.action[inside])
+    at_bounds = (reached >= 1.0 - 1e-6).mean(axis=0)
+    if (often := np.flatnonzero(at_bounds > 0.5)).size and reached.max() <= 1.0 + 1e-6:  # else they are in other units
         yield f"action {often[0]} is at its bounds in {at_bounds[often[0]]:.0%} of the steps"

@@ -34,6 +34,7 @@ NAMES = {  # ours -> what others call it
     "next": ("next_observations", "next_observation", "next_obs", "next_states", "next_state"),
 }
 TYPICAL = 1.5  # steps take so many times the usual one at most; more is a gap
+TERMINAL = "mark what ended there, and name the array: qchunk data convert --names terminal=NAME"
 
 
 class Findings(NamedTuple):
@@ -97,6 +98,7 @@ def survey(
     if "success" in columns:
         about["successes"] = len(np.unique((np.cumsum(last) - last)[np.ravel(columns["success"]) > 0]))
     kept, places, finals = settled(columns, last, found)
+    found.doubts.extend(_lost_rewards(columns, kept, reading, where))
     if not len(places):
         found.faults.append(UserError(f"{where} holds no transition whose outcome is known", "record longer episodes"))
         return Survey(None, about, *map(tuple, found))
@@ -273,3 +275,13 @@ def settled(columns: Columns, last: np.ndarray, found: Findings) -> tuple[Column
         "at a terminal repeat their last observation"
     )
     return columns, ends, {n: x[places[episode[ends]]] for n, x in obs.items()}
+
+
+def _lost_rewards(columns: Columns, kept: Columns, reading: Reading, where: str) -> Iterator[UserError]:
+    """Where the actions that ``settled`` drops earned what no other does, such as the 1 of a success."""
+    left, all_of = np.unique(kept["reward"]), columns["reward"]
+    lost = int((~np.isin(all_of, left)).sum())
+    if lost and len(left) == 1 and reading.terminals != adapting.NONE:
+        fix = "if they ended there: qchunk data convert --terminals reward" if all_of.max() > left[0] >= 0 else TERMINAL
+        line = f"{where}: {lost} episodes earn something at their last action alone, which is lost, as final observations are not recorded"
+        yield UserError(line, f"{fix}; if not: --terminals none")

@@ -11,10 +11,23 @@ from typing import Any
 import numpy as np
 
 from qchunk.reporting import against, prices, templating
-from qchunk.reporting.records import ONE_SEED, Record, difference_text, differences, estimate, show, with_baselines
+from qchunk.reporting.records import (
+    ONE_SEED,
+    Record,
+    difference_text,
+    differences,
+    estimate,
+    estimate_of_return,
+    notes,
+    show,
+    whatever_the_seeds,
+    with_baselines,
+)
+from qchunk.reporting.stats import Estimate
 from qchunk.system.answers import finite
 
 Rows = list[dict[str, Any]]
+UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 FIGURES = ("success", "return", "explained", "length")  # of an evaluation, where it has them
 
 
@@ -34,8 +47,11 @@ def rows(records: Sequence[Record], failed: Sequence[tuple[str, str, str]] = ())
         row |= {"interval_over": "episodes" if len(r.seeds) == 1 and np.isfinite(e.low) else "seeds"}
         row |= dict(zip(("difference", "difference_low", "difference_high"), map(float, gap), strict=True))
         row |= {"verdict": paired.word if paired else "", "baseline": base.label if paired else ""}
+        held, earned = whatever_the_seeds(r) or UNKNOWN, estimate_of_return(r) or UNKNOWN
+        row |= {"whatever_the_seeds_low": held.low, "whatever_the_seeds_high": held.high}
+        row |= {"return": earned.mean, "return_low": earned.low, "return_high": earned.high}
         row |= {"milliseconds": _cost(r, "p50"), "multiplications": _cost(r, "multiplications")}
-        row |= {"unfinished": int(r.unfinished), "failed": "", "diverged": r.diverged}
+        row |= {"unfinished": int(r.unfinished), "failed": "", "note": "; ".join(notes(r)), "diverged": r.diverged}
         made.append(finite(row))
     blank = dict.fromkeys(made[0] if made else ("environment", "method", "failed"))
     return made + [{**blank, "environment": env, "method": label, "failed": why} for env, label, why in failed]

@@ -70,7 +70,7 @@ def written(
     rows = [*records.table(found), *records.failed_rows(failed), *records.damaged_rows(damaged)]
     files.make_folder(out)
     files.atomic_write(out / "report.html", page.html_page(found, rows, more))  # first: it marks the folder
-    files.atomic_write(out / "table.csv", exports.as_csv(exports.rows(found)))
+    files.atomic_write(out / "table.csv", exports.as_csv(exports.rows(found, failed)))
     files.atomic_write(out / "seeds.csv", exports.as_csv(exports.seed_rows(found)))
     files.atomic_write(out / "table.json", exports.as_json(found, failed))
     files.atomic_write(out / "table.tex", exports.as_latex(found))

@@ -290,11 +290,9 @@ def table(records: Sequence[Record]) -> list[dict[str, str]]:
                 "figure": r.figure,
                 "mean": mean,
                 "95 % interval": spread,
-                "whatever the seeds": show(interval_whatever_the_seeds(r.final()), r.figure)[1]
-                if r.figure == "success"
-                else "",
+                "whatever the seeds": show(bound, r.figure)[1] if (bound := whatever_the_seeds(r)) else "",
                 "difference to baseline": _difference(r, base, found.get(r.folder)),
-                "return": _return(r),
+                "return": " ".join(show(found_return, "return")) if (found_return := estimate_of_return(r)) else "",
                 "note": "; ".join(notes(r)),
             }
         )
@@ -318,7 +316,8 @@ def notes(r: Record) -> list[str]:
     """What a reader must know of a run besides its figures."""
     found = ["unfinished: last evaluation" * r.unfinished, r.diverged]
     if r.figure == "success" and (count := find_or_not(r.final())) is not None:
-        found.append(f"its seeds find it or not: {count} of {len(r.seeds)} do, and the mean is of none of them")
+        apart = f"{count} of {len(r.seeds)} lie above a gap of more than 50 points"
+        found.append(f"its seeds find it or not: {apart}, and the mean is of none of them")
     return [text for text in found if text]
 
 
@@ -336,12 +335,15 @@ def estimate(r: Record) -> Estimate:
     return interval(r.final(), bounds=(0.0, 1.0) if r.figure == "success" else None, episodes=r.episodes)
 
 
-def _return(r: Record) -> str:
-    """Mean and interval of the return beside a success; empty where it is the figure itself, or is not known."""
+def whatever_the_seeds(r: Record) -> Estimate | None:
+    """The interval of a run's success that holds whatever its seeds do; None of another figure."""
+    return interval_whatever_the_seeds(r.final()) if r.figure == "success" else None
+
+
+def estimate_of_return(r: Record) -> Estimate | None:
+    """Mean and interval of the return beside a success; None where it is the figure itself, or is not known."""
     values = r.evals[-1]["values"].get("return")
-    return (
-        "" if r.figure == "return" or values is None else " ".join(show(interval(np.asarray(values, float)), "return"))
-    )
+    return None if r.figure == "return" or values is None else interval(np.asarray(values, float))
 
 
 def unpaired(r: Record, base: Record) -> str:
