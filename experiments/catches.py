@@ -3,7 +3,7 @@
 Both levels at once: OPAL on skills of a first stage, against skills that move below it (``opal_at_once.py``): how far seeds are apart. Precision: how near
 to the right action of probe/fork a critic's bins come, by zooms, and a flow. Smoothness against reaction: cloned chunks of 16 as movement primitives, on
 probe/pursuit, by how often they look. Depth: ONE model, planned with to several depths among chunks of the prior or random ones: success, milliseconds, and the
-model's error where these lead. ``--only opal``, ``fork``, ``pursuit`` or ``vpn`` takes a part; about two hours on 2 cores.
+model's error where these lead. ``--only opal``, ``fork``, ``pursuit`` or ``vpn`` takes a part; some three hours on 2 cores.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def suite(scale: str) -> list[Run]:
         f"bc, prodmp {b}": ChunkConfig(LONG, codec="prodmp", basis=b) for b in (4, 8, 16)
     }
     return found + [
-        Run("bc", PURSUIT, Data(PURSUIT, 200_000), BC(c, FlowConfig(SMALL, steps=5), OPTIM), settings(4, 10_000), label)
+        Run("bc", PURSUIT, Data(PURSUIT, 200_000), BC(c, FlowConfig(SMALL, steps=5), OPTIM), settings(4, 5_000), label)
         for label, c in chunks.items()
     ]
 

@@ -100,9 +100,9 @@ def small(row: Row, **fields: Any) -> Any:
     return sized(configured(row, **{**row.small, **fields}))
 
 
-def sized(c: Any) -> Any:
-    """A configuration at 3 x 128, 5 flow steps, learning rate 1e-3 and target rate 0.01."""
-    return dataclasses.replace(resized(c, Sizes(SMALL, steps=5)), optim=OPTIM)
+def sized(c: Any, steps: int = 5) -> Any:
+    """A configuration at 3 x 128, so many denoising steps, learning rate 1e-3 and target rate 0.01."""
+    return dataclasses.replace(resized(c, Sizes(SMALL, steps=steps)), optim=OPTIM)
 
 
 def trained(row: Row, seeds: int, offline: int, online: dict[str, Any], evals: int = 5) -> OnlineSettings:

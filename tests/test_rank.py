@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from test_cli import run
 
 from qchunk import cli
+from qchunk.reporting import fitted_q
 
 SMALL = "--actor.hidden 16 --actor.steps 2 --seeds 2 --quiet --batch 64"
 FIT = ["--hidden", "32", "--lr", "3e-3"]
@@ -61,6 +63,12 @@ def test_policies_are_ranked_as_they_earn(runs, capsys):
     code, out, _ = run(capsys, "rank", runs / "bc", runs / "qc", "--updates", 600, *FIT)
     lines = out.splitlines()
     assert "| qc |" in lines[2] and "| bc |" in lines[3] and "are the critic's invention" in lines[-1]
+
+
+def test_data_that_earn_nothing_are_told():
+    one = lambda data: fitted_q.Estimated(Path("a"), "bc", np.ones(2), data, np.nan)  # noqa: E731
+    assert len(fitted_q.caveats([one(0.0), one(0.5)])) == 1
+    assert fitted_q.caveats([one(0.0)])[0].startswith("The data earn nothing")
 
 
 @pytest.mark.slow

@@ -68,4 +68,4 @@ def rank(argv: list[str]) -> None:
         answers.answer([{**r._asdict(), "folder": str(r.folder), "values": r.values.tolist()} for r in found])
         return
     rows = fitted_q.table(found)
-    print(records.markdown(rows, tuple(rows[0])), fitted_q.CAVEAT, sep="\n")
+    print(records.markdown(rows, tuple(rows[0])), *fitted_q.caveats(found), sep="\n")

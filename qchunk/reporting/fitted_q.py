@@ -49,6 +49,8 @@ CAVEAT = (
     "figure of these data says so; intervals are over seeds, and know nothing of that either."
 )
 
+NOTHING = "The data earn nothing from their first states: the critics had nothing to learn, and the estimates are their errors."
+
 
 @config
 class FittedQ:
@@ -192,6 +194,11 @@ def table(found: Sequence[Estimated]) -> Rows:
     """A row for each run, the highest estimate first; what is not finite last. Differences are to the first run that was named."""
     order = sorted(found, key=lambda r: (not np.isfinite(r.values).all(), -float(np.mean(r.values))))
     return [row_of(r, found[0]) for r in order]
+
+
+def caveats(found: Sequence[Estimated]) -> list[str]:
+    """What a reader must know of the table, in lines."""
+    return [CAVEAT] if any(r.data for r in found) else [NOTHING, CAVEAT]
 
 
 def row_of(r: Estimated, base: Estimated) -> dict[str, str]:
