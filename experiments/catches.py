@@ -44,7 +44,7 @@ CHUNKS, SKILLS, LONG = ChunkConfig(5), SkillConfig(SMALL), 16
 OWN = f"{Path(__file__).with_name('opal_at_once.py')}:opal_at_once"
 AT_ONCE, STAGES = "opal, both levels at once", "opal, in two stages"
 LOOKS = (1, 2, 4, 8, LONG)
-TOLERANCES = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)
+STATES, TOLERANCES = 2_000, (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002)
 PLANS = {  # by label: how one run of vpn is played
     "0": {"n": 1, "depth": 1},
     **{str(d): {"depth": d} for d in (1, 2, 3)},
@@ -87,12 +87,12 @@ def schemes(run: Run) -> Sequence[str]:
     return [f"receding:{k}" for k in LOOKS] if run.env == PURSUIT else ()
 
 
-def off_by(run: Run, root: Path, states: int = 2_000) -> np.ndarray:
-    """How far actions on probe/fork are from the nearer good one [S, states], read off the reward exp(-d^2 / 0.02)."""
+def off_by(run: Run, root: Path) -> np.ndarray:
+    """How far actions on probe/fork are from the nearer good one [S, STATES], read off the reward exp(-d^2 / 0.02)."""
     p, learner = opened(folder_of(run, root))
     scheme, env = p.program.scheme(p.inputs, "act"), wrap(p.program.env)
     reward = [
-        rollout(env, scheme, vars_of(p, learner, seed), jax.random.key(seed), 1, None, states)[1].reward[0]
+        rollout(env, scheme, vars_of(p, learner, seed), jax.random.key(seed), 1, None, STATES)[1].reward[0]
         for seed in range(p.settings.seeds)
     ]
     return np.sqrt(-0.02 * np.log(np.clip(np.stack(reward), 1e-30, 1.0)))
@@ -113,11 +113,10 @@ def astray(p: Any, learner: Any, decisions: int = 40, envs: int = 50) -> np.ndar
     return np.asarray(found)
 
 
-def shown(values: Any, figure: str) -> str:
-    """A mean with its interval over seeds."""
-    return " ".join(
-        records.show(interval(np.asarray(values), bounds=(0.0, 1.0) if figure == "success" else None), figure)
-    )
+def shown(values: Any, figure: str, episodes: int = 0) -> str:
+    """A mean with its interval over seeds, of a success of so many episodes each."""
+    bounds = (0.0, 1.0) if figure == "success" else None
+    return " ".join(records.show(interval(np.asarray(values), bounds=bounds, episodes=episodes), figure))
 
 
 def levels(ax: Any, runs: list[Run], root: Path) -> list[dict[str, str]]:
@@ -127,7 +126,7 @@ def levels(ax: Any, runs: list[Run], root: Path) -> list[dict[str, str]]:
         found = records.load([folder_of(r, root)])[0].final()
         ax.plot([x] * len(found), 100 * found, "o", color=f"C{x}", alpha=0.6)
         ax.plot([x - 0.2, x + 0.2], [100 * found.mean()] * 2, color=f"C{x}")
-        told = {"success": shown(found, "success"), "spread of seeds, points": f"{100 * found.std(ddof=1):.1f}"}
+        told = {"success": shown(found, "success", 100), "spread of seeds, points": f"{100 * found.std(ddof=1):.1f}"}
         rows.append({"catch": "both levels at once", "method": r.label, **told})
     ax.set_xticks(range(len(runs)), [r.label.removeprefix("opal, ") for r in runs])
     ax.set(title="Skills (cube-single-task1)", ylabel="success (%)", xlim=(-0.6, len(runs) - 0.4), ylim=(-4, 104))
@@ -141,7 +140,7 @@ def precision(ax: Any, runs: list[Run], root: Path) -> list[dict[str, str]]:
         d = off_by(r, root)
         share = np.stack([(d < t).mean(axis=1) for t in TOLERANCES], axis=1)
         ax.plot(TOLERANCES, 100 * share.mean(axis=0), "o-" if r.algorithm == "cqn-as" else "s--", label=r.label)
-        told = {f"within {t:g}": shown(share[:, TOLERANCES.index(t)], "success") for t in (0.1, 0.02, 0.005)}
+        told = {f"within {t:g}": shown(share[:, TOLERANCES.index(t)], "success", STATES) for t in (0.1, 0.02, 0.005)}
         rows.append({"catch": "precision", "method": r.label, **told})
     ax.set(title="Bins against a flow (fork)", xlabel="tolerance", ylabel="actions within it (%)", xscale="log")
     ax.legend(fontsize=8, frameon=False)
@@ -177,7 +176,7 @@ def depth(axes: Sequence[Any], run: Run, root: Path) -> list[dict[str, str]]:
             ax.plot(ms, y.mean(), "D" if "random" in label else "o", color="C1" if "random" in label else "C0")
             ax.annotate(label, (ms, y.mean()), textcoords="offset points", xytext=(5, 4), fontsize=8)
         told = {
-            "success": shown(success, "success"),
+            "success": shown(success, "success", 100),
             "decision, ms": f"{ms:.2f}",
             "error of the model": shown(error, "return"),
         }
