@@ -195,6 +195,9 @@ def test_seeds_from_several_folders_are_one_run(tmp_path, pair):
     found = {r.label: r for r in records.load([more, *pair])}
     assert found["qc"].seeds == (0, 1, 2, 3, 4, 5) and found["qc"].final().tolist() == [*QC, 0.5, 0.7]
     assert found["qc"].folder == pair[0] and found["qc"].values().shape == (2, 6)
+    first = make(tmp_path / "first" / "qc", "qc", QC, settings={"seeds": 4, "seed": 0, "episodes": 50})
+    shown = next(page.settings(records.load([first]))).grid
+    assert [row[0] for row in shown.rows] == ["episodes"], "the settings of one folder say nothing of all seeds"
     other = {"config": {"critic": {"hidden": [16]}}, "settings": {"episodes": 50}}
     apart = [
         make(tmp_path / "a" / "qc", "qc", QC, seed=2, **CRITIC),

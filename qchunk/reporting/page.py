@@ -331,12 +331,9 @@ def settings(records: Sequence[Record]) -> Iterator[Section]:
     rows = []
     for group in groups.values():
         for name in dict.fromkeys(n for fields in group.values() for n in fields):
-            if name in (
-                "seed",
-                "seeds",
-            ):  # of one of a method's runs, where seeds were added; the page's head has them all
-                continue
-            rows.append({"field": name, **{label: group[label].get(name, "") for label in labels}})
+            # of the first of a method's runs; where seeds were added the page's head has them all
+            if name not in ("seed", "seeds"):
+                rows.append({"field": name, **{label: group[label].get(name, "") for label in labels}})
     yield Section("Every hyper-parameter", grid=_whole(rows), folded=True)
     yield Section("Versions and data", grid=_whole(origins.rows(records)), folded=True)
 
