@@ -5,43 +5,33 @@ The catch that two stages avoid, for ``qchunk reproduce catches``; also a method
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import jax
 import jax.numpy as jnp
 
-from qchunk.actor_configs import SkillConfig, TanhGaussianConfig
+from qchunk.actor_configs import SkillConfig
 from qchunk.actors import actor
 from qchunk.algorithms.iql import IQL, iql
+from qchunk.algorithms.opal import OPAL
 from qchunk.compose import learner
-from qchunk.config import ChunkConfig, CriticConfig, OptimConfig, config
+from qchunk.config import ActorConfig, config
 from qchunk.data.buffer import backing_up
 from qchunk.losses.cloning import bc
-from qchunk.ranges import NonNegativeFloat, Range
 from qchunk.recode import in_skills
 from qchunk.sampling import sample
 from qchunk.types import Algorithm, Chunk, Key, Learner, Metrics, Spec
 
 
 @config
-class OPALAtOnce:
+class OPALAtOnce(OPAL):
     """OPAL, both levels at once."""
 
-    skills: SkillConfig = SkillConfig()
-    chunk: ChunkConfig = ChunkConfig()
-    policy: TanhGaussianConfig = TanhGaussianConfig()
-    """Over skills."""
-    critic: CriticConfig = CriticConfig()
-    optim: OptimConfig = OptimConfig()
-    expectile: Annotated[float, Range(0.5, below=1)] = 0.9
-    """Of the value of a state, in [0.5, 1)."""
-    alpha: NonNegativeFloat = 3.0
-    """A window counts exp(alpha (Q - V)), at most 100; per unit of return."""
+    given: ActorConfig = SkillConfig()
+    """The skills, learned beside the policy over them; no prior's."""
 
 
 def opal_at_once(c: OPALAtOnce) -> Algorithm:
     """Each update clones skills from the windows of a batch, then reads skills off these windows and makes an update of IQL over them."""
-    skills = actor(c.skills, "skills")
+    skills = actor(c.given, "skills")
     below = learner([skills], sample(skills), [bc(skills)], c.optim)
     above = in_skills(iql(IQL(c.chunk, c.policy, c.critic, c.optim, c.expectile, c.alpha)), skills)
 

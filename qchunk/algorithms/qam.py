@@ -29,8 +29,8 @@ class QAM:
 
     chunk: ChunkConfig = ChunkConfig()
     actor: Annotated[ActorConfig, Stands.CLONED] = FlowConfig()
-    """The slow flow, by behaviour cloning, or the prior's; its target network stands in the place of a moving average. The fast one is alike. 5 steps
-    are too coarse for its memoryless path; the paper has 10."""
+    """The slow flow, by behaviour cloning, or the prior's; its target network stands in the place of a moving average. The fast one is alike. The paper
+    has 10 steps; with 5 nothing was learned."""
     critic: CriticConfig = CriticConfig()
     optim: OptimConfig = OptimConfig()
     weight: NonNegativeFloat = 1.0
