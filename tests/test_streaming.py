@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 
+import foreign_files
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,6 +127,18 @@ def test_a_folder_holds_several_files_and_says_what_is_wrong(tmp_path, capsys):
         formats.mapped(tmp_path / "set")
     array.write_bytes(whole[:-4] + b"\0\0\0\1")
     assert "fingerprint" in formats.survey(tmp_path / "set").faults[0].problem
+
+
+def test_a_folder_does_not_join_observations_of_other_names(tmp_path, capsys):
+    made = foreign_files.episodes()
+    renamed = [{**one, "obs": {"pos": one["obs"]["pos"], "force": one["obs"]["vel"]}} for one in made]
+    same, other = (foreign_files.robomimic(tmp_path / f"{n}.hdf5", x) for n, x in (("a", made), ("b", renamed)))
+    convert = ["data", "convert", same]
+    assert run(capsys, *convert, same, "--folder", "--out", tmp_path / "twice")[0] == 0
+    code, _, err = run(capsys, *convert, other, "--folder", "--out", tmp_path / "odd")
+    assert code == 2 and "b.hdf5" in err and "pos, vel" in err and "force, pos" in err and "--obs-keys" in err
+    code, _, err = run(capsys, *convert, other, "--folder", "--out", tmp_path / "pos", "--obs-keys", "pos")
+    assert code == 0, err
 
 
 def test_units_are_the_same_from_disk(tmp_path, monkeypatch):

@@ -282,7 +282,7 @@ def folder_of(
     """Writes a folder, a file's rows after the other's: its fingerprint, its figures, what it says of itself.
 
     Raises:
-        UserError: files of several environments, or whose actions were in other units.
+        UserError: files of several environments, whose actions were in other units, or whose columns have other names.
     """
     first: dict[str, Any] = {}
     sources: list[str] = []
@@ -298,7 +298,14 @@ def folder_of(
             if about.get(SCALE) != first.get(SCALE):
                 fix = "give the same bounds to all: --action-range LOW HIGH"
                 raise UserError(f"{path}: -1 and 1 are other actions than in the first file", fix)
+            for kind in ("observations", "action_names"):
+                if about.get(kind) != first.get(kind):
+                    problem = f"{path}: its {kind} are {told(about, kind)}, the first file's {told(first, kind)}"
+                    raise UserError(problem, "choose parts that both have by --obs-keys, or leave it out")
             yield rows, path
+
+    def told(about: dict[str, Any], kind: str) -> str:
+        return ", ".join(about.get(kind) or ["without names"])
 
     mark, figures = npy_folder.write(out, checked(), lambda: {**first, "source": ", ".join(sources)})
     return mark, figures, first

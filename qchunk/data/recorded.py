@@ -105,6 +105,8 @@ def survey(
     parts = of_kind(kept, "obs")
     images = [n for n, x in parts.items() if x.ndim > 2 and n not in reading.obs_keys]
     found.notes.extend([f"images are left out: {', '.join(images)}"] if images else [])
+    names = [n for n in reading.obs_keys or parts if n not in images]
+    about |= {} if names == ["obs"] or adapting.as_tree(reading) else {"observations": names}  # joined in this order
     obs, finals = adapting.picked(parts, reading), adapting.picked({n: finals[n] for n in parts}, reading)
     rows = of_transitions(obs, kept["action"], kept["reward"], kept["terminal"], places, finals)
     return Survey(rows, about, *map(tuple, found))

@@ -74,5 +74,6 @@ def make(rest: str) -> HeldOut:
     *parts, action = rest.split(",")
     named = [part.rpartition(":") for part in parts]
     if not named or not all(n.isdigit() and int(n) > 0 for n in (action, *(n for _, _, n in named))):
-        raise UserError(f"none/{rest} says no sizes", "give --env none and --data: they say the sizes")
+        problem = f"none/{rest} is no place to play in, and says no sizes"
+        raise UserError(problem, "name an environment; to train without one, pass qchunk train --env none --data FILE")
     return HeldOut(trees.unnamed({f"obs/{name}" if name else "obs": int(n) for name, _, n in named}), int(action))

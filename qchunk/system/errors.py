@@ -24,6 +24,8 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> User
     """The error for a name that is in no table: it offers the nearest names that are."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    alike = [difflib.SequenceMatcher(None, n, name).ratio() for n in near]
+    near = [n for n, ratio in zip(near, alike, strict=True) if ratio > max(alike) - 0.1]  # as near as the nearest
     offer = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known[:8])}"
     return UserError(f"unknown {kind} {name!r}", f"{offer.rstrip('.')}{'; ' + where if where else ''}")
 

@@ -257,7 +257,7 @@ def explain_oserror(err: OSError, path: Path) -> UserError:
     if err.errno in FULL:
         return UserError(
             f"cannot write {path}: the disk is full ({reason})",
-            "Free some space there; what was saved before is intact, and a run goes on with qchunk train --resume",
+            "Free some space there and give the command again (qchunk train with --resume); what was saved before is intact",
         )
     denied = err.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
     fix = "Make the folder writable, or pass --out with another" if denied else "Fix that, or pass --out with another"
