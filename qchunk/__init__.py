@@ -40,7 +40,7 @@ _HOMES = {
     "qchunk.losses.implicit_q": ("implicit_q",),
     "qchunk.losses.td": ("td",),
     "qchunk.losses.terms": ("together", "weighted_mean"),
-    "qchunk.compose": ("acting", "frozen", "learner", "seeing", "shortened", "warm_started"),
+    "qchunk.compose": ("acting", "frozen", "lagging", "learner", "seeing", "shortened", "warm_started"),
     "qchunk.sampling": ("sample", "sample_path"),
     "qchunk.improve": ("best_of_n", "diffuser", "guide"),
     "qchunk.envs": ("make",),

@@ -168,9 +168,14 @@ def shown(
     return part._replace(modules=tuple(built(m) for m in part.modules), **reads)
 
 
+def lagging(part: Any) -> Any:
+    """The same Kernel or Critic, reading its target networks."""
+    return reading(part, target_view)
+
+
 def acting(part: Any) -> Any:
     """The same Kernel, reading the moving average of its weights if it keeps one to act with."""
-    return reading(part, target_view) if any(m.target and m.target.acts for m in part.modules) else part
+    return lagging(part) if any(m.target and m.target.acts for m in part.modules) else part
 
 
 def warm_started(algorithm: Algorithm, *names: str) -> Algorithm:

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk.actors.editor import beside
-from qchunk.actors.paths import called, count_steps, step_of
+from qchunk.actors.paths import advance_of, count_steps, step_of
 from qchunk.critics import zooms
 from qchunk.critics.zooms import ZoomCritic
 from qchunk.sampling import emit_step, sample
 from qchunk.system.errors import UserError
-from qchunk.types import CLEAN, Array, Kernel, Old, Plan, Policy, PolicyDrawFn, ValueFn, Vars
+from qchunk.types import CLEAN, Array, DenoiseFn, Kernel, Key, Old, Plan, Policy, PolicyDrawFn, PyTree, ValueFn, Vars
 
 CPU_ROWS, DEVICE_ROWS = 2048, 32768  # candidates at once: fits a core's cache / fills a GPU
 
@@ -143,6 +143,11 @@ def samples(policy: Policy, vars: Vars, noise, obs, old: Old | None) -> Plan:
     return jax.vmap(lambda z: policy.plan(vars, z, obs, old), in_axes=axis, out_axes=axis)(noise)
 
 
+def candidates(policy: Policy, vars: Vars, key: Key, obs: PyTree, n: int, old: Old | None = None) -> Plan:
+    """``n`` plans [*B, N, ...] of a policy for observations [*B, O], by one key for all."""
+    return samples(policy, vars, policy.draw(vars, key, repeated(obs, n)), obs, old)
+
+
 def smoothed(policy: Policy, std: float | Callable[[Vars], Any], bound: float = math.inf) -> Policy:
     """The same policy with Gaussian noise of ``std`` on every action, bounded to +-``bound``; actions stay in [-1, 1].
 
@@ -216,6 +221,17 @@ def zoomed(critic: ZoomCritic) -> Policy:
     return Policy(draw, plan, emit_step)
 
 
+def steered(kernel: Kernel, denoise: DenoiseFn) -> Kernel:
+    """The same Kernel with another clean estimate, without what holds of its own chunks only.
+
+    Raises:
+        UserError: the Kernel has no noise levels.
+    """
+    step = step_of(denoise, advance_of(kernel))
+    kernel = kernel._replace(infill=None, committed=0, velocity=None, follow=None, density=None)
+    return kernel._replace(denoise=denoise, step=step)
+
+
 def guide(kernel: Kernel, value: ValueFn, weight: float) -> Kernel:
     """Denoises towards p(a | o) exp(weight Q(o, a)) by the gradient of ``value``: exact math for any noise levels.
 
@@ -230,10 +246,8 @@ def guide(kernel: Kernel, value: ValueFn, weight: float) -> Kernel:
         weight: w >= 0.
 
     Raises:
-        ValueError: the Kernel has no noise levels.
+        UserError: the Kernel has no noise levels.
     """
-    if kernel.advance is None:
-        raise ValueError(f"guide needs an actor with noise levels, got {kernel.modules or 'one step'}")
     alpha, sigma = np.asarray(kernel.levels, np.float64).T
     gains = (sigma**2 / np.where(alpha > 0, alpha, np.inf)).astype(np.float32)
 
@@ -242,9 +256,7 @@ def guide(kernel: Kernel, value: ValueFn, weight: float) -> Kernel:
         slope = ascent(value, vars, obs, x, jnp.asarray(kernel.levels, jnp.float32)[k])
         return jnp.where(weight == 0, clean, clean + weight * jnp.asarray(gains)[k] * slope)
 
-    return kernel._replace(
-        denoise=denoise, step=step_of(denoise, kernel.advance), infill=None, committed=0, velocity=None
-    )
+    return steered(kernel, denoise)
 
 
 def guide_estimate(kernel: Kernel, value: ValueFn, weight: float) -> Kernel:
@@ -260,8 +272,6 @@ def guide_estimate(kernel: Kernel, value: ValueFn, weight: float) -> Kernel:
     Raises:
         UserError: the Kernel has no noise levels.
     """
-    if kernel.advance is None:
-        raise UserError(f"the {called(kernel)} walks along no noise levels", "take --actor.kind flow or diffusion")
     alpha, sigma = np.asarray(kernel.levels, np.float64).T
     rest = (sigma / (alpha + sigma)).astype(np.float32)
 
@@ -270,9 +280,7 @@ def guide_estimate(kernel: Kernel, value: ValueFn, weight: float) -> Kernel:
         slope = ascent(value, vars, obs, jnp.clip(clean, -1.0, 1.0), jnp.asarray(CLEAN))
         return jnp.where(weight == 0, clean, clean + weight * jnp.asarray(rest)[k] * slope)
 
-    return kernel._replace(
-        denoise=denoise, step=step_of(denoise, kernel.advance), infill=None, committed=0, velocity=None, follow=None
-    )
+    return steered(kernel, denoise)
 
 
 def tilt(kernel: Kernel, value: ValueFn, weight: float, share: float) -> Kernel:
@@ -287,18 +295,15 @@ def tilt(kernel: Kernel, value: ValueFn, weight: float, share: float) -> Kernel:
         share: theta >= 0; 0 leaves the Kernel as it is.
 
     Raises:
-        ValueError: the Kernel has no noise levels.
+        UserError: the Kernel has no noise levels.
     """
-    if kernel.advance is None:
-        raise ValueError(f"tilt needs an actor with noise levels, got {kernel.modules or 'one step'}")
     alpha, sigma = np.asarray(kernel.levels, np.float64).T
     outward = np.where(alpha > 0, 1 / np.where(alpha > 0, alpha, 1.0) - 1 / (alpha + sigma), 0.0).astype(np.float32)
 
     def denoise(vars: Vars, obs, x: Array, k) -> Array:
         return kernel.denoise(vars, obs, x, k) + share * jnp.asarray(outward)[k] * x
 
-    drawn = kernel._replace(denoise=denoise, step=step_of(denoise, kernel.advance))
-    return guide(drawn, value, share * weight)
+    return guide(steered(kernel, denoise), value, share * weight)
 
 
 def diffuser(kernel: Kernel, value: ValueFn, scale: float, repeats: int = 2, stop: int = 2) -> Kernel:
@@ -308,11 +313,11 @@ def diffuser(kernel: Kernel, value: ValueFn, scale: float, repeats: int = 2, sto
     ``stop`` steps. Needs a noisy Kernel: an ODE has no posterior variance.
 
     Raises:
-        ValueError: the Kernel draws no noise.
+        UserError: the Kernel draws no noise.
     """
-    if not kernel.noisy or kernel.advance is None:
-        raise ValueError("diffuser needs the posterior variance of a noisy Kernel: wrap this one in stochastic(...)")
-    advance, last = kernel.advance, count_steps(kernel) - stop
+    advance, last = advance_of(kernel), count_steps(kernel) - stop
+    if not kernel.noisy:
+        raise UserError("diffuser needs the posterior variance of noisy steps", "wrap the Kernel in stochastic(...)")
 
     def climb(vars: Vars, obs, x: Array, k) -> Array:
         level = jnp.asarray(kernel.levels, jnp.float32)[k]

@@ -31,6 +31,16 @@ def with_target(part: Any, **changes: Any) -> Any:
     return part._replace(modules=tuple(changed(m) for m in part.modules))
 
 
+def slow_copy(part: Any, rate: float, every: int = 1, acts: bool = False) -> Any:
+    """The same Kernel with a target network, as critics have one, in the place of any moving average that it keeps.
+
+    Args:
+        rate: how far the copy goes towards the weights before the update, every ``every`` updates.
+        acts: whether the copy acts in their place.
+    """
+    return with_target(part, rate=rate, every=every, acts=acts, lagged=True)
+
+
 def copies(modules: Sequence[Module], params: dict) -> dict:
     """The target networks of those modules that keep one, equal to their parameters."""
     return {m.name: jax.tree.map(jnp.copy, params[m.name]) for m in modules if m.target is not None}

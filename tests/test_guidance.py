@@ -25,6 +25,7 @@ from qchunk.losses.cloning import bc
 from qchunk.losses.implicit_q import expectile
 from qchunk.losses.noise_value import noise_value
 from qchunk.sampling import sample
+from qchunk.system.errors import UserError
 from qchunk.types import Chunk, Critic, Module, Plan, Spec, Vars, view
 
 NOTHING = Vars({}, {}, {}, {})
@@ -92,7 +93,7 @@ def test_stochastic_is_the_same_prior_with_noise():
     mean, cov = moments(paths.stochastic(bandit.kernel(p, paths.linear(K), 0.0)))
     np.testing.assert_allclose(mean, p.m, atol=0.03)
     np.testing.assert_allclose(cov, p.S, atol=0.03)
-    with pytest.raises(ValueError, match="noise levels"):
+    with pytest.raises(UserError, match="noise levels"):
         paths.stochastic(actor(RegressionConfig((4,))))
 
 
@@ -145,7 +146,7 @@ def test_diffusers_rule_tends_to_the_exact_one():
     mean, cov = moments(steered)
     np.testing.assert_allclose(mean, wanted_mean, atol=0.05)
     np.testing.assert_allclose(cov, wanted_cov, atol=0.05)
-    with pytest.raises(ValueError, match="stochastic"):
+    with pytest.raises(UserError, match="stochastic"):
         diffuser(bandit.kernel(p, cosine(4), 0.0), value, weight)
 
 

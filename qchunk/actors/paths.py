@@ -170,17 +170,24 @@ def walk(kernel: Kernel, vars: Vars, obs, x: Array, steps: Array | None, first: 
     return jax.lax.scan(body, x, jnp.arange(first, last))
 
 
-def stochastic(kernel: Kernel, eta: float = 1.0) -> Kernel:
+def advance_of(kernel: Kernel) -> AdvanceFn:
+    """How a Kernel goes from one noise level to the next.
+
+    Raises:
+        UserError: it has no noise levels (a Gaussian actor, or one of one step).
+    """
+    if kernel.advance is None:
+        raise UserError(f"the {called(kernel)} walks along no noise levels", "take --actor.kind flow or diffusion")
+    return kernel.advance
+
+
+def stochastic(kernel: Kernel) -> Kernel:
     """The same marginals with noise in every step but the last: a flow becomes its SDE, DDIM becomes ancestral sampling.
 
     Raises:
-        ValueError: the Kernel does not walk along noise levels (a Gaussian actor).
+        UserError: the Kernel does not walk along noise levels (a Gaussian actor).
     """
-    if kernel.advance is None:
-        raise ValueError(f"stochastic needs an actor with noise levels, got {kernel.modules or 'one step'}")
-    advance = kernel.advance
-
-    noisy = functools.partial(advance, eta=eta)
+    noisy = functools.partial(advance_of(kernel), eta=1.0)
     return kernel._replace(advance=noisy, step=step_of(kernel.denoise, noisy), noisy=True)
 
 
@@ -238,7 +245,7 @@ def memoryless(kernel: Kernel) -> Kernel:
     x_{i+1} = x_i + d (2 v(x_i, t_i) - x_i / (t_i + d)) + sqrt(d) sigma_i eps_i (2601.14234, appendix), sigma_i of ``memoryless_std``. Another
     discretisation of what ``stochastic`` is, whose steps' drifts differ from a flow's by the flows' difference alone.
     """
-    steps = np.shape(kernel.levels)[0] - 1
+    steps = count_steps(kernel)
     t, d = np.arange(steps) / steps, 1.0 / steps
     table = np.stack([2 * d / (1 - t), d / (t + d), np.sqrt(d) * memoryless_std(steps)], axis=1)
 
@@ -270,11 +277,9 @@ def pulled(kernel: Kernel, target: Array, weight: Array, limit: Array) -> Kernel
         limit: [*B], beta > 0.
 
     Raises:
-        ValueError: the Kernel does not walk along noise levels.
+        UserError: the Kernel does not walk along noise levels.
     """
-    if kernel.advance is None:
-        raise ValueError(f"pulled needs an actor with noise levels, got {kernel.modules or 'one step'}")
-    alpha, sigma = np.asarray(kernel.levels, np.float64).T
+    advance, (alpha, sigma) = advance_of(kernel), np.asarray(kernel.levels, np.float64).T
     exact = (alpha**2 + sigma**2) / np.where(alpha > 0, alpha, np.inf)
     table = np.stack([sigma, np.where(alpha > 0, exact, np.inf)], axis=1)
     free = jnp.all(weight == 0, axis=-1)[..., None, None]
@@ -286,7 +291,7 @@ def pulled(kernel: Kernel, target: Array, weight: Array, limit: Array) -> Kernel
         sigma, exact = numbers(table, k)
         return jnp.where(free, clean, clean + jnp.minimum(limit[..., None, None] * sigma, exact) * slope)
 
-    return kernel._replace(denoise=denoise, step=step_of(denoise, kernel.advance))
+    return kernel._replace(denoise=denoise, step=step_of(denoise, advance))
 
 
 def going_on(kernel: Kernel, target: Array, given: Array) -> Kernel:

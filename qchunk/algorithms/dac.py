@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from qchunk.actor_configs import DiffusionConfig
 from qchunk.actors import actor
-from qchunk.compose import acting, learner, reading
+from qchunk.compose import acting, lagging, learner
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import mean, opinion
@@ -18,7 +18,6 @@ from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
 from qchunk.ranges import PositiveFloat
 from qchunk.sampling import sample
-from qchunk.target_networks import target_view
 from qchunk.types import Algorithm
 
 
@@ -40,5 +39,5 @@ def dac(c: DAC) -> Algorithm:
     """DAC: imitation of noise, and a linear loss along the target critic's gradient."""
     pi, q = actor(c.actor), chunk_q(c.critic)
     act = sample(acting(pi))
-    follow = estimating(pi, [lean(pi, opinion(reading(q, target_view), mean))])
+    follow = estimating(pi, [lean(pi, opinion(lagging(q), mean))])
     return learner([pi, q], act, [weighed(bc(pi), c.alpha), follow, td(q, act)], c.optim, clip=c.clip)

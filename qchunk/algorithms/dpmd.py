@@ -11,7 +11,7 @@ from typing import Annotated
 
 from qchunk.actors import actor
 from qchunk.algorithms.online_matching import OnlineDiffusion, matching_online
-from qchunk.compose import reading
+from qchunk.compose import lagging
 from qchunk.config import config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import mean, opinion
@@ -20,7 +20,7 @@ from qchunk.losses.proposals import temperature
 from qchunk.losses.weighted import choice_temperature, choosing, match_choice
 from qchunk.ranges import PositiveInt, Range
 from qchunk.sampling import sample
-from qchunk.target_networks import target_view, with_target
+from qchunk.target_networks import slow_copy
 from qchunk.types import Algorithm
 
 
@@ -38,9 +38,9 @@ class DPMD(OnlineDiffusion):
 
 def dpmd(c: DPMD) -> Algorithm:
     """DPMD: the slow copy proposes, the critics' mean weighs, the actor matches and explores."""
-    pi = with_target(actor(c.actor), rate=c.critic.tau, every=1, acts=False, lagged=True)
+    pi = slow_copy(actor(c.actor), c.critic.tau)
     q, heat = chunk_q(c.critic), temperature()
-    slow, one = smoothed(sample(reading(pi, target_view)), c.noise), sample(pi)
+    slow, one = smoothed(sample(lagging(pi)), c.noise), sample(pi)
     terms = [match_choice(pi, heat), choice_temperature(heat, c.divergence * math.log(c.candidates))]
     match = choosing(pi, slow, opinion(q, mean), c.candidates, terms)
     return matching_online(c, (pi, q, heat), one, [match])

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from qchunk.actor_configs import DiffusionConfig
 from qchunk.actors import actor
-from qchunk.compose import acting, learner, reading
+from qchunk.compose import acting, lagging, learner
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
@@ -21,7 +21,6 @@ from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
 from qchunk.ranges import NonNegativeFloat, PositiveInt
 from qchunk.sampling import sample
-from qchunk.target_networks import target_view
 from qchunk.types import Algorithm
 
 
@@ -45,6 +44,6 @@ def dql(c: DQL, through: Callable = proposing) -> Algorithm:
     """Diffusion-QL: one actor clones, and climbs one member of the critic after the other ``through`` chunks that it makes."""
     pi, q = actor(c.actor), chunk_q(c.critic)
     one = sample(acting(pi))
-    act = best_of_n(one, reading(q, target_view).score, c.n, temperature=c.temperature)
+    act = best_of_n(one, lagging(q).score, c.n, temperature=c.temperature)
     climb = through(pi, [weighed(ascend_one(pi, q), c.eta)])
     return learner([pi, q], act, [bc(pi), climb, td(q, one)], c.optim)

@@ -11,7 +11,7 @@ from typing import Annotated
 from qchunk.actor_configs import FlowConfig, TanhGaussianConfig
 from qchunk.actors import actor
 from qchunk.actors.tanh_gaussian import tanh_gaussian
-from qchunk.compose import acting, learner, reading
+from qchunk.compose import acting, lagging, learner
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import mean, opinion, scaled
@@ -22,7 +22,7 @@ from qchunk.losses.start_value import start_value
 from qchunk.losses.td import td
 from qchunk.ranges import NonNegativeFloat
 from qchunk.sampling import sample, sample_from_start
-from qchunk.target_networks import target_view, with_target
+from qchunk.target_networks import slow_copy
 from qchunk.types import Algorithm
 
 
@@ -43,9 +43,9 @@ class DSRL:
 
 def dsrl(c: DSRL) -> Algorithm:
     """DSRL: the chunk that the target flow makes of the chosen noise acts and is backed up."""
-    pi = with_target(actor(c.actor), rate=c.critic.tau, every=1, acts=True, lagged=True)
+    pi = slow_copy(actor(c.actor), c.critic.tau, acts=True)
     steer, q, heat = tanh_gaussian(c.steer, "steer"), chunk_q(c.critic), temperature()
-    z, flow = chunk_q(c.critic, "start_critic", target=False), sample_from_start(reading(pi, target_view))
+    z, flow = chunk_q(c.critic, "start_critic", target=False), sample_from_start(lagging(pi))
     climb = proposing(steer, ascend_softly(steer, scaled(opinion(z, mean), c.scale), heat))
     act = started(flow, sample(acting(steer)), c.scale)
     return learner(

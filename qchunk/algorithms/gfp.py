@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from qchunk.algorithms.qc_fql import QCFQL, qc_fql
-from qchunk.compose import reading
+from qchunk.compose import lagging
 from qchunk.config import config
 from qchunk.losses.cloning import bc_against
 from qchunk.ranges import PositiveFloat
-from qchunk.target_networks import target_view
 from qchunk.types import Algorithm, Critic, Kernel, Policy, Term
 
 
@@ -23,6 +22,6 @@ def gfp(c: GFP) -> Algorithm:
     """GFP: ``qc_fql``, whose student is distilled from a flow of the better chunks."""
 
     def teach(pi: Kernel, student: Policy, q: Critic) -> Term:
-        return bc_against(pi, student, reading(q, target_view).score, c.eta)
+        return bc_against(pi, student, lagging(q).score, c.eta)
 
     return qc_fql(c, teach, relative=True)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from qchunk.actor_configs import DiffusionConfig
 from qchunk.actors import actor
 from qchunk.algorithms.ifql import IFQL, ifql
-from qchunk.compose import acting, reading
+from qchunk.compose import acting, lagging
 from qchunk.config import ActorConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import minimum, opinion
@@ -20,7 +20,6 @@ from qchunk.critics.state_v import state_v
 from qchunk.improve import best_of_n
 from qchunk.ranges import Range
 from qchunk.sampling import sample
-from qchunk.target_networks import target_view
 from qchunk.types import CLEAN, Algorithm, Array
 
 
@@ -36,7 +35,7 @@ class IDQL(IFQL):
 
 def idql(c: IDQL) -> Algorithm:
     """IDQL: exploring takes a candidate with probability in proportion to |expectile - 1(Q < V)|, acting the best."""
-    pi, q, v = actor(c.actor), opinion(reading(chunk_q(c.critic), target_view), minimum), state_v(c.critic)
+    pi, q, v = actor(c.actor), opinion(lagging(chunk_q(c.critic)), minimum), state_v(c.critic)
 
     def log_weight(vars, obs, action=None, level=CLEAN) -> Array:
         del level

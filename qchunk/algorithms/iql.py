@@ -6,7 +6,7 @@ from typing import Annotated
 
 from qchunk.actor_configs import RegressionConfig
 from qchunk.actors import actor
-from qchunk.compose import acting, learner, reading
+from qchunk.compose import acting, lagging, learner
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
@@ -14,7 +14,6 @@ from qchunk.losses.cloning import advantage_weight, bc
 from qchunk.losses.implicit_q import implicit_q
 from qchunk.ranges import NonNegativeFloat, Range
 from qchunk.sampling import sample
-from qchunk.target_networks import target_view
 from qchunk.types import Algorithm
 
 
@@ -36,5 +35,5 @@ class IQL:
 def iql(c: IQL) -> Algorithm:
     """IQL: the critics learn without the actor, and the actor by weighted imitation, whatever its kind."""
     pi, q, v = actor(c.actor), chunk_q(c.critic), state_v(c.critic)
-    clone = bc(pi, weight=advantage_weight(reading(q, target_view).score, v, c.alpha))
+    clone = bc(pi, weight=advantage_weight(lagging(q).score, v, c.alpha))
     return learner([pi, q, v], sample(acting(pi)), [clone, *implicit_q(q, v, c.expectile)], c.optim)

@@ -11,7 +11,7 @@ from typing import Annotated
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import tuned_actor
 from qchunk.actors.paths import with_min_std
-from qchunk.compose import learner, reading, warm_started
+from qchunk.compose import lagging, learner, warm_started
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
@@ -21,7 +21,7 @@ from qchunk.losses.td import td
 from qchunk.losses.terms import module_names, weighed
 from qchunk.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
 from qchunk.sampling import sample
-from qchunk.target_networks import target_view, with_target
+from qchunk.target_networks import slow_copy
 from qchunk.types import Algorithm
 
 
@@ -52,10 +52,10 @@ class OGPO:
 
 def ogpo(c: OGPO) -> Algorithm:
     """OGPO: the critic learns from one sample of the actor, which climbs it without its gradient."""
-    pi = with_target(tuned_actor(c.tuned), rate=c.critic.tau, every=1, acts=False, lagged=True)
+    pi = slow_copy(tuned_actor(c.tuned), c.critic.tau)
     walk = with_min_std(pi._replace(noisy=True), c.noise)
     q, one = chunk_q(c.critic), sample(pi)
-    climb = climb_among(walk, reading(walk, target_view), reading(q, target_view).score, c.group, c.clip)
+    climb = climb_among(walk, lagging(walk), lagging(q).score, c.group, c.clip)
     act = best_of_n(one, q.score, c.n, c.slice_rows)
     optim = {q.modules[0].name: c.optim, "": c.actor_optim}
     return warm_started(

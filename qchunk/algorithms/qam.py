@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
-from qchunk.compose import acting, learner, reading
+from qchunk.compose import acting, lagging, learner
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import mean, opinion
@@ -19,7 +19,7 @@ from qchunk.losses.cloning import bc
 from qchunk.losses.td import td
 from qchunk.ranges import NonNegativeFloat, PositiveFloat
 from qchunk.sampling import sample
-from qchunk.target_networks import target_view, with_target
+from qchunk.target_networks import slow_copy
 from qchunk.types import Algorithm, Critic, Kernel, Term
 
 
@@ -50,13 +50,13 @@ class Flows(NamedTuple):
 
 def flows(c: Any) -> Flows:
     """The slow flow with a target network that follows as the critic's does, the fast flow, and the critic."""
-    slow = with_target(actor(c.actor), rate=c.critic.tau, every=1, acts=False, lagged=True)
-    return Flows(slow, reading(slow, target_view), actor(c.actor, "fast"), chunk_q(c.critic))
+    slow = slow_copy(actor(c.actor), c.critic.tau)
+    return Flows(slow, lagging(slow), actor(c.actor, "fast"), chunk_q(c.critic))
 
 
 def matching(c: Any, parts: Flows) -> list[Term]:
     """The slow flow clones; the fast one matches the adjoints of the target critics' mean."""
-    score = opinion(reading(parts.critic, target_view), mean)
+    score = opinion(lagging(parts.critic), mean)
     return [bc(parts.slow), adjoint_matching(parts.fast, parts.held, score, c.weight)]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
-from qchunk.compose import frozen, learner, reading
+from qchunk.compose import frozen, lagging, learner
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import minimum, opinion
@@ -18,7 +18,6 @@ from qchunk.improve import best_of_n, guide_estimate
 from qchunk.losses.implicit_q import implicit_q
 from qchunk.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 from qchunk.sampling import sample
-from qchunk.target_networks import target_view
 from qchunk.types import Algorithm
 
 
@@ -44,6 +43,6 @@ class QGF:
 def qgf(c: QGF) -> Algorithm:
     """QGF: prior and critic are trained apart and meet when acting; the critic's targets hold none of its chunks."""
     pi, q, v = frozen(actor(c.given)), chunk_q(c.critic), state_v(c.critic)
-    led = guide_estimate(pi, opinion(reading(q, target_view), minimum), c.weight)
+    led = guide_estimate(pi, opinion(lagging(q), minimum), c.weight)
     act = best_of_n(sample(led), opinion(q, minimum), c.n, c.slice_rows)
     return learner([q, v], act, implicit_q(q, v, c.expectile), c.optim)

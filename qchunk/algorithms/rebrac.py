@@ -6,7 +6,7 @@ from typing import Annotated
 
 from qchunk.actor_configs import RegressionConfig
 from qchunk.actors import actor
-from qchunk.compose import learner, reading
+from qchunk.compose import lagging, learner
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import smoothed
@@ -16,7 +16,7 @@ from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
 from qchunk.ranges import NonNegativeFloat, PositiveInt, Range
 from qchunk.sampling import sample
-from qchunk.target_networks import target_view, with_target
+from qchunk.target_networks import slow_copy, with_target
 from qchunk.types import Algorithm, Term, Together
 
 
@@ -40,8 +40,8 @@ class ReBRAC:
 def rebrac(c: ReBRAC) -> Algorithm:
     """ReBRAC: the target values the chunk of a target actor, under noise; evaluation is without noise."""
     q = with_target(chunk_q(c.critic), every=c.every)
-    pi = with_target(actor(c.actor), rate=c.critic.tau, every=c.every, acts=False, lagged=True)
-    act, following = sample(pi), sample(reading(pi, target_view))
+    pi = slow_copy(actor(c.actor), c.critic.tau, c.every)
+    act, following = sample(pi), sample(lagging(pi))
     climb = proposing(pi, [ascend(pi, q.score, relative=True)._replace(every=c.every)])
     clone = weighed(bc(pi, summed=True), c.alpha)._replace(every=c.every)
     terms: list[Term | Together] = [climb, clone, td(q, smoothed(following, c.noise, 0.5))]

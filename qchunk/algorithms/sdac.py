@@ -9,13 +9,12 @@ from collections.abc import Callable
 
 from qchunk.actors import actor
 from qchunk.algorithms.online_matching import OnlineDiffusion, matching_online
-from qchunk.compose import acting, reading
+from qchunk.compose import acting, lagging
 from qchunk.config import config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.losses.weighted import by_slope, by_value, resampling
 from qchunk.ranges import PositiveFloat, PositiveInt
 from qchunk.sampling import sample
-from qchunk.target_networks import target_view
 from qchunk.types import Algorithm, Critic
 
 
@@ -41,4 +40,4 @@ def sdac(c: SDAC, rule: Callable = by_value, look: Callable[[Critic], Critic] = 
 
 def idem(c: SDAC) -> Algorithm:
     """IDEM: noise estimates are the target critic's slopes at the guesses, weighed by their values."""
-    return sdac(c, by_slope, lambda q: reading(q, target_view))
+    return sdac(c, by_slope, lambda q: lagging(q))

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.qam import flows
-from qchunk.compose import acting, learner, reading
+from qchunk.compose import acting, lagging, learner
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
 from qchunk.critics.ensemble import mean, opinion
 from qchunk.losses.adjoint import matching_within
@@ -18,7 +18,6 @@ from qchunk.losses.proposals import temperature
 from qchunk.losses.td import td
 from qchunk.ranges import PositiveFloat
 from qchunk.sampling import sample
-from qchunk.target_networks import target_view
 from qchunk.types import Algorithm
 
 
@@ -40,6 +39,6 @@ class TRQAM:
 def trqam(c: TRQAM) -> Algorithm:
     """TRQAM: as ``qam``, with a learned temperature in the place of a weight."""
     parts, heat = flows(c), temperature()
-    score, act = opinion(reading(parts.critic, target_view), mean), sample(acting(parts.fast))
+    score, act = opinion(lagging(parts.critic), mean), sample(acting(parts.fast))
     terms = [bc(parts.slow), matching_within(parts.fast, parts.held, score, heat, c.bound), td(parts.critic, act)]
     return learner([parts.slow, parts.fast, parts.critic, heat], act, terms, c.optim, clip=c.clip, prior=parts.slow)

@@ -76,7 +76,7 @@ def advantage_weight(score: ValueFn, state: Critic, alpha: float) -> Callable[[V
     """What a chunk of the data counts: min(exp(alpha (Q - V)), 100) (2110.06169, eq. 7).
 
     Args:
-        score: Q; that of the target networks is ``reading(critic, target_view).score``.
+        score: Q; that of the target networks is ``lagging(critic).score``.
     """
 
     def weight(vars: Vars, chunk: Chunk) -> Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from qchunk import sampling
 from qchunk.data.segments import BEGIN, STEPS
 from qchunk.losses.td import toward
-from qchunk.losses.terms import no_noise
+from qchunk.losses.terms import no_noise, own_key
 from qchunk.target_networks import target_view
 from qchunk.trust_region import NormalFn, entropy, kl_parts
 from qchunk.types import Array, Chunk, Critic, Key, Metrics, Module, Policy, PyTree, Term, Vars
@@ -105,17 +105,13 @@ def ascend_segments(critic: Critic, policy: Policy, trained: tuple[str, ...], na
         trained: modules of the policy.
     """
 
-    def draw(key: Key, chunk: Chunk) -> Key:
-        del chunk
-        return key
-
     def fn(vars: Vars, key: Key, chunk: Chunk) -> tuple[Array, Metrics]:
         plan, part, begin, counts = parts_of(chunk)
         action = cut(sampling.act(policy, vars, key, plan.obs).action, begin, counts.shape[-1])
         q = critic.aggregate(critic.values(vars, part.obs, action))[..., 1:]
         return -jnp.mean(jnp.sum(q * counts, axis=-1)), {"q": jnp.sum(q * counts) / jnp.sum(counts)}
 
-    return Term(name, trained, draw, fn)
+    return Term(name, trained, own_key, fn)
 
 
 def stay_in_region(new: NormalFn, kept: NormalFn, trained: tuple[str, ...], name: str = "trust") -> Term:

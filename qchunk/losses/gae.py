@@ -7,7 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from qchunk.types import Array
+from qchunk.types import Array, Chunk, Critic, Vars
+
+
+def values_around(critic: Critic, vars: Vars, chunk: Chunk) -> tuple[Array, Array]:
+    """V where a decision was made, and after it: (value, next_value), each [*B]; of one backup point."""
+    return critic.score(vars, chunk.obs), critic.score(vars, jax.tree.map(lambda o: o[..., 0, :], chunk.next_obs))
 
 
 def gae(

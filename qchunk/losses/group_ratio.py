@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from qchunk.improve import repeated
 from qchunk.losses.ppo_path import surrogate
-from qchunk.losses.terms import module_names
+from qchunk.losses.terms import module_names, own_key
 from qchunk.sampling import act, log_prob, sample_path
 from qchunk.types import Array, Chunk, Kernel, Key, Metrics, Term, ValueFn, Vars
 
@@ -26,10 +26,6 @@ def climb_among(kernel: Kernel, slow: Kernel, score: ValueFn, n: int, clip: floa
     """
     policy = sample_path(slow)
 
-    def draw(key: Key, chunk: Chunk) -> Key:
-        del chunk
-        return key
-
     def fn(vars: Vars, key: Key, chunk: Chunk) -> tuple[Array, Metrics]:
         fixed, many = jax.lax.stop_gradient(vars), repeated(chunk.obs, n)
         plan = act(policy, fixed, key, many)
@@ -42,4 +38,4 @@ def climb_among(kernel: Kernel, slow: Kernel, score: ValueFn, n: int, clip: floa
         loss, metrics = surrogate(new, old, advantage, clip)
         return loss, {**metrics, "q": jnp.mean(q)}
 
-    return Term(name, module_names(kernel), draw, fn)
+    return Term(name, module_names(kernel), own_key, fn)

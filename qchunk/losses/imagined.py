@@ -10,7 +10,7 @@ import optax
 
 from qchunk import nets
 from qchunk.losses.gae import gae
-from qchunk.losses.terms import module_names, no_noise, weighted_mean
+from qchunk.losses.terms import module_names, no_noise, own_key, weighted_mean
 from qchunk.target_networks import target_view
 from qchunk.types import Array, Chunk, Critic, Metrics, Policy, Term, Vars
 from qchunk.world_model import WorldModel, imagine
@@ -39,7 +39,14 @@ def fitted(model: WorldModel, name: str = "model") -> Term:
 
 
 def expansion(
-    model: WorldModel, critic: Critic, state: Critic, policy: Policy, discount: Any, depth: int, lam: Any
+    model: WorldModel,
+    critic: Critic,
+    state: Critic,
+    policy: Policy,
+    discount: Any,
+    depth: int,
+    lam: Any,
+    name: str = "expansion",
 ) -> Term:
     """Value expansion: from every state of the data ``depth`` imagined chunks of the policy; trains V and Q, and nothing else.
 
@@ -53,10 +60,6 @@ def expansion(
         lam: of the returns, in [0, 1]; 1 reaches to the last chunk.
     """
 
-    def draw(key, chunk: Chunk):
-        del chunk
-        return key
-
     def fn(vars: Vars, key, chunk: Chunk) -> tuple[Array, Metrics]:
         fixed = jax.lax.stop_gradient(vars)
         path = imagine(model, policy, fixed, key, chunk.obs, depth)
@@ -69,4 +72,4 @@ def expansion(
         loss = jnp.mean(jnp.square(v - target)) + jnp.mean(jnp.square(q - aim))
         return loss, {"v": jnp.mean(v), "q": jnp.mean(q), "target": jnp.mean(target), "going": jnp.mean(path.going)}
 
-    return Term("expansion", (*module_names(state), *module_names(critic)), draw, fn)
+    return Term(name, (*module_names(state), *module_names(critic)), own_key, fn)

@@ -6,6 +6,8 @@ import distrax
 import jax
 import jax.numpy as jnp
 
+from qchunk.improve import repeated
+from qchunk.losses.terms import own_key
 from qchunk.sampling import act
 from qchunk.types import Array, Chunk, Key, Metrics, Module, Policy, Term, Vars
 
@@ -79,14 +81,9 @@ def regulate(policy: Policy, heat: Module, target: float, samples: int, count: i
         count: Gaussians of the mixture.
     """
 
-    def draw(key: Key, chunk: Chunk) -> Key:
-        del chunk
-        return key
-
     def fn(vars: Vars, key: Key, chunk: Chunk) -> tuple[Array, Metrics]:
         obs = jax.tree.map(lambda o: o[:STATES], chunk.obs)
-        many = jax.tree.map(lambda o: jnp.repeat(o[:, None], samples, axis=1), obs)
-        action = act(policy, jax.lax.stop_gradient(vars), key, many).action  # [states, n, H, A]
+        action = act(policy, jax.lax.stop_gradient(vars), key, repeated(obs, samples)).action  # [states, n, H, A]
         each = entropy(jnp.moveaxis(action, 1, -2), count) / action.shape[-1]
         found = jnp.where(
             jnp.isfinite(each).any(), jnp.nanmean(each, where=jnp.isfinite(each)), target
@@ -94,4 +91,4 @@ def regulate(policy: Policy, heat: Module, target: float, samples: int, count: i
         heated = heat.apply(vars.params[heat.name])
         return jnp.log(heated) * (found - target), {"temperature": heated, "entropy": found}
 
-    return Term(name, (heat.name,), draw, fn)
+    return Term(name, (heat.name,), own_key, fn)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from qchunk import nets
 from qchunk.config import ValueConfig
-from qchunk.losses.gae import gae_of_plans
+from qchunk.losses.gae import gae_of_plans, values_around
 from qchunk.losses.ppo_path import POLICY, standardised, surrogate
 from qchunk.losses.terms import no_noise, weighted_mean
 from qchunk.system.errors import UserError
@@ -89,8 +89,7 @@ def of_plans(critic: Critic, lam: float, cost: float) -> PrepareFn:
         if PLAN_STEP not in chunk.extras:
             raise UserError("--execute plays other lengths than the plans themselves have", "train with open-loop")
         vars, begins = view(learner, given), (chunk.extras[PLAN_STEP] == 0).astype(jnp.float32)
-        next_obs = jax.tree.map(lambda o: o[..., 0, :], chunk.next_obs)
-        value, next_value = (critic.score(vars, obs) for obs in (chunk.obs, next_obs))
+        value, next_value = values_around(critic, vars, chunk)
         reward = chunk.reward[..., 0] - cost * begins
         found = gae_of_plans(reward, chunk.discount[..., 0], value, next_value, chunk.last, begins, lam)
         extras = {**chunk.extras, "advantage": found[0], "return": found[1]}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from qchunk.losses.gae import gae
+from qchunk.losses.gae import gae, values_around
 from qchunk.losses.terms import mean_in_slices, module_names, no_noise, weighted_mean
 from qchunk.sampling import log_prob
 from qchunk.types import Array, Chunk, Critic, Kernel, Learner, Metrics, PrepareFn, PyTree, StopFn, Term, Vars, view
@@ -37,9 +37,7 @@ def advantages(likelihood: Likelihood, critic: Critic, lam: float) -> PrepareFn:
         vars = view(learner, given)
 
         def look(chunk: Chunk) -> tuple[Array, Array, Array]:
-            next_obs = jax.tree.map(lambda o: o[..., 0, :], chunk.next_obs)
-            value, next_value = (critic.score(vars, obs) for obs in (chunk.obs, next_obs))
-            return value, next_value, likelihood(vars, chunk)
+            return *values_around(critic, vars, chunk), likelihood(vars, chunk)
 
         value, next_value, old = jax.lax.map(look, chunk)
         advantage, target = gae(chunk.reward[..., 0], chunk.discount[..., 0], value, next_value, chunk.last, lam)

@@ -11,6 +11,7 @@ import optax
 
 from qchunk.config import Range, config
 from qchunk.critics.chance import chance, logit
+from qchunk.losses.td import one_point
 from qchunk.losses.terms import module_names, no_noise, weighted_mean
 from qchunk.target_networks import target_view
 from qchunk.types import Array, Chunk, Critic, Metrics, Term, Vars
@@ -70,9 +71,8 @@ def arrived(state: Critic) -> Target:
     value = chance(state)
 
     def target(vars: Vars, chunk: Chunk) -> Array:
-        next_obs = jax.tree.map(lambda o: o[..., 0, :], chunk.next_obs)
-        y = chunk.reward[..., 0] + chunk.discount[..., 0] * value.score(vars, next_obs)
-        return jnp.clip(y, 0.0, 1.0)[None]
+        reward, discount, next_obs = one_point(chunk, "reach")
+        return jnp.clip(reward + discount * value.score(vars, next_obs), 0.0, 1.0)[None]
 
     return target
 

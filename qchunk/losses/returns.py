@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from qchunk.losses.gae import gae
+from qchunk.losses.gae import gae, values_around
 from qchunk.losses.ppo_path import standardised
 from qchunk.types import Chunk, Critic, Learner, PrepareFn, view
 
@@ -35,8 +35,7 @@ def lambda_returns(state: Critic, lam: float) -> PrepareFn:
     def prepare(learner: Learner, given: dict, key, chunk: Chunk) -> tuple[Learner, Chunk]:
         del key
         vars = view(learner, given)
-        next_obs = jax.tree.map(lambda o: o[..., 0, :], chunk.next_obs)
-        value, next_value = (state.score(vars, obs) for obs in (chunk.obs, next_obs))
+        value, next_value = values_around(state, vars, chunk)
         # a chunk that a time-out cuts has no whole return: the one before it ends in V
         whole = jnp.pad(chunk.weight[:, 1:, 0], ((0, 0), (0, 1)), constant_values=1.0)
         cut = 1.0 - (1.0 - chunk.last) * whole

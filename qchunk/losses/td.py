@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from qchunk import improve, sampling
-from qchunk.losses.terms import module_names, weighted_mean
+from qchunk.losses.terms import module_names, own_key, weighted_mean
 from qchunk.system.errors import UserError
 from qchunk.target_networks import target_view
 from qchunk.types import Array, Chunk, Critic, Key, Metrics, Policy, PyTree, Term, Vars
@@ -70,8 +70,7 @@ def td_of_prefixes(critic: Critic, policy: Policy, n: int, joint: bool = False, 
     """
 
     def value(vars: Vars, key, obs) -> Array:
-        noise = policy.draw(vars, key, improve.repeated(obs, n))
-        action = improve.samples(policy, vars, noise, obs, None).action  # [*B, N, H, A]
+        action = improve.candidates(policy, vars, key, obs, n).action  # [*B, N, H, A]
         q = critic.aggregate(critic.values(target_view(vars), jax.tree.map(lambda o: o[..., None, :], obs), action))
         return jnp.max(q, axis=(-2, -1)) if joint else jnp.max(q[..., -1], axis=-1)
 
@@ -88,10 +87,6 @@ def toward(critic: Critic, aim: Callable, name: str, see: Callable[[Chunk], Chun
         see: the chunk whose observation and actions the critic values.
     """
 
-    def draw(key, chunk: Chunk):
-        del chunk
-        return key
-
     def fn(vars: Vars, key, chunk: Chunk) -> tuple[Array, Metrics]:
         target, weight = aim(jax.lax.stop_gradient(vars), key, chunk)
         seen = see(chunk)
@@ -99,4 +94,4 @@ def toward(critic: Critic, aim: Callable, name: str, see: Callable[[Chunk], Chun
         loss = weighted_mean(weight, jnp.square(q - target))
         return loss, {"q": weighted_mean(weight, q), "target": weighted_mean(weight, target)}
 
-    return Term(name, module_names(critic), draw, fn)
+    return Term(name, module_names(critic), own_key, fn)

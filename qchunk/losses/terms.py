@@ -22,6 +22,12 @@ def no_noise(key: Key, chunk: Chunk) -> tuple[()]:
     return ()
 
 
+def own_key(key: Key, chunk: Chunk) -> Key:
+    """The ``draw`` of a term that draws in its ``fn``, where it knows what for."""
+    del chunk
+    return key
+
+
 def together(draw: DrawFn, terms: Sequence[Term], shared: SharedFn | None = None) -> Together:
     """Terms that share their noise and a computation, such as two losses of one forward pass; for ``learner``'s ``terms``.
 

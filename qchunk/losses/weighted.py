@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from qchunk.improve import ascent, chosen, picked, repeated, samples
+from qchunk.improve import ascent, candidates, chosen, picked, repeated
 from qchunk.losses.noised import OneStepEstimate, check_levels, estimating
 from qchunk.losses.terms import module_names, no_noise, together
 from qchunk.types import CLEAN, Array, Chunk, Kernel, Key, Metrics, Module, Policy, Term, Together, ValueFn, Vars
@@ -36,9 +36,9 @@ def choosing(kernel: Kernel, policy: Policy, score: ValueFn, n: int, terms: Sequ
 
     def propose(vars: Vars, noise, chunk: Chunk):
         key, own, gumbel = noise
-        fixed, many = jax.lax.stop_gradient(vars), repeated(chunk.obs, n)
-        plans = samples(policy, fixed, policy.draw(fixed, jax.random.clone(key), many), chunk.obs, None).action
-        return Candidates(plans, score(fixed, many, plans)), own, gumbel
+        fixed = jax.lax.stop_gradient(vars)
+        plans = candidates(policy, fixed, jax.random.clone(key), chunk.obs, n).action
+        return Candidates(plans, score(fixed, repeated(chunk.obs, n), plans)), own, gumbel
 
     return together(draw, terms, propose)
 

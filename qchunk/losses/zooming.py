@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from qchunk.critics.categorical import two_hot
 from qchunk.critics.zooms import Cells, ZoomConfig, ZoomCritic, atoms, best, cells, chosen, chunk_of, draw_bins, values
 from qchunk.data.demonstrations import DEMONSTRATION
+from qchunk.losses.td import one_point
 from qchunk.losses.terms import module_names, no_noise, together, weighted_mean
-from qchunk.system.errors import UserError
 from qchunk.target_networks import target_view
 from qchunk.types import Array, Chunk, Key, Metrics, Term, Together, Vars
 
@@ -47,13 +47,11 @@ def td_of_zooms(critic: ZoomCritic, name: str = "td") -> Term:
     c = critic.c
 
     def target(vars: Vars, draws: Array, chunk: Chunk) -> Array:
-        if (points := chunk.reward.shape[-1]) != 1:
-            raise UserError(f"--chunk.backup names {points} points, and {name} regresses on one", "give one")
-        obs = jax.tree.map(lambda o: o[..., 0, :], chunk.next_obs)
+        reward, discount, obs = one_point(chunk, name)
         action = chunk_of(best(critic, vars, obs, draws), c)
         at = cells(action, c)
         later = chosen(critic.logits(target_view(vars), obs, at.centres), at.bins)
-        reward, discount = (x[..., 0][:, None, None, None] for x in (chunk.reward, chunk.discount))
+        reward, discount = (x[:, None, None, None] for x in (reward, discount))
         if c.atoms == 1:
             return reward[..., None] + discount[..., None] * later
         return projected(jax.nn.softmax(later), reward, discount, c)

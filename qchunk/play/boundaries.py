@@ -76,7 +76,7 @@ def dispersion(policy: Policy, horizon: int, tolerance: PositiveFloat, n: Positi
     """
 
     def choose(vars: Vars, key, obs: PyTree, old: Old) -> tuple[Plan, Array]:
-        many = improve.samples(policy, vars, policy.draw(vars, key, improve.repeated(obs, n)), obs, old)
+        many = improve.candidates(policy, vars, key, obs, n, old)
         spread = jnp.sqrt(jnp.mean(jnp.var(many.action, axis=1), axis=-1))  # [B, H]
         agreed = jnp.sum(jnp.cumprod(spread <= tolerance, axis=-1), axis=-1)
         return jax.tree.map(lambda x: x[:, 0], many), jnp.maximum(agreed, 1)
@@ -187,8 +187,7 @@ def _by_critic(policy: Policy, horizon: int, name: str, pick: Callable) -> Schem
 
     def choose(vars: Vars, key, obs: PyTree, old: Old) -> tuple[Plan, Array]:
         plan_key, pick_key = jax.random.split(key)
-        noise = choice.policy.draw(vars, plan_key, improve.repeated(obs, choice.n))
-        plans = improve.samples(choice.policy, vars, noise, obs, old)  # [B, N, ...]
+        plans = improve.candidates(choice.policy, vars, plan_key, obs, choice.n, old)  # [B, N, ...]
         values = choice.values(vars, jax.tree.map(lambda o: o[:, None], obs), plans.action)
         n, j = pick(pick_key, values, choice)
         row = jnp.arange(len(n))
