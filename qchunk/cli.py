@@ -56,7 +56,7 @@ COMMANDS = {
     "render": ("RUN", "an episode as a gif", "qchunk.commands.render:render"),
     "report": (
         "RUN... --out DIR",
-        "table (markdown, csv), curves (png), one html page",
+        "one html page; its tables (markdown, csv, json, LaTeX) and pictures (png, pdf, svg)",
         "qchunk.commands.report:report",
     ),
     "export": (

@@ -5,7 +5,6 @@ A tree of observations has a tree of units. Leaves of whole numbers, such as uin
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -206,12 +205,6 @@ def _normalised(policy: Policy) -> Policy:
 
         choice = choice._replace(policy=_normalised(choice.policy), values=values)
     return policy._replace(draw=draw, plan=plan, emit=emit, choice=choice)
-
-
-@functools.cache
-def wrapping(build: Callable) -> Callable:
-    """The same builder with ``normalised`` around what it builds; equal for equal builders, so programs are shared."""
-    return lambda c: normalised(build(c))
 
 
 def check(learner: Learner, obs: str, action: str) -> None:

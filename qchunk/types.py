@@ -1,4 +1,4 @@
-"""The types that every part of qchunk meets at. Nothing else lives here.
+"""The types that every part of qchunk meets at, and the few constants that all of them read.
 
 Letters, in every signature, comment and shape check:
 B batch, H chunk length, J backup points, A action size, O observation size, N candidates, K denoising (or flow)
@@ -28,9 +28,8 @@ Metrics = dict[str, Array]
 LENGTH = "length"  # of ``extras``: how many actions of a plan are to be played, int32 in 1 .. H
 EDGE = 1.0 - 1e-5  # actions of data are clipped to +-EDGE, as the papers do, so that tanh can reach them
 CLEAN = (1.0, 0.0)  # the noise level (alpha, sigma) of clean chunks
-PLAN_STEP = (
-    "plan_step"  # of ``extras``: which step of its plan an action is, int32; 0 where a plan begins. None: each does
-)
+# of ``extras``: which step of its plan an action is, int32; 0 where a plan begins. None: each does
+PLAN_STEP = "plan_step"
 
 
 class Spec(NamedTuple):
@@ -71,9 +70,8 @@ class Chunk(NamedTuple):
     next_obs: PyTree  # [*B, J, O]  the true observation there, never an auto-reset one
     weight: Array  # [*B, J]     0 where a time-out cuts the backup; losses are sum(w * l) / sum(w)
     last: Array  # [*B]        1 where an episode ends inside the chunk: cuts traces even where discount > 0
-    extras: (
-        dict  # [*B, ...] each: what plans and data hold besides (latents, log-probabilities, "source"); see chunks.cut
-    )
+    # [*B, ...] each: what plans and data hold besides (latents, log-probabilities, "source"); see chunks.cut
+    extras: dict
 
 
 class Learner(NamedTuple):
@@ -122,9 +120,8 @@ class Decoder(NamedTuple):
     size: int  # W
     plan: Callable[[Vars, PyTree, Array], Any]  # (vars, obs [*B, O], skill [*B, 1, W]) -> Plan
     emit: EmitFn  # looks at every step, not only where a plan begins
-    encode: Callable[
-        [Vars, Chunk], Array
-    ]  # chunks with a backup point at every step -> their skills [*B, 1, W] in [-1, 1]
+    # chunks with a backup point at every step -> their skills [*B, 1, W] in [-1, 1]
+    encode: Callable[[Vars, Chunk], Array]
 
 
 class Kernel(NamedTuple):
@@ -171,9 +168,8 @@ class Old(NamedTuple):
     """The plan that is being played when the next one is made, aligned to now: its action i is meant for the i-th step from now."""
 
     plan: Plan
-    left: (
-        Array  # [*B, H] 1 where the plan still has an action; 0 behind its end, and everywhere where an episode begins
-    )
+    # [*B, H] 1 where the plan still has an action; 0 behind its end, and everywhere where an episode begins
+    left: Array
     pull: Pull | None = None  # what a scheme asks of policies that can be pulled
 
 
@@ -245,9 +241,8 @@ class Algorithm(NamedTuple):
     stop: StopFn
     freeze: Callable[[Learner], dict]  # its modules by name, as a later stage is given them
     draw: DrawChunkFn | None = None  # None: ``buffer.draw``
-    primitives: bool = (
-        False  # whether it turns weights into chunks itself; others are wrapped (primitives.in_primitives)
-    )
+    # whether it turns weights into chunks itself; others are wrapped (primitives.in_primitives)
+    primitives: bool = False
 
 
 InitFn = Callable[[Key, Spec], PyTree]

@@ -70,7 +70,7 @@ def test_lanes_of_the_newest_versions_pin_what_tests_need(python):
             assert canonicalize_name(r.name) not in found, text
 
 
-def test_what_the_issue_asks_of_the_project():
+def test_names_extras_and_what_the_base_install_has():
     assert PROJECT["name"] == "qchunk" and PROJECT["scripts"]["qchunk"] == "qchunk.__main__:main"
     assert PROJECT["license"] == "Apache-2.0" and Requirement(f"x{PROJECT['requires-python']}").specifier.contains(
         "3.11"

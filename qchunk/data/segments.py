@@ -18,9 +18,9 @@ from qchunk.types import Array, Chunk, Key
 BEGIN, STEPS = "segment_begin", "segment_steps"  # of ``extras``: the step of the plan, and how many steps count
 
 
-def published_lengths(horizon: int, most: int = 25) -> tuple[int, ...]:
+def published_lengths(horizon: int) -> tuple[int, ...]:
     """The lengths of a plan's equal parts, floor(H / n) for n = 1 .. 25, ascending and each once (2410.09536, code)."""
-    return tuple(sorted({horizon // n for n in range(1, min(most, horizon) + 1)}))
+    return tuple(sorted({horizon // n for n in range(1, min(25, horizon) + 1)}))
 
 
 def drawing_segments(lengths: Sequence[int]) -> Callable[..., Chunk]:

@@ -90,9 +90,8 @@ class Driver(NamedTuple):
     run: Callable  # (program, inputs, settings, learner or None, state or None) -> Iterator[Event]
     state_like: Callable  # (program, inputs, settings, learner) -> shapes of an event's ``state``
     amount: Callable  # (algorithm, config, settings) -> Amount
-    whole: (
-        Callable  # (program, inputs, settings) -> Learner: a run from its start to its end, without events; traceable
-    )
+    # (program, inputs, settings) -> Learner: a run from its start to its end, without events; traceable
+    whole: Callable
     unit: Callable  # (program, inputs, settings) -> (fn, its arguments, how often a run calls it): what costs are counted of
     resolve: Callable = lambda s: s  # settings -> the same with every 0 that means "choose" replaced
 
@@ -305,7 +304,15 @@ class Work(NamedTuple):
     eval_every: int
     save_every: int
     step: Callable  # units done -> an event's ``step``
-    counts: Callable = lambda done, learner: {}  # further values of training and evaluation
+    counts: Callable = lambda done, learner: {}  # further values of training and evaluation, such as ``counting``'s
+
+
+def counting(steps: int) -> Callable:
+    """``Work.counts`` of a driver whose unit is so many environment steps."""
+    return lambda done, learner: {
+        "env_steps": np.asarray([done * steps]),
+        "updates": np.asarray([int(learner.step)]),
+    }
 
 
 def events(

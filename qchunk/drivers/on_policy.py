@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from qchunk import normalise
 from qchunk.config import NonNegativeInt, PositiveInt, RolloutConfig, config
@@ -25,6 +24,7 @@ from qchunk.drivers.common import (
     Event,
     Work,
     accumulate,
+    counting,
     events,
     execution,
     figures,
@@ -56,7 +56,7 @@ class OnPolicySettings(Common):
     """Environment steps between two checkpoints; 0 saves at each evaluation."""
 
 
-class Loop(NamedTuple):
+class OnPolicy(NamedTuple):
     """What a run resumes from besides its learner, for S seeds."""
 
     envs: Any  # (State, carry) [S, E, ...]
@@ -133,7 +133,7 @@ def in_units(program: Program, x: Inputs, learner: Learner) -> Learner:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def play(program: Program, learner: Learner, loop: Loop, x: Inputs) -> Chunk:
+def play(program: Program, learner: Learner, loop: OnPolicy, x: Inputs) -> Chunk:
     """One iteration's decisions of every seed [S, T, E, ...], for looking at only."""
 
     def one_seed(learner: Learner, x: Inputs, envs: Any) -> Chunk:
@@ -145,7 +145,7 @@ def play(program: Program, learner: Learner, loop: Loop, x: Inputs) -> Chunk:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def start(program: Program, x: Inputs, learner: Learner) -> Loop:
+def start(program: Program, x: Inputs, learner: Learner) -> OnPolicy:
     """Environments at their start."""
     envs, seeds = x.c.rollout.envs, len(x.keys)
 
@@ -157,11 +157,11 @@ def start(program: Program, x: Inputs, learner: Learner) -> Loop:
     none_yet = no_scale(envs), normalise.no_moments(obs_spec(program.env)) if follows else None
     scale, moments = for_each(seeds, none_yet)
     played = each_seed(one_seed, learner, x)
-    return Loop(played, jnp.ones((seeds, envs)), scale, moments, jnp.zeros((), jnp.int32))
+    return OnPolicy(played, jnp.ones((seeds, envs)), scale, moments, jnp.zeros((), jnp.int32))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
-def iterate(program: Program, learner: Learner, loop: Loop, x: Inputs, n) -> tuple[Learner, Loop, Metrics]:
+def iterate(program: Program, learner: Learner, loop: OnPolicy, x: Inputs, n) -> tuple[Learner, OnPolicy, Metrics]:
     """``n`` iterations of every seed: (learner, loop, sums of the figures [S])."""
     c, done = x.c.rollout, loop.iterations
 
@@ -189,7 +189,7 @@ def iterate(program: Program, learner: Learner, loop: Loop, x: Inputs, n) -> tup
         return accumulate(iteration, (learner, mine), n)
 
     (learner, after), sums = each_seed(one_seed, learner, x, *loop[:-1])
-    return learner, Loop(*after, iterations=done + n), sums
+    return learner, OnPolicy(*after, iterations=done + n), sums
 
 
 def in_moments(learner: Learner, moments: Moments) -> Learner:
@@ -236,7 +236,7 @@ def run(
     x: Inputs,
     settings: OnPolicySettings,
     learner: Learner | None = None,
-    state: Loop | None = None,
+    state: OnPolicy | None = None,
 ) -> Iterator[Event]:
     """Trains on what its own policy plays (2409.00588, algorithm 1, for any method with a ``rollout`` in its configuration).
 
@@ -258,20 +258,17 @@ def run(
     learner, state, given = spread(s.seeds, (learner, state, x.given), x.share)
     x = x._replace(given=given)
 
-    def advance(learner: Learner, state: Loop, done: int, goal: int):
+    def advance(learner: Learner, state: OnPolicy, done: int, goal: int):
         began = time.perf_counter()
         learner, state, sums = iterate(program, learner, state, x, goal - done)
         return learner, state, figures(sums, plan.steps * max(goal - done, 1), s.seeds, began)
 
-    def counts(done: int, learner: Learner) -> dict[str, np.ndarray]:
-        return {"env_steps": np.asarray([done * plan.steps]), "updates": np.asarray([int(learner.step)])}
-
     step = lambda done: done * plan.steps  # noqa: E731
-    work = Work(advance, plan.total, plan.log_every, plan.eval_every, plan.save_every, step, counts)
+    work = Work(advance, plan.total, plan.log_every, plan.eval_every, plan.save_every, step, counting(plan.steps))
     yield from events(work, program, x, s, learner, state, int(state.iterations))
 
 
-def state_like(program: Program, x: Inputs, s: OnPolicySettings, learner: Learner) -> Loop:
+def state_like(program: Program, x: Inputs, s: OnPolicySettings, learner: Learner) -> OnPolicy:
     """Shapes and types of the online part beside such a ``learner``, for restoring one."""
     del s
     return jax.eval_shape(lambda learner, x: start(program, x, learner), learner, x)

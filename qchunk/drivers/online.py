@@ -28,6 +28,7 @@ from qchunk.drivers.common import (
     Event,
     Work,
     accumulate,
+    counting,
     events,
     execution,
     figures,
@@ -40,7 +41,7 @@ from qchunk.envs.base import obs_like
 from qchunk.play import on_device, on_host
 from qchunk.play import rollout as playing
 from qchunk.play.program import Inputs, Program, each_seed, reads
-from qchunk.play.rollout import played
+from qchunk.play.rollout import tallied
 from qchunk.ranges import INT32
 from qchunk.seeds import STREAMS, for_each, spread, stream
 from qchunk.system.errors import UserError
@@ -176,7 +177,7 @@ def take_in(program: Program, plan: Schedule, learner: Learner, x: Inputs, ring:
     ring = buffer.write(ring, steps)
     source = program.source(x, ring, plan.mix)
     learner, metrics = run_updates(program.algorithm(x.c), source, plan.batch, learner, x, due)
-    return learner, ring, {**metrics, **played(steps)}
+    return learner, ring, {**metrics, **tallied(steps)}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
@@ -294,12 +295,9 @@ def _online(program: Program, x: Inputs, s: OnlineSettings, learner: Learner, st
         made = np.full(s.seeds, due.sum())
         return learner, state, figures({**total, "updates_done": made}, max(n, 1) * plan.steps, s.seeds, began)
 
-    def counts(done: int, learner: Learner) -> dict[str, np.ndarray]:
-        return {"env_steps": np.asarray([done * plan.steps]), "updates": np.asarray([int(learner.step)])}
-
     every = plan.eval_every
     step = lambda done: s.offline_steps + done * plan.steps  # noqa: E731
-    work = Work(advance, plan.decisions, plan.dispatch, every, every, step, counts)
+    work = Work(advance, plan.decisions, plan.dispatch, every, every, step, counting(plan.steps))
     yield from events(work, program, x, s, learner, state, int(state.decisions))
 
 

@@ -161,6 +161,6 @@ def kl_above(limit: float, term: str = POLICY) -> StopFn:
     """A ``stop`` rule: whether an update's policy is further than ``limit`` nats (per number) from the one that played.
 
     Args:
-        term: name of the ``ppo_path`` term that measures it.
+        term: name of the term that measures it.
     """
     return lambda metrics: metrics[f"{term}/approx_kl"] > limit

@@ -129,7 +129,7 @@ def collect_host(
     """``collect`` in E host environments.
 
     Args:
-        player: ``random_player`` or ``learned_player``.
+        player: what it plays by, such as ``random_player`` or ``learned_player``.
         carry: what its scheme carries before the first episode.
         seed, number: of the start states; ``number`` tells those apart that share a seed.
     """

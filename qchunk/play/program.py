@@ -88,12 +88,11 @@ def reads(learner: Learner, x: Inputs) -> Vars:
     return view(learner, x.given)
 
 
-def each_seed(fn: Callable, learner: Learner, x: Inputs, *batched: Any, shared: tuple = ()) -> Any:
-    """``fn(learner, inputs, *batched, *shared)`` for each seed in one program; its inputs are that seed's.
+def each_seed(fn: Callable, learner: Learner, x: Inputs, *batched: Any) -> Any:
+    """``fn(learner, inputs, *batched)`` for each seed in one program; its inputs are that seed's.
 
     Args:
         batched: further values, whose leaves lead with S.
-        shared: further values, the same for every seed.
     """
 
     def one(learner: Learner, given: dict, key: Array, varied: dict | None, *rest: Any) -> Any:
@@ -101,4 +100,4 @@ def each_seed(fn: Callable, learner: Learner, x: Inputs, *batched: Any, shared: 
         mine = x._replace(c=put(x.c, varied), given=given, keys=key, data=data, varied=None)
         return fn(learner, mine, *more)
 
-    return over_seeds(one, learner, x.given, x.keys, x.varied, *batched, shared=(*shared, x.data), share=x.share)
+    return over_seeds(one, learner, x.given, x.keys, x.varied, *batched, shared=(x.data,), share=x.share)

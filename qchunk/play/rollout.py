@@ -1,7 +1,7 @@
 """Playing chunks, written once for environments on the device and in worker processes.
 
 An outer loop over decisions, an inner one over environment steps; the actor runs once per decision. What differs between
-the two faces stands in a ``Simulator`` (device.py, host.py): how environments step, and what a loop is.
+the two faces stands in a ``Simulator`` (on_device.py, on_host.py): how environments step, and what a loop is.
 """
 
 from __future__ import annotations
@@ -125,12 +125,12 @@ def rollout_chunks(
     def play(loop: tuple[Any, Any], label: Any) -> tuple[tuple[Any, Any], tuple[Chunk, Metrics]]:
         loop, plan, s = decision(sim, player, label, loop)
         chunk = chunks.of_decision(s, c)
-        return loop, (chunk._replace(extras=plan.extras), played(s))
+        return loop, (chunk._replace(extras=plan.extras), tallied(s))
 
     loop, (found, sums) = sim.scan(play, loop, labels)
     return loop, found, jax.tree.map(jnp.sum, sums)
 
 
-def played(steps: Steps) -> Metrics:
+def tallied(steps: Steps) -> Metrics:
     """How many steps were played, and the sum of their rewards."""
     return {"alive_steps": jnp.sum(steps.alive), "reward_sum": jnp.sum(steps.reward * steps.alive)}

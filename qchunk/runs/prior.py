@@ -22,7 +22,7 @@ from qchunk.system.errors import UserError
 
 PRIMITIVES = ("codec", "basis")  # fields of ChunkConfig that a stage shares with its prior
 STEPS = ("flow", "consistency", "shortcut", "meanflow", "reflow")
-# of a prior's configuration: how it is sampled
+# fields of a prior's configuration that say how it is sampled, by kind
 MAY_CHANGE = {"diffusion": {"ddim", "clip"}, **{kind: {"steps"} for kind in STEPS}}
 
 
@@ -119,7 +119,9 @@ def check(prior: Prior | None, algorithm: str, c: Any, settings: Any, env: Any) 
             raise UserError(f"the first of {steps} denoising steps are a frozen prior's", fix)
         return
     if not stands:
-        fix = "leave --prior out, or take qc-frozen, v-gps, value-guided, qam, dsrl, fedit, dppo or ppo"
+        fix = (
+            "leave --prior out, or take a method that stands on one, such as qc-frozen, dsrl or dppo (docs/methods.md)"
+        )
         raise UserError(f"{algorithm} trains its own actor from data", fix)
     field = stands[0]
     ours, theirs = dataclasses.asdict(getattr(c, field)), dataclasses.asdict(prior.actor)
