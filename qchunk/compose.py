@@ -38,6 +38,8 @@ from qchunk.types import (
 )
 
 Optim: TypeAlias = OptimConfig | optax.GradientTransformation
+# fields of a Kernel or a Critic that are called with (vars, obs, ...): what ``reading`` and ``shown`` redirect
+OF_OBS = ("denoise", "infill", "step", "velocity", "density", "values", "score", "logits")
 ACTIVE = "/active"  # behind a term's name: 1 in the updates in which it is active; of terms that are not in all
 
 
@@ -87,8 +89,7 @@ def reading(part: Any, look: Callable[[Vars], Vars]) -> Any:
     def redirect(fn: Callable) -> Callable:
         return lambda vars, *a, **k: fn(look(vars), *a, **k)
 
-    names = ("shape", "denoise", "infill", "step", "velocity", "loss", "density", "values", "score")
-    found = {f: redirect(getattr(part, f)) for f in names if getattr(part, f, None)}
+    found = {f: redirect(getattr(part, f)) for f in (*OF_OBS, "shape", "loss") if getattr(part, f, None)}
     if follow := getattr(part, "follow", None):
         found["follow"] = lambda teacher: redirect(follow(teacher))
     if decoder := getattr(part, "decoder", None):
@@ -146,6 +147,9 @@ def shown(
         chunk: what its losses are shown.
         see: (obs [*B, O]) -> what it is shown of them.
         first: (action [*B, H, A], or None) -> likewise.
+
+    Raises:
+        UserError: a Kernel of skills.
     """
 
     def of_obs(fn: Callable) -> Callable:
@@ -157,11 +161,9 @@ def shown(
     def built(module: Module) -> Module:
         return module._replace(init=lambda key, spec: module.init(key, sizes(spec)))
 
-    reads = {
-        f: of_obs(getattr(part, f))
-        for f in ("denoise", "infill", "step", "velocity", "density", "values", "score")
-        if getattr(part, f, None)
-    }
+    if getattr(part, "decoder", None):
+        raise UserError("skills are decoded from whole observations", "take an actor of actions, such as flow")
+    reads = {f: of_obs(getattr(part, f)) for f in OF_OBS if getattr(part, f, None)}
     reads |= {f: of_chunk(getattr(part, f)) for f in ("draw", "loss") if hasattr(part, f)}
     if follow := getattr(part, "follow", None):  # a teacher is shown the same
         reads["follow"] = lambda teacher: of_chunk(follow(teacher))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qchunk import envs, train
+from qchunk import compose, envs, train
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors.flow import flow
 from qchunk.algorithms.bc import BC
@@ -18,6 +18,7 @@ from qchunk.algorithms.qc import QC, qc
 from qchunk.compose import frozen, learner
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.critics.chunk_q import chunk_q
+from qchunk.critics.zooms import ZoomCritic
 from qchunk.data import formats
 from qchunk.drivers.online import OnlineSettings
 from qchunk.improve import best_of_n
@@ -27,7 +28,7 @@ from qchunk.losses.terms import weighted_mean
 from qchunk.play import collecting
 from qchunk.sampling import sample
 from qchunk.system.errors import UserError
-from qchunk.types import Chunk, Critic, Module, Plan, Policy, Spec, TargetNetwork, Term, Vars
+from qchunk.types import Chunk, Critic, Kernel, Module, Plan, Policy, Spec, TargetNetwork, Term, Vars
 
 SPEC = Spec(3, 2, 4)
 
@@ -119,6 +120,16 @@ def test_learning_rates_by_name_and_joint_clipping():
 def test_two_modules_of_one_name_are_refused():
     with pytest.raises(UserError, match="share a name: a, a"):
         learner([scalar("a", 1.0), scalar("a", 2.0)], NOTHING, [], OptimConfig())
+
+
+def test_whatever_a_part_computes_from_its_weights_can_be_redirected():
+    """A field that ``reading`` forgets would read online networks where target networks are meant."""
+    fixed = {"advance", "draw", "aggregate"}  # of numbers alone
+    known = {*compose.OF_OBS, *fixed, "shape", "loss", "follow", "decoder"}
+    for part in (Kernel, Critic, ZoomCritic):
+        hints = {n: str(hint) for n, hint in part.__annotations__.items()}
+        asked = {n for n, hint in hints.items() if "Fn" in hint or "Callable" in hint or "Decoder" in hint}
+        assert asked and asked <= known, asked - known
 
 
 def test_a_frozen_prior_is_read_and_never_touched():
