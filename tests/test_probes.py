@@ -9,11 +9,13 @@ import pytest
 from tiers import slow_but
 
 from qchunk import envs
+from qchunk.data import formats
 from qchunk.envs.base import wrap
 from qchunk.envs.probes.looking import GATE
 from qchunk.play import collecting
 from qchunk.play.execute import parse
 from qchunk.play.on_device import episodes
+from qchunk.runs.recording import CollectFlags, collect_to
 from qchunk.sampling import emit_step
 from qchunk.types import Plan, Policy
 
@@ -104,6 +106,17 @@ def test_a_glass_is_caught_by_who_looks_in_time(k):
     found = measured("catch", parse(f"receding:{k}", 16).scheme(planned(under, 16)), 500)
     assert abs(float(found.success.mean()) - np.mean(chances)) < 0.07
     assert float(found.ret.mean()) == pytest.approx(float(found.success.mean()))
+
+
+def test_data_hold_episodes_of_the_environments_own_length(tmp_path):
+    """Beyond it a task shows what no evaluation shows: 11 of 12 steps of fog-gust, if episodes had 1,000."""
+    collect_to("probe/fog-gust", CollectFlags(tmp_path / "fog.npz", steps=400, envs=2, quiet=True))
+    rows, _ = formats.load(tmp_path / "fog.npz")
+    lengths = np.diff(np.flatnonzero(rows.end), prepend=-1) - 1
+    assert lengths.max() == 80 and rows.obs[:, 0].max() == 1.0, "t / 80"
+    assert envs.make("tabletop/cube-single").episode_length == 1000, "play without a task, as OGBench's"
+    assert envs.make("tabletop/cube-single-goal").episode_length == 200
+    assert envs.make("tabletop/cube-single-goal").scene.episode_length == 1000
 
 
 def test_who_repeats_its_last_action_never_starts():

@@ -33,7 +33,7 @@ class Data(NamedTuple):
     env: str
     steps: int
     policies: tuple[str, ...] = ()  # scripted behaviours, or ENV/LABEL of earlier runs of the suite
-    episode_length: int = 1000
+    episode_length: int = 0  # 0: the environment's own
     seed: int = 0  # what is tuned learns from another data set than what is reported
 
 

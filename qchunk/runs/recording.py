@@ -36,8 +36,8 @@ class CollectFlags:
     """Transitions, at least."""
     envs: int = 200
     """E, environments in parallel."""
-    episode_length: int = 1000
-    """Environment steps after which an episode is cut; at most this."""
+    episode_length: int = 0
+    """Environment steps after which an episode is cut; 0 is the environment's own limit, which play without a task on tabletop has at 1000."""
     execute: str = ""
     """How a run's chunks are played: open-loop, receding:STEPS, another of qchunk list schemes or a function of yours; by
     default as the run was evaluated."""
@@ -68,8 +68,8 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
         raise UserError("--policy names nothing", "name a behaviour or a run, or leave --policy out")
     out = f.out if f.out.suffix == ".npz" or not f.out.name else f.out.with_name(f.out.name + ".npz")
     check_new(out)
-    if min(f.steps, f.envs, f.episode_length) < 1:
-        raise UserError("--steps, --envs and --episode-length must be positive", "give positive whole numbers")
+    if min(f.steps, f.envs) < 1 or f.episode_length < 0:
+        raise UserError("--steps and --envs must be positive, --episode-length not negative", "give whole numbers")
     check(f.seed)
     if max(f.steps, f.envs, f.episode_length) > INT32:
         raise UserError("--steps, --envs or --episode-length is out of range", f"give whole numbers up to {INT32}")
@@ -135,11 +135,12 @@ def _device_rows(
     else:
         env = getattr(env, "scene", env)  # a scripted data set serves every task of a scene
         scheme, vars = collecting.scheme_of(env, policy or None), collecting.NO_VARS
-    count = max(1, min(f.envs, -(-f.steps // f.episode_length)))
+    length = f.episode_length or env.episode_length  # type: ignore[union-attr]
+    count = max(1, min(f.envs, -(-f.steps // length)))
     start = jax.tree.leaves(jax.eval_shape(env.reset, jax.random.key(0)))  # type: ignore[union-attr]
     least = count * sum(x.size * x.dtype.itemsize for x in start)
     memory.check("a step of all environments", least, "give fewer --envs")
-    more = {"steps": f.steps, "envs": count, "episode_length": f.episode_length, "progress": progress}
+    more = {"steps": f.steps, "envs": count, "episode_length": length, "progress": progress}
     rows = collecting.collect(env, scheme, vars, key_of(f.seed, "collect", number), **more)
     if history > 1:
         rows = rows._replace(obs=env.newest(rows.obs))  # type: ignore[union-attr]
@@ -149,7 +150,7 @@ def _device_rows(
 def _host_rows(
     env: HostEnv, name: str, policy: str, run: Path | None, f: CollectFlags, number: int, progress: Any
 ) -> formats.Rows:
-    if f.episode_length < env.episode_length:
+    if 0 < f.episode_length < env.episode_length:
         env = env.limited(f.episode_length)
     count = max(1, min(f.envs, on_host.SLOTS, -(-f.steps // env.episode_length)))
     carry = None

@@ -25,6 +25,7 @@ from qchunk.envs.tabletop.tasks import (
 from qchunk.system.errors import UserError, unknown
 from qchunk.types import Array
 
+PLAY_STEPS = 1000  # of an episode without a task, as in OGBench's play data (2410.20092)
 CUBES_AT, PER_CUBE = 7, 5  # where cubes begin in an observation, and how many numbers each has
 
 
@@ -41,7 +42,7 @@ class Tabletop(Env):
     def __init__(self, name: str, task: int | None):
         self.parts, self.task = SCENES[name], task
         self.data_name = f"tabletop/{name}"
-        self.episode_length = self.parts.episode_length
+        self.episode_length = PLAY_STEPS if task is None else self.parts.episode_length
         self._name = name
         self.goal = None if task is None else np.asarray(self.parts.tasks[task - 1].goal, np.float32)
 
@@ -139,6 +140,7 @@ class GoalTabletop(Tabletop):
     def __init__(self, name: str, bare: bool = False):
         super().__init__(name, None)
         self.data_name, self.state_data, self.bare = f"tabletop/{name}-goal", f"tabletop/{name}", bare
+        self.episode_length = PLAY_STEPS if bare else self.parts.episode_length
         self.tasks = [np.asarray([getattr(t, n) for t in self.parts.tasks], np.float32) for n in ("start", "goal")]
 
     @property
