@@ -12,7 +12,6 @@ import numpy as np
 from qchunk import seeds
 from qchunk.commands import flags
 from qchunk.commands.shared import positional, print_figures
-from qchunk.comparison.suite import line_of
 from qchunk.config import NonNegativeInt, PositiveInt
 from qchunk.drivers.common import evaluate as measure
 from qchunk.envs.base import obs_spec
@@ -22,6 +21,7 @@ from qchunk.reporting import cost, executions
 from qchunk.runs import resuming, run_folder
 from qchunk.runs.opened import Opened, beside_weaker, learner_of, rebuild, vars_of
 from qchunk.runs.training import closed
+from qchunk.system import tracebacks
 from qchunk.system.files import atomic_write
 from qchunk.types import Learner
 
@@ -83,7 +83,7 @@ def by_schemes(folder: Path, names: Sequence[str], episodes: int) -> None:
             try:
                 one |= _by_scheme(p.played(name, None), learner, episodes)
             except Exception as e:  # code of the user's may be in it
-                one |= {"why": line_of(e)}
+                one |= {"why": tracebacks.line_of(e)}
         found[name] = one
         later = {n: x for n in names if n not in found and (x := executions.known(folder, n, step, episodes))}
         atomic_write(folder / executions.EXECUTIONS, json.dumps({**found, **later}, indent=1) + "\n")

@@ -14,7 +14,6 @@ import numpy as np
 from qchunk import seeds
 from qchunk.commands import flags
 from qchunk.commands.shared import positional
-from qchunk.comparison.suite import line_of
 from qchunk.comparison.tables import uses_rewards
 from qchunk.config import NonNegativeInt
 from qchunk.data import on_disk
@@ -25,6 +24,7 @@ from qchunk.reporting import cost, film, page, prices
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
 from qchunk.runs.resuming import same_data
+from qchunk.system import tracebacks
 from qchunk.system.answers import finite
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write, check_new
@@ -115,7 +115,7 @@ def look_at_each(folders: Sequence[Path], command: str) -> None:
         try:
             look(folder)
         except Exception as e:
-            print(f"[{command}] no look at {folder}: {line_of(e)}", file=sys.stderr, flush=True)
+            print(f"[{command}] no look at {folder}: {tracebacks.line_of(e)}", file=sys.stderr, flush=True)
 
 
 def look(folder: Path) -> None:

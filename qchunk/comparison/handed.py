@@ -23,7 +23,6 @@ from qchunk.comparison.suite import (
     file_of,
     finished,
     folder_of,
-    line_of,
     made_otherwise,
     needs,
     train_all,
@@ -136,7 +135,7 @@ def serve(listed: Listed, session: Session, worker: str) -> None:
         raise UserError(f"the runs of {listed.name} have changed since the command began", "start it again")
     sinks.check(listed.log_to)
     with stopping.hint("another worker goes on"):
-        work(jobs_of(listed), session, worker, line_of)
+        work(jobs_of(listed), session, worker)
 
 
 def digest(suite: Sequence[Run]) -> str:

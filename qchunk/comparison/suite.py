@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import json
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from qchunk.runs import run_folder, sinks, sources, training
 from qchunk.runs.recording import CollectFlags, collect_to
 from qchunk.runs.resuming import Going
 from qchunk.runs.training import TrainFlags
-from qchunk.system import installed, loading, schema, stopping
+from qchunk.system import installed, loading, schema, stopping, tracebacks
 from qchunk.system.errors import UserError, typed
 from qchunk.system.files import atomic_write, is_taken, make_folder
 from qchunk.varied import Swept
@@ -329,7 +328,7 @@ def train_all(
                 if not finished(run, root):
                     train_one(run, root, quiet, log_to)
             except (Exception, SystemExit) as e:  # code of the user's may end a program, but not the other runs
-                found.failed[run.name] = line_of(e)
+                found.failed[run.name] = tracebacks.line_of(e)
                 print(f"[{name} {i}/{len(suite)}] failed: {found.failed[run.name]}", file=sys.stderr, flush=True)
             else:
                 found.folders[run.name] = folder_of(run, root)
@@ -352,16 +351,6 @@ def needs(run: Run) -> tuple[str, ...]:
     """ENV/LABEL of the runs of its suite that a run stands on, or whose play it learns from."""
     found = (run.prior, *(run.data.policies if isinstance(run.data, Data) else ()))
     return tuple(n for n in found if n and not Path(n).is_absolute())
-
-
-def line_of(e: BaseException) -> str:
-    """An error as one line; with its kind and its place where it is no mistake of the user's that says its fix."""
-    told = " ".join(str(e).split())
-    if isinstance(e, UserError):
-        return told
-    places = traceback.extract_tb(e.__traceback__)
-    where = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
-    return f"{type(e).__name__}: {told[:300]}{where}"
 
 
 def beside(rows: Rows, published: Published) -> list[dict[str, str]]:
