@@ -46,7 +46,7 @@ def reproduce(argv: list[str]) -> None:
     f, found, target, name = asked_for(argv)
     from qchunk.commands.evaluate import by_schemes
     from qchunk.commands.render import look_at_each
-    from qchunk.comparison import handed
+    from qchunk.comparison import handed, literature
     from qchunk.comparison import suite as suites
     from qchunk.reporting import publish, records
 
@@ -71,7 +71,7 @@ def reproduce(argv: list[str]) -> None:
             by_schemes(trained.folders[run.name], ways, run.settings.episodes)
     folders, more = trained.of(shown), {}
     if found.published and folders:
-        more["Beside the published figures"] = suites.beside(records.table(records.load(folders)), found.published)
+        more["Beside the published figures"] = literature.beside(records.table(records.load(folders)), found.published)
     more["What differs"] = [{"number": str(i), "difference": d} for i, d in enumerate(found.differences(f.scale), 1)]
     more["Not trained yet"] = handed.not_yet(trained, shown) if f.so_far else []
     publish.publish(folders, root / "report", more, f.json, trained.rows(shown))
