@@ -162,10 +162,7 @@ def compare(argv: list[str]) -> None:
     suite, tuning = trials.tuned_suite(f, suite, planned, [TRIALS_LIST, *argv]) if f.tune else (suite, [])
     todo = handed.Listed("compare", suite, f.out, f.log_to)
     asked_runs = [r for r in suite if not r.label.startswith(PRIOR)]
-    if f.so_far:
-        trained = handed.so_far(todo, asked_runs)
-    else:
-        trained = handed.trained_on(f.on, ["compare", *argv], todo, f.quiet or f.json)
+    trained = handed.as_asked(f, ["compare", *argv], todo, asked_runs)
     compared = [r for r in asked_runs if r.name in trained.folders or not f.so_far]
     folders = {trained.folders[r.name]: r for r in compared if r.name in trained.folders}
     played(folders, f)

@@ -58,12 +58,8 @@ def reproduce(argv: list[str]) -> None:
     say(found, todo, f, root, name)
     if f.dry:
         return
-    given = handed.Listed(name, todo, root, f.log_to)
     shown = suites.shown(todo)
-    if f.so_far:
-        trained = handed.so_far(given, shown)
-    else:
-        trained = handed.trained_on(f.on, ["reproduce", *argv], given, f.quiet or f.json)
+    trained = handed.as_asked(f, ["reproduce", *argv], handed.Listed(name, todo, root, f.log_to), shown)
     if f.look and not f.so_far:
         look_at_each(trained.of(shown), name)
     for run in todo if not f.so_far else ():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qchunk.comparison import arms, selection, sweeping
-from qchunk.comparison.handed import Listed, so_far, trained_on
+from qchunk.comparison.handed import Listed, as_asked
 from qchunk.comparison.selection import Scores
 from qchunk.comparison.suite import Data, Run, Trained
 from qchunk.comparison.sweeping import Setting
@@ -191,9 +191,8 @@ def tuned_suite(
         UserError: nothing is to be trained, and the trials have not ended.
     """
     todo = listed(f, planned)
-    if not f.so_far:
-        trained = trained_on(f.on, argv, todo, f.quiet or f.json)
-    elif len((trained := so_far(todo, todo.runs)).folders) < len(todo.runs):
+    trained = as_asked(f, argv, todo, todo.runs)
+    if f.so_far and len(trained.folders) < len(todo.runs):
         raise UserError("the trials have not ended", "wait, or leave --so-far out")
     best, rows = chosen([(t, scored(t, trained)) for t in planned[1]])
     atomic_write(todo.root / BEST, as_text(best))
