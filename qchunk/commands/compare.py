@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qchunk.commands import flags
-from qchunk.commands.evaluate import by_schemes
-from qchunk.commands.render import look_at_each
-from qchunk.comparison import arms, estimate, handed, lineup, literature, refusals, tables, trials
+from qchunk.comparison import afterwards, arms, estimate, handed, lineup, literature, refusals, tables, trials
 from qchunk.comparison.arms import PRIOR, Sizes
 from qchunk.comparison.lineup import CompareFlags
 from qchunk.comparison.suite import Run, check, claim, name_of
@@ -92,14 +90,14 @@ def compare(argv: list[str]) -> None:
 def played(folders: dict[Path, Run], f: CompareFlags) -> None:
     """Looks at what was trained (``--look``), and plays it by schemes (``--execute``); what was measured before stays."""
     if f.look:
-        look_at_each([folder for folder, r in folders.items() if not r.batch], "compare")
+        afterwards.look_at_each([folder for folder, r in folders.items() if not r.batch], "compare")
     for folder in folders if f.execute else ():
         print(
             f"[compare] playing {folder.name} on {folder.parent.name} by {len(f.execute)} schemes",
             file=sys.stderr,
             flush=True,
         )
-        by_schemes(folder, f.execute, f.episodes)
+        afterwards.by_schemes(folder, f.execute, f.episodes)
 
 
 def stock(f: CompareFlags) -> dict[str, Any]:

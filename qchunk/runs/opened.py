@@ -25,6 +25,7 @@ from qchunk.varied import Swept, lane_names
 
 GIVEN = "given"  # the folder within a run's that holds the frozen modules it stands on
 SWEPT = "swept"  # of config.json: the settings that a run holds beside each other
+SEED = 1000  # what finished runs are played with, start states and noise; training evaluates on others
 
 
 class Opened(NamedTuple):
