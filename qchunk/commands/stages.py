@@ -10,7 +10,7 @@ from typing import Any
 from qchunk import names, registry
 from qchunk.commands import flags
 from qchunk.runs import run_folder
-from qchunk.system import schema, stopping
+from qchunk.system import loading, schema, stopping
 from qchunk.system.errors import UserError, typed
 from qchunk.system.files import atomic_write, is_taken, make_folder
 
@@ -56,7 +56,7 @@ def plan(argv: list[str], shared: type) -> tuple[Path, list[list[str]]]:
         groups = {
             **kept,
             **own,
-            "out": ["--out", str(Path(out) / f"{i}-{Path(part[0]).stem.replace(':', '-')}")],
+            "out": ["--out", str(Path(out) / f"{i}-{loading.stem(part[0])}")],
         }
         if "data" in groups:
             groups["data"] = ["--data", str(Path(groups["data"][-1].removeprefix("--data=")).resolve())]

@@ -154,7 +154,7 @@ def checked(f: CompareFlags, sizes: Sizes) -> None:
             raise UserError(f"--{name.replace('_', '-')} is {value}", f"give at least {LEAST[name]}")
     if not sizes.hidden or min(sizes.hidden) < 1:
         raise UserError("--hidden names no widths", "give one or more, such as --hidden 128 128 128")
-    if f.data and not f.data.exists() and not loading.is_own(str(f.data)):
+    if f.data and not loading.readable(f.data):
         raise UserError(f"there is no data set {f.data}", "make one with qchunk collect, or leave --data out")
     if not f.algos:
         raise UserError("--algos names no arms", "give one or more: qchunk list algorithms")
