@@ -297,7 +297,7 @@ def test_what_is_not_a_number_is_never_best(tmp_path):
         rows[0]["success"] == "30.0 %" and rows[2]["success"] == "not finite" and "failed: no memory" in rows[4]["note"]
     )
     assert "1 of 2 seeds diverged" in rows[2]["note"]
-    plain = json.loads(selection.as_json(selection.numbers(settings, [found], found, 3)))
+    plain = json.loads(json.dumps(selection.numbers(settings, [found], found, 3), allow_nan=False))
     assert plain[0]["per_seed"] == {"e": [1.0, None]} and plain[0]["mean"] is None and plain[3]["chosen"]
     assert selection.as_csv(settings, found, 3).splitlines()[4].startswith("3,3,success,0.30")
     c = write(tmp_path / "c", {"return": [5.0, np.nan]})

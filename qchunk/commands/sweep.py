@@ -24,7 +24,7 @@ from qchunk.runs import prior, sinks, training
 from qchunk.runs.training import TrainFlags
 from qchunk.system import answers, loading, schema
 from qchunk.system.errors import UserError
-from qchunk.system.files import atomic_write
+from qchunk.system.files import atomic_write, write_json
 from qchunk.varied import put
 
 
@@ -247,7 +247,7 @@ def programs(s: Sweep, data: Data | Path | None) -> list[Group]:
             return [sweeping.part_of(places[part[0]], part) for part in kept]
         raise UserError(f"{path} is of other settings", "pass --out with a new folder")
     found = [part for group in s.groups for part in sweeping.split(group, beside(s, group, data))]
-    atomic_write(path, selection.as_json([list(part.settings) for part in found]))
+    write_json(path, [list(part.settings) for part in found], allow_nan=False)
     return found
 
 
@@ -291,7 +291,7 @@ def written(s: Sweep, each: Sequence[Scores], over: Scores, chosen: int | None) 
     columns = tuple(rows[0])
     atomic_write(s.root / "settings.md", records.markdown(rows, columns))
     atomic_write(s.root / "settings.csv", selection.as_csv(s.settings, over, chosen))
-    atomic_write(s.root / "settings.json", selection.as_json(selection.numbers(s.settings, each, over, chosen)))
+    write_json(s.root / "settings.json", selection.numbers(s.settings, each, over, chosen), allow_nan=False)
     means = over.values.mean(axis=1)
     panels = []
     for flag in s.settings[0]:
@@ -334,7 +334,7 @@ def say(s: Sweep, rows: records.Rows, chosen: int, over: Scores, reported: recor
     mean = selection.estimate(over, over.values[chosen]).mean
     found = {"setting": s.settings[chosen], "flags": " ".join(words), "command": line, "tuned": mean}
     found |= {"figure": over.figure, "reported": list(reported)}
-    atomic_write(s.root / "best.json", selection.as_json(answers.finite(found)))
+    write_json(s.root / "best.json", answers.finite(found), allow_nan=False)
     if s.flags.json:
         answers.answer({"settings": list(rows), "best": found})
         return

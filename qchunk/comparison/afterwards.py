@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from qchunk.runs.training import closed
 from qchunk.system import tracebacks
 from qchunk.system.answers import finite
 from qchunk.system.errors import UserError
-from qchunk.system.files import atomic_write
+from qchunk.system.files import write_json
 from qchunk.types import Learner
 
 
@@ -53,7 +52,7 @@ def measure(folder: Path) -> None:
     found["multiplications"] *= looks_per_step(p, learner)
     learns = "used" if uses_rewards(bool(kept["data"]), p.config) else "not used"
     apart = from_data(folder, kept, p, learner) if kept["data"] else {}
-    atomic_write(folder / prices.COST, json.dumps({**found, "offline_rewards": learns, **apart}) + "\n")
+    write_json(folder / prices.COST, {**found, "offline_rewards": learns, **apart}, indent=None)
 
 
 def from_data(folder: Path, kept: dict, p: Opened, learner: Learner) -> dict[str, list[float | None]]:
@@ -118,7 +117,7 @@ def by_schemes(folder: Path, names: Sequence[str], episodes: int) -> None:
                 one |= {"why": tracebacks.line_of(e)}
         found[name] = one
         later = {n: x for n in names if n not in found and (x := executions.known(folder, n, step, episodes))}
-        atomic_write(folder / executions.EXECUTIONS, json.dumps({**found, **later}, indent=1) + "\n")
+        write_json(folder / executions.EXECUTIONS, {**found, **later})
 
 
 def _by_scheme(p: Opened, learner: Learner, episodes: int) -> dict:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from qchunk.runs.resuming import Going
 from qchunk.runs.training import TrainFlags
 from qchunk.system import installed, loading, schema, stopping, tracebacks
 from qchunk.system.errors import UserError, typed
-from qchunk.system.files import atomic_write, is_taken, make_folder
+from qchunk.system.files import is_taken, make_folder, write_json
 from qchunk.varied import Swept
 
 
@@ -165,7 +164,7 @@ def claim(
     if dry:
         return
     make_folder(root)
-    atomic_write(path, json.dumps(kept, indent=1) + "\n")
+    write_json(path, kept)
 
 
 def file_of(data: Data, root: Path) -> Path:

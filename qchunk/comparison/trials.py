@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from qchunk.comparison.sweeping import Setting
 from qchunk.reporting.records import Rows
 from qchunk.system import schema
 from qchunk.system.errors import UserError
-from qchunk.system.files import atomic_write
+from qchunk.system.files import write_json
 from qchunk.varied import hints
 
 LR = {"optim.lr": "log:1e-4..1e-2"}  # what is tuned of an arm of which nothing else is said
@@ -141,11 +140,6 @@ def tuned(run: Run, best: Mapping[str, Setting]) -> Run:
     return run._replace(config=sweeping.with_values(run.config, best[run.label])) if run.label in best else run
 
 
-def as_text(best: Mapping[str, Setting]) -> str:
-    """The chosen settings, for a file."""
-    return json.dumps(best, indent=1) + "\n"
-
-
 def planned(f: CompareFlags, sizes: arms.Sizes) -> tuple[list[Run], list[Trials]]:
     """(the priors of the trials, the trials of every arm) of the flags of a comparison; none where nothing is tuned.
 
@@ -193,7 +187,7 @@ def tuned_suite(
     if f.so_far and len(trained.folders) < len(todo.runs):
         raise UserError("the trials have not ended", "wait, or leave --so-far out")
     best, rows = chosen([(t, scored(t, trained)) for t in planned[1]])
-    atomic_write(todo.root / BEST, as_text(best))
+    write_json(todo.root / BEST, best)
     return [tuned(r, best) for r in suite], rows
 
 

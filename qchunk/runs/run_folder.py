@@ -43,6 +43,7 @@ from qchunk.system.files import (
     hold,
     is_taken,
     remove,
+    write_json,
     write_synced,
 )
 
@@ -134,7 +135,7 @@ class RunFolder:
     def change(self, config: Mapping[str, Any]) -> None:
         """Replaces what config.json holds under these names of the configuration."""
         self.about["config"].update(config)
-        atomic_write(self.path / CONFIG, json.dumps(self.about, indent=2, default=_jsonable) + "\n")
+        write_json(self.path / CONFIG, self.about, indent=2, default=_jsonable)
 
     def discard(self) -> bool:
         """Removes the folder, and the parents made for it, unless something was trained: whether it is gone."""
@@ -154,7 +155,7 @@ class RunFolder:
             UserError: the disk is full or refuses.
         """
         figures = {name: finite(v if isinstance(v, Mapping) else figure(v)) for name, v in summary.items()}
-        atomic_write(self.path / SUMMARY, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+        write_json(self.path / SUMMARY, figures, indent=2, allow_nan=False)
 
     def close(self) -> None:
         """Closes the sinks and frees the lock. Harmless the second time."""

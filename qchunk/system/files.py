@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -59,6 +60,15 @@ def atomic_write(path: Path, data: bytes | str) -> None:
             sync(path.parent)
         except OSError as err:
             raise explain_oserror(err, path) from err
+
+
+def write_json(path: Path, value: Any, indent: int | None = 1, **how: Any) -> None:
+    """``atomic_write`` of a value as JSON.
+
+    Args:
+        how: of ``json.dumps``.
+    """
+    atomic_write(path, json.dumps(value, indent=indent, **how) + "\n")
 
 
 def make_folder(path: Path) -> None:
