@@ -20,7 +20,7 @@ from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.dppo import PPO, ppo
 from qchunk.algorithms.qc import QC, qc
 from qchunk.commands import sweep, train
-from qchunk.comparison import arms, fitting, selection, sweeping, trials
+from qchunk.comparison import arms, fitting, selection, sweeping, tables, trials
 from qchunk.comparison.selection import Scores
 from qchunk.comparison.suite import Run, Trained
 from qchunk.config import ChunkConfig, CriticConfig, RolloutConfig, ValueConfig, validate
@@ -403,12 +403,12 @@ def test_the_best_trial_is_compared(tmp_path):
     best, rows = trials.chosen([(tried, found)])
     assert best == {"qc": {"n": "2", "optim.lr": "0.2"}} and trials.tuned(own, best).config.optim.lr == 0.2
     assert (
-        "n 2, optim.lr 0.2: 30.0 %; chosen: the 2." in rows[0][trials.COLUMN]
-        and "0.1: not finite" in rows[0][trials.COLUMN]
+        "n 2, optim.lr 0.2: 30.0 %; chosen: the 2." in rows[0][tables.TRIED]
+        and "0.1: not finite" in rows[0][tables.TRIED]
     )
     lost = trials.scored(tried, Trained({}, {tried.runs[0][1].name: "why"}))
     best, rows = trials.chosen([(tried, lost)])
-    assert best == {} and "stock setting" in rows[0][trials.COLUMN] and trials.tuned(own, best) == own
+    assert best == {} and "stock setting" in rows[0][tables.TRIED] and trials.tuned(own, best) == own
 
 
 # ------------------------------------------------------------------------------------------- the command

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qchunk.comparison import arms, lineup, selection, sweeping
+from qchunk.comparison import arms, lineup, selection, sweeping, tables
 from qchunk.comparison.handed import Listed, as_asked
 from qchunk.comparison.lineup import CompareFlags
 from qchunk.comparison.selection import Scores
@@ -35,7 +35,6 @@ FIELDS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("dppo", "ppo", "reinflow", "fpo", "fpo++", "learned-k", "top-erl"), SLOWER),
 }
 BEST = "best.json"  # the chosen settings, beside the trials
-COLUMN = "success of its tuning runs"
 
 
 class Trials(NamedTuple):
@@ -126,7 +125,7 @@ def told(trials: Trials, found: Scores) -> dict[str, str]:
     best = selection.best(found)
     how = ", of equals by its return" if selection.by_return(found) else ""
     kept = "; none has a score: its stock setting" if best is None else f"; chosen: the {best + 1}.{how}"
-    return {"arm": trials.arm, COLUMN: ", ".join(cells) + kept}
+    return {"arm": trials.arm, tables.TRIED: ", ".join(cells) + kept}
 
 
 def chosen(found: Sequence[tuple[Trials, Scores]]) -> tuple[dict[str, Setting], Rows]:
