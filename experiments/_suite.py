@@ -17,7 +17,8 @@ from qchunk.algorithms.faster import FASTER
 from qchunk.algorithms.qc import QC
 from qchunk.algorithms.qgf import QGF
 from qchunk.algorithms.value_guided import ValueGuided
-from qchunk.comparison.suite import Data, Published, Run
+from qchunk.comparison.literature import Published
+from qchunk.comparison.suite import Data, Run
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.drivers.online import OnlineSettings
 from qchunk.reporting import cost, records

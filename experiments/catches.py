@@ -35,7 +35,7 @@ from qchunk.envs.base import wrap
 from qchunk.play.on_device import rollout
 from qchunk.reporting import executions, records
 from qchunk.reporting.catches import roughness
-from qchunk.reporting.stats import interval
+from qchunk.reporting.stats import bounds_of, interval
 from qchunk.runs.opened import vars_of
 from qchunk.world_model import latent_model
 
@@ -115,7 +115,7 @@ def astray(p: Any, learner: Any, decisions: int = 40, envs: int = 50) -> np.ndar
 
 def shown(values: Any, figure: str, episodes: int = 0) -> str:
     """A mean with its interval over seeds, of a success of so many episodes each."""
-    bounds = (0.0, 1.0) if figure == "success" else None
+    bounds = bounds_of(figure)
     return " ".join(records.show(interval(np.asarray(values), bounds=bounds, episodes=episodes), figure))
 
 

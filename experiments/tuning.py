@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from qchunk.commands.compare import CompareFlags, plan
 from qchunk.comparison.arms import Sizes
+from qchunk.comparison.lineup import CompareFlags, plan
 from qchunk.comparison.suite import Data, Run, Suite
 from qchunk.config import OptimConfig
 

@@ -165,7 +165,7 @@ def command(argv: list[str]) -> None:
     if argv[0] != "bench":  # which times compiling, too
         compiled.keep()
     name_glfw()
-    if argv[0] in ("compare", "render"):
+    if argv[0] in ("compare", "render", "reproduce"):
         draw_without_a_screen()
     target = HIDDEN[argv[0]] if argv[0] in HIDDEN else COMMANDS[argv[0]][2]
     module, _, function = target.partition(":")

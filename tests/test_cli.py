@@ -17,7 +17,7 @@ import pytest
 
 import qchunk
 from qchunk import cli
-from qchunk.commands import evaluate
+from qchunk.comparison import afterwards
 from qchunk.reporting import executions
 from qchunk.reporting.records import Record
 from qchunk.runs import checkpoint
@@ -119,14 +119,14 @@ def test_a_run_is_played_by_several_schemes(trained, tmp_path, capsys, monkeypat
     """What `qchunk compare --execute` leaves in a run: figures by scheme, kept while the checkpoint is; shown by any report."""
     folder = Path(shutil.copytree(trained, tmp_path / "run"))
     ways = ["open-loop", "receding:1", "argmax-k"]
-    evaluate.by_schemes(folder, ways, 6)
+    afterwards.by_schemes(folder, ways, 6)
     kept = executions.read(folder)
     open_loop, one = (kept[n]["figures"] for n in ways[:2])
     np.testing.assert_allclose(one["looks"], one["length"])
     assert all(a <= b / 2 + 1 for a, b in zip(open_loop["looks"], open_loop["length"], strict=True))
     assert kept["argmax-k"]["why"].startswith("--execute argmax-k asks a critic of prefixes")
-    monkeypatch.setattr(evaluate, "measure", None)  # nothing is played again
-    evaluate.by_schemes(folder, ways[:2], 6)
+    monkeypatch.setattr(afterwards, "evaluate", None)  # nothing is played again
+    afterwards.by_schemes(folder, ways[:2], 6)
     assert executions.read(folder) == {n: kept[n] for n in ways[:2]}
     (folder / executions.EXECUTIONS).write_text(json.dumps(kept))
     assert run(capsys, "report", folder, "--out", tmp_path / "r")[0] == 0
@@ -135,9 +135,8 @@ def test_a_run_is_played_by_several_schemes(trained, tmp_path, capsys, monkeypat
     (folder / executions.EXECUTIONS).write_text('{"open-loop": 3}')
     assert run(capsys, "report", folder, "--out", tmp_path / "r")[0] == 0
     assert "damaged" in (tmp_path / "r" / "report.html").read_text()
-    evaluate.by_schemes(
-        folder, ["open-loop"], 6
-    )  # a damaged file is measured again; what fails is kept with its reason
+    # a damaged file is measured again; what fails is kept with its reason
+    afterwards.by_schemes(folder, ["open-loop"], 6)
     assert "TypeError" in executions.read(folder)["open-loop"]["why"]
 
 
@@ -337,3 +336,11 @@ def test_light_commands_import_no_jax():
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("command", ["compare", "render", "reproduce", "eval"])
+def test_commands_that_draw_need_no_screen(command, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(cli, "draw_without_a_screen", lambda: asked.append(command))
+    assert run(capsys, command, "--help")[0] == 0
+    assert bool(asked) == (command != "eval")

@@ -17,9 +17,10 @@ from PIL import Image
 
 from qchunk import cli, envs, names, registry
 from qchunk.actor_configs import DiffusionConfig, FlowConfig
-from qchunk.commands.compare import CompareFlags, asked_for, by_batches, ends_of, online_steps, plan
+from qchunk.commands.compare import asked_for
 from qchunk.comparison import arms, handed, literature, refusals, tables
 from qchunk.comparison.arms import Sizes
+from qchunk.comparison.lineup import CompareFlags, by_batches, ends_of, online_steps, plan
 from qchunk.comparison.suite import Data, claim, train_all
 from qchunk.config import CriticConfig, validate
 from qchunk.reporting import film as rendering

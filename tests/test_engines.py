@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def take_all(folder: str, worker: str, begin) -> None:
 
 
 def help_out(folder: str, worker: str) -> None:
-    work(chores(Path(folder)), Session(Path(folder), "s"), worker, str)
+    work(chores(Path(folder)), Session(Path(folder), "s"), worker)
 
 
 def processes(target, *args) -> list:
@@ -130,10 +131,11 @@ def test_a_job_that_fails_is_tried_once_and_takes_with_it_what_stands_on_it(tmp_
         chore("good", tmp_path),
     ]
     here = Session(tmp_path, "s")
-    work(jobs, here, "1", lambda e: f"{type(e).__name__}: {e}")
-    work(jobs, here, "2", str)
-    assert here.failed() == {
-        "bad": "SystemExit: no such thing",
+    work(jobs, here, "1")
+    work(jobs, here, "2")
+    failed = here.failed()
+    assert re.fullmatch(r"SystemExit: no such thing \(test_engines.py, line \d+\)", failed.pop("bad"))
+    assert failed == {
         "on-it": "it stands on bad, which failed",
         "on-that": "it stands on on-it, which failed",
     }
@@ -147,7 +149,7 @@ def test_a_job_at_which_workers_are_lost_is_given_up(tmp_path):
     for _ in range(working.LOSSES):
         code = f"from qchunk.engines.session import Session; from pathlib import Path; Session(Path({str(tmp_path)!r}), 's').claims().take('a', '1')"
         subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": ROOT})
-    work([chore("a", tmp_path)], here, "2", str)
+    work([chore("a", tmp_path)], here, "2")
     assert "5 workers in a row were lost" in here.failed()["a"] and not (tmp_path / "a.done").exists()
 
 
@@ -159,7 +161,7 @@ def test_what_another_command_writes_to_is_left_alone(tmp_path, monkeypatch):
     assert other.stdout and other.stdout.readline()
     assert working.locked(lock) and not working.locked(tmp_path / "none")
     threading.Timer(0.6, other.kill).start()
-    work([chore("a", tmp_path)._replace(lock=lock)], Session(tmp_path, "s"), "1", str)
+    work([chore("a", tmp_path)._replace(lock=lock)], Session(tmp_path, "s"), "1")
     assert other.wait() == -signal.SIGKILL and (tmp_path / "a.done").exists(), "as soon as it is free"
 
 

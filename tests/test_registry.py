@@ -15,8 +15,7 @@ from test_cli import ENV, last_checkpoint, run
 
 from qchunk import cli, config, envs, names, registry
 from qchunk.actors import actor
-from qchunk.commands import compare
-from qchunk.comparison import arms
+from qchunk.comparison import arms, lineup
 from qchunk.compose import transformation
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import formats
@@ -327,9 +326,9 @@ def test_an_arm_with_an_actor_of_ones_own(place):
 def test_a_comparison_takes_any_data(place, tmp_path):
     """Its --data is what ``train`` takes: a folder of shards, or a reader of one's own."""
     for data in (place, f"{place}/others.py:csv:x.csv"):
-        compare.checked(compare.CompareFlags((ENV,), data=Path(data), out=tmp_path), arms.Sizes())
+        lineup.checked(lineup.CompareFlags((ENV,), data=Path(data), out=tmp_path), arms.Sizes())
     with pytest.raises(UserError, match="there is no data set"):
-        compare.checked(compare.CompareFlags((ENV,), data=tmp_path / "none.npz", out=tmp_path), arms.Sizes())
+        lineup.checked(lineup.CompareFlags((ENV,), data=tmp_path / "none.npz", out=tmp_path), arms.Sizes())
 
 
 def test_data_in_a_format_of_another_environment(tmp_path):

@@ -167,7 +167,8 @@ def test_how_long_the_rest_takes(tmp_path, capsys, seconds, told):
 FILE = """
 from pathlib import Path
 from qchunk.algorithms.bc import BC
-from qchunk.comparison.suite import Data, Published, Run, Suite
+from qchunk.comparison.literature import Published
+from qchunk.comparison.suite import Data, Run, Suite
 from qchunk.actor_configs import RegressionConfig
 from qchunk.config import ChunkConfig
 from qchunk.drivers.online import OnlineSettings

@@ -20,7 +20,7 @@ from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.dppo import PPO, ppo
 from qchunk.algorithms.qc import QC, qc
 from qchunk.commands import sweep, train
-from qchunk.comparison import arms, fitting, selection, sweeping, trials
+from qchunk.comparison import arms, fitting, selection, sweeping, tables, trials
 from qchunk.comparison.selection import Scores
 from qchunk.comparison.suite import Run, Trained
 from qchunk.config import ChunkConfig, CriticConfig, RolloutConfig, ValueConfig, validate
@@ -297,7 +297,7 @@ def test_what_is_not_a_number_is_never_best(tmp_path):
         rows[0]["success"] == "30.0 %" and rows[2]["success"] == "not finite" and "failed: no memory" in rows[4]["note"]
     )
     assert "1 of 2 seeds diverged" in rows[2]["note"]
-    plain = json.loads(selection.as_json(selection.numbers(settings, [found], found, 3)))
+    plain = json.loads(json.dumps(selection.numbers(settings, [found], found, 3), allow_nan=False))
     assert plain[0]["per_seed"] == {"e": [1.0, None]} and plain[0]["mean"] is None and plain[3]["chosen"]
     assert selection.as_csv(settings, found, 3).splitlines()[4].startswith("3,3,success,0.30")
     c = write(tmp_path / "c", {"return": [5.0, np.nan]})
@@ -403,12 +403,12 @@ def test_the_best_trial_is_compared(tmp_path):
     best, rows = trials.chosen([(tried, found)])
     assert best == {"qc": {"n": "2", "optim.lr": "0.2"}} and trials.tuned(own, best).config.optim.lr == 0.2
     assert (
-        "n 2, optim.lr 0.2: 30.0 %; chosen: the 2." in rows[0][trials.COLUMN]
-        and "0.1: not finite" in rows[0][trials.COLUMN]
+        "n 2, optim.lr 0.2: 30.0 %; chosen: the 2." in rows[0][tables.TRIED]
+        and "0.1: not finite" in rows[0][tables.TRIED]
     )
     lost = trials.scored(tried, Trained({}, {tried.runs[0][1].name: "why"}))
     best, rows = trials.chosen([(tried, lost)])
-    assert best == {} and "stock setting" in rows[0][trials.COLUMN] and trials.tuned(own, best) == own
+    assert best == {} and "stock setting" in rows[0][tables.TRIED] and trials.tuned(own, best) == own
 
 
 # ------------------------------------------------------------------------------------------- the command

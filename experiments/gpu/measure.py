@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import json
 import os
 import re
 import signal
@@ -25,7 +24,7 @@ from typing import Any, NamedTuple
 from qchunk.commands import bench
 from qchunk.system import compiled
 from qchunk.system.errors import UserError
-from qchunk.system.files import atomic_write, make_folder
+from qchunk.system.files import make_folder, write_json
 from qchunk.system.processes import cores
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,7 +135,7 @@ def opened(path: Path, device: str) -> dict[str, Any]:
 
 def save(path: Path, kept: dict[str, Any]) -> None:
     """Writes what is known."""
-    atomic_write(path, json.dumps(kept, indent=1) + "\n")
+    write_json(path, kept)
 
 
 def run(name: str, limit: float, f: argparse.Namespace, results: list[bench.Result]) -> str:

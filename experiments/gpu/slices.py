@@ -22,7 +22,7 @@ from typing import Any
 
 from qchunk.runs import run_folder
 from qchunk.system.errors import UserError
-from qchunk.system.files import atomic_write, make_folder
+from qchunk.system.files import make_folder, write_json
 
 HERE = Path(__file__).resolve().parent
 CURVE = HERE.parent / "published" / "qc_cube_double_curve.csv"
@@ -46,7 +46,7 @@ def main() -> None:
     known = progress(f.out / "suite", f.suite.resolve() == HERE / "qc_cube_double.py")
     known |= {"done": code == 0 and not stopped, "exit_code": code}
     known["turns"] = [*turns(f.out), {"seconds": round(time.monotonic() - began, 1), "stopped": stopped}]
-    atomic_write(f.out / "progress.json", json.dumps(known, indent=1) + "\n")
+    write_json(f.out / "progress.json", known)
     where = (
         ", ".join(f"{name} at {r['step']:,} of {r['of']:,}" for name, r in known["runs"].items()) or "no run has begun"
     )

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from qchunk.system.errors import UserError, unknown
-from qchunk.system.files import atomic_write, make_folder
+from qchunk.system.files import atomic_write, make_folder, write_json
 from qchunk.system.processes import cores
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"  # in the repository, not in the wheel
@@ -78,8 +78,7 @@ def bench(argv: list[str]) -> None:
             print(f"{name}: {what}: {e.stderr}", file=sys.stderr)
             if e.returncode != USERS_MISTAKE:
                 failures.append(f"{name}: {what}")
-        text = json.dumps({"machine": machine(), "results": results}, indent=1)  # after each: Ctrl-C loses one
-        atomic_write(f.out / "bench.json", text + "\n")
+        write_json(f.out / "bench.json", {"machine": machine(), "results": results})  # after each: Ctrl-C loses one
     if baseline is not None:
         ours = [r for r in baseline["results"] if f.whole or r["file"] in f.names]
         failures += compare(results, ours)

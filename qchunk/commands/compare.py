@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from qchunk import env_names, envs, registry
 from qchunk.commands import flags
-from qchunk.commands.evaluate import by_schemes
-from qchunk.commands.render import look_at_each
-from qchunk.comparison import arms, estimate, handed, literature, refusals, tables, trials
+from qchunk.comparison import afterwards, arms, estimate, handed, lineup, literature, refusals, tables, trials
 from qchunk.comparison.arms import PRIOR, Sizes
-from qchunk.comparison.suite import Data, Run, check, claim, name_of
-from qchunk.drivers.common import Driver
-from qchunk.drivers.on_policy import OnPolicySettings
-from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
-from qchunk.play.execute import parse, with_delay
+from qchunk.comparison.lineup import CompareFlags
+from qchunk.comparison.suite import Run, check, claim, name_of
 from qchunk.reporting import against, pooled, records
 from qchunk.reporting.publish import publish
 from qchunk.reporting.records import Rows
 from qchunk.runs import sinks
-from qchunk.system import loading, schema
 from qchunk.system.errors import UserError, unknown
 
 SHOWN = (
@@ -43,96 +34,7 @@ SHOWN = (
     "suite",
     "so_far",
 )  # flags that train nothing
-ENVS, HOST_ENVS, LENGTH = (
-    512,
-    16,
-    200,
-)  # E of every online arm, on the device and on the host; environment steps of an on-policy iteration
-
-
-@dataclasses.dataclass(frozen=True)
-class CompareFlags:
-    """What is compared, and what all arms get."""
-
-    env: tuple[str, ...]
-    """Environments: qchunk list envs."""
-    out: Path = Path("runs/compare")
-    """Folder for data, runs and report; the same command goes on with it, and with more --algos or --env behind these, or more --seeds, trains what they add."""
-    data: Path | None = None
-    """Data set for every arm; by default --data-steps transitions of the environment's first scripted behaviour."""
-    data_steps: int = 200_000
-    """Transitions to collect."""
-    algos: tuple[str, ...] = arms.DEFAULT
-    """Arms: algorithms, ALGORITHM@KIND for another actor (dppo@diffusion), or your own as my_file.py:my_function; settings of one stand behind it: qc:n=4, bc@diffusion:steps=5."""
-    seed: int = 0
-    """The first seed."""
-    seeds: int = 4
-    """S, seeds of every arm; with more of them the same command trains those that are missing."""
-    offline_steps: int = 2_500
-    """Updates on the data set: of every arm that learns from data, and of the priors."""
-    prior_steps: int | None = None
-    """Updates of the priors where they are to have others, such as as many as qc clones in; by default --offline-steps."""
-    online_steps: int = 1_024_000
-    """Environment steps of every arm (rounded up to whole iterations of dppo); 0 compares offline data alone."""
-    online_updates: int = 2_500
-    """Updates that arms with a data set make meanwhile."""
-    episodes: int = 50
-    """Episodes per evaluation and seed; the same start states for all."""
-    evaluations: int = 10
-    """Evaluations of every arm, half of them offline where both are."""
-    normalise_obs: Literal["none", "min-max", "standard"] = "none"
-    """Units of observations: none, min-max or standard."""
-    look: bool = True
-    """Measure what acting costs and draw an episode of every arm."""
-    execute: tuple[str, ...] = ()
-    """Schemes to play every arm by when it is trained; nothing is trained twice, and differences are to the first: open-loop receding:1 ..."""
-    log_to: tuple[str, ...] = ()
-    """Also log every run to: tensorboard, wandb (optional extras)."""
-    quiet: bool = False
-    """No progress bars."""
-    json: bool = False
-    """Print the table as JSON with numbers to stdout, and nothing else there."""
-    tune: int | None = None
-    """Trials of every arm before the comparison, as many for each, with other seeds, start states and collected data; the best setting of each is compared."""
-    tune_fields: Path | None = None
-    """What is tuned, as json: {ARM: {FIELD: [values] or "LOW..HIGH" or "log:LOW..HIGH"}} or {ARM: [settings]}; by default one field of each arm, such as eta of dql, or the learning rate."""
-    tune_env: str | None = None
-    """Environment of the trials; by default tabletop/cube-single-task2."""
-    tune_seeds: int | None = None
-    """Seeds of every trial; by default --seeds."""
-    baseline: str = ""
-    """The arm that differences are to; by default bc, or the first one."""
-    dry: bool = False
-    """Only say what it would train and cost."""
-    against: Literal["none", "published"] = "none"
-    """published: the figures that papers released for the same tasks and methods stand beside ours."""
-    on: str = ""
-    """Train by workers: local:N, slurm:PARTITION or ray[:ADDRESS] (docs/cluster.md); by default one run after the other, here."""
-    suite: Literal["default", "seed"] = "default"
-    """The arms where --algos names none. seed: every kind of system that the field's surveys name, one arm each."""
-    so_far: bool = False
-    """Train and measure nothing: the page of the arms that are finished by now, such as while another shell trains the others."""
-
-
-LEAST = {
-    **dict.fromkeys(
-        (
-            "data_steps",
-            "seeds",
-            "offline_steps",
-            "episodes",
-            "evaluations",
-            "horizon",
-            "n",
-            "steps",
-            "prior_steps",
-            "tune",
-            "tune_seeds",
-        ),
-        1,
-    ),
-    **dict.fromkeys(("seed", "online_steps", "online_updates"), 0),
-}
+TRIALS_LIST = "compare-trials"  # what workers know ``listed_trials`` by
 
 
 def compare(argv: list[str]) -> None:
@@ -141,18 +43,18 @@ def compare(argv: list[str]) -> None:
     if f.baseline and f.baseline not in f.algos:
         raise unknown("--baseline", f.baseline, f.algos, "it is one of --algos")
     asked = {**{n: v for n, v in dataclasses.asdict(f).items() if n not in SHOWN}, **dataclasses.asdict(sizes)}
-    ends = ends_of(f)
+    ends = lineup.ends_of(f)
     kept, refused = refusals.without(f.algos, sizes)
     f = dataclasses.replace(f, algos=kept)
-    suite, left_out = by_batches(f, sizes, ends)
-    claims = functools.partial(claim, f.out, KIND, {**asked, ENDS: ends})
-    grow = {"grows": ("algos", "env", ENDS), "rises": ("seeds",), "stock": stock(f)}
+    suite, left_out = lineup.by_batches(f, sizes, ends)
+    claims = functools.partial(claim, f.out, lineup.KIND, {**asked, lineup.ENDS: ends})
+    grow = {"grows": ("algos", "env", lineup.ENDS), "rises": ("seeds",), "stock": stock(f)}
     claims(dry=True, **grow)  # what differs is named by its flag, before the runs are looked at
     if not f.tune:  # what trials choose is not known yet
         check(suite, f.out)
     sinks.check(f.log_to)
     handed.check_engine(f.on)
-    planned = trials.planned(f, sizes, plan)
+    planned = trials.planned(f, sizes)
     claims(dry=f.dry or f.so_far, **grow)
     refusals.told(refused)
     if f.dry:
@@ -162,10 +64,7 @@ def compare(argv: list[str]) -> None:
     suite, tuning = trials.tuned_suite(f, suite, planned, [TRIALS_LIST, *argv]) if f.tune else (suite, [])
     todo = handed.Listed("compare", suite, f.out, f.log_to)
     asked_runs = [r for r in suite if not r.label.startswith(PRIOR)]
-    if f.so_far:
-        trained = handed.so_far(todo, asked_runs)
-    else:
-        trained = handed.trained_on(f.on, ["compare", *argv], todo, f.quiet or f.json)
+    trained = handed.as_asked(f, ["compare", *argv], todo, asked_runs)
     compared = [r for r in asked_runs if r.name in trained.folders or not f.so_far]
     folders = {trained.folders[r.name]: r for r in compared if r.name in trained.folders}
     played(folders, f)
@@ -191,14 +90,14 @@ def compare(argv: list[str]) -> None:
 def played(folders: dict[Path, Run], f: CompareFlags) -> None:
     """Looks at what was trained (``--look``), and plays it by schemes (``--execute``); what was measured before stays."""
     if f.look:
-        look_at_each([folder for folder, r in folders.items() if not r.batch], "compare")
+        afterwards.look_at_each([folder for folder, r in folders.items() if not r.batch], "compare")
     for folder in folders if f.execute else ():
         print(
             f"[compare] playing {folder.name} on {folder.parent.name} by {len(f.execute)} schemes",
             file=sys.stderr,
             flush=True,
         )
-        by_schemes(folder, f.execute, f.episodes)
+        afterwards.by_schemes(folder, f.execute, f.episodes)
 
 
 def stock(f: CompareFlags) -> dict[str, Any]:
@@ -221,7 +120,8 @@ def asked_for(argv: list[str]) -> tuple[CompareFlags, Sizes]:
 def listed(argv: list[str]) -> handed.Listed:
     """The runs of a command line, for a worker."""
     f, sizes = asked_for(argv)
-    suite, _ = by_batches(dataclasses.replace(f, algos=refusals.without(f.algos, sizes)[0]), sizes, ends_of(f))
+    f = dataclasses.replace(f, algos=refusals.without(f.algos, sizes)[0])
+    suite, _ = lineup.by_batches(f, sizes, lineup.ends_of(f))
     return handed.Listed("compare", trials.as_chosen(f, suite) if f.tune else suite, f.out, f.log_to)
 
 
@@ -229,147 +129,7 @@ def listed_trials(argv: list[str]) -> handed.Listed:
     """The trials of a command line, for a worker."""
     f, sizes = asked_for(argv)
     f = dataclasses.replace(f, algos=refusals.without(f.algos, sizes)[0])
-    return trials.listed(f, trials.planned(f, sizes, plan))
-
-
-TRIALS_LIST = "compare-trials"  # what workers know ``listed_trials`` by
-KIND = "comparison"  # what comparison.json is called
-ENDS = "seeds_by_batch"  # its entry with the numbers of seeds that were asked for
-
-
-def ends_of(f: CompareFlags) -> tuple[int, ...]:
-    """How many seeds a comparison has had, and has now: (4, 8) where four were trained and as many are added.
-
-    Raises:
-        UserError: its settings were chosen by trials, for the seeds that it began with; or its file was edited.
-    """
-    path = f.out / f"{KIND}.json"
-    if not path.is_file() or not (f.out / "runs").exists():
-        return (f.seeds,)
-    fix = "put it back as it was, or pass --out with a new folder"
-    found = schema.read(path, dict[str, Any], fix)
-    ends = found.get(ENDS) or [found.get("seeds", f.seeds)]
-    if schema.mismatch(ends, list[int]) or any(a >= b for a, b in itertools.pairwise((0, *ends))):
-        raise UserError(f"{path} is damaged: {ENDS} is {ends}", fix)
-    ends = tuple(ends)
-    if f.seeds <= ends[-1]:  # fewer are refused by ``claim``
-        return ends
-    if f.tune:
-        raise UserError(f"{f.out} has settings that trials chose for {ends[-1]} seeds", f"leave --seeds at {ends[-1]}, or pass --out with a new folder")  # fmt: skip
-    return (*ends, f.seeds)
-
-
-def by_batches(f: CompareFlags, sizes: Sizes, ends: Sequence[int]) -> tuple[list[Run], tables.LeftOut]:
-    """``plan`` of the seeds that a comparison began with, and of those that were added to it, in runs of their own."""
-    found, left_out = list[Run](), tables.LeftOut()
-    for first, end in itertools.pairwise((0, *ends)):
-        runs, left_out = plan(dataclasses.replace(f, seed=f.seed + first, seeds=end - first), sizes)
-        batch = f" (seeds {f.seed + first} to {f.seed + end - 1})" if first else ""
-        found += [r._replace(batch=batch, prior=r.prior and r.prior + batch) for r in runs]
-    return found, left_out
-
-
-def checked(f: CompareFlags, sizes: Sizes) -> None:
-    """Refuses numbers and files that no arm can use.
-
-    Raises:
-        UserError: names the flag.
-    """
-    for name, value in (*vars(f).items(), *vars(sizes).items()):
-        if name in LEAST and value is not None and value < LEAST[name]:
-            raise UserError(f"--{name.replace('_', '-')} is {value}", f"give at least {LEAST[name]}")
-    if not sizes.hidden or min(sizes.hidden) < 1:
-        raise UserError("--hidden names no widths", "give one or more, such as --hidden 128 128 128")
-    if f.data and not f.data.exists() and not loading.is_own(str(f.data)):
-        raise UserError(f"there is no data set {f.data}", "make one with qchunk collect, or leave --data out")
-    if not f.algos:
-        raise UserError("--algos names no arms", "give one or more: qchunk list algorithms")
-    if not f.env:
-        raise UserError("--env names no environment", "give one or more: qchunk list envs")
-    for env in f.env:
-        env_names.check_env(env)
-    for scheme in f.execute:
-        name, delay = with_delay(scheme)
-        parse(name, sizes.horizon, delay or 0)
-    if len(set(f.algos)) < len(f.algos) or len(set(f.env)) < len(f.env):
-        raise UserError("an arm or an environment is named twice", "name each once")
-
-
-def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], tables.LeftOut]:
-    """(the runs: priors first, then every arm, environment by environment; by environment the arms that it cannot have).
-
-    Raises:
-        UserError: an unknown name, a number out of range, an arm that cannot be made, or nothing to compare.
-    """
-    checked(f, sizes)
-    configs = {arm: arms.config_of(arm, sizes) for arm in f.algos}
-    for arm, c in configs.items():
-        registry.builder(arms.split(arm)[0])[0](c)  # says what does not fit together, before anything is trained
-    found: list[Run] = []
-    left_out: tables.LeftOut = {}
-    for env in f.env:
-        wanted = [arm for arm, c in configs.items() if learns_there(registry.driver_of(type(c)), f, env)]
-        if without := [arm for arm in f.algos if arm not in wanted]:
-            left_out[env] = without
-        if not wanted:
-            fix = "give --online-steps, a device environment, or other --algos"
-            raise UserError(f"{', '.join(without)} learn online only, some of them on the device only", fix)
-        data = f.data or Data(envs.make(env).data_name, f.data_steps)
-        first = next((r.env for r in found if r.data == data), env)  # one prior serves every task of a scene
-        steps = f.prior_steps or f.offline_steps
-        once = dataclasses.replace(settings_of(f), offline_steps=steps, eval_every=steps)
-        priors = {p[0]: p[1] for arm in wanted if (p := arms.prior_of(arm, sizes))}
-        made = {r.name for r in found}
-        runs = [Run("bc", first, data, c, once, f"{PRIOR}{kind})") for kind, c in priors.items()]
-        found += [r for r in runs if r.name not in made]
-        found += [arm_of(arm, env, data, f, sizes, first) for arm in wanted]
-    return found, left_out
-
-
-def learns_there(driver: Driver, f: CompareFlags, env: str) -> bool:
-    """Whether a driver has something to learn from in an environment: offline, or by playing where it can play."""
-    if not driver.takes_data:
-        return bool(f.online_steps) and not envs.on_host(env)
-    return bool(f.online_steps) or learns_offline(driver)
-
-
-def learns_offline(driver: Driver) -> bool:
-    """Whether a driver's runs begin with updates on the data set."""
-    return driver.takes_data and driver.settings().offline_steps > 0
-
-
-def common(f: CompareFlags) -> dict[str, Any]:
-    """The settings of every driver."""
-    return {"seed": f.seed, "seeds": f.seeds, "episodes": f.episodes, "normalise_obs": f.normalise_obs}
-
-
-def settings_of(f: CompareFlags, driver: Driver = OFFLINE_TO_ONLINE) -> OnlineSettings:
-    """Of an arm's offline part; one that has none makes no update there."""
-    parts = max(1, f.evaluations // 2 if f.online_steps else f.evaluations)
-    offline: dict[str, Any] = {"offline_steps": f.offline_steps, "eval_every": math.ceil(f.offline_steps / parts)}
-    offline = offline if learns_offline(driver) else {"offline_steps": 0}
-    return driver.settings(**common(f), **{"online_steps": 0, **offline})
-
-
-def arm_of(arm: str, env: str, data: Data | Path, f: CompareFlags, sizes: Sizes, first: str) -> Run:
-    """One arm in one environment; its prior lies with the first environment of these data."""
-    algorithm, kind = arms.split(arm)
-    c, prior = arms.config_of(arm, sizes), ""
-    if arms.prior_of(arm, sizes):
-        prior = name_of(first, f"{PRIOR}{kind})")
-    steps = online_steps(f, sizes)
-    every = math.ceil(steps / max(1, f.evaluations // 2))
-    driver = registry.driver_of(type(c))
-    if not driver.takes_data:
-        rollout = dataclasses.replace(c.rollout, envs=ENVS, decisions=decisions(sizes))
-        played = OnPolicySettings(**common(f), online_steps=steps, eval_every=every)
-        return Run(algorithm, env, None, dataclasses.replace(c, rollout=rollout), played, arm, prior=prior)
-    settings = settings_of(f, driver)
-    if steps:
-        online: dict[str, Any] = {"online_steps": steps, "start_training": 0, "update_ratio": f.online_updates / steps}
-        online |= {"envs": HOST_ENVS if envs.on_host(env) else ENVS, "mix": "share:0.5", "online_eval_every": every}
-        settings = dataclasses.replace(settings, **online)
-    return Run(algorithm, env, data, c, settings, arm, prior)
+    return trials.listed(f, trials.planned(f, sizes))
 
 
 def offline_part(folders: Sequence[Path], f: CompareFlags) -> dict[str, Rows]:
@@ -380,14 +140,3 @@ def offline_part(folders: Sequence[Path], f: CompareFlags) -> dict[str, Rows]:
         "Offline part, over all runs": pooled.aggregate(found),
         "Offline part, each against each": against.pairs(found),
     }
-
-
-def decisions(sizes: Sizes) -> int:
-    """Of an on-policy iteration: LENGTH environment steps, in whole chunks."""
-    return math.ceil(LENGTH / sizes.horizon)
-
-
-def online_steps(f: CompareFlags, sizes: Sizes) -> int:
-    """Environment steps of every arm: whole on-policy iterations, which are whole decisions of the others."""
-    per = ENVS * decisions(sizes) * sizes.horizon
-    return math.ceil(f.online_steps / per) * per

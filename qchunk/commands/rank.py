@@ -56,7 +56,7 @@ def rank(argv: list[str]) -> None:
     if len({(c.gamma, c.discount) for c in chunked}) > 1:
         raise UserError("the runs discount otherwise", "rank runs of one --chunk.gamma and --chunk.discount")
     data = f.data or Path(kept[0]["data"]["path"])
-    if not (data.exists() or loading.is_own(str(data))):  # a reader of one's own finds its data itself
+    if not loading.readable(data):
         raise UserError(f"there is no data set {data}", "give --data FILE")
     critic = dataclasses.replace(fitted_q.FittedQ().critic, hidden=f.hidden)
     c = fitted_q.FittedQ(critic=critic, optim=OptimConfig(f.lr))

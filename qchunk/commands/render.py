@@ -1,34 +1,19 @@
-"""``qchunk render``: an episode of a run as a gif; and what acting with it costs, for reports."""
+"""``qchunk render``: an episode of a run as a gif."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-import jax
-import numpy as np
 
 from qchunk import seeds
 from qchunk.commands import flags
 from qchunk.commands.shared import positional
-from qchunk.comparison.suite import line_of
-from qchunk.comparison.tables import uses_rewards
+from qchunk.comparison.afterwards import draw
 from qchunk.config import NonNegativeInt
-from qchunk.data import on_disk
-from qchunk.drivers.common import evaluate
-from qchunk.envs.base import obs_spec
-from qchunk.play import on_data
-from qchunk.reporting import cost, film, page, prices
-from qchunk.runs import run_folder
-from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
-from qchunk.runs.resuming import same_data
-from qchunk.system.answers import finite
+from qchunk.reporting import page
+from qchunk.runs.opened import SEED
 from qchunk.system.errors import UserError
-from qchunk.system.files import atomic_write, check_new
-from qchunk.types import Learner
+from qchunk.system.files import check_new
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +22,7 @@ class RenderFlags:
 
     out: Path | None = None
     """File to write (.gif); by default RUN/episode.gif, which reports show."""
-    seed: NonNegativeInt = 1000
+    seed: NonNegativeInt = SEED
     """Seed of the start state and of the noise."""
     checkpoint: str = "newest"
     """newest, best (by the evaluation made with it) or a step."""
@@ -57,73 +42,3 @@ def render(argv: list[str]) -> None:
     out = f.out or Path(folder) / page.EPISODE
     frames = draw(Path(folder), out, f.seed, f.checkpoint)
     print(f"{frames} frames -> {out}")
-
-
-def draw(folder: Path, out: Path, seed: int = 1000, wanted: str = "newest") -> int:
-    """Draws an episode of a run's first seed; returns the number of frames. RUN/episode.gif gets its last frame as a png."""
-    p = rebuild(run_folder.read_config(folder)["config"], folder)
-    learner, _ = learner_of(folder, p, wanted)
-    key = jax.random.key(seed)
-    if p.program.on_host:
-        frames = film.host_pictures(p.program, *first_seed(p, learner, key))
-    else:
-        scheme = p.program.scheme(p.inputs, "act")
-        shown = film.episode(p.program.env, p.algorithm.act, scheme, vars_of(p, learner), key)
-        frames = film.pictures(p.program.env, shown)
-    film.write_gif(frames, out, folder / page.STILL if out == folder / page.EPISODE else None)
-    return len(frames)
-
-
-def measure(folder: Path) -> None:
-    """Writes RUN/cost.json."""
-    kept = run_folder.read_config(folder)["config"]
-    p = rebuild(kept, folder)
-    learner = learner_of(folder, p)[0]
-    found = cost.of_policy(p.algorithm.act, vars_of(p, learner), obs_spec(p.program.env))
-    found["multiplications"] *= looks_per_step(p, learner)
-    learns = "used" if uses_rewards(bool(kept["data"]), p.config) else "not used"
-    apart = from_data(folder, kept, p, learner) if kept["data"] else {}
-    atomic_write(folder / prices.COST, json.dumps({**found, "offline_rewards": learns, **apart}) + "\n")
-
-
-def from_data(folder: Path, kept: dict, p: Opened, learner: Learner) -> dict[str, list[float | None]]:
-    """How far a run's chunks are from those of its data, of each seed; {} where these are no more where they were, or stay on disk."""
-    try:
-        data = same_data(folder, kept, p, None)
-        if on_disk.stays(data):
-            raise UserError("its data stay on disk", "convert them to one file to have that")
-    except UserError as e:
-        print(f"{folder.name} is not held against its data: {e}", file=sys.stderr)
-        return {}
-    found = on_data.from_data(p.program, learner, p.inputs._replace(data=data))
-    return {n: finite(np.asarray(found[n], float).tolist()) for n in ("error", "energy_distance")}
-
-
-def looks_per_step(p: Opened, learner: Learner) -> float:
-    """How often a run calls its policy per environment step; where its plans set their own ends, in 10 episodes of each seed."""
-    scheme = p.program.scheme(p.inputs, "act")
-    if scheme.looks:
-        return 1 / scheme.steps
-    x = evaluate(p.program, p.inputs, dataclasses.replace(p.settings, episodes=10), learner, seed=1000)
-    return float(x["looks"].mean() / x["length"].mean())
-
-
-def look_at_each(folders: Sequence[Path], command: str) -> None:
-    """``look`` at finished runs; one that cannot be looked at keeps its figures, and says why."""
-    for folder in folders:
-        print(f"[{command}] looking at {folder.name} on {folder.parent.name}", file=sys.stderr, flush=True)
-        try:
-            look(folder)
-        except Exception as e:
-            print(f"[{command}] no look at {folder}: {line_of(e)}", file=sys.stderr, flush=True)
-
-
-def look(folder: Path) -> None:
-    """Both, where they are not there yet; an environment that nobody can draw has no picture."""
-    if not (folder / prices.COST).exists():
-        measure(folder)
-    if not (folder / page.EPISODE).exists():
-        try:
-            draw(folder, folder / page.EPISODE)
-        except UserError as e:
-            print(f"no picture of {folder.name}: {e}", file=sys.stderr)

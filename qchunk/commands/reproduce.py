@@ -44,9 +44,7 @@ class ReproduceFlags:
 def reproduce(argv: list[str]) -> None:
     """``qchunk reproduce NAME|FILE.py [--scale smoke|small|paper] [--only TEXT ...]``."""
     f, found, target, name = asked_for(argv)
-    from qchunk.commands.evaluate import by_schemes
-    from qchunk.commands.render import look_at_each
-    from qchunk.comparison import handed
+    from qchunk.comparison import afterwards, handed, literature
     from qchunk.comparison import suite as suites
     from qchunk.reporting import publish, records
 
@@ -58,20 +56,16 @@ def reproduce(argv: list[str]) -> None:
     say(found, todo, f, root, name)
     if f.dry:
         return
-    given = handed.Listed(name, todo, root, f.log_to)
     shown = suites.shown(todo)
-    if f.so_far:
-        trained = handed.so_far(given, shown)
-    else:
-        trained = handed.trained_on(f.on, ["reproduce", *argv], given, f.quiet or f.json)
+    trained = handed.as_asked(f, ["reproduce", *argv], handed.Listed(name, todo, root, f.log_to), shown)
     if f.look and not f.so_far:
-        look_at_each(trained.of(shown), name)
+        afterwards.look_at_each(trained.of(shown), name)
     for run in todo if not f.so_far else ():
         if (ways := found.execute(run)) and run.name in trained.folders:
-            by_schemes(trained.folders[run.name], ways, run.settings.episodes)
+            afterwards.by_schemes(trained.folders[run.name], ways, run.settings.episodes)
     folders, more = trained.of(shown), {}
     if found.published and folders:
-        more["Beside the published figures"] = suites.beside(records.table(records.load(folders)), found.published)
+        more["Beside the published figures"] = literature.beside(records.table(records.load(folders)), found.published)
     more["What differs"] = [{"number": str(i), "difference": d} for i, d in enumerate(found.differences(f.scale), 1)]
     more["Not trained yet"] = handed.not_yet(trained, shown) if f.so_far else []
     publish.publish(folders, root / "report", more, f.json, trained.rows(shown))

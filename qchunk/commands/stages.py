@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 from qchunk import names, registry
 from qchunk.commands import flags
 from qchunk.runs import run_folder
-from qchunk.system import schema, stopping
+from qchunk.system import loading, schema, stopping
 from qchunk.system.errors import UserError, typed
-from qchunk.system.files import atomic_write, is_taken, make_folder
+from qchunk.system.files import is_taken, make_folder, write_json
 
 THEN, FILE = "--then", "stages.json"
 OWN = ("out", "label", "prior", "prior-seed")  # what no stage takes over from the first
@@ -56,7 +55,7 @@ def plan(argv: list[str], shared: type) -> tuple[Path, list[list[str]]]:
         groups = {
             **kept,
             **own,
-            "out": ["--out", str(Path(out) / f"{i}-{Path(part[0]).stem.replace(':', '-')}")],
+            "out": ["--out", str(Path(out) / f"{i}-{loading.stem(part[0])}")],
         }
         if "data" in groups:
             groups["data"] = ["--data", str(Path(groups["data"][-1].removeprefix("--data=")).resolve())]
@@ -93,7 +92,7 @@ def run(argv: list[str], shared: type, train: Callable, check: Callable) -> None
         before = words[0], check(words, before)
     make_folder(folder)
     with stopping.undone(lambda: _discard(folder)):
-        atomic_write(folder / FILE, json.dumps(stages, indent=1) + "\n")
+        write_json(folder / FILE, stages)
         resume(folder, train)
 
 

@@ -22,9 +22,9 @@ from qchunk.reporting import mattered, records
 from qchunk.reporting.publish import write_report
 from qchunk.runs import prior, sinks, training
 from qchunk.runs.training import TrainFlags
-from qchunk.system import answers, schema
+from qchunk.system import answers, loading, schema
 from qchunk.system.errors import UserError
-from qchunk.system.files import atomic_write
+from qchunk.system.files import atomic_write, write_json
 from qchunk.varied import put
 
 
@@ -89,7 +89,7 @@ class Sweep(NamedTuple):
     @property
     def root(self) -> Path:
         """Its folder."""
-        return self.flags.out or Path("runs") / f"sweep-{Path(self.algorithm).stem.replace(':', '-')}"
+        return self.flags.out or Path("runs") / f"sweep-{loading.stem(self.algorithm)}"
 
     @property
     def seeds(self) -> tuple[int, int]:
@@ -224,7 +224,7 @@ def data_of(s: Sweep, env: str, tuning: bool) -> Data | Path | None:
 def runs_of(s: Sweep) -> list[tuple[Group, Run]]:
     """The runs of the tuning, environment by environment; the data that they learn from are there afterwards."""
     more = {"prior": str(s.flags.prior.resolve()) if s.flags.prior else "", "objective": s.flags.objective}
-    stem = Path(s.algorithm).stem.replace(":", "-")
+    stem = loading.stem(s.algorithm)
     data = {env: data_of(s, env, tuning=True) for env in s.flags.env}
     for one in data.values():
         if isinstance(one, Data):
@@ -247,7 +247,7 @@ def programs(s: Sweep, data: Data | Path | None) -> list[Group]:
             return [sweeping.part_of(places[part[0]], part) for part in kept]
         raise UserError(f"{path} is of other settings", "pass --out with a new folder")
     found = [part for group in s.groups for part in sweeping.split(group, beside(s, group, data))]
-    atomic_write(path, selection.as_json([list(part.settings) for part in found]))
+    write_json(path, [list(part.settings) for part in found], allow_nan=False)
     return found
 
 
@@ -291,7 +291,7 @@ def written(s: Sweep, each: Sequence[Scores], over: Scores, chosen: int | None) 
     columns = tuple(rows[0])
     atomic_write(s.root / "settings.md", records.markdown(rows, columns))
     atomic_write(s.root / "settings.csv", selection.as_csv(s.settings, over, chosen))
-    atomic_write(s.root / "settings.json", selection.as_json(selection.numbers(s.settings, each, over, chosen)))
+    write_json(s.root / "settings.json", selection.numbers(s.settings, each, over, chosen), allow_nan=False)
     means = over.values.mean(axis=1)
     panels = []
     for flag in s.settings[0]:
@@ -315,7 +315,7 @@ def report(s: Sweep, chosen: int, more: dict[str, records.Rows]) -> tuple[record
     c = put(group.config, group.floats[group.settings.index(chosen)])
     settings = dataclasses.replace(group.driver_settings, seed=first, seeds=count)
     more_ = {"prior": str(s.flags.prior.resolve()) if s.flags.prior else "", "objective": s.flags.objective}
-    label = f"{Path(s.algorithm).stem.replace(':', '-')} (setting {chosen})"
+    label = f"{loading.stem(s.algorithm)} (setting {chosen})"
     runs = [Run(s.algorithm, env, data_of(s, env, tuning=False), c, settings, label, **more_) for env in where]
     trained = train_all("report", runs, s.root, s.flags.quiet or s.flags.json, s.flags.log_to, estimate.left)
     return write_report(trained.of(runs), s.root / "report", more, trained.rows(runs)), trained
@@ -334,7 +334,7 @@ def say(s: Sweep, rows: records.Rows, chosen: int, over: Scores, reported: recor
     mean = selection.estimate(over, over.values[chosen]).mean
     found = {"setting": s.settings[chosen], "flags": " ".join(words), "command": line, "tuned": mean}
     found |= {"figure": over.figure, "reported": list(reported)}
-    atomic_write(s.root / "best.json", selection.as_json(answers.finite(found)))
+    write_json(s.root / "best.json", answers.finite(found), allow_nan=False)
     if s.flags.json:
         answers.answer({"settings": list(rows), "best": found})
         return

@@ -21,6 +21,7 @@ from qchunk.actors import actor
 from qchunk.actors.paths import count_steps
 from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, Stands, actor_fields, of_kind, stands_on
 from qchunk.system.errors import UserError, unknown
+from qchunk.varied import put
 
 DEFAULT = ("bc", "qc", "qc-frozen", "value-guided", "v-gps", "dppo", "dppo@diffusion", "ppo")
 # Every kind of system that the field's surveys name, an arm each, those that train soonest first
@@ -124,13 +125,7 @@ def with_setting(c: Any, name: str, text: str) -> Any:
         raise unknown("setting of an arm", name, fields)
     if len(found) > 1:
         raise UserError(f"{name} may be {' or '.join(found)}", f"name it in full, as {found[0]}={text}")
-    value = _value(found[0], text, fields[found[0]])
-
-    def replaced(part: Any, path: list[str]) -> Any:
-        inner = value if len(path) == 1 else replaced(getattr(part, path[0]), path[1:])
-        return dataclasses.replace(part, **{path[0]: inner})
-
-    return replaced(c, found[0].split("."))
+    return put(c, {found[0]: _value(found[0], text, fields[found[0]])})
 
 
 def _fields(c: Any, prefix: str = "") -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from qchunk import envs, registry
 from qchunk.actors import actor
-from qchunk.comparison.suite import Data, Run, file_of, finished, folder_of, line_of
+from qchunk.comparison.suite import Data, Run, file_of, finished, folder_of
 from qchunk.config import stands_on
 from qchunk.data import chunks
 from qchunk.drivers.common import assemble
@@ -148,7 +148,7 @@ def told(suite: Sequence[Run], root: Path) -> list[str]:
         except UserError:
             raise
         except Exception as e:  # a method of the user's own: its run will say so, and the others go on
-            uncounted.append(f"not counted: {run.name}: {tracebacks.blamed(e) or line_of(e)}")
+            uncounted.append(f"not counted: {run.name}: {tracebacks.why(e)}")
     updates = sum(r.amount.updates * r.settings.seeds for r in todo)
     steps = sum(r.amount.env_steps * r.settings.seeds for r in todo)
     hours = total / speed() / 3600

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from qchunk.comparison import estimate
 from qchunk.comparison.suite import (
@@ -23,7 +23,6 @@ from qchunk.comparison.suite import (
     file_of,
     finished,
     folder_of,
-    line_of,
     made_otherwise,
     needs,
     train_all,
@@ -47,6 +46,15 @@ class Listed(NamedTuple):
     log_to: tuple[str, ...] = ()
 
 
+class Training(Protocol):
+    """The flags of a command that say how a list is trained."""
+
+    on: str
+    so_far: bool
+    quiet: bool
+    json: bool
+
+
 def check_engine(on: str) -> None:
     """Refuses an engine that cannot be, before anything is made.
 
@@ -55,6 +63,15 @@ def check_engine(on: str) -> None:
     """
     if on:
         starting.parse(on)
+
+
+def as_asked(f: Training, argv: Sequence[str], listed: Listed, shown: Sequence[Run]) -> Trained:
+    """``so_far`` where that is asked for, otherwise ``trained_on``.
+
+    Raises:
+        UserError: see these.
+    """
+    return so_far(listed, shown) if f.so_far else trained_on(f.on, argv, listed, f.quiet or f.json)
 
 
 def trained_on(on: str, argv: Sequence[str], listed: Listed, quiet: bool = False) -> Trained:
@@ -136,7 +153,7 @@ def serve(listed: Listed, session: Session, worker: str) -> None:
         raise UserError(f"the runs of {listed.name} have changed since the command began", "start it again")
     sinks.check(listed.log_to)
     with stopping.hint("another worker goes on"):
-        work(jobs_of(listed), session, worker, line_of)
+        work(jobs_of(listed), session, worker)
 
 
 def digest(suite: Sequence[Run]) -> str:

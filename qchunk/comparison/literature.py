@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-from qchunk.comparison.suite import Published, beside
 from qchunk.reporting.records import Rows
 from qchunk.system import loading
 
@@ -15,6 +16,31 @@ SOURCES = {  # of experiments/published
 }
 
 SPARSE = ("scene", "puzzle")  # scenes that both papers train on -1 until success, which is our @sparse
+
+
+class Published(NamedTuple):
+    """Figures of others to print beside ours: a csv with columns source, task, method, step_millions, mean, ci_low, ci_high."""
+
+    file: Path
+    source: str  # who published them, and where
+    methods: dict[str, str]  # label of a run -> method in the file
+    task: Callable[[str], str]  # environment -> task in the file
+
+
+def beside(rows: Rows, published: Published) -> list[dict[str, str]]:
+    """Our figures (rows of a report's table) and the published ones, a line for each of ours that has any."""
+    with published.file.open(newline="", encoding="utf-8") as f:
+        theirs = list(csv.DictReader(f))
+    found = []
+    for row in rows:
+        task, method = published.task(row["environment"]), published.methods.get(row["method"])
+        known = [r for r in theirs if r["task"] == task and r["method"] == method]
+        if known:
+            figures = [f"{_percent(r['mean'])} % [{_percent(r['ci_low'])}, {_percent(r['ci_high'])}] at {r['step_millions']}M" for r in known]  # fmt: skip
+            ours = {"ours": f"{row['mean']} {row['95 % interval']}", "after updates": row["updates"]}
+            names = {n: row[n] for n in ("environment", "method")}
+            found.append({**names, **ours, "published": ", ".join(figures), "their name": str(method), "source": published.source})  # fmt: skip
+    return found
 
 
 def beside_ours(rows: Rows) -> Rows:
@@ -46,3 +72,7 @@ def task_of(name: str) -> str:
         return ""
     short = short.removesuffix("@sparse").removesuffix("-v0")
     return "" if "/" in short else short
+
+
+def _percent(share: str) -> str:
+    return f"{100 * float(share):.1f}"

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from qchunk import registry
 from qchunk.comparison import arms
 from qchunk.comparison.arms import Sizes
-from qchunk.comparison.suite import line_of
 from qchunk.system import tracebacks
 from qchunk.system.errors import UserError
 
@@ -36,9 +35,7 @@ def without(algos: Sequence[str], sizes: Sizes) -> tuple[tuple[str, ...], dict[s
             refused[arm] = e
     if refused and len(refused) == len(algos):
         raise next(iter(refused.values()))
-    return tuple(arm for arm in algos if arm not in refused), {
-        arm: tracebacks.blamed(e) or line_of(e) for arm, e in refused.items()
-    }
+    return tuple(arm for arm in algos if arm not in refused), {arm: tracebacks.why(e) for arm, e in refused.items()}
 
 
 def told(refused: Mapping[str, str]) -> None:

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats as scipy_stats
 
 from qchunk.comparison.sweeping import Setting
 from qchunk.reporting.records import Rows, show
-from qchunk.reporting.stats import Estimate, interval
+from qchunk.reporting.stats import Estimate, bounds_of, interval
 from qchunk.runs import run_folder
 from qchunk.system.errors import UserError
 
@@ -138,7 +137,7 @@ def best(found: Scores) -> int | None:
 
 def estimate(found: Scores, values: np.ndarray) -> Estimate:
     """Mean and interval over seeds of values [S]; all NaN where one of them is no number."""
-    bounds = (0.0, 1.0) if found.figure == "success" else None
+    bounds = bounds_of(found.figure)
     return interval(values, bounds=bounds, episodes=found.episodes)
 
 
@@ -258,8 +257,3 @@ def _rank(x: np.ndarray, y: np.ndarray) -> str:
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return "-"
     return f"{scipy_stats.spearmanr(x, y).statistic:+.2f}"
-
-
-def as_json(value: Any) -> str:
-    """JSON as the files of a sweep have it."""
-    return json.dumps(value, indent=1, allow_nan=False) + "\n"

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from qchunk import env_names, envs, registry
+from qchunk.comparison.literature import Published
 from qchunk.config import filled, validate
 from qchunk.data import formats
 from qchunk.drivers.common import Amount, Common, Driver
 from qchunk.reporting import origins, records
-from qchunk.reporting.records import Rows
 from qchunk.runs import run_folder, sinks, sources, training
 from qchunk.runs.recording import CollectFlags, collect_to
 from qchunk.runs.resuming import Going
 from qchunk.runs.training import TrainFlags
-from qchunk.system import installed, loading, schema, stopping
+from qchunk.system import installed, loading, schema, stopping, tracebacks
 from qchunk.system.errors import UserError, typed
-from qchunk.system.files import atomic_write, is_taken, make_folder
+from qchunk.system.files import is_taken, make_folder, write_json
 from qchunk.varied import Swept
 
 
@@ -72,15 +69,6 @@ def name_of(env: str, label: str) -> str:
     """ENV/LABEL, below the folder of a suite: names that are paths of files of the user's own become one word."""
     own = env.replace("/", "-").strip(".-") if loading.is_own(env) else env
     return f"{own}/{label.replace('/', '-')}"
-
-
-class Published(NamedTuple):
-    """Figures of others to print beside ours: a csv with columns source, task, method, step_millions, mean, ci_low, ci_high."""
-
-    file: Path
-    source: str  # who published them, and where
-    methods: dict[str, str]  # label of a run -> method in the file
-    task: Callable[[str], str]  # environment -> task in the file
 
 
 class Suite(NamedTuple):
@@ -176,7 +164,7 @@ def claim(
     if dry:
         return
     make_folder(root)
-    atomic_write(path, json.dumps(kept, indent=1) + "\n")
+    write_json(path, kept)
 
 
 def file_of(data: Data, root: Path) -> Path:
@@ -329,7 +317,7 @@ def train_all(
                 if not finished(run, root):
                     train_one(run, root, quiet, log_to)
             except (Exception, SystemExit) as e:  # code of the user's may end a program, but not the other runs
-                found.failed[run.name] = line_of(e)
+                found.failed[run.name] = tracebacks.line_of(e)
                 print(f"[{name} {i}/{len(suite)}] failed: {found.failed[run.name]}", file=sys.stderr, flush=True)
             else:
                 found.folders[run.name] = folder_of(run, root)
@@ -352,33 +340,3 @@ def needs(run: Run) -> tuple[str, ...]:
     """ENV/LABEL of the runs of its suite that a run stands on, or whose play it learns from."""
     found = (run.prior, *(run.data.policies if isinstance(run.data, Data) else ()))
     return tuple(n for n in found if n and not Path(n).is_absolute())
-
-
-def line_of(e: BaseException) -> str:
-    """An error as one line; with its kind and its place where it is no mistake of the user's that says its fix."""
-    told = " ".join(str(e).split())
-    if isinstance(e, UserError):
-        return told
-    places = traceback.extract_tb(e.__traceback__)
-    where = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
-    return f"{type(e).__name__}: {told[:300]}{where}"
-
-
-def beside(rows: Rows, published: Published) -> list[dict[str, str]]:
-    """Our figures (rows of a report's table) and the published ones, a line for each of ours that has any."""
-    with published.file.open(newline="", encoding="utf-8") as f:
-        theirs = list(csv.DictReader(f))
-    found = []
-    for row in rows:
-        task, method = published.task(row["environment"]), published.methods.get(row["method"])
-        known = [r for r in theirs if r["task"] == task and r["method"] == method]
-        if known:
-            figures = [f"{_percent(r['mean'])} % [{_percent(r['ci_low'])}, {_percent(r['ci_high'])}] at {r['step_millions']}M" for r in known]  # fmt: skip
-            ours = {"ours": f"{row['mean']} {row['95 % interval']}", "after updates": row["updates"]}
-            names = {n: row[n] for n in ("environment", "method")}
-            found.append({**names, **ours, "published": ", ".join(figures), "their name": str(method), "source": published.source})  # fmt: skip
-    return found
-
-
-def _percent(share: str) -> str:
-    return f"{100 * float(share):.1f}"

@@ -17,6 +17,7 @@ from qchunk.reporting import records
 from qchunk.reporting.records import Rows
 
 TUNING = "protocol B with 2,000 + 2,000 updates and 1,024,000 environment steps"
+TRIED = "success of its tuning runs"  # the column of trials
 LeftOut = dict[str, list[str]]  # environment -> the arms that it cannot have
 
 
@@ -92,7 +93,7 @@ def caveats(suite: Sequence[Run]) -> Rows:
 def tuning(suite: Sequence[Run]) -> Rows:
     """The tuning runs of every arm."""
     once = {r.label: type(r.config) for r in suite}
-    return [{"arm": arm, "success of its tuning runs": arms.trials(arm, cls)} for arm, cls in once.items()]
+    return [{"arm": arm, TRIED: arms.trials(arm, cls)} for arm, cls in once.items()]
 
 
 def uses_rewards(data: bool, c: Any) -> bool:

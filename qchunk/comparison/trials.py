@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from qchunk.comparison import arms, selection, sweeping
-from qchunk.comparison.handed import Listed, so_far, trained_on
+from qchunk.comparison import arms, lineup, selection, sweeping, tables
+from qchunk.comparison.handed import Listed, as_asked
+from qchunk.comparison.lineup import CompareFlags
 from qchunk.comparison.selection import Scores
 from qchunk.comparison.suite import Data, Run, Trained
 from qchunk.comparison.sweeping import Setting
 from qchunk.reporting.records import Rows
 from qchunk.system import schema
 from qchunk.system.errors import UserError
-from qchunk.system.files import atomic_write
+from qchunk.system.files import write_json
 from qchunk.varied import hints
 
 LR = {"optim.lr": "log:1e-4..1e-2"}  # what is tuned of an arm of which nothing else is said
@@ -35,7 +35,6 @@ FIELDS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("dppo", "ppo", "reinflow", "fpo", "fpo++", "learned-k", "top-erl"), SLOWER),
 }
 BEST = "best.json"  # the chosen settings, beside the trials
-COLUMN = "success of its tuning runs"
 
 
 class Trials(NamedTuple):
@@ -126,7 +125,7 @@ def told(trials: Trials, found: Scores) -> dict[str, str]:
     best = selection.best(found)
     how = ", of equals by its return" if selection.by_return(found) else ""
     kept = "; none has a score: its stock setting" if best is None else f"; chosen: the {best + 1}.{how}"
-    return {"arm": trials.arm, COLUMN: ", ".join(cells) + kept}
+    return {"arm": trials.arm, tables.TRIED: ", ".join(cells) + kept}
 
 
 def chosen(found: Sequence[tuple[Trials, Scores]]) -> tuple[dict[str, Setting], Rows]:
@@ -140,16 +139,8 @@ def tuned(run: Run, best: Mapping[str, Setting]) -> Run:
     return run._replace(config=sweeping.with_values(run.config, best[run.label])) if run.label in best else run
 
 
-def as_text(best: Mapping[str, Setting]) -> str:
-    """The chosen settings, for a file."""
-    return json.dumps(best, indent=1) + "\n"
-
-
-def planned(f: Any, sizes: arms.Sizes, plan: Callable) -> tuple[list[Run], list[Trials]]:
+def planned(f: CompareFlags, sizes: arms.Sizes) -> tuple[list[Run], list[Trials]]:
     """(the priors of the trials, the trials of every arm) of the flags of a comparison; none where nothing is tuned.
-
-    Args:
-        plan: (flags, sizes) -> (runs, what is left out), as the comparison itself is planned.
 
     Raises:
         UserError: an arm that cannot be tuned so, or in the environment of the trials.
@@ -159,7 +150,7 @@ def planned(f: Any, sizes: arms.Sizes, plan: Callable) -> tuple[list[Run], list[
             raise UserError(f"--{odd[0].replace('_', '-')} is of trials", "say how many of every arm: --tune N")
         return [], []
     env, seeds = f.tune_env or arms.TUNING_ENV, f.tune_seeds or f.seeds
-    found, left_out = plan(dataclasses.replace(f, env=(env,), seed=f.seed + f.seeds, seeds=seeds), sizes)
+    found, left_out = lineup.plan(dataclasses.replace(f, env=(env,), seed=f.seed + f.seeds, seeds=seeds), sizes)
     if left_out:
         raise UserError(
             f"{', '.join(left_out[env])} cannot be tuned in {env}", "give another --tune-env, or other --algos"
@@ -173,14 +164,14 @@ def planned(f: Any, sizes: arms.Sizes, plan: Callable) -> tuple[list[Run], list[
     return [r for r in found if r.label.startswith(arms.PRIOR)], made
 
 
-def listed(f: Any, planned: tuple[list[Run], list[Trials]]) -> Listed:
+def listed(f: CompareFlags, planned: tuple[list[Run], list[Trials]]) -> Listed:
     """The trials, below OUT/tuning."""
     priors, tried = planned
     return Listed("tune", [*priors, *(run for t in tried for _, run in t.runs)], f.out / "tuning", f.log_to)
 
 
 def tuned_suite(
-    f: Any, suite: list[Run], planned: tuple[list[Run], list[Trials]], argv: Sequence[str]
+    f: CompareFlags, suite: list[Run], planned: tuple[list[Run], list[Trials]], argv: Sequence[str]
 ) -> tuple[list[Run], Rows]:
     """Trains the trials, and gives the comparison's runs the best settings: (runs, the table of the trials).
 
@@ -191,22 +182,21 @@ def tuned_suite(
         UserError: nothing is to be trained, and the trials have not ended.
     """
     todo = listed(f, planned)
-    if not f.so_far:
-        trained = trained_on(f.on, argv, todo, f.quiet or f.json)
-    elif len((trained := so_far(todo, todo.runs)).folders) < len(todo.runs):
+    trained = as_asked(f, argv, todo, todo.runs)
+    if f.so_far and len(trained.folders) < len(todo.runs):
         raise UserError("the trials have not ended", "wait, or leave --so-far out")
     best, rows = chosen([(t, scored(t, trained)) for t in planned[1]])
-    atomic_write(todo.root / BEST, as_text(best))
+    write_json(todo.root / BEST, best)
     return [tuned(r, best) for r in suite], rows
 
 
-def as_chosen(f: Any, suite: list[Run]) -> list[Run]:
+def as_chosen(f: CompareFlags, suite: list[Run]) -> list[Run]:
     """The comparison's runs with the best settings of trials that have ended."""
     best = schema.read(f.out / "tuning" / BEST, dict[str, dict[str, str]], "start the comparison again")
     return [tuned(r, best) for r in suite]
 
 
-def held(f: Any, rows: Rows) -> Rows:
+def held(f: CompareFlags, rows: Rows) -> Rows:
     """The table of what was held equal, with the trials that were made here in place of those behind the stock settings."""
     if not f.tune:
         return rows

@@ -9,7 +9,6 @@ SESSION/NAME.log   what a worker printed
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from urllib.parse import quote, unquote
 
 from qchunk.engines.claims import Claims
 from qchunk.system import schema
-from qchunk.system.files import atomic_write, make_folder
+from qchunk.system.files import atomic_write, make_folder, write_json
 from qchunk.system.processes import cores
 
 _PACKAGE = str(Path(__file__).resolve().parents[2])
@@ -82,7 +81,7 @@ def begin(root: Path, argv: Sequence[str]) -> Session:
     # the same numbers for all: XLA may round otherwise with others, and a run that is taken over shall end with the same bits
     same = {"JAX_NUM_CPU_DEVICES": os.environ.get("JAX_NUM_CPU_DEVICES", "1"), "PJRT_NPROC": str(cores())}
     kept = {"argv": list(argv), "cwd": os.getcwd(), "env": same}
-    atomic_write(session.folder / "job.json", json.dumps(kept, indent=1) + "\n")
+    write_json(session.folder / "job.json", kept)
     return session
 
 

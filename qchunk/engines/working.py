@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from qchunk.engines.claims import BEAT, Claim
 from qchunk.engines.session import Session
-from qchunk.system import stopping
+from qchunk.system import stopping, tracebacks
 from qchunk.system.files import acquire
 
 POLL = 0.5  # seconds between two looks
@@ -40,11 +40,8 @@ def why_not(job: Chore, failed: dict[str, str]) -> str:
     return f"it stands on {broken}, which failed" if broken else ""
 
 
-def work(jobs: Sequence[Chore], session: Session, worker: str, line_of: Callable[[BaseException], str]) -> None:
+def work(jobs: Sequence[Chore], session: Session, worker: str) -> None:
     """Does jobs as long as any is left, beside other workers.
-
-    Args:
-        line_of: an error in one line, for those who read why a job failed.
 
     Raises:
         Stopped: a signal, or the session, asks to stop; what was begun is saved.
@@ -68,7 +65,7 @@ def work(jobs: Sequence[Chore], session: Session, worker: str, line_of: Callable
                 if claim := claims.take(job.name, worker, progress):
                     if claims.losses(claim, progress) >= LOSSES:
                         _give_up(job, claim, session)
-                    elif not _do(job, claim, session, holding, line_of):
+                    elif not _do(job, claim, session, holding):
                         later[job.name] = time.monotonic() + AGAIN
                     break
             else:
@@ -80,7 +77,7 @@ def _give_up(job: Chore, claim: Claim, session: Session) -> None:
     claim.release()
 
 
-def _do(job: Chore, claim: Claim, session: Session, holding: list[Claim], line_of: Callable) -> bool:
+def _do(job: Chore, claim: Claim, session: Session, holding: list[Claim]) -> bool:
     """Does a claimed job, or says why it failed. False: another process holds its lock."""
     holding.append(claim)
     try:
@@ -93,7 +90,7 @@ def _do(job: Chore, claim: Claim, session: Session, holding: list[Claim], line_o
             job.do()
             print(f"finished {job.name}", flush=True)
     except (Exception, SystemExit) as e:  # code of the user's may end a program, but not the other jobs
-        print(f"failed {job.name}: {(why := line_of(e))}", file=sys.stderr, flush=True)
+        print(f"failed {job.name}: {(why := tracebacks.line_of(e))}", file=sys.stderr, flush=True)
         session.fail(job.name, why)
     finally:
         holding.remove(claim)

@@ -11,6 +11,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 
 from qchunk.reporting import prices
 from qchunk.reporting.records import Record, Rows
+from qchunk.reporting.stats import scale_of
 
 MANNER = ("jump", "change", "plans", "length")  # figures of an evaluation
 
@@ -35,7 +36,7 @@ def _cost(name: str, scale: float = 1.0) -> Callable[[Record], Sequence[float | 
 
 def _spread(r: Record) -> Sequence[float | None]:
     """The standard deviation of the seeds' figures, of a success in points."""
-    return [float(np.std(r.final(), ddof=1)) * (1 if r.figure == "return" else 100)] if len(r.seeds) > 1 else [None]
+    return [float(np.std(r.final(), ddof=1)) * scale_of(r.figure)] if len(r.seeds) > 1 else [None]
 
 
 def _roughness(r: Record) -> Sequence[float | None]:
@@ -110,7 +111,7 @@ def draw(axes: Any, members: Sequence[Record], colour: dict[str, str], told: Cal
     Args:
         told: a label as matplotlib writes it.
     """
-    scale = 1.0 if members[0].figure == "return" else 100.0
+    scale = scale_of(members[0].figure)
     unit = "" if scale == 1.0 else " (%)"
     columns = [(f"{members[0].figure}{unit}", lambda r: scale * r.final(), False)]
     columns += [(c.name, lambda r, c=c: values(c, r), c.log) for c in CATCHES]  # type: ignore[misc]

@@ -10,7 +10,7 @@ import numpy as np
 
 from qchunk.reporting.prices import rounded
 from qchunk.reporting.records import Record, Rows, difference_text, show
-from qchunk.reporting.stats import Pair, Verdict, interval, verdicts
+from qchunk.reporting.stats import Pair, Verdict, bounds_of, interval, verdicts
 from qchunk.system import schema
 from qchunk.system.errors import UserError
 
@@ -97,7 +97,7 @@ def shares_of(r: Record, x: dict[str, Any]) -> int:
 
 def _row(r: Record, name: str, x: dict[str, Any], verdict: Verdict | None) -> dict[str, str]:
     mean = {n: float(np.mean(np.asarray(v, float))) for n, v in x["figures"].items()}
-    bounds = (0.0, 1.0) if r.figure == "success" else None
+    bounds = bounds_of(r.figure)
     estimate = interval(values(r, x), bounds=bounds, episodes=shares_of(r, x))
     return {
         "environment": r.env,

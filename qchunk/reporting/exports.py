@@ -26,12 +26,12 @@ from qchunk.reporting.records import (
 from qchunk.reporting.stats import Estimate
 from qchunk.system.answers import finite
 
-Rows = list[dict[str, Any]]
+Numbers = list[dict[str, Any]]
 UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 FIGURES = ("success", "return", "explained", "length")  # of an evaluation, where it has them
 
 
-def rows(records: Sequence[Record], failed: Sequence[tuple[str, str, str]] = ()) -> Rows:
+def rows(records: Sequence[Record], failed: Sequence[tuple[str, str, str]] = ()) -> Numbers:
     """A row for each run, whole precision: text, numbers and booleans; None where there is no figure.
 
     Args:
@@ -61,7 +61,7 @@ def _cost(r: Record, name: str) -> float:
     return float(prices.known(r).get(name, np.nan))
 
 
-def seed_rows(records: Sequence[Record]) -> Rows:
+def seed_rows(records: Sequence[Record]) -> Numbers:
     """A row for each seed of each run: its last figures."""
     found = []
     for r in records:
@@ -78,7 +78,7 @@ def _of_seed(values: Any, i: int) -> float | None:
     return values[i] if isinstance(values, list) and len(values) > i else None
 
 
-def difference_rows(records: Sequence[Record]) -> Rows:
+def difference_rows(records: Sequence[Record]) -> Numbers:
     """A row for every two methods that are compared over all runs: one minus the other."""
     found = against.contest(records)
     if not found:
@@ -92,7 +92,7 @@ def difference_rows(records: Sequence[Record]) -> Rows:
     return made
 
 
-def as_csv(made: Rows) -> str:
+def as_csv(made: Numbers) -> str:
     """Whole precision; empty where there is no figure."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

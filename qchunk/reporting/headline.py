@@ -13,7 +13,7 @@ from qchunk.reporting import against, pooled, prices
 from qchunk.reporting import records as tables
 from qchunk.reporting.against import Contest
 from qchunk.reporting.records import Record
-from qchunk.reporting.stats import ALIKE, MOST_SEEDS, SURE, Estimate, excludes_zero, interval
+from qchunk.reporting.stats import ALIKE, MOST_SEEDS, SURE, Estimate, bounds_of, excludes_zero, interval, scale_of
 
 NAMED = 4  # methods that a sentence names
 
@@ -98,14 +98,14 @@ def _estimate(label: str, x: np.ndarray, records: Sequence[Record]) -> Estimate:
     if len(mine) == 1:
         return tables.estimate(mine[0])
     known = pooled.episodes_of(records)[label] * len(mine)
-    return interval(x, bounds=(0.0, 1.0) if mine[0].figure == "success" else None, episodes=known)
+    return interval(x, bounds=bounds_of(mine[0].figure), episodes=known)
 
 
 def _axis(
     figure: str, estimates: Sequence[Estimate], values: Sequence[np.ndarray]
 ) -> tuple[list[tuple[float, str]], Callable[[float], float]]:
     """(ticks, value -> percent of the width)."""
-    scale = 1.0 if figure == "return" else 100.0
+    scale = scale_of(figure)
     low, high = 0.0, 1.0
     if figure != "success":
         found = np.concatenate([np.ravel(np.asarray(x, float)) for x in (*values, *estimates)] or [np.zeros(1)])

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qchunk.reporting.plots import COLOURS, FIGURES, lettered, plt
-from qchunk.reporting.stats import Estimate
+from qchunk.reporting.stats import Estimate, scale_of
 from qchunk.system import files
 
 POINT, MEAN, LOST = COLOURS[0], COLOURS[6], COLOURS[4]
@@ -34,7 +34,7 @@ def picture(panels: Sequence[Panel], figure: str, path: Path) -> None:
     drawn, axes = plt.subplots(
         rows, columns, figsize=(4.6 * columns, 3.6 * rows), squeeze=False, layout="constrained", dpi=120
     )
-    scale = 1.0 if figure in ("return", "score") else 100.0
+    scale = 1.0 if figure == "score" else scale_of(figure)
     for ax, panel in zip(axes.flat, panels, strict=False):
         draw(ax, panel, scale)
         ax.set_xlabel(lettered(panel.flag))

@@ -327,7 +327,7 @@ def settings(records: Sequence[Record]) -> Iterator[Section]:
     """Every field of every run's configuration, and the versions."""
     labels = list(dict.fromkeys(r.label for r in records))
     one = {label: next(r for r in records if r.label == label).about["config"] for label in labels}
-    groups = {k: {n: tables.flat(c.get(k) or {}) for n, c in one.items()} for k in ("config", "settings", "online")}
+    groups = {k: {n: tables.flat(c.get(k) or {}) for n, c in one.items()} for k in ("config", "settings")}
     rows = []
     for group in groups.values():
         for name in dict.fromkeys(n for fields in group.values() for n in fields):

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from qchunk.reporting.catches import CATCHES
 from qchunk.reporting.catches import draw as draw_catches
 from qchunk.reporting.records import AXES, Record
-from qchunk.reporting.stats import performance_profile
+from qchunk.reporting.stats import performance_profile, scale_of
 from qchunk.system import files
 
 matplotlib.use("Agg")
@@ -61,7 +61,7 @@ def lettered(label: str) -> str:
 def draw_curves(ax: Any, members: Sequence[Record], axis: str, colour: dict[str, str]) -> None:
     """Success (or return) of one environment's runs against training: mean over seeds, every seed thin."""
     for r in members:
-        x, scale = r.along(axis), _scale(r.figure)
+        x, scale = r.along(axis), scale_of(r.figure)
         values = scale * r.values()
         mark = "o" if len(x) == 1 else ""  # a line through one point cannot be seen
         ax.plot(x, values, color=colour[r.label], alpha=0.25, linewidth=0.8, marker=mark)
@@ -187,11 +187,7 @@ def draw_families(ax: Any, points: Sequence[tuple[str, float, np.ndarray]], unit
 
 
 def _scaled(values: Any, figure: str) -> np.ndarray:
-    return _scale(figure) * np.asarray(values)
-
-
-def _scale(figure: str) -> float:
-    return 1.0 if figure == "return" else 100.0
+    return scale_of(figure) * np.asarray(values)
 
 
 def _point(ax: Any, x: float, values: Any, figure: str, mark: str, color: str, label: str) -> float:

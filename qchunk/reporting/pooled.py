@@ -11,6 +11,7 @@ from qchunk.reporting import records as tables
 from qchunk.reporting.records import Record
 from qchunk.reporting.stats import (
     Estimate,
+    bounds_of,
     interquartile_mean,
     interval,
     interval_over_tasks,
@@ -47,7 +48,7 @@ def aggregate(records: Sequence[Record]) -> list[dict[str, str]]:
             split = lambda b: probability_of_improvement(b[..., :tasks], b[..., tasks:])  # noqa: E731
             e = _bootstrapped(both, split)
             better = f"{e.mean:.2f}" + (f" [{e.low:.2f}, {e.high:.2f}]" if np.isfinite(e.low) else "")
-        bounds = (0.0, 1.0) if unit == "success" else None
+        bounds = bounds_of(unit)
         mean = interval(x.mean(axis=1), bounds=bounds, episodes=tasks * episodes[label])
         iqm, like = _bootstrapped(x), interval_over_tasks(x, bounds=bounds)
         shown = {"mean": " ".join(tables.show(mean, unit)), "interquartile mean": " ".join(tables.show(iqm, unit))}

@@ -15,6 +15,7 @@ from qchunk.reporting.stats import (
     Estimate,
     Pair,
     Verdict,
+    bounds_of,
     clopper_pearson,
     find_or_not,
     interval,
@@ -332,7 +333,7 @@ def estimate(r: Record) -> Estimate:
     mean = r.final()[0]
     if len(r.seeds) == 1 and r.episodes and np.isfinite(mean):
         return Estimate(float(mean), *clopper_pearson(mean, r.episodes))
-    return interval(r.final(), bounds=(0.0, 1.0) if r.figure == "success" else None, episodes=r.episodes)
+    return interval(r.final(), bounds=bounds_of(r.figure), episodes=r.episodes)
 
 
 def whatever_the_seeds(r: Record) -> Estimate | None:

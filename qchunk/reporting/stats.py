@@ -26,6 +26,16 @@ class Estimate(NamedTuple):
 Method = Literal["t", "bootstrap"]
 
 
+def bounds_of(figure: str) -> tuple[float, float] | None:
+    """What the mean of a figure can be at all; None: anything."""
+    return (0.0, 1.0) if figure == "success" else None
+
+
+def scale_of(figure: str) -> float:
+    """What a figure is multiplied by where it is shown: a return by nothing, all else in percent."""
+    return 1.0 if figure == "return" else 100.0
+
+
 def interval(
     values: np.ndarray | list[float],
     level: float = 0.95,

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qchunk.runs.run_folder import CHECKPOINTS
 from qchunk.runs.schemas import Manifest
 from qchunk.system import hosts, schema
 from qchunk.system.errors import UserError
@@ -225,7 +226,7 @@ def restore(folder: Path, like: Any, step: int | None = None) -> tuple[Any, dict
         good = _newest_good(folder, like, path)
         if good is None:
             raise
-        run = folder.parent if folder.name == "checkpoints" else folder
+        run = folder.parent if folder.name == CHECKPOINTS else folder
         fix = f"Pass --resume {run} --step {good} to go on from the newest good one"
         raise UserError(err.problem, fix) from err
     return _decode(path, manifest["leaves"], like), manifest["about"]

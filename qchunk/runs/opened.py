@@ -25,6 +25,7 @@ from qchunk.varied import Swept, lane_names
 
 GIVEN = "given"  # the folder within a run's that holds the frozen modules it stands on
 SWEPT = "swept"  # of config.json: the settings that a run holds beside each other
+SEED = 1000  # what finished runs are played with, start states and noise; training evaluates on others
 
 
 class Opened(NamedTuple):
@@ -138,7 +139,7 @@ def restore(folder: Path, run: Opened, step: int | None) -> tuple[tuple[Learner 
     Raises:
         UserError: it is damaged or of another run; the line names the newest good one.
     """
-    where = folder / "checkpoints"
+    where = folder / run_folder.CHECKPOINTS
     found = checkpoint.steps(where)
     if step is None and not found:
         return (None, None), 0
@@ -179,12 +180,12 @@ def learner_of(folder: Path, run: Opened, wanted: str | int = "newest") -> tuple
         wanted: "newest", "best" (by the evaluation made with it) or a step.
     """
     while True:
-        there = checkpoint.steps(folder / "checkpoints")
+        there = checkpoint.steps(folder / run_folder.CHECKPOINTS)
         try:
             (learner, _), at = restore(folder, run, step_of(folder, wanted))
             break
         except UserError:
-            if checkpoint.steps(folder / "checkpoints") == there:
+            if checkpoint.steps(folder / run_folder.CHECKPOINTS) == there:
                 raise
             # a process that trains it has put newer ones in the place of this one meanwhile
     if learner is None:
@@ -201,7 +202,7 @@ def step_of(folder: Path, wanted: str | int) -> int | None:
     if wanted == "newest":
         return None
     if wanted == "best":
-        best = best_of(folder / "checkpoints")
+        best = best_of(folder / run_folder.CHECKPOINTS)
         if best is None:
             raise UserError(f"no checkpoint of {folder} was made with an evaluation", "take newest, or a step")
         return best[1]

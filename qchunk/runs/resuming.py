@@ -70,7 +70,7 @@ def same_data(folder: Path, config: dict, opened: Opened, moved: Path | None) ->
     """
     kept = config["data"]
     path = Path(moved or kept["path"])
-    if not (path.exists() or loading.is_own(str(path))):  # a reader of one's own finds its data itself
+    if not loading.readable(path):
         raise UserError(
             f"there is no data set {path}", f"qchunk train --resume {typed(folder)} --data FILE, where it is now"
         )

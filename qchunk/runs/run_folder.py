@@ -5,6 +5,15 @@ metrics.jsonl    one JSON object a line
 summary.json     final figures, each {"mean":, "per_seed": []}
 checkpoints/     see checkpoint.py
 lock             held (flock) by the process that writes
+given/           frozen modules that the run stands on, see opened.py
+sources/         files of the user's own that it names, see sources.py
+tensorboard/     where the run logs there, see sinks.py
+
+What a finished run was asked besides (``comparison/afterwards.py``) lies there, too: ::
+
+cost.json        what acting costs, and how far chunks are from the data
+executions.json  figures of the run played by other schemes
+episode.gif      an episode, and episode.png, its last frame
 """
 
 from __future__ import annotations
@@ -34,12 +43,14 @@ from qchunk.system.files import (
     hold,
     is_taken,
     remove,
+    write_json,
     write_synced,
 )
 
 FORMAT, VERSION = "qchunk", 2  # 1: learners kept their target networks under another name
 MOST_METRICS = 1 << 30  # bytes of a metrics.jsonl that is read: years of evaluations
 CONFIG, METRICS, SUMMARY, LOCK = "config.json", "metrics.jsonl", "summary.json", "lock"
+CHECKPOINTS = "checkpoints"
 
 
 class RunFolder:
@@ -66,7 +77,7 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """The folder for ``checkpoint.save``."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Appends one line to metrics.jsonl; when this returns, a kill of the process cannot lose it.
@@ -124,7 +135,7 @@ class RunFolder:
     def change(self, config: Mapping[str, Any]) -> None:
         """Replaces what config.json holds under these names of the configuration."""
         self.about["config"].update(config)
-        atomic_write(self.path / CONFIG, json.dumps(self.about, indent=2, default=_jsonable) + "\n")
+        write_json(self.path / CONFIG, self.about, indent=2, default=_jsonable)
 
     def discard(self) -> bool:
         """Removes the folder, and the parents made for it, unless something was trained: whether it is gone."""
@@ -144,7 +155,7 @@ class RunFolder:
             UserError: the disk is full or refuses.
         """
         figures = {name: finite(v if isinstance(v, Mapping) else figure(v)) for name, v in summary.items()}
-        atomic_write(self.path / SUMMARY, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+        write_json(self.path / SUMMARY, figures, indent=2, allow_nan=False)
 
     def close(self) -> None:
         """Closes the sinks and frees the lock. Harmless the second time."""
@@ -220,7 +231,7 @@ def open_run(path: Path) -> RunFolder:
     fix = "Wait for it or stop it, or pass --out with a new folder"
     lock = hold(path / LOCK, f"writing to the run {path}", fix)
     try:
-        for pattern in (".*.tmp-*", "checkpoints/.tmp-*", "checkpoints/.gone-*"):  # what a kill left half done
+        for pattern in (".*.tmp-*", f"{CHECKPOINTS}/.tmp-*", f"{CHECKPOINTS}/.gone-*"):  # what a kill left half done
             for left in path.glob(pattern):
                 remove(left)
         return RunFolder(path, about, lock)

@@ -5,7 +5,6 @@ Only the named files are copied: not what they import from beside them, nor what
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from qchunk.system import loading
 from qchunk.system.errors import UserError
+from qchunk.system.files import sha256
 
 FOLDER = "sources"
 NAMING = ("algorithm", "env", "objective", "config", "settings")  # what of a run's configuration may name a file
@@ -24,7 +24,7 @@ def digests(kept: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     found = [
         place for place in _places(kept) if Path(place).is_file()
     ]  # what is built in Python may have a name of no file
-    return {place: {"sha256": _digest(Path(place)), "path": str(Path(place).resolve())} for place in found}
+    return {place: {"sha256": sha256(Path(place)), "path": str(Path(place).resolve())} for place in found}
 
 
 def save(kept: Mapping[str, Any], folder: Path) -> None:
@@ -37,7 +37,7 @@ def save(kept: Mapping[str, Any], folder: Path) -> None:
         copy = _copy(folder, place, about["sha256"])
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(place, copy)
-        if _digest(copy) != about["sha256"]:
+        if sha256(copy) != about["sha256"]:
             raise UserError(f"{place} changed while the run was made", "give the same command again")
 
 
@@ -51,7 +51,7 @@ def own(kept: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for place in _places(kept):
         about = dict(kept.get("sources") or {}).get(place)
         copy = _copy(folder, place, str(about["sha256"])) if about else folder / FOLDER
-        if not about or not copy.is_file() or _digest(copy) != about["sha256"]:
+        if not about or not copy.is_file() or sha256(copy) != about["sha256"]:
             raise UserError(f"{folder} names {place} and holds no whole copy of it", "train it again")
         copies[place] = str(copy.resolve())
         loading.COPIES[copy.resolve()] = Path(about["path"])
@@ -64,7 +64,7 @@ def changed(kept: Mapping[str, Any]) -> list[str]:
     """The named files that are there and are no longer as they were when the run was made."""
     found = dict(kept.get("sources") or {})
     there = [place for place in _places(kept) if Path(place).is_file()]
-    return [place for place in there if _digest(Path(place)) != dict(found.get(place) or {}).get("sha256")]
+    return [place for place in there if sha256(Path(place)) != dict(found.get(place) or {}).get("sha256")]
 
 
 def same(one: str, other: str) -> bool:
@@ -72,16 +72,12 @@ def same(one: str, other: str) -> bool:
     places = [loading.place(one), loading.place(other)]
     if one == other or not all(places) or loading.short(one) != loading.short(other):
         return one == other
-    return _digest(Path(places[0])) == _digest(Path(places[1]))
+    return sha256(Path(places[0])) == sha256(Path(places[1]))
 
 
 def _copy(folder: Path, place: str, digest: str) -> Path:
     """Two files of one name lie apart, by what is in them."""
     return folder / FOLDER / digest[:12] / Path(place).name
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _places(kept: Mapping[str, Any]) -> list[str]:

@@ -28,7 +28,7 @@ from qchunk.runs.opened import SWEPT, Opened, best_of, last_finite, rebuild, res
 from qchunk.runs.progress import Bar
 from qchunk.runs.resuming import Going
 from qchunk.seeds import for_each, mesh, repeated, spread
-from qchunk.system import hosts, memory, stopping
+from qchunk.system import hosts, loading, memory, stopping
 from qchunk.system.errors import UserError, typed
 from qchunk.system.files import check_place
 from qchunk.varied import Swept
@@ -194,7 +194,7 @@ def check_minutes(minutes: float | None) -> None:
 
 def place_of(algorithm: str, f: TrainFlags, settings: Any) -> Path:
     """The folder of a new run."""
-    return f.out or Path("runs") / f.env / f"{f.label or Path(algorithm).stem.replace(':', '-')}-seed{settings.seed}"
+    return f.out or Path("runs") / f.env / f"{f.label or loading.stem(algorithm)}-seed{settings.seed}"
 
 
 def discard(folder: run_folder.RunFolder) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from qchunk.system import stopping
 from qchunk.system.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+PATIENCE = 3.0  # seconds that other threads are waited for
 # tensorstore turns an errno into text; both spellings have been released
 _ERRNO_IN_TEXT = re.compile(r"os_error_code='(\d+)'|\[OS error (\d+)")
 
@@ -59,6 +61,15 @@ def atomic_write(path: Path, data: bytes | str) -> None:
             sync(path.parent)
         except OSError as err:
             raise explain_oserror(err, path) from err
+
+
+def write_json(path: Path, value: Any, indent: int | None = 1, **how: Any) -> None:
+    """``atomic_write`` of a value as JSON.
+
+    Args:
+        how: of ``json.dumps``.
+    """
+    atomic_write(path, json.dumps(value, indent=indent, **how) + "\n")
 
 
 def make_folder(path: Path) -> None:
@@ -219,9 +230,9 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_busy(path: Path, patience: float = 3.0) -> None:
-    """Removes a folder into which other threads may still write, for at most ``patience`` seconds."""
-    end = time.monotonic() + patience
+def remove_busy(path: Path) -> None:
+    """Removes a folder into which other threads may still write, for at most ``PATIENCE`` seconds."""
+    end = time.monotonic() + PATIENCE
     quiet = 0
     while quiet < 4 and time.monotonic() < end:
         quiet = 0 if path.exists() else quiet + 1

@@ -102,3 +102,13 @@ def place(name: str) -> str:
 def short(name: str) -> str:
     """What a thing is called: a function of the user's own, and its ARGS, without the place where it lies."""
     return name[own.start("function") :] if (own := PLACED.fullmatch(name)) else name
+
+
+def stem(name: str) -> str:
+    """What folders of a thing are called: its name, or that of the user's own file, as one word of a path."""
+    return Path(name).stem.replace(":", "-")
+
+
+def readable(data: Path) -> bool:
+    """Whether a data set is there; a reader of the user's own finds its data itself."""
+    return data.exists() or is_own(str(data))

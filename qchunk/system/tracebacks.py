@@ -1,4 +1,4 @@
-"""What code of the user's own raised: whose function failed and where, without the frames between."""
+"""Errors in a line, and what code of the user's own raised: whose function failed and where, without the frames between."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import site
 import sysconfig
 import traceback
 from pathlib import Path
+
+from qchunk.system.errors import UserError
 
 _OURS = str(Path(__file__).resolve().parents[1]) + os.sep
 _LIBRARIES = [*(p for n, p in sysconfig.get_paths().items() if n.endswith(("lib", "stdlib"))), *site.getsitepackages()]
@@ -43,6 +45,21 @@ def place(frame: traceback.FrameSummary) -> str:
 def told(err: BaseException) -> str:
     """``ValueError: what it says``, in one line."""
     return f"{type(err).__name__}: {' '.join(str(err).split()) or '(no message)'}"
+
+
+def line_of(err: BaseException) -> str:
+    """An error as one line; with its kind and its place where it is no mistake of the user's that says its fix."""
+    said = " ".join(str(err).split())
+    if isinstance(err, UserError):
+        return said
+    places = traceback.extract_tb(err.__traceback__)
+    where = f" ({Path(places[-1].filename).name}, line {places[-1].lineno})" if places else ""
+    return f"{type(err).__name__}: {said[:300]}{where}"
+
+
+def why(err: BaseException) -> str:
+    """An error as one line: which function of the user's raised, or ``line_of`` where none did."""
+    return blamed(err) or line_of(err)
 
 
 def blamed(err: BaseException) -> str:
