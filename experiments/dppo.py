@@ -27,9 +27,10 @@ CHUNK, VALUE = ChunkConfig(5, discount="decision"), ValueConfig(SMALL)
 def arms(env: str, steps: int, seeds: int, envs: int = 512, critic_updates: int = 0, **more: Any) -> list[Run]:
     """DPPO from the flow prior, and PPO from the Gaussian prior: the same decisions, environments and epochs."""
     settings = OnPolicySettings(seeds=seeds, online_steps=steps, episodes=100, **more)
-    both = {"rollout": RolloutConfig(envs), "critic_updates": critic_updates}
-    d = DPPO(PRIORS["flow"], CHUNK, VALUE, tuned_steps=5, **both)
-    p = PPO(PRIORS["gaussian"], CHUNK, VALUE, clip=0.03, **both)
+    # the bound that trials of each on cube-single-task2 chose among the same values (comparison/arms.py)
+    both: dict[str, Any] = {"rollout": RolloutConfig(envs), "critic_updates": critic_updates, "clip": 0.03}
+    d = DPPO(PRIORS["flow"], CHUNK, VALUE, tuned_steps=5, clip_base=0.03, **both)
+    p = PPO(PRIORS["gaussian"], CHUNK, VALUE, **both)
     return [
         Run("dppo", env, None, d, settings, "dppo", prior=f"{env}/prior (flow)"),
         Run("ppo", env, None, p, settings, "ppo", prior=f"{env}/prior (gaussian)"),

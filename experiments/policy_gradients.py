@@ -1,7 +1,7 @@
 """Policy gradients on one cloned flow: through its noisy steps, by learned noise, by its own losses; PPO on a Gaussian and one that may replay beside them.
 
 ``qchunk reproduce policy-gradients [--only cube-single | halfcheetah]``; 4 seeds, 3 on halfcheetah. The priors and the sizes of iterations are those of
-``dppo``; each method has its paper's bound of the ratio. ``ogpo`` has the prior's data and replay, at a 50th of the environment steps.
+``dppo``; ``dppo`` and ``ppo`` have the bound of the ratio that trials chose there, the others their papers'. ``ogpo`` has the prior's data and replay, at a 50th of the environment steps.
 """
 
 from __future__ import annotations

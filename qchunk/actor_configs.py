@@ -136,7 +136,7 @@ class ShortcutConfig(PerceptronConfig):
     steps: PositiveInt = 1
     """K, jumps from noise to data."""
     grid: Annotated[int, Range(2)] = 128
-    """Shortest jumps from noise to data, a power of two; half as long ones are a flow's."""
+    """From noise to data it is so many of the jumps that are a flow's, a power of two; the shortest that is learned is twice as long."""
     kind: str = dataclasses.field(default="shortcut", kw_only=True)
 
     def check(self, where: str) -> None:
@@ -144,9 +144,9 @@ class ShortcutConfig(PerceptronConfig):
         super().check(where)
         if self.grid & (self.grid - 1):
             raise UserError(f"--{where}grid {self.grid} is no power of two", "give 8, 16, 32, 64, 128 ...")
-        if self.steps & (self.steps - 1) or self.steps > self.grid:
+        if self.steps & (self.steps - 1) or self.steps >= self.grid:
             problem = f"jumps of 1 / {self.steps} (--{where}steps) are not among those that are learned"
-            raise UserError(problem, f"give a power of two, {self.grid} (--{where}grid) or less")
+            raise UserError(problem, f"give a power of two below {self.grid} (--{where}grid)")
 
 
 @config

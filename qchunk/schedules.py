@@ -12,7 +12,7 @@ from qchunk.types import Algorithm, Array, Chunk, Key, Learner, Spec
 def scheduled(algorithm: Algorithm, name: str, value: Callable[[Array], Array]) -> Algorithm:
     """The same algorithm with ``value(updates done)`` [] in ``Vars.stats[name]``, where its policies and losses read it.
 
-    It is set before every update; after the last one it stays as that update saw it.
+    It is set in ``prepare``: before every update, on policy once an iteration, after its rollout. After the last one it stays as that saw it.
     """
 
     def at(learner: Learner) -> Learner:

@@ -23,6 +23,7 @@ from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
 from qchunk.ranges import NonNegativeFloat
 from qchunk.sampling import sample
+from qchunk.target_networks import slow_copy
 from qchunk.types import Algorithm
 
 
@@ -31,7 +32,7 @@ class CGQL:
     """Critic-guided Q-learning."""
 
     chunk: ChunkConfig = ChunkConfig()
-    actor: Annotated[ActorConfig, Stands.CLONED] = FlowConfig(ema=True)
+    actor: Annotated[ActorConfig, Stands.CLONED] = FlowConfig()
     """The actor that is guided, by behaviour cloning, or the prior's."""
     critic: CriticConfig = CriticConfig()
     optim: OptimConfig = OptimConfig()
@@ -51,7 +52,7 @@ def cgql(c: CGQL) -> Algorithm:
     Raises:
         UserError: an actor of one step, see ``check_levels``.
     """
-    pi, q = actor(c.actor), noisy_value(c.critic, "critic")
+    pi, q = slow_copy(actor(c.actor), c.critic.tau, acts=True), noisy_value(c.critic, "critic")
     check_levels(pi)
     steer = opinion(q, mean)
     act = sample(tilt(acting(pi), as_clean(steer) if c.guidance == "clean" else steer, c.weight, c.share))

@@ -13,7 +13,7 @@ from qchunk.actor_configs import DiffusionConfig
 from qchunk.actors import actor
 from qchunk.algorithms.ifql import IFQL, ifql
 from qchunk.compose import acting, lagging
-from qchunk.config import ActorConfig, Stands, config
+from qchunk.config import ActorConfig, CriticConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import minimum, opinion
 from qchunk.critics.state_v import state_v
@@ -29,6 +29,7 @@ class IDQL(IFQL):
 
     actor: Annotated[ActorConfig, Stands.CLONED] = DiffusionConfig()
     """By behaviour cloning, or the prior's."""
+    critic: CriticConfig = CriticConfig(aggregate="min")
     expectile: Annotated[float, Range(0.5, below=1)] = 0.7
     """Of the value of a state, in [0.5, 1); and, while exploring, the weight of a candidate above that value, against 1 - it below."""
 

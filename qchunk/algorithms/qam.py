@@ -1,6 +1,6 @@
 """QAM (2601.14234): a fast flow learns the data's distribution times exp(weight Q) by adjoint matching, beside the cloned slow one.
 
-Its code has ``--critic.members 10 --critic.aggregate pessimistic:0.5`` and a weight by domain, from 0.3 to 30. The residual form of the fast
+Its code has ``--critic.members 10 --critic.aggregate pessimistic:0.5`` and a weight by domain, from 1 to 30. The residual form of the fast
 flow is left out.
 """
 

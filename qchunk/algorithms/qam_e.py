@@ -1,6 +1,6 @@
 """QAM-E (2601.14234): QAM, whose fast flow's chunks an actor edits that climbs the critic.
 
-Its code tunes weight and scale by domain, from 0.1 to 10 and 0 to 0.9; at scale 0 it is QAM.
+Its code tunes weight and scale by domain, from 0.1 to 10 and 0 to 0.9; at scale 0 it plays as QAM, but the editor's gradients still share the norm that is clipped.
 """
 
 from __future__ import annotations
