@@ -30,7 +30,7 @@ from qchunk.types import PLAN_STEP
 
 H, SEEDS, EPISODES = 16, 5, 256
 FIXED = ("receding:1", "receding:2", "receding:4", "receding:8", "open-loop")
-SAMPLED = ("coherent:16", "coherent:16,4", "coherent:16,8", "supported:16,0.5,1", "supported:16,0.5,2", "supported:16,0.5,4", "dispersion:0.3", "dispersion:0.7", "rtc:0,1", "random-k")  # fmt: skip
+SAMPLED = ("coherent:16", "coherent:16,4", "coherent:16,8", "supported:16,0.5,1", "supported:16,0.5,2", "supported:16,0.5,4", "supported:16,0.7,1", "supported:16,0.7,2", "supported:16,0.7,4", "dispersion:0.3", "dispersion:0.7", "rtc:0,1", "random-k")  # fmt: skip
 BY_CRITIC = ("longest-safe:0.1", "longest-safe:0.3", "longest-safe:1.0", "argmax-k", "sampled-k", "advantage-k")
 DELAYS = tuple(f"{name}:{d},4" for name in ("rtc", "hard-mask", "async") for d in range(5))
 PREFIX = PrefixConfig(SMALL, network="masked", aggregate="mean", tau=0.01)
