@@ -26,7 +26,7 @@ class OverSkills:
     given: Annotated[ActorConfig, Stands.FROZEN] = SkillConfig()
     """The skills, as they were trained; --prior RUN fills it in."""
     chunk: ChunkConfig = ChunkConfig()
-    """Steps of a skill; ``--chunk.discount decision`` discounts once per skill, as in the paper."""
+    """Steps of a skill; ``--chunk.discount decision`` discounts once per skill; the paper also discounts rewards within one."""
     policy: TanhGaussianConfig = TanhGaussianConfig()
     """Over skills."""
     critic: CriticConfig = CriticConfig()
