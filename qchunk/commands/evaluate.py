@@ -55,4 +55,6 @@ def evaluate(argv: list[str]) -> None:
     learner, given = seeds.spread(shown.seeds, mine, p.inputs.share)  # once, and not at every decision on a host
     with closed(p.program):
         values = measure(p.program, p.inputs._replace(given=given), shown, learner, seed=f.seed)
-    print_figures({k: run_folder.figure(v) for k, v in values.items()}, f, f"checkpoint: step {step} of {folder}")
+    print_figures(
+        {k: run_folder.figure(v) for k, v in values.items()}, f.json, f.quiet, f"checkpoint: step {step} of {folder}"
+    )

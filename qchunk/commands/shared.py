@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from qchunk.system import answers
 from qchunk.system.errors import UserError
 
 
-def print_figures(figures: dict[str, dict], f: Any, closing: str) -> None:
-    if f.json:
+def print_figures(figures: dict[str, dict], json: bool, quiet: bool, closing: str) -> None:
+    if json:
         answers.answer(figures)
-    elif not f.quiet:
+    elif not quiet:
         for name, figure in figures.items():
             per_seed = ", ".join(map(shown, figure["per_seed"]))
             print(f"{name:20} {shown(figure['mean']):>10}" + (f"   per seed: {per_seed}" if "," in per_seed else ""))

@@ -20,28 +20,12 @@ from qchunk.system.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ResumeFlags:
-    """Going on with a run."""
+    """Which run goes on; how is ``Going``."""
 
     resume: Path
     """The run folder."""
-    step: int | None = None
-    """The checkpoint to go on from; by default the newest."""
-    data: Path | None = None
-    """Where the run's data set lies now, if it has moved; its fingerprint says that it is the same."""
-    offline_steps: int | None = None
-    """More updates on the data set than the run was made with, for one without an online part."""
-    online_steps: int | None = None
-    """Environment steps to follow, for a run that was made without."""
-    checkpoint_minutes: float | None = None
-    """Minutes after which a checkpoint is saved, besides those that steps ask for; by default as before."""
-    log_to: tuple[str, ...] = ()
-    """Also log to: tensorboard, wandb (optional extras); by default where it logged before."""
     json: bool = False
     """Print the final figures as JSON to stdout."""
-    quiet: bool = False
-    """No progress bar, no lines of evaluations and no closing lines."""
-    devices_per_seed: int | None = None
-    """Devices that share each seed's batches and environments from here on; by default as before, or as many as are here."""
 
 
 HELP = (
@@ -53,19 +37,20 @@ HELP = (
 def train(argv: list[str]) -> None:
     """``qchunk train ALGO --env ENV --data DATA [any field] [--then ALGO [fields]]`` and ``qchunk train --resume RUN``."""
     if any(a.split("=")[0] == "--resume" for a in argv):
-        r, h = flags.parse("train", argv, ResumeFlags, hosts.HostFlags)
+        r, how, h = flags.parse("train", argv, ResumeFlags, Going, hosts.HostFlags)
         if (r.resume / stages.FILE).is_file():
-            if odd := [n for n in ("step", *MORE) if getattr(r, n) is not None]:
+            if odd := [n for n in ("step", *MORE) if getattr(how, n) is not None]:
                 fix = "give it with the folder of one stage"
                 raise UserError(f"--{odd[0].replace('_', '-')} is of one run, and {r.resume} is a chain", fix)
             if h.coordinator:
                 raise UserError("--coordinator is of one run", f"give it with the folder of one stage of {r.resume}")
-            return stages.resume(r.resume, train, r.data)
+            return stages.resume(r.resume, train, how.data)
         with hosts.together(h) as aside:
             if aside:
-                r = dataclasses.replace(r, resume=hosts.mirrored(r.resume, aside), quiet=True, json=False)
-            figures = training.resume(r.resume, Going(**{n: getattr(r, n) for n in Going._fields}))
-        return print_figures(figures, r, f"run folder: {r.resume}")
+                r = dataclasses.replace(r, resume=hosts.mirrored(r.resume, aside), json=False)
+                how = dataclasses.replace(how, quiet=True)
+            figures = training.resume(r.resume, how)
+        return print_figures(figures, r.json, how.quiet, f"run folder: {r.resume}")
     if stages.THEN in argv:
         return stages.run(argv, TrainFlags, train, check)
     if not argv or argv[0].startswith("-"):
@@ -80,7 +65,7 @@ def train(argv: list[str]) -> None:
         if aside:
             f = dataclasses.replace(f, out=aside / "run", log_to=(), quiet=True, json=False)
         out, figures = training.run(argv[0], f, c, settings, build)
-    return print_figures(figures, f, f"run folder: {out}")
+    return print_figures(figures, f.json, f.quiet, f"run folder: {out}")
 
 
 def check(argv: list[str], before: tuple[str, Opened] | None) -> Opened:

@@ -6,7 +6,6 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 from flax.traverse_util import flatten_dict
@@ -25,17 +24,26 @@ from qchunk.system.errors import UserError, typed
 MORE = ("offline_steps", "online_steps")  # what may grow after the end of a run
 
 
-class Going(NamedTuple):
-    """How to go on with a run otherwise than as it was; None or nothing: as before."""
+@dataclasses.dataclass(frozen=True)
+class Going:
+    """How to go on with a run otherwise than as it was."""
 
-    step: int | None = None  # the checkpoint; by default the newest
-    data: Path | None = None  # where the data set has moved
-    log_to: tuple[str, ...] = ()
+    step: int | None = None
+    """The checkpoint to go on from; by default the newest."""
+    data: Path | None = None
+    """Where the run's data set lies now, if it has moved; its fingerprint says that it is the same."""
+    offline_steps: int | None = None
+    """More updates on the data set than the run was made with, for one without an online part."""
+    online_steps: int | None = None
+    """Environment steps to follow, for a run that was made without."""
     checkpoint_minutes: float | None = None
-    offline_steps: int | None = None  # more than it had
-    online_steps: int | None = None  # where it had none
+    """Minutes after which a checkpoint is saved, besides those that steps ask for; by default as before."""
+    log_to: tuple[str, ...] = ()
+    """Also log to: tensorboard, wandb (optional extras); by default where it logged before."""
     quiet: bool = False
-    devices_per_seed: int | None = None  # others than it had
+    """No progress bar, no lines of evaluations and no closing lines."""
+    devices_per_seed: int | None = None
+    """Devices that share each seed's batches and environments from here on; by default as before, or as many as are here."""
 
 
 def extended(run: run_folder.RunFolder, opened: Opened, f: Going) -> Opened:
