@@ -76,7 +76,7 @@ def test_data_that_earn_nothing_are_told():
 def test_a_value_that_is_known(execute, tmp_path, capsys):
     """probe/constant earns 1 a step whatever is played, and only time-outs end it: 1 / (1 - gamma), in chunks of two and of one."""
     for words in (
-        f"collect probe/constant --policy random --out {tmp_path}/d.npz --steps 400 --quiet",
+        f"collect probe/constant --policy random --out {tmp_path}/d.npz --steps 400 --episode-length 1000 --quiet",
         f"train bc --env probe/constant --data {tmp_path}/d.npz --out {tmp_path}/bc --offline-steps 4 --episodes 2 "
         f"--chunk.horizon 2 --chunk.gamma 0.9 --execute {execute} {SMALL}",
     ):
