@@ -36,8 +36,8 @@ def novelty(c: CriticConfig, name: str = "novelty") -> Critic:
 
 
 def online(chunk: Chunk) -> Array:
-    """1 for windows of online experience [*B], 0 for the data set's, which says nothing of its source where it is alone."""
-    return chunk.extras.get("source", jnp.zeros_like(chunk.last))
+    """1 for windows of online experience [*B], 0 for the data set's; where there is one of them only, all are taken as seen."""
+    return chunk.extras.get("source", jnp.ones_like(chunk.last))
 
 
 def familiar(new: Critic, name: str = "novelty") -> Term:
