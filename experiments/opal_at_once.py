@@ -14,7 +14,6 @@ from qchunk.algorithms.iql import IQL, iql
 from qchunk.algorithms.opal import OPAL
 from qchunk.compose import learner
 from qchunk.config import ActorConfig, config
-from qchunk.data.buffer import backing_up
 from qchunk.losses.cloning import bc
 from qchunk.recode import in_skills
 from qchunk.sampling import sample
@@ -56,5 +55,4 @@ def opal_at_once(c: OPALAtOnce) -> Algorithm:
         update=update,
         prepare=below.prepare,
         freeze=lambda state: dict(state.params),
-        draw=backing_up(range(1, c.chunk.horizon + 1)),
     )

@@ -178,9 +178,9 @@ def normalised(algorithm: Algorithm) -> Algorithm:
         )
         return algorithm.prepare(learner, given, key, chunk)
 
-    return algorithm._replace(
-        init=init, prepare=prepare, act=_normalised(algorithm.act), explore=_normalised(algorithm.explore)
-    )
+    policies = {name: getattr(algorithm, name) for name in ("act", "explore", "first")}
+    inside = {name: policy and _normalised(policy) for name, policy in policies.items()}
+    return algorithm._replace(init=init, prepare=prepare, **inside)
 
 
 def _normalised(policy: Policy) -> Policy:

@@ -30,6 +30,7 @@ EDGE = 1.0 - 1e-5  # actions of data are clipped to +-EDGE, as the papers do, so
 CLEAN = (1.0, 0.0)  # the noise level (alpha, sigma) of clean chunks
 # of ``extras``: which step of its plan an action is, int32; 0 where a plan begins. None: each does
 PLAN_STEP = "plan_step"
+SKILL = "skill"  # of a plan's ``extras``, where a Decoder turns it into actions
 
 
 class Spec(NamedTuple):
@@ -241,6 +242,8 @@ class Algorithm(NamedTuple):
     stop: StopFn
     freeze: Callable[[Learner], dict]  # its modules by name, as a later stage is given them
     draw: DrawChunkFn | None = None  # None: ``buffer.draw``
+    # what plays in place of ``explore`` where a run begins at random; None: uniform random actions
+    first: Policy | None = None
     # whether it turns weights into chunks itself; others are wrapped (primitives.in_primitives)
     primitives: bool = False
 

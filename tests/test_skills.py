@@ -15,18 +15,20 @@ from qchunk.actor_configs import FlowConfig, SkillConfig, TanhGaussianConfig
 from qchunk.actors import actor
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.opal import OPAL, opal
+from qchunk.algorithms.supe import SUPEGT, supe_gt
 from qchunk.compose import frozen
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import buffer, chunks, formats
 from qchunk.drivers import train
+from qchunk.drivers.from_scratch import FromScratchSettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.losses.optimism import familiar, novelty, optimistic, predicted
 from qchunk.play import collecting
 from qchunk.sampling import act, sample
 from qchunk.system import loading
 from qchunk.system.errors import UserError
-from qchunk.types import EDGE, Chunk, Spec, Term, Vars
+from qchunk.types import EDGE, PLAN_STEP, Chunk, Plan, Spec, Term, Vars
 
 H, A, O, W = 3, 2, 4, 2
 C = SkillConfig((8, 8), skill=W, kl=0.3)
@@ -135,6 +137,48 @@ def test_priors_without_skills_are_refused(vars):
     short = chunk_of(np.random.default_rng(0))
     with pytest.raises(UserError, match="other backup points"):
         actor(C).loss(vars, jnp.zeros((5, W)), short._replace(reward=short.reward[:, :1]))
+
+
+@pytest.fixture(scope="module")
+def explored(vars):
+    """SUPE-GT and the ring of a seed of it: 60 steps with random skills, then 60 with its own."""
+    c = SUPEGT(C, ChunkConfig(H), TanhGaussianConfig((8,)), CriticConfig((8,), members=2))
+    s = FromScratchSettings(seeds=1, batch=8, episodes=2, online_steps=120, envs=2, start_training=60, update_ratio=0.1)
+    given = {"actor": jax.tree.map(lambda x: x[None], vars.params["actor"])}
+    *_, last = train(supe_gt, c, env=envs.make("probe/pursuit"), settings=s, given=given)
+    return supe_gt(c), jax.tree.map(lambda x: x[0], last.state.ring)
+
+
+def test_every_action_online_is_a_skills_the_random_ones_too(vars, explored):
+    _, ring = explored
+    skill = np.asarray(ring.extras["skill"])
+    played = actor(C).decoder.emit(vars, Plan(ring.action, {"skill": skill}), 0, ring.obs)
+    np.testing.assert_allclose(ring.action, played, rtol=1e-4, atol=1e-5)
+    assert len(np.unique(skill.reshape(2, -1, H, W)[:, :, 0], axis=0)) == 2 and (np.abs(skill) > 1e-3).all()
+
+
+def test_online_windows_keep_the_skill_that_was_played(vars, explored):
+    """Those of online experience begin where skills did and keep theirs; of data, and where another plan broke in, the encoder reads them."""
+    algorithm, ring = explored
+    given, rng = {"actor": vars.params["actor"]}, np.random.default_rng(0)
+    learner = algorithm.init(jax.random.key(0), SPEC, given)
+    rows = rng.uniform(-0.9, 0.9, (40, O)), rng.uniform(-0.9, 0.9, (40, A))
+    data = chunks.dataset(*rows, np.ones(40), np.zeros(40), np.arange(40) == 39)
+    draw = jax.jit(
+        lambda ring: algorithm.draw(jax.random.key(0), buffer.Source(data, ring, "share:0.5"), ChunkConfig(H), 32)
+    )
+    prepare = jax.jit(lambda chunk: algorithm.prepare(learner, given, jax.random.key(0), chunk))
+    encode = jax.jit(lambda chunk: actor(C).decoder.encode(vars, chunk))
+    for plan_step, kept in ((ring.extras[PLAN_STEP], True), (ring.extras[PLAN_STEP] % 2, False)):
+        drawn = draw(ring._replace(extras={**ring.extras, PLAN_STEP: plan_step}))
+        (_, seen), read = prepare(drawn), encode(drawn)
+        np.testing.assert_array_equal(seen.action[:16], read[:16])
+        for window, u, by_encoder in zip(*(np.asarray(x)[16:] for x in (drawn.obs, seen.action, read)), strict=True):
+            (row,) = np.flatnonzero((np.asarray(ring.obs) == window).all(axis=1))
+            assert plan_step[row] == 0
+            np.testing.assert_array_equal(u[0], ring.extras["skill"][row] if kept else by_encoder[0])
+    alone = algorithm.draw(jax.random.key(0), buffer.Source(data), ChunkConfig(H), 4)
+    np.testing.assert_array_equal(prepare(alone)[1].action, encode(alone))
 
 
 def test_both_levels_at_once_is_an_update_of_skills_and_then_one_over_what_they_are_by_then(vars):

@@ -12,13 +12,12 @@ from qchunk import nets
 from qchunk.actor_configs import SkillConfig
 from qchunk.actors.one_step import one_step
 from qchunk.system.errors import UserError
-from qchunk.types import EDGE, Array, Chunk, Decoder, Kernel, Key, Module, Plan, PyTree, Spec, Vars
+from qchunk.types import EDGE, SKILL, Array, Chunk, Decoder, Kernel, Key, Module, Plan, PyTree, Spec, Vars
 
 LOG_STD = (
     -5.0,
     2.0,
 )  # of prior and decoder; -20 in published code, where noiseless actions make the likelihood unbounded
-SKILL = "skill"  # of a plan's extras
 
 
 def skills(c: SkillConfig, name: str = "actor") -> Kernel:

@@ -12,7 +12,6 @@ from qchunk.actors import actor
 from qchunk.algorithms.iql import IQL, iql
 from qchunk.compose import frozen
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
-from qchunk.data.buffer import backing_up
 from qchunk.ranges import NonNegativeFloat, Range
 from qchunk.recode import in_skills
 from qchunk.system.errors import UserError
@@ -58,4 +57,4 @@ def over_skills(c: Any, high: Algorithm) -> Algorithm:
     if skills.decoder is None:
         fix = "stand on a run of: qchunk train bc --actor.kind skills"
         raise UserError(f"a {c.given.kind} actor has no skills", fix)
-    return in_skills(high._replace(draw=backing_up(range(1, c.chunk.horizon + 1))), skills)
+    return in_skills(high, skills)

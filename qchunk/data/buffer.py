@@ -307,23 +307,29 @@ class Picked(NamedTuple):
         return jax.tree.map(lambda x: x[:n], both), jax.tree.map(lambda x: x[batch - m :], both)
 
 
-def pick(key: Key, source: Source, c: ChunkConfig, batch: int) -> Picked:
-    """The starts of ``batch`` windows, in the shares that the source's ``mix`` says; see ``draw``."""
-    data, ring = source.data, source.ring
+def pick(key: Key, source: Source, c: ChunkConfig, batch: int, ring_c: ChunkConfig | None = None) -> Picked:
+    """The starts of ``batch`` windows, in the shares that the source's ``mix`` says; see ``draw``.
+
+    Args:
+        ring_c: for the ring's starts, in place of ``c``.
+    """
+    data, ring, ring_c = source.data, source.ring, ring_c or c
     if ring is None:
         return Picked(chunks.draw_starts(key, data, c, batch), None, None, jnp.zeros(batch, bool))
-    second = count_starts(ring, c)
+    second = count_starts(ring, ring_c)
     if data is None:
-        return Picked(None, *start_at(ring, jax.random.randint(key, (batch,), 0, second), c), jnp.ones(batch, bool))
+        return Picked(
+            None, *start_at(ring, jax.random.randint(key, (batch,), 0, second), ring_c), jnp.ones(batch, bool)
+        )
     first, share = chunks.count_starts(data, c), share_of(source.mix)
     if share is None:
         index = jax.random.randint(key, (batch,), 0, first + second)
         rows = chunks.start_at(data, jnp.minimum(index, first - 1), c)
-        return Picked(rows, *start_at(ring, jnp.maximum(index - first, 0), c), index >= first)
+        return Picked(rows, *start_at(ring, jnp.maximum(index - first, 0), ring_c), index >= first)
     fresh = round(share * batch)
     old_key, new_key = jax.random.split(key)
     rows = chunks.draw_starts(old_key, data, c, batch - fresh)
-    at = start_at(ring, jax.random.randint(new_key, (fresh,), 0, second), c)
+    at = start_at(ring, jax.random.randint(new_key, (fresh,), 0, second), ring_c)
     return Picked(rows, *at, jnp.arange(batch) >= batch - fresh)
 
 

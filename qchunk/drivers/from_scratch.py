@@ -15,7 +15,7 @@ class FromScratchSettings(OnlineSettings):
     online_steps: NonNegativeInt = 1_000_000
     """Environment steps per seed."""
     random_start: bool = True
-    """Uniform random actions until training starts, in place of the policy's."""
+    """Random actions until training starts, in place of the policy's: uniform ones; over skills, those of random skills of the prior."""
     mix: str = "share:0.5"
     """Batches: share:0.5 for half of each batch online, the rest from the data set; or uniform over both. Without data all is online."""
 

@@ -59,7 +59,7 @@ class OnlineSettings(OfflineSettings):
     start_training: NonNegativeInt = 5000
     """Environment steps before the first online update."""
     random_start: bool = False
-    """Uniform random actions until then, in place of the policy's."""
+    """Random actions until then, in place of the policy's: uniform ones; over skills, those of random skills of the prior."""
     update_ratio: NonNegativeFloat = 1.0
     """Updates per environment step from then on."""
     mix: str = "uniform"

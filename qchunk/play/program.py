@@ -55,7 +55,9 @@ class Program:
     def scheme(self, x: Inputs, role: str) -> Scheme:
         """Execution of one of the algorithm's policies, "act" (evaluation), "explore" (collecting) or "random" in its place."""
         algorithm = self.algorithm(x.c)
-        return x.execution.scheme(uniform(algorithm.explore) if role == "random" else getattr(algorithm, role))
+        if role == "random":
+            return x.execution.scheme(algorithm.first or uniform(algorithm.explore))
+        return x.execution.scheme(getattr(algorithm, role))
 
     def playable(self, given: dict) -> AutoReset:
         """The environment of one seed, wrapped, with the objective's weights that the run is given."""

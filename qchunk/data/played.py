@@ -1,0 +1,49 @@
+"""Windows that say by what they were played, for methods whose actions data do not hold, such as skills."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from qchunk.config import ChunkConfig
+from qchunk.data import buffer
+from qchunk.data.buffer import Ring, Source
+from qchunk.types import PLAN_STEP, Array, Chunk, DrawChunkFn, Key
+
+PLAYED = "played"  # of ``extras``: 1 for windows that one plan played from their first step on
+
+
+def drawing_played(name: str, size: int) -> DrawChunkFn:
+    """``buffer.draw`` with a backup point at every step, whose windows of online experience begin where plans do.
+
+    ``extras[PLAYED]`` [B] is 1 where such a window was played to its end by that plan, and ``extras[name]`` [B, size] is then the plan's own.
+    """
+
+    def draw(key: Key, source: Source, c: ChunkConfig, batch: int) -> Chunk:
+        c = dataclasses.replace(c, backup=tuple(range(1, c.horizon + 1)))
+        picked = buffer.pick(key, source, c, batch, dataclasses.replace(c, starts="decision"))
+
+        def old(rows: Array) -> dict:
+            return {PLAYED: jnp.zeros(len(rows)), name: jnp.zeros((len(rows), size))}
+
+        def new(env: Array, position: Array) -> dict:
+            first = buffer.rows_at(source.ring, env, position, jnp.zeros((1, 1), jnp.int32))[:, 0]
+            return {
+                PLAYED: by_one_plan(source.ring, env, position, c.horizon),
+                name: source.ring.extras[name][first],
+            }
+
+        chunk = buffer.at_picked(picked, source, c)
+        return chunk._replace(extras={**chunk.extras, **picked.joined(old, new)})
+
+    return draw
+
+
+def by_one_plan(ring: Ring, env: Array, position: Array, steps: int) -> Array:
+    """1 where the ``steps`` from ``position`` [B] on, or those up to the episode's end, are the first ones of one plan."""
+    k = jnp.arange(steps)[None]
+    rows = buffer.rows_at(ring, env, position, k)
+    step = ring.extras.get(PLAN_STEP, jnp.zeros_like(ring.written, shape=ring.reward.shape))[rows]
+    absent = k >= buffer.left_at(ring, env, position, steps)[:, None]
+    return jnp.all((step == k) | absent, axis=1).astype(jnp.float32)
