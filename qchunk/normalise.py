@@ -178,9 +178,9 @@ def normalised(algorithm: Algorithm) -> Algorithm:
         )
         return algorithm.prepare(learner, given, key, chunk)
 
-    policies = {name: getattr(algorithm, name) for name in ("act", "explore", "first")}
-    inside = {name: policy and _normalised(policy) for name, policy in policies.items()}
-    return algorithm._replace(init=init, prepare=prepare, **inside)
+    act, explore = _normalised(algorithm.act), _normalised(algorithm.explore)
+    first = algorithm.first and _normalised(algorithm.first)
+    return algorithm._replace(init=init, prepare=prepare, act=act, explore=explore, first=first)
 
 
 def _normalised(policy: Policy) -> Policy:

@@ -31,9 +31,9 @@ def recoded(
     def prepare(state: Learner, given: dict, key: Key, played: Chunk) -> tuple[Learner, Chunk]:
         return algorithm.prepare(state, given, key, chunk(view(state, given), played))
 
+    act, explore = policy(algorithm.act), policy(algorithm.explore)
     first = algorithm.first and policy(algorithm.first)
-    acting, exploring = policy(algorithm.act), policy(algorithm.explore)
-    return algorithm._replace(init=init, prepare=prepare, act=acting, explore=exploring, first=first)
+    return algorithm._replace(init=init, prepare=prepare, act=act, explore=explore, first=first)
 
 
 def in_skills(algorithm: Algorithm, kernel: Any) -> Algorithm:

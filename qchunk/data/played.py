@@ -24,20 +24,18 @@ def drawing_played(name: str, size: int) -> DrawChunkFn:
         c = dataclasses.replace(c, backup=tuple(range(1, c.horizon + 1)))
         picked = buffer.pick(key, source, c, batch, dataclasses.replace(c, starts="decision"))
 
-        def old(rows: Array) -> dict:
-            return {PLAYED: jnp.zeros(len(rows)), name: jnp.zeros((len(rows), size))}
-
-        def new(env: Array, position: Array) -> dict:
-            first = buffer.rows_at(source.ring, env, position, jnp.zeros((1, 1), jnp.int32))[:, 0]
-            return {
-                PLAYED: by_one_plan(source.ring, env, position, c.horizon),
-                name: source.ring.extras[name][first],
-            }
-
+        old = lambda rows: {PLAYED: jnp.zeros(len(rows)), name: jnp.zeros((len(rows), size))}  # noqa: E731
+        new = lambda env, position: its_plan(source.ring, env, position, c.horizon, name)  # noqa: E731
         chunk = buffer.at_picked(picked, source, c)
         return chunk._replace(extras={**chunk.extras, **picked.joined(old, new)})
 
     return draw
+
+
+def its_plan(ring: Ring, env: Array, position: Array, steps: int, name: str) -> dict[str, Array]:
+    """``extras[name]`` of steps ``position`` [B], and PLAYED."""
+    first = buffer.rows_at(ring, env, position, jnp.zeros((1, 1), jnp.int32))[:, 0]
+    return {PLAYED: by_one_plan(ring, env, position, steps), name: ring.extras[name][first]}
 
 
 def by_one_plan(ring: Ring, env: Array, position: Array, steps: int) -> Array:
