@@ -2,7 +2,7 @@
 
 Both levels at once: OPAL on skills of a first stage, against skills that move below it (``opal_at_once.py``): how far seeds are apart. Precision: how near
 to the right action of probe/fork a critic's bins come, by zooms, and a flow. Smoothness against reaction: cloned chunks of 16 as movement primitives, on
-probe/pursuit, by how often they look. Depth: ONE model, planned with to several depths among chunks of the prior or random ones: success, milliseconds, and the
+probe/pursuit, by how often they look; plans begin anew, or go on smoothly from the old one. Depth: ONE model, planned with to several depths among chunks of the prior or random ones: success, milliseconds, and the
 model's error where these lead. ``--only opal``, ``fork``, ``pursuit`` or ``vpn`` takes a part; some three hours on 2 cores.
 """
 
@@ -74,7 +74,8 @@ def suite(scale: str) -> list[Run]:
     found += [Run("qc", FORK, fork, dataclasses.replace(small_qc(1), n=n), few, f"qc, N = {n}") for n in (8, 32)]
     found.append(Run("bc", FORK, fork, small_bc(1), few, "bc, flow"))
     chunks = {"bc": ChunkConfig(LONG)} | {
-        f"bc, prodmp {b}": ChunkConfig(LONG, codec="prodmp", basis=b) for b in (4, 8, 16)
+        f"bc, prodmp {b}{', smooth' * (how == 'smooth')}": ChunkConfig(LONG, codec="prodmp", basis=b, replan=how)
+        for b, how in ((4, "free"), (8, "free"), (4, "smooth"), (LONG, "smooth"))
     }
     return found + [
         Run("bc", PURSUIT, Data(PURSUIT, 200_000), BC(c, FlowConfig(SMALL, steps=5), OPTIM), settings(4, 5_000), label)

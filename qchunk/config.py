@@ -157,6 +157,9 @@ class ChunkConfig:
     """Movement primitives: actors and critics see chunks as weights of smooth trajectories (2210.01531, or bumps), which are played."""
     basis: PositiveInt = 5
     """W, weights of each number of a chunk with a codec: at most the horizon; at least 4 for prodmp, 2 for promp."""
+    replan: Literal["free", "smooth"] = "free"
+    """With a codec, of a plan that is made while an old one is under way: free is as it was made, smooth goes on from the old one's next
+    two actions, which suits actions that are positions; those that are velocities then miss what they aim at."""
 
     @property
     def points(self) -> tuple[int, ...]:

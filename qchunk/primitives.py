@@ -175,7 +175,7 @@ def in_primitives(algorithm: Algorithm, c: ChunkConfig) -> Algorithm:
     """The same algorithm, whose chunks [*B, H, A] are W weights each [*B, W, A]: actors and critics see nothing else.
 
     The weights are the chunk's values at W of its steps, so they are actions, and in [-1, 1] like these. Chunks of data become
-    the nearest smooth ones. A plan that is made while an old one has two actions left goes on from these.
+    the nearest smooth ones. With ``c.replan`` "smooth" a plan that is made while an old one has two actions left goes on from these.
 
     Raises:
         UserError: the codec does not fit the chunk, or the method looks into chunks, of which it would see weights.
@@ -215,7 +215,7 @@ def encoded(chunk: Chunk, c: ChunkConfig) -> Chunk:
 
 
 def decoded(policy: Policy, c: ChunkConfig) -> Policy:
-    """The same policy, speaking actions [*B, H, A] where it spoke weights; it goes on from an old plan that has two actions left."""
+    """The same policy, speaking actions [*B, H, A] where it spoke weights; see ``in_primitives`` for old plans."""
     if c.codec == "none":
         return policy
     smooth = codec(c.codec, c.horizon, c.basis)
@@ -223,7 +223,7 @@ def decoded(policy: Policy, c: ChunkConfig) -> Policy:
     def plan(vars: Vars, noise, obs, old: Old | None) -> Plan:
         made = policy.plan(vars, noise, obs, None)
         action = _times(smooth.decode, made.action)
-        if old is not None:
+        if old is not None and c.replan == "smooth":
             apart = (old.plan.action - action)[..., :2, :] * old.left[..., 1, None, None]
             action = action + _times(smooth.shift, apart)
         return made._replace(action=jnp.clip(action, -1.0, 1.0))

@@ -29,7 +29,7 @@ class TOPERL:
 
     driver = "from_scratch"
 
-    chunk: ChunkConfig = ChunkConfig(20, codec="prodmp", starts="decision")
+    chunk: ChunkConfig = ChunkConfig(20, codec="prodmp", starts="decision", replan="smooth")
     actor: FullGaussianConfig = FullGaussianConfig()
     critic: PrefixConfig = PrefixConfig(members=1, aggregate="mean", heads=8)
     region: TrustRegionConfig = TrustRegionConfig()
