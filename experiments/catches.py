@@ -2,13 +2,14 @@
 
 Both levels at once: OPAL on skills of a first stage, against skills that move below it (``opal_at_once.py``): how far seeds are apart. Precision: how near
 to the right action of probe/fork a critic's bins come, by zooms, and a flow. Smoothness against reaction: cloned chunks of 16 as movement primitives, on
-probe/pursuit, by how often they look; plans begin anew, or go on smoothly from the old one. Depth: ONE model, planned with to several depths among chunks of the prior or random ones: success, milliseconds, and the
-model's error where these lead. ``--only opal``, ``fork``, ``pursuit`` or ``vpn`` takes a part; some three hours on 2 cores.
+probe/pursuit, by how often they look; plans begin anew, or go on smoothly from the old one. Depth: ONE model, planned with to several depths among
+chunks of the prior or random ones: success, milliseconds, and the model's error where these lead. ``--only opal``, ``fork``, ``pursuit`` or ``vpn`` takes a part; some three hours on 2 cores.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -194,15 +195,21 @@ def depth(axes: Sequence[Any], run: Run, root: Path) -> list[dict[str, str]]:
 
 def pictures(root: Path, runs: list[Run]) -> None:
     """A panel a catch, of the runs that are there, and one table."""
-    figure, axes = plt.subplots(2, 3, figsize=(14, 8), layout="constrained")
     parts = {
-        levels: (axes[0, 0], [r for r in runs if r.label in (STAGES, AT_ONCE)]),
-        precision: (axes[0, 1], [r for r in runs if r.env == FORK]),
-        reaction: (axes[0, 2], [r for r in runs if r.env == PURSUIT]),
+        levels: [r for r in runs if r.label in (STAGES, AT_ONCE)],
+        precision: [r for r in runs if r.env == FORK],
+        reaction: [r for r in runs if r.env == PURSUIT],
     }
-    rows = [row for part, (ax, found) in parts.items() if found for row in part(ax, found, root)]
-    for r in runs:
-        rows += depth(axes[1, :2], r, root) if r.algorithm == "vpn" else []
+    planned = [r for r in runs if r.algorithm == "vpn"]
+    count = sum(map(bool, parts.values())) + 2 * len(planned)
+    wide = min(3, count)
+    shape = math.ceil(count / wide), wide
+    figure, axes = plt.subplots(*shape, figsize=(4.7 * wide, 4 * shape[0]), layout="constrained", squeeze=False)
+    panels, rows = iter(axes.flat), []
+    for part, found in parts.items():
+        rows += part(next(panels), found, root) if found else []
+    for r in planned:
+        rows += depth([next(panels), next(panels)], r, root)
     for ax in axes.flat:
         ax.grid(alpha=0.3)
         ax.set_visible(bool(ax.get_title()))
