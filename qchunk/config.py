@@ -171,6 +171,14 @@ class ChunkConfig:
         if list(self.backup) != sorted(set(self.backup)):
             problem = f"--{where}backup {spelled(self.backup)} is not ascending"
             raise UserError(problem, "give each backup point once, smallest first")
+        if any(n % self.horizon for n in self.backup):
+            self.must_count_steps(where)
+
+    def must_count_steps(self, where: str) -> None:
+        """Raises UserError where gamma counts once per chunk, and so not at all within one: for backups from inside a chunk."""
+        if self.discount == "decision":
+            problem = f"--{where}discount decision discounts nothing within a chunk, where returns are backed up here"
+            raise UserError(problem, "leave it out")
 
 
 @config

@@ -254,6 +254,16 @@ def test_what_other_fields_must_be_together():
     many = dataclasses.replace(c, rollout=RolloutConfig(2, 2, minibatches=5))
     assert refusal(many).endswith("give 4 or less.") and "--rollout.minibatches 5" in refusal(many)
     assert "--chunk.backup 3 1 is not ascending" in refusal(dataclasses.replace(c, chunk=ChunkConfig(backup=(3, 1))))
+    inside = ChunkConfig(4, backup=(2, 4), discount="decision")
+    assert "--chunk.discount decision discounts nothing within" in refusal(dataclasses.replace(c, chunk=inside))
+    validate(dataclasses.replace(c, chunk=dataclasses.replace(inside, backup=(4, 8))))
+
+
+@pytest.mark.parametrize("name", ["qc-prefix", "learned-k", "top-erl"])
+def test_prefixes_are_discounted(name):
+    c = registry.builder(name)[1]()
+    chunk = dataclasses.replace(c.chunk, discount="decision")
+    assert "--chunk.discount decision discounts nothing within" in refusal(dataclasses.replace(c, chunk=chunk))
 
 
 def test_annotated_floats_are_traced():

@@ -46,6 +46,10 @@ class LearnedK:
     target_kl: float = 0.05
     """An iteration's updates end when its policy is further from the one that played, nats."""
 
+    def check(self, where: str) -> None:
+        """Raises UserError where shorter plans are not discounted."""
+        self.chunk.must_count_steps(f"{where}chunk.")
+
 
 def learned_k(c: LearnedK) -> Algorithm:
     """PPO of a categorical over lengths 1 to H; only the steps at which plans begin count."""

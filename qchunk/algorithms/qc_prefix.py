@@ -38,7 +38,8 @@ class PrefixQC:
     """Values of later states: the best of N whole chunks, or of all their prefixes (2605.11009)."""
 
     def check(self, where: str) -> None:
-        """Raises UserError where the longest prefix is not the chunk."""
+        """Raises UserError where the longest prefix is not the chunk, or shorter ones are not discounted."""
+        self.chunk.must_count_steps(f"{where}chunk.")
         if self.chunk.backup and self.chunk.backup[-1] != (h := self.chunk.horizon):
             raise UserError(f"--{where}chunk.backup ends at {self.chunk.backup[-1]}", f"let it end at the horizon, {h}")
 

@@ -43,6 +43,10 @@ class TOPERL:
     critic_updates: NonNegativeInt = 0
     """Updates before the actor moves."""
 
+    def check(self, where: str) -> None:
+        """Raises UserError where segments are not discounted."""
+        self.chunk.must_count_steps(f"{where}chunk.")
+
 
 def top_erl(c: TOPERL) -> Algorithm:
     """TOP-ERL: the actor speaks weights, its critic sees the actions that these become; it is evaluated at its mean."""
