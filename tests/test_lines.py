@@ -327,6 +327,9 @@ FLAGS = [
     (["compare", "--env", ENV, "--algos", "dppo@"], "unknown kind ''"),
     (["compare", "--env", ENV, "--log-to", "x"], "unknown sink 'x'"),
     (["compare", "--env", ENV, "--algos", "bc", "qc:nn=4"], "unknown setting of an arm 'nn'. Did you mean n?"),
+    (["train", "bc", "--env", ENV, "--learning-rate", "1e-3"], "'--learning-rate'. Did you mean --optim.lr?;"),
+    (["train", "qc", "--env", ENV, "--hidden-dims", "8"], "Did you mean --actor.hidden or --critic.hidden?;"),
+    (["train", "qc", "--env", ENV, "--chunk.discnt", "step"], "Did you mean --chunk.discount?;"),
     (["compare", "--env", ENV, "--seeds"], "error: Missing value for argument '--seeds'"),
     (["reproduce", "reacher", "--scale", "tiny"], "error: Invalid choice 'tiny' for argument '--scale'"),
 ]

@@ -12,6 +12,19 @@ from typing import Annotated, Any
 from qchunk.config import has_kinds, members, of_kind, validate
 from qchunk.system.errors import UserError, unknown
 
+ELSEWHERE = {  # what other libraries call a flag, and its last part here
+    **dict.fromkeys(("learning-rate", "step-size"), "lr"),
+    **dict.fromkeys(("discount-factor", "discount"), "gamma"),
+    **dict.fromkeys(("polyak", "target-rate"), "tau"),
+    **dict.fromkeys(("hidden-dims", "hidden-sizes", "net-arch"), "hidden"),
+    **dict.fromkeys(("num-qs", "n-critics", "ensemble-size"), "members"),
+    **dict.fromkeys(("num-envs", "n-envs"), "envs"),
+    **dict.fromkeys(("total-timesteps", "num-timesteps"), "online-steps"),
+    **dict.fromkeys(("chunk-size", "action-horizon", "horizon-length"), "horizon"),
+    **dict.fromkeys(("num-samples", "best-of-n"), "n"),
+    **{"batch-size": "batch", "buffer-size": "capacity", "num-seeds": "seeds", "output": "out"},
+}
+
 
 def parse(command: str, argv: list[str], *parts: Any, text: str = "") -> list[Any]:
     """One instance of every dataclass of ``parts``, whose fields are flags side by side.
@@ -43,7 +56,9 @@ def parse(command: str, argv: list[str], *parts: Any, text: str = "") -> list[An
     for arg in argv:
         name = arg.split("=")[0].replace("_", "-")
         if arg.startswith("--") and name not in known and re.sub(r"(--|\.)no-", r"\1", name) not in known:
-            raise unknown("flag", arg, known, f"qchunk {command} --help shows all")
+            here = ELSEWHERE.get(name.rsplit(".", 1)[-1].lstrip("-"))
+            same = [n for n in known if re.split(r"--|\.", n)[-1] == here]
+            raise unknown("flag", arg, known, f"qchunk {command} --help shows all", same)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -20,12 +20,13 @@ class UserError(Exception):
         self.problem, self.fix = problem, fix
 
 
-def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> UserError:
-    """The error for a name that is in no table: it offers the nearest names that are."""
+def unknown(kind: str, name: str, known: Iterable[str], where: str = "", same: Sequence[str] = ()) -> UserError:
+    """The error for a name that is in no table: it offers those that mean the ``same``, or the nearest names that are there."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     alike = [difflib.SequenceMatcher(None, n, name).ratio() for n in near]
     near = [n for n, ratio in zip(near, alike, strict=True) if ratio > max(alike) - 0.1]  # as near as the nearest
+    near = list(same) or near
     offer = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known[:8])}"
     return UserError(f"unknown {kind} {name!r}", f"{offer.rstrip('.')}{'; ' + where if where else ''}")
 
