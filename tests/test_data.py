@@ -179,6 +179,18 @@ def edited(number, **change):
     return episodes
 
 
+def exchanged(name, one, other):
+    """Two demonstrations have each other's arrays."""
+
+    def spoil(f):
+        a, b = (np.asarray(f[f"data/demo_{i}/{name}"]) for i in (one, other))
+        for i, x in ((one, b), (other, a)):
+            del f[f"data/demo_{i}/{name}"]
+            f.create_dataset(f"data/demo_{i}/{name}", data=x)
+
+    return spoil
+
+
 def still(obs):
     return {n: np.repeat(x[:1], len(x), axis=0) for n, x in obs.items()}
 
@@ -330,6 +342,47 @@ BROKEN = {  # a kind -> how it is made, what its line says, and flags that mend 
         ),
         "1 episodes stand in several places (first 0)",
     ),
+    **{
+        f"demonstrations without {name}": (
+            lambda p, name=name: made.robomimic(
+                p / "d.hdf5", made.episodes(), lambda f: f["data/demo_1"].__delitem__(name)
+            ),
+            f"demo_1 has no {ours}, which 3 other episodes have",
+        )
+        for name, ours in (("dones", "terminal"), ("rewards", "reward"), ("next_obs/pos", "next/pos"))
+    },
+    "an episode without rewards": (
+        lambda p: made.minari(p / "set", made.episodes(), lambda f: f["episode_2"].__delitem__("rewards")),
+        "episode_2 has no reward, which 3 other episodes have",
+    ),
+    "lengths that cancel out": (
+        lambda p: made.robomimic(p / "d.hdf5", made.episodes(), exchanged("rewards", 1, 2)),
+        "demo_1 has 6 entries of reward, and 7 actions",
+    ),
+    "another width": (
+        lambda p: made.robomimic(p / "d.hdf5", edited(2, action=lambda x: np.concatenate([x, x], axis=1))),
+        "action is [4] in demo_2, and [2] in the first episode",
+    ),
+    **{
+        f"unknown {name}": (
+            lambda p, name=name, at=at: npz(
+                p / "o.npz",
+                made.flat(made.episodes()),
+                **{name: put(np.repeat([0.0, 1, 2, 3], made.LENGTHS), np.nan, at)},
+            ),
+            f"{ours} is no number in 1 rows (the first is {at})",
+        )
+        for name, ours, at in (("timeouts", "timeout", 6), ("success", "success", 2), ("episode", "episode", 9))
+    },
+    "rewards of two numbers": (
+        lambda p: d(p, rewards=lambda x: np.stack([x, x], axis=1)),
+        "reward is of the shape [26, 2]. save one number a step",
+    ),
+    "whole numbers beyond 32 bits": (
+        lambda p: own(p / "set.npz", obs=lambda x: put((1000 * x).astype(np.int64), 2**40)),
+        "obs holds NaN or infinite values, or numbers beyond 32 bits",
+        "--drop-bad",
+    ),
     "odd ends": (
         lambda p: npz(p / "o.npz", made.flat(made.episodes()), timeouts=None, episode_ends=[5, 12, 18, 27]),
         "do not rise to the number of steps, 26",
@@ -449,6 +502,64 @@ def test_units_are_kept_with_their_inverse(tmp_path, capsys):
     assert (formats.load(tmp_path / "1.npz")[0].action[:, 1] == 0).all()
     code, _, err = run(capsys, "data", "convert", written[1], "--out", tmp_path / "x.npz", "--action-range", "3", "3")
     assert code == 2 and "is empty" in err
+
+
+def test_units_of_units_are_those_that_were_recorded(tmp_path, capsys):
+    """A set that was scaled is scaled again, when the widest episode has gone."""
+    episodes = made.episodes()
+    for one, wide in zip(episodes, (1.0, 100.0, 3.0, 2.0), strict=True):
+        one["action"] = one["action"] * np.float32(wide)
+    raw = np.concatenate([one["action"] for i, one in enumerate(episodes) if i != 1])
+    path = made.d4rl(tmp_path / "f.hdf5", made.flat(episodes, True))
+    assert run(capsys, "data", "convert", path, "--out", tmp_path / "1.npz", "--scale-actions")[0] == 0
+    again = ("--drop", "1", "--scale-actions")
+    assert run(capsys, "data", "convert", tmp_path / "1.npz", "--out", tmp_path / "2.npz", *again)[0] == 0
+    rows, about = formats.load(tmp_path / "2.npz")
+    action = rows.action[~rows.end]
+    np.testing.assert_allclose(in_units(action, about["action_scale"]), raw, atol=1e-3)
+    assert np.abs(action).max(axis=0) == pytest.approx(1.0)
+
+
+def test_our_own_format_says_itself_where_episodes_end(tmp_path, capsys):
+    path = own(tmp_path / "set.npz")
+    for flags in (("--episode-length", "2"), ("--cut-gaps",), ("--names", "obs=obs")):
+        code, out, err = run(capsys, "data", "convert", path, "--out", tmp_path / "x.npz", *flags)
+        assert code == 2 and f"own format, which {flags[0]} does not change" in out + err, (out, err)
+
+
+def test_an_episode_without_a_step_is_left_out(tmp_path, capsys):
+    episodes = made.episodes()
+    cut = {n: episodes[1][n][:0] for n in ("action", "reward", "terminal", "timeout")}
+    empty = {**cut, "obs": {n: x[:1] for n, x in episodes[1]["obs"].items()}}
+    found = formats.survey(made.minari(tmp_path / "set", [episodes[0], empty, *episodes[1:]]))
+    same(found.rows, expected(episodes, True))
+    assert "1 episodes without a step are left out" in found.notes and not found.faults
+
+
+def test_bytes_are_seen_as_the_environment_shows_them(tmp_path):
+    """A device environment shows floats: bytes become such, in place of images to be divided by 255."""
+    env, name = envs.make("probe/two-step"), "probe/two-step"
+    size = env.observation_size
+    obs = np.arange(12 * size).reshape(12, size) % 256
+    end = np.arange(12) % 4 == 3
+    rows = lambda obs: formats.Rows(  # noqa: E731
+        obs, np.full((12, env.action_size), 0.5, np.float32), np.zeros(12, np.float32), end & False, end
+    )
+    for i, kind in enumerate((np.uint8, np.float32)):
+        formats.save(tmp_path / f"{i}.npz", rows(obs.astype(kind)), {"env": name})
+        data, _ = formats.for_env(tmp_path / f"{i}.npz", env, name)
+        assert data.obs.dtype == np.float32
+        np.testing.assert_array_equal(data.obs, obs)
+
+
+def test_a_folder_of_several_counts_all_successes(tmp_path, capsys):
+    paths = []
+    for i in range(2):
+        columns = made.frames(made.episodes(seed=i))
+        paths.append(made.lerobot(tmp_path / str(i), columns))
+    assert run(capsys, "data", "convert", *paths, "--folder", "--out", tmp_path / "all")[0] == 0
+    code, out, _ = run(capsys, "data", "info", tmp_path / "all", "--json")
+    assert code == 0 and json.loads(out)["success"] == 0.5, out
 
 
 def test_parts_of_observations(tmp_path, capsys):

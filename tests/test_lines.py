@@ -206,7 +206,10 @@ class Late(B):
         return super().step(a)
 class Array(B): reward = np.array([-1.0])
 class Many(B): reward = np.zeros(3)
-for c in (Raises, Late, Array, Many): gym.register(f"{c.__name__}-v0", entry_point=c)
+class Unsure(B):
+    def step(self, a):
+        return *super().step(a)[:2], float("nan"), False, {}
+for c in (Raises, Late, Array, Many, Unsure): gym.register(f"{c.__name__}-v0", entry_point=c)
 """
 
 
@@ -237,6 +240,8 @@ def test_host_environments_that_fail(tmp_path, monkeypatch, capsys):
     assert code == 2 and re.search(r"raised KeyError: 'late', at \S*hosts18\.py:19", err), err
     code, err = collect("Many")
     assert code == 2 and "which is not one number" in err and "the id of" not in err
+    code, err = collect("Unsure")
+    assert code == 2 and "its terminated is not a number" in err
     assert collect("Array") == (0, "")
     assert (formats.load(Path("Array.npz"))[0].reward[:4] == -1).all()
 

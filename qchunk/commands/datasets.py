@@ -286,11 +286,13 @@ def folder_of(
     """
     first: dict[str, Any] = {}
     sources: list[str] = []
+    successes: list[int | None] = []
 
     def checked() -> Iterator[tuple[Rows, str]]:
         for rows, about, path in parts:
             first.update({} if first else about)
             sources.append(about["source"])
+            successes.append(about.get("successes"))
             if about.get("env") != first.get("env"):
                 raise UserError(
                     f"{path} is of {about.get('env')}, the first file of {first.get('env')}", "leave it out"
@@ -307,5 +309,12 @@ def folder_of(
     def told(about: dict[str, Any], kind: str) -> str:
         return ", ".join(about.get(kind) or ["without names"])
 
-    mark, figures = npy_folder.write(out, checked(), lambda: {**first, "source": ", ".join(sources)})
+    def described() -> dict[str, Any]:
+        first["source"] = ", ".join(sources)
+        first.pop("successes", None)
+        if None not in successes:
+            first["successes"] = sum(n or 0 for n in successes)
+        return first
+
+    mark, figures = npy_folder.write(out, checked(), described)
     return mark, figures, first

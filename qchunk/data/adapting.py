@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from qchunk import trees
+from qchunk.data.faults import unusable
 from qchunk.system.errors import UserError, unknown
 from qchunk.types import PyTree
 
@@ -62,6 +63,13 @@ def check_keys(parts: Mapping, reading: Reading) -> None:
         raise unknown("part of the observations", odd[0], parts, f"--obs-keys {' '.join(parts)} takes all")
 
 
+def check_own(reading: Reading, path: Any) -> None:
+    """Refuses, of a data set of our own format, other names of its arrays and other places where episodes end. Raises UserError."""
+    asked = {"--names": reading.names, "--episode-length": reading.episode_length, "--cut-gaps": reading.cut_gaps}
+    if odd := [flag for flag, given in asked.items() if given]:
+        raise UserError(f"{path} is of qchunk's own format, which {odd[0]} does not change", "leave it out")
+
+
 def stored_obs(obs: PyTree, reading: Reading) -> PyTree:
     """Observations of our own format, of which parts may be asked for; they stay as they are where none is.
 
@@ -71,6 +79,33 @@ def stored_obs(obs: PyTree, reading: Reading) -> PyTree:
     if not (reading.obs_keys or reading.tree):
         return obs
     return picked({n.removeprefix("obs/"): x for n, x in trees.named(obs).items()}, reading)
+
+
+def as_played(obs: PyTree, env: Any, where: Any) -> PyTree:
+    """Observations in the types in which the environment shows them: networks take bytes for images, and divide them by 255.
+
+    Raises:
+        UserError: its bytes are no bytes here, or they stay on disk.
+    """
+    like = getattr(env, "no_obs", None)  # of environments on the host
+    if like is None:
+        if not any(x.dtype == np.uint8 for x in jax.tree.leaves(obs)):
+            return obs  # on the device nearly all show floats, and asking takes a trace
+        like = jax.eval_shape(env.reset, jax.random.key(0)).obs
+
+    def one(name: str, x: np.ndarray, byte: bool) -> np.ndarray:
+        if byte == (x.dtype == np.uint8):
+            return x
+        kind = np.uint8 if byte else np.float32
+        with np.errstate(invalid="ignore"):
+            made = x.astype(kind)
+        if isinstance(x, np.memmap) or not np.array_equal(made, x):
+            line = f"{where}: {name} holds {x.dtype}, and the environment shows {np.dtype(kind)}"
+            raise UserError(line, f"save it as {np.dtype(kind)}, in the environment's units")
+        return made
+
+    shown = {n: x.dtype == np.uint8 for n, x in trees.named(like).items()}
+    return trees.unnamed({n: one(n, x, shown[n]) for n, x in trees.named(obs).items()})
 
 
 def terminals(reading: Reading, reward: np.ndarray, terminal: np.ndarray) -> np.ndarray:
@@ -91,7 +126,7 @@ def adapted(rows: Any, reading: Reading, about: Mapping, where: str) -> tuple[An
         rows = without(rows, reading)
     if reading.scale_actions or reading.action_range:
         rows, scale = scaled(rows, reading, about.get("action_bounds"))
-        return rows, {SCALE: scale}, ()
+        return rows, {SCALE: recorded_units(scale, about.get(SCALE))}, ()
     low, high = (np.asarray(x) for x in about.get("action_bounds", (-1.0, 1.0)))
     inside = np.abs(rows.action[~rows.end]).max(initial=0.0) <= 1.0
     if not inside or (np.allclose(low, -1.0) and np.allclose(high, 1.0)):
@@ -128,6 +163,16 @@ def scaled(rows: Any, reading: Reading, bounds: Any = None) -> tuple[Any, dict[s
     return rows._replace(action=unit), {"low": low.tolist(), "high": high.tolist()}
 
 
+def recorded_units(
+    scale: Mapping[str, list[float]], before: Mapping[str, list[float]] | None
+) -> dict[str, list[float]]:
+    """The recorded units that became -1 and 1 by ``scale``, where the actions had been scaled ``before``."""
+    if before is None:
+        return dict(scale)
+    low, high = (np.asarray(before[n], np.float64) for n in ("low", "high"))
+    return {n: (low + (np.asarray(x) + 1) / 2 * (high - low)).tolist() for n, x in scale.items()}
+
+
 def without(rows: Any, reading: Reading) -> Any:
     """The rows of the episodes that stay.
 
@@ -140,19 +185,9 @@ def without(rows: Any, reading: Reading) -> Any:
         raise UserError(f"there is no episode {odd[0]} to drop", f"give 0 to {len(gone) - 1}")
     gone[list(reading.drop)] = True
     if reading.drop_bad:
-        gone[episode[~finite(rows)]] = True
+        for bad in unusable(rows).values():
+            gone[episode[bad]] = True
     if gone.all():
         raise UserError("no episode is left", "drop fewer, or record again")
     keep = ~gone[episode]
     return jax.tree.map(lambda x: x[keep], rows)
-
-
-def finite(rows: Any) -> np.ndarray:
-    """Which rows [R] are numbers that float32 can hold; of final rows only the observation counts."""
-    good = np.ones(len(rows.end), bool)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for x in trees.named(rows.obs).values():
-            good &= np.isfinite(x.astype(np.float32)).all(axis=1)
-        for x in (rows.action.T, rows.reward[None]):
-            good &= rows.end | np.isfinite(x.astype(np.float32)).all(axis=0)
-    return good

@@ -27,8 +27,7 @@ def faults(rows: Any, where: str) -> Iterator[UserError]:
     yield from misfits
     if misfits:
         return
-    for name, x in arrays_of(rows).items():
-        bad = ~usable(x) & (~rows.end | (name.split("/")[0] == "obs"))
+    for name, bad in unusable(rows).items():
         if bad.any():
             yield UserError(
                 f"{where}: {name} holds {UNUSABLE} ({int(bad.sum())} rows, the first is {int(bad.argmax())})",
@@ -63,6 +62,11 @@ def misshapen(rows: Any, where: str) -> Iterator[UserError]:
         yield UserError(problem, "keep a whole number of each row: which step of its plan it is")
     if len(rows.end) == 0 or not (~rows.end).any():
         yield UserError(f"{where} holds no transition", "collect more steps")
+
+
+def unusable(rows: Any) -> dict[str, np.ndarray]:
+    """Which rows [R] of each array training cannot compute with; of final rows only the observation counts."""
+    return {name: ~usable(x) & (~rows.end | (name.split("/")[0] == "obs")) for name, x in arrays_of(rows).items()}
 
 
 def usable(x: np.ndarray) -> np.ndarray:

@@ -219,7 +219,12 @@ def _survey(path: Path, reading: Reading) -> Survey:
 
 
 def adapted_to(reading: Reading, rows: Rows, about: dict, path: Path) -> Survey:
-    """Rows of our own format with the parts and ends that are asked for; a fault where their fingerprint does not match."""
+    """Rows of our own format with the parts and terminals that are asked for; a fault where their fingerprint does not match.
+
+    Raises:
+        UserError: asked for what our own format says itself.
+    """
+    adapting.check_own(reading, path)
     obs, terminal = adapting.stored_obs(rows.obs, reading), adapting.terminals(reading, rows.reward, rows.terminal)
     return Survey(rows._replace(obs=obs, terminal=terminal), about, changed(rows, about, path))
 
@@ -266,6 +271,8 @@ def _of_own(path: str) -> Rows:
         raise UserError(f"{target} cannot read {argument}: {e}", "give what it can read after the last colon") from e
     if not isinstance(rows, Rows):
         raise UserError(f"{target} returns a {type(rows).__name__}", "return a qchunk.data.formats.Rows")
+    if odd := [type(x).__name__ for x in jax.tree.leaves(rows) if not isinstance(x, np.ndarray)]:
+        raise UserError(f"{target} returns rows that hold a {odd[0]}", "make arrays of them: numpy.asarray")
     return rows
 
 
@@ -353,7 +360,7 @@ def fitted(rows: Rows, about: Mapping[str, Any], env: Any, name: str, path: Path
         part = "--obs-keys NAME" if got[0] != expected[0] else "--names action=NAME"
         fix = f"choose its columns: qchunk data convert {part}" if foreign else "collect it again"
         raise UserError(f"{path} holds observations and actions of sizes {got}, but {name} has {expected}", fix)
-    return rows
+    return rows._replace(obs=adapting.as_played(rows.obs, env, path))
 
 
 def with_goals(rows: Rows, goal_of: Callable, sizes: PyTree) -> Rows:

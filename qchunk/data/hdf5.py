@@ -78,12 +78,3 @@ def numbered(names: Any, before: str) -> list[str]:
     """The names that are ``before`` and a whole number, in the order of that."""
     found = [n for n in names if n.startswith(before) and n[len(before) :].isdigit()]
     return sorted(found, key=lambda n: int(n[len(before) :]))
-
-
-def stacked(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The columns of all episodes, one after the other, and which ``episode`` each row is of; columns that one lacks are left out."""
-    both = [n for n in parts[0] if all(n in part for part in parts)] if parts else []
-    columns = {n: np.concatenate([part[n] for part in parts]) for n in both}
-    if "action" in columns:
-        columns["episode"] = np.repeat(np.arange(len(parts)), [len(part["action"]) for part in parts])
-    return columns

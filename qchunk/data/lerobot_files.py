@@ -50,7 +50,8 @@ def survey(path: Path, reading: Reading) -> Survey:
     if names.get("terminal") == "next.done":
         found.notes.append("next.done is taken for terminals, though it only says that an episode is over")
     kept = {"recorded_in": said.get("robot_type"), "frequency": said.get("fps")}
-    kept["action_names"] = named(dict(features.get(names.get("action")) or {}).get("names"))
+    action = features.get(names.get("action"))
+    kept["action_names"] = named(action.get("names") if isinstance(action, dict) else None)
     return recorded.survey(columns, reading, {n: x for n, x in kept.items() if x}, str(path), found)
 
 

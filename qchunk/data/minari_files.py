@@ -43,12 +43,16 @@ def survey(path: Path, reading: Reading) -> Survey:
     images = {n for n, space in spaces(said.get("observation_space")).items() if len(space.get("shape") or ()) == 3}
     if images:
         found.notes.append(f"images are left out: {', '.join(sorted(images))}")
-    parts = [
-        columns(one, name, images, str(path), found) for name, one in episodes(place, said.get("data_format", "hdf5"))
-    ]
-    stacked = hdf5.stacked(parts)
-    counts = {"total_steps": len(stacked.get("action", ())), "total_episodes": len(parts)}
-    odd = [n for n, count in counts.items() if said.get(n, count) != count]
+    every = {
+        name: columns(one, name, images, str(path), found)
+        for name, one in episodes(place, said.get("data_format", "hdf5"))
+    }
+    parts = {name: one for name, one in every.items() if len(one.get("action", (0,)))}
+    if empty := len(every) - len(parts):
+        found.notes.append(f"{empty} episodes without a step are left out")
+    stacked = recorded.stacked(parts, str(path), found)
+    counts = {"total_steps": len(stacked.get("action", ())), "total_episodes": len(every)}
+    odd = [n for n, count in counts.items() if said.get(n, count) != count and not found.faults]
     for what in odd[:1]:  # of lost episodes, steps are lost, too
         line = f"{path} says {what} {said[what]}, and holds {counts[what]}"
         found.faults.append(UserError(line, "download it again: minari download"))

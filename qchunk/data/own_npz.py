@@ -6,7 +6,7 @@ import contextlib
 import zipfile
 from pathlib import Path
 
-from qchunk.data import npz, recorded
+from qchunk.data import adapting, npz, recorded
 from qchunk.data.adapting import Reading
 from qchunk.data.formats import Reader, Survey
 
@@ -23,6 +23,8 @@ def is_one(path: Path) -> bool:
 def survey(path: Path, reading: Reading) -> Survey:
     """What such a file holds."""
     with npz.opened(Path(path), "save it again by numpy.savez") as z:
+        if {"about", "end"} <= set(z):
+            adapting.check_own(reading, path)
         names = recorded.renamed(z, reading, str(path))
         columns = {ours: z[theirs] for ours, theirs in names.items()}
     return recorded.survey(columns, reading, {}, str(path))

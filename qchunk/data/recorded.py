@@ -33,6 +33,7 @@ NAMES = {  # ours -> what others call it
     "time": ("time", "timestamp"),
     "next": ("next_observations", "next_observation", "next_obs", "next_states", "next_state"),
 }
+MARKS = ("terminal", "timeout", "success", "episode", "ends", "frame", "time")  # what is neither seen, done nor earned
 TYPICAL = 1.5  # steps take so many times the usual one at most; more is a gap
 TERMINAL = "mark what ended there, and name the array: qchunk data convert --names terminal=NAME"
 
@@ -47,6 +48,40 @@ class Findings(NamedTuple):
 
 def nothing() -> Findings:
     return Findings([], [], [])
+
+
+def stacked(parts: Mapping[str, Columns], where: str, found: Findings) -> Columns:
+    """The columns of episodes by their name, one after the other, and which ``episode`` each row is of.
+
+    Episodes must have the same columns, as long as their actions: what one lacks would be lost for all, or stand beside others' steps.
+    """
+    columns: Columns = {}
+    before = len(found.faults)  # a reader that has left a column out has said so
+    for name in dict.fromkeys(n for part in parts.values() for n in part):
+        lacking = [of for of, part in parts.items() if name not in part]
+        each = {of: part[name] for of, part in parts.items() if name in part}
+        like = next(iter(each.values())).shape[1:]
+        odd = [of for of, x in each.items() if x.shape[1:] != like]
+        steps = {of: 1 if name.startswith("final/") else len(parts[of].get("action", x)) for of, x in each.items()}
+        short = [of for of, x in each.items() if len(x) != steps[of]]
+        if lacking and before:
+            continue
+        if lacking:
+            line = f"{where}: {lacking[0]} has no {name}, which {len(each)} other episodes have"
+            found.faults.append(UserError(line, "record the same in each, or leave such episodes out of the file"))
+        elif odd:
+            line = (
+                f"{where}: {name} is {list(each[odd[0]].shape[1:])} in {odd[0]}, and {list(like)} in the first episode"
+            )
+            found.faults.append(UserError(line, "record the same in each"))
+        elif short:
+            line = f"{where}: {short[0]} has {len(each[short[0]])} entries of {name}, and {steps[short[0]]} actions"
+            found.faults.append(UserError(line, "record one of each for every step"))
+        else:
+            columns[name] = np.concatenate([*each.values()])
+    if "action" in columns:
+        columns["episode"] = np.repeat(np.arange(len(parts)), [len(part["action"]) for part in parts.values()])
+    return columns
 
 
 def renamed(
@@ -157,6 +192,12 @@ def misfits(columns: Columns, where: str, whole: bool = True) -> Iterator[UserEr
         if n.partition("/")[0] not in ("ends", "final") and x.shape[:1] != action.shape[:1]:
             fix = "save one of each for every step, what was seen before the action"
             yield UserError(f"{where}: {n} has {len(x) if x.ndim else 'no'} rows, and action {len(action)}", fix)
+        elif "/" not in n and n != "action" and x.size != len(x):
+            yield UserError(f"{where}: {n} is of the shape {list(x.shape)}", "save one number a step: [N]")
+        elif n in MARKS and not np.isfinite(x.astype(np.float64)).all():
+            bad = ~np.isfinite(np.ravel(x.astype(np.float64)))
+            line = f"{where}: {n} is no number in {int(bad.sum())} rows (the first is {int(bad.argmax())})"
+            yield UserError(line, "say there what was so, or leave the array out")
 
 
 def bounds(columns: Columns, reading: Reading, where: str, found: Findings) -> np.ndarray:

@@ -32,12 +32,12 @@ def survey(path: Path, reading: Reading) -> Survey:
     with hdf5.opened(path) as f:
         data = f["data"]
         demos = hdf5.numbered(data, "demo_")
-        columns = hdf5.stacked([demonstration(data[name], reading) for name in demos])
+        columns = recorded.stacked({name: demonstration(data[name], reading) for name in demos}, str(path), found)
         about: dict[str, Any] = {}
         with contextlib.suppress(KeyError, ValueError, TypeError):
             about["recorded_in"] = json.loads(data.attrs["env_args"])["env_name"]
         told, count = data.attrs.get("total"), len(columns.get("action", ()))
-        if told is not None and np.any(told != count):
+        if told is not None and np.any(told != count) and not found.faults:
             found.faults.append(
                 UserError(f"{path} says that it holds {told} steps, and holds {count}", "download it again")
             )

@@ -75,6 +75,14 @@ def one_number(x: Any, what: str) -> float:
     return float(found.reshape(()))
 
 
+def flag(x: Any, what: str) -> bool:
+    """Whether something is so. Raises ValueError where it is not one number, or none at all."""
+    found = one_number(x, what)
+    if math.isnan(found):
+        raise ValueError(f"its {what} is not a number")
+    return bool(found)
+
+
 class One:
     """One gymnasium environment with actions in [-1, 1] and flat observations, or dictionaries of them.
 
@@ -167,8 +175,8 @@ class One:
             leaves = ("obs/goal", "obs/state") if self.goals else tuple(self._spaces)
             types = [np.uint8 if n in images else np.float32 for n in leaves]
             self.like = trees.unnamed({n: np.zeros(x.shape, t) for n, x, t in zip(leaves, found, types, strict=True)})
-        terminal = bool(one_number(terminal, "terminated"))
-        self.ended = bool(one_number(truncation, "truncated")) or terminal
+        terminal, truncation = (flag(x, n) for x, n in ((terminal, "terminated"), (truncation, "truncated")))
+        self.ended = terminal or truncation
         told = (one_number(reward, "reward"), terminal, self.ended and not terminal, _success(info))
         return np.concatenate((*found, told))
 
