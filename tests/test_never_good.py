@@ -20,13 +20,13 @@ from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.bc import BC, bc
 from qchunk.config import ChunkConfig, OptimConfig
 from qchunk.data import formats
-from qchunk.drivers.common import assemble, evaluate, init
+from qchunk.drivers.common import Event, assemble, evaluate, init
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap
 from qchunk.envs.host.pool import Pool
 from qchunk.play import collecting
 from qchunk.reporting import records
-from qchunk.runs import run_folder
+from qchunk.runs import checkpoint, opened, run_folder, training
 from qchunk.system.errors import UserError
 
 B = BC(ChunkConfig(2), FlowConfig((16,), steps=2), OptimConfig(1e-3))
@@ -126,6 +126,36 @@ def test_an_evaluation_without_a_report_is_one_without_success():
     assert run_folder.judged([line(), line()]) == [line(), line()]
     told = run_folder.judged([line(success=[0.5, 1]), line()])
     assert [t["values"]["success"] for t in told] == [[0.5, 1], [0, 0]]
+
+
+def saved(folder, evals):
+    """Evaluations and their checkpoints, one after the other, as training saves them."""
+    for step, values in evals:
+        event = Event("eval", step, {k: np.asarray(x) for k, x in values.items()}, {"w": jnp.zeros(2)})
+        folder.log("eval", step, values)
+        training.save(folder, event, 100, True, step, training.score(event))
+
+
+ABOUT = {"algorithm": "bc", "env": "e", "seeds": 1, "seed": 0, "config": {}}
+LATE = [(20, {"success": [0.9], "return": [28.0]}), (30, {"success": [0.8], "return": [29.0]}), (40, {"return": [31.0]}), (50, {"return": [30.0]})]  # fmt: skip
+
+
+def test_the_best_checkpoint_has_succeeded_where_success_is_told_only_if_it_is_reached(tmp_path):
+    """A return of 31 is no better than a success of 90 %, before the first success or after it, in a run that went on."""
+    with run_folder.create(tmp_path / "r", ABOUT) as folder:
+        saved(folder, [(10, {"return": [30.0]}), *LATE])
+    assert opened.step_of(tmp_path / "r", "best") == 20
+    assert sorted(int(p.name) for p in folder.checkpoints.iterdir()) == [20, 40, 50]
+
+
+@pytest.mark.parametrize("figure, best", [("return", 20), ("success", 10)])
+def test_checkpoints_that_do_not_name_their_figure_are_compared_by_what_was_logged(figure, best, tmp_path):
+    """Earlier versions kept the number alone."""
+    with run_folder.create(tmp_path / "r", ABOUT) as folder:
+        folder.log("eval", 10, {figure: [0.95], "return": [0.95]})
+        checkpoint.save(folder.checkpoints, 10, {"learner": jnp.zeros(2)}, {"score": 0.95})
+        saved(folder, LATE)
+    assert opened.step_of(tmp_path / "r", "best") == best
 
 
 @pytest.mark.parametrize("name, what", [("NanReward", "reward"), ("HugeObservation", "obs")])
