@@ -25,7 +25,7 @@ from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap
 from qchunk.envs.host.pool import Pool
 from qchunk.play import collecting
-from qchunk.reporting import records
+from qchunk.reporting import exports, headline, page, pooled, records
 from qchunk.runs import checkpoint, opened, run_folder, training
 from qchunk.system.errors import UserError
 
@@ -158,6 +158,24 @@ def test_checkpoints_that_do_not_name_their_figure_are_compared_by_what_was_logg
     assert opened.step_of(tmp_path / "r", "best") == best
 
 
+def test_runs_of_one_environment_are_compared_by_success_where_one_of_them_speaks_of_it(tmp_path):
+    """Two arms that never succeeded and one that did at last, in an environment that tells only that; another environment keeps its returns."""
+    low, four = [-50.0, -51.0, -52.0, -49.0], {"settings": {"episodes": 50}}
+    ends = {"bc": {"return": low}, "ppo": {"return": low}, "qc": {"success": [0.9, 0.9, 0.8, 1.0], "return": low}}
+    for env, arms in (("e", ends), ("f", {"bc": ends["bc"]})):
+        for label, last in arms.items():
+            with run_folder.create(tmp_path / env / label, {**ABOUT, **four, "env": env, "label": label, "seeds": 4}) as f:  # fmt: skip
+                f.log("eval", 10, {"return": low})
+                f.log("eval", 20, last)
+    found = records.load([tmp_path / "e" / label for label in ends] + [tmp_path / "f" / "bc"])
+    rows = {(row["environment"], row["method"]): row for row in records.table(found)}
+    assert [rows["e", label]["mean"] for label in ends] == ["0.0 %", "0.0 %", "90.0 %"]
+    assert rows["e", "qc"]["difference to baseline"].startswith("+90.0 points [77.0, 100.0]")
+    assert rows["e", "ppo"]["return"].startswith("-50.5") and rows["f", "bc"]["figure"] == "return"
+    board = headline.board("e", [r for r in found if r.env == "e"])
+    assert (board.unit, board.rows[0].label, board.rows[0].mean) == ("success (%)", "qc", "90.0 %")
+
+
 @pytest.mark.parametrize("name, what", [("NanReward", "reward"), ("HugeObservation", "obs")])
 def test_experience_that_is_no_number_ends_the_run(name, what, host):
     env = host(name)
@@ -277,6 +295,31 @@ def test_only_the_seeds_that_diverge_are_named(tmp_path):
         folder.finish({})
     (row,) = records.table(records.load([tmp_path / "r"]))
     assert row["note"] == "diverged at update 10 (seed 4)"
+
+
+def test_what_a_seed_that_has_diverged_still_reaches_is_no_figure(tmp_path):
+    """Its policy acts, for only its critic is infinite: neither the mean nor a verdict, nor a table for programs, counts that."""
+    for label, success in (("bc", [0.1, 0.2]), ("lost", [0.9, 0.9]), ("qc", [0.7, 0.8])):
+        about = {**ABOUT, "env": TASK, "label": label, "seeds": 2, "settings": {"episodes": 50}}
+        with run_folder.create(tmp_path / label, about) as folder:
+            folder.log("eval", 10, {"success": success, "return": [-1.0, -2.0]})
+            if label == "lost":
+                folder.log("diverged", 20, {"diverged": [0.0, 1.0], "diverged_at": [20]})
+            folder.log("eval", 20, {"success": success, "return": [-1.0, -2.0]})
+            folder.finish({})
+    found = records.load([tmp_path / label for label in ("bc", "lost", "qc")])
+    lost = found[1]
+    np.testing.assert_array_equal(lost.values(), [[0.9, 0.9], [0.9, np.nan]])
+    row = records.table(found)[1]
+    assert {row[c] for c in ("mean", "95 % interval", "difference to baseline")} == {"not finite"}
+    assert row["return"] == "not finite not finite" and row["note"] == "diverged at update 20 (seed 1)"
+    assert [r["success"] for r in exports.seed_rows(found)] == [0.1, 0.2, 0.9, None, 0.7, 0.8]
+    assert [r["mean"] for r in exports.rows(found)] == [pytest.approx(0.15), None, pytest.approx(0.75)]
+    assert [r["method"] for r in pooled.aggregate(found) if r["runs"]] == ["bc", "qc"]
+    told, board = headline.sentences(TASK, found), headline.board(TASK, found)
+    assert told.may.startswith("qc is first") and "no figure): lost" in told.open
+    assert [(r.label, r.mean) for r in board.rows] == [("qc", "75.0 %"), ("bc", "15.0 %"), ("lost", "none")]
+    assert "diverged at update 20" in page.html_page(found, [], {})
 
 
 def test_a_seed_that_diverged_before_a_run_went_on_is_not_forgotten():
