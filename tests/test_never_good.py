@@ -25,7 +25,7 @@ from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap
 from qchunk.envs.host.pool import Pool
 from qchunk.play import collecting
-from qchunk.reporting import exports, headline, page, pooled, records
+from qchunk.reporting import executions, exports, headline, page, pooled, records
 from qchunk.runs import checkpoint, opened, run_folder, training
 from qchunk.system.errors import UserError
 
@@ -320,6 +320,16 @@ def test_what_a_seed_that_has_diverged_still_reaches_is_no_figure(tmp_path):
     assert told.may.startswith("qc is first") and "no figure): lost" in told.open
     assert [(r.label, r.mean) for r in board.rows] == [("qc", "75.0 %"), ("bc", "15.0 %"), ("lost", "none")]
     assert "diverged at update 20" in page.html_page(found, [], {})
+
+
+def test_a_run_played_by_another_scheme_is_judged_as_it_is(tmp_path):
+    """Success is told only where it is reached, so not of a scheme that reaches none; and a seed that has diverged has none."""
+    with run_folder.create(tmp_path / "r", {**ABOUT, "env": TASK, "seeds": 2}) as folder:
+        folder.log("diverged", 20, {"diverged": [0.0, 1.0], "diverged_at": [20]})
+        folder.log("eval", 20, {"success": [0.9, 0.9], "return": [-1.0, -2.0]})
+    (r,) = records.load([tmp_path / "r"])
+    np.testing.assert_array_equal(executions.values(r, {"figures": {"return": [-3.0, -4.0]}}), [0, np.nan])
+    np.testing.assert_array_equal(executions.values(r, {"figures": {"success": [0.5, 0.7]}}), [0.5, np.nan])
 
 
 def test_a_seed_that_diverged_before_a_run_went_on_is_not_forgotten():
