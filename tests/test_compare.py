@@ -323,6 +323,20 @@ def test_what_is_not_equal_is_told():
     assert {"data", "environment steps", "cloning"} == {row["what"] for row in tables.caveats(shown)}
 
 
+def test_an_arm_of_other_sizes_is_named_where_sizes_are_held_equal():
+    """By the settings in its name; no arm as it comes has others, whatever its kind of actor."""
+    sizes = Sizes(hidden=(16, 16), n=3, steps=7)
+    usual = "16 x 16 for every network; flows of 7 steps, N = 3 in our methods, chunks of 5"
+    held = lambda *algos: {  # noqa: E731
+        row["what"]: row["how"]
+        for row in tables.equal(plan(dataclasses.replace(ALL, env=(TASK1,), algos=algos), sizes)[0], sizes, {})
+    }["networks"]
+    assert held(*dict.fromkeys((*arms.DEFAULT, *arms.SEED, "bc@diffusion", "consistency-ac"))) == usual
+    own, more = "qc:critic.hidden=8x8:chunk.horizon=2", "qc:n=5:actor.steps=2"
+    told = f"{usual}; but for: {own} (chunk.horizon 2, critic.hidden 8 x 8); {more} (actor.steps 2, n 5)"
+    assert held(own, "qc", more) == told
+
+
 def test_tuning_is_told_as_it_was():
     """Every figure stands in docs/results/tuning.md, the setting in use is the best of its arm, and its own name is no lie."""
     table = (Path(__file__).parents[1] / "docs/results/tuning.md").read_text()

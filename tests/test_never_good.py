@@ -20,13 +20,13 @@ from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.bc import BC, bc
 from qchunk.config import ChunkConfig, OptimConfig
 from qchunk.data import formats
-from qchunk.drivers.common import assemble, evaluate, init
+from qchunk.drivers.common import Event, assemble, evaluate, init
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap
 from qchunk.envs.host.pool import Pool
 from qchunk.play import collecting
-from qchunk.reporting import records
-from qchunk.runs import run_folder
+from qchunk.reporting import executions, exports, headline, page, pooled, records
+from qchunk.runs import checkpoint, opened, run_folder, training
 from qchunk.system.errors import UserError
 
 B = BC(ChunkConfig(2), FlowConfig((16,), steps=2), OptimConfig(1e-3))
@@ -126,6 +126,54 @@ def test_an_evaluation_without_a_report_is_one_without_success():
     assert run_folder.judged([line(), line()]) == [line(), line()]
     told = run_folder.judged([line(success=[0.5, 1]), line()])
     assert [t["values"]["success"] for t in told] == [[0.5, 1], [0, 0]]
+
+
+def saved(folder, evals):
+    """Evaluations and their checkpoints, one after the other, as training saves them."""
+    for step, values in evals:
+        event = Event("eval", step, {k: np.asarray(x) for k, x in values.items()}, {"w": jnp.zeros(2)})
+        folder.log("eval", step, values)
+        training.save(folder, event, 100, True, step, training.score(event))
+
+
+ABOUT = {"algorithm": "bc", "env": "e", "seeds": 1, "seed": 0, "config": {}}
+LATE = [(20, {"success": [0.9], "return": [28.0]}), (30, {"success": [0.8], "return": [29.0]}), (40, {"return": [31.0]}), (50, {"return": [30.0]})]  # fmt: skip
+
+
+def test_the_best_checkpoint_has_succeeded_where_success_is_told_only_if_it_is_reached(tmp_path):
+    """A return of 31 is no better than a success of 90 %, before the first success or after it, in a run that went on."""
+    with run_folder.create(tmp_path / "r", ABOUT) as folder:
+        saved(folder, [(10, {"return": [30.0]}), *LATE])
+    assert opened.step_of(tmp_path / "r", "best") == 20
+    assert sorted(int(p.name) for p in folder.checkpoints.iterdir()) == [20, 40, 50]
+
+
+@pytest.mark.parametrize("figure, best", [("return", 20), ("success", 10)])
+def test_checkpoints_that_do_not_name_their_figure_are_compared_by_what_was_logged(figure, best, tmp_path):
+    """Earlier versions kept the number alone."""
+    with run_folder.create(tmp_path / "r", ABOUT) as folder:
+        folder.log("eval", 10, {figure: [0.95], "return": [0.95]})
+        checkpoint.save(folder.checkpoints, 10, {"learner": jnp.zeros(2)}, {"score": 0.95})
+        saved(folder, LATE)
+    assert opened.step_of(tmp_path / "r", "best") == best
+
+
+def test_runs_of_one_environment_are_compared_by_success_where_one_of_them_speaks_of_it(tmp_path):
+    """Two arms that never succeeded and one that did at last, in an environment that tells only that; another environment keeps its returns."""
+    low, four = [-50.0, -51.0, -52.0, -49.0], {"settings": {"episodes": 50}}
+    ends = {"bc": {"return": low}, "ppo": {"return": low}, "qc": {"success": [0.9, 0.9, 0.8, 1.0], "return": low}}
+    for env, arms in (("e", ends), ("f", {"bc": ends["bc"]})):
+        for label, last in arms.items():
+            with run_folder.create(tmp_path / env / label, {**ABOUT, **four, "env": env, "label": label, "seeds": 4}) as f:  # fmt: skip
+                f.log("eval", 10, {"return": low})
+                f.log("eval", 20, last)
+    found = records.load([tmp_path / "e" / label for label in ends] + [tmp_path / "f" / "bc"])
+    rows = {(row["environment"], row["method"]): row for row in records.table(found)}
+    assert [rows["e", label]["mean"] for label in ends] == ["0.0 %", "0.0 %", "90.0 %"]
+    assert rows["e", "qc"]["difference to baseline"].startswith("+90.0 points [77.0, 100.0]")
+    assert rows["e", "ppo"]["return"].startswith("-50.5") and rows["f", "bc"]["figure"] == "return"
+    board = headline.board("e", [r for r in found if r.env == "e"])
+    assert (board.unit, board.rows[0].label, board.rows[0].mean) == ("success (%)", "qc", "90.0 %")
 
 
 @pytest.mark.parametrize("name, what", [("NanReward", "reward"), ("HugeObservation", "obs")])
@@ -247,6 +295,41 @@ def test_only_the_seeds_that_diverge_are_named(tmp_path):
         folder.finish({})
     (row,) = records.table(records.load([tmp_path / "r"]))
     assert row["note"] == "diverged at update 10 (seed 4)"
+
+
+def test_what_a_seed_that_has_diverged_still_reaches_is_no_figure(tmp_path):
+    """Its policy acts, for only its critic is infinite: neither the mean nor a verdict, nor a table for programs, counts that."""
+    for label, success in (("bc", [0.1, 0.2]), ("lost", [0.9, 0.9]), ("qc", [0.7, 0.8])):
+        about = {**ABOUT, "env": TASK, "label": label, "seeds": 2, "settings": {"episodes": 50}}
+        with run_folder.create(tmp_path / label, about) as folder:
+            folder.log("eval", 10, {"success": success, "return": [-1.0, -2.0]})
+            if label == "lost":
+                folder.log("diverged", 20, {"diverged": [0.0, 1.0], "diverged_at": [20]})
+            folder.log("eval", 20, {"success": success, "return": [-1.0, -2.0]})
+            folder.finish({})
+    found = records.load([tmp_path / label for label in ("bc", "lost", "qc")])
+    lost = found[1]
+    np.testing.assert_array_equal(lost.values(), [[0.9, 0.9], [0.9, np.nan]])
+    row = records.table(found)[1]
+    assert {row[c] for c in ("mean", "95 % interval", "difference to baseline")} == {"not finite"}
+    assert row["return"] == "not finite not finite" and row["note"] == "diverged at update 20 (seed 1)"
+    assert [r["success"] for r in exports.seed_rows(found)] == [0.1, 0.2, 0.9, None, 0.7, 0.8]
+    assert [r["mean"] for r in exports.rows(found)] == [pytest.approx(0.15), None, pytest.approx(0.75)]
+    assert [r["method"] for r in pooled.aggregate(found) if r["runs"]] == ["bc", "qc"]
+    told, board = headline.sentences(TASK, found), headline.board(TASK, found)
+    assert told.may.startswith("qc is first") and "no figure): lost" in told.open
+    assert [(r.label, r.mean) for r in board.rows] == [("qc", "75.0 %"), ("bc", "15.0 %"), ("lost", "none")]
+    assert "diverged at update 20" in page.html_page(found, [], {})
+
+
+def test_a_run_played_by_another_scheme_is_judged_as_it_is(tmp_path):
+    """Success is told only where it is reached, so not of a scheme that reaches none; and a seed that has diverged has none."""
+    with run_folder.create(tmp_path / "r", {**ABOUT, "env": TASK, "seeds": 2}) as folder:
+        folder.log("diverged", 20, {"diverged": [0.0, 1.0], "diverged_at": [20]})
+        folder.log("eval", 20, {"success": [0.9, 0.9], "return": [-1.0, -2.0]})
+    (r,) = records.load([tmp_path / "r"])
+    np.testing.assert_array_equal(executions.values(r, {"figures": {"return": [-3.0, -4.0]}}), [0, np.nan])
+    np.testing.assert_array_equal(executions.values(r, {"figures": {"success": [0.5, 0.7]}}), [0.5, np.nan])
 
 
 def test_a_seed_that_diverged_before_a_run_went_on_is_not_forgotten():

@@ -284,3 +284,12 @@ def test_an_interval_over_tasks_holds_both_sources():
     assert stats.interval_over_tasks(alike) == stats.interval(alike.mean(axis=1))
     assert np.isnan(stats.interval_over_tasks(apart[:, :1]).low), "one task is no sample of tasks"
     assert exports.as_csv([]) == "\n"
+
+
+def test_a_critic_without_a_correlation_is_told_so(tmp_path):
+    """That of a seed that has diverged: null in metrics.jsonl."""
+    folder = make(tmp_path / "r", "qc", QC, finished=False)
+    with run_folder.open_run(folder) as run:
+        run.log("eval", 3000, {"success": QC, "return": QC, "q_correlation": [np.nan, 0.5, 0.5, 0.5]})
+    (row,) = page.calibration(records.load([folder]))
+    assert row["correlation"] == "not finite, 0.50, 0.50, 0.50"

@@ -207,6 +207,14 @@ def test_facts_that_differ_are_told_of_their_runs(pair):
     assert "not all made alike (jax;" in page.markdown_page(records.load(pair), [], {})
 
 
+def test_runs_of_one_environment_on_other_data_are_told(tmp_path):
+    """Of another environment they are other data by nature."""
+    places = {name: {"data": {"path": "d.npz", "fingerprint": name}} for name in ("aaa", "bbb")}
+    there = make(tmp_path / "a", "qc", QC, **places["aaa"])
+    assert "not all made alike" not in told_of([there, make(tmp_path / "r", "qc", QC, REACHER, **places["bbb"])])
+    assert "not all made alike (data;" in told_of([there, make(tmp_path / "b", "bc", BC, **places["bbb"])])
+
+
 def test_seeds_of_other_code_are_told_apart(tmp_path):
     """They are one method all the same; the page says which seeds were made by which code."""
     first, later = make(tmp_path / "a", "qc", QC), make(tmp_path / "b", "qc", QC, seed=len(QC))

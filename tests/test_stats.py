@@ -114,6 +114,15 @@ def test_holm_by_hand():
     assert len(stats.holm([])) == 0
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_arm_without_a_figure_is_no_evidence_and_changes_no_other_verdict(bad):
+    """Six differences of 4 seeds at 1 against 4 at 0 stay plain, 6 * 2 / 256, beside a seventh of which a seed has no figure."""
+    ones, zeros, lost = np.ones(4), np.zeros(4), np.asarray([1.0, 1.0, 1.0, bad])
+    assert np.isnan(stats.whatever_the_seeds(lost, zeros)) and np.isnan(stats.whatever_the_seeds(zeros, lost))
+    found = stats.verdicts([stats.Pair(ones, zeros, True, 50)] * 6 + [stats.Pair(lost, zeros, True, 50)])
+    assert [v.word for v in found] == [stats.SURE] * 6 + [""]
+
+
 def test_p_values_agree_with_their_intervals():
     """Where the t test decides, p is below 5 % where the interval excludes 0; where episodes do, never without it."""
     rng = np.random.default_rng(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 import types
 
@@ -15,10 +16,12 @@ from qchunk.algorithms.bc import BC
 from qchunk.comparison import estimate, suite
 from qchunk.comparison.suite import Data, Run, Suite, chosen, shrunk, smoke
 from qchunk.config import ChunkConfig, RolloutConfig, validate
+from qchunk.data import formats
 from qchunk.drivers.online import OnlineSettings
 from qchunk.play.execute import parse, with_delay
 from qchunk.runs import prior, run_folder
 from qchunk.system import loading
+from qchunk.system.errors import UserError
 from qchunk.types import Spec
 
 
@@ -128,6 +131,80 @@ def test_folders_stay_apart_and_below_the_suite(tmp_path):
             assert folder.resolve().is_relative_to((tmp_path / "runs").resolve()) and ".." not in folder.parts
     tasks = {suite.name_of(f"tabletop/cube-single-task{t}", "../mine.py:mine") for t in (1, 2)}
     assert len(tasks) == 2
+
+
+@pytest.fixture
+def stood(tmp_path):
+    """(a run, its suite's folder, its config.json) of a finished run on data that were collected, and on a prior."""
+    data, root = Data("probe/flag", 40), tmp_path / "suite"
+    run = Run("bc", "probe/flag", data, BC(), OnlineSettings(), "x", "probe/flag/prior", ("task=1", "energy=0.5"))
+    file = suite.collected(data, root, quiet=True)
+    config = {
+        "algorithm": "bc",
+        "label": "x",
+        "env": run.env,
+        "seed": 0,
+        "seeds": 1,
+        "objective": {"task": 1, "energy": 0.5},
+    }
+    config |= {
+        "prior": {"path": str(root.resolve() / "runs/probe/flag/prior")},
+        "config": dataclasses.asdict(run.config),
+    }
+    config |= {"settings": dataclasses.asdict(run.driver.resolve(run.settings))}
+    config |= {"data": {"path": str(file.resolve()), "fingerprint": formats.load(file)[1]["fingerprint"]}}
+    with run_folder.create(suite.folder_of(run, root), config) as folder:
+        folder.finish({})
+    return run, root, suite.folder_of(run, root) / "config.json"
+
+
+def kept(config, **changes) -> None:
+    about = json.loads(config.read_text())
+    about["config"].update(changes)
+    config.write_text(json.dumps(about))
+
+
+def test_a_finished_run_that_stands_on_something_else_is_no_run_of_the_suite(stood):
+    """Neither its objective, nor its prior, nor that it has data, nor which; what nobody changed goes on, moved or without its data."""
+    run, root, config = stood
+    suite.check([run], root)
+    for change, told in (
+        ({"objective": ()}, "another objective"),
+        ({"objective": ("task=1", "energy=5")}, "another objective"),
+        ({"prior": ""}, "with a prior"),
+        ({"prior": "probe/flag/other"}, "another prior"),
+        ({"prior": str(root / "elsewhere")}, "another prior"),
+        ({"data": None}, "with a data set"),
+        (
+            {"data": run.data._replace(steps=50)},
+            "another data set, probe-flag-default-40.npz, not probe-flag-default-50",
+        ),
+    ):
+        with pytest.raises(UserError, match=told):
+            suite.check([run._replace(**change)], root)
+    shutil.move(root, root.with_name("moved"))
+    suite.check([run], root.with_name("moved"))
+    shutil.rmtree(root.with_name("moved") / "data")
+    suite.check([run], root.with_name("moved"))
+    kept(root.with_name("moved") / config.relative_to(root), prior=None)
+    with pytest.raises(UserError, match="was made with no prior"):
+        suite.check([run], root.with_name("moved"))
+
+
+def test_data_that_are_not_what_runs_were_made_with_are_refused(stood):
+    """In place, and where they are gone and were collected anew."""
+    run, root, config = stood
+    file = suite.file_of(run.data, root)
+    file.unlink()
+    assert suite.collected(run.data, root, quiet=True) == file, "the same bits"
+    about = json.loads(config.read_text())["config"]["data"]
+    kept(config, data={**about, "fingerprint": "0" * 16})
+    with pytest.raises(UserError, match=f"{file.name} has changed since .*probe/flag/x was made. put it back"):
+        suite.check([run], root)
+    file.unlink()
+    suite.check([run], root)
+    with pytest.raises(UserError, match=f"{file.name} has changed since .*probe/flag/x was made. put it back"):
+        suite.collected(run.data, root, quiet=True)
 
 
 def test_a_report_leaves_out_what_others_stand_on():

@@ -206,6 +206,25 @@ def resized(c: Any, sizes: Sizes) -> Any:
     return dataclasses.replace(c, **made)
 
 
+def unsized(c: Any, sizes: Sizes, prefix: str = "") -> dict[str, str]:
+    """By dotted name, the fields of a configuration that have not the sizes that arms share: widths, lengths of chunks, a flow's steps, our N."""
+    shared: dict[str, Any] = {"hidden": sizes.hidden}
+    shared |= {"horizon": sizes.horizon} if isinstance(c, ChunkConfig) else {}
+    shared |= {"steps": sizes.steps} if isinstance(c, FlowConfig) else {}
+    if not prefix and type(getattr(c, "n", None)) is int and stated_by_us(type(c), "n"):
+        shared["n"] = sizes.n
+    found: dict[str, str] = {}
+    for field in dataclasses.fields(c):
+        value, name = getattr(c, field.name), f"{prefix}{field.name}"
+        parts = {f"{name}.{i}.": x for i, x in enumerate(value)} if type(value) is tuple else {f"{name}.": value}
+        for place, part in parts.items():
+            if dataclasses.is_dataclass(part) and not isinstance(part, type):
+                found |= unsized(part, sizes, place)
+        if value != shared.get(field.name, value):
+            found[name] = " x ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return found
+
+
 def config_of(arm: str, sizes: Sizes) -> Any:
     """The configuration of an arm, see above.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qchunk import env_names, envs, registry
+from qchunk.comparison import standing
 from qchunk.comparison.literature import Published
 from qchunk.config import filled, validate
 from qchunk.data import formats
@@ -174,12 +175,17 @@ def file_of(data: Data, root: Path) -> Path:
 
 
 def collected(data: Data, root: Path, quiet: bool = False) -> Path:
-    """The file of a data set, collected if it is not there."""
+    """The file of a data set, collected if it is not there.
+
+    Raises:
+        UserError: it was collected anew, and runs that are there stand on another.
+    """
     out = file_of(data, root)
     if not out.exists():
         policies = tuple(str(root / "runs" / p) if (root / "runs" / p).is_dir() else p for p in data.policies)
         flags = CollectFlags(out, policies, data.steps, seed=data.seed, episode_length=data.episode_length, quiet=quiet)
         collect_to(data.env, flags)
+        standing.same_as_before(out, root)
     return out
 
 
@@ -218,13 +224,22 @@ def check(suite: Sequence[Run], root: Path) -> None:
             raise UserError(f"{folder} was made with another {odd[0]}", fix)
         if edited := sources.changed(found):
             raise UserError(f"{edited[0]} has changed since {folder} was made", f"put it back; otherwise {fix}")
-        if isinstance(run.data, Path) and found.get("data"):
-            if run.data not in prints:
-                env = envs.make(run.env, run.config.chunk.history)
-                found_at = formats.mapped(run.data) or formats.read(run.data, env)
-                prints[run.data] = found_at[1]["fingerprint"]
-            if prints[run.data] != found["data"]["fingerprint"]:
-                raise UserError(f"{run.data} has changed since {folder} was made", f"put it back; otherwise {fix}")
+        if other := standing.otherwise(run, found, root):
+            raise UserError(f"{folder} was made with {other}", fix)
+        if run.data:
+            file = file_of(run.data, root) if isinstance(run.data, Data) else run.data
+            if file not in prints:
+                prints[file] = _fingerprint(file, run)
+            standing.refuse_other(file, prints[file], found["data"], folder)
+
+
+def _fingerprint(file: Path, run: Run) -> str:
+    """Of a run's data set; "" of one that would be collected, and is not there."""
+    if isinstance(run.data, Data):
+        return standing.mark_of(file) if file.exists() else ""
+    env = envs.make(run.env, run.config.chunk.history)
+    found = formats.mapped(file) or formats.read(file, env)
+    return found[1]["fingerprint"]
 
 
 def made_otherwise(name: str, suite: Sequence[Run], root: Path) -> None:

@@ -27,12 +27,12 @@ def equal(suite: Sequence[Run], sizes: Sizes, left_out: LeftOut) -> Rows:
     Args:
         suite: the arms' runs, without those of the priors.
     """
-    s, widths = suite[0].settings, " x ".join(map(str, sizes.hidden))
+    s = suite[0].settings
     found = {
         "protocol": _protocol(suite),
         "data": _data(next((r for r in suite if r.data), None)),
         "prior": _prior(suite),
-        "networks": f"{widths} for every network; flows of {sizes.steps} steps, N = {sizes.n} in our methods, chunks of {sizes.horizon}",
+        "networks": _networks(suite, sizes),
         "evaluation": f"{s.episodes} episodes per seed, open loop, the same start states for every arm and every evaluation",
         "seeds": _seeds(suite),
         "tuning": f"three runs of every default arm on {arms.TUNING_ENV}, one seed, {TUNING}; see the table{_compared(suite)}",
@@ -122,6 +122,15 @@ def _protocol(suite: Sequence[Run]) -> str:
             else ""
         )
     return told
+
+
+def _networks(suite: Sequence[Run], sizes: Sizes) -> str:
+    """The sizes that arms share, and each arm that has others, by settings in its name or by what its trials chose."""
+    widths = " x ".join(map(str, sizes.hidden))
+    told = f"{widths} for every network; flows of {sizes.steps} steps, N = {sizes.n} in our methods, chunks of {sizes.horizon}"
+    odd = [(r.label, arms.unsized(r.config, sizes)) for r in suite]
+    but = dict.fromkeys(f"{arm} ({', '.join(f'{k} {v}' for k, v in own.items())})" for arm, own in odd if own)
+    return f"{told}; but for: {'; '.join(but)}" if but else told
 
 
 def _data(r: Run | None) -> str:

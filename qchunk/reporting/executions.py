@@ -11,6 +11,7 @@ import numpy as np
 from qchunk.reporting.prices import rounded
 from qchunk.reporting.records import Record, Rows, difference_text, show
 from qchunk.reporting.stats import Pair, Verdict, bounds_of, interval, verdicts
+from qchunk.runs import run_folder
 from qchunk.system import schema
 from qchunk.system.errors import UserError
 
@@ -86,8 +87,11 @@ def rows(records: Sequence[Record]) -> Rows:
 
 
 def values(r: Record, x: dict[str, Any]) -> np.ndarray:
-    """The figure of a run [S], played by a scheme."""
-    return np.asarray(x["figures"][r.figure], float)
+    """The figure of a run [S], played by a scheme, judged as the run itself is: NaN of a seed that has diverged."""
+    (told,) = run_folder.judged([{"kind": "eval", "values": x["figures"]}], r.figure == "success")
+    found, final = np.asarray(told["values"][r.figure], float), r.final()
+    lost = [i < len(final) and not np.isfinite(final[i]) for i in range(len(found))]
+    return np.where(lost, np.nan, found)
 
 
 def shares_of(r: Record, x: dict[str, Any]) -> int:

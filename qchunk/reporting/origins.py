@@ -7,7 +7,13 @@ from typing import Any
 
 from qchunk.reporting.records import Record, Rows
 
-NEUTRAL = ("commit", "python", "platform", "made", "data")  # may differ between runs that are compared
+NEUTRAL = (
+    "commit",
+    "python",
+    "platform",
+    "made",
+    "data",
+)  # may differ between runs that are compared; data between environments
 
 
 def facts(about: dict[str, Any]) -> dict[str, str]:
@@ -51,7 +57,8 @@ def rows(records: Sequence[Record]) -> Rows:
 
 
 def unlike(abouts: Sequence[dict[str, Any]]) -> list[str]:
-    """The facts that may move a run's figures and are not the same of all: the code, a package, the device, a precision.
+    """The facts that may move a run's figures and are not the same of all: the code, a package, the device, a precision; and within
+    one environment the data.
 
     What a run does not know differs from nothing. The code is compared by its digest, and by commits where a run is older than that.
     """
@@ -59,7 +66,15 @@ def unlike(abouts: Sequence[dict[str, Any]]) -> list[str]:
     code = "code" if all(known["code"] for known in found) else "commit"
     names = [k for k in dict.fromkeys(k for known in found for k in known) if k not in (*NEUTRAL, "code")]
     differ = [k for k in (code, *names) if len({known.get(k, "") for known in found} - {""}) > 1]
-    return ["code" if k == "commit" else k for k in differ]
+    return ["code" if k == "commit" else k for k in differ] + ["data"] * _on_other_data(abouts)
+
+
+def _on_other_data(abouts: Sequence[dict[str, Any]]) -> bool:
+    """Whether two runs of one environment learned from different data."""
+    found: dict[str, set[str]] = {}
+    for about in abouts:
+        found.setdefault(about["config"].get("env", ""), set()).add(facts(about)["data"])
+    return any(len(marks - {""}) > 1 for marks in found.values())
 
 
 def sentence(records: Sequence[Record]) -> str:

@@ -291,7 +291,10 @@ def calibration(records: Sequence[Record]) -> Rows:
     found = []
     for r in records:
         values = {title: r.evals[-1]["values"].get(name) for name, title in names.items()}
-        told = {title: ", ".join(f"{x:.2f}" for x in v) if v else "" for title, v in values.items()}
+        told = {
+            title: ", ".join("not finite" if x is None else f"{x:.2f}" for x in v) if v else ""
+            for title, v in values.items()
+        }
         found += [{"method": r.label, "environment": r.env, **told}] if any(told.values()) else []
     return found
 

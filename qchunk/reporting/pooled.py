@@ -39,7 +39,8 @@ def aggregate(records: Sequence[Record]) -> list[dict[str, str]]:
     """Interquartile mean and probability of improvement over the baseline, with stratified bootstrap intervals."""
     found = scores(records)
     base = next(iter(found), "")
-    unit, returns, episodes = records[0].figure, _returns(records), episodes_of(records)
+    unit, episodes = records[0].figure, episodes_of(records)
+    returns = _returns([r for r in records if r.label in found])
     rows = []
     for label, x in found.items():
         tasks, both = x.shape[1], np.concatenate([x, found[base]], axis=1) if len(x) == len(found[base]) else None

@@ -173,9 +173,11 @@ def whatever_the_seeds(a: np.ndarray | list[float], b: np.ndarray | list[float])
 
     For independent values in [0, 1] with equal means, the mean of a - b is at least d with a probability of at most
     (cosh(u) exp(-u d))^(2 S) for any u > 0 (Hoeffding, 1963: exp is convex, and the worst mean is 1/2); the best u gives
-    exp(-2 S kl((1 + d) / 2, 1 / 2)). Four seeds at 0 against four at 1 have 2 / 256.
+    exp(-2 S kl((1 + d) / 2, 1 / 2)). Four seeds at 0 against four at 1 have 2 / 256. NaN where a value is not finite.
     """
     a, b = np.asarray(a, float), np.asarray(b, float)
+    if not np.isfinite([*a, *b]).all():
+        return float("nan")
     q = (1 + min(1.0, abs(float(a.mean() - b.mean())))) / 2
     kl = np.log(2) + q * np.log(q) + ((1 - q) * np.log(1 - q) if q < 1 else 0.0)
     return float(min(1.0, 2 * np.exp(-(len(a) + len(b)) * kl)))

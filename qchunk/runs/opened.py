@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -202,27 +203,51 @@ def step_of(folder: Path, wanted: str | int) -> int | None:
     if wanted == "newest":
         return None
     if wanted == "best":
-        best = best_of(folder / run_folder.CHECKPOINTS)
-        if best is None:
+        first = best(scored(folder / run_folder.CHECKPOINTS))
+        if first is None:
             raise UserError(f"no checkpoint of {folder} was made with an evaluation", "take newest, or a step")
-        return best[1]
+        return first.step
     if isinstance(wanted, bool) or not str(wanted).isdigit():
         raise UserError(f"{wanted!r} is no checkpoint", "give newest, best or a step")
     return int(wanted)
 
 
-def best_of(checkpoints: Path, until: float = math.inf) -> tuple[float, int] | None:
-    """(score, step) of the checkpoint whose evaluation was best, the newest of equals; None where none was evaluated.
+class Scored(NamedTuple):
+    """What an evaluation said of a checkpoint, over all seeds."""
 
-    Args:
-        until: checkpoints of later steps are passed over.
-    """
+    figure: str  # which of ``run_folder.COMPARED``
+    value: float
+    step: int
+
+
+def best(found: Sequence[Scored]) -> Scored | None:
+    """The best, the newest of equals; where one speaks of success the others had none (``run_folder.judged``). None of none."""
+    known = any(one.figure == "success" for one in found)
+
+    def rank(one: Scored) -> tuple[float, int]:
+        return 0.0 if known and one.figure != "success" else one.value, one.step
+
+    return max(found, key=rank, default=None)
+
+
+def scored(checkpoints: Path, until: float = math.inf) -> list[Scored]:
+    """What is known of the checkpoints that were saved with an evaluation of finite seeds, up to a step."""
     found = []
     for step in (n for n in checkpoint.steps(checkpoints) if n <= until):
         with contextlib.suppress(UserError):  # one that is damaged
-            score = checkpoint.about(checkpoints, step).get("score")
-            found += [(score, step)] if isinstance(score, float) else []
-    return max(found, default=None)
+            about = checkpoint.about(checkpoints, step)
+            if isinstance(value := about.get("score"), float):
+                found.append(Scored(about.get("figure") or _figure_at(checkpoints.parent, step), value, step))
+    return found
+
+
+def _figure_at(folder: Path, step: int) -> str:
+    """What the evaluation of a step was compared by, from the metrics: checkpoints of earlier versions do not name it."""
+    with contextlib.suppress(UserError):  # no metrics
+        for line in reversed(run_folder.read_metrics(folder)):
+            if (line["kind"], line["step"]) == ("eval", step):
+                return run_folder.compared(line["values"])
+    return ""
 
 
 def last_finite(checkpoints: Path, step: int) -> int | None:

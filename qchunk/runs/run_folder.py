@@ -296,18 +296,22 @@ def compared(values: Container[str]) -> str:
     return next((name for name in COMPARED if name in values), "return")
 
 
-def judged(lines: list[dict]) -> list[dict]:
+def judged(lines: list[dict], known: bool = False) -> list[dict]:
     """The lines of metrics, in which all evaluations speak of success where one does.
 
     An environment may say only where success was reached: an evaluation without it is one in which nobody succeeded.
+
+    Args:
+        known: whether another run of the environment speaks of it.
     """
-    known = any(line["kind"] == "eval" and "success" in line["values"] for line in lines)
+    known = known or any(line["kind"] == "eval" and "success" in line["values"] for line in lines)
 
     def filled(line: dict) -> dict:
         values = line["values"]
-        if line["kind"] != "eval" or "success" in values or "return" not in values:
+        if line["kind"] != "eval" or "success" in values or not isinstance(earned := values.get("return"), list):
             return line
-        return {**line, "values": {"success": [0.0] * len(values["return"]), **values}}
+        none = [None if x is None else 0.0 for x in earned]  # a seed without a return has no figure
+        return {**line, "values": {"success": none, **values}}
 
     return [filled(line) for line in lines] if known else lines
 

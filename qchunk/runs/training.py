@@ -24,7 +24,7 @@ from qchunk.drivers.common import Driver, Event, assemble, check_acting, check_d
 from qchunk.envs import held_out, objective
 from qchunk.play import evaluation
 from qchunk.runs import checkpoint, prior, resuming, run_folder, sinks, sources
-from qchunk.runs.opened import SWEPT, Opened, best_of, last_finite, rebuild, restore, save_given
+from qchunk.runs.opened import SWEPT, Opened, Scored, best, last_finite, rebuild, restore, save_given, scored
 from qchunk.runs.progress import Bar
 from qchunk.runs.resuming import Going
 from qchunk.seeds import for_each, mesh, repeated, spread
@@ -344,14 +344,15 @@ def say_diverged(event: Event, names: Sequence[str], spare: int | None) -> None:
     )
 
 
-def score(event: Event) -> float | None:
+def score(event: Event) -> Scored | None:
     """How good an evaluation was, over all seeds: the mean of what runs are compared by; None where that is no number."""
-    found = float(np.mean(event.values[run_folder.compared(event.values)]))
-    return found if np.isfinite(found) else None
+    figure = run_folder.compared(event.values)
+    found = float(np.mean(event.values[figure]))
+    return Scored(figure, found, event.step) if np.isfinite(found) else None
 
 
 def save(
-    run: run_folder.RunFolder, event: Event, total: int, finite: bool, spare: int | None, score: float | None
+    run: run_folder.RunFolder, event: Event, total: int, finite: bool, spare: int | None, score: Scored | None
 ) -> None:
     """Saves a checkpoint of an event; from then on the metrics tell of it. The best one stays, too.
 
@@ -364,13 +365,12 @@ def save(
     playing = event.state is not None and event.step < total
     tree = {"learner": event.learner} | ({"state": event.state} if playing else {})
     about = {**{n: run.config[n] for n in ("algorithm", "env", "config")}, "step": event.step, "state": playing}
-    scored = {} if score is None else {"score": score}
-    before = best_of(run.checkpoints, event.step)
-    best = before if score is None else max(before or (score, event.step), (score, event.step))
-    spared = {spare} | ({best[1]} if best else set())
+    told = {} if score is None else {"score": score.value, "figure": score.figure}
+    first = best([*scored(run.checkpoints, event.step), *([score] if score else [])])
+    spared = {spare} | ({first.step} if first else set())
     tree = hosts.gathered(tree)
     if hosts.first():
-        checkpoint.save(run.checkpoints, event.step, tree, {**about, "finite": finite, **scored}, spare=spared)
+        checkpoint.save(run.checkpoints, event.step, tree, {**about, "finite": finite, **told}, spare=spared)
     hosts.wait("saved")
     run.settle()
     run.log("checkpoint", event.step, {})
