@@ -7,13 +7,8 @@ from typing import Any
 
 from qchunk.reporting.records import Record, Rows
 
-NEUTRAL = (
-    "commit",
-    "python",
-    "platform",
-    "made",
-    "data",
-)  # may differ between runs that are compared; data between environments
+# may differ between runs that are compared; data between environments
+NEUTRAL = ("commit", "python", "platform", "made", "data")
 
 
 def facts(about: dict[str, Any]) -> dict[str, str]:
