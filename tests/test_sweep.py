@@ -20,7 +20,7 @@ from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.dppo import PPO, ppo
 from qchunk.algorithms.qc import QC, qc
 from qchunk.commands import sweep, train
-from qchunk.comparison import arms, fitting, selection, sweeping, tables, trials
+from qchunk.comparison import arms, fitting, lineup, selection, sweeping, tables, trials
 from qchunk.comparison.selection import Scores
 from qchunk.comparison.suite import Run, Trained
 from qchunk.config import ChunkConfig, CriticConfig, RolloutConfig, ValueConfig, validate
@@ -409,6 +409,28 @@ def test_the_best_trial_is_compared(tmp_path):
     lost = trials.scored(tried, Trained({}, {tried.runs[0][1].name: "why"}))
     best, rows = trials.chosen([(tried, lost)])
     assert best == {} and "stock setting" in rows[0][tables.TRIED] and trials.tuned(own, best) == own
+
+
+def test_a_trial_that_fails_ends_the_comparison_before_it_begins(tmp_path, monkeypatch, capsys):
+    """Its arm would be compared at its stock setting, and could never be tuned in that folder again."""
+    f = lineup.CompareFlags((ENV,), tmp_path, algos=("bc", "qc"), tune=2, tune_env=ENV, online_steps=0)
+    suite, planned = lineup.plan(f, arms.Sizes(hidden=(8,)))[0], trials.planned(f, arms.Sizes(hidden=(8,)))
+    lost = planned[1][0].runs[0][1].name
+    monkeypatch.setattr(trials, "as_asked", lambda *_: Trained({}, {lost: "no memory for a moment"}))
+    with pytest.raises(SystemExit) as e:
+        trials.tuned_suite(f, suite, planned, [])
+    told = capsys.readouterr().err
+    assert e.value.code == 1 and f"failed: {lost}: no memory for a moment" in told and not list(tmp_path.iterdir())
+
+
+def test_data_of_another_environment_than_the_trials_are_refused_at_once(tmp_path, capsys):
+    file = tmp_path / "d.npz"
+    assert command(capsys, "collect", ENV, "--out", file, "--steps", 40)[0] == 0
+    f = lineup.CompareFlags((ENV,), data=file, algos=("bc",), tune=2, online_steps=0)
+    with pytest.raises(UserError, match=f"data of {ENV}.*--tune-env {ENV}"):
+        trials.planned(f, arms.Sizes(hidden=(8,)))
+    (tried,) = trials.planned(dataclasses.replace(f, tune_env=ENV), arms.Sizes(hidden=(8,)))[1]
+    assert {run.data for _, run in tried.runs} == {file}
 
 
 # ------------------------------------------------------------------------------------------- the command
