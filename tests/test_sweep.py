@@ -187,6 +187,15 @@ def test_flags_to_settings():
     )
 
 
+def test_words_that_are_neither_true_nor_false_are_refused():
+    for word, flag in (("Yes", "--critic.layer-norm"), ("1", "--critic.layer-norm"), ("no", "--critic.no-layer-norm")):
+        assert sweeping.as_flags({"critic.layer-norm": word}, PARTS) == [flag]
+        assert sweeping.with_values(PARTS[0], {"critic.layer-norm": word}).critic.layer_norm == ("no-" not in flag)
+    for word in ("on", "off", "t", "maybe", "2"):
+        with pytest.raises(UserError, match=f"--critic.layer-norm is '{word}'. give True or False"):
+            sweeping.as_flags({"critic.layer-norm": word}, PARTS)
+
+
 def test_settings_at_random():
     """Of a grid none twice; of ranges inside them, log-uniform or not, whole numbers with both ends, the same for one seed."""
     found, _ = fields(
@@ -216,6 +225,9 @@ def test_settings_at_random():
         (("--optim.lr", "log:0..1"), "no range"),
         (("--optim.lr", "1..2", "4"), "no range"),
         (("--optim.lr", "1..x"), "no range"),
+        (("--optim.lr", "-inf..1"), "no range"),
+        (("--optim.lr", "nan..1"), "no range"),
+        (("--n", "0.2..0.8"), "holds no whole number"),
         (("--optim.lr", 1, 1), "twice"),
         (("--optim.lr", 1, 2, "--optim.lr", 3, 4), "swept twice"),
         (("--seed", 1, 2), "judged alike"),
@@ -371,9 +383,29 @@ def test_every_arm_has_as_many_trials(tmp_path):
         ({"n": [1, 2, "x"]}, "--n is 'x'"),
         ({"n": [1, 2, -3]}, "--n -3"),
         ({"optim.lr": "2..1"}, "no range"),
+        ({"optim.lr": "-inf..1"}, "no range"),
+        ({"optim.lr": []}, "--optim.lr has no values"),
+        ({"optim.lr": {"a": 1}}, "--optim.lr is .*give a number"),
+        ({}, "names no fields"),
+        ([{"optim.lr": 0.1, "n": 4}, {"n": 8}, {"n": 9}], "setting 2 of --tune-fields for qc has other fields"),
+        ([0.001, 0.01, 0.1], "--tune-fields for qc holds no list of settings"),
+        ([{}, {}, {}], "no list of settings"),
     ):
         with pytest.raises(UserError, match=told):
             trials.trials_of(own, odd, 3)
+
+
+def test_a_file_of_what_is_tuned_is_refused_by_a_line(tmp_path):
+    f = lineup.CompareFlags((ENV,), algos=("bc", "bc:lr=0.1"), tune=2, tune_env=ENV, tune_fields=tmp_path / "t.json")
+    for text, told in (
+        ('{"bc": [0.001, 0.01]}', "t.json is damaged.*write json such as"),
+        ('{"bc:lr=0.1": [0.001, 0.01]}', "t.json is damaged.*write json such as"),
+        ('{"bc": 3}', "t.json is damaged"),
+        ('{"bc": {"optim.lr": {"a": 1}}}', "--optim.lr is .*give a number"),
+    ):
+        (tmp_path / "t.json").write_text(text)
+        with pytest.raises(UserError, match=told):
+            trials.planned(f, arms.Sizes(hidden=(8,)))
 
 
 def test_every_kind_of_system_has_a_field_to_tune():

@@ -36,6 +36,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "cqn-as": {"optim.lr": "log:2e-5..1e-3"},
     **dict.fromkeys(("dppo", "ppo", "reinflow", "fpo", "fpo++", "learned-k", "top-erl"), SLOWER),
 }
+FIX = 'write json such as {"qc": {"optim.lr": "log:1e-4..1e-2"}, "dppo": [{"clip": 0.01, "clip_base": 0.01}, ...]}'
 BEST = "best.json"  # the chosen settings, beside the trials
 
 
@@ -50,9 +51,13 @@ class Trials(NamedTuple):
 
 
 def asked(path: Path | None) -> dict[str, Any]:
-    """What a json file says is tuned: {ARM: {FIELD: [values] or "LOW..HIGH"}, or a list of settings}; "" is every other arm."""
-    fix = 'write json such as {"qc": {"optim.lr": "log:1e-4..1e-2"}, "dppo": [{"clip": 0.01, "clip_base": 0.01}, ...]}'
-    return schema.read(path, dict[str, Any], fix) if path else {}
+    """What a json file says is tuned: {ARM: {FIELD: [values] or "LOW..HIGH"}, or a list of settings}; "" is every other arm.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it holds something else.
+    """
+    return schema.read(path, dict[str, dict[str, Any] | list[dict[str, Any]]], FIX) if path else {}
 
 
 def fields_of(arm: str, wanted: Mapping[str, Any]) -> Any:
@@ -74,6 +79,27 @@ def fields_of(arm: str, wanted: Mapping[str, Any]) -> Any:
     return offers[0]
 
 
+def tuned_fields(arm: str, c: Any, wanted: Any) -> list[sweeping.Field]:
+    """The fields that are tuned of an arm, with their values or ranges.
+
+    Raises:
+        UserError: it has no such field, or a field no such value.
+    """
+    known = dict(hints(c))
+    if not isinstance(wanted, Mapping) or not wanted:
+        raise UserError(f"--tune-fields for {arm} names no fields", FIX)
+    fields = []
+    for name, values in wanted.items():
+        flag, several = name.strip().lstrip("-").replace("_", "-"), values if isinstance(values, list) else [values]
+        if flag not in known:
+            raise UserError(f"{arm} has no field {name!r}", "name its own in --tune-fields")
+        made = sweeping.field(flag, known[flag], [sweeping.spelled(v) for v in several])
+        for text in made.values:
+            sweeping.valued(flag, known[flag], text)
+        fields.append(made)
+    return fields
+
+
 def settings_of(arm: str, c: Any, wanted: Any, count: int, seed: int) -> list[Setting]:
     """``count`` settings of an arm.
 
@@ -81,20 +107,13 @@ def settings_of(arm: str, c: Any, wanted: Any, count: int, seed: int) -> list[Se
         UserError: it has no such field, another number of settings, or fewer than that.
     """
     if isinstance(wanted, list):
-        found = [{str(k).replace("_", "-"): sweeping.spelled(v) for k, v in one.items()} for one in wanted]
+        found = sweeping.alike(wanted, f"--tune-fields for {arm}", FIX)
         if len(found) != count:
             raise UserError(
                 f"{arm} has {len(found)} settings, and every arm is to have {count}", "give as many for each"
             )
     else:
-        known = dict(hints(c))
-        if not isinstance(wanted, Mapping) or (odd := [k for k in wanted if k.replace("_", "-") not in known]):
-            raise UserError(f"{arm} has no field {odd[0] if isinstance(wanted, Mapping) else wanted!r}", "name its own in --tune-fields")  # fmt: skip
-        fields = []
-        for name, values in wanted.items():
-            flag, several = name.replace("_", "-"), values if isinstance(values, list) else [values]
-            fields.append(sweeping.field(flag, known[flag], [sweeping.spelled(v) for v in several]))
-        found = sweeping.drawn(fields, count, seed)
+        found = sweeping.drawn(tuned_fields(arm, c, wanted), count, seed)
     for setting in found:
         sweeping.with_values(c, setting)
     return found
