@@ -514,6 +514,39 @@ def test_a_plan_knows_what_to_paste():
     assert all(isinstance(g.driver_settings, OfflineSettings) for g in s.groups)
 
 
+def test_one_setting_that_learns_offline_brings_data_for_all():
+    steps = lambda *values: ["--offline-steps", *values, "--online-steps", "8"]  # noqa: E731
+    plans = [sweep.plan(["qc", "--env", ENV, *steps(*values)]) for values in (("0", "9"), ("9", "0"))]
+    first, second = ([sweep.data_of(s, ENV, tuning) for tuning in (True, False)] for s in plans)
+    assert first == second and all(first)
+    none = sweep.plan(["qc", "--env", ENV, *steps("0"), "--optim.lr", "1", "2"])
+    assert sweep.data_of(none, ENV, True) is None
+
+
+@pytest.mark.parametrize("how", ["fails", "ends"])
+def test_the_answer_is_there_where_the_report_is_not(how, tmp_path, monkeypatch, capsys):
+    """Its runs fail, or something else ends the command while it trains them."""
+    joint = write(tmp_path / "joint", {"return": [1.0, 2.0, 5.0, 6.0]})
+    monkeypatch.setattr(sweep.handed, "trained_on", lambda *_: Trained({f"{ENV}/bc-0": joint}, {}))
+
+    def report(name, runs, *_):
+        assert json.loads((tmp_path / "o/best.json").read_text())["flags"] == "--optim.lr 2e-3"
+        if how == "ends":
+            raise MemoryError
+        return Trained({}, {run.name: "no room" for run in runs})
+
+    monkeypatch.setattr(sweep, "train_all", report)
+    argv = ["bc", "--env", ENV, *SMALL, *STEPS, "--optim.lr", "1e-3", "2e-3", "--out", str(tmp_path / "o")]
+    with pytest.raises(SystemExit if how == "fails" else MemoryError) as e:
+        sweep.sweep(argv)
+    told = capsys.readouterr()
+    if how == "fails":
+        assert e.value.code == 1 and "failed: probe/pole/bc (setting 1): no room" in told.err
+        assert "best: --optim.lr 2e-3" in told.out and "| chosen |" in told.out
+        found = json.loads((tmp_path / "o/best.json").read_text())
+        assert found["reported"] == [] and "qchunk train bc --env probe/pole --data" in found["command"]
+
+
 def timeless(text: str) -> list:
     """Lines of metrics without their seconds, and without what a run that went on says again: compiling, and which lanes have diverged."""
     lines = [line for line in map(json.loads, text.splitlines()) if line["kind"] not in ("compile", "diverged")]
