@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -163,6 +164,58 @@ def test_what_another_command_writes_to_is_left_alone(tmp_path, monkeypatch):
     threading.Timer(0.6, other.kill).start()
     work([chore("a", tmp_path)._replace(lock=lock)], Session(tmp_path, "s"), "1")
     assert other.wait() == -signal.SIGKILL and (tmp_path / "a.done").exists(), "as soon as it is free"
+
+
+def ends_by_itself(folder: Path, monkeypatch, parent: int | None = None, begin=lambda here: None) -> bool:
+    """Whether a worker is told to save and end while it does a job that waits for that."""
+    here, told = Session(folder, "s"), list[int]()
+    here.folder.mkdir(parents=True)
+    monkeypatch.setattr(working, "POLL", 0.02)
+    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+
+    def do() -> None:
+        begin(here)
+        until = time.monotonic() + 3
+        while not told and time.monotonic() < until:
+            time.sleep(0.01)
+        (folder / "done").touch()
+
+    try:
+        work([Chore("a", (), (folder / "done").exists, do)], here, "1", *([parent] if parent else []))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return bool(told)
+
+
+def test_a_disk_that_refuses_a_look_stops_no_pulse(tmp_path, monkeypatch):
+    """Nor the signs of life, nor that the worker hears it where its session is over."""
+    looked, exists = set(), Path.exists
+
+    def at_first_not(path, **more):
+        if threading.current_thread() is not threading.main_thread() and path not in looked:
+            looked.add(path)
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return exists(path, **more)
+
+    monkeypatch.setattr(Path, "exists", at_first_not)
+    assert ends_by_itself(tmp_path, monkeypatch, begin=lambda here: here.stop.touch())
+    assert any(path.name == "stop" for path in looked) and len(looked) > 1
+
+
+def test_a_worker_ends_with_who_started_it(tmp_path, monkeypatch):
+    """Also where that is gone before the worker has begun to look: it is told who that was."""
+    here, told = session.begin(tmp_path, ["compare", "--env", "probe/pole", "--out", str(tmp_path)]), []
+    monkeypatch.setattr(session.subprocess, "Popen", lambda command, **_: told.append(command))
+    session.started(here, "1")
+    words = told[0][told[0].index("worker") + 1 :]
+    monkeypatch.setattr(handed, "serve", lambda listed, session, worker, *parent: told.append(parent))
+    workers.worker(words)
+    assert told[1] == (os.getpid(),)
+    monkeypatch.undo()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert ends_by_itself(tmp_path / "gone", monkeypatch, gone.pid)
+    assert not ends_by_itself(tmp_path / "here", monkeypatch, os.getppid())
 
 
 def crew_of(codes: list[int], folder: Path, ends: bool) -> tuple[Engine, list[str]]:

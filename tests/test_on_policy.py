@@ -13,7 +13,7 @@ import pytest
 from test_cli import run as command
 from tiers import slow_but
 
-from qchunk import cli, envs
+from qchunk import cli, envs, normalise
 from qchunk.actor_configs import DiffusionConfig, FlowConfig, GaussianConfig
 from qchunk.actors import actor
 from qchunk.actors.paths import count_steps, stochastic, with_min_std
@@ -22,7 +22,8 @@ from qchunk.algorithms.dppo import DPPO, PPO, dppo, ppo
 from qchunk.config import ChunkConfig, OptimConfig, RolloutConfig, ValueConfig
 from qchunk.critics.state_v import state_v
 from qchunk.data import chunks, formats
-from qchunk.drivers import train
+from qchunk.drivers import on_policy, train
+from qchunk.drivers.common import assemble, init
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap
@@ -34,7 +35,7 @@ from qchunk.play.execute import receding
 from qchunk.play.on_device import begin, rollout_chunks
 from qchunk.runs import checkpoint
 from qchunk.sampling import log_prob, sample_path
-from qchunk.seeds import for_each
+from qchunk.seeds import for_each, one
 from qchunk.system.errors import UserError
 from qchunk.types import Spec, Steps, Vars, view
 
@@ -329,6 +330,22 @@ def test_a_run_resumes_to_the_same_bits(tmp_path, capsys):
         capsys, "collect", ENV, "--policy", tmp_path / "a", "--out", tmp_path / "c.npz", "--steps", "50", "--json"
     )
     assert code == 0 and json.loads(out)["transitions"] >= 50
+
+
+def test_the_units_of_a_seed_are_its_own():
+    """From scratch: of what it has seen itself, alone or among others."""
+    c = PPO(GaussianConfig((8,)), ChunkConfig(2), ValueConfig((8,)), RolloutConfig(4, 4, 1, 2))
+
+    def units(seed, seeds):
+        s = OnPolicySettings(seed=seed, seeds=seeds, online_steps=32, normalise_obs="min-max")
+        program, x = assemble(ppo, c, envs.make("gymnax/Pendulum-v1"), s)
+        return on_policy.in_units(program, x, init(program, x)).stats[normalise.STATS]
+
+    both = units(3, 2)
+    for i in range(2):
+        mine, alone = one(both, i), one(units(3 + i, 1), 0)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), mine, alone)
+    assert np.ptp(both["obs"].scale, axis=0).min() > 0, "and they differ"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.dppo import PPO, ppo
 from qchunk.algorithms.qc import QC, qc
 from qchunk.commands import sweep, train
-from qchunk.comparison import arms, fitting, selection, sweeping, tables, trials
+from qchunk.comparison import arms, fitting, lineup, selection, sweeping, tables, trials
 from qchunk.comparison.selection import Scores
 from qchunk.comparison.suite import Run, Trained
 from qchunk.config import ChunkConfig, CriticConfig, RolloutConfig, ValueConfig, validate
@@ -187,6 +187,15 @@ def test_flags_to_settings():
     )
 
 
+def test_words_that_are_neither_true_nor_false_are_refused():
+    for word, flag in (("Yes", "--critic.layer-norm"), ("1", "--critic.layer-norm"), ("no", "--critic.no-layer-norm")):
+        assert sweeping.as_flags({"critic.layer-norm": word}, PARTS) == [flag]
+        assert sweeping.with_values(PARTS[0], {"critic.layer-norm": word}).critic.layer_norm == ("no-" not in flag)
+    for word in ("on", "off", "t", "maybe", "2"):
+        with pytest.raises(UserError, match=f"--critic.layer-norm is '{word}'. give True or False"):
+            sweeping.as_flags({"critic.layer-norm": word}, PARTS)
+
+
 def test_settings_at_random():
     """Of a grid none twice; of ranges inside them, log-uniform or not, whole numbers with both ends, the same for one seed."""
     found, _ = fields(
@@ -216,6 +225,9 @@ def test_settings_at_random():
         (("--optim.lr", "log:0..1"), "no range"),
         (("--optim.lr", "1..2", "4"), "no range"),
         (("--optim.lr", "1..x"), "no range"),
+        (("--optim.lr", "-inf..1"), "no range"),
+        (("--optim.lr", "nan..1"), "no range"),
+        (("--n", "0.2..0.8"), "holds no whole number"),
         (("--optim.lr", 1, 1), "twice"),
         (("--optim.lr", 1, 2, "--optim.lr", 3, 4), "swept twice"),
         (("--seed", 1, 2), "judged alike"),
@@ -371,9 +383,29 @@ def test_every_arm_has_as_many_trials(tmp_path):
         ({"n": [1, 2, "x"]}, "--n is 'x'"),
         ({"n": [1, 2, -3]}, "--n -3"),
         ({"optim.lr": "2..1"}, "no range"),
+        ({"optim.lr": "-inf..1"}, "no range"),
+        ({"optim.lr": []}, "--optim.lr has no values"),
+        ({"optim.lr": {"a": 1}}, "--optim.lr is .*give a number"),
+        ({}, "names no fields"),
+        ([{"optim.lr": 0.1, "n": 4}, {"n": 8}, {"n": 9}], "setting 2 of --tune-fields for qc has other fields"),
+        ([0.001, 0.01, 0.1], "--tune-fields for qc holds no list of settings"),
+        ([{}, {}, {}], "no list of settings"),
     ):
         with pytest.raises(UserError, match=told):
             trials.trials_of(own, odd, 3)
+
+
+def test_a_file_of_what_is_tuned_is_refused_by_a_line(tmp_path):
+    f = lineup.CompareFlags((ENV,), algos=("bc", "bc:lr=0.1"), tune=2, tune_env=ENV, tune_fields=tmp_path / "t.json")
+    for text, told in (
+        ('{"bc": [0.001, 0.01]}', "t.json is damaged.*write json such as"),
+        ('{"bc:lr=0.1": [0.001, 0.01]}', "t.json is damaged.*write json such as"),
+        ('{"bc": 3}', "t.json is damaged"),
+        ('{"bc": {"optim.lr": {"a": 1}}}', "--optim.lr is .*give a number"),
+    ):
+        (tmp_path / "t.json").write_text(text)
+        with pytest.raises(UserError, match=told):
+            trials.planned(f, arms.Sizes(hidden=(8,)))
 
 
 def test_every_kind_of_system_has_a_field_to_tune():
@@ -409,6 +441,28 @@ def test_the_best_trial_is_compared(tmp_path):
     lost = trials.scored(tried, Trained({}, {tried.runs[0][1].name: "why"}))
     best, rows = trials.chosen([(tried, lost)])
     assert best == {} and "stock setting" in rows[0][tables.TRIED] and trials.tuned(own, best) == own
+
+
+def test_a_trial_that_fails_ends_the_comparison_before_it_begins(tmp_path, monkeypatch, capsys):
+    """Its arm would be compared at its stock setting, and could never be tuned in that folder again."""
+    f = lineup.CompareFlags((ENV,), tmp_path, algos=("bc", "qc"), tune=2, tune_env=ENV, online_steps=0)
+    suite, planned = lineup.plan(f, arms.Sizes(hidden=(8,)))[0], trials.planned(f, arms.Sizes(hidden=(8,)))
+    lost = planned[1][0].runs[0][1].name
+    monkeypatch.setattr(trials, "as_asked", lambda *_: Trained({}, {lost: "no memory for a moment"}))
+    with pytest.raises(SystemExit) as e:
+        trials.tuned_suite(f, suite, planned, [])
+    told = capsys.readouterr().err
+    assert e.value.code == 1 and f"failed: {lost}: no memory for a moment" in told and not list(tmp_path.iterdir())
+
+
+def test_data_of_another_environment_than_the_trials_are_refused_at_once(tmp_path, capsys):
+    file = tmp_path / "d.npz"
+    assert command(capsys, "collect", ENV, "--out", file, "--steps", 40)[0] == 0
+    f = lineup.CompareFlags((ENV,), data=file, algos=("bc",), tune=2, online_steps=0)
+    with pytest.raises(UserError, match=f"data of {ENV}.*--tune-env {ENV}"):
+        trials.planned(f, arms.Sizes(hidden=(8,)))
+    (tried,) = trials.planned(dataclasses.replace(f, tune_env=ENV), arms.Sizes(hidden=(8,)))[1]
+    assert {run.data for _, run in tried.runs} == {file}
 
 
 # ------------------------------------------------------------------------------------------- the command
@@ -458,6 +512,39 @@ def test_a_plan_knows_what_to_paste():
     assert s.report == ((ENV,), 8, 3) and len(s.settings) == 4
     assert [g.config.actor.hidden for g in s.groups] == [(8, 8), (16,)]
     assert all(isinstance(g.driver_settings, OfflineSettings) for g in s.groups)
+
+
+def test_one_setting_that_learns_offline_brings_data_for_all():
+    steps = lambda *values: ["--offline-steps", *values, "--online-steps", "8"]  # noqa: E731
+    plans = [sweep.plan(["qc", "--env", ENV, *steps(*values)]) for values in (("0", "9"), ("9", "0"))]
+    first, second = ([sweep.data_of(s, ENV, tuning) for tuning in (True, False)] for s in plans)
+    assert first == second and all(first)
+    none = sweep.plan(["qc", "--env", ENV, *steps("0"), "--optim.lr", "1", "2"])
+    assert sweep.data_of(none, ENV, True) is None
+
+
+@pytest.mark.parametrize("how", ["fails", "ends"])
+def test_the_answer_is_there_where_the_report_is_not(how, tmp_path, monkeypatch, capsys):
+    """Its runs fail, or something else ends the command while it trains them."""
+    joint = write(tmp_path / "joint", {"return": [1.0, 2.0, 5.0, 6.0]})
+    monkeypatch.setattr(sweep.handed, "trained_on", lambda *_: Trained({f"{ENV}/bc-0": joint}, {}))
+
+    def report(name, runs, *_):
+        assert json.loads((tmp_path / "o/best.json").read_text())["flags"] == "--optim.lr 2e-3"
+        if how == "ends":
+            raise MemoryError
+        return Trained({}, {run.name: "no room" for run in runs})
+
+    monkeypatch.setattr(sweep, "train_all", report)
+    argv = ["bc", "--env", ENV, *SMALL, *STEPS, "--optim.lr", "1e-3", "2e-3", "--out", str(tmp_path / "o")]
+    with pytest.raises(SystemExit if how == "fails" else MemoryError) as e:
+        sweep.sweep(argv)
+    told = capsys.readouterr()
+    if how == "fails":
+        assert e.value.code == 1 and "failed: probe/pole/bc (setting 1): no room" in told.err
+        assert "best: --optim.lr 2e-3" in told.out and "| chosen |" in told.out
+        found = json.loads((tmp_path / "o/best.json").read_text())
+        assert found["reported"] == [] and "qchunk train bc --env probe/pole --data" in found["command"]
 
 
 def timeless(text: str) -> list:

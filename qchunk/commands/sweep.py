@@ -129,8 +129,9 @@ def sweep(argv: list[str]) -> None:
     if chosen is None:
         fix = f"see {s.root / 'settings.md'}, and sweep other values"
         raise UserError("no setting has a score: every one of them failed, diverged or is not finite", fix)
+    best(s, chosen, over, [])  # it is known now, whatever becomes of the report
     reported, also = report(s, chosen, {"Settings": rows, "What mattered": selection.mattered(s.settings, over)})
-    say(s, rows, chosen, over, reported)
+    say(s, rows, best(s, chosen, over, reported))
     for one in (trained, also):
         one.leave()
 
@@ -215,8 +216,8 @@ def refuse(s: Sweep) -> None:
 
 
 def data_of(s: Sweep, env: str, tuning: bool) -> Data | Path | None:
-    """The data set of runs in an environment; none where they learn from what they play."""
-    if s.flags.data or not getattr(s.groups[0].driver_settings, "offline_steps", 0):
+    """The data set of runs in an environment, the same for all settings; none where all of them learn from what they play."""
+    if s.flags.data or not any(getattr(g.driver_settings, "offline_steps", 0) for g in s.groups):
         return s.flags.data
     return Data(envs.make(env).data_name, s.flags.data_steps, seed=int(tuning))
 
@@ -307,7 +308,7 @@ def written(s: Sweep, each: Sequence[Scores], over: Scores, chosen: int | None) 
 
 
 def report(s: Sweep, chosen: int, more: dict[str, records.Rows]) -> tuple[records.Rows, Trained]:
-    """Trains the chosen setting where it was not tuned, and writes a page of it: (its rows, the runs)."""
+    """Trains the chosen setting where it was not tuned, and writes a page of it: (its rows, the runs). No page and no rows where all fail."""
     where, first, count = s.report
     if not count:
         return [], Trained({}, {})
@@ -318,11 +319,12 @@ def report(s: Sweep, chosen: int, more: dict[str, records.Rows]) -> tuple[record
     label = f"{loading.stem(s.algorithm)} (setting {chosen})"
     runs = [Run(s.algorithm, env, data_of(s, env, tuning=False), c, settings, label, **more_) for env in where]
     trained = train_all("report", runs, s.root, s.flags.quiet or s.flags.json, s.flags.log_to, estimate.left)
-    return write_report(trained.of(runs), s.root / "report", more, trained.rows(runs)), trained
+    folders = trained.of(runs)
+    return write_report(folders, s.root / "report", more, trained.rows(runs)) if folders else [], trained
 
 
-def say(s: Sweep, rows: records.Rows, chosen: int, over: Scores, reported: records.Rows) -> None:
-    """The tables and the chosen setting, to stdout and into best.json."""
+def best(s: Sweep, chosen: int, over: Scores, reported: records.Rows) -> dict[str, Any]:
+    """Writes best.json, the chosen setting with the command that trains it; what it holds."""
     words = sweeping.as_flags(s.settings[chosen], s.parts)
     env = s.report[0][0] if reported else s.flags.env[0]
     data = data_of(s, env, tuning=not reported)
@@ -335,12 +337,21 @@ def say(s: Sweep, rows: records.Rows, chosen: int, over: Scores, reported: recor
     found = {"setting": s.settings[chosen], "flags": " ".join(words), "command": line, "tuned": mean}
     found |= {"figure": over.figure, "reported": list(reported)}
     write_json(s.root / "best.json", answers.finite(found), allow_nan=False)
+    return found
+
+
+def say(s: Sweep, rows: records.Rows, found: dict[str, Any]) -> None:
+    """The tables and the chosen setting, to stdout.
+
+    Args:
+        found: what ``best`` gives.
+    """
     if s.flags.json:
         answers.answer({"settings": list(rows), "best": found})
         return
     print(records.markdown(rows, tuple(rows[0])))
-    if reported:
-        print(f"the chosen setting, where it was not tuned:\n{records.markdown(reported)}")
+    if found["reported"]:
+        print(f"the chosen setting, where it was not tuned:\n{records.markdown(found['reported'])}")
     else:
         print("these figures chose the setting, so that its own is too good: --report-seeds reports it on others")
-    print(f"best: {' '.join(words)}\n{line}\npicture: {s.root / 'mattered.png'}")
+    print(f"best: {found['flags']}\n{found['command']}\npicture: {s.root / 'mattered.png'}")

@@ -19,12 +19,12 @@ LISTS = {  # of the commands that hand out runs: words of the command line -> co
 
 
 def worker(argv: list[str]) -> None:
-    """``qchunk worker ROOT SESSION NAME [CORE,CORE...]``."""
-    if len(argv) not in (3, 4):
+    """``qchunk worker ROOT SESSION NAME [CORE,CORE... [PARENT]]``: it ends with the process PARENT."""
+    if len(argv) not in (3, 4, 5):
         raise UserError("worker is called by other commands", "use --on of qchunk compare, reproduce or sweep")
-    root, name, me, *cores = argv
-    if any(cores):  # before anything counts them
-        os.sched_setaffinity(0, map(int, cores[0].split(",")))
+    root, name, me, cores, parent = (*argv, "", "")[:5]
+    if cores:  # before anything counts them
+        os.sched_setaffinity(0, map(int, cores.split(",")))
     # Slurm announces the end of a job's time, and preemption, as submitit asks it to
     signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     session = Session(Path(root), name)
@@ -32,4 +32,4 @@ def worker(argv: list[str]) -> None:
     listed = loading.function(LISTS[command])(words)
     from qchunk.comparison import handed
 
-    handed.serve(listed, session, me)
+    handed.serve(listed, session, me, int(parent) if parent else None)

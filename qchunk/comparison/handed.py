@@ -143,8 +143,11 @@ def not_yet(trained: Trained, suite: Sequence[Run]) -> list[dict[str, str]]:
     return [{"environment": r.env, "method": r.label + r.batch} for r in missing]
 
 
-def serve(listed: Listed, session: Session, worker: str) -> None:
+def serve(listed: Listed, session: Session, worker: str, parent: int | None = None) -> None:
     """A worker's part: whatever is ready and nobody's.
+
+    Args:
+        parent: see ``working.work``.
 
     Raises:
         UserError: the list is another than the command's, such as after its file was edited.
@@ -153,7 +156,7 @@ def serve(listed: Listed, session: Session, worker: str) -> None:
         raise UserError(f"the runs of {listed.name} have changed since the command began", "start it again")
     sinks.check(listed.log_to)
     with stopping.hint("another worker goes on"):
-        work(jobs_of(listed), session, worker)
+        work(jobs_of(listed), session, worker, parent)
 
 
 def digest(suite: Sequence[Run]) -> str:

@@ -20,6 +20,7 @@ from qchunk.varied import hints, put
 
 Setting = dict[str, str]  # values as the command line spells them, by flags without their dashes
 MIXED = ("seed", "seeds", "episodes", "execute", "delay")  # what settings must share to be judged alike
+TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}  # what a file may say
 DIGITS = 4  # of a number that is drawn: it is then what its text says
 
 
@@ -100,6 +101,8 @@ def field(flag: str, hint: Any, values: Sequence[str]) -> Field:
     if hint not in (int, float) or not any(
         ".." in v for v in values
     ):  # a file of the user's own may be ../mine.py:name
+        if not values:
+            raise UserError(f"--{flag} has no values", "give one or more")
         if len(set(values)) < len(values):
             raise UserError(f"--{flag} names a value twice", "give each once")
         return Field(flag, hint, tuple(values))
@@ -109,9 +112,11 @@ def field(flag: str, hint: Any, values: Sequence[str]) -> Field:
         low, high = (float(x) for x in ends.split(".."))
     except ValueError as e:
         raise UserError(f"--{flag} {' '.join(values)} is no range", fix) from e
-    log = kind == "log"
-    if len(values) > 1 or kind not in ("", "log") or not low < high or (log and low <= 0) or not math.isfinite(high):
+    log, ends_well = kind == "log", math.isfinite(low) and math.isfinite(high) and low < high
+    if len(values) > 1 or kind not in ("", "log") or not ends_well or (log and low <= 0):
         raise UserError(f"--{flag} {' '.join(values)} is no range", fix)
+    if hint is int and math.ceil(low) > math.floor(high):
+        raise UserError(f"--{flag} {values[0]} holds no whole number", "give ends that are whole numbers")
     return Field(flag, hint, (), low, high, log)
 
 
@@ -139,7 +144,7 @@ def drawn(fields: Sequence[Field], trials: int, seed: int) -> list[Setting]:
     if not any(f.drawn for f in fields):
         every = grid(fields)
         if trials > len(every):
-            raise UserError(f"--trials {trials} is more than the {len(every)} settings of the grid", "give fewer")
+            raise UserError(f"{trials} trials are more than the {len(every)} settings of the grid", "ask for fewer, or give more values")
         return [every[i] for i in sorted(rng.permutation(len(every))[:trials])]
     return [{f.flag: f.draw(rng) for f in fields} for _ in range(trials)]
 
@@ -156,11 +161,20 @@ def listed(path: Path) -> list[Setting]:
         rows = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines(), strict=True))
     except (OSError, ValueError, csv.Error) as e:
         raise UserError(f"{path} cannot be read as settings: {' '.join(str(e).split())[:80]}", fix) from e
+    return alike(rows, str(path), fix)
+
+
+def alike(rows: Any, where: str, fix: str) -> list[Setting]:
+    """Settings of the same fields, from what a file holds.
+
+    Raises:
+        UserError: they are no list of objects that name values, or name different fields. ``fix`` is its fix.
+    """
     if not isinstance(rows, list) or not rows or not all(isinstance(r, dict) and r for r in rows):
-        raise UserError(f"{path} holds no list of settings", fix)
+        raise UserError(f"{where} holds no list of settings", fix)
     found = [{str(k).strip().lstrip("-").replace("_", "-"): spelled(v) for k, v in row.items()} for row in rows]
     if odd := [i for i, row in enumerate(found, 1) if set(row) != set(found[0]) or "" in row.values()]:
-        raise UserError(f"setting {odd[0]} of {path} has other fields than the first, or an empty one", fix)
+        raise UserError(f"setting {odd[0]} of {where} has other fields than the first, or an empty one", fix)
     return [{flag: row[flag] for flag in found[0]} for row in found]
 
 
@@ -187,15 +201,14 @@ def checked(settings: Sequence[Setting], parts: Sequence[Any]) -> list[Setting]:
 
 
 def as_flags(setting: Mapping[str, str], parts: Sequence[Any]) -> list[str]:
-    """A setting as words of the command line."""
+    """A setting as words of the command line. Raises UserError where a value is to be true or false, and is neither."""
     known = {flag: hint for part in parts for flag, hint in hints(part)}
     found: list[str] = []
     for flag, value in setting.items():
         hint = known.get(flag)
         if hint is bool:
             head, dot, last = flag.rpartition(".")
-            true = value.lower() in ("true", "1", "yes")
-            found += [f"--{flag}" if true else f"--{head}{dot}no-{last}"]
+            found += [f"--{flag}" if valued(flag, bool, value) else f"--{head}{dot}no-{last}"]
         else:
             found += [f"--{flag}", *(value.split(",") if get_origin(hint) is tuple else [value])]
     return found
@@ -222,7 +235,7 @@ def valued(flag: str, hint: Any, text: str) -> Any:
         if hint in (int, float):
             return hint(text)
         if hint is bool:
-            return {"true": True, "false": False}[text.lower()]
+            return TRUTHS[text.lower()]
         if get_origin(hint) is tuple:
             return tuple(valued(flag, get_args(hint)[0], part) for part in text.split(","))
     except (ValueError, KeyError) as e:

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from qchunk import envs
 from qchunk.comparison import arms, lineup, selection, sweeping, tables
 from qchunk.comparison.handed import Listed, as_asked
 from qchunk.comparison.lineup import CompareFlags
 from qchunk.comparison.selection import Scores
 from qchunk.comparison.suite import Data, Run, Trained
 from qchunk.comparison.sweeping import Setting
+from qchunk.data import formats
 from qchunk.reporting.records import Rows
 from qchunk.system import schema
 from qchunk.system.errors import UserError
@@ -34,6 +36,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "cqn-as": {"optim.lr": "log:2e-5..1e-3"},
     **dict.fromkeys(("dppo", "ppo", "reinflow", "fpo", "fpo++", "learned-k", "top-erl"), SLOWER),
 }
+FIX = 'write json such as {"qc": {"optim.lr": "log:1e-4..1e-2"}, "dppo": [{"clip": 0.01, "clip_base": 0.01}, ...]}'
 BEST = "best.json"  # the chosen settings, beside the trials
 
 
@@ -48,9 +51,13 @@ class Trials(NamedTuple):
 
 
 def asked(path: Path | None) -> dict[str, Any]:
-    """What a json file says is tuned: {ARM: {FIELD: [values] or "LOW..HIGH"}, or a list of settings}; "" is every other arm."""
-    fix = 'write json such as {"qc": {"optim.lr": "log:1e-4..1e-2"}, "dppo": [{"clip": 0.01, "clip_base": 0.01}, ...]}'
-    return schema.read(path, dict[str, Any], fix) if path else {}
+    """What a json file says is tuned: {ARM: {FIELD: [values] or "LOW..HIGH"}, or a list of settings}; "" is every other arm.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UserError: it holds something else.
+    """
+    return schema.read(path, dict[str, dict[str, Any] | list[dict[str, Any]]], FIX) if path else {}
 
 
 def fields_of(arm: str, wanted: Mapping[str, Any]) -> Any:
@@ -72,6 +79,27 @@ def fields_of(arm: str, wanted: Mapping[str, Any]) -> Any:
     return offers[0]
 
 
+def tuned_fields(arm: str, c: Any, wanted: Any) -> list[sweeping.Field]:
+    """The fields that are tuned of an arm, with their values or ranges.
+
+    Raises:
+        UserError: it has no such field, or a field no such value.
+    """
+    known = dict(hints(c))
+    if not isinstance(wanted, Mapping) or not wanted:
+        raise UserError(f"--tune-fields for {arm} names no fields", FIX)
+    fields = []
+    for name, values in wanted.items():
+        flag, several = name.strip().lstrip("-").replace("_", "-"), values if isinstance(values, list) else [values]
+        if flag not in known:
+            raise UserError(f"{arm} has no field {name!r}", "name its own in --tune-fields")
+        made = sweeping.field(flag, known[flag], [sweeping.spelled(v) for v in several])
+        for text in made.values:
+            sweeping.valued(flag, known[flag], text)
+        fields.append(made)
+    return fields
+
+
 def settings_of(arm: str, c: Any, wanted: Any, count: int, seed: int) -> list[Setting]:
     """``count`` settings of an arm.
 
@@ -79,20 +107,13 @@ def settings_of(arm: str, c: Any, wanted: Any, count: int, seed: int) -> list[Se
         UserError: it has no such field, another number of settings, or fewer than that.
     """
     if isinstance(wanted, list):
-        found = [{str(k).replace("_", "-"): sweeping.spelled(v) for k, v in one.items()} for one in wanted]
+        found = sweeping.alike(wanted, f"--tune-fields for {arm}", FIX)
         if len(found) != count:
             raise UserError(
                 f"{arm} has {len(found)} settings, and every arm is to have {count}", "give as many for each"
             )
     else:
-        known = dict(hints(c))
-        if not isinstance(wanted, Mapping) or (odd := [k for k in wanted if k.replace("_", "-") not in known]):
-            raise UserError(f"{arm} has no field {odd[0] if isinstance(wanted, Mapping) else wanted!r}", "name its own in --tune-fields")  # fmt: skip
-        fields = []
-        for name, values in wanted.items():
-            flag, several = name.replace("_", "-"), values if isinstance(values, list) else [values]
-            fields.append(sweeping.field(flag, known[flag], [sweeping.spelled(v) for v in several]))
-        found = sweeping.drawn(fields, count, seed)
+        found = sweeping.drawn(tuned_fields(arm, c, wanted), count, seed)
     for setting in found:
         sweeping.with_values(c, setting)
     return found
@@ -143,7 +164,7 @@ def planned(f: CompareFlags, sizes: arms.Sizes) -> tuple[list[Run], list[Trials]
     """(the priors of the trials, the trials of every arm) of the flags of a comparison; none where nothing is tuned.
 
     Raises:
-        UserError: an arm that cannot be tuned so, or in the environment of the trials.
+        UserError: an arm that cannot be tuned so, or in the environment of the trials; or data of another one.
     """
     if not f.tune:
         if odd := [n for n in ("tune_fields", "tune_env", "tune_seeds") if getattr(f, n) is not None]:
@@ -156,12 +177,30 @@ def planned(f: CompareFlags, sizes: arms.Sizes) -> tuple[list[Run], list[Trials]
             f"{', '.join(left_out[env])} cannot be tuned in {env}", "give another --tune-env, or other --algos"
         )
     found = [r._replace(data=r.data._replace(seed=1)) if isinstance(r.data, Data) else r for r in found]
+    check_data(f, env, found)
     wanted = asked(f.tune_fields)
     if unknown := [arm for arm in wanted if arm and arm not in f.algos]:
         raise UserError(f"{f.tune_fields} tunes {unknown[0]}, which is no arm", "name arms of --algos")
     own = [r for r in found if not r.label.startswith(arms.PRIOR)]
     made = [trials_of(r, fields_of(r.label, wanted), f.tune) for r in own]
     return [r for r in found if r.label.startswith(arms.PRIOR)], made
+
+
+def check_data(f: CompareFlags, env: str, runs: Sequence[Run]) -> None:
+    """Refuses a data set that is not of the trials' environment, which need not be one that is compared.
+
+    Raises:
+        UserError: names --tune-env.
+    """
+    if f.data is None or env in f.env or f.so_far or not any(r.data for r in runs):
+        return
+    made = envs.make(env)
+    rows, about = formats.mapped(f.data) or formats.read(f.data, made)
+    try:
+        formats.fitted(rows, about, made, env, f.data)
+    except UserError as e:
+        fix = f"give --tune-env {f.env[0]}, or another environment that --data is of"
+        raise UserError(f"the trials are made in {env}, and {e.problem}", fix) from e
 
 
 def listed(f: CompareFlags, planned: tuple[list[Run], list[Trials]]) -> Listed:
@@ -180,9 +219,12 @@ def tuned_suite(
 
     Raises:
         UserError: nothing is to be trained, and the trials have not ended.
+        SystemExit: a trial failed. Nothing is compared then: its arm would have its stock setting beside others that were tuned,
+            and the same command, once it can try again, would find the arm's run made otherwise.
     """
     todo = listed(f, planned)
     trained = as_asked(f, argv, todo, todo.runs)
+    trained.leave()
     if f.so_far and len(trained.folders) < len(todo.runs):
         raise UserError("the trials have not ended", "wait, or leave --so-far out")
     best, rows = chosen([(t, scored(t, trained)) for t in planned[1]])

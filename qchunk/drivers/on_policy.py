@@ -36,7 +36,7 @@ from qchunk.losses.reward_scale import Scale, no_scale, scaled
 from qchunk.normalise import Moments
 from qchunk.play import on_device
 from qchunk.play.program import Inputs, Program, each_seed, reads
-from qchunk.seeds import divided, for_each, spread, stream
+from qchunk.seeds import divided, for_each, one, spread, stream
 from qchunk.system import hosts
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Array, Chunk, Learner, Metrics
@@ -115,7 +115,7 @@ def check(program: Program, x: Inputs, s: OnPolicySettings) -> None:
 
 
 def in_units(program: Program, x: Inputs, learner: Learner) -> Learner:
-    """The learner in its units: those of the stage before, or of what its first policy sees in one iteration's decisions.
+    """The learner in its units: those of the stage before, or of what each seed's first policy sees in one iteration's decisions.
 
     Standard units from scratch are a beginning only: ``iterate`` moves them with everything that was seen since. A first
     iteration is short and near its start; kept for good, its standard deviations put later observations far outside of the usual range.
@@ -125,10 +125,10 @@ def in_units(program: Program, x: Inputs, learner: Learner) -> Learner:
     if normalise.STATS in x.given:
         found = normalise.of_given(x.given)
     else:
-        env = program.env
-        obs = jax.tree.map(hosts.read, play(program, learner, start(program, x, learner), x).obs)
-        found = {"obs": normalise.fit(obs, program.units[0]), "action": normalise.identity(env.action_size)}
-        found = for_each(len(x.keys), found)
+        seen = jax.tree.map(hosts.read, play(program, learner, start(program, x, learner), x).obs)
+        each = [normalise.fit(one(seen, i), program.units[0]) for i in range(len(x.keys))]  # no seed's depend on the others
+        obs = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+        found = {"obs": obs, "action": for_each(len(x.keys), normalise.identity(program.env.action_size))}
     return learner._replace(stats={**learner.stats, normalise.STATS: found})
 
 

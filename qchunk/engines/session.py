@@ -88,6 +88,8 @@ def begin(root: Path, argv: Sequence[str]) -> Session:
 def started(session: Session, worker: str, shared: Sequence[int] = ()) -> subprocess.Popen:
     """A worker in a fresh interpreter, in a process group of its own: Ctrl-C reaches the command alone, which then asks it to stop.
 
+    It is told which process this is: where this one is killed while the worker still imports, it would take init for who started it.
+
     Args:
         shared: the cores that it may use; by default all.
     """
@@ -98,7 +100,7 @@ def started(session: Session, worker: str, shared: Sequence[int] = ()) -> subpro
     log: IO[bytes]
     with open(session.log(worker), "ab") as log:
         return subprocess.Popen(
-            [*command, ",".join(map(str, shared))],
+            [*command, ",".join(map(str, shared)), str(os.getpid())],
             env=env,
             cwd=job["cwd"],
             stdin=subprocess.DEVNULL,

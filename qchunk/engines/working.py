@@ -40,15 +40,18 @@ def why_not(job: Chore, failed: dict[str, str]) -> str:
     return f"it stands on {broken}, which failed" if broken else ""
 
 
-def work(jobs: Sequence[Chore], session: Session, worker: str) -> None:
+def work(jobs: Sequence[Chore], session: Session, worker: str, parent: int | None = None) -> None:
     """Does jobs as long as any is left, beside other workers.
+
+    Args:
+        parent: the process that started this one, with which it ends; by default the one that it belongs to now.
 
     Raises:
         Stopped: a signal, or the session, asks to stop; what was begun is saved.
     """
     claims, known = session.claims(), {job.name: job for job in jobs}
     later: dict[str, float] = {}  # when jobs that are locked are looked at again
-    with _pulse(session) as holding:
+    with _pulse(session, parent or os.getppid()) as holding:
         while True:
             stopping.check()
             failed = session.failed()
@@ -111,23 +114,31 @@ def locked(path: Path | None) -> bool:
     return False
 
 
+def _seen(look: Callable[[], bool]) -> bool:
+    """What a look says; False where the disk refuses it for a moment, such as a share that is mounted again: the next look says more."""
+    try:
+        return look()
+    except OSError:
+        return False
+
+
 @contextmanager
-def _pulse(session: Session) -> Iterator[list[Claim]]:
+def _pulse(session: Session, parent: int) -> Iterator[list[Claim]]:
     """Beside the work: signs of life for the claims in the list, and an end where the session or who started this process is gone."""
     holding: list[Claim] = []
-    over, parent = threading.Event(), os.getppid()
+    over = threading.Event()
 
     def run() -> None:
         beaten = time.monotonic()
         while not over.wait(POLL):
             held = list(holding)
-            if any(claim.superseded() for claim in held):
+            if any(_seen(claim.superseded) for claim in held):
                 os._exit(FENCED)
             if time.monotonic() - beaten > BEAT:
                 beaten = time.monotonic()
                 for claim in held:
                     claim.beat()
-            if (session.stop.exists() or os.getppid() != parent) and not stopping.asked():
+            if (os.getppid() != parent or _seen(session.stop.exists)) and not stopping.asked():
                 os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=run, daemon=True)
