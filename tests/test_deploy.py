@@ -90,7 +90,18 @@ def test_robots_side_by_side_are_robots_alone(folder, obs, execute):
         played(policy, [obs[:2], obs[0]])
 
 
-def test_plans_in_the_background_change_no_action(folder, obs):
+@pytest.mark.parametrize("steps, delay", [(2, 1), (1, 1), (1, 2)])
+def test_plans_in_the_background_change_no_action(folder, obs, steps, delay):
+    """Also where a plan is ready no sooner than the next decision."""
+    own = qchunk.load(folder, execute=f"receding:{steps}", delay=delay)
+    ahead = qchunk.load(folder, execute=f"receding:{steps}", delay=delay, background=True)
+    found = played(own, obs)
+    np.testing.assert_array_equal(found, played(ahead, obs))
+    assert np.abs(found[-4:] - played(own, [*obs[:4], *-obs[4:]])[-4:]).max() > 1e-3, "it plans again"
+    assert 0 <= ahead.missed <= len(obs) // steps - 1
+
+
+def test_what_cannot_be_planned_ahead_is_refused(folder, obs):
     own = qchunk.load(folder, execute="receding:2", delay=1)
     ahead = qchunk.load(folder, execute="receding:2", delay=1, background=True)
     np.testing.assert_array_equal(played(own, obs), played(ahead, obs))

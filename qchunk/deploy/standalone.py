@@ -50,7 +50,8 @@ class DeployedPolicy:
             "length" of a plan, "delay", "bounds" of actions ({"low": [A], "high": [A]}, or None: in [-1, 1]), and whatever
             else is to be told.
         background: a delayed plan is made in a thread while the old one plays. Actions are the same; ``missed`` counts the
-            plans that were not ready in time, and were waited for.
+            plans that were not ready in time, and were waited for: by their first action, or by the next decision, which goes
+            on from them.
     """
 
     def __init__(self, programs: Programs, weights: list, about: dict[str, Any], background: bool = False):
@@ -84,10 +85,10 @@ class DeployedPolicy:
         rows, alone = self._rows(obs)
         i, steps = self._i, self.about["steps"]
         if i == 0:
+            self._settle()  # where the delay is no shorter than the steps, the last plan is still under way
             self._decide(rows)
-        if self._pending is not None and i == self.about["delay"]:
-            self.missed += not self._pending.done()
-            self._loop, self._pending = self._pending.result(), None
+        if i == self.about["delay"]:
+            self._settle()
         # while the new plan is made, the old one is played past the step at which it would have been replaced
         at = i + steps if self._pending is not None else i
         action = self._act(at, rows)
@@ -149,6 +150,12 @@ class DeployedPolicy:
         self._pending = self._pool.submit(
             lambda: jax.block_until_ready(self.programs.decide(self.weights, before, rows))
         )
+
+    def _settle(self) -> None:
+        """The plan that is being made becomes the newest."""
+        if self._pending is not None:
+            self.missed += not self._pending.done()
+            self._loop, self._pending = self._pending.result(), None
 
     def _act(self, i: int, rows: Any) -> np.ndarray:
         action = self.programs.act(self.weights, self._begun(rows), np.full(self._batch, i, np.int32), rows)
