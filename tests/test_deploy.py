@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import qchunk
 from qchunk import sampling
+from qchunk.data import formats
 from qchunk.deploy import standalone
 from qchunk.deploy.policy import acting
 from qchunk.deploy.server import Limits, PolicyServer
@@ -127,6 +129,68 @@ def test_what_is_not_fit_to_act_on(folder, obs):
         policy.weights = jax.tree.map(lambda x: x * np.nan if x.dtype == np.float32 else x, policy.weights)
         policy.reset()
         policy(obs[0])
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory):
+    """A run on a robot's own data: 8 pixels, which say the action, and a button beside them."""
+    place = tmp_path_factory.mktemp("pixels")
+    rng, end = np.random.default_rng(0), np.tile(np.arange(9) == 8, 20)
+    seen = {"img": rng.integers(0, 256, (180, 8), np.uint8), "button": rng.integers(-5, 5, (180, 1))}
+    action, nothing = (seen["img"][:, :2] / 127.5 - 1).astype(np.float32), np.zeros(180, np.float32)
+    formats.save(place / "d.npz", formats.Rows(seen, action, nothing, nothing > 0, end), {"env": "my/robot"})
+    flags = "--offline-steps 20 --eval-every 20 --log-every 20 --batch 16 --actor.kind regression --actor.hidden 16"
+    words = f"train bc --env none --data {place / 'd.npz'} --out {place / 'bc'} {flags} --chunk.horizon 2 --quiet"
+    with contextlib.redirect_stdout(None):
+        qchunk_main(words.split())
+    return place / "bc", {name: x[:6] for name, x in seen.items()}
+
+
+def test_pixels_are_seen_as_in_training(pixels, tmp_path, capsys):
+    """Loaded and exported, by the types of the data."""
+    folder, seen = pixels
+    p, _, vars, about = acting(folder, 0, "newest", "", None, False)
+    obs = jax.tree.map(np.asarray, {"img": seen["img"], "button": seen["button"].astype(np.int32)})
+    expected = sampling.act(p.algorithm.act, vars, jax.random.key(0), obs).action
+    assert about["obs"] == {"obs/button": [1, "int32"], "obs/img": [8, "uint8"]}
+    assert run(capsys, "export", folder, "--out", tmp_path / "bc.zip")[0] == 0
+    for policy in (qchunk.load(folder), qchunk.load(tmp_path / "bc.zip")):
+        np.testing.assert_allclose(policy.plan(seen), expected, atol=1e-6)
+        assert policy.about["obs"] == about["obs"]
+
+
+def test_runs_whose_name_says_no_types_load_as_they_did(pixels, tmp_path):
+    """Those that were made before it did."""
+    shutil.copytree(pixels[0], tmp_path / "old")
+    kept = json.loads((tmp_path / "old" / "config.json").read_text())
+    kept["config"]["env"] = "none/button:1,img:8,2"
+    (tmp_path / "old" / "config.json").write_text(json.dumps(kept))
+    policy = qchunk.load(tmp_path / "old")
+    assert policy.about["obs"] == {"obs/button": [1, "float32"], "obs/img": [8, "float32"]}
+    assert policy.plan(pixels[1]).shape == (6, 2, 2)
+
+
+def test_whole_numbers_are_taken_as_they_are_or_not_at_all(pixels):
+    policy, seen = qchunk.load(pixels[0]), {name: x[0] for name, x in pixels[1].items()}
+    plan = policy.plan(seen)
+    policy.reset(0)
+    np.testing.assert_array_equal(policy.plan({name: x.astype(np.float64) for name, x in seen.items()}), plan)
+    for part, number, line in [
+        ("img", np.nan, "obs/img holds NaN"),
+        ("img", np.inf, "obs/img holds NaN or infinite"),
+        (
+            "img",
+            0.5,
+            r"obs/img holds 0.5: give whole numbers from 0 to 255 \(an image in \[0, 1\]: times 255, rounded\)",
+        ),
+        ("img", 300, "obs/img holds 300"),
+        ("img", -3, "obs/img holds -3"),
+        ("button", 0.25, "obs/button holds 0.25: give whole numbers from -2147483648 to 2147483647$"),
+        ("button", 1e12, "obs/button holds 1000000000000.0"),
+    ]:
+        wrong = np.append(seen[part][1:].astype(np.asarray(number).dtype), number)
+        with pytest.raises(ValueError, match=line):
+            policy({**seen, part: wrong})
 
 
 def test_the_best_checkpoint_stays(folder, capsys):

@@ -172,7 +172,7 @@ def fitted(obs: Any, expected: Mapping[str, tuple[int, str]]) -> dict[str, np.nd
     """The leaves of an observation by name, [n] or [B, n] each, in the types that the policy takes.
 
     Raises:
-        ValueError: what does not fit, or is not finite.
+        ValueError: what does not fit, is not finite, or is no number of a type of whole numbers.
     """
     got = _named(obs)
     if got.keys() != expected.keys():
@@ -184,13 +184,23 @@ def fitted(obs: Any, expected: Mapping[str, tuple[int, str]]) -> dict[str, np.nd
             raise ValueError(f"{name} is of type {x.dtype}: give numbers")
         if x.ndim not in (1, 2) or x.shape[-1] != size:
             raise ValueError(f"{name} is of shape {list(x.shape)}: give [{size}], or [B, {size}] for B robots")
-        with np.errstate(over="ignore", invalid="ignore"):
-            found[name] = x.astype(kind)
-        if not np.isfinite(found[name]).all():
-            raise ValueError(f"{name} holds NaN or infinite numbers: do not act on it")
+        found[name] = _cast(x, kind, name)
     if len({x.shape[:-1] for x in found.values()}) > 1:
         shapes = {name: list(x.shape) for name, x in found.items()}
         raise ValueError(f"the parts of the observation are of {shapes}: give the same number of robots")
+    return found
+
+
+def _cast(x: np.ndarray, kind: str, name: str) -> np.ndarray:
+    """The numbers in another type, which holds all of them: floats alone are rounded."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = x.astype(kind)
+    if not (np.isfinite(x).all() and np.isfinite(found).all()):  # a cast to whole numbers makes some of any
+        raise ValueError(f"{name} holds NaN or infinite numbers: do not act on it")
+    if found.dtype.kind != "f" and (odd := x[found != x]).size:
+        low, high = (0, 1) if found.dtype.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
+        image = " (an image in [0, 1]: times 255, rounded)" if kind == "uint8" else ""
+        raise ValueError(f"{name} holds {odd[0]}: give whole numbers from {low} to {high}{image}")
     return found
 
 
