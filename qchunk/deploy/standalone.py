@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import operator
 import sys
 import time
 import zipfile
@@ -29,6 +30,7 @@ import numpy as np
 
 FORMAT, VERSION = "qchunk-policy", 1
 IMPL = "threefry2x32"  # how noise is drawn
+SEEDS = 2**32  # how many there are
 ABOUT, WEIGHTS, PROGRAMS = "about.json", "weights.npz", ("begin", "decide", "act")
 
 
@@ -68,10 +70,10 @@ class DeployedPolicy:
         Args:
             seed: of the noise; equal seeds and observations give equal actions. By default the number of the episode.
         """
-        seed = self._episode if seed is None else seed
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seed is {seed}: give 0 to {2**32 - 1}")
-        self._episode, self._seed, self._i = seed + 1, seed, 0
+        seed = self._episode if seed is None else operator.index(seed)
+        if not 0 <= seed < SEEDS:
+            raise ValueError(f"seed is {seed}: give 0 to {SEEDS - 1}")
+        self._episode, self._seed, self._i = (seed + 1) % SEEDS, seed, 0
         self._loop: list | None = None
         self._pending: Future | None = None
 
