@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import qchunk
 from qchunk import sampling
+from qchunk.data import formats
 from qchunk.deploy import standalone
 from qchunk.deploy.policy import acting
 from qchunk.deploy.server import Limits, PolicyServer
@@ -90,11 +92,19 @@ def test_robots_side_by_side_are_robots_alone(folder, obs, execute):
         played(policy, [obs[:2], obs[0]])
 
 
-def test_plans_in_the_background_change_no_action(folder, obs):
+@pytest.mark.parametrize("steps, delay", [(2, 1), (1, 1), (1, 2)])
+def test_plans_in_the_background_change_no_action(folder, obs, steps, delay):
+    """Also where a plan is ready no sooner than the next decision."""
+    own = qchunk.load(folder, execute=f"receding:{steps}", delay=delay)
+    ahead = qchunk.load(folder, execute=f"receding:{steps}", delay=delay, background=True)
+    found = played(own, obs)
+    np.testing.assert_array_equal(found, played(ahead, obs))
+    assert np.abs(found[-4:] - played(own, [*obs[:4], *-obs[4:]])[-4:]).max() > 1e-3, "it plans again"
+    assert 0 <= ahead.missed <= len(obs) // steps - 1
+
+
+def test_what_cannot_be_planned_ahead_is_refused(folder, obs):
     own = qchunk.load(folder, execute="receding:2", delay=1)
-    ahead = qchunk.load(folder, execute="receding:2", delay=1, background=True)
-    np.testing.assert_array_equal(played(own, obs), played(ahead, obs))
-    assert 0 <= ahead.missed <= len(obs) // 2 - 1
     with pytest.raises(UserError, match="without a delay cannot be made in the background. give delay=1"):
         qchunk.load(folder, background=True)
     with pytest.raises(ValueError, match="plans with a delay overlap"):
@@ -116,6 +126,68 @@ def test_what_is_not_fit_to_act_on(folder, obs):
         policy.weights = jax.tree.map(lambda x: x * np.nan if x.dtype == np.float32 else x, policy.weights)
         policy.reset()
         policy(obs[0])
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory):
+    """A run on a robot's own data: 8 pixels, which say the action, and a button beside them."""
+    place = tmp_path_factory.mktemp("pixels")
+    rng, end = np.random.default_rng(0), np.tile(np.arange(9) == 8, 20)
+    seen = {"img": rng.integers(0, 256, (180, 8), np.uint8), "button": rng.integers(-5, 5, (180, 1))}
+    action, nothing = (seen["img"][:, :2] / 127.5 - 1).astype(np.float32), np.zeros(180, np.float32)
+    formats.save(place / "d.npz", formats.Rows(seen, action, nothing, nothing > 0, end), {"env": "my/robot"})
+    flags = "--offline-steps 20 --eval-every 20 --log-every 20 --batch 16 --actor.kind regression --actor.hidden 16"
+    words = f"train bc --env none --data {place / 'd.npz'} --out {place / 'bc'} {flags} --chunk.horizon 2 --quiet"
+    with contextlib.redirect_stdout(None):
+        qchunk_main(words.split())
+    return place / "bc", {name: x[:6] for name, x in seen.items()}
+
+
+def test_pixels_are_seen_as_in_training(pixels, tmp_path, capsys):
+    """Loaded and exported, by the types of the data."""
+    folder, seen = pixels
+    p, _, vars, about = acting(folder, 0, "newest", "", None, False)
+    obs = jax.tree.map(np.asarray, {"img": seen["img"], "button": seen["button"].astype(np.int32)})
+    expected = sampling.act(p.algorithm.act, vars, jax.random.key(0), obs).action
+    assert about["obs"] == {"obs/button": [1, "int32"], "obs/img": [8, "uint8"]}
+    assert run(capsys, "export", folder, "--out", tmp_path / "bc.zip")[0] == 0
+    for policy in (qchunk.load(folder), qchunk.load(tmp_path / "bc.zip")):
+        np.testing.assert_allclose(policy.plan(seen), expected, atol=1e-6)
+        assert policy.about["obs"] == about["obs"]
+
+
+def test_runs_whose_name_says_no_types_load_as_they_did(pixels, tmp_path):
+    """Those that were made before it did."""
+    shutil.copytree(pixels[0], tmp_path / "old")
+    kept = json.loads((tmp_path / "old" / "config.json").read_text())
+    kept["config"]["env"] = "none/button:1,img:8,2"
+    (tmp_path / "old" / "config.json").write_text(json.dumps(kept))
+    policy = qchunk.load(tmp_path / "old")
+    assert policy.about["obs"] == {"obs/button": [1, "float32"], "obs/img": [8, "float32"]}
+    assert policy.plan(pixels[1]).shape == (6, 2, 2)
+
+
+def test_whole_numbers_are_taken_as_they_are_or_not_at_all(pixels):
+    policy, seen = qchunk.load(pixels[0]), {name: x[0] for name, x in pixels[1].items()}
+    plan = policy.plan(seen)
+    policy.reset(0)
+    np.testing.assert_array_equal(policy.plan({name: x.astype(np.float64) for name, x in seen.items()}), plan)
+    for part, number, line in [
+        ("img", np.nan, "obs/img holds NaN"),
+        ("img", np.inf, "obs/img holds NaN or infinite"),
+        (
+            "img",
+            0.5,
+            r"obs/img holds 0.5: give whole numbers from 0 to 255 \(an image in \[0, 1\]: times 255, rounded\)",
+        ),
+        ("img", 300, "obs/img holds 300"),
+        ("img", -3, "obs/img holds -3"),
+        ("button", 0.25, "obs/button holds 0.25: give whole numbers from -2147483648 to 2147483647$"),
+        ("button", 1e12, "obs/button holds 1000000000000.0"),
+    ]:
+        wrong = np.append(seen[part][1:].astype(np.asarray(number).dtype), number)
+        with pytest.raises(ValueError, match=line):
+            policy({**seen, part: wrong})
 
 
 def test_the_best_checkpoint_stays(folder, capsys):
@@ -263,6 +335,34 @@ def test_a_served_policy_acts_the_same(folder, obs):
     for (seed, o), (_, each) in zip(robots, answers, strict=True):
         actions = np.array([unpacked(x)["actions"][0] for x in each])
         np.testing.assert_allclose(actions, played(by_step, o, seed), atol=1e-6)
+
+
+def test_parts_of_observations_may_lie_under_obs(pixels):
+    """As the documentation's client sends them, and side by side."""
+    policy, seen = qchunk.load(pixels[0]), {name: x[0] for name, x in pixels[1].items()}
+    messages = [packed({"obs": seen, "seed": 3}), packed({**seen, "seed": 3}), packed({"obs": {"obs": seen}})]
+    _, (under, beside, deeper) = serving(PolicyServer(policy), lambda port: asked(port, messages))
+    policy.reset(3)
+    for found in (under, beside):
+        np.testing.assert_allclose(unpacked(found)["actions"], policy.plan(seen), atol=1e-6)
+    assert (
+        deeper == "refused: the observation has obs/obs/button, obs/obs/img, and this policy sees obs/button, obs/img"
+    )
+
+
+@pytest.mark.parametrize("seed, following", [(np.uint8(255), 256), (2**32 - 1, 0)])
+def test_every_seed_has_a_next_one(folder, obs, seed, following):
+    """Of any type, the last one, too: served, and in Python."""
+    policy = qchunk.load(folder)
+    messages = [packed({"obs": obs[0], "seed": seed})] + 2 * [packed({"obs": obs[0], "reset": True})]
+    _, answers = serving(PolicyServer(policy), lambda port: asked(port, messages))
+    policy.reset(seed)
+    for answer, now in zip(answers, (seed, following, following + 1), strict=True):
+        own = policy.plan(obs[0])
+        np.testing.assert_allclose(unpacked(answer)["actions"], own, atol=1e-6)
+        policy.reset(int(now))
+        np.testing.assert_array_equal(policy.plan(obs[0]), own)
+        policy.reset()
 
 
 def array(dtype="<f4", shape=(2,), data=b"\0" * 8):

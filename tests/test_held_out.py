@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import scipy.stats
 from test_cli import run
 
 import qchunk
-from qchunk import registry
+from qchunk import registry, trees
 from qchunk.actor_configs import FlowConfig
 from qchunk.config import ChunkConfig, CriticConfig
 from qchunk.data import formats
@@ -67,6 +68,35 @@ def test_the_last_episodes_are_held_out():
     np.testing.assert_array_equal(env.held.obs["grip"], rows.obs["grip"][27 * 9 :])
     with pytest.raises(UserError, match="one episode, and none can be held out"):
         env.hold_out(recorded(1, 8))
+
+
+def test_the_name_says_the_types_of_whole_numbers():
+    """By which policies are shown pixels as pixels; floats of any size are named as ever, and so are runs made before."""
+    rows = recorded(3, 8)
+    for obs, name in [
+        ({"img": np.zeros((27, 48), np.uint8), "state": rows.obs.astype(np.float64)}, "none/img:48:uint8,state:3,1"),
+        ({"cam": {"on": rows.obs > 0, "at": np.zeros((27, 2), np.int64)}}, "none/cam/at:2:int32,cam/on:3:bool,1"),
+        (np.zeros((27, 48), np.uint8), "none/48:uint8,1"),
+        ({"a:b": rows.obs, "obs": np.zeros((27, 2), np.uint16)}, "none/a:b:3,obs:2:uint16,1"),
+    ]:
+        assert held_out.name_of(rows._replace(obs=obs)) == name
+        found = trees.named(held_out.make(name.removeprefix("none/")).no_obs)
+        expected = {n: (x.shape[1:], jax.dtypes.canonicalize_dtype(x.dtype)) for n, x in trees.named(obs).items()}
+        assert {n: (x.shape, x.dtype) for n, x in found.items()} == expected
+    assert {x.dtype for x in trees.named(held_out.make("img:48,state:3,2").no_obs).values()} == {np.dtype(np.float32)}
+
+
+def test_types_that_data_do_not_have_are_refused(tmp_path, capsys):
+    rows = recorded(3, 8)
+    formats.save(tmp_path / "d.npz", rows._replace(obs=(rows.obs > 0).astype(np.uint8)), {"env": "my/robot"})
+    for name, line in [
+        ("none/3,1", "--env none/3,1 says other types than its data, which are none/3:uint8,1"),
+        ("none/3:uint9,1", "uint9 is no type of observations"),
+        ("none/4:uint8,1", "but none/4:uint8,1 has"),
+    ]:
+        words = ("train", "bc", "--env", name, "--data", tmp_path / "d.npz", "--out", tmp_path / "bc", *STEPS)
+        code, _, err = run(capsys, *words)
+        assert code == 2 and line in err and err.count("\n") == 1, err
 
 
 def test_distances_equal_a_loop():

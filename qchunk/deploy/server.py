@@ -23,9 +23,9 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
-from qchunk.deploy.standalone import DeployedPolicy, fitted, in_units, keys_of
+from qchunk.deploy.standalone import SEEDS, DeployedPolicy, fitted, in_units, keys_of
 from qchunk.deploy.wire import packed, unpacked
-from qchunk.trees import unnamed
+from qchunk.trees import named, unnamed
 
 COMMANDS = ("reset", "seed", "period")  # what a request may hold besides the observation
 KEPT = 10_000  # latencies that quantiles are of
@@ -55,7 +55,7 @@ class Robot:
     def reset(self, seed: int | None) -> None:
         """Begins an episode."""
         self.seed, self.i, self.loop = self.episodes if seed is None else seed, 0, None
-        self.episodes = self.seed + 1
+        self.episodes = (self.seed + 1) % SEEDS
 
 
 @dataclasses.dataclass
@@ -215,7 +215,8 @@ class PolicyServer:
 def understood(data: Any, expected: Mapping[str, tuple[int, str]]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(the leaves of one observation, what else is asked) of a message.
 
-    A policy that sees one array takes the only one that is there, whatever it is called.
+    A policy that sees one array takes the only one that is there, whatever it is called; one that sees a dictionary takes its
+    parts side by side, or all of them under "obs".
 
     Raises:
         ValueError: says what does not fit.
@@ -227,13 +228,15 @@ def understood(data: Any, expected: Mapping[str, tuple[int, str]]) -> tuple[dict
         raise ValueError("the message is no map from names to values")
     commands = {k: message[k] for k in COMMANDS if k in message}
     seed = commands.get("seed", 0)
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed is no whole number from 0 to {2**32 - 1}")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < SEEDS:
+        raise ValueError(f"seed is no whole number from 0 to {SEEDS - 1}")
+    if "seed" in commands:
+        commands["seed"] = int(seed)  # numpy's would overflow where the next episode's is counted
     period = commands.get("period", 1.0)
     if isinstance(period, bool) or not isinstance(period, (int, float)) or not period > 0:
         raise ValueError("period is no number of seconds above 0")
     obs: Any = {k: v for k, v in message.items() if k not in COMMANDS}
-    if "obs" in expected and len(obs) == 1:
+    if len(obs) == 1 and ("obs" in expected or (obs.keys() == {"obs"} and named(obs).keys() != expected.keys())):
         obs = next(iter(obs.values()))
     found = fitted(obs, expected)
     if any(x.ndim != 1 for x in found.values()):

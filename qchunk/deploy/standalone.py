@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import operator
 import sys
 import time
 import zipfile
@@ -29,6 +30,7 @@ import numpy as np
 
 FORMAT, VERSION = "qchunk-policy", 1
 IMPL = "threefry2x32"  # how noise is drawn
+SEEDS = 2**32  # how many there are
 ABOUT, WEIGHTS, PROGRAMS = "about.json", "weights.npz", ("begin", "decide", "act")
 
 
@@ -50,7 +52,8 @@ class DeployedPolicy:
             "length" of a plan, "delay", "bounds" of actions ({"low": [A], "high": [A]}, or None: in [-1, 1]), and whatever
             else is to be told.
         background: a delayed plan is made in a thread while the old one plays. Actions are the same; ``missed`` counts the
-            plans that were not ready in time, and were waited for.
+            plans that were not ready in time, and were waited for: by their first action, or by the next decision, which goes
+            on from them.
     """
 
     def __init__(self, programs: Programs, weights: list, about: dict[str, Any], background: bool = False):
@@ -67,10 +70,10 @@ class DeployedPolicy:
         Args:
             seed: of the noise; equal seeds and observations give equal actions. By default the number of the episode.
         """
-        seed = self._episode if seed is None else seed
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seed is {seed}: give 0 to {2**32 - 1}")
-        self._episode, self._seed, self._i = seed + 1, seed, 0
+        seed = self._episode if seed is None else operator.index(seed)
+        if not 0 <= seed < SEEDS:
+            raise ValueError(f"seed is {seed}: give 0 to {SEEDS - 1}")
+        self._episode, self._seed, self._i = (seed + 1) % SEEDS, seed, 0
         self._loop: list | None = None
         self._pending: Future | None = None
 
@@ -84,10 +87,10 @@ class DeployedPolicy:
         rows, alone = self._rows(obs)
         i, steps = self._i, self.about["steps"]
         if i == 0:
+            self._settle()  # where the delay is no shorter than the steps, the last plan is still under way
             self._decide(rows)
-        if self._pending is not None and i == self.about["delay"]:
-            self.missed += not self._pending.done()
-            self._loop, self._pending = self._pending.result(), None
+        if i == self.about["delay"]:
+            self._settle()
         # while the new plan is made, the old one is played past the step at which it would have been replaced
         at = i + steps if self._pending is not None else i
         action = self._act(at, rows)
@@ -150,6 +153,12 @@ class DeployedPolicy:
             lambda: jax.block_until_ready(self.programs.decide(self.weights, before, rows))
         )
 
+    def _settle(self) -> None:
+        """The plan that is being made becomes the newest."""
+        if self._pending is not None:
+            self.missed += not self._pending.done()
+            self._loop, self._pending = self._pending.result(), None
+
     def _act(self, i: int, rows: Any) -> np.ndarray:
         action = self.programs.act(self.weights, self._begun(rows), np.full(self._batch, i, np.int32), rows)
         return in_units(np.asarray(action), self.about.get("bounds"))
@@ -165,7 +174,7 @@ def fitted(obs: Any, expected: Mapping[str, tuple[int, str]]) -> dict[str, np.nd
     """The leaves of an observation by name, [n] or [B, n] each, in the types that the policy takes.
 
     Raises:
-        ValueError: what does not fit, or is not finite.
+        ValueError: what does not fit, is not finite, or is no number of a type of whole numbers.
     """
     got = _named(obs)
     if got.keys() != expected.keys():
@@ -177,13 +186,23 @@ def fitted(obs: Any, expected: Mapping[str, tuple[int, str]]) -> dict[str, np.nd
             raise ValueError(f"{name} is of type {x.dtype}: give numbers")
         if x.ndim not in (1, 2) or x.shape[-1] != size:
             raise ValueError(f"{name} is of shape {list(x.shape)}: give [{size}], or [B, {size}] for B robots")
-        with np.errstate(over="ignore", invalid="ignore"):
-            found[name] = x.astype(kind)
-        if not np.isfinite(found[name]).all():
-            raise ValueError(f"{name} holds NaN or infinite numbers: do not act on it")
+        found[name] = _cast(x, kind, name)
     if len({x.shape[:-1] for x in found.values()}) > 1:
         shapes = {name: list(x.shape) for name, x in found.items()}
         raise ValueError(f"the parts of the observation are of {shapes}: give the same number of robots")
+    return found
+
+
+def _cast(x: np.ndarray, kind: str, name: str) -> np.ndarray:
+    """The numbers in another type, which holds all of them: floats alone are rounded."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = x.astype(kind)
+    if not (np.isfinite(x).all() and np.isfinite(found).all()):  # a cast to whole numbers makes some of any
+        raise ValueError(f"{name} holds NaN or infinite numbers: do not act on it")
+    if found.dtype.kind != "f" and (odd := x[found != x]).size:
+        low, high = (0, 1) if found.dtype.kind == "b" else (np.iinfo(kind).min, np.iinfo(kind).max)
+        image = " (an image in [0, 1]: times 255, rounded)" if kind == "uint8" else ""
+        raise ValueError(f"{name} holds {odd[0]}: give whole numbers from {low} to {high}{image}")
     return found
 
 
