@@ -87,7 +87,7 @@ def check(argv: list[str], before: tuple[str, Opened] | None) -> Opened:
         earlier = prior.load(f.prior, settings.seeds, f.prior_seed)
     elif earlier:
         prior.places_of(f.prior, earlier.settings.seeds, settings.seeds, f.prior_seed)
-    return training.ready(argv[0], f, c, settings, build, earlier)[0]
+    return training.ready(argv[0], training.sized(f), c, settings, build, earlier)[0]
 
 
 def parse(argv: list[str], config_class: type, earlier: prior.Prior | None = None) -> list[Any]:
