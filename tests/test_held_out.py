@@ -267,7 +267,19 @@ def test_units_that_nobody_kept_are_refused(data, tmp_path, capsys):
 def test_stages_of_a_chain_learn_from_data_alone(data, tmp_path, capsys):
     """The sizes of every stage are those of the data, before and after the first is trained."""
     small = ["--batch", "16", "--offline-steps", "4", "--quiet"]
-    first = ["train", "bc", "--env", "none", "--data", data, "--out", tmp_path / "chain", "--actor.hidden", "16", *small]
+    first = [
+        "train",
+        "bc",
+        "--env",
+        "none",
+        "--data",
+        data,
+        "--out",
+        tmp_path / "chain",
+        "--actor.hidden",
+        "16",
+        *small,
+    ]
     code, _, err = run(capsys, *first, "--then", "qc-frozen", "--critic.hidden", "16", *small)
     assert code == 0 and not err, err
     kept = [json.loads((tmp_path / f"chain/{stage}/config.json").read_text()) for stage in ("1-bc", "2-qc-frozen")]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_cli import run as command
 
 from qchunk import envs
 from qchunk.actor_configs import FlowConfig
@@ -15,7 +16,7 @@ from qchunk.algorithms.qc import QC, qc
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.data import formats
 from qchunk.drivers import online, train
-from qchunk.drivers.online import OnlineSettings
+from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
 from qchunk.play import collecting
 from qchunk.system.errors import UserError
 
@@ -119,3 +120,16 @@ def test_impossible_settings(env, data, change, told):
         run(env, data, dataclasses.replace(ONLINE, **change))
     with pytest.raises(UserError, match="nothing to train"):
         run(env, data, dataclasses.replace(S, offline_steps=0))
+
+
+@pytest.mark.parametrize("flag", ["--eval-every", "--checkpoint-every"])
+def test_intervals_of_offline_updates_are_refused_where_there_are_none(flag, tmp_path, capsys):
+    """They would change nothing. Settings that are resolved stay as they are; with offline updates they count."""
+    argv = ["train", "rlpd", "--env", "probe/two-step", "--online-steps", "64", "--out", tmp_path / "run"]
+    code, _, err = command(capsys, *argv, flag, "50")
+    assert code == 2 and err.count("\n") == 1 and not (tmp_path / "run").exists()
+    assert f"{flag} 50 counts offline updates" in err and "give --online-eval-every" in err
+    plain = OnlineSettings(offline_steps=0, online_steps=64, online_eval_every=8)
+    assert OFFLINE_TO_ONLINE.resolve(OFFLINE_TO_ONLINE.resolve(plain)) == OFFLINE_TO_ONLINE.resolve(plain)
+    both = dataclasses.replace(plain, offline_steps=9, **{flag[2:].replace("-", "_"): 3})
+    assert getattr(OFFLINE_TO_ONLINE.resolve(both), flag[2:].replace("-", "_")) == 3

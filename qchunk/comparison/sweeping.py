@@ -144,10 +144,8 @@ def drawn(fields: Sequence[Field], trials: int, seed: int) -> list[Setting]:
     if not any(f.drawn for f in fields):
         every = grid(fields)
         if trials > len(every):
-            raise UserError(
-                f"{trials} trials are more than the {len(every)} settings of the grid",
-                "ask for fewer, or give more values",
-            )
+            problem = f"{trials} trials are more than the {len(every)} settings of the grid"
+            raise UserError(problem, "ask for fewer, or give more values")
         return [every[i] for i in sorted(rng.permutation(len(every))[:trials])]
     return [{f.flag: f.draw(rng) for f in fields} for _ in range(trials)]
 

@@ -126,9 +126,8 @@ def in_units(program: Program, x: Inputs, learner: Learner) -> Learner:
         found = normalise.of_given(x.given)
     else:
         seen = jax.tree.map(hosts.read, play(program, learner, start(program, x, learner), x).obs)
-        each = [
-            normalise.fit(one(seen, i), program.units[0]) for i in range(len(x.keys))
-        ]  # no seed's depend on the others
+        # seed by seed: none's units depend on which others are trained with it
+        each = [normalise.fit(one(seen, i), program.units[0]) for i in range(len(x.keys))]
         obs = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
         found = {"obs": obs, "action": for_each(len(x.keys), normalise.identity(program.env.action_size))}
     return learner._replace(stats={**learner.stats, normalise.STATS: found})

@@ -134,6 +134,19 @@ def check(program: Program, x: Inputs, s: OnlineSettings) -> None:
         raise UserError(f"the online buffer holds {held} steps of each environment, less than a window needs", fix)
 
 
+def resolve(s: OnlineSettings) -> OnlineSettings:
+    """``offline.resolve`` of the settings of a new run; settings that are resolved already stay as they are.
+
+    Raises:
+        UserError: an interval of offline updates, where there are none to count.
+    """
+    for name in ("eval_every", "checkpoint_every") if s.online_steps and not s.offline_steps else ():
+        if (every := getattr(s, name)) > 1:  # 1 is what 0 becomes below
+            problem = f"--{name.replace('_', '-')} {every} counts offline updates, and this run makes none"
+            raise UserError(problem, "give --online-eval-every, in environment steps: it evaluates, and saves")
+    return offline.resolve(s)
+
+
 def begin(program: Program, x: Inputs, plan: Schedule, learner: Learner) -> Online:
     """Empty buffers, and environments at their start (host environments: before it)."""
     x = x._replace(data=None)
@@ -263,7 +276,7 @@ def run(
     Raises:
         UserError: impossible settings.
     """
-    s = offline.resolve(settings)
+    s = (resolve if learner is None else offline.resolve)(settings)  # a run that goes on is what it was
     check(program, x, s)
     learner = init(program, x) if learner is None else learner
     normalise.check(learner, *program.units)
@@ -347,5 +360,5 @@ def _updates(program: Program, batch: int, learner: Learner, x: Inputs, ring: Ri
 
 
 OFFLINE_TO_ONLINE = Driver(
-    "offline_to_online", OnlineSettings, True, check, run, state_like, amount, whole, unit, offline.resolve
+    "offline_to_online", OnlineSettings, True, check, run, state_like, amount, whole, unit, resolve
 )
