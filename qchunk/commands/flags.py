@@ -56,8 +56,8 @@ def parse(command: str, argv: list[str], *parts: Any, text: str = "") -> list[An
     for arg in argv:
         name = arg.split("=")[0].replace("_", "-")
         if arg.startswith("--") and name not in known and re.sub(r"(--|\.)no-", r"\1", name) not in known:
-            here = ELSEWHERE.get(name.rsplit(".", 1)[-1].lstrip("-"))
-            same = [n for n in known if re.split(r"--|\.", n)[-1] == here]
+            here = ELSEWHERE.get(last_part(name))
+            same = [n for n in known if last_part(n) == here]
             raise unknown("flag", arg, known, f"qchunk {command} --help shows all", same)
     said = io.StringIO()
     try:
@@ -74,6 +74,11 @@ def parse(command: str, argv: list[str], *parts: Any, text: str = "") -> list[An
     for part in found:
         validate(part)
     return found
+
+
+def last_part(flag: str) -> str:
+    """A flag without its dashes and the configurations that it lies in: "lr" of --optim.lr."""
+    return flag.lstrip("-").rpartition(".")[2]
 
 
 def switched(c: Any, argv: list[str]) -> Any:

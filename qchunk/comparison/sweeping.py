@@ -165,6 +165,11 @@ def listed(path: Path) -> list[Setting]:
     return alike(rows, str(path), fix)
 
 
+def flag_of(name: Any) -> str:
+    """A field as its flag without dashes in front, however a file spells it."""
+    return str(name).strip().lstrip("-").replace("_", "-")
+
+
 def alike(rows: Any, where: str, fix: str) -> list[Setting]:
     """Settings of the same fields, from what a file holds.
 
@@ -173,7 +178,7 @@ def alike(rows: Any, where: str, fix: str) -> list[Setting]:
     """
     if not isinstance(rows, list) or not rows or not all(isinstance(r, dict) and r for r in rows):
         raise UserError(f"{where} holds no list of settings", fix)
-    found = [{str(k).strip().lstrip("-").replace("_", "-"): spelled(v) for k, v in row.items()} for row in rows]
+    found = [{flag_of(k): spelled(v) for k, v in row.items()} for row in rows]
     if odd := [i for i, row in enumerate(found, 1) if set(row) != set(found[0]) or "" in row.values()]:
         raise UserError(f"setting {odd[0]} of {where} has other fields than the first, or an empty one", fix)
     return [{flag: row[flag] for flag in found[0]} for row in found]

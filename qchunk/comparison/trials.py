@@ -90,7 +90,7 @@ def tuned_fields(arm: str, c: Any, wanted: Any) -> list[sweeping.Field]:
         raise UserError(f"--tune-fields for {arm} names no fields", FIX)
     fields = []
     for name, values in wanted.items():
-        flag, several = name.strip().lstrip("-").replace("_", "-"), values if isinstance(values, list) else [values]
+        flag, several = sweeping.flag_of(name), values if isinstance(values, list) else [values]
         if flag not in known:
             raise UserError(f"{arm} has no field {name!r}", "name its own in --tune-fields")
         made = sweeping.field(flag, known[flag], [sweeping.spelled(v) for v in several])

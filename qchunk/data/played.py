@@ -23,7 +23,6 @@ def drawing_played(name: str, size: int) -> DrawChunkFn:
     def draw(key: Key, source: Source, c: ChunkConfig, batch: int) -> Chunk:
         c = dataclasses.replace(c, backup=tuple(range(1, c.horizon + 1)))
         picked = buffer.pick(key, source, c, batch, dataclasses.replace(c, starts="decision"))
-
         old = lambda rows: {PLAYED: jnp.zeros(len(rows)), name: jnp.zeros((len(rows), size))}  # noqa: E731
         new = lambda env, position: its_plan(source.ring, env, position, c.horizon, name)  # noqa: E731
         chunk = buffer.at_picked(picked, source, c)
@@ -33,15 +32,11 @@ def drawing_played(name: str, size: int) -> DrawChunkFn:
 
 
 def its_plan(ring: Ring, env: Array, position: Array, steps: int, name: str) -> dict[str, Array]:
-    """``extras[name]`` of steps ``position`` [B], and PLAYED."""
-    first = buffer.rows_at(ring, env, position, jnp.zeros((1, 1), jnp.int32))[:, 0]
-    return {PLAYED: by_one_plan(ring, env, position, steps), name: ring.extras[name][first]}
-
-
-def by_one_plan(ring: Ring, env: Array, position: Array, steps: int) -> Array:
-    """1 where the ``steps`` from ``position`` [B] on, or those up to the episode's end, are the first ones of one plan."""
+    """``extras[name]`` of steps ``position`` [B], and PLAYED: 1 where the ``steps`` from there on, or those up to the episode's end, are
+    the first ones of one plan."""
     k = jnp.arange(steps)[None]
     rows = buffer.rows_at(ring, env, position, k)
-    step = ring.extras.get(PLAN_STEP, jnp.zeros_like(ring.written, shape=ring.reward.shape))[rows]
     absent = k >= buffer.left_at(ring, env, position, steps)[:, None]
-    return jnp.all((step == k) | absent, axis=1).astype(jnp.float32)
+    step = ring.extras[PLAN_STEP][rows] if PLAN_STEP in ring.extras else jnp.zeros_like(rows)
+    whole = jnp.all((step == k) | absent, axis=1)
+    return {PLAYED: whole.astype(jnp.float32), name: ring.extras[name][rows[:, 0]]}

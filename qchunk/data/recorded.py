@@ -56,32 +56,34 @@ def stacked(parts: Mapping[str, Columns], where: str, found: Findings) -> Column
     Episodes must have the same columns, as long as their actions: what one lacks would be lost for all, or stand beside others' steps.
     """
     columns: Columns = {}
-    before = len(found.faults)  # a reader that has left a column out has said so
+    told = bool(found.faults)  # a reader that has left a column out has said so
     for name in dict.fromkeys(n for part in parts.values() for n in part):
-        lacking = [of for of, part in parts.items() if name not in part]
-        each = {of: part[name] for of, part in parts.items() if name in part}
-        like = next(iter(each.values())).shape[1:]
-        odd = [of for of, x in each.items() if x.shape[1:] != like]
-        steps = {of: 1 if name.startswith("final/") else len(parts[of].get("action", x)) for of, x in each.items()}
-        short = [of for of, x in each.items() if len(x) != steps[of]]
-        if lacking and before:
-            continue
-        if lacking:
-            line = f"{where}: {lacking[0]} has no {name}, which {len(each)} other episodes have"
-            found.faults.append(UserError(line, "record the same in each, or leave such episodes out of the file"))
-        elif odd:
-            line = (
-                f"{where}: {name} is {list(each[odd[0]].shape[1:])} in {odd[0]}, and {list(like)} in the first episode"
-            )
-            found.faults.append(UserError(line, "record the same in each"))
-        elif short:
-            line = f"{where}: {short[0]} has {len(each[short[0]])} entries of {name}, and {steps[short[0]]} actions"
-            found.faults.append(UserError(line, "record one of each for every step"))
+        if fault := _unlike(name, parts, where):
+            found.faults.extend([] if told and any(name not in part for part in parts.values()) else [fault])
         else:
-            columns[name] = np.concatenate([*each.values()])
+            columns[name] = np.concatenate([part[name] for part in parts.values()])
     if "action" in columns:
         columns["episode"] = np.repeat(np.arange(len(parts)), [len(part["action"]) for part in parts.values()])
     return columns
+
+
+def _unlike(name: str, parts: Mapping[str, Columns], where: str) -> UserError | None:
+    """Why a column cannot be put together: the first episode that lacks it, has it of another shape, or not one for each step."""
+    each = {episode: part[name] for episode, part in parts.items() if name in part}
+    if len(each) < len(parts):
+        lacking = next(episode for episode in parts if episode not in each)
+        line = f"{where}: {lacking} has no {name}, which {len(each)} other episodes have"
+        return UserError(line, "record the same in each, or leave such episodes out of the file")
+    like = next(iter(each.values())).shape[1:]
+    for episode, x in each.items():
+        if x.shape[1:] != like:
+            line = f"{where}: {name} is {list(x.shape[1:])} in {episode}, and {list(like)} in the first episode"
+            return UserError(line, "record the same in each")
+        steps = 1 if name.startswith("final/") else len(parts[episode].get("action", x))
+        if len(x) != steps:
+            line = f"{where}: {episode} has {len(x)} entries of {name}, and {steps} actions"
+            return UserError(line, "record one of each for every step")
+    return None
 
 
 def renamed(
