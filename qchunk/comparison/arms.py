@@ -281,11 +281,15 @@ def alike(cls: type) -> str:
     return next((found[t] for t in cls.__mro__ if t in found), "")
 
 
-def prior_of(arm: str, sizes: Sizes) -> tuple[str, Any] | None:
-    """(kind, configuration of ``bc``) of the prior that an arm stands on; None for one that trains its own actor."""
+def prior_of(arm: str, sizes: Sizes, shared: bool = False) -> tuple[str, Any] | None:
+    """(kind, configuration of ``bc``) of the prior that an arm stands on; None for one that trains its own actor.
+
+    Args:
+        shared: a method that clones an actor beside only to read it stands on the prior, too.
+    """
     c = config_of(arm, sizes)
     stands = stands_on(c)
-    if stands is None or stands[1] is Stands.CLONED:
+    if stands is None or (stands[1] is Stands.CLONED and not shared):
         return None
     kind = getattr(c, stands[0]).kind
     cloned = config_of(f"bc@{kind}", sizes)

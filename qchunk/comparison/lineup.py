@@ -88,6 +88,8 @@ class CompareFlags:
     """The arms where --algos names none. seed: every kind of system that the field's surveys name, one arm each."""
     so_far: bool = False
     """Train and measure nothing: the page of the arms that are finished by now, such as while another shell trains the others."""
+    share_prior: bool = False
+    """Arms that clone an actor beside only to read it (cgql, fedit, dsrl, idql, qam ...) read the frozen prior's instead, the same one for all."""
 
 
 LEAST = {
@@ -192,7 +194,7 @@ def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], tables.LeftOut]:
         first = next((r.env for r in found if r.data == data), env)  # one prior serves every task of a scene
         steps = f.prior_steps or f.offline_steps
         once = dataclasses.replace(settings_of(f), offline_steps=steps, eval_every=steps)
-        priors = {p[0]: p[1] for arm in wanted if (p := arms.prior_of(arm, sizes))}
+        priors = {p[0]: p[1] for arm in wanted if (p := arms.prior_of(arm, sizes, f.share_prior))}
         made = {r.name for r in found}
         runs = [Run("bc", first, data, c, once, f"{PRIOR}{kind})") for kind, c in priors.items()]
         found += [r for r in runs if r.name not in made]
@@ -229,7 +231,7 @@ def arm_of(arm: str, env: str, data: Data | Path, f: CompareFlags, sizes: Sizes,
     """One arm in one environment; its prior lies with the first environment of these data."""
     algorithm, kind = arms.split(arm)
     c, prior = arms.config_of(arm, sizes), ""
-    if arms.prior_of(arm, sizes):
+    if arms.prior_of(arm, sizes, f.share_prior):
         prior = name_of(first, f"{PRIOR}{kind})")
     steps = online_steps(f, sizes)
     every = math.ceil(steps / max(1, f.evaluations // 2))
