@@ -22,7 +22,7 @@ from qchunk.comparison import arms, handed, literature, refusals, tables
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.lineup import CompareFlags, by_batches, ends_of, online_steps, plan
 from qchunk.comparison.suite import Data, claim, train_all
-from qchunk.config import CriticConfig, validate
+from qchunk.config import CriticConfig, Stands, stands_on, validate
 from qchunk.reporting import film as rendering
 from qchunk.reporting import records
 from qchunk.reporting.film import Frame
@@ -321,6 +321,23 @@ def test_what_is_not_equal_is_told():
     assert fields["tuned_steps"]["dppo"] == "4" and fields["tuned_steps"]["qc"] == "-"
     assert "chunk.horizon" not in fields and "settings.seeds" not in fields, "what is equal is not listed"
     assert {"data", "environment steps", "cloning"} == {row["what"] for row in tables.caveats(shown)}
+
+
+def test_one_frozen_prior_for_all_who_only_read_what_they_clone():
+    """--share-prior: they stand on the prior that others stand on, whose actor is theirs; the page says so."""
+    f = dataclasses.replace(ALL, env=(TASK1,), algos=("qc-frozen@diffusion", "cgql@diffusion", "dql@diffusion"))
+    for shared, frozen in ((False, ["qc-frozen@diffusion"]), (True, ["qc-frozen@diffusion", "cgql@diffusion"])):
+        suite, _ = plan(dataclasses.replace(f, share_prior=shared), Sizes((16,)))
+        prior, *shown = suite
+        assert [r.label for r in shown if r.prior] == frozen and {r.prior for r in shown} - {""} == {prior.name}
+        row = next(r for r in tables.unequal(shown, [prior]) if r["arm"] == "cgql@diffusion")
+        assert row["updates that clone its actor"] == ("70, its prior's" if shared else "100, its own")
+    cloning = [n for n in names.ALGORITHMS if (s := stands_on(registry.builder(n)[1]())) and s[1] is Stands.CLONED]
+    assert len(cloning) > 10
+    for name in cloning:
+        c = arms.config_of(name, Sizes((16,)))
+        assert arms.prior_of(name, Sizes((16,))) is None
+        assert arms.prior_of(name, Sizes((16,)), shared=True)[1].actor == getattr(c, stands_on(c)[0]), name
 
 
 def test_an_arm_of_other_sizes_is_named_where_sizes_are_held_equal():

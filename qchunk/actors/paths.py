@@ -138,8 +138,9 @@ def drawing(level: Callable[[Key, tuple[int, ...]], Array]) -> DrawFn:
 
 
 def called(kernel: Kernel) -> str:
-    """A Kernel's name in messages: its modules', or that it is a frozen one."""
-    return " and ".join(m.name for m in kernel.modules) or "frozen actor"
+    """A Kernel's name in messages: that it is an actor, which one where modules are called otherwise, or that it is a frozen one."""
+    found = " and ".join(m.name for m in kernel.modules) or "frozen"
+    return found if found == "actor" else f"{found} actor"
 
 
 def count_steps(kernel: Kernel) -> int:
