@@ -1,9 +1,9 @@
 """Why chunks: four claims about them, each a figure.
 
 Copying: on probe/pause an exact policy of one step repeats its last move for ever, a chunk of 8 does not. Compounding: how far from the experts' states on
-probe/pole a cloned flow is, by how often it looks. Reaction: what looking less often costs on probe/catch and probe/pursuit. In between: success
-against the length of chunks on probe/switch-N (Q-chunking; one step, n-step, chunks) and on probe/pole. ``--only pause``, ``pole``, ``catch``, ``pursuit`` or
-``switch-4`` takes a part.
+probe/drift a clone is, by how often it looks, and by whether its data show what to do beside their course. Reaction: what looking less often costs on
+probe/catch and probe/pursuit. In between: success against the length of chunks on probe/switch-N (Q-chunking; one step, n-step, chunks) and on
+probe/pole. ``--only pause``, ``drift``, ``pole``, ``catch``, ``pursuit`` or ``switch-4`` takes a part.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from matplotlib.ticker import StrMethodFormatter
 
 from qchunk.actor_configs import FlowConfig, RegressionConfig
 from qchunk.algorithms.bc import BC
-from qchunk.comparison.suite import Data, Run, Suite, folder_of
+from qchunk.comparison.suite import Data, Run, Suite, file_of, folder_of
 from qchunk.config import ChunkConfig
 from qchunk.data import formats
 from qchunk.drivers.online import OnlineSettings
@@ -47,9 +47,11 @@ def settings(updates: int) -> OnlineSettings:
     return OnlineSettings(seeds=SEEDS, offline_steps=updates, eval_every=updates // 2, episodes=EPISODES)
 
 
-def cloned(env: str, h: int, updates: int, actor: Any = FLOW) -> Run:
-    """Behaviour cloning with chunks of h."""
-    return Run("bc", env, Data(env, 200_000), BC(ChunkConfig(h), actor, OPTIM), settings(updates), f"bc, h = {h}")
+def cloned(env: str, h: int, updates: int, actor: Any = FLOW, expert: str = "") -> Run:
+    """Behaviour cloning with chunks of h, of the environment's first behaviour or of another one."""
+    data = Data(env, 200_000, (expert,) if expert else ())
+    label = f"bc, h = {h}" + (f", {expert}" if expert else "")
+    return Run("bc", env, data, BC(ChunkConfig(h), actor, OPTIM), settings(updates), label)
 
 
 def valued(env: str, h: int, backup: tuple[int, ...] = ()) -> Run:
@@ -62,6 +64,7 @@ def suite(scale: str) -> list[Run]:
     """Runs of 5 seeds; about an hour and a half on 2 cores."""
     return [
         *(cloned("probe/pause", h, 3_000, RegressionConfig(SMALL)) for h in (1, 2, 4, 8, 16)),
+        *(cloned("probe/drift", h, 3_000, RegressionConfig(SMALL), e) for e in ("", "shaken") for h in (1, 4, 16)),
         *(cloned("probe/pole", h, 10_000) for h in (1, 4, 8, 16, 32)),
         *(cloned(env, 16, 10_000) for env in ("probe/catch", *REACTING)),
         *(valued(f"probe/switch-{n}", *x) for n in (2, 4, 6, 8) for x in ((1,), (1, (5,)), (5,))),
@@ -86,13 +89,10 @@ def nearest(at: jax.Array, known: jax.Array, block: int = 512) -> jax.Array:
     return jax.lax.map(lambda x: jnp.sqrt(jnp.min(jnp.sum((x - known) ** 2, axis=-1))), at, batch_size=block)
 
 
-def away(run: Run, root: Path, way: str, steps: int = 48, envs: int = 64) -> np.ndarray:
-    """How far a policy's states are from those of the data at each step, means [S, steps] over the episodes that still go on.
-
-    ``steps``: half of the experts' episodes on probe/pole go on for so long; beyond them there is nobody to compare with.
-    """
+def away(run: Run, root: Path, way: str, steps: int = 96, envs: int = 64) -> np.ndarray:
+    """How far a policy's states are at each step from those of the experts of the first behaviour, means [S, steps] over the episodes that go on."""
     folder, found = folder_of(run, root), []
-    data, _ = formats.load(next((root / "data").glob(f"{run.env.replace('/', '-')}-*.npz")))
+    data, _ = formats.load(file_of(Data(run.env, 200_000), root))
     known = jnp.asarray(data.obs[:: max(1, len(data.obs) // 20_000)])
     p, learner = opened(folder)
     p = p.played(way, None)
@@ -133,13 +133,12 @@ def pictures(root: Path, runs: list[Run]) -> None:
         line(loss, [horizon(r) for r in pause], [final(r, root, "bc/loss", "train") for r in pause], "loss", color="C1")
         axes[0, 0].set(title="Copying (pause)", xlabel="chunk h", ylabel="success (%)", xscale="log")
         loss.set_ylabel("cloning loss", color="C1")
-    if pole := [r for r in of("probe/pole") if horizon(r) == 16]:
-        for way in WAYS:
-            axes[0, 1].plot(away(pole[0], root, way).mean(axis=0), label=way)
-        axes[0, 1].set(
-            title="Compounding (pole, h = 16)", xlabel="environment step", ylabel="distance to the experts' states"
-        )
-        axes[0, 1].set_ylim(bottom=0)
+    for r in of("probe/drift"):  # dashed: of experts that are shaken
+        for way in ("receding:1",) if r.data.policies else {1: ("receding:1",), 16: WAYS}.get(horizon(r), ()):
+            label = f"{r.label.removeprefix('bc, ')}, {way}"
+            axes[0, 1].plot(away(r, root, way).mean(axis=0), "--" if r.data.policies else "-", label=label)
+        axes[0, 1].set(title="Compounding (drift)", xlabel="environment step", ylabel="distance to the experts' states")
+        axes[0, 1].set_yscale("log")
     ks = [*LOOKS, 16]
     for r in of("probe/catch"):
         line(axes[0, 2], ks, [success(r, root, way) for way in WAYS], r.env)

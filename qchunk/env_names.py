@@ -168,7 +168,8 @@ PROBES = {
     "pursuit-0.1": "the same, a step in 10",
     **{f"switch-{n}": f"switch {n} lamps on, sparse reward, play data" for n in (2, 4, 6, 8)},
     "catch": "a falling glass that is pushed on its way: a chunk of 16 misses it",
-    "pause": "experts pause: who sees the last action learns to repeat it",
+    "pause": "experts pause: who sees the last move learns to repeat it",
+    "drift": "a course that experts never leave: who looks often compounds its errors",
 }
 
 ENVS = {

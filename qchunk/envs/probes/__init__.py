@@ -7,6 +7,7 @@ from functools import partial
 
 from qchunk.envs.base import Env
 from qchunk.envs.probes.averaging import Fork, Pole
+from qchunk.envs.probes.drifting import Drift
 from qchunk.envs.probes.exact import Probe
 from qchunk.envs.probes.looking import Catch, FogGust, Pursuit
 from qchunk.envs.probes.pausing import Pause
@@ -23,6 +24,7 @@ MODES: dict[str, Callable[[], Env]] = {
     **{f"switch-{n}": partial(Switch, n) for n in STEPS},
     "catch": Catch,
     "pause": Pause,
+    "drift": Drift,
 }
 
 
