@@ -237,12 +237,19 @@ def test_arrays_that_are_none_of_ogbenchs_are_one_line(tmp_path, env, arrays):
         with pytest.raises(UserError, match=told):
             formats.for_env(save(tmp_path / "a.npz", arrays, **{name: x}), env, NAME)
     task = envs.make("ogbench/puzzle-3x3-play-singletask-task1-v0")
-    rows = {"observations": np.zeros((4, task.observation_size)), "actions": np.zeros((4, 5)), "qpos": np.zeros((4, 23))}
+    rows = {
+        "observations": np.zeros((4, task.observation_size)),
+        "actions": np.zeros((4, 5)),
+        "qpos": np.zeros((4, 23)),
+    }
     rows["terminals"] = np.arange(4) == 3
     for buttons in (None, np.zeros((4, 8)), np.zeros((4, 1))):
         with pytest.raises(UserError, match="lacks button_states, 9 numbers of each row"):
             formats.for_env(save(tmp_path / "b.npz", rows, button_states=buttons), task, task.name)
-    assert len(formats.for_env(save(tmp_path / "b.npz", rows, button_states=np.zeros((4, 9))), task, task.name)[0].starts) == 3
+    assert (
+        len(formats.for_env(save(tmp_path / "b.npz", rows, button_states=np.zeros((4, 9))), task, task.name)[0].starts)
+        == 3
+    )
 
 
 @pytest.mark.parametrize("scene", slow_but(["cube-double"], ["cube-double", "scene", "puzzle-3x3"]))

@@ -116,7 +116,7 @@ class One:
             raise ValueError(f"{description['id']} has the actions {box}, no continuous ones")
         if not (np.isfinite(box.low).all() and np.isfinite(box.high).all()):
             raise ValueError(f"{description['id']} has unbounded actions")
-        self.shape, self.type = box.shape, box.dtype
+        self.shape, self.type = box.shape, np.dtype(box.dtype)
         low, high = box.low.astype(np.float64).ravel() / 2, box.high.astype(np.float64).ravel() / 2
         self.centre, self.half = low + high, high - low  # halved before: the sum of huge bounds is infinite
         if not space.is_np_flattenable:
