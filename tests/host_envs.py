@@ -178,6 +178,63 @@ class HugeObservation(Told):
         return np.asarray([0.0, 1e39 if self.t == 5 else 0.0])
 
 
-TOLD = (Told, ToldLast, ToldWithGap, ToldAsIs, ToldFalse, NanReward, HugeObservation)
+class Many(Told):
+    """Each of gymnasium's spaces that flattens."""
+
+    observation_space = gymnasium.spaces.Dict(
+        {
+            "a": gymnasium.spaces.Discrete(3, start=1),
+            "b": gymnasium.spaces.MultiDiscrete([2, 3]),
+            "c": gymnasium.spaces.MultiBinary(2),
+            "d": gymnasium.spaces.Tuple((gymnasium.spaces.Box(0, 1, ()), gymnasium.spaces.Discrete(2))),
+            "e": gymnasium.spaces.Box(-9, 9, (1, 2), np.int64),
+        }
+    )
+
+    def reset(self, *, seed=None, options=None):
+        return self.obs(), super().reset(seed=seed)[1]
+
+    def obs(self):
+        return {"a": 2, "b": [1, 2], "c": [0, 1], "d": (0.5, 1), "e": [[-0.5, 2]]}
+
+
+class Bytes(Told):
+    """Shows numbers as bytes; at its third step one that is none."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (2,), np.uint8)
+
+    def __init__(self, odd=np.nan):
+        self.odd = odd
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.obs(), {}
+
+    def obs(self):
+        return np.asarray([7, self.odd if self.t == 3 else 200.0])
+
+
+class Pixels(Bytes):
+    observation_space = gymnasium.spaces.Box(0, 255, (1, 2), np.uint8)
+
+    def obs(self):
+        return super().obs()[None]
+
+
+class Acts(Told):
+    """Shows its last action as a share of the bounds, which are whole numbers or huge."""
+
+    def __init__(self, most=2, kind="int64"):
+        self.most, self.action_space = most, gymnasium.spaces.Box(-most, most, (1,), np.dtype(kind).type)
+
+    def step(self, action):
+        self.last = action
+        return super().step(action)
+
+    def obs(self):
+        return np.asarray([self.last[0] / self.most, 0])
+
+
+TOLD = (Many, Bytes, Pixels, Acts, Told, ToldLast, ToldWithGap, ToldAsIs, ToldFalse, NanReward, HugeObservation)
 for kind in (Walk, Parts, Pictures, Raises, Guided, Sees, Dies, Discrete, *TOLD):
     gymnasium.register(f"{kind.__name__}-v0", entry_point=kind, max_episode_steps=7)

@@ -191,6 +191,21 @@ def exchanged(name, one, other):
     return spoil
 
 
+def replaced(names, inside=""):
+    """In the place of these arrays one number; or a group, in which it stands."""
+
+    def spoil(f):
+        for name in names:
+            del f[name]
+            f.create_dataset(name + inside, data=1.0)
+
+    return spoil
+
+
+def pictures(count):
+    return np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
+
+
 def still(obs):
     return {n: np.repeat(x[:1], len(x), axis=0) for n, x in obs.items()}
 
@@ -387,6 +402,36 @@ BROKEN = {  # a kind -> how it is made, what its line says, and flags that mend 
         lambda p: npz(p / "o.npz", made.flat(made.episodes()), timeouts=None, episode_ends=[5, 12, 18, 27]),
         "do not rise to the number of steps, 26",
     ),
+    "one end alone": (
+        lambda p: npz(p / "o.npz", made.flat(made.episodes()), timeouts=None, episode_ends=26),
+        "ends is of the shape []",
+    ),
+    "episodes by name": (
+        lambda p: npz(p / "o.npz", made.flat(made.episodes()), episode=np.repeat([*"abcd"], made.LENGTHS)),
+        "episode holds <U1, no numbers",
+    ),
+    "images alone": (
+        lambda p: npz(p / "o.npz", made.flat(made.episodes()), observations=pictures(26)),
+        "holds no observations but images. take some: qchunk data convert --tree --obs-keys obs",
+        "--tree",
+        "--obs-keys=obs",
+    ),
+    "one number for all": (
+        lambda p: made.minari(p / "set", made.episodes(), replaced(["episode_1/rewards"])),
+        "episode_1 has 1 entries of reward, and 7 actions",
+    ),
+    "one number for all demonstrations": (
+        lambda p: made.robomimic(p / "d.hdf5", made.episodes(), replaced(["data/demo_1/rewards"])),
+        "demo_1 has 1 entries of reward, and 7 actions",
+    ),
+    "actions in parts": (
+        lambda p: made.minari(p / "set", made.episodes(), replaced([f"episode_{i}/actions" for i in range(4)], "/x")),
+        "holds no actions",
+    ),
+    "demonstrations in parts": (
+        lambda p: made.robomimic(p / "d.hdf5", made.episodes(), replaced(["data/demo_1/actions"], "/x")),
+        "/data/demo_1/actions is a group, no array",
+    ),
 }
 
 
@@ -550,6 +595,37 @@ def test_bytes_are_seen_as_the_environment_shows_them(tmp_path):
         data, _ = formats.for_env(tmp_path / f"{i}.npz", env, name)
         assert data.obs.dtype == np.float32
         np.testing.assert_array_equal(data.obs, obs)
+
+
+@pytest.mark.parametrize("write", [made.robomimic, lambda p, e: made.d4rl(p, made.flat(e, following=True))])
+def test_an_episode_of_one_step_alone(write, tmp_path):
+    episodes = made.episodes(lengths=(1,))
+    same(formats.read(write(tmp_path / "one.hdf5", episodes), None)[0], expected(episodes, True))
+
+
+@pytest.mark.parametrize("kind", [">i4", ">u2", ">f8"])
+def test_bytes_in_another_order_are_the_same_numbers(kind, tmp_path):
+    arrays = made.flat(made.episodes(), following=True)
+    arrays |= {n: np.round(100 + 9 * arrays[n]) for n in ("observations", "next_observations")}
+    native = formats.read(npz(tmp_path / "native.npz", arrays), None)[0]
+    arrays |= {n: x.astype(kind) for n, x in arrays.items() if n.endswith("observations")}
+    rows = formats.read(npz(tmp_path / "other.npz", arrays), None)[0]
+    data = formats.to_device(rows)
+    np.testing.assert_array_equal(data.obs, native.obs)
+
+
+def test_images_of_minari_are_taken_by_name(tmp_path):
+    """Also where its description declares them, and where there is nothing else."""
+    episodes = made.episodes()
+    for one in episodes:
+        one["obs"]["camera"] = pictures(len(one["reward"]) + 1)
+    parts = {"pos": {"shape": [1]}, "vel": {"shape": [1]}, "camera": {"shape": [4, 4, 3]}}
+    path = made.minari(tmp_path / "set", episodes, observation_space=json.dumps({"subspaces": parts}))
+    read = lambda *keys: formats.survey(path, Reading(obs_keys=keys, tree=True)).rows.obs  # noqa: E731
+    assert set(read()) == {"pos", "vel"}
+    seen = np.concatenate([one["obs"]["camera"] for one in episodes]).reshape(-1, 48)
+    np.testing.assert_array_equal(read("camera", "pos")["camera"], seen)
+    np.testing.assert_array_equal(read("camera")["camera"], seen)
 
 
 def test_a_folder_of_several_counts_all_successes(tmp_path, capsys):

@@ -119,6 +119,14 @@ def test_a_worker_that_dies_there_is_replaced_there(python, monkeypatch, tmp_pat
     pool.close()
 
 
+def test_what_an_interpreter_says_as_it_starts_is_no_output_of_ours(tmp_path, capfd):
+    python = venv(tmp_path / "chatty", *NEEDED)
+    (site,) = (tmp_path / "chatty").glob("lib/python*/site-packages")
+    (site / "chatty.pth").write_text("import sys; print('welcome')\n")
+    played(envs.make(WALK, python=python))[0].close()
+    assert not capfd.readouterr().out
+
+
 def test_arguments_follow_a_question_mark(python):
     name = "gymnasium/host_envs:Walk-v0?start=0.25&word=fast"
     for p in ("", python):

@@ -347,6 +347,39 @@ def alive(pid: int) -> bool:
         return False
 
 
+def shown(name, actions, **how):
+    """What an environment shows after each of these actions (of all its numbers)."""
+    env = envs.make(f"gymnasium/host_envs:{name}")
+    pool = Pool(env, 1, workers=1, **how)
+    state, seen = pool.begin(pool.nothing(), np.ones(1, bool), np.zeros(1, int)), []
+    for x in actions:
+        state = pool.step(state, np.full((1, env.action_size), x), np.ones(1, bool))
+        seen.append(state.obs)
+    pool.close()
+    return seen
+
+
+def test_observations_of_every_space_that_flattens(path):
+    """Whole numbers out of several are ones among zeros; what a box shows is not cast to what its space says."""
+    wanted = {"a": [0, 1, 0], "b": [0, 1, 0, 0, 1], "c": [0, 1], "d": [0.5, 0, 1], "e": [-0.5, 2]}
+    (seen,) = shown("Many-v0", [0.0])
+    assert {name: x[0].tolist() for name, x in seen.items()} == wanted
+
+
+@pytest.mark.parametrize("name", ["Bytes-v0", "Pixels-v0", "Bytes-v0?odd=0.5", "Pixels-v0?odd=300"])
+def test_what_is_no_byte_is_not_shown_as_one(path, name):
+    assert [x.tolist() for x in shown(name, [0, 0])] == [[[7, 200]]] * 2
+    with pytest.raises(UserError, match="holds what is no byte, and its space .* says uint8"):
+        shown(name, [0, 0, 0])
+
+
+def test_actions_of_whole_numbers_are_the_nearest_and_bounds_may_be_huge(path):
+    near = [x[0, 0] for x in shown("Acts-v0", [0.99, -0.99, 0.4, -0.1, 1.0])]
+    assert near == [1.0, -1.0, 0.5, 0.0, 1.0]
+    huge = shown("Acts-v0?most=1.5e308&kind=float64", [0.5, -1.0], strict=True)
+    np.testing.assert_allclose([x[0, 0] for x in huge], [0.5, -1.0])
+
+
 def test_refusals(path):
     with pytest.raises(UserError, match="Discrete.*no continuous ones"):
         envs.make("gymnasium/host_envs:Discrete-v0")

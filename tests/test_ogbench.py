@@ -224,6 +224,34 @@ def test_reading_refuses(tmp_path, env, arrays):
         formats.for_env(tmp_path / "empty", env, NAME)
 
 
+def test_arrays_that_are_none_of_ogbenchs_are_one_line(tmp_path, env, arrays):
+    """Their types and shapes, an end that is no number; no states of the buttons where the task is judged by them."""
+    cut = np.where(np.arange(2 * LENGTH) == 3, np.nan, arrays["terminals"])
+    for name, x, told in (
+        *((n, arrays[n][:, 0], f"{n} is of the shape .82.") for n in ("observations", "actions", "qpos")),
+        *((n, arrays[n].astype("S4"), f"{n} holds .S4, no numbers") for n in ("observations", "qpos", "terminals")),
+        ("actions", arrays["actions"].astype(complex), "actions holds complex"),
+        ("terminals", arrays["terminals"][:, None], "terminals is of the shape .82, 1."),
+        ("terminals", cut, "terminals hold what is no number"),
+    ):
+        with pytest.raises(UserError, match=told):
+            formats.for_env(save(tmp_path / "a.npz", arrays, **{name: x}), env, NAME)
+    task = envs.make("ogbench/puzzle-3x3-play-singletask-task1-v0")
+    rows = {
+        "observations": np.zeros((4, task.observation_size)),
+        "actions": np.zeros((4, 5)),
+        "qpos": np.zeros((4, 23)),
+    }
+    rows["terminals"] = np.arange(4) == 3
+    for buttons in (None, np.zeros((4, 8)), np.zeros((4, 1))):
+        with pytest.raises(UserError, match="lacks button_states, 9 numbers of each row"):
+            formats.for_env(save(tmp_path / "b.npz", rows, button_states=buttons), task, task.name)
+    assert (
+        len(formats.for_env(save(tmp_path / "b.npz", rows, button_states=np.zeros((4, 9))), task, task.name)[0].starts)
+        == 3
+    )
+
+
 @pytest.mark.parametrize("scene", slow_but(["cube-double"], ["cube-double", "scene", "puzzle-3x3"]))
 def test_goals(scene, tmp_path):
     """The goal that a state reaches is OGBench's own representation of it; an episode's is that of its seed's task."""

@@ -50,8 +50,8 @@ def picked(parts: Mapping[str, np.ndarray], reading: Reading) -> PyTree:
     check_keys(parts, reading)
     keys = reading.obs_keys or tuple(n for n, x in parts.items() if x.ndim <= 2)
     found = {n: parts[n].reshape(len(parts[n]), -1) for n in keys}
-    if as_tree(reading) and set(found) != {"obs"}:
-        return trees.unnamed({f"obs/{n}": x for n, x in found.items()})
+    if as_tree(reading):  # an observation without parts stays one
+        return found["obs"] if set(found) == {"obs"} else trees.unnamed({f"obs/{n}": x for n, x in found.items()})
     if images := [n for n in keys if parts[n].ndim > 2]:
         raise UserError(f"{images[0]} is an image, which cannot be joined with numbers", "add --tree, or leave it out")
     return np.concatenate(list(found.values()), axis=1) if len(found) != 1 else found[keys[0]]

@@ -102,6 +102,11 @@ def _short(x: np.ndarray) -> np.ndarray:
     return x.astype(np.float32) if x.dtype.kind == "f" else x
 
 
+def _native(x: np.ndarray) -> np.ndarray:
+    """In this machine's order of bytes, the only one that jax takes."""
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+
+
 class Survey(NamedTuple):
     """What a reader finds, before anybody judges it."""
 
@@ -247,6 +252,7 @@ def survey(path: Path | str, reading: Reading = Reading()) -> Survey:  # noqa: B
         found = found._replace(about={"reader": name, **found.about})
     if found.rows is None or any(misshapen(found.rows, str(path))):
         return found
+    found = found._replace(rows=jax.tree.map(_native, found.rows))
     rows, more, fault = adapting.adapted(found.rows, reading, found.about, str(path))
     if rows is not found.rows:  # what the file says of all its episodes is not true of these
         for name in ("fingerprint", *(("successes",) if reading.drop or reading.drop_bad else ())):

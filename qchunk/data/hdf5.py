@@ -58,15 +58,17 @@ def leaves(group: Any) -> dict[str, Any]:
 
 
 def array(x: Any) -> np.ndarray:
-    """An array, read.
+    """An array, read; a single number as an array of one.
 
     Raises:
-        UserError: it claims more than the memory that is free.
+        UserError: it is a group of arrays, or claims more than the memory that is free.
     """
+    if hasattr(x, "items"):
+        raise UserError(f"{x.file.filename}: {x.name} is a group, no array", "record one array there")
     if x.size * x.dtype.itemsize > SHARE * memory_free():
         problem = f"{x.file.filename}: {x.name} needs {x.size * x.dtype.itemsize / 2**30:.1f} GiB, more than is free"
         raise UserError(problem, "take a smaller data set, or a machine with more memory")
-    return x[()]
+    return np.atleast_1d(x[()])
 
 
 def is_image(x: Any) -> bool:

@@ -41,6 +41,7 @@ def survey(path: Path, reading: Reading) -> Survey:
     said = described(place)
     found = recorded.nothing()
     images = {n for n, space in spaces(said.get("observation_space")).items() if len(space.get("shape") or ()) == 3}
+    images -= set(reading.obs_keys)
     if images:
         found.notes.append(f"images are left out: {', '.join(sorted(images))}")
     every = {
@@ -52,7 +53,8 @@ def survey(path: Path, reading: Reading) -> Survey:
         found.notes.append(f"{empty} episodes without a step are left out")
     stacked = recorded.stacked(parts, str(path), found)
     counts = {"total_steps": len(stacked.get("action", ())), "total_episodes": len(every)}
-    odd = [n for n, count in counts.items() if said.get(n, count) != count and not found.faults]
+    counted = "action" in stacked and not found.faults
+    odd = [n for n, count in counts.items() if said.get(n, count) != count and counted]
     for what in odd[:1]:  # of lost episodes, steps are lost, too
         line = f"{path} says {what} {said[what]}, and holds {counts[what]}"
         found.faults.append(UserError(line, "download it again: minari download"))
@@ -139,7 +141,7 @@ def columns(
         part = path.removeprefix(SEEN).removeprefix("/") or "obs"
         if not path.startswith(SEEN) or part in images:
             continue
-        if len(x) != steps + 1:
+        if "action" in made and len(x) != steps + 1:
             line = f"{where}: {name} has {len(x)} observations and {steps} actions"
             found.faults.append(UserError(line, "record one observation more than actions: the last is the final one"))
             continue

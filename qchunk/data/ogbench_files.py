@@ -67,8 +67,8 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
                 raise UserError(f"{shard} lacks {', '.join(missing)}", "give a data set of OGBench with all its arrays")
             about = dict(json.loads(str(z["about"]))) if "about" in z else {}
             parts.append({n: z[n] for n in (*NEEDED, "button_states") if n in z})
-            if odd := [n for n, x in parts[-1].items() if not x.ndim or len(x) != len(parts[-1]["terminals"])]:
-                raise UserError(f"{shard}: {odd[0]} has another number of rows than terminals", "download it again")
+            if problem := misfit(parts[-1]):
+                raise UserError(f"{shard}: {problem}", "download it again")
         mark = fingerprint(parts[-1])
         if about.get("fingerprint", mark) != mark:
             raise UserError(f"{shard} does not match its fingerprint {about['fingerprint']}", "collect it again")
@@ -76,6 +76,18 @@ def load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if len(widths) > 1:
         raise UserError(f"the files of {path} are of several environments", "give a folder with the shards of one")
     return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}, about
+
+
+def misfit(arrays: dict[str, np.ndarray]) -> str:
+    """What is wrong with the arrays of a shard: their types, shapes or ends; "" where they fit."""
+    for n, x in arrays.items():
+        if x.dtype.kind not in "fiub":
+            return f"{n} holds {x.dtype}, no numbers"
+        if not x.ndim or len(x) != len(arrays["terminals"]):
+            return f"{n} has another number of rows than terminals"
+        if (x.ndim == 1) != (n == "terminals"):
+            return f"{n} is of the shape {list(x.shape)}"
+    return "" if np.isfinite(arrays["terminals"]).all() else "terminals hold what is no number"
 
 
 def read(path: Path, env: Any) -> tuple[Rows, dict[str, Any]]:
@@ -95,6 +107,9 @@ def read(path: Path, env: Any) -> tuple[Rows, dict[str, Any]]:
             got = f"{made_for} (sizes {sizes})" if "env" in about else f"sizes {sizes} (observation, action, qpos)"
             fix = f"collect data for it: qchunk collect {env.data_name} --out DATA"
             raise UserError(f"{path} holds data of {got}, but {env.name} has {env.data_name} {wanted}", fix)
+        buttons = 0 if one.goals else getattr(one.env.unwrapped, "_num_buttons", 0)
+        if buttons and ("button_states" not in arrays or arrays["button_states"].shape[1] != buttons):
+            raise UserError(f"{path} lacks button_states, {buttons} numbers of each row", "download it again")
         # of goals there is none yet: formats.for_env finds some, and the environment judges by them
         reward, terminal = (np.zeros(len(arrays["terminals"])),) * 2 if one.goals else judged(one, env.scene, arrays)
     finally:

@@ -143,6 +143,10 @@ def survey(
     images = [n for n, x in parts.items() if x.ndim > 2 and n not in reading.obs_keys]
     found.notes.extend([f"images are left out: {', '.join(images)}"] if images else [])
     names = [n for n in reading.obs_keys or parts if n not in images]
+    if not names:
+        fix = f"take some: qchunk data convert --tree --obs-keys {images[0]}"
+        found.faults.append(UserError(f"{where} holds no observations but images", fix))
+        return Survey(None, about, *map(tuple, found))
     about |= {} if names == ["obs"] or adapting.as_tree(reading) else {"observations": names}  # joined in this order
     obs, finals = adapting.picked(parts, reading), adapting.picked({n: finals[n] for n in parts}, reading)
     rows = of_transitions(obs, kept["action"], kept["reward"], kept["terminal"], places, finals)
@@ -194,9 +198,9 @@ def misfits(columns: Columns, where: str, whole: bool = True) -> Iterator[UserEr
         if n.partition("/")[0] not in ("ends", "final") and x.shape[:1] != action.shape[:1]:
             fix = "save one of each for every step, what was seen before the action"
             yield UserError(f"{where}: {n} has {len(x) if x.ndim else 'no'} rows, and action {len(action)}", fix)
-        elif "/" not in n and n != "action" and x.size != len(x):
+        elif "/" not in n and n != "action" and (not x.ndim or x.size != len(x)):
             yield UserError(f"{where}: {n} is of the shape {list(x.shape)}", "save one number a step: [N]")
-        elif n in MARKS and not np.isfinite(x.astype(np.float64)).all():
+        elif n in MARKS and n not in odd and not np.isfinite(x.astype(np.float64)).all():
             bad = ~np.isfinite(np.ravel(x.astype(np.float64)))
             line = f"{where}: {n} is no number in {int(bad.sum())} rows (the first is {int(bad.argmax())})"
             yield UserError(line, "say there what was so, or leave the array out")
@@ -252,7 +256,7 @@ def jumps(columns: Columns) -> np.ndarray:
     for name, after in of_kind(columns, "next").items():
         if name in obs and obs[name].shape == after.shape:
             same = np.isclose(after[:-1], obs[name][1:], rtol=1e-4, atol=1e-5, equal_nan=True)
-            found[:-1] |= ~same.reshape(len(same), -1).all(axis=1)
+            found[:-1] |= ~same.all(axis=tuple(range(1, same.ndim)))
     return found
 
 

@@ -32,7 +32,9 @@ class Worker:
         self.pipe, theirs = Pipe()
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the process
         args = (str(theirs.fileno()), json.dumps(description))
-        more: dict[str, Any] = {"python": python, "pass_fds": [theirs.fileno()], "stderr": self.errors}
+        # what an interpreter prints as it starts is no part of this command's output
+        said = {"stdout": self.errors, "stderr": self.errors}
+        more: dict[str, Any] = {"python": python, "pass_fds": [theirs.fileno()], **said}
         self.process = processes.start("qchunk.envs.host.worker", *args, **more)
         theirs.close()
 

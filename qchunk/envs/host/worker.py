@@ -75,6 +75,12 @@ def one_number(x: Any, what: str) -> float:
     return float(found.reshape(()))
 
 
+def holds_bytes(x: Any) -> bool:
+    """Whether all is whole and in 0 ... 255, whatever type it comes in: what is not would become some other byte."""
+    x = np.asarray(x)
+    return x.dtype == np.uint8 or bool(((x >= 0) & (x <= 255) & (x == np.trunc(x))).all())  # False for NaN
+
+
 def flag(x: Any, what: str) -> bool:
     """Whether something is so. Raises ValueError where it is not one number, or none at all."""
     found = one_number(x, what)
@@ -110,16 +116,18 @@ class One:
             raise ValueError(f"{description['id']} has the actions {box}, no continuous ones")
         if not (np.isfinite(box.low).all() and np.isfinite(box.high).all()):
             raise ValueError(f"{description['id']} has unbounded actions")
-        self.shape, self.type = box.shape, box.dtype
-        low, high = box.low.astype(np.float64).ravel(), box.high.astype(np.float64).ravel()
-        self.centre, self.half = (low + high) / 2, (high - low) / 2
+        self.shape, self.type = box.shape, np.dtype(box.dtype)
+        low, high = box.low.astype(np.float64).ravel() / 2, box.high.astype(np.float64).ravel() / 2
+        self.centre, self.half = low + high, high - low  # halved before: the sum of huge bounds is infinite
         if not space.is_np_flattenable:
             raise ValueError(f"{description['id']} has the observations {space}, which do not flatten to a vector")
         self._is_tree = isinstance(space, gymnasium.spaces.Dict)
         self._spaces = trees.named(trees.unnamed(trees.named(space)))  # twice: a name may hold a slash
-        self._flatten = gymnasium.spaces.flatten
+        self._flatten, self._box = gymnasium.spaces.flatten, gymnasium.spaces.Box
+        flat = gymnasium.spaces.Box, gymnasium.spaces.MultiBinary  # of these, what has one axis is flat
         self._leaves = [
-            (n, s, len(s.shape or ()) == 1, (gymnasium.spaces.flatdim(s),)) for n, s in self._spaces.items()
+            (n, s, isinstance(s, flat) and len(s.shape) == 1, (gymnasium.spaces.flatdim(s),))
+            for n, s in self._spaces.items()
         ]
         self.like: Any = None
         spec = self.env.spec
@@ -147,8 +155,10 @@ class One:
         The limit, if the environment has none, is ours.
         """
         near = np.minimum(np.maximum(actions, -1.0), 1.0)  # np.clip takes twice as long
+        units = self.centre + self.half * near
+        units = np.rint(units) if self.type.kind in "iu" else units
         rows: list[np.ndarray] = []
-        for own in (self.centre + self.half * near).reshape(-1, *self.shape).astype(self.type):
+        for own in units.reshape(-1, *self.shape).astype(self.type):
             if rows and self.ended:
                 rows.append(rows[-1])
                 continue
@@ -181,7 +191,11 @@ class One:
         return np.concatenate((*found, told))
 
     def _flat(self, x: Any, space: Any, is_flat: bool, shape: tuple[int]) -> np.ndarray:
-        flat = np.asarray(x if is_flat else self._flatten(space, x), np.float64)
+        if space.dtype == np.uint8 and not holds_bytes(x):
+            raise ValueError(f"an observation holds what is no byte, and its space {space} says uint8")
+        if not is_flat:  # gymnasium would cast what lies in a box: NaN would become a number
+            x = np.ravel(x) if isinstance(space, self._box) else self._flatten(space, x)
+        flat = np.asarray(x, np.float64)
         if flat.shape != shape:
             raise ValueError(
                 f"an observation has the shape {np.shape(x)}, and its space {space} says {shape[0]} numbers"
