@@ -156,8 +156,9 @@ def test_pixels_are_seen_as_in_training(pixels, tmp_path, capsys):
     obs = jax.tree.map(np.asarray, {"img": seen["img"], "button": seen["button"].astype(np.int32)})
     expected = sampling.act(p.algorithm.act, vars, jax.random.key(0), obs).action
     assert about["obs"] == {"obs/button": [1, "int32"], "obs/img": [8, "uint8"]}
-    assert run(capsys, "export", folder, "--out", tmp_path / "bc.zip")[0] == 0
-    for policy in (qchunk.load(folder), qchunk.load(tmp_path / "bc.zip")):
+    code, told, _ = run(capsys, "export", folder, "--out", tmp_path / "b c.zip")
+    assert code == 0 and f" '{tmp_path / 'b c.zip'}'\n" in told, "as it is typed"
+    for policy in (qchunk.load(folder), qchunk.load(tmp_path / "b c.zip")):
         np.testing.assert_allclose(policy.plan(seen), expected, atol=1e-6)
         assert policy.about["obs"] == about["obs"]
 
@@ -312,7 +313,10 @@ def test_what_is_said_of_a_policy_is_kept_whole(exported, tmp_path):
     older = {**files, "about.json": json.dumps({k: v for k, v in about.items() if k != "seal"}).encode()}
     refused = [
         (edited, "what about.json says has changed"),
-        *((sealed(files, **more), "nobody can act by") for more in ({"steps": 0}, {"bounds": {"low": [1.0]}}, {"obs": 2})),
+        *(
+            (sealed(files, **more), "nobody can act by")
+            for more in ({"steps": 0}, {"bounds": {"low": [1.0]}}, {"obs": 2})
+        ),
         (sealed({n: x for n, x in files.items() if n != "weights.npz"}), "no whole file of qchunk export"),
         (sealed({**files, "decide": files["decide"][:100]}), "no whole file of qchunk export"),
         (sealed({**files, "weights.npz": b"none"}), "no whole file of qchunk export"),

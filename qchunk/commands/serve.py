@@ -86,6 +86,7 @@ async def until_stopped(server, host: str, port: int) -> None:
                 while not stopping.asked():
                     await asyncio.sleep(0.1)
     except (OSError, UnicodeError) as e:
-        unknown = isinstance(e, (socket.gaierror, UnicodeError))
-        why = "there is no such host" if unknown else os.strerror(e.errno) if e.errno else str(e)
+        why = os.strerror(e.errno) if isinstance(e, OSError) and e.errno else str(e)
+        if isinstance(e, (socket.gaierror, UnicodeError)):
+            why = "there is no such host"
         raise UserError(f"cannot listen on {host}:{port}: {why}", "give another --port or --host") from e
