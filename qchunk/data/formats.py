@@ -358,7 +358,7 @@ def fitted(rows: Rows, about: Mapping[str, Any], env: Any, name: str, path: Path
     got = (trees.sizes(rows.obs), rows.action.shape[1])
     if got != expected:
         part = "--obs-keys NAME" if got[0] != expected[0] else "--names action=NAME"
-        fix = f"choose its columns: qchunk data convert {typed(part)}" if foreign else "collect it again"
+        fix = f"choose its columns: qchunk data convert {part}" if foreign else "collect it again"
         raise UserError(f"{path} holds observations and actions of sizes {got}, but {name} has {expected}", fix)
     return rows._replace(obs=adapting.as_played(rows.obs, env, path))
 
