@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import json
 import pickle
+import re
 import shutil
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -22,12 +25,15 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import qchunk
 from qchunk import sampling
+from qchunk.commands.serve import until_stopped
 from qchunk.data import formats
 from qchunk.deploy import standalone
+from qchunk.deploy.artefact import zipped
 from qchunk.deploy.policy import acting
 from qchunk.deploy.server import Limits, PolicyServer
 from qchunk.deploy.wire import packed, unpacked
 from qchunk.runs import checkpoint
+from qchunk.system import stopping
 from qchunk.system.errors import UserError
 
 H = 4
@@ -150,8 +156,9 @@ def test_pixels_are_seen_as_in_training(pixels, tmp_path, capsys):
     obs = jax.tree.map(np.asarray, {"img": seen["img"], "button": seen["button"].astype(np.int32)})
     expected = sampling.act(p.algorithm.act, vars, jax.random.key(0), obs).action
     assert about["obs"] == {"obs/button": [1, "int32"], "obs/img": [8, "uint8"]}
-    assert run(capsys, "export", folder, "--out", tmp_path / "bc.zip")[0] == 0
-    for policy in (qchunk.load(folder), qchunk.load(tmp_path / "bc.zip")):
+    code, told, _ = run(capsys, "export", folder, "--out", tmp_path / "b c.zip")
+    assert code == 0 and f" '{tmp_path / 'b c.zip'}'\n" in told, "as it is typed"
+    for policy in (qchunk.load(folder), qchunk.load(tmp_path / "b c.zip")):
         np.testing.assert_allclose(policy.plan(seen), expected, atol=1e-6)
         assert policy.about["obs"] == about["obs"]
 
@@ -291,6 +298,39 @@ def test_a_damaged_or_foreign_file_is_refused(folder, exported, tmp_path, capsys
         assert code == 2 and line in err and err.count("\n") == 1, err
 
 
+def sealed(files, **changed):
+    """An exported file whose maker has changed it, and has marked it as whole again."""
+    about = {**json.loads(files["about.json"]), **changed, "fingerprint": standalone.fingerprint(files)}
+    about["seal"] = standalone.seal(about)
+    return {**files, "about.json": json.dumps(about).encode()}
+
+
+def test_what_is_said_of_a_policy_is_kept_whole(exported, tmp_path):
+    """Units, sizes and steps decide what a robot does; a file that was made to harm is a line, too."""
+    about, files = standalone.opened(exported)
+    bounds = {"low": [-9.0, -9.0], "high": [9.0, 9.0]}
+    edited = {**files, "about.json": json.dumps({**about, "bounds": bounds}).encode()}
+    older = {**files, "about.json": json.dumps({k: v for k, v in about.items() if k != "seal"}).encode()}
+    refused = [
+        (edited, "what about.json says has changed"),
+        *(
+            (sealed(files, **more), "nobody can act by")
+            for more in ({"steps": 0}, {"bounds": {"low": [1.0]}}, {"obs": 2})
+        ),
+        (sealed({n: x for n, x in files.items() if n != "weights.npz"}), "no whole file of qchunk export"),
+        (sealed({**files, "decide": files["decide"][:100]}), "no whole file of qchunk export"),
+        (sealed({**files, "weights.npz": b"none"}), "no whole file of qchunk export"),
+    ]
+    for i, (found, line) in enumerate(refused):
+        (tmp_path / f"{i}.zip").write_bytes(zipped(found))
+        with pytest.raises(UserError, match=line):
+            qchunk.load(tmp_path / f"{i}.zip")
+    for name, found in (("older", older), ("bounded", sealed(files, bounds=bounds))):
+        (tmp_path / name).write_bytes(zipped(found))
+    plain, wide = (played(qchunk.load(tmp_path / name), np.zeros((1, 2))) for name in ("older", "bounded"))
+    np.testing.assert_allclose(wide, 9 * plain, rtol=1e-5)
+
+
 async def asked(port, messages, **options):
     """The answers on one connection."""
     async with connect(f"ws://127.0.0.1:{port}", **options) as robot:
@@ -402,7 +442,7 @@ def test_late_answers_are_counted_for_those_who_say_how_long_they_can_wait(folde
     server.answers = timed
     # the first may take as long as it likes and the second is slow, but has time; the third is late, and so is the
     # fourth, whose period is that of the third
-    periods = [{}, {"period": 30}, {"period": 0.2}, {}]
+    periods = [{}, {"period": 30}, {"period": np.float32(0.2)}, {}]
     _, found = serving(server, lambda port: asked(port, [packed({"obs": obs[0]} | more) for more in periods]))
     assert all("actions" in unpacked(x) for x in found)
     assert server.counts["missed_deadlines"] == 2 and "qchunk_missed_deadlines 2\n" in server.metrics()
@@ -428,13 +468,52 @@ def test_hostile_requests_disturb_nobody(folder, obs):
     assert server.counts["refused"] == len(HOSTILE) and "qchunk_latency_seconds" in server.metrics()
 
 
+def test_who_reads_nothing_holds_no_place(folder):
+    """One that asks and asks, and never takes an answer, is cut off as one that asks nothing is."""
+    server = PolicyServer(qchunk.load(folder), limits=Limits(idle=0.5))
+    upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    hello = f"GET / HTTP/1.1\r\nHost: x\r\n{upgrade}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+    text = packed({str(i): 0 for i in range(9000)})  # its refusal names all of them
+    request = b"\x82" + bytes([0x80 | 127]) + struct.pack(">Q", len(text)) + b"\0\0\0\0" + text
+
+    async def flood(port):
+        running = asyncio.get_running_loop()
+        with socket.socket() as robot:
+            robot.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            robot.connect(("127.0.0.1", port))
+            robot.setblocking(False)
+            async with asyncio.timeout(30):
+                with pytest.raises(OSError, match="reset|Broken pipe"):
+                    await running.sock_sendall(robot, hello)
+                    while True:
+                        await running.sock_sendall(robot, request)
+
+    serving(server, flood)
+    assert server.counts["clients"] == 0 and server.counts["requests"] > 0
+
+
+def test_where_a_server_listens(folder, capsys, monkeypatch):
+    """An address that can be copied from the line; one that nobody has is a line."""
+    monkeypatch.setattr(stopping, "asked", lambda: True)
+    server = PolicyServer(qchunk.load(folder), limits=Limits(batch=1))
+    if socket.has_ipv6:
+        asyncio.run(until_stopped(server, "::1", 0))
+        told = capsys.readouterr().out
+        assert re.fullmatch(r"serving on ws://\[::1\]:\d+ \(metrics: http://\[::1\]:\d+/metrics\)\n", told), told
+    for host in ("no.such.host.invalid", f"{'a' * 80}.b"):
+        with pytest.raises(UserError, match="there is no such host. give another --port or --host"):
+            asyncio.run(until_stopped(server, host, 0))
+
+
 def test_who_may_ask(folder, obs):
     server = PolicyServer(qchunk.load(folder), limits=Limits(clients=1, idle=0.3, key="secret"))
     told = {"additional_headers": {"Authorization": "Api-Key secret"}}
 
     async def visits(port):
-        with pytest.raises(InvalidStatus, match="401"):
-            await asked(port, [])
+        twice = [("Authorization", "Api-Key secret"), ("Authorization", "Api-Key other")]
+        for headers in ({}, twice):
+            with pytest.raises(InvalidStatus, match="401"):
+                await asked(port, [], additional_headers=headers)
         async with connect(f"ws://127.0.0.1:{port}", **told) as first:
             await first.recv()
             with pytest.raises(InvalidStatus, match="503"):

@@ -135,13 +135,13 @@ def ended(process: subprocess.Popen, code: int = 0) -> tuple[str, str]:
     return out, err
 
 
-def in_two(folder: Path, line: str) -> list[subprocess.Popen]:
-    """Two processes of one device each, over loopback."""
+def in_two(folder: Path, line: str, other: str = "") -> list[subprocess.Popen]:
+    """Two processes of one device each, over loopback; the second by the same command, or another."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     more = f"--coordinator 127.0.0.1:{port} --processes 2 --process-id"
-    return [started(folder, f"{line} {more} {i}") for i in range(2)]
+    return [started(folder, f"{own} {more} {i}") for i, own in enumerate((line, other or line))]
 
 
 def figures(folder: Path) -> dict:
@@ -174,6 +174,20 @@ def test_two_processes_train_one_run(tmp_path, share):
     for run in ("alone", "pair"):
         step = max((tmp_path / run / "checkpoints").iterdir(), key=lambda p: int(p.name))
         assert step.name == "104" and (step / "manifest.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [("--batch 8", "--batch 4"), ("--data d.npz", "--data e.npz")])
+def test_two_processes_of_different_commands_train_nothing(tmp_path, flags):
+    """Each would work on with what the other sums up with it, or wait for ever."""
+    for name, seed in (("d", 0), ("e", 1)):
+        ended(started(tmp_path, f"collect probe/two-step --out {name}.npz --steps 400 --envs 8 --seed {seed} --quiet"))
+    train = (
+        f"train bc --env probe/two-step --data d.npz {SIZES} --offline-steps 20 --devices-per-seed 2 --quiet --out pair"
+    )
+    for process in in_two(tmp_path, *(f"{train} {own}" for own in flags)):
+        assert "would train different things. give each the same command" in ended(process, 2)[1]
+    assert not (tmp_path / "pair").exists()
 
 
 @pytest.mark.slow

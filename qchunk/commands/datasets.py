@@ -17,7 +17,7 @@ from qchunk.data.adapting import SCALE, Reading
 from qchunk.data.formats import Rows, Survey
 from qchunk.ranges import NonNegativeInt, PositiveInt
 from qchunk.system import answers, files
-from qchunk.system.errors import UserError, unknown
+from qchunk.system.errors import UserError, typed, unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +223,7 @@ def info(path: str, f: ReadFlags, more: PictureFlags) -> None:
     for line in description.lines({**figures, "notes": remarks(j), "defects": wrong}):
         print(line)
     if wrong:
-        print(f"qchunk data check {path} says how to mend {'it' if len(wrong) == 1 else 'them'}")
+        print(f"qchunk data check {typed(path)} says how to mend {'it' if len(wrong) == 1 else 'them'}")
     return None
 
 

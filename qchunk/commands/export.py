@@ -11,7 +11,7 @@ from qchunk.commands import flags
 from qchunk.commands.shared import positional
 from qchunk.config import NonNegativeInt
 from qchunk.system import answers
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, typed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,4 +68,4 @@ def export(argv: list[str]) -> None:
     else:
         said = f"step {about['step']} of {folder}, seed {about['seed']}, {about['scheme']}"
         print(f"{said} -> {f.out} (fingerprint {about['fingerprint']})")
-        print(f"try it: {Path(sys.executable).name} {f.out}")
+        print(f"try it: {Path(sys.executable).name} {typed(f.out)}")

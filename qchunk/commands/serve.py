@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -78,12 +79,14 @@ async def until_stopped(server, host: str, port: int) -> None:
     """Serves until a signal asks to stop, which is how a server ends."""
     try:
         async with server.running(host, port) as listening:
-            at = listening.sockets[0].getsockname()
-            print(f"serving on ws://{at[0]}:{at[1]} (metrics: http://{at[0]}:{at[1]}/metrics)", flush=True)
+            address, port = listening.sockets[0].getsockname()[:2]
+            at = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"  # an address of IPv6
+            print(f"serving on ws://{at} (metrics: http://{at}/metrics)", flush=True)
             with stopping.saving():
                 while not stopping.asked():
                     await asyncio.sleep(0.1)
-    except OSError as e:
-        raise UserError(
-            f"cannot listen on {host}:{port}: {os.strerror(e.errno or 0)}", "give another --port or --host"
-        ) from e
+    except (OSError, UnicodeError) as e:
+        why = os.strerror(e.errno) if isinstance(e, OSError) and e.errno else str(e)
+        if isinstance(e, (socket.gaierror, UnicodeError)):
+            why = "there is no such host"
+        raise UserError(f"cannot listen on {host}:{port}: {why}", "give another --port or --host") from e

@@ -25,7 +25,7 @@ from qchunk.data.adapting import Reading
 from qchunk.data.chunks import Dataset, dataset, with_history
 from qchunk.data.faults import ARRAYS, arrays_of, faults, misshapen, usable
 from qchunk.system import files, loading
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, typed
 from qchunk.types import EDGE, PyTree, Steps
 
 FORMAT, VERSION = "qchunk-data", 1
@@ -356,7 +356,7 @@ def fitted(rows: Rows, about: Mapping[str, Any], env: Any, name: str, path: Path
     if wanted and about.get("env", wanted) not in (wanted, getattr(env, "state_data", wanted)):
         fix = f"collect data for it: qchunk collect {wanted} --out DATA"
         if foreign:
-            fix = f"if they are the same, say so: qchunk data convert {path} --env {name} --out DATA.npz"
+            fix = f"if they are the same, say so: qchunk data convert {typed(path)} --env {name} --out DATA.npz"
         raise UserError(f"{path} holds data of {about.get('env')}, but --env {name} needs data of {wanted}", fix)
     expected = (trees.declared(env.observation_size, name), env.action_size)
     if hasattr(env, "goal_of"):

@@ -67,6 +67,7 @@ def export(
         "platforms": list(platforms),
         "fingerprint": standalone.fingerprint(files),
     }
+    about["seal"] = standalone.seal(about)
     files[ABOUT] = json.dumps(about, indent=1).encode()
     atomic_write(out, zipped(files))
     return about

@@ -38,7 +38,7 @@ class Limits:
     clients: int = 64  # connections at a time
     batch: int = 16  # requests answered by one call
     frame: int = 2**20  # bytes of a request
-    idle: float = 60.0  # seconds without a request, after which a connection ends
+    idle: float = 60.0  # seconds without a request, or with an answer that is not read, after which a connection ends
     key: str = ""  # what clients must send as "Authorization: Api-Key KEY"
 
 
@@ -166,11 +166,11 @@ class PolicyServer:
         robot = Robot()
         self.counts["clients"] += 1
         try:
-            await connection.send(packed(self.policy.about))
+            await self.hand(connection, packed(self.policy.about))
             while True:
                 async with asyncio.timeout(self.limits.idle):
                     data = await connection.recv()
-                await connection.send(await self.ask(robot, data))
+                await self.hand(connection, await self.ask(robot, data))
         except TimeoutError:
             await connection.close(1001, "no request for too long")
         except ConnectionClosed:
@@ -178,13 +178,21 @@ class PolicyServer:
         finally:
             self.counts["clients"] -= 1
 
+    async def hand(self, connection: ServerConnection, answer: bytes | str) -> None:
+        """Sends an answer. Who does not read for too long is cut off: to say goodbye would wait for them, too."""
+        try:
+            async with asyncio.timeout(self.limits.idle):
+                await connection.send(answer)
+        except TimeoutError:
+            connection.transport.abort()
+
     def greet(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answers /metrics and /healthz, and refuses those who may not, or are too many."""
         if request.path == "/healthz":
             return connection.respond(http.HTTPStatus.OK, "ok\n")
         key = f"Api-Key {self.limits.key}".encode()
-        given = request.headers.get("Authorization", "").encode()
-        if self.limits.key and not hmac.compare_digest(given, key):
+        given = [x.encode() for x in request.headers.get_all("Authorization")]
+        if self.limits.key and not (len(given) == 1 and hmac.compare_digest(given[0], key)):
             return connection.respond(http.HTTPStatus.UNAUTHORIZED, "give the key as Authorization: Api-Key KEY\n")
         if request.path == "/metrics":
             return connection.respond(http.HTTPStatus.OK, self.metrics())
@@ -233,7 +241,7 @@ def understood(data: Any, expected: Mapping[str, tuple[int, str]]) -> tuple[dict
     if "seed" in commands:
         commands["seed"] = int(seed)  # numpy's would overflow where the next episode's is counted
     period = commands.get("period", 1.0)
-    if isinstance(period, bool) or not isinstance(period, (int, float)) or not period > 0:
+    if isinstance(period, bool) or not isinstance(period, (int, float, np.integer, np.floating)) or not period > 0:
         raise ValueError("period is no number of seconds above 0")
     obs: Any = {k: v for k, v in message.items() if k not in COMMANDS}
     if len(obs) == 1 and ("obs" in expected or (obs.keys() == {"obs"} and named(obs).keys() != expected.keys())):

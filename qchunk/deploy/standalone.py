@@ -240,9 +240,14 @@ def load(path: Any, background: bool = False) -> DeployedPolicy:
     name = {"gpu": "cuda"}.get(platform, platform)
     if name not in about["platforms"]:
         raise ValueError(f"{path} runs on {', '.join(about['platforms'])}, and here is {name}: export it for that, too")
-    with np.load(io.BytesIO(files[WEIGHTS]), allow_pickle=False) as z:
-        weights = [jax.numpy.asarray(z[f"{i:05d}"]) for i in range(len(z.files))]
-    programs = Programs(*(jax.jit(jax.export.deserialize(bytearray(files[n])).call) for n in PROGRAMS))
+    try:
+        with np.load(io.BytesIO(files[WEIGHTS]), allow_pickle=False) as z:
+            weights = [jax.numpy.asarray(z[f"{i:05d}"]) for i in range(len(z.files))]
+        programs = Programs(*(jax.jit(jax.export.deserialize(bytearray(files[n])).call) for n in PROGRAMS))
+    except ImportError:  # of flatbuffers
+        raise
+    except Exception as e:  # of numpy, zipfile and jax, by what is in the file
+        raise ValueError(f"{path} is no whole file of qchunk export ({type(e).__name__})") from e
     return DeployedPolicy(programs, weights, about, background)
 
 
@@ -260,12 +265,39 @@ def opened(path: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
             raise ValueError(
                 f"{path} is of format {about['format']} version {about['version']}, not {FORMAT} {VERSION}"
             )
-        mark = about["fingerprint"]
+        mark, kept = about["fingerprint"], about.get("seal")
     except (zipfile.BadZipFile, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as e:
         raise ValueError(f"{path} is no whole file of qchunk export ({type(e).__name__})") from e
     if fingerprint(files) != mark:
         raise ValueError(f"{path} is damaged: it does not match its fingerprint {mark}. Export it again")
+    if kept not in (None, seal(about)):  # files of before have none
+        raise ValueError(f"{path} is damaged: what {ABOUT} says has changed. Export it again")
+    if not _acts(about):
+        raise ValueError(f"{path} is damaged: nobody can act by what {ABOUT} says. Export it again")
     return about, files
+
+
+def seal(about: Mapping[str, Any]) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of what is said about an artefact: its units, sizes and scheme."""
+    text = json.dumps({name: value for name, value in about.items() if name != "seal"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _acts(about: Mapping[str, Any]) -> bool:
+    """Whether the sizes, the steps and the units are those of some policy."""
+    try:
+        least = {"action": 1, "steps": 1, "length": 1, "delay": 0}
+        numbers = [(about[name], low) for name, low in least.items()]
+        numbers += [(size, 0) for size, _ in about["obs"].values()]
+        units = [about["bounds"][name] for name in ("low", "high")] if about["bounds"] else []
+        return (
+            all(type(n) is int and n >= low for n, low in numbers)
+            and all(np.dtype(kind).kind in "fiub" for _, kind in about["obs"].values())
+            and all(len(x) == about["action"] and np.isfinite(x).all() for x in units)
+            and type(about["platforms"]) is list
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
 
 
 def fingerprint(files: Mapping[str, bytes]) -> str:

@@ -27,7 +27,7 @@ import numpy as np
 from qchunk.runs.run_folder import CHECKPOINTS
 from qchunk.runs.schemas import Manifest
 from qchunk.system import hosts, schema
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, typed
 from qchunk.system.files import explain_oserror, oserror_in, remove, remove_busy, sha256, sync, write_synced
 
 FORMAT, VERSION = "qchunk", 1
@@ -227,7 +227,7 @@ def restore(folder: Path, like: Any, step: int | None = None) -> tuple[Any, dict
         if good is None:
             raise
         run = folder.parent if folder.name == CHECKPOINTS else folder
-        fix = f"Pass --resume {run} --step {good} to go on from the newest good one"
+        fix = f"Pass --resume {typed(run)} --step {good} to go on from the newest good one"
         raise UserError(err.problem, fix) from err
     return _decode(path, manifest["leaves"], like), manifest["about"]
 

@@ -6,6 +6,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from flax.traverse_util import flatten_dict
@@ -100,6 +101,15 @@ def refuse_finished(run: run_folder.RunFolder, p: Opened, began: int) -> None:
 def last_step(p: Opened) -> int:
     """The step at which a run ends."""
     return p.driver.amount(p.program.build(p.config), p.config, p.settings).last
+
+
+def in_common(kept: dict) -> dict[str, Any]:
+    """What all processes of a run must have in common of its configuration; its files may lie elsewhere on another host."""
+    parts: dict[str, Any] = {n: kept.get(n) for n in ("algorithm", "env", "objective", "config", "settings")}
+    parts["prior"] = {n: v for n, v in (kept.get("prior") or {}).items() if n != "path"}
+    parts["data"] = (kept["data"] or {}).get("fingerprint")
+    told = flatten_dict(parts).items()
+    return {" ".join(map(loading.short, k)): loading.short(v) if isinstance(v, str) else v for k, v in told}
 
 
 def saved_before(run: run_folder.RunFolder) -> bool:

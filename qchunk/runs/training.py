@@ -298,7 +298,7 @@ def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, minute
     Args:
         minutes: after which a checkpoint is saved besides the driver's own; 0: none.
     """
-    hosts.meet(mesh(p.settings.seeds, p.inputs.share))
+    hosts.meet(mesh(p.settings.seeds, p.inputs.share), [resuming.in_common(run.config), began])
     total, saved = resuming.last_step(p), time.monotonic()
     events = p.driver.run(p.program, p.inputs, p.settings, *state)
     title = f"{run.config['label']} on {run.config['env']}"

@@ -10,6 +10,8 @@ import atexit
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import json
 import os
 import sys
 import tempfile
@@ -104,13 +106,16 @@ def wait(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def meet(over: Any) -> None:
+def meet(over: Any, asked: Any = None) -> None:
     """Lets the devices of a mesh speak to each other for the first time, once all processes are here.
 
     CPUs wait half a minute for a first meeting, and for any later one as long as compiling may take.
 
+    Args:
+        asked: what they will train, as JSON has it: the same for all of them.
+
     Raises:
-        UserError: another process cannot begin.
+        UserError: another process cannot begin, or would train something else.
     """
     if not several():
         return
@@ -121,11 +126,24 @@ def meet(over: Any) -> None:
     _met = True
     if agreed(False)[0]:
         raise UserError("another process of this run cannot begin", "do what it says, and start all of them again")
+    if not _alike(asked):
+        fix = "give each the same command but for --process-id, and the same data"
+        raise UserError("the processes of this run would train different things", fix)
     lies = jax.P(*over.axis_names)
     x = placed(np.zeros(over.devices.shape, np.float32), jax.NamedSharding(over, lies))
     for axes in (*over.axis_names, over.axis_names):
         add = functools.partial(jax.lax.psum, axis_name=axes)
         jax.jit(jax.shard_map(add, mesh=over, in_specs=lies, out_specs=lies, check_vma=False))(x).block_until_ready()
+
+
+def _alike(asked: Any) -> bool:
+    """Whether all processes ask for the same; all of them call it together."""
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    text = json.dumps(asked, sort_keys=True, default=str)
+    mark = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint32)
+    return bool((multihost_utils.process_allgather(mark) == mark).all())
 
 
 def read(x: Any) -> Any:
