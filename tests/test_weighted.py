@@ -36,6 +36,7 @@ from qchunk.losses.weighted import (
     choice_temperature,
     choosing,
     match_choice,
+    match_uniform,
     resampling,
 )
 from qchunk.sampling import act, sample, sample_from_start
@@ -111,6 +112,25 @@ def test_a_choice_among_ones_own_chunks():
     drawn = jnp.stack([action[b, int(np.argmax(q[b] / 0.5 + gumbel[b]))] for b in range(B)])
     expected = np.mean(kernel.loss(vars, own, chunk._replace(action=drawn)))
     np.testing.assert_allclose(match_choice(kernel, heat).fn(hot, made, chunk)[0], expected, rtol=1e-5)
+
+
+def test_chunks_that_are_no_data_count_whole():
+    """An actor's own chunks, and random ones from all of [-1, 1], have no step behind an episode's end, whatever the window has."""
+    kernel = flow(FlowConfig((8,), steps=2))
+    vars, chunk = setting(kernel)
+    group, term = choosing(kernel, sample(kernel), score, 5, [match_choice(kernel, None)]), match_uniform(kernel)
+    noise, (own, random) = group.draw(jax.random.key(1), chunk), term.draw(jax.random.key(2), chunk)
+    assert random.shape == chunk.action.shape and random.min() < -0.5 and random.max() > 0.5
+
+    @jax.jit
+    def losses(mask):
+        seen = chunk._replace(mask=mask)
+        made, drawn = group.shared(vars, noise, seen), kernel.loss(vars, own, chunk._replace(action=random))
+        return group.terms[0].fn(vars, made, seen)[0], term.fn(vars, (own, random), seen)[0], jnp.mean(drawn)
+
+    whole, cut = losses(chunk.mask), losses(chunk.mask.at[:, 1].set(0.0))
+    np.testing.assert_allclose(whole[1], whole[2], rtol=1e-6)
+    assert whole == cut and whole[0] > 0
 
 
 def test_a_temperature_settles_at_its_divergence():
