@@ -147,11 +147,13 @@ def test_mean_velocities_regress_on_their_own_derivative(instant):
     x, v, step = (1 - t[..., None]) * z + t[..., None] * chunk.action, chunk.action - z, 1e-2
     ahead, behind = (u(x + s * v, t + s, jump - s) for s in (step, -step))
     aim = v + jump[..., None] * (ahead - behind) / (2 * step)
-    e = jnp.mean((u(x, t, jump) - aim) ** 2, axis=(1, 2))
-    expected = e / (e + 1e-3) ** 0.5
+    mask = chunk.mask.at[4:, 1].set(0.0)  # the second step of some lies behind their episode's end
+    inside, size = jnp.mean(mask, axis=1), lambda error: jnp.mean(error**2 * mask[..., None], axis=(1, 2))
+    e = size(u(x, t, jump) - aim)
+    expected = e / (e / inside + 1e-3) ** 0.5
     if instant:
-        expected = expected + jnp.mean((u(x, t, 0 * t) - v) ** 2, axis=(1, 2))
-    np.testing.assert_allclose(kernel.loss(vars, (z, t, jump), chunk), expected, rtol=2e-3)
+        expected = expected + size(u(x, t, 0 * t) - v)
+    np.testing.assert_allclose(kernel.loss(vars, (z, t, jump), chunk._replace(mask=mask)), expected, rtol=2e-3)
 
 
 def test_jumps_of_a_shortcut_stay_on_their_grid():
