@@ -22,6 +22,7 @@ from qchunk.config import ChunkConfig, NoiseConfig, OptimConfig, RolloutConfig, 
 from qchunk.improve import repeated
 from qchunk.losses.flow_ratio import PAIRS, averaged, by_pair, with_pairs
 from qchunk.losses.group_ratio import climb_among
+from qchunk.losses.joint_path import of_path, path_entropy
 from qchunk.sampling import act, from_zero, sample, sample_path, telling
 from qchunk.system.errors import UserError
 from qchunk.types import Chunk, Spec, Vars
@@ -76,6 +77,33 @@ def test_objectives_of_ratios_by_hand():
     better = [1.1 * 2.0, 0.9 * 2.0]
     worse = [-r - (r - 1) ** 2 / 0.2 for r in (1.4, 0.9)]
     np.testing.assert_allclose(by_pair(0.1)(new, old, a)[0], -np.mean(better + worse), rtol=1e-5)
+    far, ratio = jnp.full((1, 1), 10.0), np.exp(3)  # a difference of losses counts 3 at most
+    worse = -ratio - (ratio - 1) ** 2 / 0.2
+    np.testing.assert_allclose(by_pair(0.1)(far, 0 * far, -jnp.ones(1))[0], -worse, rtol=1e-5)
+
+
+def test_a_path_is_judged_by_the_steps_that_were_played():
+    """Log-probability and entropy, per number of what lies inside the episode, of K + 1 chunks; within [-1, 1] the former. By a loop."""
+    kernel, noise = flow(FlowConfig((8,), steps=3)), noise_network(NoiseConfig((8,)))
+    noisy = with_noise(kernel, noise, 0.3, lambda vars: 0.9)
+    make = jax.jit(lambda: {m.name: m.init(jax.random.key(i), Spec(3, 1, 2)) for i, m in enumerate(noisy.modules)})
+    vars, obs, mask = Vars(make(), {}, {}, {}), jnp.eye(3), np.asarray([[1.0, 1], [1, 0], [1, 1]])
+    path = jnp.asarray([0.2, 0.2, 9.0])[:, None, None, None] * jax.random.normal(jax.random.key(3), (3, 4, 2, 1))
+    chunk = Chunk(obs, None, jnp.asarray(mask), *[None] * 5, {"path": path})
+    step, total, spread = jax.jit(noisy.step), np.zeros(3), np.full(3, 0.5 * np.log(2 * np.pi * np.e))
+    for b in range(3):
+        inside = mask[b] > 0
+        total[b] = (-0.5 * np.asarray(path[b, 0, inside]) ** 2 - 0.5 * np.log(2 * np.pi)).mean()
+        for k in range(3):
+            mean, std = (np.asarray(x)[inside] for x in step(vars, obs[b], path[b, k], k))
+            off = (np.asarray(path[b, k + 1])[inside] - mean) / std
+            total[b] += (-0.5 * off**2 - np.log(std) - 0.5 * np.log(2 * np.pi)).mean()
+            spread[b] += (np.log(std) + 0.5 * np.log(2 * np.pi * np.e)).mean()
+    assert (np.abs(total[:2]) < 4).all() and total[2] < -4, "the last one is bounded"
+    found = jax.jit(of_path(noisy))(vars, chunk)
+    np.testing.assert_allclose(found[:, 0], np.clip(total / 4, -1, 1), rtol=1e-4)
+    loss, metrics = jax.jit(path_entropy(noisy, noise, 0.5).fn)(vars, (), chunk)
+    np.testing.assert_allclose((loss, metrics["entropy"]), (-spread.mean() / 8, spread.mean() / 4), rtol=1e-4)
 
 
 def test_pairs_are_of_the_samplers_own_times():

@@ -130,7 +130,7 @@ def test_the_entropy_of_modes_that_are_apart():
 def test_the_temperature_rises_where_actions_are_too_alike(std, sign):
     _, _, _, chunk = setting(jnp.zeros(B))
     heat = temperature(first=2.0)
-    draw = lambda vars, key, obs: jax.random.normal(key, (*obs.shape[:-1], 2, 1))  # noqa: E731
+    draw = lambda vars, key, obs: jax.random.normal(key, (*obs.shape[:-1], 2, 2))  # noqa: E731
     policy = Policy(draw, lambda vars, noise, obs, old: Plan(std * noise), emit_step)
     term = regulate(policy, heat, -0.9, 100, 3)
     vars = Vars({"temperature": heat.init(jax.random.key(0), SPEC)}, {}, {}, {})
