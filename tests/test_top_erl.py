@@ -308,6 +308,14 @@ def test_regression_on_the_projection(distance):
     assert all((x == 0).all() for x in jax.tree.leaves(jax.grad(held)(vars)))
 
 
+def test_the_floor_is_of_each_number():
+    """What acts has at least so many nats for each of the plan's numbers, however narrow the Gaussian is."""
+    near = trusted(full_gaussian_of(ACTOR)[1], TrustRegionConfig(mean=0.01, cov=0.001))
+    vars = correlated(0)._replace(targets=correlated(5).params, stats={FLOOR: jnp.asarray(1.5)})
+    found = jax.jit(lambda vars: entropy(near(vars, jnp.ones((1, O))).root))(vars)
+    np.testing.assert_allclose(found, 1.5 * H * A, rtol=1e-5)
+
+
 # the whole
 
 

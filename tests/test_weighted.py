@@ -25,7 +25,7 @@ from qchunk.config import ChunkConfig
 from qchunk.drivers import train
 from qchunk.drivers.from_scratch import FromScratchSettings
 from qchunk.drivers.online import OnlineSettings
-from qchunk.improve import best_start, edited, guide_estimate
+from qchunk.improve import best_start, edited, guide_estimate, smoothed
 from qchunk.losses.cloning import bc as clone
 from qchunk.losses.cloning import bc_against
 from qchunk.losses.proposals import temperature
@@ -41,7 +41,7 @@ from qchunk.losses.weighted import (
 )
 from qchunk.sampling import act, sample, sample_from_start
 from qchunk.system.errors import UserError
-from qchunk.types import Chunk, Spec, Vars
+from qchunk.types import Chunk, Plan, Policy, Spec, Vars
 
 SPEC, B = Spec(1, 1, 2), 6
 
@@ -158,6 +158,17 @@ def test_edits_stay_out_where_they_are_worse():
     assert 0 < better.sum() < B
     expected = np.where(better[:, None, None], changed, plain)
     np.testing.assert_array_equal(both.plan(vars, noise, chunk.obs, None).action, expected)
+
+
+def test_smoothing_is_bounded_and_stays_in_range():
+    """Noise of 0.2 z within 0.5, on actions of 0.8 and -0.8."""
+    policy = Policy(lambda vars, key, obs: (), lambda vars, z, obs, old: Plan(jnp.asarray([[0.8], [-0.8]])), None)
+    none, z = Vars({}, {}, {}, {}), jnp.asarray([[-9.0], [2.0]])
+    for std in (0.2, lambda vars: 0.2):
+        found = smoothed(policy, std, 0.5).plan(none, ((), z), jnp.zeros(1), None).action
+        np.testing.assert_allclose(found[:, 0], [0.3, -0.4], rtol=1e-6)
+    found = smoothed(policy, 0.2).plan(none, ((), -z), jnp.zeros(1), None).action
+    np.testing.assert_allclose(found[:, 0], [1.0, -1.0])
 
 
 def test_noises_are_judged_before_they_are_denoised():
