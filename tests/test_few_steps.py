@@ -140,6 +140,8 @@ def test_mean_velocities_regress_on_their_own_derivative(instant):
     """By finite differences along the path, chunk by chunk."""
     kernel, vars, chunk, (z, t, jump) = setting(MeanFlowConfig((8,), same=0.5, power=0.5, instant=instant))
     assert float(jnp.min(jump)) == 0 < float(jnp.max(jump)) and float(jnp.max(t + jump)) <= 1
+    drawn = actor(MeanFlowConfig((8,), same=0.25)).draw(jax.random.key(0), batch(jax.random.key(1), 2000))[2]
+    np.testing.assert_allclose(jnp.mean(drawn == 0), 0.25, atol=0.04)
 
     def u(x, t, jump):
         return kernel.modules[0].apply(vars.params["actor"], chunk.obs, x, t, jump)
@@ -154,6 +156,18 @@ def test_mean_velocities_regress_on_their_own_derivative(instant):
     if instant:
         expected = expected + size(u(x, t, 0 * t) - v)
     np.testing.assert_allclose(kernel.loss(vars, (z, t, jump), chunk._replace(mask=mask)), expected, rtol=2e-3)
+
+
+def test_the_energy_score_by_hand():
+    """Half of how far each of two samples is from the data, less half of how far they are from each other, as root mean squares."""
+    kernel, vars, chunk, noise = setting(OneStepConfig((8,)))
+    mask = chunk.mask.at[4:, 1].set(0.0)
+    one, two = (np.asarray(kernel.step(vars, chunk.obs, z, 0)[0]) for z in noise)
+    size = lambda x: np.sqrt((np.square(x)[..., 0] * np.asarray(mask)).mean(axis=1))  # noqa: E731
+    a = np.asarray(chunk.action)
+    expected = (size(one - a) + size(two - a) - size(one - two)) / 2
+    assert size(one - two).min() > 1e-2
+    np.testing.assert_allclose(kernel.loss(vars, noise, chunk._replace(mask=mask)), expected, rtol=1e-4)
 
 
 def test_jumps_of_a_shortcut_stay_on_their_grid():

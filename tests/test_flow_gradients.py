@@ -20,7 +20,7 @@ from qchunk.algorithms.reinflow import ReinFlow, reinflow
 from qchunk.compose import lagging
 from qchunk.config import ChunkConfig, NoiseConfig, OptimConfig, RolloutConfig, ValueConfig, validate
 from qchunk.improve import repeated
-from qchunk.losses.flow_ratio import PAIRS, averaged, by_pair, with_pairs
+from qchunk.losses.flow_ratio import END, PAIRS, averaged, by_pair, of_flow, with_pairs
 from qchunk.losses.group_ratio import climb_among
 from qchunk.losses.joint_path import of_path, path_entropy
 from qchunk.sampling import act, from_zero, sample, sample_path, telling
@@ -28,6 +28,7 @@ from qchunk.system.errors import UserError
 from qchunk.types import Chunk, Spec, Vars
 
 SMALL = {"critic": ValueConfig((32, 32)), "optim": OptimConfig(3e-3), "critic_optim": OptimConfig(3e-3)}
+NO_VARS = Vars({}, {}, {}, {})
 ACTOR, ROLLOUT = FlowConfig((32, 32), steps=3), RolloutConfig(64, 4, 4, 2)
 METHODS = {
     "reinflow": (reinflow, ReinFlow(ACTOR, ChunkConfig(1), noise=NoiseConfig((16,), 0.1, 0.3), rollout=ROLLOUT, clip=0.05, **SMALL)),
@@ -104,6 +105,21 @@ def test_a_path_is_judged_by_the_steps_that_were_played():
     np.testing.assert_allclose(found[:, 0], np.clip(total / 4, -1, 1), rtol=1e-4)
     loss, metrics = jax.jit(path_entropy(noisy, noise, 0.5).fn)(vars, (), chunk)
     np.testing.assert_allclose((loss, metrics["entropy"]), (-spread.mean() / 8, spread.mean() / 4), rtol=1e-4)
+
+
+def test_pairs_are_judged_by_the_steps_that_were_played():
+    """Garbage behind an episode's end changes no pair of a velocity of 0, whose error is the chunk less the noise; by a loop."""
+    kernel = flow(FlowConfig((8,), steps=4))
+    still = kernel._replace(velocity=lambda vars, obs, x, t: jnp.zeros_like(x))
+    rng, mask = np.random.default_rng(0), np.asarray([[1.0, 1, 1], [1, 0, 0]])
+    z, t, end = rng.normal(size=(2, 5, 3, 1)), rng.random((2, 5, 1)), rng.normal(size=(2, 3, 1))
+    extras = {PAIRS: (jnp.asarray(z), jnp.asarray(t)), END: jnp.asarray(end)}
+    chunk = Chunk(jnp.zeros((2, 3)), None, jnp.asarray(mask), *[None] * 5, extras)
+    off = np.square(z - end[:, None])[..., 0]
+    for by_noise in (True, False):
+        each = off * (t**2 if by_noise else 1.0)
+        wanted = [[-each[b, i, mask[b] > 0].mean() for i in range(5)] for b in range(2)]
+        np.testing.assert_allclose(of_flow(still, by_noise)(NO_VARS, chunk), wanted, rtol=1e-5)
 
 
 def test_pairs_are_of_the_samplers_own_times():

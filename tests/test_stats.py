@@ -164,7 +164,9 @@ def simulated():
 
 
 def cases(simulated, *words):
-    return [c for c in simulated.CASES if any(w in c.name for w in words)]
+    found = [c for c in simulated.CASES if any(w in c.name for w in words)]
+    assert found, f"no case is called {words}"
+    return found
 
 
 def test_intervals_cover_seeds_that_are_alike(simulated):
