@@ -370,6 +370,17 @@ def test_gaussian_likelihood_by_hand(components):
     np.testing.assert_allclose((got**2).mean(0), second, atol=0.03)
 
 
+def test_deviations_of_a_gaussian_have_bounds():
+    """However far the network's output goes: 0.01 and 1, in units of action."""
+    kernel = actor(GaussianConfig((8,)))
+    params = jax.tree.map(jnp.zeros_like, kernel.modules[0].init(jax.random.key(0), SPEC))
+    for out, std in ((-80.0, 0.01), (0.0, 0.1), (80.0, 1.0)):
+        told = {**params, "head_bias": params["head_bias"].at[..., 1].set(out)}
+        mean, found = kernel.step(Vars({"actor": told}, {}, {}, {}), jnp.zeros((1, 3)), jnp.zeros((1, 4, 2)), 0)
+        np.testing.assert_allclose(found, std, rtol=1e-5)
+        np.testing.assert_array_equal(mean, 0.0)
+
+
 def test_regression_is_the_squared_error():
     kernel, chunk = actor(RegressionConfig((8,))), chunk_of(5)
     vars = Vars({"actor": kernel.modules[0].init(jax.random.key(0), SPEC)}, {}, {}, {})

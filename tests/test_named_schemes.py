@@ -233,6 +233,21 @@ def test_a_plan_ends_where_samples_differ():
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize(("tolerance", "steps"), [(0.49, 1), (0.51, H)])
+def test_how_much_samples_differ_is_a_root_mean_square(tolerance, steps):
+    """Two samples, at -d and d: deviations of 0.1 and 0.7 in the two numbers of every action, 0.5 together."""
+    apart = jnp.asarray([[-0.1, -0.7], [0.1, 0.7]])
+    policy = Policy(
+        lambda vars, key, obs: jnp.broadcast_to(jnp.arange(2)[: obs.shape[-2]], obs.shape[:-1]),
+        lambda vars, z, obs, old: Plan(jnp.broadcast_to(apart[z][..., None, :], (*z.shape, H, A))),
+        emit_step,
+    )
+    scheme, obs = parse(f"dispersion:{tolerance},2", H).scheme(policy), seen(jnp.zeros((1, 1)))
+    carry = scheme.init(NO_VARS, jax.random.key(0), obs)
+    left = scheme.decide(NO_VARS, jax.random.key(1), obs, carry)[0].old.left
+    assert 1 + left.sum() == steps
+
+
 def test_the_soft_mask_by_hand():
     """H = 6, d = 1, s = 3: held, c = 1/2 and 1/3 of an exponential, nothing."""
     c = np.asarray([2 / 3, 1 / 3])
