@@ -237,6 +237,22 @@ def test_a_policy_in_units_is_chosen_in_units():
     assert random.choice.policy.plan is random.plan and random.choice.values is spy
 
 
+def test_random_plans_are_from_the_whole_range():
+    """Of a policy's form, played as they are, whole, and with nothing in their extras."""
+    actor = chooser()
+    told = actor._replace(
+        plan=lambda vars, z, obs, old: Plan(jnp.zeros((*obs.shape[:-1], H, 1)), {LENGTH: jnp.ones(obs.shape[:-1], int)}),
+        emit=None, ends=True, pulled=True, committed=2,
+    )  # fmt: skip
+    policy, obs = uniform(told), jnp.zeros((200, 1))
+    noise = policy.draw(NO_VARS, jax.random.key(0), obs)
+    plan = policy.plan(NO_VARS, noise, obs, None)
+    assert plan.action.shape == (200, H, 1) and -1 <= plan.action.min() < -0.98 and 0.98 < plan.action.max() <= 1
+    np.testing.assert_allclose(plan.action.mean(), 0.0, atol=0.08)
+    np.testing.assert_array_equal(plan.extras[LENGTH], 0)
+    assert policy.emit is emit_step and not (policy.ends or policy.pulled or policy.committed)
+
+
 def test_who_has_no_opinion_of_prefixes_says_so():
     plain = chooser()._replace(choice=None)
     for name in ("argmax-k", "longest-safe:0.1", "sampled-k", "advantage-k"):

@@ -34,7 +34,7 @@ from qchunk.play import collecting
 from qchunk.play.execute import receding
 from qchunk.play.on_device import begin, rollout_chunks
 from qchunk.runs import checkpoint
-from qchunk.sampling import log_prob, sample_path
+from qchunk.sampling import log_prob, sample, sample_path
 from qchunk.seeds import for_each, one
 from qchunk.system.errors import UserError
 from qchunk.types import Chunk, Spec, Steps, Vars, view
@@ -130,6 +130,19 @@ def test_probabilities_are_those_of_the_noise(name):
         )  # the mean of these, not the sum
         found = log_prob(kernel, vars, obs, path, jnp.ones((8, 4)))[:, k]
         np.testing.assert_allclose(found, each.mean((1, 2)), atol=2e-5)
+
+
+def test_a_base_makes_all_but_the_last_steps():
+    """Three of five by other weights, two by one's own; by a loop."""
+    kernel, spec = actor(FlowConfig((8,), steps=5)), Spec(3, 2, 4)
+    make = jax.jit(lambda key: kernel.modules[0].init(key, spec))
+    own, other = (Vars({"actor": make(jax.random.key(i))}, {}, {}, {}) for i in range(2))
+    base = kernel._replace(step=lambda vars, obs, x, k: kernel.step(other, obs, x, k))
+    policy, obs, step = sample(kernel, base, 2), jnp.ones((4, 3)), jax.jit(kernel.step)
+    x = noise = policy.draw(own, jax.random.key(2), obs)
+    for k in range(5):
+        x = step(other if k < 3 else own, obs, x, k)[0]
+    np.testing.assert_allclose(policy.plan(own, noise, obs, None).action, jnp.clip(x, -1, 1), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ACTORS)
