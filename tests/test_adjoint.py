@@ -159,12 +159,17 @@ def test_a_trust_region_sets_the_weight_by_hand():
     np.testing.assert_allclose(jax.grad(lambda x: at(x)[0])(jnp.log(lam)), bound - most, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("lam", "bound", "stays"), [(0.002, 9.0, True), (0.002, 1e-3, False), (500.0, 1e-3, True), (500.0, 9.0, False)])
+@pytest.mark.parametrize(
+    ("lam", "bound", "stays"), [(0.002, 9.0, True), (0.002, 1e-3, False), (500.0, 1e-3, True), (500.0, 9.0, False)]
+)
 def test_a_weight_stays_within_its_range(lam, bound, stays):
     """Beyond an end of it the weight is the end's, and lambda moves no further out, but back."""
     end = min(max(lam, 0.01), 100.0)
     fast, slow = field(lambda x, t: 0 * x + 0.3), field(lambda x, t: 0 * x, "slow")
-    score, drawn = lambda vars, obs, action: 0.5 * jnp.sum(action, (-2, -1)), (jnp.zeros((3, 2, 1)), jnp.zeros((3, K, 2, 1)))
+    score, drawn = (
+        lambda vars, obs, action: 0.5 * jnp.sum(action, (-2, -1)),
+        (jnp.zeros((3, 2, 1)), jnp.zeros((3, K, 2, 1))),
+    )
     term = matching_within(fast, slow, score, temperature(), bound)
     at = lambda log: term.fn(NO_VARS._replace(params={"temperature": log}), drawn, CHUNK)  # noqa: E731
     (loss, metrics), slope = at(jnp.log(lam)), jax.grad(lambda x: at(x)[0])(jnp.log(lam))

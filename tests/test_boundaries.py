@@ -382,10 +382,14 @@ def test_the_surrogate_of_lengths_counts_where_plans_begin():
 
 def test_a_look_is_paid_for_and_valued_where_a_plan_begins():
     """Four steps that earn 1 each, plans from the first and from the third on, values of 0: what each plan earns, less its own price."""
-    state = Critic((), lambda vars, obs, *rest: jnp.zeros((1, *obs.shape[:-1])), None, lambda vars, obs, *rest: obs[..., 0])
+    state = Critic(
+        (), lambda vars, obs, *rest: jnp.zeros((1, *obs.shape[:-1])), None, lambda vars, obs, *rest: obs[..., 0]
+    )
     none, one = jnp.zeros((4, 1)), jnp.ones((4, 1))
     extras = {PLAN_STEP: jnp.asarray([0, 1, 0, 1])[:, None]}
-    chunk = Chunk(none[..., None], None, None, one[..., None], one[..., None], none[..., None, None], None, none, extras)
+    chunk = Chunk(
+        none[..., None], None, None, one[..., None], one[..., None], none[..., None, None], None, none, extras
+    )
     learner = Learner({}, {}, {}, (), jnp.zeros((), jnp.int32))
     _, told = of_plans(state, 1.0, 0.5)(learner, {}, jax.random.key(0), chunk)
     begins = np.asarray([0, 2])

@@ -163,7 +163,9 @@ def test_which_windows_one_plan_played(count):
 def test_actions_are_kept_inside_their_range():
     """Of an action at an end of [-1, 1] the density of a squashed Gaussian would not be finite."""
     steps = steps_of(np.random.default_rng(0), 0)
-    ring = write(buffer.empty_for(jax.tree.map(jnp.asarray, steps), 8), steps._replace(action=2 * np.sign(steps.action)))
+    ring = write(
+        buffer.empty_for(jax.tree.map(jnp.asarray, steps), 8), steps._replace(action=2 * np.sign(steps.action))
+    )
     held = np.asarray(ring.action)[np.asarray(ring.action) != 0]
     np.testing.assert_array_equal(np.unique(np.abs(held)), np.float32(EDGE))
 

@@ -175,7 +175,9 @@ def test_surrogate_by_hand():
 def test_every_denoising_step_has_its_own_bound_and_discount():
     """The noisiest of three steps is bounded most, and counts least: a loop over decisions and steps."""
     kernel = with_min_std(walk("flow"), 0.1)
-    vars = Vars({"actor": jax.jit(lambda key: kernel.modules[0].init(key, Spec(3, 2, 2)))(jax.random.key(0))}, {}, {}, {})
+    vars = Vars(
+        {"actor": jax.jit(lambda key: kernel.modules[0].init(key, Spec(3, 2, 2)))(jax.random.key(0))}, {}, {}, {}
+    )
     path, obs = 0.3 * jax.random.normal(jax.random.key(1), (5, 4, 2, 2)), jnp.ones((5, 3))
     advantage, mask = np.asarray([2.0, -1.0, 0.5, -3.0, 1.0]), jnp.ones((5, 2))
     new = np.asarray(jax.jit(lambda: log_prob(kernel, vars, obs, path, mask))())

@@ -229,7 +229,17 @@ def test_losses_count_what_lies_inside_the_episode(atoms):
     action, reward = jnp.asarray(rng.uniform(-1, 1, (b, H, A))), rng.normal(size=b)
     discount, extras = np.asarray([0.9, 0.0, 0.9, 0.9]), {DEMONSTRATION: jnp.asarray(demos)}
     column = lambda x: jnp.asarray(x)[:, None]  # noqa: E731
-    chunk = Chunk(obs, action, jnp.asarray(mask), column(reward), column(discount), after[:, None], column(weight), jnp.zeros(b), extras)
+    chunk = Chunk(
+        obs,
+        action,
+        jnp.asarray(mask),
+        column(reward),
+        column(discount),
+        after[:, None],
+        column(weight),
+        jnp.zeros(b),
+        extras,
+    )
     term, key = zooming(critic, [td_of_zooms(critic), dominance(critic), margin(critic, 0.4)]), jax.random.key(0)
 
     @jax.jit

@@ -104,7 +104,9 @@ def test_intervals_of_shares_by_the_episodes_of_all_seeds():
         short = np.hypot(1 - tail ** (1 / 150), 1 - tail ** (1 / 150))
         assert stats.paired_difference(ones, zeros, level, episodes=50) == pytest.approx((1.0, 1.0 - short, 1.0))
         assert stats.paired_difference(zeros, ones, level, episodes=50) == pytest.approx((-1.0, -1.0, -1.0 + short))
-    one_sided = stats.pooled_difference(1.0, 0.5, 2)  # of 2 of 2, and 1 of 2, whose bounds are 1 - sqrt(0.975) and sqrt(0.975)
+    one_sided = stats.pooled_difference(
+        1.0, 0.5, 2
+    )  # of 2 of 2, and 1 of 2, whose bounds are 1 - sqrt(0.975) and sqrt(0.975)
     far = np.sqrt(0.975) - 0.5
     assert one_sided == pytest.approx((0.5, 0.5 - np.hypot(1 - np.sqrt(0.025), far), 0.5 + far))
 

@@ -127,7 +127,12 @@ def test_together_without_a_shared_computation_shares_the_noise():
 
 def test_a_term_of_the_first_of_consecutive_chunks():
     """It draws for that one and sees no other."""
-    seen = Term("mine", ("a",), lambda key, chunk: chunk.reward, lambda v, z, c: (jnp.sum(c.reward - z), {"sum": jnp.sum(c.reward)}))
+    seen = Term(
+        "mine",
+        ("a",),
+        lambda key, chunk: chunk.reward,
+        lambda v, z, c: (jnp.sum(c.reward - z), {"sum": jnp.sum(c.reward)}),
+    )
     chunk = jax.tree.map(lambda x: jnp.stack([x, x + 1, x + 2], axis=1), chunk_of())
     made = of_first(seen)
     loss, metrics = made.fn(None, made.draw(key(), chunk), chunk)
