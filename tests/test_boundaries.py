@@ -399,6 +399,16 @@ def test_a_look_is_paid_for_and_valued_where_a_plan_begins():
     np.testing.assert_allclose(loss, (3.0**2 + 1.5**2) / 4)  # half the squares, a mean over both
 
 
+def test_explained_variance_is_of_what_counts():
+    """Of returns 1, 2 and 6 values 1, 3 and 5 leave a variance of 2 / 3 of 14 / 3; a row in which no plan begins has no return."""
+    values = jnp.asarray([1.0, 3.0, -70.0, 5.0])
+    state = Critic((), lambda vars, obs, *rest: jnp.stack([values - 1, values + 1]), None, None)
+    told = {"return": jnp.asarray([1.0, 2.0, 50.0, 6.0])}
+    chunk = Chunk(jnp.zeros((4, 1)), *[None] * 5, jnp.asarray([1.0, 1.0, 0.0, 1.0])[:, None], None, told)
+    _, metrics = value_mse(state).fn(NO_VARS, (), chunk)
+    np.testing.assert_allclose(metrics["explained_variance"], 1 - 2 / 14, rtol=1e-5)
+
+
 @pytest.mark.parametrize("cost", slow_but([2.0], [0.0, 2.0]))
 def test_plans_grow_long_where_looks_have_a_price(cost):
     """A prior that knows nothing: its lengths stay about even where a look is free, and become the longest where it is dear."""
