@@ -72,6 +72,15 @@ def test_its_density_is_that_of_the_joint_gaussian():
     np.testing.assert_allclose(-pi.loss(vars, (), masked) * H * A, first, rtol=1e-4)
 
 
+def test_it_begins_near_0_with_independent_numbers():
+    """A head a hundredth as large as others' (2410.09536); deviations are the configuration's."""
+    gaussian = full_gaussian_of(ACTOR)[1]
+    params = jax.jit(lambda key: full_gaussian(ACTOR).modules[0].init(key, SPEC))(jax.random.key(0))
+    found = gaussian(Vars({"actor": params}, {}, {}, {}), jax.random.normal(jax.random.key(1), (64, O)))
+    assert 0 < float(jnp.abs(found.mean).max()) < 0.05
+    np.testing.assert_allclose(found.root, ACTOR.std * np.eye(H * A), rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_other_methods_take_it():
     """Cloning finds means and a correlation; soft actor-critic takes its density."""
