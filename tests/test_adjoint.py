@@ -157,6 +157,11 @@ def test_a_trust_region_sets_the_weight_by_hand():
     most = min(drift, 2 * bound)
     np.testing.assert_allclose(loss, 3 * lam * alone + np.log(lam) * (bound - most), rtol=1e-5)
     np.testing.assert_allclose(jax.grad(lambda x: at(x)[0])(jnp.log(lam)), bound - most, rtol=1e-5)
+    moved = fast._replace(velocity=lambda vars, obs, x, t: 0 * x + vars.params["c"])
+    terms = matching_within(moved, slow, score, heat, bound), adjoint_matching(moved, slow, score, 1 / (3 * lam))
+    told = lambda c: NO_VARS._replace(params={"temperature": jnp.log(lam), "c": c})  # noqa: E731
+    within, alone = (jax.grad(lambda c, term=term: term.fn(told(c), drawn, CHUNK)[0])(jnp.asarray(c)) for term in terms)
+    np.testing.assert_allclose(within, 3 * lam * alone, rtol=1e-5)  # what moves lambda does not move the flow
 
 
 @pytest.mark.parametrize(

@@ -22,13 +22,14 @@ from qchunk.actor_configs import (
     SkillConfig,
 )
 from qchunk.actors import actor
+from qchunk.actors.consistency import consistency_kernel
 from qchunk.actors.flow import flow
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.distil import Distil, distil
 from qchunk.config import ChunkConfig, OptimConfig, validate
 from qchunk.sampling import act
 from qchunk.system.errors import UserError
-from qchunk.types import Chunk, Spec, Vars, view
+from qchunk.types import Chunk, Module, Spec, Vars, view
 
 SPEC, W, OPTIM = Spec(1, 1, 2), (32, 32), OptimConfig(3e-3)
 FLOW = FlowConfig(W, steps=10)
@@ -155,7 +156,22 @@ def test_mean_velocities_regress_on_their_own_derivative(instant):
     expected = e / (e / inside + 1e-3) ** 0.5
     if instant:
         expected = expected + size(u(x, t, 0 * t) - v)
-    np.testing.assert_allclose(kernel.loss(vars, (z, t, jump), chunk._replace(mask=mask)), expected, rtol=2e-3)
+    cut = chunk._replace(mask=mask)
+    np.testing.assert_allclose(kernel.loss(vars, (z, t, jump), cut), expected, rtol=2e-3)
+
+    @jax.jit
+    def slopes(params):  # neither what is aimed at nor an error's weight has a gradient
+        ours = jax.grad(lambda p: jnp.sum(kernel.loss(vars._replace(params=p), (z, t, jump), cut)))(params)
+
+        def held(p):
+            at = lambda jump: kernel.modules[0].apply(p["actor"], chunk.obs, x, t, jump)  # noqa: E731
+            each = size(at(jump) - aim) / (e / inside + 1e-3) ** 0.5
+            return jnp.sum(each + size(at(0 * t) - v) if instant else each)
+
+        return ours, jax.grad(held)(params)
+
+    for ours, wanted in zip(*map(jax.tree.leaves, slopes(vars.params)), strict=True):
+        np.testing.assert_allclose(ours, wanted, atol=5e-3 * float(jnp.abs(wanted).max()) + 1e-6)
 
 
 def test_the_energy_score_by_hand():
@@ -226,6 +242,18 @@ def test_a_batch_of_any_size_has_its_jumps_spread(rows):
     of_flow = jnp.mean((v - (chunk.action - z)) ** 2, axis=(1, 2))
     steady = np.arange(rows) % 4 != 3
     np.testing.assert_allclose(found[steady], of_flow[steady], rtol=1e-4)
+
+
+def test_what_is_distilled_has_no_gradient_at_the_lesser_noise():
+    """A network that says p: f moves with p by g(sigma) = (sigma - 0.002) 0.5 / sqrt(0.25 + sigma^2), and only f at the greater noise, 80, is to."""
+    module = Module("actor", None, lambda p, obs, x, level: p * jnp.ones_like(x))
+    follow = consistency_kernel(module, 1, 4).follow(teacher := flow(FlowConfig((8,), steps=2), "teacher"))
+    chunk, params = batch(jax.random.key(3), 8), teacher.modules[0].init(jax.random.key(0), SPEC)
+    noise = jax.random.normal(jax.random.key(4), (8, 2, 1)), jnp.full((8, 1), 0.2)  # from pure noise to sigma = 1
+    at = lambda p: jnp.sum(follow(Vars({"actor": p, "teacher": params}, {}, {}, {}), noise, chunk))  # noqa: E731
+    g = lambda sigma: (sigma - 0.002) * 0.5 / np.sqrt(0.25 + sigma**2)  # noqa: E731
+    slope, (low, high) = jax.jit(jax.grad(at))(jnp.asarray(0.5)), map(jax.jit(at), (0.0, 1.0))
+    np.testing.assert_allclose(slope, (high - low) * g(80.0) / (g(80.0) - g(1.0)), rtol=1e-2)
 
 
 def test_equal_levels_of_a_teacher_teach_nothing():

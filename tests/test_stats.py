@@ -144,6 +144,15 @@ def test_an_arm_without_a_figure_is_no_evidence_and_changes_no_other_verdict(bad
     assert [v.word for v in found] == [stats.SURE] * 6 + [""]
 
 
+def test_a_difference_of_returns_is_never_plain():
+    """The bound that holds however seeds are distributed is of shares; returns stay as they are, shares lie in [-1, 1]."""
+    ones, zeros = np.ones(4), np.zeros(4)
+    (shares,), (returns,) = (stats.verdicts([stats.Pair(ones, zeros, of, 0)]) for of in (True, False))
+    assert (shares.word, returns.word) == (stats.SURE, stats.ALIKE)
+    (far,) = stats.verdicts([stats.Pair(np.asarray([70.0, 71.0, 72.0]), np.zeros(3), False, 0)])
+    assert far.word == stats.ALIKE and far.difference == stats.paired_difference([70.0, 71.0, 72.0], np.zeros(3))
+
+
 def test_p_values_agree_with_their_intervals():
     """Where the t test decides, p is below 5 % where the interval excludes 0; where episodes do, never without it."""
     rng = np.random.default_rng(0)

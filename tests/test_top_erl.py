@@ -239,6 +239,11 @@ def fixed_policy(plan):
     return Policy(lambda vars, key, obs: (), lambda vars, noise, obs, old: Plan(plan), None)
 
 
+def test_the_time_of_a_plan_is_the_share_that_is_over():
+    told = at_step(jnp.ones((4, O)), jnp.asarray([0, 3, H, H + 1]), H)
+    np.testing.assert_allclose(told["time"][:, 0], [0, 3 / H, 0, 1 / H])
+
+
 @pytest.fixture(scope="module")
 def critics():
     q, v = (timed(prefix_q(CRITIC, M, POINTS, read=read)) for read in (None, (0,)))

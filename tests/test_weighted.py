@@ -98,7 +98,8 @@ def test_a_choice_among_ones_own_chunks():
     kernel = flow(FlowConfig((8,), steps=2))
     vars, chunk = setting(kernel)
     group = choosing(kernel, sample(kernel), score, 5, [match_choice(kernel, None)])
-    made = group.shared(vars, group.draw(jax.random.key(1), chunk), chunk)
+    noise = group.draw(jax.random.key(1), chunk)
+    made = group.shared(vars, noise, chunk)
     (action, q), own, gumbel = made
     assert action.shape == (B, 5, 2, 1) and q.shape == (B, 5)
     np.testing.assert_allclose(q, score(None, None, action), rtol=1e-6)
@@ -109,6 +110,13 @@ def test_a_choice_among_ones_own_chunks():
 
     heat = temperature()
     hot = vars._replace(params={**vars.params, "temperature": jnp.log(0.5)})
+    best_of = lambda p, made: group.terms[0].fn(vars._replace(params=p), made, chunk)[0]  # noqa: E731
+    anew = lambda p: best_of(p, group.shared(vars._replace(params=p), noise, chunk))  # noqa: E731
+    slopes = jax.jit(lambda p: (jax.grad(anew)(p), jax.grad(best_of)(p, made)))(vars.params)
+    for ours, wanted in zip(
+        *map(jax.tree.leaves, slopes), strict=True
+    ):  # none reaches the actor through its own chunks
+        np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-6)
     drawn = jnp.stack([action[b, int(np.argmax(q[b] / 0.5 + gumbel[b]))] for b in range(B)])
     expected = np.mean(kernel.loss(vars, own, chunk._replace(action=drawn)))
     np.testing.assert_allclose(match_choice(kernel, heat).fn(hot, made, chunk)[0], expected, rtol=1e-5)
