@@ -24,10 +24,11 @@ from qchunk.actor_configs import (
 from qchunk.actors import actor
 from qchunk.actors.consistency import consistency_kernel
 from qchunk.actors.flow import flow
+from qchunk.actors.paths import decode, end_of
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.distil import Distil, distil
 from qchunk.config import ChunkConfig, OptimConfig, validate
-from qchunk.sampling import act
+from qchunk.sampling import act, sample
 from qchunk.system.errors import UserError
 from qchunk.types import Chunk, Module, Spec, Vars, view
 
@@ -216,6 +217,25 @@ def test_a_taught_actor_and_its_teacher():
     for a, b in zip(*(jax.tree.leaves(x["actor_teacher"]) for x in (slope, own)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     assert all(float(jnp.abs(x).max()) > 0 for x in jax.tree.leaves(slope["actor"]))
+
+
+def test_what_is_followed_is_what_would_be_played():
+    """The teacher's chunk within [-1, 1], also where its flow leads beyond, and without a gradient."""
+    kernel, vars, chunk, (z, _) = setting(FlowConfig((8,), steps=2))
+
+    @jax.jit
+    def run(params):
+        seen = vars._replace(params=params)
+        end = end_of(kernel)(seen, chunk.obs, z)
+        return jnp.sum(end), (
+            end,
+            sample(kernel).plan(seen, z, chunk.obs, None).action,
+            decode(kernel, seen, chunk.obs, z),
+        )
+
+    slope, (end, played, free) = jax.grad(run, has_aux=True)(jax.tree.map(lambda x: 3 * x, vars.params))
+    np.testing.assert_allclose(end, played, atol=1e-6)
+    assert float(jnp.abs(free).max()) > 1 and all(float(jnp.abs(x).max()) == 0 for x in jax.tree.leaves(slope))
 
 
 def test_consistency_at_the_least_noise_is_what_it_sees():
