@@ -157,6 +157,31 @@ def test_a_trust_region_sets_the_weight_by_hand():
     most = min(drift, 2 * bound)
     np.testing.assert_allclose(loss, 3 * lam * alone + np.log(lam) * (bound - most), rtol=1e-5)
     np.testing.assert_allclose(jax.grad(lambda x: at(x)[0])(jnp.log(lam)), bound - most, rtol=1e-5)
+    moved = fast._replace(velocity=lambda vars, obs, x, t: 0 * x + vars.params["c"])
+    terms = matching_within(moved, slow, score, heat, bound), adjoint_matching(moved, slow, score, 1 / (3 * lam))
+    told = lambda c: NO_VARS._replace(params={"temperature": jnp.log(lam), "c": c})  # noqa: E731
+    within, alone = (jax.grad(lambda c, term=term: term.fn(told(c), drawn, CHUNK)[0])(jnp.asarray(c)) for term in terms)
+    np.testing.assert_allclose(within, 3 * lam * alone, rtol=1e-5)  # what moves lambda does not move the flow
+
+
+@pytest.mark.parametrize(
+    ("lam", "bound", "stays"), [(0.002, 9.0, True), (0.002, 1e-3, False), (500.0, 1e-3, True), (500.0, 9.0, False)]
+)
+def test_a_weight_stays_within_its_range(lam, bound, stays):
+    """Beyond an end of it the weight is the end's, and lambda moves no further out, but back."""
+    end = min(max(lam, 0.01), 100.0)
+    fast, slow = field(lambda x, t: 0 * x + 0.3), field(lambda x, t: 0 * x, "slow")
+    score, drawn = (
+        lambda vars, obs, action: 0.5 * jnp.sum(action, (-2, -1)),
+        (jnp.zeros((3, 2, 1)), jnp.zeros((3, K, 2, 1))),
+    )
+    term = matching_within(fast, slow, score, temperature(), bound)
+    at = lambda log: term.fn(NO_VARS._replace(params={"temperature": log}), drawn, CHUNK)  # noqa: E731
+    (loss, metrics), slope = at(jnp.log(lam)), jax.grad(lambda x: at(x)[0])(jnp.log(lam))
+    moved = 0.0 if stays else bound - min(float(metrics["drift"]), 2 * bound)
+    np.testing.assert_allclose(slope, moved, rtol=1e-5)
+    alone = adjoint_matching(fast, slow, score, 1 / (3 * end)).fn(NO_VARS, drawn, CHUNK)[0]
+    np.testing.assert_allclose(loss, 3 * end * alone + moved * np.log(lam), rtol=1e-4)
 
 
 def test_what_is_no_flow_is_refused():

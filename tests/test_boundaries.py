@@ -26,6 +26,8 @@ from qchunk.drivers.common import assemble, evaluate
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.envs.base import where, wrap
 from qchunk.losses.gae import gae, gae_of_plans
+from qchunk.losses.plan_length import CHUNK, LOG_PROB, of_plans, ppo_length, with_length
+from qchunk.losses.ppo_path import value_mse
 from qchunk.losses.td import td_of_prefixes
 from qchunk.play import on_device
 from qchunk.play.boundaries import where_due
@@ -33,7 +35,7 @@ from qchunk.play.execute import parse
 from qchunk.sampling import emit_step, uniform
 from qchunk.seeds import for_each
 from qchunk.system.errors import UserError
-from qchunk.types import PLAN_STEP, Choice, Chunk, Critic, Module, Plan, Policy, Spec, Vars
+from qchunk.types import LENGTH, PLAN_STEP, Choice, Chunk, Critic, Learner, Module, Plan, Policy, Spec, Vars
 
 H, POINTS, N, MEMBERS = 6, (1, 2, 4, 6), 3, 2
 
@@ -235,6 +237,22 @@ def test_a_policy_in_units_is_chosen_in_units():
     assert random.choice.policy.plan is random.plan and random.choice.values is spy
 
 
+def test_random_plans_are_from_the_whole_range():
+    """Of a policy's form, played as they are, whole, and with nothing in their extras."""
+    actor = chooser()
+    told = actor._replace(
+        plan=lambda vars, z, obs, old: Plan(jnp.zeros((*obs.shape[:-1], H, 1)), {LENGTH: jnp.ones(obs.shape[:-1], int)}),
+        emit=None, ends=True, pulled=True, committed=2,
+    )  # fmt: skip
+    policy, obs = uniform(told), jnp.zeros((200, 1))
+    noise = policy.draw(NO_VARS, jax.random.key(0), obs)
+    plan = policy.plan(NO_VARS, noise, obs, None)
+    assert plan.action.shape == (200, H, 1) and -1 <= plan.action.min() < -0.98 and 0.98 < plan.action.max() <= 1
+    np.testing.assert_allclose(plan.action.mean(), 0.0, atol=0.08)
+    np.testing.assert_array_equal(plan.extras[LENGTH], 0)
+    assert policy.emit is emit_step and not (policy.ends or policy.pulled or policy.committed)
+
+
 def test_who_has_no_opinion_of_prefixes_says_so():
     plain = chooser()._replace(choice=None)
     for name in ("argmax-k", "longest-safe:0.1", "sampled-k", "advantage-k"):
@@ -315,6 +333,80 @@ def test_advantages_of_plans_of_any_length_against_a_loop():
     plain = gae(*map(jnp.asarray, (reward, discount, value, next_value, last)), lam)
     found = gae_of_plans(*map(jnp.asarray, (reward, discount, value, next_value, last)), ones, lam)
     np.testing.assert_allclose(found, plain, rtol=1e-4, atol=1e-5)
+
+
+LOGITS = np.asarray([[0.3, -0.2, 0.5], [1.0, 0.0, -1.0], [0.1, 0.9, 0.2], [-0.5, 0.4, 0.0]])
+HEAD = Module("lengths", None, lambda params, obs, action: params * obs)  # logits are what is seen
+
+
+def log_softmax(x):
+    return x - np.log(np.exp(x).sum())
+
+
+def test_a_plan_comes_with_its_length_and_the_chance_of_it():
+    plans = jax.random.uniform(jax.random.key(0), (4, 3, 1))
+    prior = Policy(lambda vars, key, obs: (), lambda vars, z, obs, old: Plan(plans), emit_step)
+    vars, obs = NO_VARS._replace(params={"lengths": jnp.ones(())}), jnp.asarray(LOGITS)
+    for drawn in (False, True):
+        policy = with_length(prior, HEAD, drawn)
+        noise = policy.draw(vars, jax.random.key(1), obs)
+        made = policy.plan(vars, noise, obs, None)
+        index = np.argmax(LOGITS + drawn * np.asarray(noise[1]), axis=1)
+        np.testing.assert_array_equal(made.extras[LENGTH], index + 1)
+        chances = [log_softmax(row)[i] for row, i in zip(LOGITS, index, strict=True)]
+        np.testing.assert_allclose(made.extras[LOG_PROB], chances, rtol=1e-5)
+        np.testing.assert_array_equal(made.extras[CHUNK], plans)
+        assert policy.ends and (made.action == plans).all()
+    assert (index != np.argmax(LOGITS, axis=1)).any()
+
+
+def test_the_surrogate_of_lengths_counts_where_plans_begin():
+    """Advantages are standardised, ratios bounded and entropies averaged over the rows in which a plan begins; by a loop."""
+    weight, length, old, advantage = [1, 0, 1, 1], [1, 3, 2, 3], [-1.0, -9.0, -1.0, -1.0], [2.0, 50.0, -1.0, 0.5]
+    extras = {CHUNK: jnp.zeros((4, 3, 1)), LENGTH: jnp.asarray(length), LOG_PROB: jnp.asarray(old)}
+    extras["advantage"] = jnp.asarray(advantage)
+    chunk = Chunk(jnp.asarray(LOGITS), *[None] * 5, jnp.asarray(weight, jnp.float32)[:, None], None, extras)
+    vars = NO_VARS._replace(params={"lengths": jnp.ones(())})
+    loss, metrics = ppo_length(HEAD, 0.2, 0.1).fn(vars, (), chunk)
+    rows = [b for b in range(4) if weight[b]]
+    mean, std = (f([advantage[b] for b in rows]) for f in (np.mean, lambda x: np.std(x, ddof=1)))
+    total = spread = 0.0
+    for b in rows:
+        chances, a = log_softmax(LOGITS[b]), (advantage[b] - mean) / std
+        ratio = np.exp(chances[length[b] - 1] - old[b])
+        total += max(-a * ratio, -a * np.clip(ratio, 0.8, 1.2)) / 3
+        spread -= (np.exp(chances) * chances).sum() / 3
+    np.testing.assert_allclose(loss, total - 0.1 * spread, rtol=1e-5)
+    np.testing.assert_allclose((metrics["entropy"], metrics["length"]), (spread, 2.0), rtol=1e-5)
+
+
+def test_a_look_is_paid_for_and_valued_where_a_plan_begins():
+    """Four steps that earn 1 each, plans from the first and from the third on, values of 0: what each plan earns, less its own price."""
+    state = Critic(
+        (), lambda vars, obs, *rest: jnp.zeros((1, *obs.shape[:-1])), None, lambda vars, obs, *rest: obs[..., 0]
+    )
+    none, one = jnp.zeros((4, 1)), jnp.ones((4, 1))
+    extras = {PLAN_STEP: jnp.asarray([0, 1, 0, 1])[:, None]}
+    chunk = Chunk(
+        none[..., None], None, None, one[..., None], one[..., None], none[..., None, None], None, none, extras
+    )
+    learner = Learner({}, {}, {}, (), jnp.zeros((), jnp.int32))
+    _, told = of_plans(state, 1.0, 0.5)(learner, {}, jax.random.key(0), chunk)
+    begins = np.asarray([0, 2])
+    np.testing.assert_allclose(told.extras["advantage"][begins, 0], [3.0, 1.5])
+    np.testing.assert_array_equal(told.weight[:, 0, 0], [1, 0, 1, 0])
+    loss = value_mse(state).fn(NO_VARS, (), jax.tree.map(lambda x: x[:, 0], told))[0]
+    np.testing.assert_allclose(loss, (3.0**2 + 1.5**2) / 4)  # half the squares, a mean over both
+
+
+def test_explained_variance_is_of_what_counts():
+    """Of returns 1, 2 and 6 values 1, 3 and 5 leave a variance of 2 / 3 of 14 / 3; a row in which no plan begins has no return."""
+    values = jnp.asarray([1.0, 3.0, -70.0, 5.0])
+    state = Critic((), lambda vars, obs, *rest: jnp.stack([values - 1, values + 1]), None, None)
+    told = {"return": jnp.asarray([1.0, 2.0, 50.0, 6.0])}
+    chunk = Chunk(jnp.zeros((4, 1)), *[None] * 5, jnp.asarray([1.0, 1.0, 0.0, 1.0])[:, None], None, told)
+    _, metrics = value_mse(state).fn(NO_VARS, (), chunk)
+    np.testing.assert_allclose(metrics["explained_variance"], 1 - 2 / 14, rtol=1e-5)
 
 
 @pytest.mark.parametrize("cost", slow_but([2.0], [0.0, 2.0]))

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from qchunk.config import ChunkConfig
 from qchunk.data import buffer, chunks
 from qchunk.data.demonstrations import DEMONSTRATION, draw_with_demonstrations
+from qchunk.data.played import PLAYED, its_plan
 from qchunk.system.errors import UserError
-from qchunk.types import PLAN_STEP, Steps
+from qchunk.types import EDGE, PLAN_STEP, Steps
 
 E, N, CAPACITY = 3, 4, 8  # environments, steps per write, rows of each environment
 write = jax.jit(buffer.write)
@@ -141,6 +142,32 @@ def test_where_windows_of_the_ring_start(starts):
         count, serial = all_of(ring)
         assert count == len(wanted)
         assert sorted(np.asarray(serial)[: len(wanted)]) == sorted(wanted)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_which_windows_one_plan_played(count):
+    """Those of whose steps, up to the episode's end, each is as far in its plan as in the window; plans are of two steps or fewer."""
+    ring, lists = played(np.random.default_rng(4), 5)
+    env, position = buffer.starts(ring, jnp.arange(sum(map(len, lists))))
+    found = jax.jit(its_plan, static_argnums=(3, 4))(ring, env, position, count, "serial")
+    wanted, serial = [], []
+    for steps in (one[i:] for one in lists for i in range(len(one))):
+        left = next((i + 1 for i, s in enumerate(steps) if s["end"]), len(steps))
+        wanted.append(all(s[PLAN_STEP] == k for k, s in enumerate(steps[: min(left, count)])))
+        serial.append(steps[0]["serial"])
+    np.testing.assert_array_equal(found[PLAYED], wanted)
+    np.testing.assert_array_equal(found["serial"], serial)
+    assert 0 < np.mean(wanted) < 1
+
+
+def test_actions_are_kept_inside_their_range():
+    """Of an action at an end of [-1, 1] the density of a squashed Gaussian would not be finite."""
+    steps = steps_of(np.random.default_rng(0), 0)
+    ring = write(
+        buffer.empty_for(jax.tree.map(jnp.asarray, steps), 8), steps._replace(action=2 * np.sign(steps.action))
+    )
+    held = np.asarray(ring.action)[np.asarray(ring.action) != 0]
+    np.testing.assert_array_equal(np.unique(np.abs(held)), np.float32(EDGE))
 
 
 def test_a_ring_within_one_long_episode_is_drawn_from_anywhere():

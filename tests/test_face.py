@@ -64,6 +64,7 @@ def test_a_pure_run_is_the_drivers(env, data, played):
     s = OnlineSettings(offline_steps=3, batch=8, episodes=8, seed=3, **played)
     *_, evaluated, _ = qchunk.train(qc, C, env=env, data=data, settings=s)
     found = qchunk.agent(qc, C, jax.random.key(3), env=env, data=data, settings=s)
+    assert {"return", "length"} <= set(found)
     for name, value in found.items():
         np.testing.assert_array_equal(value, evaluated.values[name][0])
 
@@ -72,6 +73,7 @@ def test_a_pure_on_policy_run_is_the_drivers(env):
     s = OnPolicySettings(online_steps=64, episodes=8)
     *_, evaluated, _ = qchunk.train(ppo, P, env=env, settings=s)
     found = qchunk.agent(ppo, P, jax.random.key(0), env=env, settings=s)
+    assert {"return", "length"} <= set(found)
     for name, value in found.items():
         np.testing.assert_array_equal(value, evaluated.values[name][0])
     with pytest.raises(UserError, match="--normalise-obs"):

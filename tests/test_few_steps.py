@@ -22,13 +22,15 @@ from qchunk.actor_configs import (
     SkillConfig,
 )
 from qchunk.actors import actor
+from qchunk.actors.consistency import consistency_kernel
 from qchunk.actors.flow import flow
+from qchunk.actors.paths import decode, end_of
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.distil import Distil, distil
 from qchunk.config import ChunkConfig, OptimConfig, validate
-from qchunk.sampling import act
+from qchunk.sampling import act, sample
 from qchunk.system.errors import UserError
-from qchunk.types import Chunk, Spec, Vars, view
+from qchunk.types import Chunk, Module, Spec, Vars, view
 
 SPEC, W, OPTIM = Spec(1, 1, 2), (32, 32), OptimConfig(3e-3)
 FLOW = FlowConfig(W, steps=10)
@@ -140,6 +142,8 @@ def test_mean_velocities_regress_on_their_own_derivative(instant):
     """By finite differences along the path, chunk by chunk."""
     kernel, vars, chunk, (z, t, jump) = setting(MeanFlowConfig((8,), same=0.5, power=0.5, instant=instant))
     assert float(jnp.min(jump)) == 0 < float(jnp.max(jump)) and float(jnp.max(t + jump)) <= 1
+    drawn = actor(MeanFlowConfig((8,), same=0.25)).draw(jax.random.key(0), batch(jax.random.key(1), 2000))[2]
+    np.testing.assert_allclose(jnp.mean(drawn == 0), 0.25, atol=0.04)
 
     def u(x, t, jump):
         return kernel.modules[0].apply(vars.params["actor"], chunk.obs, x, t, jump)
@@ -147,11 +151,40 @@ def test_mean_velocities_regress_on_their_own_derivative(instant):
     x, v, step = (1 - t[..., None]) * z + t[..., None] * chunk.action, chunk.action - z, 1e-2
     ahead, behind = (u(x + s * v, t + s, jump - s) for s in (step, -step))
     aim = v + jump[..., None] * (ahead - behind) / (2 * step)
-    e = jnp.mean((u(x, t, jump) - aim) ** 2, axis=(1, 2))
-    expected = e / (e + 1e-3) ** 0.5
+    mask = chunk.mask.at[4:, 1].set(0.0)  # the second step of some lies behind their episode's end
+    inside, size = jnp.mean(mask, axis=1), lambda error: jnp.mean(error**2 * mask[..., None], axis=(1, 2))
+    e = size(u(x, t, jump) - aim)
+    expected = e / (e / inside + 1e-3) ** 0.5
     if instant:
-        expected = expected + jnp.mean((u(x, t, 0 * t) - v) ** 2, axis=(1, 2))
-    np.testing.assert_allclose(kernel.loss(vars, (z, t, jump), chunk), expected, rtol=2e-3)
+        expected = expected + size(u(x, t, 0 * t) - v)
+    cut = chunk._replace(mask=mask)
+    np.testing.assert_allclose(kernel.loss(vars, (z, t, jump), cut), expected, rtol=2e-3)
+
+    @jax.jit
+    def slopes(params):  # neither what is aimed at nor an error's weight has a gradient
+        ours = jax.grad(lambda p: jnp.sum(kernel.loss(vars._replace(params=p), (z, t, jump), cut)))(params)
+
+        def held(p):
+            at = lambda jump: kernel.modules[0].apply(p["actor"], chunk.obs, x, t, jump)  # noqa: E731
+            each = size(at(jump) - aim) / (e / inside + 1e-3) ** 0.5
+            return jnp.sum(each + size(at(0 * t) - v) if instant else each)
+
+        return ours, jax.grad(held)(params)
+
+    for ours, wanted in zip(*map(jax.tree.leaves, slopes(vars.params)), strict=True):
+        np.testing.assert_allclose(ours, wanted, atol=5e-3 * float(jnp.abs(wanted).max()) + 1e-6)
+
+
+def test_the_energy_score_by_hand():
+    """Half of how far each of two samples is from the data, less half of how far they are from each other, as root mean squares."""
+    kernel, vars, chunk, noise = setting(OneStepConfig((8,)))
+    mask = chunk.mask.at[4:, 1].set(0.0)
+    one, two = (np.asarray(kernel.step(vars, chunk.obs, z, 0)[0]) for z in noise)
+    size = lambda x: np.sqrt((np.square(x)[..., 0] * np.asarray(mask)).mean(axis=1))  # noqa: E731
+    a = np.asarray(chunk.action)
+    expected = (size(one - a) + size(two - a) - size(one - two)) / 2
+    assert size(one - two).min() > 1e-2
+    np.testing.assert_allclose(kernel.loss(vars, noise, chunk._replace(mask=mask)), expected, rtol=1e-4)
 
 
 def test_jumps_of_a_shortcut_stay_on_their_grid():
@@ -186,6 +219,25 @@ def test_a_taught_actor_and_its_teacher():
     assert all(float(jnp.abs(x).max()) > 0 for x in jax.tree.leaves(slope["actor"]))
 
 
+def test_what_is_followed_is_what_would_be_played():
+    """The teacher's chunk within [-1, 1], also where its flow leads beyond, and without a gradient."""
+    kernel, vars, chunk, (z, _) = setting(FlowConfig((8,), steps=2))
+
+    @jax.jit
+    def run(params):
+        seen = vars._replace(params=params)
+        end = end_of(kernel)(seen, chunk.obs, z)
+        return jnp.sum(end), (
+            end,
+            sample(kernel).plan(seen, z, chunk.obs, None).action,
+            decode(kernel, seen, chunk.obs, z),
+        )
+
+    slope, (end, played, free) = jax.grad(run, has_aux=True)(jax.tree.map(lambda x: 3 * x, vars.params))
+    np.testing.assert_allclose(end, played, atol=1e-6)
+    assert float(jnp.abs(free).max()) > 1 and all(float(jnp.abs(x).max()) == 0 for x in jax.tree.leaves(slope))
+
+
 def test_consistency_at_the_least_noise_is_what_it_sees():
     kernel, vars, chunk, _ = setting(ConsistencyConfig((8,), steps=1))
     after = kernel.step(vars, chunk.obs, jnp.ones((8, 2, 1)), 0)
@@ -210,6 +262,18 @@ def test_a_batch_of_any_size_has_its_jumps_spread(rows):
     of_flow = jnp.mean((v - (chunk.action - z)) ** 2, axis=(1, 2))
     steady = np.arange(rows) % 4 != 3
     np.testing.assert_allclose(found[steady], of_flow[steady], rtol=1e-4)
+
+
+def test_what_is_distilled_has_no_gradient_at_the_lesser_noise():
+    """A network that says p: f moves with p by g(sigma) = (sigma - 0.002) 0.5 / sqrt(0.25 + sigma^2), and only f at the greater noise, 80, is to."""
+    module = Module("actor", None, lambda p, obs, x, level: p * jnp.ones_like(x))
+    follow = consistency_kernel(module, 1, 4).follow(teacher := flow(FlowConfig((8,), steps=2), "teacher"))
+    chunk, params = batch(jax.random.key(3), 8), teacher.modules[0].init(jax.random.key(0), SPEC)
+    noise = jax.random.normal(jax.random.key(4), (8, 2, 1)), jnp.full((8, 1), 0.2)  # from pure noise to sigma = 1
+    at = lambda p: jnp.sum(follow(Vars({"actor": p, "teacher": params}, {}, {}, {}), noise, chunk))  # noqa: E731
+    g = lambda sigma: (sigma - 0.002) * 0.5 / np.sqrt(0.25 + sigma**2)  # noqa: E731
+    slope, (low, high) = jax.jit(jax.grad(at))(jnp.asarray(0.5)), map(jax.jit(at), (0.0, 1.0))
+    np.testing.assert_allclose(slope, (high - low) * g(80.0) / (g(80.0) - g(1.0)), rtol=1e-2)
 
 
 def test_equal_levels_of_a_teacher_teach_nothing():

@@ -51,6 +51,7 @@ def test_the_loss_of_means_and_deviations_equals_a_loop():
         for x in found
     )
     np.testing.assert_array_equal(m, q.values(vars, chunk.obs, chunk.action))
+    np.testing.assert_array_equal(m.min(axis=0), q.score(vars, chunk.obs, chunk.action))
     typical = np.asarray(outlook(slow, chunk.obs, chunk.action)[1]).mean(axis=1)
 
     def huber(e):
@@ -130,8 +131,9 @@ def test_the_entropy_of_modes_that_are_apart():
 def test_the_temperature_rises_where_actions_are_too_alike(std, sign):
     _, _, _, chunk = setting(jnp.zeros(B))
     heat = temperature(first=2.0)
-    draw = lambda vars, key, obs: jax.random.normal(key, (*obs.shape[:-1], 2, 1))  # noqa: E731
-    policy = Policy(draw, lambda vars, noise, obs, old: Plan(std * noise), emit_step)
+    draw = lambda vars, key, obs: jax.random.normal(key, (*obs.shape[:-1], 2, 2))  # noqa: E731
+    grown = lambda vars: std / 2.0 * jnp.exp(vars.params["temperature"])  # noqa: E731
+    policy = Policy(draw, lambda vars, noise, obs, old: Plan(grown(vars) * noise), emit_step)  # no gradient through it
     term = regulate(policy, heat, -0.9, 100, 3)
     vars = Vars({"temperature": heat.init(jax.random.key(0), SPEC)}, {}, {}, {})
     key = term.draw(jax.random.key(1), chunk)

@@ -311,6 +311,19 @@ def test_noise_values_find_the_mean_and_the_log_expectation():
         assert float(slope(jnp.asarray(best - 0.1))) < -1e-2 < 1e-2 < float(slope(jnp.asarray(best + 0.1)))
 
 
+def test_noise_values_count_whole_windows_and_rise_straight_where_they_are_far_off():
+    """exp(d) - d - 1 with d = w gap up to 5, its tangent beyond; windows that leave their episode are left out."""
+    chunk, w, v = chunk_of(4), 0.5, -8.0
+    chunk = chunk._replace(mask=jnp.ones((4, 4)).at[1, 1:].set(0.0).at[2, 3].set(0.0))
+    q = jnp.asarray([1.0, 90.0, -90.0, 4.0])  # gaps of the first and of the last are 9 and 12: d is 4.5 and 6
+    term = lambda weight: noise_value(constant("value", 0.0), lambda vars, obs, a: q, actor(PRIORS["flow"]), weight)  # noqa: E731
+    noise = term(None).draw(jax.random.key(0), chunk)
+    loss = lambda weight: term(weight).fn(Vars({"value": jnp.asarray(v)}, {}, {}, {}), noise, chunk)[0]  # noqa: E731
+    np.testing.assert_allclose(loss(None), (9.0**2 + 12.0**2) / 2, rtol=1e-6)
+    far = np.exp(5) - 6 + (np.exp(5) - 1) * (6 - 5)
+    np.testing.assert_allclose(loss(w), (np.exp(4.5) - 5.5 + far) / 2 * 2 / w**2, rtol=1e-5)
+
+
 def test_expectile_finds_the_expectile():
     """Q is 0 or 1 in equal shares: the expectile tau solves tau (1 - v) = (1 - tau) v, so v = tau."""
     chunk = chunk_of(10)
@@ -355,6 +368,17 @@ def test_gaussian_likelihood_by_hand(components):
     np.testing.assert_allclose(got.mean(0), (shares * mean[0]).sum(0), atol=0.02)
     second = (shares * (mean[0] ** 2 + std[0] ** 2)).sum(0)
     np.testing.assert_allclose((got**2).mean(0), second, atol=0.03)
+
+
+def test_deviations_of_a_gaussian_have_bounds():
+    """However far the network's output goes: 0.01 and 1, in units of action."""
+    kernel = actor(GaussianConfig((8,)))
+    params = jax.tree.map(jnp.zeros_like, kernel.modules[0].init(jax.random.key(0), SPEC))
+    for out, std in ((-80.0, 0.01), (0.0, 0.1), (80.0, 1.0)):
+        told = {**params, "head_bias": params["head_bias"].at[..., 1].set(out)}
+        mean, found = kernel.step(Vars({"actor": told}, {}, {}, {}), jnp.zeros((1, 3)), jnp.zeros((1, 4, 2)), 0)
+        np.testing.assert_allclose(found, std, rtol=1e-5)
+        np.testing.assert_array_equal(mean, 0.0)
 
 
 def test_regression_is_the_squared_error():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import chex
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from qchunk import compose, envs, train
+from qchunk import compose, envs, names, registry, train
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors.flow import flow
 from qchunk.algorithms.bc import BC
@@ -209,6 +210,40 @@ def test_bc_counts_only_steps_inside_the_episode():
     loss, _ = bc(pi).fn(vars, (z, t), chunk._replace(mask=mask))
     error = np.mean(np.square(np.asarray(chunk.action - z)), axis=-1)
     assert float(loss) == pytest.approx(float((error * np.asarray(mask)).sum() / mask.sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", [n for n in names.ACTORS if n != "skills"])  # whose loss is worked by hand elsewhere
+def test_steps_behind_an_episodes_end_teach_no_actor(kind):
+    """Of networks whose weights are all 0: garbage there changes no loss, and a window of nothing else has none; nor has a teacher's lesson."""
+    make, config = registry.actor(kind)
+    kernel, teacher, chunk = make(config((8,)), "actor"), flow(FlowConfig((8,), steps=2), "teacher"), chunk_of()
+    mask = jnp.asarray(np.arange(4) < np.asarray([4, 3, 2, 1, 1, 2])[:, None], jnp.float32)
+    garbage = jnp.where(mask[..., None] > 0, chunk.action, -0.7 * chunk.action + 0.2)
+
+    def variables(key, scale):
+        keys = jax.random.split(key, 3)
+        made = {m.name: m.init(k, SPEC) for m, k in zip((*kernel.modules, *teacher.modules), keys, strict=False)}
+        return Vars(jax.tree.map(lambda x: scale * x, made), {}, {}, {})
+
+    @jax.jit
+    def losses(key):
+        own_key, key = jax.random.split(key)
+        vars, noise = variables(jax.random.clone(key), 0.0), kernel.draw(own_key, chunk)
+        cases = (chunk.action, mask), (garbage, mask), (chunk.action, 1 + 0 * mask), (chunk.action, 0 * mask)
+        found = [kernel.loss(vars, noise, chunk._replace(action=a, mask=m)) for a, m in cases]
+        if kernel.follow is None:
+            return found, None
+        lesson = functools.partial(kernel.follow(teacher), variables(key, 1.0), noise)
+        return found, [lesson(chunk._replace(mask=m)) for m in (1 + 0 * mask, 0 * mask)]
+
+    (inside, same, whole, none), taught = losses(key())
+    np.testing.assert_allclose(same, inside, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(none, 0.0, atol=1e-5)
+    found = jnp.abs(whole - inside) > 1e-5
+    assert not found[0] and found.sum() >= 4  # a row that jumps along a velocity of 0 has no error
+    if taught is not None:
+        np.testing.assert_allclose(taught[1], 0.0, atol=1e-5)
+        assert (taught[0] > 1e-5).any()
 
 
 def opt_of(state, name):

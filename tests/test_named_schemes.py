@@ -147,16 +147,25 @@ def test_the_contrast_against_a_loop():
             assert plan.extras["first"][e] == strong[e, np.argmin(costs), 0, 0]
 
 
-def test_a_contrast_leaves_what_the_weaker_policy_does():
-    """A policy that says -1 or 1 by chance and a weaker one that says -1 alone: what is played is 1, where a sample has it."""
+@pytest.mark.parametrize("in_plan", [False, True])
+def test_a_contrast_leaves_what_the_weaker_policy_does(in_plan):
+    """A policy that says -1 or 1 by chance and a weaker one that says -1 alone: what is played is 1, where a sample has it.
+
+    Which it is depends on what was learned while noise is drawn, or while plans are made.
+    """
+
+    def side(vars, u):
+        return jnp.where(u < vars.params["low"], -1.0, 1.0)
 
     def draw(vars, key, obs):
-        low = jax.random.bernoulli(key, vars.params["low"], obs.shape[:-1])
-        return jnp.where(low, -1.0, 1.0)
+        u = jax.random.uniform(key, obs.shape[:-1])
+        return u if in_plan else side(vars, u)
 
-    coin = Policy(
-        draw, lambda vars, z, obs, old: Plan(jnp.broadcast_to(z[..., None, None], (*z.shape, H, 1))), emit_step
-    )
+    def plan(vars, z, obs, old):
+        said = side(vars, z) if in_plan else z
+        return Plan(jnp.broadcast_to(said[..., None, None], (*z.shape, H, 1)))
+
+    coin = Policy(draw, plan, emit_step)
     vars, weaker = (NO_VARS._replace(params={"low": jnp.asarray(p)}) for p in (0.5, 1.0))
     scheme = parse("contrast:16", H).scheme(coin)
     found = along(scheme, clock(6, 8), vars=vars._replace(given={"weaker": weaker}))
@@ -224,6 +233,21 @@ def test_a_plan_ends_where_samples_differ():
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize(("tolerance", "steps"), [(0.49, 1), (0.51, H)])
+def test_how_much_samples_differ_is_a_root_mean_square(tolerance, steps):
+    """Two samples, at -d and d: deviations of 0.1 and 0.7 in the two numbers of every action, 0.5 together."""
+    apart = jnp.asarray([[-0.1, -0.7], [0.1, 0.7]])
+    policy = Policy(
+        lambda vars, key, obs: jnp.broadcast_to(jnp.arange(2)[: obs.shape[-2]], obs.shape[:-1]),
+        lambda vars, z, obs, old: Plan(jnp.broadcast_to(apart[z][..., None, :], (*z.shape, H, A))),
+        emit_step,
+    )
+    scheme, obs = parse(f"dispersion:{tolerance},2", H).scheme(policy), seen(jnp.zeros((1, 1)))
+    carry = scheme.init(NO_VARS, jax.random.key(0), obs)
+    left = scheme.decide(NO_VARS, jax.random.key(1), obs, carry)[0].old.left
+    assert 1 + left.sum() == steps
+
+
 def test_the_soft_mask_by_hand():
     """H = 6, d = 1, s = 3: held, c = 1/2 and 1/3 of an exponential, nothing."""
     c = np.asarray([2 / 3, 1 / 3])
@@ -287,6 +311,25 @@ def test_where_nothing_is_held_the_bits_are_the_samplers(made):
         assert apart(held)[rows, columns].mean() < 0.9 * apart(free)[rows, columns].mean()
     assert policy.pulled and improve.best_of_n(policy, lambda *a: 0.0, 2).pulled
     assert not sampling.sample(actor(GaussianConfig((8,)))).pulled
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"), [("rtc:1,2", soft_mask(H, 1, 2)), ("hard-mask:1,2", [1.0, 0, 0, 0, 0, 0]), ("committed:1,2", [1.0, 0, 0, 0, 0, 0])]
+)  # fmt: skip
+def test_only_what_is_left_of_a_plan_is_held(name, weight):
+    """Plans that say how firmly the old one is held: not at all at an episode's start, and by the scheme's mask from then on."""
+
+    def plan(vars, noise, obs, old):
+        held = jnp.zeros((len(obs), H)) if old is None else old.pull.weight
+        return Plan(jnp.broadcast_to(held, (len(obs), H))[..., None])
+
+    policy = Policy(lambda vars, key, obs: (), plan, emit_step, pulled=True, committed=1)
+    scheme, obs = parse(name, H).scheme(policy), seen(jnp.zeros((2, 1)))
+    carry, found = scheme.init(NO_VARS, jax.random.key(0), obs), []
+    for t in range(3):
+        carry, made = scheme.decide(NO_VARS, jax.random.key(t), obs, carry)
+        found.append(made.plans.action[:, 0, :, 0])
+    np.testing.assert_array_equal(found, np.asarray([np.zeros(H), weight, weight])[:, None] * np.ones((2, 1)))
 
 
 LEARNED = FlowConfig((32, 32), steps=4, committed=2)

@@ -210,10 +210,10 @@ def test_reading_refuses(tmp_path, env, arrays):
         bad = arrays["observations"].copy()
         bad[5, 0] = np.nan
         formats.for_env(save(tmp_path / "d.npz", arrays, observations=bad), env, NAME)
+    mark = data.fingerprint({n: x for n, x in arrays.items() if n != "qvel"})
+    kept = np.asarray(json.dumps({**ABOUT, "fingerprint": mark}))
+    formats.for_env(save(tmp_path / "f.npz", arrays, about=kept), env, NAME)
     with pytest.raises(UserError, match="does not match its fingerprint"):
-        mark = data.fingerprint({n: x for n, x in arrays.items() if n != "qvel"})
-        kept = np.asarray(json.dumps({**ABOUT, "fingerprint": mark}))
-        formats.for_env(save(tmp_path / "f.npz", arrays, about=kept), env, NAME)
         formats.for_env(save(tmp_path / "g.npz", arrays, about=kept, actions=0.5 * arrays["actions"]), env, NAME)
     whole = save(tmp_path / "e.npz", arrays).read_bytes()
     (tmp_path / "e.npz").write_bytes(whole[: len(whole) // 2])

@@ -28,16 +28,16 @@ from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap
 from qchunk.losses.gae import gae
-from qchunk.losses.ppo_path import clip_bounds, surrogate
+from qchunk.losses.ppo_path import clip_bounds, ppo_path, surrogate
 from qchunk.losses.terms import mean_in_slices
 from qchunk.play import collecting
 from qchunk.play.execute import receding
 from qchunk.play.on_device import begin, rollout_chunks
 from qchunk.runs import checkpoint
-from qchunk.sampling import log_prob, sample_path
+from qchunk.sampling import log_prob, sample, sample_path
 from qchunk.seeds import for_each, one
 from qchunk.system.errors import UserError
-from qchunk.types import Spec, Steps, Vars, view
+from qchunk.types import Chunk, Spec, Steps, Vars, view
 
 ACTORS = {
     "flow": FlowConfig((32, 32), steps=4),
@@ -132,6 +132,19 @@ def test_probabilities_are_those_of_the_noise(name):
         np.testing.assert_allclose(found, each.mean((1, 2)), atol=2e-5)
 
 
+def test_a_base_makes_all_but_the_last_steps():
+    """Three of five by other weights, two by one's own; by a loop."""
+    kernel, spec = actor(FlowConfig((8,), steps=5)), Spec(3, 2, 4)
+    make = jax.jit(lambda key: kernel.modules[0].init(key, spec))
+    own, other = (Vars({"actor": make(jax.random.key(i))}, {}, {}, {}) for i in range(2))
+    base = kernel._replace(step=lambda vars, obs, x, k: kernel.step(other, obs, x, k))
+    policy, obs, step = sample(kernel, base, 2), jnp.ones((4, 3)), jax.jit(kernel.step)
+    x = noise = policy.draw(own, jax.random.key(2), obs)
+    for k in range(5):
+        x = step(other if k < 3 else own, obs, x, k)[0]
+    np.testing.assert_allclose(policy.plan(own, noise, obs, None).action, jnp.clip(x, -1, 1), atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ACTORS)
 def test_the_first_minibatch_has_ratio_one(name):
     """Old and new probabilities come from the same path, the same grid and the same code."""
@@ -157,6 +170,28 @@ def test_surrogate_by_hand():
     np.testing.assert_allclose(loss, np.mean([-1.2, 1.5, -0.5, 0.8]), rtol=1e-6)
     np.testing.assert_allclose(metrics["approx_kl"], np.mean([0.5 - np.log(1.5), -0.5 - np.log(0.5)]), rtol=1e-5)
     assert metrics["clip_fraction"] == 1.0
+
+
+def test_every_denoising_step_has_its_own_bound_and_discount():
+    """The noisiest of three steps is bounded most, and counts least: a loop over decisions and steps."""
+    kernel = with_min_std(walk("flow"), 0.1)
+    vars = Vars(
+        {"actor": jax.jit(lambda key: kernel.modules[0].init(key, Spec(3, 2, 2)))(jax.random.key(0))}, {}, {}, {}
+    )
+    path, obs = 0.3 * jax.random.normal(jax.random.key(1), (5, 4, 2, 2)), jnp.ones((5, 3))
+    advantage, mask = np.asarray([2.0, -1.0, 0.5, -3.0, 1.0]), jnp.ones((5, 2))
+    new = np.asarray(jax.jit(lambda: log_prob(kernel, vars, obs, path, mask))())
+    old = new - np.linspace(-0.4, 0.4, 15).reshape(5, 3)[:, ::-1]
+    extras = {"path": path, "advantage": jnp.asarray(advantage), "log_prob": jnp.asarray(old)}
+    term = ppo_path(kernel, clip=0.3, clip_base=0.05, clip_rate=2.0, gamma_denoise=0.5)
+    loss, _ = jax.jit(term.fn)(vars, (), Chunk(obs, jnp.zeros((5, 2, 2)), mask, *[None] * 5, extras))
+    a, total = (advantage - advantage.mean()) / advantage.std(ddof=1), 0.0
+    for b in range(5):
+        for d in range(3):
+            bound = 0.05 + 0.25 * (np.exp(2 * d / 2) - 1) / (np.exp(2) - 1)
+            ratio, worth = np.exp(new[b, d] - old[b, d]), a[b] * 0.5 ** (2 - d)
+            total += max(-worth * ratio, -worth * np.clip(ratio, 1 - bound, 1 + bound)) / 15
+    np.testing.assert_allclose(loss, total, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("size", "rows"), [(12, 4), (12, 5), (12, 100), (13, 6)])

@@ -11,12 +11,12 @@ from test_parity_diffusion import load
 from qchunk import nets
 from qchunk.compose import run_terms
 from qchunk.critics import zooms
-from qchunk.critics.zooms import ZoomConfig, zoom_q
+from qchunk.critics.zooms import ZoomConfig, ZoomCritic, zoom_q
 from qchunk.data.demonstrations import DEMONSTRATION
 from qchunk.improve import zoomed
 from qchunk.losses.terms import weighed
 from qchunk.losses.zooming import dominance, margin, projected, td_of_zooms, zooming
-from qchunk.types import Chunk, Vars
+from qchunk.types import Chunk, Module, Vars
 
 pytestmark = pytest.mark.accelerator
 
@@ -209,3 +209,64 @@ def test_the_best_chunk_against_a_loop():
             assert found[(place[0], level, *place[1:])] == b
             low[place] += b * width
     np.testing.assert_allclose(zooms.chunk_of(found, c), low + width / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("atoms", [1, 3])
+def test_losses_count_what_lies_inside_the_episode(atoms):
+    """Of windows that no time-out cuts, and of demonstrations, the steps inside: by a loop over entries, with one atom and with several."""
+    c, rng, b = ZoomConfig((8,), 2, 3, atoms, (-2.0, 2.0)), np.random.default_rng(0), 4
+    table = jnp.asarray(rng.normal(size=(2, 3, atoms)))  # of levels, bins and atoms
+
+    def logits(vars, obs, centres, levels=(0, 1)):
+        rows = table[jnp.asarray(levels)][:, None, None]
+        return vars.params["critic"] * jnp.sin(3 * rows + (centres + obs[..., None, None, :])[..., None, None])
+
+    critic = ZoomCritic((Module("critic", None, None),), logits, lambda vars: (H, A), c)
+    vars = Vars({"critic": jnp.asarray(1.5)}, {"critic": jnp.asarray(-0.7)}, {}, {})
+    obs, after = jnp.asarray(rng.normal(size=(2, b, 1)))
+    mask, weight = np.ones((b, H)), np.asarray([1.0, 1.0, 0.0, 1.0])
+    mask[1, 2:], mask[2, 1:], demos = 0.0, 0.0, np.asarray([1.0, 0.0, 1.0, 1.0])
+    action, reward = jnp.asarray(rng.uniform(-1, 1, (b, H, A))), rng.normal(size=b)
+    discount, extras = np.asarray([0.9, 0.0, 0.9, 0.9]), {DEMONSTRATION: jnp.asarray(demos)}
+    column = lambda x: jnp.asarray(x)[:, None]  # noqa: E731
+    chunk = Chunk(
+        obs,
+        action,
+        jnp.asarray(mask),
+        column(reward),
+        column(discount),
+        after[:, None],
+        column(weight),
+        jnp.zeros(b),
+        extras,
+    )
+    term, key = zooming(critic, [td_of_zooms(critic), dominance(critic), margin(critic, 0.4)]), jax.random.key(0)
+
+    @jax.jit
+    def run():
+        found = [x for x, _ in run_terms(term, vars, key, chunk, jnp.zeros((), jnp.int32))]
+        at = zooms.cells(action, c)
+        then = zooms.cells(zooms.chunk_of(zooms.best(critic, vars, after, 0 * at.bins), c), c)
+        mine, lagged = logits(vars, obs, at.centres), logits(vars._replace(params=vars.targets), after, then.centres)
+        return found, mine, zooms.values(mine, c), at.bins, lagged, then.bins
+
+    found, mine, q, bins, lagged, then = jax.tree.map(np.asarray, run())
+    grid, sums, counts = np.linspace(-2, 2, 3), np.zeros(3), np.zeros(3)
+    for i, k, h, a in np.ndindex(b, 2, H, A):
+        here, own, behind = bins[i, k, h, a], mine[i, k, h, a], lagged[i, k, h, a, then[i, k, h, a]]
+        chances = np.exp(own) / np.exp(own).sum(axis=-1, keepdims=True)
+        if atoms == 1:
+            error = (own[here, 0] - reward[i] - discount[i] * behind[0]) ** 2
+        else:
+            aim = np.zeros(3)
+            for share, z in zip(np.exp(behind) / np.exp(behind).sum(), grid, strict=True):
+                place = (np.clip(reward[i] + discount[i] * z, -2, 2) + 2) / 2
+                low = min(int(place), 1)
+                aim[low : low + 2] += share * np.asarray([low + 1 - place, place - low])
+            error = -(aim * np.log(chances[here])).sum()
+        below = chances.cumsum(axis=-1)
+        lower = np.maximum(below[here] - below, 0).sum(axis=-1).mean()
+        nearer = np.maximum(0.4 - (q[i, k, h, a, here] - q[i, k, h, a]), 0).mean()
+        inside = mask[i, h] * np.asarray([weight[i], demos[i], demos[i]])
+        sums, counts = sums + inside * [error, lower, nearer], counts + inside
+    np.testing.assert_allclose(found, sums / counts, rtol=1e-4, atol=1e-6)

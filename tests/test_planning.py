@@ -226,6 +226,21 @@ def test_a_search_of_one_chunk_by_hand():
     np.testing.assert_allclose(found.weight, jax.nn.softmax((50 + most) * 0.1 * scaled), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize(("looks", "tried"), [(8, 4), (4, 2), (1, 1)])
+def test_fewer_looks_try_fewer_options(looks, tried):
+    """Half as many as there are looks, one at least: those of the greatest noise, of which the best is chosen."""
+    model, vars = a_model(), VARS[id(ONE)]
+    planner = searched(model, OPTIONS._replace(depth=1), GAMMA, SearchConfig(looks), 1.0)
+    *noise, drawn = planner.draw(vars, jax.random.key(3), OBS)
+    gumbel = 1e-3 * jnp.broadcast_to(jnp.arange(4.0), drawn.shape)
+    found = jax.jit(planner.look)(vars, (*noise, gumbel), OBS, None)
+    state, reward, going = a_tree(model.encode(vars, OBS)[:, None], found.action)
+    q = np.array(reward + GAMMA * jax.nn.sigmoid(going) * jnp.sin(3 * state.sum(axis=-1)))
+    assert len(np.unique(q.argmax(axis=-1))) > 2
+    best = N - tried + q[:, N - tried :].argmax(axis=-1)
+    np.testing.assert_array_equal(found.plan.action, np.asarray(found.action)[np.arange(B), best])
+
+
 PLANNERS = {
     "vpn": lambda: predicted(ONE, OPTIONS, GAMMA, 2),
     "muzero": lambda: searched(MODEL, OPTIONS, GAMMA, SearchConfig(8, "learned"), 1.0),

@@ -238,6 +238,10 @@ def test_optimism_by_hand():
     loss, _ = predicted(reward, going).fn(vars, (), chunk)
     np.testing.assert_allclose(loss, (off + wrong)[counted].mean(), rtol=1e-5)
     np.testing.assert_allclose(familiar(new).fn(vars, (), chunk)[0], news[online].mean(), rtol=1e-5)
+    plain = jax.tree.map(jnp.zeros_like, vars.params["novelty"])
+    plain["guess"]["head_bias"] = plain["guess"]["head_bias"] + 0.5
+    told = new.score(vars._replace(params={"novelty": plain}), chunk.obs, chunk.action)
+    np.testing.assert_allclose(told, 0.25)  # the mean over the outputs
     slope = jax.grad(lambda p: familiar(new).fn(vars._replace(params=p), (), chunk)[0])(vars.params)["novelty"]
     assert all((x == 0).all() for x in jax.tree.leaves(slope["random"]))
     assert any((x != 0).any() for x in jax.tree.leaves(slope["guess"]))

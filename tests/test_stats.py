@@ -96,6 +96,27 @@ def test_clopper_pearson_by_hand():
     assert (low, high) == pytest.approx((1 - np.sqrt(0.975), np.sqrt(0.975)))
 
 
+def test_intervals_of_shares_by_the_episodes_of_all_seeds():
+    """Seeds that agree have no spread; all of 4 x 50 episodes, and all of 3 x 50 beside none (Zou and Donner's square and add)."""
+    assert stats.interval([1.0] * 4, episodes=50) == pytest.approx((1.0, 0.025 ** (1 / 200), 1.0))
+    zeros, ones = np.zeros(3), np.ones(3)
+    for level, tail in ((0.95, 0.025), (0.9, 0.05)):
+        short = np.hypot(1 - tail ** (1 / 150), 1 - tail ** (1 / 150))
+        assert stats.paired_difference(ones, zeros, level, episodes=50) == pytest.approx((1.0, 1.0 - short, 1.0))
+        assert stats.paired_difference(zeros, ones, level, episodes=50) == pytest.approx((-1.0, -1.0, -1.0 + short))
+    one_sided = stats.pooled_difference(
+        1.0, 0.5, 2
+    )  # of 2 of 2, and 1 of 2, whose bounds are 1 - sqrt(0.975) and sqrt(0.975)
+    far = np.sqrt(0.975) - 0.5
+    assert one_sided == pytest.approx((0.5, 0.5 - np.hypot(1 - np.sqrt(0.025), far), 0.5 + far))
+
+
+def test_a_p_value_is_the_larger_one_of_seeds_and_of_all_episodes():
+    """Three of three beside none of three: the t test has no spread to go by, Fisher's says 2 of the 20 ways to deal six."""
+    assert stats.p_value(np.ones(3), np.zeros(3)) == 0.0
+    assert stats.p_value(np.ones(3), np.zeros(3), episodes=1) == pytest.approx(2 / 20)
+
+
 def test_a_bound_that_no_distribution_of_seeds_breaks():
     """Four seeds at 0 against four at 1: 2 / 4 ** 4. The interval of four seeds at 1 starts at 0.025 ** (1 / 4)."""
     zeros, ones = np.zeros(4), np.ones(4)
@@ -123,6 +144,15 @@ def test_an_arm_without_a_figure_is_no_evidence_and_changes_no_other_verdict(bad
     assert [v.word for v in found] == [stats.SURE] * 6 + [""]
 
 
+def test_a_difference_of_returns_is_never_plain():
+    """The bound that holds however seeds are distributed is of shares; returns stay as they are, shares lie in [-1, 1]."""
+    ones, zeros = np.ones(4), np.zeros(4)
+    (shares,), (returns,) = (stats.verdicts([stats.Pair(ones, zeros, of, 0)]) for of in (True, False))
+    assert (shares.word, returns.word) == (stats.SURE, stats.ALIKE)
+    (far,) = stats.verdicts([stats.Pair(np.asarray([70.0, 71.0, 72.0]), np.zeros(3), False, 0)])
+    assert far.word == stats.ALIKE and far.difference == stats.paired_difference([70.0, 71.0, 72.0], np.zeros(3))
+
+
 def test_p_values_agree_with_their_intervals():
     """Where the t test decides, p is below 5 % where the interval excludes 0; where episodes do, never without it."""
     rng = np.random.default_rng(0)
@@ -145,7 +175,9 @@ def simulated():
 
 
 def cases(simulated, *words):
-    return [c for c in simulated.CASES if any(w in c.name for w in words)]
+    found = [c for c in simulated.CASES if any(w in c.name for w in words)]
+    assert found, f"no case is called {words}"
+    return found
 
 
 def test_intervals_cover_seeds_that_are_alike(simulated):

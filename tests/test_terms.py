@@ -19,7 +19,7 @@ from qchunk.critics.state_v import state_v
 from qchunk.losses.cloning import bc
 from qchunk.losses.implicit_q import implicit_q
 from qchunk.losses.td import td
-from qchunk.losses.terms import no_noise, together
+from qchunk.losses.terms import no_noise, of_first, together
 from qchunk.sampling import sample
 from qchunk.system.errors import UserError
 from qchunk.types import Term
@@ -123,6 +123,20 @@ def test_together_without_a_shared_computation_shares_the_noise():
     )
     assert float(metrics["one/z"]) == float(metrics["two/z"])
     assert float(metrics["one_alone/z"]) != float(metrics["two_alone/z"])
+
+
+def test_a_term_of_the_first_of_consecutive_chunks():
+    """It draws for that one and sees no other."""
+    seen = Term(
+        "mine",
+        ("a",),
+        lambda key, chunk: chunk.reward,
+        lambda v, z, c: (jnp.sum(c.reward - z), {"sum": jnp.sum(c.reward)}),
+    )
+    chunk = jax.tree.map(lambda x: jnp.stack([x, x + 1, x + 2], axis=1), chunk_of())
+    made = of_first(seen)
+    loss, metrics = made.fn(None, made.draw(key(), chunk), chunk)
+    assert loss == 0 and metrics["sum"] == chunk_of().reward.sum()
 
 
 def test_any_transformation_of_optax():

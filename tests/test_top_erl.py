@@ -72,6 +72,15 @@ def test_its_density_is_that_of_the_joint_gaussian():
     np.testing.assert_allclose(-pi.loss(vars, (), masked) * H * A, first, rtol=1e-4)
 
 
+def test_it_begins_near_0_with_independent_numbers():
+    """A head a hundredth as large as others' (2410.09536); deviations are the configuration's."""
+    gaussian = full_gaussian_of(ACTOR)[1]
+    params = jax.jit(lambda key: full_gaussian(ACTOR).modules[0].init(key, SPEC))(jax.random.key(0))
+    found = gaussian(Vars({"actor": params}, {}, {}, {}), jax.random.normal(jax.random.key(1), (64, O)))
+    assert 0 < float(jnp.abs(found.mean).max()) < 0.05
+    np.testing.assert_allclose(found.root, ACTOR.std * np.eye(H * A), rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_other_methods_take_it():
     """Cloning finds means and a correlation; soft actor-critic takes its density."""
@@ -230,6 +239,11 @@ def fixed_policy(plan):
     return Policy(lambda vars, key, obs: (), lambda vars, noise, obs, old: Plan(plan), None)
 
 
+def test_the_time_of_a_plan_is_the_share_that_is_over():
+    told = at_step(jnp.ones((4, O)), jnp.asarray([0, 3, H, H + 1]), H)
+    np.testing.assert_allclose(told["time"][:, 0], [0, 3 / H, 0, 1 / H])
+
+
 @pytest.fixture(scope="module")
 def critics():
     q, v = (timed(prefix_q(CRITIC, M, POINTS, read=read)) for read in (None, (0,)))
@@ -306,6 +320,14 @@ def test_regression_on_the_projection(distance):
     np.testing.assert_allclose(metrics["entropy"], joint(q).entropy().mean(), rtol=1e-4)
     held = lambda at: stay_in_region(free, lambda *a: near(at, chunk.obs[:, 0]), ("actor",)).fn(vars, (), chunk)[0]  # noqa: E731
     assert all((x == 0).all() for x in jax.tree.leaves(jax.grad(held)(vars)))
+
+
+def test_the_floor_is_of_each_number():
+    """What acts has at least so many nats for each of the plan's numbers, however narrow the Gaussian is."""
+    near = trusted(full_gaussian_of(ACTOR)[1], TrustRegionConfig(mean=0.01, cov=0.001))
+    vars = correlated(0)._replace(targets=correlated(5).params, stats={FLOOR: jnp.asarray(1.5)})
+    found = jax.jit(lambda vars: entropy(near(vars, jnp.ones((1, O))).root))(vars)
+    np.testing.assert_allclose(found, 1.5 * H * A, rtol=1e-5)
 
 
 # the whole

@@ -25,7 +25,7 @@ from qchunk.config import ChunkConfig
 from qchunk.drivers import train
 from qchunk.drivers.from_scratch import FromScratchSettings
 from qchunk.drivers.online import OnlineSettings
-from qchunk.improve import best_start, edited, guide_estimate
+from qchunk.improve import best_start, edited, guide_estimate, smoothed
 from qchunk.losses.cloning import bc as clone
 from qchunk.losses.cloning import bc_against
 from qchunk.losses.proposals import temperature
@@ -36,11 +36,12 @@ from qchunk.losses.weighted import (
     choice_temperature,
     choosing,
     match_choice,
+    match_uniform,
     resampling,
 )
 from qchunk.sampling import act, sample, sample_from_start
 from qchunk.system.errors import UserError
-from qchunk.types import Chunk, Spec, Vars
+from qchunk.types import Chunk, Plan, Policy, Spec, Vars
 
 SPEC, B = Spec(1, 1, 2), 6
 
@@ -97,7 +98,8 @@ def test_a_choice_among_ones_own_chunks():
     kernel = flow(FlowConfig((8,), steps=2))
     vars, chunk = setting(kernel)
     group = choosing(kernel, sample(kernel), score, 5, [match_choice(kernel, None)])
-    made = group.shared(vars, group.draw(jax.random.key(1), chunk), chunk)
+    noise = group.draw(jax.random.key(1), chunk)
+    made = group.shared(vars, noise, chunk)
     (action, q), own, gumbel = made
     assert action.shape == (B, 5, 2, 1) and q.shape == (B, 5)
     np.testing.assert_allclose(q, score(None, None, action), rtol=1e-6)
@@ -108,9 +110,35 @@ def test_a_choice_among_ones_own_chunks():
 
     heat = temperature()
     hot = vars._replace(params={**vars.params, "temperature": jnp.log(0.5)})
+    best_of = lambda p, made: group.terms[0].fn(vars._replace(params=p), made, chunk)[0]  # noqa: E731
+    anew = lambda p: best_of(p, group.shared(vars._replace(params=p), noise, chunk))  # noqa: E731
+    slopes = jax.jit(lambda p: (jax.grad(anew)(p), jax.grad(best_of)(p, made)))(vars.params)
+    for ours, wanted in zip(
+        *map(jax.tree.leaves, slopes), strict=True
+    ):  # none reaches the actor through its own chunks
+        np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-6)
     drawn = jnp.stack([action[b, int(np.argmax(q[b] / 0.5 + gumbel[b]))] for b in range(B)])
     expected = np.mean(kernel.loss(vars, own, chunk._replace(action=drawn)))
     np.testing.assert_allclose(match_choice(kernel, heat).fn(hot, made, chunk)[0], expected, rtol=1e-5)
+
+
+def test_chunks_that_are_no_data_count_whole():
+    """An actor's own chunks, and random ones from all of [-1, 1], have no step behind an episode's end, whatever the window has."""
+    kernel = flow(FlowConfig((8,), steps=2))
+    vars, chunk = setting(kernel)
+    group, term = choosing(kernel, sample(kernel), score, 5, [match_choice(kernel, None)]), match_uniform(kernel)
+    noise, (own, random) = group.draw(jax.random.key(1), chunk), term.draw(jax.random.key(2), chunk)
+    assert random.shape == chunk.action.shape and random.min() < -0.5 and random.max() > 0.5
+
+    @jax.jit
+    def losses(mask):
+        seen = chunk._replace(mask=mask)
+        made, drawn = group.shared(vars, noise, seen), kernel.loss(vars, own, chunk._replace(action=random))
+        return group.terms[0].fn(vars, made, seen)[0], term.fn(vars, (own, random), seen)[0], jnp.mean(drawn)
+
+    whole, cut = losses(chunk.mask), losses(chunk.mask.at[:, 1].set(0.0))
+    np.testing.assert_allclose(whole[1], whole[2], rtol=1e-6)
+    assert whole == cut and whole[0] > 0
 
 
 def test_a_temperature_settles_at_its_divergence():
@@ -138,6 +166,17 @@ def test_edits_stay_out_where_they_are_worse():
     assert 0 < better.sum() < B
     expected = np.where(better[:, None, None], changed, plain)
     np.testing.assert_array_equal(both.plan(vars, noise, chunk.obs, None).action, expected)
+
+
+def test_smoothing_is_bounded_and_stays_in_range():
+    """Noise of 0.2 z within 0.5, on actions of 0.8 and -0.8."""
+    policy = Policy(lambda vars, key, obs: (), lambda vars, z, obs, old: Plan(jnp.asarray([[0.8], [-0.8]])), None)
+    none, z = Vars({}, {}, {}, {}), jnp.asarray([[-9.0], [2.0]])
+    for std in (0.2, lambda vars: 0.2):
+        found = smoothed(policy, std, 0.5).plan(none, ((), z), jnp.zeros(1), None).action
+        np.testing.assert_allclose(found[:, 0], [0.3, -0.4], rtol=1e-6)
+    found = smoothed(policy, 0.2).plan(none, ((), -z), jnp.zeros(1), None).action
+    np.testing.assert_allclose(found[:, 0], [1.0, -1.0])
 
 
 def test_noises_are_judged_before_they_are_denoised():

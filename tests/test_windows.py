@@ -186,7 +186,7 @@ def test_bad_files_are_refused(rows, tmp_path):
     np.savez(
         tmp_path / "pickled.npz", about=about, **{**arrays, "obs": np.asarray([{}], dtype=object)}, allow_pickle=True
     )
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="obs holds Python objects, which are never unpickled"):
         formats.load(tmp_path / "pickled.npz")
 
 

@@ -14,7 +14,7 @@ from qchunk.losses.imagined import expansion, fitted
 from qchunk.sampling import emit_step
 from qchunk.target_networks import with_target
 from qchunk.types import Chunk, Plan, Policy, Spec, Vars
-from qchunk.world_model import ModelConfig, chunk_model, imagine
+from qchunk.world_model import LatentConfig, ModelConfig, chunk_model, imagine, latent_model
 
 B, H, A, O, D = 6, 2, 2, 3, 4
 SPEC = Spec(O, A, H)
@@ -58,6 +58,18 @@ def test_what_a_model_learns_by_hand(vars, chunk):
     loss, parts = fitted(MODEL).fn(vars, (), chunk)
     np.testing.assert_allclose(loss, total / 5, rtol=1e-5)
     assert set(parts) == {"obs", "reward", "end"}
+
+
+def test_a_network_adds_to_what_is_there(vars, chunk):
+    """One that says 0 leaves an observation, and a latent state, as it is."""
+    obs = {"b": chunk.obs[:, :1], "a": chunk.obs[:, 1:]}  # read in the order of the names
+    found = MODEL.ahead(vars._replace(params=jax.tree.map(jnp.zeros_like, vars.params)), obs, chunk.action)
+    np.testing.assert_array_equal(found.state, jnp.concatenate([obs["a"], obs["b"]], axis=-1))
+    np.testing.assert_array_equal((found.reward, found.going), 0.0)
+    latent = latent_model(LatentConfig((8,), size=3, atoms=1))
+    params = jax.tree.map(jnp.zeros_like, latent.modules[0].init(jax.random.key(0), SPEC))
+    state = jnp.asarray([[0.0, 0.3, 1.0]])
+    np.testing.assert_allclose(latent.ahead(Vars({"model": params}, {}, {}, {}), state, chunk.action[:1]).state, state)
 
 
 def test_imagined_chunks_follow_each_other(vars, chunk):

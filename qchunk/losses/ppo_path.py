@@ -149,10 +149,13 @@ def value_mse(critic: Critic, name: str = "value") -> Term:
 
     def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
         del noise
-        value, target = critic.values(vars, chunk.obs, None), chunk.extras["return"]
-        loss = 0.5 * weighted_mean(chunk.weight[..., 0], jnp.square(value - target))
-        unexplained = jnp.var(target - jnp.mean(value, axis=0)) / jnp.maximum(jnp.var(target), 1e-8)
-        return loss, {"explained_variance": 1 - unexplained}
+        value, target, weight = critic.values(vars, chunk.obs, None), chunk.extras["return"], chunk.weight[..., 0]
+
+        def variance(x: Array) -> Array:
+            return weighted_mean(weight, jnp.square(x - weighted_mean(weight, x)))
+
+        unexplained = variance(target - jnp.mean(value, axis=0)) / jnp.maximum(variance(target), 1e-8)
+        return 0.5 * weighted_mean(weight, jnp.square(value - target)), {"explained_variance": 1 - unexplained}
 
     return Term(name, module_names(critic), no_noise, fn)
 
