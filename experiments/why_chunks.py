@@ -134,9 +134,10 @@ def pictures(root: Path, runs: list[Run]) -> None:
         axes[0, 0].set(title="Copying (pause)", xlabel="chunk h", ylabel="success (%)", xscale="log")
         loss.set_ylabel("cloning loss", color="C1")
     for r in of("probe/drift"):  # dashed: of experts that are shaken
-        for way in ("receding:1",) if r.data.policies else {1: ("receding:1",), 16: WAYS}.get(horizon(r), ()):
+        shaken = r.label.endswith("shaken")
+        for way in ("receding:1",) if shaken else {1: ("receding:1",), 16: WAYS}.get(horizon(r), ()):
             label = f"{r.label.removeprefix('bc, ')}, {way}"
-            axes[0, 1].plot(away(r, root, way).mean(axis=0), "--" if r.data.policies else "-", label=label)
+            axes[0, 1].plot(away(r, root, way).mean(axis=0), "--" if shaken else "-", label=label)
         axes[0, 1].set(title="Compounding (drift)", xlabel="environment step", ylabel="distance to the experts' states")
         axes[0, 1].set_yscale("log")
     ks = [*LOOKS, 16]

@@ -11,6 +11,7 @@ from tiers import slow_but
 from qchunk import envs
 from qchunk.data import formats
 from qchunk.envs.base import wrap
+from qchunk.envs.probes.drifting import PUSH, SPEED, course
 from qchunk.envs.probes.looking import GATE
 from qchunk.play import collecting
 from qchunk.play.execute import parse
@@ -40,6 +41,7 @@ EXPERTS = {  # return, from and to; steps
     "pursuit-0.1": (41, 50, 100, 100),
     "catch": (0.99, 1, 16, 16),
     "pause": (-46, -26, 27, 47),
+    "drift": (0.999, 1, 100, 100),
     "switch-2": (-21, -13, 13, 24),  # specification: 23, 36, 50, 61 steps; ours presses as it arrives
     "switch-4": (-33, -22, 22, 37),
     "switch-6": (-48, -35, 36, 51),
@@ -117,6 +119,26 @@ def test_data_hold_episodes_of_the_environments_own_length(tmp_path):
     assert envs.make("tabletop/cube-single").episode_length == 1000, "play without a task, as OGBench's"
     assert envs.make("tabletop/cube-single-goal").episode_length == 200
     assert envs.make("tabletop/cube-single-goal").scene.episode_length == 1000
+
+
+def test_deviations_shrink_between_looks_and_grow_by_wrong_feedback():
+    """A clone that is exact on the course, and answers a deviation by half of it too much: from roundings to the course's own size."""
+    env = envs.make("probe/drift")
+
+    def clone(noise, obs):
+        del noise
+        phases = jnp.arctan2(obs[:, 8], obs[:, 0])[:, None] + SPEED * jnp.arange(16)
+        away = obs - course(phases[:, 0])
+        return (course(phases + SPEED) - 0.8 * course(phases) + 0.5 * away[:, None]) / PUSH
+
+    one, chunk = (measured("drift", parse(s, 16).scheme(planned(clone, 16))) for s in ("receding:1", "open-loop"))
+    assert float(one.success.max()) == 0 and float(one.ret.mean()) < 0.7
+    assert float(chunk.success.min()) == 1 and float(chunk.ret.min()) == pytest.approx(1, abs=1e-5)
+    state = env.reset(jax.random.key(0))
+    aside = state.replace(pipeline_state={**state.pipeline_state, "world": state.obs + 0.1})
+    steps = [env.step(s, clone((), state.obs[None])[0, 0]) for s in (state, aside)]
+    np.testing.assert_allclose(steps[1].obs - steps[0].obs, 0.8 * 0.1, atol=1e-6)
+    assert [float(s.reward) for s in steps] == pytest.approx([0.01, 0]), "0.32 from the course: 4 times 0.08"
 
 
 def test_who_repeats_its_last_action_never_starts():
