@@ -167,7 +167,7 @@ def pictures(root: Path, runs: list[Run]) -> None:
             ax.legend(frameon=False, fontsize=9)
         else:  # none of its runs is there
             ax.set_visible(False)
-    figure.savefig(root / "report" / "why_chunks.png")
+    figure.savefig(root / "report" / "why_chunks.png", bbox_inches="tight")  # of a part of the runs, its panels alone
     plt.close(figure)
 
 
