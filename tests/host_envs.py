@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import time
 from pathlib import Path
 
@@ -26,7 +27,7 @@ class Walk(gymnasium.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         start = self.np_random.uniform(-0.5, 0.5) if self.start is None else self.start
-        self.x, self.t = start + 0.01 * np.random.rand(), 0
+        self.x, self.t = start + 0.005 * (np.random.rand() + random.random()), 0
         return self._obs(), {}
 
     def step(self, action):

@@ -425,6 +425,8 @@ HOSTILE = {
     "many robots": packed({"obs": np.zeros((5, 2))}),
     "a seed below 0": packed({"obs": np.zeros(2), "seed": -1}),
     "no observation": packed({"reset": True}),
+    "a reset that is a word": packed({"obs": np.zeros(2), "reset": "no"}),
+    "many parts": packed({f"part {i}": 0.0 for i in range(300)}),
     "a period of 0": packed({"obs": np.zeros(2), "period": 0.0}),
     "a period that is none": packed({"obs": np.zeros(2), "period": np.nan}),
 }
@@ -465,6 +467,7 @@ def test_hostile_requests_disturb_nobody(folder, obs):
     np.testing.assert_allclose(actions, played(policy, obs), atol=1e-6)
     for name, answer in zip(HOSTILE, refusals, strict=True):
         assert isinstance(answer, str) and answer.startswith("refused: ") and "\n" not in answer, (name, answer)
+        assert len(answer) < 500, name
     assert server.counts["refused"] == len(HOSTILE) and "qchunk_latency_seconds" in server.metrics()
 
 
@@ -473,7 +476,7 @@ def test_who_reads_nothing_holds_no_place(folder):
     server = PolicyServer(qchunk.load(folder), limits=Limits(idle=0.5))
     upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     hello = f"GET / HTTP/1.1\r\nHost: x\r\n{upgrade}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
-    text = packed({str(i): 0 for i in range(9000)})  # its refusal names all of them
+    text = packed({"x" * 60_000: 0})  # its refusal names it
     request = b"\x82" + bytes([0x80 | 127]) + struct.pack(">Q", len(text)) + b"\0\0\0\0" + text
 
     async def flood(port):

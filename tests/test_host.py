@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -83,6 +84,7 @@ def test_a_pool_does_what_the_environment_does(walk):
     seen = play(pool, 7)
     for e in range(3):
         env = host_envs.Walk()
+        random.seed(10 + e)
         np.random.seed(10 + e)
         obs, _ = env.reset(seed=10 + e)
         for i, state in enumerate(seen):
@@ -246,6 +248,7 @@ def test_evaluation_equals_a_loop_over_one_environment(walk):
     x = x._replace(keys=key)
     returns = []
     for episode, seed in enumerate(on_host.reset_seeds(on_host.label(key[0]), 3)):
+        random.seed(int(seed))
         np.random.seed(int(seed))
         row, total, decision = one.reset(int(seed)), 0.0, 0
         done, carry = False, on_host.nothing_carried(program, "act", learner, x, 1)

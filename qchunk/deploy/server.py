@@ -235,6 +235,8 @@ def understood(data: Any, expected: Mapping[str, tuple[int, str]]) -> tuple[dict
     if not isinstance(message, dict) or not all(isinstance(k, str) for k in message):
         raise ValueError("the message is no map from names to values")
     commands = {k: message[k] for k in COMMANDS if k in message}
+    if not isinstance(commands.get("reset", False), (bool, np.bool_, int)):
+        raise ValueError("reset is neither true nor false")
     seed = commands.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < SEEDS:
         raise ValueError(f"seed is no whole number from 0 to {SEEDS - 1}")

@@ -269,11 +269,11 @@ def opened(path: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
     except (zipfile.BadZipFile, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as e:
         raise ValueError(f"{path} is no whole file of qchunk export ({type(e).__name__})") from e
     if fingerprint(files) != mark:
-        raise ValueError(f"{path} is damaged: it does not match its fingerprint {mark}. Export it again")
+        raise ValueError(f"{path} is damaged: it does not match its fingerprint {mark}")
     if kept not in (None, seal(about)):  # files of before have none
-        raise ValueError(f"{path} is damaged: what {ABOUT} says has changed. Export it again")
+        raise ValueError(f"{path} is damaged: what {ABOUT} says has changed")
     if not _acts(about):
-        raise ValueError(f"{path} is damaged: nobody can act by what {ABOUT} says. Export it again")
+        raise ValueError(f"{path} is damaged: nobody can act by what {ABOUT} says")
     return about, files
 
 
@@ -324,7 +324,8 @@ def _unnamed(leaves: Mapping[str, Any], root: str = "obs") -> Any:
 
 
 def _told(leaves: Mapping[str, Any]) -> str:
-    return ", ".join(sorted(leaves)) or "nothing"
+    few = sorted(leaves)[:20]
+    return ", ".join([*few, "..."] if len(leaves) > len(few) else few) or "nothing"
 
 
 def main() -> None:

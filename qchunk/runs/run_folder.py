@@ -193,9 +193,8 @@ def create(out: Path, config: Mapping[str, Any], fill: Callable[[Path], Any] = l
     out = Path(out)
     check_place(out)
     if is_taken(out):
-        raise UserError(
-            f"{out} exists already", f"Pass --out with a new folder, or --resume {typed(out)} to go on with that run"
-        )
+        going_on = f", or --resume {typed(out)} to go on with that run" if out.is_dir() else ""
+        raise UserError(f"{out} exists already", f"Pass --out with a new folder{going_on}")
     text = json.dumps(_describe(config), indent=2, default=_jsonable) + "\n"
     made = [p for p in out.absolute().parents if not p.exists()]
     temp = out.with_name(f".{out.name}.tmp-{os.getpid()}")

@@ -28,6 +28,7 @@ import json
 import math
 import os
 import platform
+import random
 import signal
 import sys
 import warnings
@@ -234,7 +235,8 @@ def check_id(name: str) -> None:
 
 
 def started(one: One, seed: int) -> np.ndarray:
-    """Starts an episode; environments that draw from numpy's global generator are seeded too, in this process only."""
+    """Starts an episode; environments that draw from Python's or numpy's global generator are seeded too, in this process only."""
+    random.seed(seed)
     np.random.seed(seed)
     return one.reset(seed)
 
