@@ -74,7 +74,9 @@ def test_create_refuses_what_exists(tmp_path, what):
     else:
         out.mkdir()
         (out / "mine").write_text("mine")
-    with pytest.raises(UserError, match=r"exists already.*new folder" + (", or --resume" if what == "folder" else r"\.?$")):
+    with pytest.raises(
+        UserError, match=r"exists already.*new folder" + (", or --resume" if what == "folder" else r"\.?$")
+    ):
         run_folder.create(out, CONFIG)
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 

@@ -389,6 +389,9 @@ def test_every_arm_has_as_many_trials(tmp_path):
         ({}, "names no fields"),
         ([{"optim.lr": 0.1, "n": 4}, {"n": 8}, {"n": 9}], "setting 2 of --tune-fields for qc has other fields"),
         ([0.001, 0.01, 0.1], "--tune-fields for qc holds no list of settings"),
+        ([{"optim.lr": 0.001}, {"optim.lr": 0.1}, {"optim.lr": "1e-3"}], "qc would be tried twice with optim.lr=1e-3"),
+        ({"optim.lr": ["1e-3", 0.1, 0.001]}, "qc would be tried twice with optim.lr=0.001"),
+        ({"n": "2..3"}, "qc would be tried twice with n="),
         ([{}, {}, {}], "no list of settings"),
     ):
         with pytest.raises(UserError, match=told):

@@ -104,7 +104,7 @@ def settings_of(arm: str, c: Any, wanted: Any, count: int, seed: int) -> list[Se
     """``count`` settings of an arm.
 
     Raises:
-        UserError: it has no such field, another number of settings, or fewer than that.
+        UserError: it has no such field, another number of settings, or fewer than that that differ.
     """
     if isinstance(wanted, list):
         found = sweeping.alike(wanted, f"--tune-fields for {arm}", FIX)
@@ -114,8 +114,10 @@ def settings_of(arm: str, c: Any, wanted: Any, count: int, seed: int) -> list[Se
             )
     else:
         found = sweeping.drawn(tuned_fields(arm, c, wanted), count, seed)
-    for setting in found:
-        sweeping.with_values(c, setting)
+    made = [sweeping.with_values(c, setting) for setting in found]
+    if twice := next((s for s, x, i in zip(found, made, range(count), strict=True) if x in made[:i]), None):
+        told = " ".join(f"{flag}={value}" for flag, value in twice.items())
+        raise UserError(f"{arm} would be tried twice with {told}", "give it as many settings that differ")
     return found
 
 
