@@ -430,6 +430,7 @@ def test_goes_on_where_it_was(compared, capsys):
     assert line.startswith("error: ") and "another --n" in line and "--n 8" in line
 
 
+@pytest.mark.slow
 def test_the_baseline_can_be_chosen(compared, tmp_path):
     """By compare, which trains nothing for it, and by report."""
     out, argv = compared
@@ -443,6 +444,7 @@ def test_the_baseline_can_be_chosen(compared, tmp_path):
         records.load([Path(f) for f in folders], baseline="qc")
 
 
+@pytest.mark.slow
 def test_a_page_of_what_is_finished_so_far(compared, capsys):
     """An arm that is not trained yet is named; nothing is trained or written but the page. Before anything is finished there is none."""
     out, argv = compared

@@ -471,6 +471,7 @@ def test_hostile_requests_disturb_nobody(folder, obs):
     assert server.counts["refused"] == len(HOSTILE) and "qchunk_latency_seconds" in server.metrics()
 
 
+@pytest.mark.slow
 def test_who_reads_nothing_holds_no_place(folder):
     """One that asks and asks, and never takes an answer, is cut off as one that asks nothing is."""
     server = PolicyServer(qchunk.load(folder), limits=Limits(idle=0.5))

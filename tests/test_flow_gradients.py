@@ -38,7 +38,7 @@ METHODS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", slow_but(["fpo"], list(METHODS)))
+@pytest.mark.parametrize("name", slow_but([], METHODS))
 def test_they_learn_from_scratch(name):
     """The sign of a reward: half of the first policy's episodes succeed."""
     build, c = METHODS[name]

@@ -77,7 +77,7 @@ def test_success_is_judged_before_the_action(env):
     one.close()
 
 
-@pytest.mark.parametrize("scene", ["cube-single", "scene", "puzzle-3x3"])
+@pytest.mark.parametrize("scene", slow_but(["scene"], ["cube-single", "scene", "puzzle-3x3"]))
 def test_labels_are_the_environments_own_values(scene, arrays):
     """Replayed states, some with their cubes (or buttons) put where the task wants them."""
     task = envs.make(f"ogbench/{scene}-play-singletask-task1-v0")

@@ -434,6 +434,7 @@ onload = () => {{
 }}</script>"""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not BROWSER, reason="there is no chromium here")
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_page_in_a_browser(tmp_path, pair, dark):

@@ -181,6 +181,7 @@ def test_online_windows_keep_the_skill_that_was_played(vars, explored):
     np.testing.assert_array_equal(prepare(alone)[1].action, encode(alone))
 
 
+@pytest.mark.slow
 def test_both_levels_at_once_is_an_update_of_skills_and_then_one_over_what_they_are_by_then(vars):
     """experiments/opal_at_once.py against its parts: the skills are cloned, and OPAL's update is over them as they are then."""
     build, config_class = registry.builder(f"{loading.beside('experiments') / 'opal_at_once.py'}:opal_at_once")
