@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiers import slow_but
 
 from qchunk.runs import checkpoint
 from qchunk.system.errors import UserError
@@ -253,7 +252,7 @@ class Dead(BaseException):
     """From here on the process does nothing more to the disk."""
 
 
-@pytest.mark.parametrize("again", slow_but([True], [False, True]), ids=["new step", "same step"])
+@pytest.mark.parametrize("again", [pytest.param(False, marks=pytest.mark.slow), True], ids=["new step", "same step"])
 def test_death_before_every_rename_flush_and_removal(tmp_path, monkeypatch, again):
     real = {name: getattr(os, name) for name in ("rename", "fsync", "unlink", "rmdir", "mkdir")}
     left = [0]
