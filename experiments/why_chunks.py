@@ -138,8 +138,8 @@ def pictures(root: Path, runs: list[Run]) -> None:
         for way in ("receding:1",) if shaken else {1: ("receding:1",), 16: WAYS}.get(horizon(r), ()):
             label = f"{r.label.removeprefix('bc, ')}, {way}"
             axes[0, 1].plot(away(r, root, way).mean(axis=0), "--" if shaken else "-", label=label)
-        axes[0, 1].set(title="Compounding (drift)", xlabel="environment step", ylabel="distance to the experts' states")
-        axes[0, 1].set_yscale("log")
+    axes[0, 1].set(title="Compounding (drift)", xlabel="environment step", ylabel="distance to the experts' states")
+    axes[0, 1].set_yscale("log")
     ks = [*LOOKS, 16]
     for r in of("probe/catch"):
         line(axes[0, 2], ks, [success(r, root, way) for way in WAYS], r.env)

@@ -138,9 +138,9 @@ def drawing(level: Callable[[Key, tuple[int, ...]], Array]) -> DrawFn:
 
 
 def called(kernel: Kernel) -> str:
-    """A Kernel's name in messages: that it is an actor, which one where modules are called otherwise, or that it is a frozen one."""
-    found = " and ".join(m.name for m in kernel.modules) or "frozen"
-    return found if found == "actor" else f"{found} actor"
+    """A Kernel's name in messages: its modules', with the word actor where none is called so; "frozen actor" where it has none."""
+    names = [m.name for m in kernel.modules] or ["frozen"]
+    return " and ".join(names) + ("" if "actor" in names else " actor")
 
 
 def count_steps(kernel: Kernel) -> int:

@@ -115,7 +115,7 @@ def settings_of(arm: str, c: Any, wanted: Any, count: int, seed: int) -> list[Se
     else:
         found = sweeping.drawn(tuned_fields(arm, c, wanted), count, seed)
     made = [sweeping.with_values(c, setting) for setting in found]
-    if twice := next((s for s, x, i in zip(found, made, range(count), strict=True) if x in made[:i]), None):
+    if twice := next((s for i, s in enumerate(found) if made[i] in made[:i]), None):
         told = " ".join(f"{flag}={value}" for flag, value in twice.items())
         raise UserError(f"{arm} would be tried twice with {told}", "give it as many settings that differ")
     return found
