@@ -98,6 +98,10 @@ ALGORITHMS = {
         "a frozen flow, led by an IQL critic's gradient at its clean estimates (2606.11087)",
     ),
     "rlpd": Entry("qchunk.algorithms.rlpd:rlpd", "soft actor-critic over chunks, online beside data (2302.02948)"),
+    "sear": Entry(
+        "qchunk.algorithms.sear:sear",
+        "rlpd by a critic of every prefix, online in plans of chance lengths (2603.01891)",
+    ),
     "ogpo": Entry(
         "qchunk.algorithms.ogpo:ogpo",
         "PPO at states of replay: an actor's chunks against each other, by a critic (2605.03065)",

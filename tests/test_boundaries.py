@@ -17,6 +17,7 @@ from qchunk.actor_configs import FlowConfig
 from qchunk.actors.flow import flow
 from qchunk.algorithms.learned_k import LearnedK, learned_k
 from qchunk.algorithms.qc_prefix import PrefixQC
+from qchunk.algorithms.sear import SEAR
 from qchunk.config import ChunkConfig, OptimConfig, RolloutConfig, ValueConfig, validate
 from qchunk.critics.ensemble import mean, minimum
 from qchunk.critics.prefix import PrefixConfig, prefix_q
@@ -265,6 +266,7 @@ def test_who_has_no_opinion_of_prefixes_says_so():
 def test_mistakes_of_a_critic_of_prefixes():
     for c, line in [
         (PrefixQC(ChunkConfig(5, (1, 3))), "--chunk.backup ends at 3. let it end at the horizon, 5"),
+        (SEAR(ChunkConfig(5, (1, 3))), "--chunk.backup ends at 3. let it end at the horizon, 5"),
         (PrefixQC(critic=PrefixConfig((16, 32))), "--critic.hidden 16 32 does not fit a transformer of 4 heads"),
         (PrefixQC(critic=PrefixConfig((18,))), "give equal multiples of 4, or --critic.network masked"),
         (PrefixQC(critic=PrefixConfig(heads=0)), "--critic.heads 0"),

@@ -259,7 +259,7 @@ def test_what_other_fields_must_be_together():
     validate(dataclasses.replace(c, chunk=dataclasses.replace(inside, backup=(4, 8))))
 
 
-@pytest.mark.parametrize("name", ["qc-prefix", "learned-k", "top-erl"])
+@pytest.mark.parametrize("name", ["qc-prefix", "sear", "learned-k", "top-erl"])
 def test_prefixes_are_discounted(name):
     c = registry.builder(name)[1]()
     chunk = dataclasses.replace(c.chunk, discount="decision")

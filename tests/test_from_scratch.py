@@ -13,7 +13,9 @@ from qchunk import envs
 from qchunk.actor_configs import FlowConfig, TanhGaussianConfig
 from qchunk.algorithms.qc import QC, qc
 from qchunk.algorithms.rlpd import RLPD, rlpd
+from qchunk.algorithms.sear import SEAR, sear
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
+from qchunk.critics.prefix import PrefixConfig
 from qchunk.data import buffer, formats
 from qchunk.data.buffer import Source
 from qchunk.drivers import online, train
@@ -23,6 +25,7 @@ from qchunk.drivers.online import OnlineSettings
 from qchunk.play import collecting
 from qchunk.system.errors import UserError
 
+W = (32, 32)
 CRITIC, OPTIM = CriticConfig((16,), members=2, tau=0.05), OptimConfig(3e-3)
 C = RLPD(ChunkConfig(2), TanhGaussianConfig((16,)), CRITIC, OPTIM)
 # 20 decisions of 4 environments and 2 steps; the first 5 are random, and updates come from then on
@@ -143,14 +146,23 @@ def test_one_traceable_function_is_the_same_run(env, events):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+LEARNS = {
+    "open-loop": (rlpd, RLPD(ChunkConfig(2), TanhGaussianConfig(W), CriticConfig(W, tau=0.05), OptimConfig(1e-2))),
+    "random-k": (
+        sear,
+        SEAR(ChunkConfig(2), TanhGaussianConfig(W), PrefixConfig(W, tau=0.05, network="masked"), OptimConfig(1e-2)),
+    ),
+}
+
+
 @pytest.mark.slow
-def test_it_learns_from_nothing(env):
+@pytest.mark.parametrize("execute", LEARNS)
+def test_it_learns_from_nothing(env, execute):
     """Chance succeeds in half of the episodes."""
-    critic = dataclasses.replace(CRITIC, hidden=(32, 32))
-    c = RLPD(ChunkConfig(2), TanhGaussianConfig((32, 32)), critic, OptimConfig(1e-2))
+    build, c = LEARNS[execute]
     played = {"online_steps": 2000, "envs": 16, "start_training": 400, "update_ratio": 0.5, "online_eval_every": 2000}
-    s = dataclasses.replace(S, batch=64, log_every=500, episodes=64, **played)
-    values = next(e for e in run(env, c=c, s=s) if e.kind == "eval").values
+    s = dataclasses.replace(S, batch=64, log_every=500, episodes=64, execute=execute, **played)
+    values = next(e for e in run(env, build=build, c=c, s=s) if e.kind == "eval").values
     assert values["success"].min() >= 0.85, values["success"]
 
 

@@ -16,6 +16,7 @@ from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.dppo import PPO, ppo
 from qchunk.algorithms.qc import QC, qc
 from qchunk.algorithms.qc_prefix import PrefixQC, qc_prefix
+from qchunk.algorithms.sear import SEAR, sear
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig, RolloutConfig
 from qchunk.data import chunks
 from qchunk.drivers import train
@@ -202,6 +203,7 @@ def test_what_does_not_fit_is_refused():
         (qc, QC(dataclasses.replace(C, basis=3)), "--chunk.basis 3 does not fit"),
         (qc, QC(dataclasses.replace(C, basis=9)), "--chunk.basis 9 does not fit"),
         (qc_prefix, PrefixQC(C), "beginnings of chunks"),
+        (sear, SEAR(C), "beginnings of chunks"),
     ):
         with pytest.raises(UserError, match=why):
             program, x = assemble(build, c, env, s, {})

@@ -12,14 +12,13 @@ from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.compose import acting, learner
 from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, config
-from qchunk.critics.prefix import PrefixConfig, prefix_q
+from qchunk.critics.prefix import PrefixConfig, check_points, points_of, prefix_q
 from qchunk.data import buffer
 from qchunk.improve import best_of_n
 from qchunk.losses.cloning import bc
 from qchunk.losses.td import td_of_prefixes
 from qchunk.ranges import PositiveInt
 from qchunk.sampling import sample
-from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Choice
 
 
@@ -39,14 +38,12 @@ class PrefixQC:
 
     def check(self, where: str) -> None:
         """Raises UserError where the longest prefix is not the chunk, or shorter ones are not discounted."""
-        self.chunk.must_count_steps(f"{where}chunk.")
-        if self.chunk.backup and self.chunk.backup[-1] != (h := self.chunk.horizon):
-            raise UserError(f"--{where}chunk.backup ends at {self.chunk.backup[-1]}", f"let it end at the horizon, {h}")
+        check_points(self.chunk, f"{where}chunk.")
 
 
 def qc_prefix(c: PrefixQC) -> Algorithm:
     """Best of N by the value of the whole chunk; ``Policy.choice`` shows schemes the values of its prefixes."""
-    points = c.chunk.backup or tuple(range(1, c.chunk.horizon + 1))
+    points = points_of(c.chunk)
     pi, q = actor(c.actor), prefix_q(c.critic, c.chunk.horizon, points)
     one = sample(acting(pi))
     act = best_of_n(one, q.score, c.n)._replace(choice=Choice(one, c.n, q.values, q.aggregate, points, c.chunk.gamma))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import nets
-from qchunk.config import CriticConfig, PositiveInt, Widths, config
+from qchunk.config import ChunkConfig, CriticConfig, PositiveInt, Widths, config
 from qchunk.critics.ensemble import ensemble
 from qchunk.ranges import spelled
 from qchunk.system.errors import UserError
@@ -34,6 +34,18 @@ class PrefixConfig(CriticConfig):
         if self.network == "transformer" and (len(set(self.hidden)) > 1 or self.hidden[0] % self.heads):
             problem = f"--{where}hidden {spelled(self.hidden)} does not fit a transformer of {self.heads} heads"
             raise UserError(problem, f"give equal multiples of {self.heads}, or --{where}network masked")
+
+
+def points_of(c: ChunkConfig) -> tuple[int, ...]:
+    """Lengths of the prefixes that are valued: the backup points, by default all up to the horizon."""
+    return c.backup or tuple(range(1, c.horizon + 1))
+
+
+def check_points(c: ChunkConfig, where: str) -> None:
+    """Raises UserError where the longest prefix is not the chunk, or shorter ones are not discounted."""
+    c.must_count_steps(where)
+    if (last := points_of(c)[-1]) != c.horizon:
+        raise UserError(f"--{where}backup ends at {last}", f"let it end at the horizon, {c.horizon}")
 
 
 def prefix_q(
