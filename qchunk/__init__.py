@@ -9,11 +9,8 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "qchunk.config": (
-        *("ActorConfig", "ChunkConfig", "CriticConfig", "OptimConfig", "RolloutConfig", "Stands", "ValueConfig"),
-        *("Range", "Widths"),
-        *("PositiveInt", "NonNegativeInt", "PositiveFloat", "NonNegativeFloat"),
-    ),
+    "qchunk.config": ("ActorConfig", "ChunkConfig", "CriticConfig", "OptimConfig", "RolloutConfig", "Stands", "ValueConfig"),
+    "qchunk.ranges": ("NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "Range", "Widths"),
     "qchunk.actor_configs": ("DiffusionConfig", "FlowConfig", "GaussianConfig", "RegressionConfig"),
     "qchunk.types": (
         *(

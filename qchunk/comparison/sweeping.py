@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, get_args, get_origin
 import numpy as np
 
 from qchunk.comparison.suite import Data, Run
-from qchunk.config import kind_of, validate
+from qchunk.config import validate
+from qchunk.ranges import kind_of
 from qchunk.system.errors import UserError, unknown
 from qchunk.varied import hints, put
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from qchunk import normalise
 from qchunk.compose import ACTIVE
-from qchunk.config import NonNegativeInt, PositiveInt, config, validate
+from qchunk.config import config, validate
 from qchunk.data import buffer
 from qchunk.data.buffer import Source
 from qchunk.data.chunks import Dataset
@@ -31,6 +31,7 @@ from qchunk.play import evaluation
 from qchunk.play.execute import Execution, parse
 from qchunk.play.on_host import seen
 from qchunk.play.program import Build, Inputs, Program, reads
+from qchunk.ranges import NonNegativeInt, PositiveInt
 from qchunk.seeds import Share, divided, for_each, mesh, one, over_seeds, stream
 from qchunk.seeds import check as check_seeds
 from qchunk.system import hosts
