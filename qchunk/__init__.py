@@ -9,7 +9,15 @@ import importlib
 from typing import Any
 
 _HOMES = {
-    "qchunk.config": ("ActorConfig", "ChunkConfig", "CriticConfig", "OptimConfig", "RolloutConfig", "Stands", "ValueConfig"),
+    "qchunk.config": (
+        "ActorConfig",
+        "ChunkConfig",
+        "CriticConfig",
+        "OptimConfig",
+        "RolloutConfig",
+        "Stands",
+        "ValueConfig",
+    ),
     "qchunk.ranges": ("NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "Range", "Widths"),
     "qchunk.actor_configs": ("DiffusionConfig", "FlowConfig", "GaussianConfig", "RegressionConfig"),
     "qchunk.types": (

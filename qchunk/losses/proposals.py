@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from qchunk.actors.editor import beside
-from qchunk.actors.paths import called, count_steps, decode
+from qchunk.actors.paths import called, decode
 from qchunk.losses.terms import module_names, no_noise, together, weighted_mean
-from qchunk.sampling import act, normal
+from qchunk.sampling import act, draw_noise, normal
 from qchunk.system.errors import UserError
 from qchunk.types import (
     Array,
@@ -43,16 +43,8 @@ class Proposal(NamedTuple):
 
 
 def noise_of(kernel: Kernel) -> DrawFn:
-    """(key, chunk) -> noise of one chunk for each window: that of its start [*B, H, A], and that of each step [*B, K, H, A] or None."""
-
-    def draw(key: Key, chunk: Chunk) -> tuple[Array, Array | None]:
-        if not kernel.noisy:
-            return normal(key, chunk.action.shape), None
-        start_key, step_key = jax.random.split(key)
-        lead, steps = chunk.action.shape[:-2], (count_steps(kernel), *chunk.action.shape[-2:])
-        return normal(start_key, chunk.action.shape), normal(step_key, (*lead, *steps))
-
-    return draw
+    """(key, chunk) -> ``draw_noise`` of one chunk for each window."""
+    return lambda key, chunk: draw_noise(kernel, key, chunk.action.shape)
 
 
 def proposing(kernel: Kernel, terms: Sequence[Term]) -> Together:
