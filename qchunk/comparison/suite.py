@@ -13,7 +13,7 @@ from qchunk.comparison import standing
 from qchunk.comparison.literature import Published
 from qchunk.config import filled, validate
 from qchunk.data import formats
-from qchunk.drivers.common import Amount, Common, Driver
+from qchunk.drivers.common import Amount, Driver, DriverSettings
 from qchunk.reporting import origins, records
 from qchunk.runs import run_folder, sinks, sources, training
 from qchunk.runs.recording import CollectFlags, collect_to
@@ -42,7 +42,7 @@ class Run(NamedTuple):
     env: str
     data: Data | Path | None  # None where a method learns from what it plays
     config: Any
-    settings: Common  # of the driver that the configuration asks for
+    settings: DriverSettings  # of the driver that the configuration asks for
     label: str
     prior: str = ""  # ENV/LABEL of an earlier run of the suite, of as many seeds or of one, that this one stands on; or another's absolute path
     objective: tuple[str, ...] = ()

@@ -19,8 +19,8 @@ from qchunk import normalise
 from qchunk.config import RolloutConfig, config
 from qchunk.drivers.common import (
     Amount,
-    Common,
     Driver,
+    DriverSettings,
     Event,
     Work,
     accumulate,
@@ -44,7 +44,7 @@ from qchunk.types import Algorithm, Array, Chunk, Learner, Metrics
 
 
 @config
-class OnPolicySettings(Common):
+class OnPolicySettings(DriverSettings):
     """What the driver ``on_policy`` needs besides the algorithm's own configuration."""
 
     online_steps: NonNegativeInt = 2_000_000

@@ -18,7 +18,7 @@ def online(chunk: Chunk) -> Array:
 
 
 def familiar(new: Critic, name: str = "novelty") -> Term:
-    """What was seen online is new no more. (The published code takes one step for each new transition; here each update's online windows count.)"""
+    """Lowers the novelty of what was seen online: the mean error of online windows. (The published code takes one step for each new transition; here each update's online windows count.)"""
 
     def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
         del noise
@@ -46,7 +46,7 @@ def predicted(reward: Critic, going: Critic, name: str = "prediction") -> Term:
 def optimistic(term: Term, new: Critic, going: Critic, least: Any, discount: Any, bonus: Any) -> Term:
     """The term on relabelled windows: those of the data set earn ``least``, and their episodes go on with the predicted chance; all earn a bonus for novelty.
 
-    Optimism lies in ends: where success is likely, nothing is lost any more (2410.18076, section 4.2).
+    The optimism is in the ends: the low rewards behind a probable end do not count (2410.18076, section 4.2).
 
     Args:
         least: the lowest return of a window.
