@@ -86,7 +86,7 @@ def trials(arm: str, config_class: type = object) -> str:
     """The tuning runs of an arm, for the page; of the algorithm whose settings it takes, where it had none itself."""
     arm = named_settings(arm)[0]
     name = arm.partition("@")[0]
-    tuned = arm if arm in TRIALS else name if name in names.ALGORITHMS else alike(config_class)
+    tuned = arm if arm in TRIALS else name if name in names.ALGORITHMS else algorithm_of(config_class)
     if tuned not in TRIALS:
         return "none: its own settings, and the learning rate of all where it leaves that at its default"
     told = ", ".join(f"{setting}: {found} %" for setting, found in TRIALS[tuned].items())
@@ -159,7 +159,7 @@ def own_kind(cls: type) -> str:
 
 def ours(name: str) -> str:
     """The algorithm of ours that a name is, or whose configuration the user's own has; "" for one with a class of its own."""
-    return name if name in names.ALGORITHMS else alike(registry.builder(name)[1])
+    return name if name in names.ALGORITHMS else algorithm_of(registry.builder(name)[1])
 
 
 def actor_of(kind: str, sizes: Sizes, tuned: bool = False) -> ActorConfig:
@@ -271,7 +271,7 @@ def stated_by_us(cls: type, field: str) -> bool:
     return owner.__module__.partition(".")[0] == "qchunk"
 
 
-def alike(cls: type) -> str:
+def algorithm_of(cls: type) -> str:
     """The algorithm of ours whose configuration a class is, or derives from; "" for a class of its own."""
     found = {registry.builder(name)[1]: name for name in names.ALGORITHMS}
     return next((found[t] for t in cls.__mro__ if t in found), "")
