@@ -302,10 +302,14 @@ def table(records: Sequence[Record]) -> list[dict[str, str]]:
     return rows
 
 
+def by_env(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:
+    """(environment, its runs), of runs that stand together by environment, as ``load`` orders them."""
+    return [(env, list(group)) for env, group in itertools.groupby(records, key=lambda r: r.env)]
+
+
 def with_baselines(records: Sequence[Record]) -> list[tuple[Record, Record]]:
     """Every run, and the first of its environment."""
-    groups = (list(group) for _, group in itertools.groupby(records, key=lambda r: r.env))
-    return [(r, members[0]) for members in groups for r in members]
+    return [(r, members[0]) for _, members in by_env(records) for r in members]
 
 
 def differences(records: Sequence[Record]) -> dict[Path, Verdict]:
