@@ -10,13 +10,7 @@ from typing import Any
 
 _HOMES = {
     "qchunk.config": (
-        "ActorConfig",
-        "ChunkConfig",
-        "CriticConfig",
-        "OptimConfig",
-        "RolloutConfig",
-        "Stands",
-        "ValueConfig",
+        *("ActorConfig", "ChunkConfig", "CriticConfig", "OptimConfig", "RolloutConfig", "Stands", "ValueConfig"),
     ),
     "qchunk.ranges": ("NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "Range", "Widths"),
     "qchunk.actor_configs": ("DiffusionConfig", "FlowConfig", "GaussianConfig", "RegressionConfig"),
