@@ -65,8 +65,8 @@ def configured(row: Row, scene: str) -> DQC:
 
 def small(label: str) -> DQC:
     """The same with what the paper tuned for its smallest cubes, at 3 x 128 and what else fits 2 cores."""
-    c = resized(configured(ROWS[label], "cube-triple"), Sizes(SMALL, steps=5))
-    return dataclasses.replace(c, optim=OPTIM, n=8)
+    c = resized(configured(ROWS[label], "cube-triple"), Sizes(SMALL, ROWS[label].horizon, n=8, steps=5))
+    return dataclasses.replace(c, optim=OPTIM)
 
 
 def run(label: str, env: str, data: Data, c: DQC, settings: OnlineSettings) -> Run:

@@ -105,7 +105,8 @@ def small(row: Row, **fields: Any) -> Any:
 
 def sized(c: Any, steps: int = 5) -> Any:
     """A configuration at 3 x 128, so many denoising steps, learning rate 1e-3 and target rate 0.01."""
-    return dataclasses.replace(resized(c, Sizes(SMALL, steps=steps)), optim=OPTIM)
+    sizes = Sizes(SMALL, c.chunk.horizon, getattr(c, "n", 0), steps)
+    return dataclasses.replace(resized(c, sizes), optim=OPTIM)
 
 
 def trained(row: Row, seeds: int, offline: int, online: dict[str, Any], evals: int = 5) -> OnlineSettings:

@@ -11,9 +11,8 @@ from typing import Any
 _HOMES = {
     "qchunk.config": (
         *("ActorConfig", "ChunkConfig", "CriticConfig", "OptimConfig", "RolloutConfig", "Stands", "ValueConfig"),
-        *("Range", "Widths"),
-        *("PositiveInt", "NonNegativeInt", "PositiveFloat", "NonNegativeFloat"),
     ),
+    "qchunk.ranges": ("NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "Range", "Widths"),
     "qchunk.actor_configs": ("DiffusionConfig", "FlowConfig", "GaussianConfig", "RegressionConfig"),
     "qchunk.types": (
         *(

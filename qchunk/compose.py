@@ -34,6 +34,7 @@ from qchunk.types import (
     Term,
     Together,
     Vars,
+    built_for,
     view,
 )
 
@@ -158,16 +159,13 @@ def shown(
     def of_chunk(fn: Callable) -> Callable:
         return lambda *a: fn(*a[:-1], chunk(a[-1]))
 
-    def built(module: Module) -> Module:
-        return module._replace(init=lambda key, spec: module.init(key, sizes(spec)))
-
     if getattr(part, "decoder", None):
         raise UserError("skills are decoded from whole observations", "take an actor of actions, such as flow")
     reads = {f: of_obs(getattr(part, f)) for f in OF_OBS if getattr(part, f, None)}
     reads |= {f: of_chunk(getattr(part, f)) for f in ("draw", "loss") if hasattr(part, f)}
     if follow := getattr(part, "follow", None):  # a teacher is shown the same
         reads["follow"] = lambda teacher: of_chunk(follow(teacher))
-    return part._replace(modules=tuple(built(m) for m in part.modules), **reads)
+    return built_for(part, sizes)._replace(**reads)
 
 
 def lagging(part: Any) -> Any:

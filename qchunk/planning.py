@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import mctx
 
-from qchunk.config import PositiveFloat, PositiveInt, config
+from qchunk.config import config
 from qchunk.improve import picked, repeated, samples
+from qchunk.ranges import PositiveFloat, PositiveInt
 from qchunk.types import Array, Key, Old, Plan, Policy, PyTree, Vars
 from qchunk.world_model import LatentModel
 

@@ -195,13 +195,18 @@ def drawing(kernel: Kernel) -> PolicyDrawFn:
     """A policy's ``draw``: noise to start from and, for a noisy Kernel, that of every step."""
 
     def draw(vars: Vars, key, obs):
-        lead, chunk = jax.tree.leaves(obs)[0].shape[:-1], kernel.shape(vars)
-        if not kernel.noisy:
-            return normal(key, (*lead, *chunk))
-        start_key, step_key = jax.random.split(key)
-        return normal(start_key, (*lead, *chunk)), normal(step_key, (*lead, count_steps(kernel), *chunk))
+        noise = draw_noise(kernel, key, (*jax.tree.leaves(obs)[0].shape[:-1], *kernel.shape(vars)))
+        return noise if kernel.noisy else noise[0]
 
     return draw
+
+
+def draw_noise(kernel: Kernel, key: Key, shape: tuple[int, ...]) -> tuple[Array, Array | None]:
+    """Noise of chunks of the shape [*B, H, A]: that of their start, and that of each step [*B, K, H, A], None where no step draws any."""
+    if not kernel.noisy:
+        return normal(key, shape), None
+    start_key, step_key = jax.random.split(key)
+    return normal(start_key, shape), normal(step_key, (*shape[:-2], count_steps(kernel), *shape[-2:]))
 
 
 def normal(key, shape: tuple[int, ...]) -> Array:

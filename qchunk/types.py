@@ -313,6 +313,15 @@ class ValueFn(Protocol):
         """A critic of states reads no action, one of clean chunks no level."""
 
 
+def built_for(part: Any, sizes: Callable[[Spec], Spec]) -> Any:
+    """The same Kernel or Critic, whose modules are built for the sizes ``sizes(spec)``."""
+
+    def built(m: Module) -> Module:
+        return m._replace(init=lambda key, spec: m.init(key, sizes(spec)))
+
+    return part._replace(modules=tuple(built(m) for m in part.modules))
+
+
 def view(learner: Learner, given: dict) -> Vars:
     """What a policy or a loss may read of a learner and of an earlier stage's frozen modules."""
     return Vars(learner.params, learner.targets, learner.stats, given)

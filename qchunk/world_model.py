@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from qchunk import nets, sampling
-from qchunk.config import PositiveInt, Range, Widths, config
+from qchunk.config import config
 from qchunk.critics import categorical
+from qchunk.ranges import PositiveInt, Range, Widths
 from qchunk.types import Array, Key, Module, Policy, PyTree, Spec, TargetNetwork, Vars
 
 

@@ -15,6 +15,7 @@ from tiers import slow_but
 from qchunk import envs, normalise, registry
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors.flow import flow
+from qchunk.actors.lengths import CHUNK, LOG_PROB, with_length
 from qchunk.algorithms.learned_k import LearnedK, learned_k
 from qchunk.algorithms.qc_prefix import PrefixQC
 from qchunk.algorithms.sear import SEAR
@@ -27,7 +28,7 @@ from qchunk.drivers.common import assemble, evaluate
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.envs.base import where, wrap
 from qchunk.losses.gae import gae, gae_of_plans
-from qchunk.losses.plan_length import CHUNK, LOG_PROB, of_plans, ppo_length, with_length
+from qchunk.losses.plan_length import of_plans, ppo_length
 from qchunk.losses.ppo_path import value_mse
 from qchunk.losses.td import td_of_prefixes
 from qchunk.play import on_device

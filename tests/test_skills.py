@@ -19,11 +19,12 @@ from qchunk.algorithms.supe import SUPEGT, supe_gt
 from qchunk.compose import frozen
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.critics.chunk_q import chunk_q
+from qchunk.critics.novelty import novelty
 from qchunk.data import buffer, chunks, formats
 from qchunk.drivers import train
 from qchunk.drivers.from_scratch import FromScratchSettings
 from qchunk.drivers.online import OnlineSettings
-from qchunk.losses.optimism import familiar, novelty, optimistic, predicted
+from qchunk.losses.optimism import familiar, optimistic, predicted
 from qchunk.play import collecting
 from qchunk.sampling import act, sample
 from qchunk.system import loading

@@ -7,18 +7,13 @@ from typing import Any
 from qchunk import nets
 from qchunk.actor_configs import TanhGaussianConfig
 from qchunk.actors.tanh_gaussian import tanh_gaussian
-from qchunk.types import Array, Kernel, Module
+from qchunk.types import Array, Kernel, built_for
 
 
 def editor(c: TanhGaussianConfig, name: str = "editor") -> Kernel:
     """A squashed Gaussian over edits in [-1, 1], whose observations are those of ``beside``."""
-    kernel = tanh_gaussian(c, name)
-
-    def built(module: Module) -> Module:
-        pair = lambda spec: spec._replace(obs={"obs": spec.obs, "plan": spec.horizon * spec.action})  # noqa: E731
-        return module._replace(init=lambda key, spec: module.init(key, pair(spec)))
-
-    return kernel._replace(modules=tuple(built(m) for m in kernel.modules))
+    pair = lambda spec: spec._replace(obs={"obs": spec.obs, "plan": spec.horizon * spec.action})  # noqa: E731
+    return built_for(tanh_gaussian(c, name), pair)
 
 
 def beside(obs: Any, action: Array) -> dict[str, Any]:

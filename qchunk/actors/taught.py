@@ -22,7 +22,7 @@ def reflow(c: ReflowConfig, name: str = "actor") -> Kernel:
 
 
 def taught(student: Kernel, teacher: Kernel) -> Kernel:
-    """The student, whose loss is the teacher's own, of the data, plus what it lacks of following the teacher.
+    """The student, whose loss is the teacher's own, of the data, plus that of following the teacher.
 
     Raises:
         ValueError: the student follows nobody.

@@ -13,7 +13,7 @@ import functools
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.compose import acting, learner, seeing, shortened
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, PositiveInt, config
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chance import chance
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
@@ -21,6 +21,7 @@ from qchunk.data.goals import GoalConfig, draw_toward_goals
 from qchunk.improve import best_of_n
 from qchunk.losses.cloning import bc
 from qchunk.losses.reaching import UnevenConfig, agreed, arrived, distilled, reach
+from qchunk.ranges import PositiveInt
 from qchunk.sampling import sample
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm

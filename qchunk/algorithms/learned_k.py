@@ -10,10 +10,11 @@ from typing import Annotated
 
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
+from qchunk.actors.lengths import lengths, with_length
 from qchunk.compose import frozen, learner
 from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, RolloutConfig, Stands, ValueConfig, config
 from qchunk.critics.state_v import state_v
-from qchunk.losses.plan_length import lengths, of_plans, ppo_length, with_length
+from qchunk.losses.plan_length import of_plans, ppo_length
 from qchunk.losses.ppo_path import kl_above, value_mse
 from qchunk.ranges import NonNegativeFloat, PositiveFloat, Range
 from qchunk.sampling import sample

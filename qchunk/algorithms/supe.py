@@ -22,8 +22,9 @@ from qchunk.config import (
     config,
 )
 from qchunk.critics.chunk_q import chunk_q
+from qchunk.critics.novelty import novelty
 from qchunk.data.chunks import begun
-from qchunk.losses.optimism import familiar, novelty, optimistic, predicted
+from qchunk.losses.optimism import familiar, optimistic, predicted
 from qchunk.losses.proposals import ascend_softly, proposing, temperature
 from qchunk.losses.td import td
 from qchunk.ranges import NonNegativeFloat

@@ -49,7 +49,7 @@ class TOPERL:
 
 
 def top_erl(c: TOPERL) -> Algorithm:
-    """TOP-ERL: the actor speaks weights, its critic sees the actions that these become; it is evaluated at its mean."""
+    """TOP-ERL: the actor generates weights of trajectories, its critic sees the actions that these become; it is evaluated at its mean."""
     lengths = c.lengths or published_lengths(c.chunk.horizon)
     points = tuple(range(max(lengths) + 1))
     q, v = (timed(prefix_q(c.critic, points[-1], points, read=read)) for read in (points, (0,)))

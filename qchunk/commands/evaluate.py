@@ -8,10 +8,10 @@ from pathlib import Path
 from qchunk import seeds
 from qchunk.commands import flags
 from qchunk.commands.shared import positional, print_figures
-from qchunk.config import NonNegativeInt, PositiveInt
 from qchunk.drivers.common import evaluate as measure
 from qchunk.envs.held_out import HeldOut
 from qchunk.play import evaluation
+from qchunk.ranges import NonNegativeInt, PositiveInt
 from qchunk.runs import resuming, run_folder
 from qchunk.runs.opened import SEED, beside_weaker, learner_of, rebuild
 from qchunk.runs.training import closed

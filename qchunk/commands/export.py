@@ -9,7 +9,7 @@ from typing import Literal
 
 from qchunk.commands import flags
 from qchunk.commands.shared import positional
-from qchunk.config import NonNegativeInt
+from qchunk.ranges import NonNegativeInt
 from qchunk.system import answers
 from qchunk.system.errors import UserError, typed
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from qchunk.commands import flags
-from qchunk.config import PositiveFloat, PositiveInt, Range
+from qchunk.ranges import PositiveFloat, PositiveInt, Range
 from qchunk.system import answers, loading
 from qchunk.system.errors import UserError
 

@@ -9,7 +9,7 @@ from qchunk import seeds
 from qchunk.commands import flags
 from qchunk.commands.shared import positional
 from qchunk.comparison.afterwards import draw
-from qchunk.config import NonNegativeInt
+from qchunk.ranges import NonNegativeInt
 from qchunk.reporting import page
 from qchunk.runs.opened import SEED
 from qchunk.system.errors import UserError

@@ -12,7 +12,7 @@ from typing import Annotated
 from qchunk.commands import flags
 from qchunk.commands.export import ActingFlags
 from qchunk.commands.shared import positional
-from qchunk.config import PositiveFloat, PositiveInt, Range
+from qchunk.ranges import PositiveFloat, PositiveInt, Range
 from qchunk.system import stopping
 from qchunk.system.errors import UserError
 

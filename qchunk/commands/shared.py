@@ -9,6 +9,7 @@ from qchunk.system.errors import UserError
 
 
 def print_figures(figures: dict[str, dict], json: bool, quiet: bool, closing: str) -> None:
+    """Figures (``run_folder.figure``) by name to stdout: as JSON, or a line each and a ``closing`` line unless ``quiet``."""
     if json:
         answers.answer(figures)
     elif not quiet:
@@ -24,6 +25,7 @@ def shown(x: float) -> str:
 
 
 def positional(command: str, argv: list[str], what: str) -> tuple[str, list[str]]:
+    """(the first word, ``what`` a command is about, the words behind it). Raises UserError where there is none."""
     if {"-h", "--help"} & set(argv):
         return "", ["--help"]
     if not argv or argv[0].startswith("-"):

@@ -17,7 +17,7 @@ from qchunk.comparison import estimate, fitting, handed, selection, sweeping
 from qchunk.comparison.selection import Scores
 from qchunk.comparison.suite import Data, Run, Trained, check, claim, collected, file_of, train_all
 from qchunk.comparison.sweeping import Group, Setting
-from qchunk.config import NonNegativeInt, PositiveInt
+from qchunk.ranges import NonNegativeInt, PositiveInt
 from qchunk.reporting import mattered, records
 from qchunk.reporting.publish import write_report
 from qchunk.runs import prior, sinks, training

@@ -127,5 +127,5 @@ def _by_scheme(p: Opened, learner: Learner, episodes: int) -> dict:
     with closed(p.program):
         values = evaluate(p.program, p.inputs._replace(given=given), shown, spread, seed=SEED)
     price = cost.of_scheme(scheme, vars_of(p, learner), obs_spec(p.program.env))
-    figures = {n: [x if np.isfinite(x) else None for x in np.asarray(v, float).tolist()] for n, v in values.items()}
+    figures = finite({n: np.asarray(v, float).tolist() for n, v in values.items()})
     return {"figures": figures, "multiplications": price["multiplications"], "p50": price["p50"]}

@@ -86,7 +86,7 @@ def trials(arm: str, config_class: type = object) -> str:
     """The tuning runs of an arm, for the page; of the algorithm whose settings it takes, where it had none itself."""
     arm = named_settings(arm)[0]
     name = arm.partition("@")[0]
-    tuned = arm if arm in TRIALS else name if name in names.ALGORITHMS else alike(config_class)
+    tuned = arm if arm in TRIALS else name if name in names.ALGORITHMS else algorithm_of(config_class)
     if tuned not in TRIALS:
         return "none: its own settings, and the learning rate of all where it leaves that at its default"
     told = ", ".join(f"{setting}: {found} %" for setting, found in TRIALS[tuned].items())
@@ -159,7 +159,7 @@ def own_kind(cls: type) -> str:
 
 def ours(name: str) -> str:
     """The algorithm of ours that a name is, or whose configuration the user's own has; "" for one with a class of its own."""
-    return name if name in names.ALGORITHMS else alike(registry.builder(name)[1])
+    return name if name in names.ALGORITHMS else algorithm_of(registry.builder(name)[1])
 
 
 def actor_of(kind: str, sizes: Sizes, tuned: bool = False) -> ActorConfig:
@@ -179,26 +179,29 @@ def fits_residual(hidden: tuple[int, ...]) -> bool:
     return len(hidden) % 2 == 1 and len(set(hidden)) == 1
 
 
-def resized(c: Any, sizes: Sizes) -> Any:
-    """A configuration whose networks, at any depth and of whatever class, have the widths that every arm has.
+def shared_fields(c: Any, sizes: Sizes, whole: bool) -> dict[str, Any]:
+    """By name, the fields that every arm has alike: widths, lengths of chunks, a flow's steps; of a ``whole`` method of ours N, too."""
+    has = {"hidden": any(f.name == "hidden" for f in dataclasses.fields(c)), "horizon": isinstance(c, ChunkConfig)}
+    has |= {"steps": isinstance(c, FlowConfig)}
+    has |= {"n": whole and type(getattr(c, "n", None)) is int and stated_by_us(type(c), "n")}
+    return {name: getattr(sizes, name) for name, shared in has.items() if shared}
 
-    A network is what has a field ``hidden``; flows take the number of steps, too, and target networks one rate.
+
+def resized(c: Any, sizes: Sizes, whole: bool = True) -> Any:
+    """A configuration of whatever class with the ``shared_fields`` of every arm, at any depth; target networks take one rate, too.
 
     Raises:
         UserError: a field ``hidden`` that does not hold widths.
     """
     if type(c) is tuple:
-        return tuple(resized(part, sizes) for part in c)
+        return tuple(resized(part, sizes, False) for part in c)
     if not dataclasses.is_dataclass(c) or isinstance(c, type):
         return c
-    made = {field.name: resized(getattr(c, field.name), sizes) for field in dataclasses.fields(c)}
-    if "hidden" in made:
-        if not isinstance(made["hidden"], tuple):
-            problem = f"hidden of {type(c).__name__} is no tuple of widths, so that a comparison cannot hold it equal"
-            raise UserError(problem, "make it hidden: Widths = (512, 512), with Widths of qchunk.config")
-        made["hidden"] = sizes.hidden
-    if isinstance(c, FlowConfig):
-        made["steps"] = sizes.steps
+    made = {field.name: resized(getattr(c, field.name), sizes, False) for field in dataclasses.fields(c)}
+    if not isinstance(made.get("hidden", ()), tuple):
+        problem = f"hidden of {type(c).__name__} is no tuple of widths, so that a comparison cannot hold it equal"
+        raise UserError(problem, "make it hidden: Widths = (512, 512), with Widths of qchunk.config")
+    made |= shared_fields(c, sizes, whole)
     if isinstance(c, DiffusionConfig):
         made["residual"] = c.residual and fits_residual(sizes.hidden)
     if {"hidden", "tau"} <= made.keys():
@@ -207,13 +210,8 @@ def resized(c: Any, sizes: Sizes) -> Any:
 
 
 def unsized(c: Any, sizes: Sizes, prefix: str = "") -> dict[str, str]:
-    """By dotted name, the fields of a configuration that have not the sizes that arms share: widths, lengths of chunks, a flow's steps, our N."""
-    shared: dict[str, Any] = {"hidden": sizes.hidden}
-    shared |= {"horizon": sizes.horizon} if isinstance(c, ChunkConfig) else {}
-    shared |= {"steps": sizes.steps} if isinstance(c, FlowConfig) else {}
-    if not prefix and type(getattr(c, "n", None)) is int and stated_by_us(type(c), "n"):
-        shared["n"] = sizes.n
-    found: dict[str, str] = {}
+    """By dotted name, the fields of a configuration that are not as the ``shared_fields`` of every arm."""
+    shared, found = shared_fields(c, sizes, not prefix), dict[str, str]()
     for field in dataclasses.fields(c):
         value, name = getattr(c, field.name), f"{prefix}{field.name}"
         parts = {f"{name}.{i}.": x for i, x in enumerate(value)} if type(value) is tuple else {f"{name}.": value}
@@ -255,10 +253,8 @@ def _shared_config(arm: str, sizes: Sizes) -> Any:
         if (own := getattr(c, field)).kind == kinds[field] and own.kind not in ("flow", "diffusion"):
             made[field] = dataclasses.replace(own, ema=True) if hasattr(own, "ema") else own  # as its method has it
     c = dataclasses.replace(c, **made)
-    made = {"chunk": dataclasses.replace(c.chunk, horizon=sizes.horizon)}
     tuned = TUNED.get(arm, TUNED.get(f"{ours(name)}@{kind}", TUNED.get(ours(name), {})))
-    shared = {"n": sizes.n, **tuned} if type(getattr(c, "n", None)) is int else tuned
-    made |= {field: value for field, value in shared.items() if stated_by_us(type(c), field)}
+    made = {field: value for field, value in tuned.items() if stated_by_us(type(c), field)}
     if hasattr(c, "act_horizon"):
         made["act_horizon"] = min(c.act_horizon, sizes.horizon)
     if "tuned_steps" in made:
@@ -275,7 +271,7 @@ def stated_by_us(cls: type, field: str) -> bool:
     return owner.__module__.partition(".")[0] == "qchunk"
 
 
-def alike(cls: type) -> str:
+def algorithm_of(cls: type) -> str:
     """The algorithm of ours whose configuration a class is, or derives from; "" for a class of its own."""
     found = {registry.builder(name)[1]: name for name in names.ALGORITHMS}
     return next((found[t] for t in cls.__mro__ if t in found), "")

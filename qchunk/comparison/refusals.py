@@ -16,8 +16,8 @@ def without(algos: Sequence[str], sizes: Sizes) -> tuple[tuple[str, ...], dict[s
     """(the arms that can be made, by arm why the others cannot).
 
     Raises:
-        UserError: a name, of a method or of a setting, that does not exist or a value that cannot be read, which are slips of the
-            pen; or none can be made.
+        UserError: a name, of a method or of a setting, that does not exist or a value that cannot be read, which are typing
+            mistakes; or none can be made.
     """
     refused: dict[str, Exception] = {}
     for arm in algos:

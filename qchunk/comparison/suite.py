@@ -13,7 +13,7 @@ from qchunk.comparison import standing
 from qchunk.comparison.literature import Published
 from qchunk.config import filled, validate
 from qchunk.data import formats
-from qchunk.drivers.common import Amount, Common, Driver
+from qchunk.drivers.common import Amount, Driver, DriverSettings
 from qchunk.reporting import origins, records
 from qchunk.runs import run_folder, sinks, sources, training
 from qchunk.runs.recording import CollectFlags, collect_to
@@ -42,7 +42,7 @@ class Run(NamedTuple):
     env: str
     data: Data | Path | None  # None where a method learns from what it plays
     config: Any
-    settings: Common  # of the driver that the configuration asks for
+    settings: DriverSettings  # of the driver that the configuration asks for
     label: str
     prior: str = ""  # ENV/LABEL of an earlier run of the suite, of as many seeds or of one, that this one stands on; or another's absolute path
     objective: tuple[str, ...] = ()
@@ -119,7 +119,7 @@ def chosen(suite: Sequence[Run], only: Sequence[str]) -> list[Run]:
     wanted = {r.name for r in suite if not only or any(text in r.name for text in only)}
     for r in reversed(suite):  # what a run stands on comes before it
         if r.name in wanted:
-            wanted |= {r.prior, *(r.data.policies if isinstance(r.data, Data) else ())}
+            wanted |= {*needs(r)}
     return [r for r in suite if r.name in wanted]
 
 
@@ -269,7 +269,7 @@ def _whole(found: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
 
 def shown(suite: Sequence[Run]) -> list[Run]:
     """The runs that a report is about: without those of fewer seeds that others stand on."""
-    used = {name for r in suite for name in (r.prior, *(r.data.policies if isinstance(r.data, Data) else ()))}
+    used = {name for r in suite for name in needs(r)}
     most = max(r.settings.seeds for r in suite)
     return [r for r in suite if r.name not in used or r.settings.seeds == most]
 

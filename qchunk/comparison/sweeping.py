@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, get_args, get_origin
 import numpy as np
 
 from qchunk.comparison.suite import Data, Run
-from qchunk.config import kind_of, validate
+from qchunk.config import validate
+from qchunk.ranges import kind_of
 from qchunk.system.errors import UserError, unknown
 from qchunk.varied import hints, put
 
@@ -162,7 +163,7 @@ def listed(path: Path) -> list[Setting]:
         rows = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines(), strict=True))
     except (OSError, ValueError, csv.Error) as e:
         raise UserError(f"{path} cannot be read as settings: {' '.join(str(e).split())[:80]}", fix) from e
-    return alike(rows, str(path), fix)
+    return settings_from(rows, str(path), fix)
 
 
 def flag_of(name: Any) -> str:
@@ -170,7 +171,7 @@ def flag_of(name: Any) -> str:
     return str(name).strip().lstrip("-").replace("_", "-")
 
 
-def alike(rows: Any, where: str, fix: str) -> list[Setting]:
+def settings_from(rows: Any, where: str, fix: str) -> list[Setting]:
     """Settings of the same fields, from what a file holds.
 
     Raises:

@@ -107,7 +107,7 @@ def settings_of(arm: str, c: Any, wanted: Any, count: int, seed: int) -> list[Se
         UserError: it has no such field, another number of settings, or fewer than that that differ.
     """
     if isinstance(wanted, list):
-        found = sweeping.alike(wanted, f"--tune-fields for {arm}", FIX)
+        found = sweeping.settings_from(wanted, f"--tune-fields for {arm}", FIX)
         if len(found) != count:
             raise UserError(
                 f"{arm} has {len(found)} settings, and every arm is to have {count}", "give as many for each"

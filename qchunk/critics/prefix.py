@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import nets
-from qchunk.config import ChunkConfig, CriticConfig, PositiveInt, Widths, config
+from qchunk.config import ChunkConfig, CriticConfig, config
 from qchunk.critics.ensemble import ensemble
-from qchunk.ranges import spelled
+from qchunk.ranges import PositiveInt, Widths, spelled
 from qchunk.system.errors import UserError
 from qchunk.types import CLEAN, Array, Critic, Vars
 

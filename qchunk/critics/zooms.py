@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from qchunk import nets
-from qchunk.config import PositiveInt, Range, Widths, config
+from qchunk.config import config
 from qchunk.critics import categorical
+from qchunk.ranges import PositiveInt, Range, Widths
 from qchunk.types import Array, Key, Module, PyTree, Spec, TargetNetwork, Vars
 
 TIE = 1e-4  # bins whose values differ by less are as good as each other, and one is drawn (code)

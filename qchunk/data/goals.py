@@ -12,10 +12,11 @@ from typing import Any, NamedTuple, get_type_hints
 import jax
 import jax.numpy as jnp
 
-from qchunk.config import ChunkConfig, NonNegativeFloat, config
+from qchunk.config import ChunkConfig, config
 from qchunk.data import buffer, chunks
 from qchunk.data.buffer import Picked, Ring, Source
 from qchunk.data.chunks import Dataset
+from qchunk.ranges import NonNegativeFloat
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Chunk, Key, PyTree
 

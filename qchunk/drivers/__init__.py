@@ -11,7 +11,7 @@ import jax
 from qchunk import registry
 from qchunk.data import chunks, on_disk
 from qchunk.data.chunks import Dataset
-from qchunk.drivers.common import Common, Driver, Event, assemble, check_devices, learner_like
+from qchunk.drivers.common import Driver, DriverSettings, Event, assemble, check_devices, learner_like
 from qchunk.play import on_device
 from qchunk.play.program import Build, Inputs, Program
 from qchunk.seeds import stream
@@ -24,7 +24,7 @@ def train(
     c: Any,
     *,
     env: Any,
-    settings: Common,
+    settings: DriverSettings,
     data: Dataset | None = None,
     given: dict | None = None,
     learner: Learner | None = None,
@@ -109,7 +109,7 @@ def agent(
     key: Key,
     *,
     env: Any,
-    settings: Common,
+    settings: DriverSettings,
     data: Dataset | None = None,
     given: dict | None = None,
 ) -> dict[str, Array]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from qchunk import normalise
 from qchunk.compose import ACTIVE
-from qchunk.config import NonNegativeInt, PositiveInt, config, validate
+from qchunk.config import config, validate
 from qchunk.data import buffer
 from qchunk.data.buffer import Source
 from qchunk.data.chunks import Dataset
@@ -31,6 +31,7 @@ from qchunk.play import evaluation
 from qchunk.play.execute import Execution, parse
 from qchunk.play.on_host import seen
 from qchunk.play.program import Build, Inputs, Program, reads
+from qchunk.ranges import NonNegativeInt, PositiveInt
 from qchunk.seeds import Share, divided, for_each, mesh, one, over_seeds, stream
 from qchunk.seeds import check as check_seeds
 from qchunk.system import hosts
@@ -40,7 +41,7 @@ from qchunk.varied import Swept, lanes_of, put
 
 
 @config
-class Common:
+class DriverSettings:
     """What every driver needs besides the algorithm's own configuration."""
 
     seed: NonNegativeInt = 0
@@ -84,7 +85,7 @@ class Driver(NamedTuple):
     """A regime: where data come from, and when updates are made. A new one is a file and a row of ``names.DRIVERS``."""
 
     name: str
-    settings: type  # its settings, a dataclass that inherits from Common; they are flags of ``qchunk train``
+    settings: type  # its settings, a dataclass that inherits from DriverSettings; they are flags of ``qchunk train``
     takes_data: bool  # whether it learns from a data set, where there is one; one that does not refuses it
     check: Callable  # (program, inputs, settings) raises UserError, before anything is compiled or written
     run: Callable  # (program, inputs, settings, learner or None, state or None) -> Iterator[Event]
@@ -96,7 +97,7 @@ class Driver(NamedTuple):
     resolve: Callable = lambda s: s  # settings -> the same with every 0 that means "choose" replaced
 
 
-def seed_keys(s: Common, settings: int = 1) -> jax.Array:
+def seed_keys(s: DriverSettings, settings: int = 1) -> jax.Array:
     """One key per seed [S]: seed i alone or among others draws the same, and in each of several settings.
 
     Raises UserError where one is out of range.
@@ -110,7 +111,7 @@ def assemble(
     build: Build,
     c: Any,
     env: Any,
-    s: Common,
+    s: DriverSettings,
     given: dict | None = None,
     data: Dataset | None = None,
     swept: Swept = (),
@@ -139,7 +140,7 @@ def assemble(
     )
 
 
-def check_devices(program: Program, s: Common, asked: bool = True) -> None:
+def check_devices(program: Program, s: DriverSettings, asked: bool = True) -> None:
     """Refuses more devices for each seed than there are, and what cannot run over several processes.
 
     Args:
@@ -162,7 +163,7 @@ def check_devices(program: Program, s: Common, asked: bool = True) -> None:
         raise UserError(problem, f"give --devices-per-seed {here // math.gcd(s.seeds, here)}")
 
 
-def execution(s: Common, c: Any) -> Execution:
+def execution(s: DriverSettings, c: Any) -> Execution:
     """How the policies of a run are played: as its settings say, in chunks of its configuration's horizon."""
     return parse(s.execute, c.chunk.horizon, s.delay)
 
@@ -282,7 +283,7 @@ def accumulate(fn: Callable, state: Any, count, begin=0, sums: Any = None) -> tu
 
 
 def evaluate(
-    program: Program, x: Inputs, s: Common, learner: Learner, seed: int | None = None
+    program: Program, x: Inputs, s: DriverSettings, learner: Learner, seed: int | None = None
 ) -> dict[str, np.ndarray]:
     """Figures of an evaluation [S]. Every method and every evaluation of a seed sees the same start states.
 
@@ -316,7 +317,7 @@ def counting(steps: int) -> Callable:
 
 
 def events(
-    work: Work, program: Program, x: Inputs, s: Common, learner: Learner, state: Any = None, done: int = 0
+    work: Work, program: Program, x: Inputs, s: DriverSettings, learner: Learner, state: Any = None, done: int = 0
 ) -> Iterator[Event]:
     """Works to the end: "compile" (seconds), then "train", "eval" and "checkpoint" events, in this order where they coincide.
 

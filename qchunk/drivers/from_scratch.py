@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from qchunk.config import NonNegativeInt, config
+from qchunk.config import config
 from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
+from qchunk.ranges import NonNegativeInt
 
 
 @config

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import normalise, trees
-from qchunk.config import NonNegativeInt, PositiveInt, config
+from qchunk.config import config
 from qchunk.data import chunks, goals, on_disk
 from qchunk.drivers import streaming
-from qchunk.drivers.common import Common, Event, Work, events, init, means, run_updates
+from qchunk.drivers.common import DriverSettings, Event, Work, events, init, means, run_updates
 from qchunk.envs.base import obs_spec
 from qchunk.play.program import Inputs, Program, each_seed
+from qchunk.ranges import NonNegativeInt, PositiveInt
 from qchunk.seeds import spread
 from qchunk.system import hosts
 from qchunk.system.errors import UserError
@@ -28,7 +29,7 @@ from qchunk.types import Learner
 
 
 @config
-class OfflineSettings(Common):
+class OfflineSettings(DriverSettings):
     """What learning from a data set needs."""
 
     offline_steps: NonNegativeInt = 1_000_000

@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from qchunk import normalise
-from qchunk.config import NonNegativeInt, PositiveInt, RolloutConfig, config
+from qchunk.config import RolloutConfig, config
 from qchunk.drivers.common import (
     Amount,
-    Common,
     Driver,
+    DriverSettings,
     Event,
     Work,
     accumulate,
@@ -36,6 +36,7 @@ from qchunk.losses.reward_scale import Scale, no_scale, scaled
 from qchunk.normalise import Moments
 from qchunk.play import on_device
 from qchunk.play.program import Inputs, Program, each_seed, reads
+from qchunk.ranges import NonNegativeInt, PositiveInt
 from qchunk.seeds import divided, for_each, one, spread, stream
 from qchunk.system import hosts
 from qchunk.system.errors import UserError
@@ -43,7 +44,7 @@ from qchunk.types import Algorithm, Array, Chunk, Learner, Metrics
 
 
 @config
-class OnPolicySettings(Common):
+class OnPolicySettings(DriverSettings):
     """What the driver ``on_policy`` needs besides the algorithm's own configuration."""
 
     online_steps: NonNegativeInt = 2_000_000

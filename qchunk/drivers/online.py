@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import normalise
-from qchunk.config import NonNegativeFloat, NonNegativeInt, PositiveInt, config
+from qchunk.config import config
 from qchunk.data import buffer, chunks, on_disk
 from qchunk.data.buffer import Ring
 from qchunk.data.chunks import length
@@ -42,7 +42,7 @@ from qchunk.play import on_device, on_host
 from qchunk.play import rollout as playing
 from qchunk.play.program import Inputs, Program, each_seed, reads
 from qchunk.play.rollout import tallied
-from qchunk.ranges import INT32
+from qchunk.ranges import INT32, NonNegativeFloat, NonNegativeInt, PositiveInt
 from qchunk.seeds import STREAMS, for_each, spread, stream
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Learner, Steps, Vars

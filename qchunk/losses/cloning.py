@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from qchunk import improve
-from qchunk.losses.terms import module_names
+from qchunk.losses.terms import mean_size, module_names
 from qchunk.sampling import act
 from qchunk.types import CLEAN, Array, Chunk, Critic, Kernel, Key, Metrics, Policy, Term, ValueFn, Vars
 
@@ -65,7 +65,7 @@ def bc_against(kernel: Kernel, rival: Policy, score: ValueFn, eta: float, name: 
 
         def weight(vars: Vars, chunk: Chunk) -> Array:
             q, other = (score(vars, chunk.obs, a) for a in (chunk.action, act(rival, vars, key, chunk.obs).action))
-            return jax.nn.sigmoid((q - other) / (eta * jnp.maximum(jnp.mean(jnp.abs(q)), 1e-8)))
+            return jax.nn.sigmoid((q - other) / (eta * mean_size(q)))
 
         return bc(kernel, weight=weight).fn(vars, own, chunk)
 

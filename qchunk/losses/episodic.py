@@ -18,7 +18,7 @@ from qchunk.losses.td import toward
 from qchunk.losses.terms import no_noise, own_key
 from qchunk.target_networks import target_view
 from qchunk.trust_region import NormalFn, entropy, kl_parts
-from qchunk.types import Array, Chunk, Critic, Key, Metrics, Module, Policy, PyTree, Term, Vars
+from qchunk.types import Array, Chunk, Critic, Key, Metrics, Policy, PyTree, Term, Vars, built_for
 
 
 class Parts(NamedTuple):
@@ -32,11 +32,7 @@ class Parts(NamedTuple):
 
 def timed(critic: Critic) -> Critic:
     """The same critic, built for observations beside the time of their plan, as ``at_step`` shows them."""
-
-    def built(m: Module) -> Module:
-        return m._replace(init=lambda key, spec: m.init(key, spec._replace(obs={"obs": spec.obs, "time": 1})))
-
-    return critic._replace(modules=tuple(built(m) for m in critic.modules))
+    return built_for(critic, lambda spec: spec._replace(obs={"obs": spec.obs, "time": 1}))
 
 
 def at_step(obs: PyTree, step: Array, horizon: int) -> PyTree:

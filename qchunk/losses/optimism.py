@@ -8,31 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from qchunk import nets
-from qchunk.config import CriticConfig
 from qchunk.losses.terms import module_names, no_noise, weighted_mean
-from qchunk.types import CLEAN, Array, Chunk, Critic, Key, Metrics, Module, PyTree, Spec, Term, Vars
-
-FEATURES = 256  # of the random network whose output is predicted (code)
-
-
-def novelty(c: CriticConfig, name: str = "novelty") -> Critic:
-    """How new a pair of observation and chunk is: the mean squared error of predicting a random network's output (1810.12894, section 2.2)."""
-    net = nets.MLP(c.hidden, (FEATURES,), activation=jax.nn.relu)
-
-    def init(key: Key, spec: Spec) -> PyTree:
-        found = {part: k for part, k in zip(("guess", "random"), jax.random.split(key), strict=True)}
-        return {part: nets.init(net, k, spec.obs, spec.horizon * spec.action) for part, k in found.items()}
-
-    def apply(params: PyTree, *parts: Array) -> Array:
-        guess, aim = (nets.apply(net, params[part], *parts) for part in ("guess", "random"))
-        return jnp.mean(jnp.square(guess - jax.lax.stop_gradient(aim)), axis=-1)
-
-    def values(vars: Vars, obs: PyTree, action: Any = None, level: Any = CLEAN) -> Array:
-        return apply(vars.params[name], nets.flatten_obs(obs), nets.flatten_chunk(action))[None]
-
-    score = lambda *args: values(*args)[0]  # noqa: E731
-    return Critic((Module(name, init, apply),), values, lambda x: x[0], score)
+from qchunk.types import Array, Chunk, Critic, Metrics, Term, Vars
 
 
 def online(chunk: Chunk) -> Array:
@@ -41,7 +18,7 @@ def online(chunk: Chunk) -> Array:
 
 
 def familiar(new: Critic, name: str = "novelty") -> Term:
-    """What was seen online is new no more. (The published code takes one step for each new transition; here each update's online windows count.)"""
+    """Lowers the novelty of what was seen online: the mean error of online windows. (The published code takes one step for each new transition; here each update's online windows count.)"""
 
     def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
         del noise
@@ -69,7 +46,7 @@ def predicted(reward: Critic, going: Critic, name: str = "prediction") -> Term:
 def optimistic(term: Term, new: Critic, going: Critic, least: Any, discount: Any, bonus: Any) -> Term:
     """The term on relabelled windows: those of the data set earn ``least``, and their episodes go on with the predicted chance; all earn a bonus for novelty.
 
-    Optimism lies in ends: where success is likely, nothing is lost any more (2410.18076, section 4.2).
+    The optimism is in the ends: the low rewards behind a probable end do not count (2410.18076, section 4.2).
 
     Args:
         least: the lowest return of a window.

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from qchunk.actors.editor import beside
-from qchunk.actors.paths import called, count_steps, decode
-from qchunk.losses.terms import module_names, no_noise, together, weighted_mean
-from qchunk.sampling import act, normal
+from qchunk.actors.paths import called, decode
+from qchunk.losses.terms import mean_size, module_names, no_noise, together, weighted_mean
+from qchunk.sampling import act, draw_noise, normal
 from qchunk.system.errors import UserError
 from qchunk.types import (
     Array,
@@ -43,16 +43,8 @@ class Proposal(NamedTuple):
 
 
 def noise_of(kernel: Kernel) -> DrawFn:
-    """(key, chunk) -> noise of one chunk for each window: that of its start [*B, H, A], and that of each step [*B, K, H, A] or None."""
-
-    def draw(key: Key, chunk: Chunk) -> tuple[Array, Array | None]:
-        if not kernel.noisy:
-            return normal(key, chunk.action.shape), None
-        start_key, step_key = jax.random.split(key)
-        lead, steps = chunk.action.shape[:-2], (count_steps(kernel), *chunk.action.shape[-2:])
-        return normal(start_key, chunk.action.shape), normal(step_key, (*lead, *steps))
-
-    return draw
+    """(key, chunk) -> ``draw_noise`` of one chunk for each window."""
+    return lambda key, chunk: draw_noise(kernel, key, chunk.action.shape)
 
 
 def proposing(kernel: Kernel, terms: Sequence[Term]) -> Together:
@@ -93,7 +85,7 @@ def ascend(kernel: Kernel, score: ValueFn, relative: bool = False, name: str = "
 
     def fn(vars: Vars, made: Proposal, chunk: Chunk) -> tuple[Array, Metrics]:
         q = score(vars, chunk.obs, jnp.clip(made.action, -1.0, 1.0))
-        return -jnp.mean(q) / (_size(q) if relative else 1.0), {"q": jnp.mean(q)}
+        return -jnp.mean(q) / (mean_size(q) if relative else 1.0), {"q": jnp.mean(q)}
 
     return Term(name, module_names(kernel), no_noise, fn)
 
@@ -108,13 +100,9 @@ def ascend_one(kernel: Kernel, critic: Critic, name: str = "ascend") -> Term:
         q = critic.values(vars, chunk.obs, jnp.clip(made.action, -1.0, 1.0))  # [members, *B]
         uniform = jax.scipy.stats.norm.cdf(made.noise.ravel()[0])
         i = jnp.minimum((uniform * len(q)).astype(jnp.int32), len(q) - 1)
-        return -jnp.mean(q[i]) / _size(q[(i + 1) % len(q)]), {"q": jnp.mean(q)}
+        return -jnp.mean(q[i]) / mean_size(q[(i + 1) % len(q)]), {"q": jnp.mean(q)}
 
     return Term(name, module_names(kernel), no_noise, fn)
-
-
-def _size(q: Array) -> Array:
-    return jnp.maximum(jax.lax.stop_gradient(jnp.mean(jnp.abs(q))), 1e-8)
 
 
 def distil(

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from qchunk.config import Range, config
+from qchunk.config import config
 from qchunk.critics.chance import chance, logit
 from qchunk.losses.td import one_point
 from qchunk.losses.terms import module_names, no_noise, weighted_mean
+from qchunk.ranges import Range
 from qchunk.target_networks import target_view
 from qchunk.types import Array, Chunk, Critic, Metrics, Term, Vars
 

@@ -68,6 +68,11 @@ def weighted_mean(weight: Array, value: Array) -> Array:
     return jnp.sum(weight * value) / jnp.maximum(jnp.sum(weight), 1e-8)
 
 
+def mean_size(x: Array) -> Array:
+    """The mean of |x| [], without a gradient and above 0: what a loss is divided by to be the same at any scale of x."""
+    return jnp.maximum(jax.lax.stop_gradient(jnp.mean(jnp.abs(x))), 1e-8)
+
+
 def mean_in_slices(fn: Callable, rows: int) -> Callable:
     """(params, rest, data [B, ...]) -> the mean over slices of ``fn(params, rest, slice) -> (loss, metrics)``.
 

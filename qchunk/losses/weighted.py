@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from qchunk.improve import ascent, candidates, chosen, picked, repeated
 from qchunk.losses.noised import OneStepEstimate, check_levels, estimating
-from qchunk.losses.terms import module_names, no_noise, together
+from qchunk.losses.terms import mean_size, module_names, no_noise, together
 from qchunk.types import CLEAN, Array, Chunk, Kernel, Key, Metrics, Module, Policy, Term, Together, ValueFn, Vars
 
 LEAST_ALPHA = 1e-2  # of a level whose chunks are guessed: nearer to pure noise all guesses are corners of the box
@@ -124,7 +124,7 @@ def by_slope(score: ValueFn, beta: float) -> Callable:
 
     def rule(vars: Vars, obs, at: OneStepEstimate, guesses: Array, e: Array) -> Array:
         slope = ascent(score, vars, obs, guesses, jnp.asarray(CLEAN))
-        size = jnp.maximum(jnp.mean(jnp.abs(slope)), 1e-8)
+        size = mean_size(slope)
         share = jax.nn.softmax(score(vars, obs, guesses) / (beta * size), axis=0)
         alpha, sigma = _level(at)
         return -sigma / alpha * jnp.sum(share[..., None, None] * slope, axis=0) / (beta * size)
@@ -133,7 +133,7 @@ def by_slope(score: ValueFn, beta: float) -> Callable:
 
 
 def match_uniform(kernel: Kernel, name: str = "uniform") -> Term:
-    """The actor's loss at uniform random chunks, which keeps it from settling (QVPO, 2405.16173; its code draws from [0, 1), not [-1, 1])."""
+    """The actor's loss at uniform random chunks, which keeps it random (QVPO, 2405.16173; its code draws from [0, 1), not [-1, 1])."""
 
     def draw(key: Key, chunk: Chunk):
         own_key, key = jax.random.split(key)

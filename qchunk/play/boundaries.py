@@ -85,7 +85,7 @@ def dispersion(policy: Policy, horizon: int, tolerance: PositiveFloat, n: Positi
 
 
 def random_k(policy: Policy, horizon: int) -> Scheme:
-    """Plays 1 to H actions of each plan, as many as a die says: what a rule that reads the situation must beat."""
+    """Plays 1 to H actions of each plan, drawn uniformly: the baseline of schemes that look at observations or values to choose."""
 
     def choose(vars: Vars, key, obs: PyTree, old: Old) -> tuple[Plan, Array]:
         plan_key, length_key = jax.random.split(key)
@@ -137,11 +137,11 @@ def argmax_k(policy: Policy, horizon: int) -> Scheme:
 def sampled_k(
     policy: Policy, horizon: int, temperature: PositiveFloat = 1.0, uniform: Annotated[float, Range(0, 1)] = 0.05
 ) -> Scheme:
-    """A prefix of the best chunk, drawn by its value (after ACH, 2605.10044): softmax(Q_k / ``temperature``), mixed with a die.
+    """A prefix of the best chunk, drawn by its value (after ACH, 2605.10044): softmax(Q_k / ``temperature``), mixed with a uniform draw.
 
     Args:
         temperature: in units of return.
-        uniform: share of the die.
+        uniform: share of the uniform draw, in [0, 1].
     """
 
     def pick(key, values: Array, choice: Choice) -> tuple[Array, Array]:

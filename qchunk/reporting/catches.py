@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from qchunk.reporting import prices
-from qchunk.reporting.records import Record, Rows
+from qchunk.reporting.records import Record, Rows, by_env
 from qchunk.reporting.stats import scale_of
 
 MANNER = ("jump", "change", "plans", "length")  # figures of an evaluation
@@ -82,13 +81,9 @@ def values(catch: Drawback, r: Record) -> np.ndarray:
 
 def groups(records: Sequence[Record]) -> list[list[Record]]:
     """By environment, two methods and more of which somebody has measured what acting costs; the best first."""
-    found = [list(group) for _, group in itertools.groupby(records, key=lambda r: r.env)]
-    measured = [[r for r in group if prices.known(r)] for group in found]
-    return [
-        sorted(group, key=lambda r: -np.nan_to_num(r.final().mean(), nan=-np.inf))
-        for group in measured
-        if len(group) > 1
-    ]
+    measured = [[r for r in members if prices.known(r)] for _, members in by_env(records)]
+    best_first = lambda r: -np.nan_to_num(r.final().mean(), nan=-np.inf)  # noqa: E731
+    return [sorted(members, key=best_first) for members in measured if len(members) > 1]
 
 
 def rows(records: Sequence[Record], figure: Callable[[Record], str]) -> Rows:

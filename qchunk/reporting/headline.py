@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -61,7 +60,7 @@ UNITS = {"success": "success (%)", "return": "return", "explained": "explained v
 
 def groups(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:
     """(environment, its records); one that holds them all first, where they have a mean over several environments."""
-    found = [(env, list(group)) for env, group in itertools.groupby(records, key=lambda r: r.env)]
+    found = tables.by_env(records)
     whole = len(found) > 1 and len(pooled.scores(records)) > 1
     return [(f"mean over {len(found)} environments", list(records))] * whole + found
 

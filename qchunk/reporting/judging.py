@@ -8,7 +8,7 @@ from typing import Any
 from qchunk.runs import run_folder
 
 
-def sound(lines: Sequence[dict], evals: Sequence[dict]) -> list[dict]:
+def without_diverged(lines: Sequence[dict], evals: Sequence[dict]) -> list[dict]:
     """The evaluations; the figures of a seed are None, which is not a number, from the line on that says it has diverged.
 
     A policy of such a seed may still act, as one whose critic alone is infinite does; what it reaches is no figure of the method.
@@ -28,7 +28,7 @@ def sound(lines: Sequence[dict], evals: Sequence[dict]) -> list[dict]:
     return [without(line) for line in evals]
 
 
-def alike(records: Sequence[Any]) -> list[Any]:
+def judged_alike(records: Sequence[Any]) -> list[Any]:
     """``records.Record`` in their order, those of one environment judged alike: where one speaks of success, the others had none.
 
     So does ``selection.scores`` for the settings of a sweep.

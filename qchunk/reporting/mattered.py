@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from qchunk.reporting.plots import COLOURS, FIGURES, lettered, plt
+from qchunk.reporting import plots
+from qchunk.reporting.plots import COLOURS, FIGURES, lettered
 from qchunk.reporting.stats import Estimate, scale_of
-from qchunk.system import files
 
 POINT, MEAN, LOST = COLOURS[0], COLOURS[6], COLOURS[4]
 
@@ -29,22 +28,13 @@ class Panel(NamedTuple):
 def picture(panels: Sequence[Panel], figure: str, path: Path) -> None:
     """A panel for each field, as a png: means with their intervals over seeds, a light point for each setting, and a cross at
     the bottom for those without a score. A value with one of these has no mean."""
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    drawn, axes = plt.subplots(
-        rows, columns, figsize=(4.6 * columns, 3.6 * rows), squeeze=False, layout="constrained", dpi=120
-    )
+    drawn, axes, _ = plots.panels(len(panels), 4.6, 3.6)
     scale = 1.0 if figure == "score" else scale_of(figure)
-    for ax, panel in zip(axes.flat, panels, strict=False):
+    for ax, panel in zip(axes, panels, strict=True):
         draw(ax, panel, scale)
         ax.set_xlabel(lettered(panel.flag))
         ax.set_ylabel(FIGURES.get(figure, "score, 0 to 1 in each environment"))
-    for ax in list(axes.flat)[len(panels) :]:
-        ax.axis("off")
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png")
-    plt.close(drawn)
-    files.atomic_write(path, buffer.getvalue())
+    plots.keep(drawn, path, ("png",))
 
 
 def draw(ax: Any, panel: Panel, scale: float) -> None:

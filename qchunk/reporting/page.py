@@ -223,8 +223,7 @@ def _says(row: dict[str, str], verdict: str) -> bool:
 def _curves(records: Sequence[Record], colour: dict[str, str]) -> list[Drawing]:
     found = []
     online = any(r.online_steps for r in records)
-    for env, group in itertools.groupby(records, key=lambda r: r.env):
-        members = list(group)
+    for env, members in tables.by_env(records):
         for axis in ("env_steps", "updates", "minutes") if online else ("updates", "minutes"):
             draw = functools.partial(plots.draw_curves, members=members, axis=axis, colour=colour)
             title = f"{env}: {members[0].figure} against {tables.AXES[axis]}"
@@ -262,7 +261,7 @@ PRICES = (("multiplications", "million multiplications per action", 1e6), ("p50"
 def costs(records: Sequence[Record], colour: dict[str, str]) -> Section:
     """What acting costs, where anybody measured it."""
     found = []
-    for env, group in itertools.groupby(records, key=lambda r: r.env):
+    for env, group in tables.by_env(records):
         members = [r for r in group if not prices.damage_of(r)]
         if not any(map(prices.known, members)):
             continue

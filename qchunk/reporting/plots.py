@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import re
 import textwrap
 import zlib
@@ -17,7 +16,7 @@ from markupsafe import Markup
 
 from qchunk.reporting.catches import CATCHES
 from qchunk.reporting.catches import draw as draw_catches
-from qchunk.reporting.records import AXES, Record
+from qchunk.reporting.records import AXES, Record, by_env
 from qchunk.reporting.stats import performance_profile, scale_of
 from qchunk.system import files
 
@@ -87,27 +86,31 @@ FEW = 6  # curves whose names find room among them
 
 def curves(records: Sequence[Record], path: Path, axis: str = "training") -> None:
     """One panel per environment, as a png, and beside it as pdf and svg. ``axis`` is one of ``records.AXES``."""
-    groups = [(env, list(group)) for env, group in itertools.groupby(records, key=lambda r: r.env)]
-    columns = min(3, len(groups))
-    rows = -(-len(groups) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(5.2 * columns, 3.8 * rows), squeeze=False, layout="constrained", dpi=120
-    )
+    groups = by_env(records)
+    figure, axes, spare = panels(len(groups), 5.2, 3.8)
     colour = colours([r.label for r in records])
     told = {"frameon": False, "fontsize": 9, "title": "mean; thin: each seed", "title_fontsize": 8}
-    spare = list(axes.flat)[len(groups) :]
     once = bool(spare) and len({tuple(r.label for r in members) for _, members in groups}) == 1
-    for ax, (env, members) in zip(axes.flat, groups, strict=False):
+    for ax, (env, members) in zip(axes, groups, strict=True):
         draw_curves(ax, members, axis, colour)
         ax.set_title(lettered(env), fontsize=10)
         if not once:  # many names would hide the curves
             beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(members) > FEW else {}
             ax.legend(**told, **beside)
-    for ax in spare:
-        ax.axis("off")
     if once:  # the free panel has room for it
-        spare[0].legend(*axes.flat[0].get_legend_handles_labels(), **told, loc="center left")
+        spare[0].legend(*axes[0].get_legend_handles_labels(), **told, loc="center left")
     keep(figure, path, ("png", "pdf", "svg"))
+
+
+def panels(count: int, width: float, height: float) -> tuple[Any, list[Any], list[Any]]:
+    """(figure, ``count`` panels of this size in inches, at most three beside each other, the empty ones behind them)."""
+    columns = min(3, count)
+    rows = -(-count // columns)
+    size = (width * columns, height * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", dpi=120)
+    for ax in axes.flat[count:]:
+        ax.axis("off")
+    return figure, list(axes.flat[:count]), list(axes.flat[count:])
 
 
 def keep(figure: Any, path: Path, kinds: Sequence[str]) -> None:
@@ -143,16 +146,15 @@ def headline(board: Any, colour: dict[str, str], path: Path) -> None:
 
 def catches(members: Sequence[Record], colour: dict[str, str], path: Path) -> None:
     """The catch of each of one environment's methods as png, pdf and svg."""
-    figure, axes = _panels(members)
-    draw_catches(axes, members, colour, lettered)
-    keep(figure, path, ("png", "pdf", "svg"))
+    keep(_figure_of_catches(members, colour), path, ("png", "pdf", "svg"))
 
 
-def _panels(members: Sequence[Record]) -> tuple[Any, Any]:
-    """(figure, panels [2, ...]) with a row of dots for each method."""
+def _figure_of_catches(members: Sequence[Record], colour: dict[str, str]) -> Any:
     columns = -(-(1 + len(CATCHES)) // 2)
     size = (2.6 * columns, 2 * (0.7 + 0.2 * len(members)))
-    return plt.subplots(2, columns, figsize=size, layout="constrained", dpi=120)
+    figure, axes = plt.subplots(2, columns, figsize=size, layout="constrained", dpi=120)
+    draw_catches(axes, members, colour, lettered)
+    return figure
 
 
 def draw_profile(ax: Any, scores: dict[str, np.ndarray], colour: dict[str, str]) -> None:
@@ -227,13 +229,7 @@ def drawing(draw: Callable[[Any], None], title: str, beside: bool = False) -> Dr
 
 def drawing_of_catches(members: Sequence[Record], colour: dict[str, str], title: str) -> Drawing:
     """``catches`` to stand inside a page."""
-
-    def drawn() -> Any:
-        figure, axes = _panels(members)
-        draw_catches(axes, members, colour, lettered)
-        return figure
-
-    return _inside(drawn, title)
+    return _inside(lambda: _figure_of_catches(members, colour), title)
 
 
 def _inside(drawn: Callable[[], Any], title: str) -> Drawing:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qchunk.reporting.judging import alike, sound
+from qchunk.reporting.judging import judged_alike, without_diverged
 from qchunk.reporting.seeds_together import together
 from qchunk.reporting.stats import (
     Estimate,
@@ -201,7 +201,7 @@ def read(folder: Path, until: float = np.inf) -> Record:
     if not (_has_figures(evals, len(seeds)) and {*run_folder.COMPARED} & set(evals[-1]["values"])):
         raise UserError(f"{folder} has an evaluation without a figure for each of its seeds", "leave it out")
     label, unfinished = c.get("label") or c["algorithm"], not (folder / run_folder.SUMMARY).exists()
-    env, good = plain(c["env"]), sound(lines, evals)
+    env, good = plain(c["env"]), without_diverged(lines, evals)
     return Record(plain(label), env, seeds, good, unfinished, folder, about, _diverged(lines, seeds))
 
 
@@ -228,7 +228,7 @@ def labelled(records: list[Record], baseline: str = "") -> list[Record]:
     """
     if baseline and baseline not in {r.label for r in records}:
         raise unknown("--baseline", baseline, dict.fromkeys(r.label for r in records))
-    records = together(alike(records))
+    records = together(judged_alike(records))
     shared = Counter((r.env, r.label) for r in records)
     return [
         r._replace(label=f"{r.label} ({plain('/'.join(r.folder.resolve().parts[-2:]))})")
@@ -302,10 +302,14 @@ def table(records: Sequence[Record]) -> list[dict[str, str]]:
     return rows
 
 
+def by_env(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:
+    """(environment, its runs), of runs that stand together by environment, as ``load`` orders them."""
+    return [(env, list(group)) for env, group in itertools.groupby(records, key=lambda r: r.env)]
+
+
 def with_baselines(records: Sequence[Record]) -> list[tuple[Record, Record]]:
     """Every run, and the first of its environment."""
-    groups = (list(group) for _, group in itertools.groupby(records, key=lambda r: r.env))
-    return [(r, members[0]) for members in groups for r in members]
+    return [(r, members[0]) for _, members in by_env(records) for r in members]
 
 
 def differences(records: Sequence[Record]) -> dict[Path, Verdict]:

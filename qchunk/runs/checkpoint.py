@@ -205,9 +205,9 @@ def restore(folder: Path, like: Any, step: int | None = None) -> tuple[Any, dict
 
     Args:
         folder: the run's folder of checkpoints.
-        like: a tree with the structure, shapes and dtypes that are expected; leaves are arrays, typed keys,
-            ``jax.ShapeDtypeStruct`` (of arrays or keys) or Python scalars. Where a leaf is a numpy array the
-            result is one too; a committed JAX array, or a struct with a sharding, hands it to the result.
+        like: a tree with the structure, shapes and dtypes that are expected, or a function of ``about`` that gives one; leaves
+            are arrays, typed keys, ``jax.ShapeDtypeStruct`` (of arrays or keys) or Python scalars. Where a leaf is a numpy array
+            the result is one too; a committed JAX array, or a struct with a sharding, hands it to the result.
         step: which checkpoint; the newest by default.
 
     Returns:
@@ -220,16 +220,13 @@ def restore(folder: Path, like: Any, step: int | None = None) -> tuple[Any, dict
     folder = Path(folder)
     path = _pick(folder, step)
     try:
-        manifest = verify(path)
-        _compare(path, manifest["leaves"], like)
+        return _read(path, like)
     except UserError as err:
-        good = _newest_good(folder, like, path)
-        if good is None:
+        if (good := _newest_good(folder, like, path)) is None:
             raise
         run = folder.parent if folder.name == CHECKPOINTS else folder
-        fix = f"Pass --resume {typed(run)} --step {good} to go on from the newest good one"
+        fix = f"pass --resume {typed(run)} --step {good} to go on from the newest good one"
         raise UserError(err.problem, fix) from err
-    return _decode(path, manifest["leaves"], like), manifest["about"]
 
 
 def about(folder: Path, step: int | None = None) -> dict:
@@ -319,7 +316,7 @@ def _newest_good(folder: Path, like: Any, but: Path) -> int | None:
     for step, path in sorted(_found(folder).items(), reverse=True):
         if path != but:
             with contextlib.suppress(UserError):
-                _compare(path, verify(path)["leaves"], like)
+                _read(path, like)
                 return step
     return None
 
@@ -345,14 +342,18 @@ def _show(leaf: tuple[str, dict] | None) -> str:
     return f"{name or 'the root'}: {d.get('dtype', d['kind'])}{list(d['shape']) if 'shape' in d else ''}"
 
 
-def _decode(path: Path, saved: list[dict], like: Any) -> Any:
-    """Reads the arrays and builds the tree. The manifest has been compared with ``like`` before."""
+def _read(path: Path, like: Any) -> tuple[Any, dict]:
+    """``restore`` of one checkpoint's folder."""
+    manifest = verify(path)
+    saved, about = manifest["leaves"], manifest["about"]
+    like = like(about) if callable(like) else like
+    _compare(path, saved, like)
     flat, treedef = jax.tree_util.tree_flatten(like)
     names = [f"{i:05d}" for i, e in enumerate(saved) if e["kind"] not in _SCALARS and 0 not in e["shape"]]
     pairs = enumerate(zip(saved, flat, strict=True))
     try:
         arrays = _read_arrays(path, names)
-        return treedef.unflatten(_leaf(entry, arrays.get(f"{i:05d}"), old) for i, (entry, old) in pairs)
+        return treedef.unflatten(_leaf(entry, arrays.get(f"{i:05d}"), old) for i, (entry, old) in pairs), about
     except (KeyError, TypeError, ValueError, OSError) as err:  # a manifest sealed again, without all that it stands for
         raise _damaged(path, f"its arrays cannot be read ({type(err).__name__})") from err
 

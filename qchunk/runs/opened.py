@@ -141,37 +141,19 @@ def restore(folder: Path, run: Opened, step: int | None) -> tuple[tuple[Learner 
         UserError: it is damaged or of another run; the line names the newest good one.
     """
     where = folder / run_folder.CHECKPOINTS
-    found = checkpoint.steps(where)
-    if step is None and not found:
+    if step is None and not checkpoint.steps(where):
         return (None, None), 0
-    try:
-        return _restore(where, run, step)
-    except UserError as err:
-        if step is not None and not (where / str(step)).exists():
-            raise
-        good = _newest_good(where, run, found)
-        if good is None:
-            raise
-        fix = f"pass --resume {typed(folder)} --step {good} to go on from the newest good one"
-        raise UserError(err.problem, fix) from err
-
-
-def _restore(where: Path, run: Opened, step: int | None) -> tuple[tuple[Learner, Any], int]:
     learner = learner_like(run.program, run.inputs)
-    like = {"learner": learner}
-    if checkpoint.about(where, step).get("state"):
-        like["state"] = run.driver.state_like(run.program, run.inputs, run.settings, learner)
+
+    def like(about: dict) -> dict[str, Any]:
+        if not about.get("state"):
+            return {"learner": learner}
+        return {"learner": learner, "state": run.driver.state_like(run.program, run.inputs, run.settings, learner)}
+
     tree, about = checkpoint.restore(where, like, step)
     tree = jax.tree.map(jax.numpy.asarray, tree)
     normalise.check(tree["learner"], *run.program.units)
     return (tree["learner"], tree.get("state")), int(about["step"])
-
-
-def _newest_good(where: Path, run: Opened, found: list[int]) -> int | None:
-    for n in reversed(found):
-        with contextlib.suppress(UserError):
-            return _restore(where, run, n)[1]
-    return None
 
 
 def learner_of(folder: Path, run: Opened, wanted: str | int = "newest") -> tuple[Learner, int]:
