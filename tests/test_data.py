@@ -431,7 +431,9 @@ BROKEN = {  # a kind -> how it is made, what its line says, and flags that mend 
         "obs/a is an array and has parts, such as obs/a/b",
     ),
     "time-outs that are done": (
-        lambda p: d(p, True, terminals=lambda x: ended(), timeouts=lambda x: ended(), rewards=lambda x: np.arange(26.0)),
+        lambda p: d(
+            p, True, terminals=lambda x: ended(), timeouts=lambda x: ended(), rewards=lambda x: np.arange(26.0)
+        ),
         "all 4 time-outs are marked terminal, too",
         "--terminals=none",
     ),

@@ -116,7 +116,8 @@ def test_data_that_earn_nothing_are_told():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("execute", "discount", "value"), [("open-loop", "step", 10), ("receding:1", "step", 10), ("open-loop", "decision", 20)]
+    ("execute", "discount", "value"),
+    [("open-loop", "step", 10), ("receding:1", "step", 10), ("open-loop", "decision", 20)],
 )
 def test_a_value_that_is_known(execute, discount, value, tmp_path, capsys):
     """probe/constant earns 1 a step whatever is played, and only time-outs end it: 1 / (1 - gamma), in chunks of two and of one;

@@ -89,7 +89,9 @@ def judge(folder: Path, path: Path, updates: int, batch: int, c: FittedQ | None 
     trained, _ = learner_of(folder, p)
     c = dataclasses.replace(c or FittedQ(), chunk=chunk_of(p, folder))
     if c.chunk.horizon > 1 and looks_on(p.algorithm.act, vars_of(p, trained), p.program.env):
-        raise UserError(f"{folder} decides each action of a plan at its own step, and here whole chunks are valued", FIX)
+        raise UserError(
+            f"{folder} decides each action of a plan at its own step, and here whole chunks are valued", FIX
+        )
     env = p.program.env
     data, _ = formats.for_env(path, env, kept["env"])
     held = env.held if isinstance(env, HeldOut) else data
