@@ -19,10 +19,16 @@ def named(tree: Any, root: str = "obs") -> dict[str, Any]:
 
 
 def unnamed(leaves: Mapping[str, Any], root: str = "obs") -> Any:
-    """The tree that ``named`` took apart; leaves of other roots are passed over."""
+    """The tree that ``named`` took apart; leaves of other roots are passed over.
+
+    Raises:
+        UserError: one name is that of a leaf and of what has leaves below it.
+    """
+    below = [name.removeprefix(f"{root}/").split("/")[0] for name in leaves if name.startswith(f"{root}/")]
+    if root in leaves and below:
+        raise UserError(f"{root} is an array and has parts, such as {root}/{below[0]}", "name one of them otherwise")
     if root in leaves:
         return leaves[root]
-    below = [name.removeprefix(f"{root}/").split("/")[0] for name in leaves if name.startswith(f"{root}/")]
     return {key: unnamed(leaves, f"{root}/{key}") for key in dict.fromkeys(below)}
 
 
@@ -41,6 +47,14 @@ def total(size: Any) -> int:
     return sum(named(size).values())
 
 
+def misnamed(tree: Any) -> list[Any]:
+    """The keys, at any depth, that ``named`` cannot make names of: no texts, or with a slash."""
+    if not isinstance(tree, Mapping):
+        return []
+    odd = [key for key in tree if not isinstance(key, str) or "/" in key]
+    return odd + [key for part in tree.values() for key in misnamed(part)]
+
+
 def declared(size: Any, where: str) -> Any:
     """The tree of sizes that an environment declares; brax writes a leaf of a dictionary as its shape, (12,).
 
@@ -50,7 +64,7 @@ def declared(size: Any, where: str) -> Any:
     Raises:
         UserError: a leaf of several axes, or a name with a slash in it.
     """
-    if isinstance(size, Mapping) and (odd := [k for k in size if not isinstance(k, str) or "/" in k]):
+    if odd := misnamed(size):
         raise UserError(f"{where} calls a part of its observations {odd[0]!r}", "give it a name without a slash")
     if isinstance(size, Mapping):
         return {key: declared(part, where) for key, part in size.items()}

@@ -101,6 +101,8 @@ def test_a_contrast_to_a_weaker_run(trained, data, tmp_path, capsys):
     for more, told in (([], "--weaker OTHER"), (["--weaker", other], "another method, other sizes")):
         code, _, err = run(capsys, *played, *more)
         assert code == 2 and told in err and err.count("\n") == 1
+    code, _, err = run(capsys, "eval", trained, "--episodes", 2, "--weaker", weaker)
+    assert code == 2 and "open-loop asks no weaker run" in err and err.count("\n") == 1, err
     policy = qchunk.load(trained, execute="contrast:4", weaker=weaker)
     policy.reset()
     assert np.isfinite(policy(np.zeros(2, np.float32))).all()

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import types
 
 import foreign_files as made
 import numpy as np
 import pytest
 
 from qchunk import cli, envs
-from qchunk.data import formats
+from qchunk.data import adapting, formats
 from qchunk.data.adapting import Reading
 from qchunk.deploy.standalone import in_units
+from qchunk.system.errors import UserError
 
 pytest.importorskip("h5py")
 pytest.importorskip("pyarrow")
@@ -204,6 +206,10 @@ def replaced(names, inside=""):
 
 def pictures(count):
     return np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
+
+
+def ended():
+    return np.isin(np.arange(26), np.cumsum(made.LENGTHS) - 1)
 
 
 def still(obs):
@@ -402,6 +408,35 @@ BROKEN = {  # a kind -> how it is made, what its line says, and flags that mend 
         lambda p: npz(p / "o.npz", made.flat(made.episodes()), timeouts=None, episode_ends=[5, 12, 18, 27]),
         "do not rise to the number of steps, 26",
     ),
+    "a part of a step": (
+        lambda p: npz(p / "o.npz", made.flat(made.episodes()), timeouts=None, episode_ends=[5.5, 12, 18, 26]),
+        "ends holds 5.5",
+    ),
+    "frames between frames": (
+        lambda p: npz(
+            p / "o.npz", made.flat(made.episodes()), frame=np.concatenate([1.1 * np.arange(n) for n in made.LENGTHS])
+        ),
+        "frames are missing or repeated after 22 steps",
+    ),
+    "nothing seen": (
+        lambda p: npz(p / "o.npz", made.flat(made.episodes()), observations=np.zeros((26, 0))),
+        "observations are of no numbers",
+    ),
+    "nothing done": (
+        lambda p: npz(p / "o.npz", made.flat(made.episodes()), actions=np.zeros((26, 0))),
+        "actions are of no numbers",
+    ),
+    "a name for two": (
+        lambda p: own(p / "set.npz", obs=lambda x: {"a": x, "a/b": x + 1}),
+        "obs/a is an array and has parts, such as obs/a/b",
+    ),
+    "time-outs that are done": (
+        lambda p: d(
+            p, True, terminals=lambda x: ended(), timeouts=lambda x: ended(), rewards=lambda x: np.arange(26.0)
+        ),
+        "all 4 time-outs are marked terminal, too",
+        "--terminals=none",
+    ),
     "one end alone": (
         lambda p: npz(p / "o.npz", made.flat(made.episodes()), timeouts=None, episode_ends=26),
         "ends is of the shape []",
@@ -595,6 +630,25 @@ def test_bytes_are_seen_as_the_environment_shows_them(tmp_path):
         data, _ = formats.for_env(tmp_path / f"{i}.npz", env, name)
         assert data.obs.dtype == np.float32
         np.testing.assert_array_equal(data.obs, obs)
+
+
+def test_floats_of_0_to_1_are_no_images_of_bytes():
+    """Of 0 and 1 alone nothing says whether they were divided by 255; other whole numbers were not."""
+    env = types.SimpleNamespace(no_obs=np.zeros(4, np.uint8))
+    obs = np.eye(4, dtype=np.float32)
+    with pytest.raises(UserError, match="d.npz: obs holds float32, and the environment shows uint8"):
+        adapting.as_played(obs, env, "d.npz")
+    for good in (255 * obs, 0 * obs, obs.astype(np.int64), obs.astype(np.uint8)):
+        seen = adapting.as_played(good, env, "d.npz")
+        assert seen.dtype == np.uint8
+        np.testing.assert_array_equal(seen, good)
+
+
+def test_a_part_with_a_slash_is_refused():
+    """In a file it would be a part of a part, or take another's place."""
+    rows = expected(made.episodes(), True)
+    with pytest.raises(UserError, match="mine calls a part of its observations 'a/b'. give it a name without a slash"):
+        formats.check(rows._replace(obs={"a": {"b": rows.obs}, "c": {"a/b": rows.obs}}), "mine")
 
 
 @pytest.mark.parametrize("write", [made.robomimic, lambda p, e: made.d4rl(p, made.flat(e, following=True))])

@@ -284,8 +284,9 @@ def test_a_damaged_or_foreign_file_is_refused(folder, exported, tmp_path, capsys
     for name, line in (("bad.zip", "does not match its fingerprint"), ("text.zip", "no whole file of qchunk export")):
         with pytest.raises(UserError, match=line):
             qchunk.load(tmp_path / name)
-    with pytest.raises(UserError, match="was exported with its seed, checkpoint, scheme and delay"):
-        qchunk.load(exported, execute="receding:1")
+    for chosen in ({"execute": "receding:1"}, {"weaker": folder}):
+        with pytest.raises(UserError, match="was exported with its seed, checkpoint, scheme and delay"):
+            qchunk.load(exported, **chosen)
     for words, line in [
         (("export", folder), "give --out a name that ends in .zip"),
         (("export", folder, "--out", exported), "exists"),

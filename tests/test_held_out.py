@@ -77,6 +77,7 @@ def test_the_name_says_the_types_of_whole_numbers():
         ({"img": np.zeros((27, 48), np.uint8), "state": rows.obs.astype(np.float64)}, "none/img:48:uint8,state:3,1"),
         ({"cam": {"on": rows.obs > 0, "at": np.zeros((27, 2), np.int64)}}, "none/cam/at:2:int32,cam/on:3:bool,1"),
         (np.zeros((27, 48), np.uint8), "none/48:uint8,1"),
+        ({"a,b": rows.obs, "5%,": rows.obs}, "none/5%25%2C:3,a%2Cb:3,1"),
         ({"a:b": rows.obs, "obs": np.zeros((27, 2), np.uint16)}, "none/a:b:3,obs:2:uint16,1"),
     ]:
         assert held_out.name_of(rows._replace(obs=obs)) == name

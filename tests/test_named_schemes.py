@@ -458,6 +458,8 @@ def test_a_run_with_a_delay_trains_and_is_evaluated():
         ("committed:4,2", 0, "a delay of 4 is more than half"),
         ("open-loop", 1, "plays 6 of the 6 steps of a plan.*play 5 or fewer"),
         ("receding:2", 6, "plan longer chunks"),
+        ("dispersion:0.3", 1, "take a scheme whose plans are of one length"),
+        ("argmax-k", 1, "take a scheme whose plans are of one length"),
     ],
 )
 def test_wrong_numbers_of_named_schemes(name, delay, line):

@@ -321,6 +321,25 @@ def test_a_point_finds_its_way_and_a_task_judges_it(tmp_path):
     one.close()
 
 
+def test_a_points_data_are_made_as_the_published_ones():
+    """Goals are every cell but a corridor's, a little beside its middle; actions have a normal noise of 0.5."""
+    maze = np.array([[1, 1, 1, 1, 1], [1, 0, 0, 0, 1], [1, 1, 1, 0, 1], [1, 1, 1, 1, 1]])
+    assert oracles.turns(maze) == [(1, 1), (1, 3), (2, 3)]
+    made = oracles.make("pointmaze-medium")
+    inner, goals = made.unwrapped, []
+    oracle = inner.get_oracle_subgoal
+    inner.get_oracle_subgoal = lambda here, goal: goals.append(tuple(goal)) or oracle(here, goal)
+    for number in range(3):
+        oracles.way(made, (0, number, 0), 600)
+    cells = {goal: tuple(inner.xy_to_ij(goal)) for goal in goals}
+    assert len(cells) >= 6 and {tuple(map(int, c)) for c in cells.values()} <= set(oracles.turns(inner.maze_map))
+    assert all(0 < np.abs(np.subtract(goal, inner.ij_to_xy(cell))).max() <= 1 for goal, cell in cells.items())
+    inner.get_oracle_subgoal = lambda here, goal: (here + np.array([1.0, 0.0]), None)
+    aside = oracles.way(made, (0, 0, 0), 1000)["actions"][:, 1]
+    assert 0.44 < aside.std() < 0.5 and 0.03 < (np.abs(aside) == 1).mean() < 0.06, "5 % lie beyond 2 deviations"
+    assert (oracles.length_of("pointmaze-giant"), oracles.length_of("cube-double")) == (2001, 1001)
+
+
 @pytest.mark.parametrize("scene", slow_but([], env_names.OGBENCH_MAZES))
 def test_mazes_are_stepped(scene):
     for kind in env_names.OGBENCH_MAZES[scene][1]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from test_cli import run
 
 from qchunk import cli
+from qchunk.config import ChunkConfig
 from qchunk.reporting import fitted_q
+from qchunk.system.errors import UserError
+from qchunk.types import Policy
 
 SMALL = "--actor.hidden 16 --actor.steps 2 --seeds 2 --quiet --batch 64"
 FIT = ["--hidden", "32", "--lr", "3e-3"]
@@ -51,6 +55,45 @@ def test_what_cannot_be_ranked_is_a_line(runs, capsys):
         assert run(capsys, "rank", *argv)[0] == 2
 
 
+@pytest.mark.parametrize(
+    ("execute", "chunk", "ends", "line"),
+    [
+        ("open-loop", {}, True, "says of each plan how far it plays it"),
+        ("receding:2", {"codec": "prodmp", "replan": "smooth", "basis": 4}, False, "goes on from its old plans"),
+    ],
+)
+def test_plans_that_are_not_played_as_planned_are_refused(execute, chunk, ends, line):
+    def asked(execute, ends, **chunk):
+        act = Policy(*[None] * 3, ends=ends)
+        settings, config = SimpleNamespace(execute=execute, delay=0), SimpleNamespace(chunk=ChunkConfig(4, **chunk))
+        return fitted_q.chunk_of(
+            SimpleNamespace(settings=settings, config=config, algorithm=SimpleNamespace(act=act)), Path("run")
+        )
+
+    with pytest.raises(UserError, match=f"run {line}"):
+        asked(execute, ends, **chunk)
+    assert asked("receding:2", ends=True).horizon == 2, "its first actions, whatever it says"
+    assert asked("open-loop", False, codec="prodmp", replan="smooth").horizon == 4, "nothing of the old plan is left"
+
+
+def test_skills_are_refused_and_decisions_discounted(tmp_path, capsys):
+    """A skill's actions depend on what is seen at each; the data's return is discounted as the estimate is, here once per chunk of two."""
+    for words in (
+        f"collect probe/constant --policy random --out {tmp_path}/d.npz --steps 400 --episode-length 1000 --quiet",
+        *(
+            f"train bc --env probe/constant --data {tmp_path}/d.npz --out {tmp_path}/{name} --offline-steps 4 --episodes 2 "
+            f"--chunk.horizon 2 --chunk.gamma 0.9 --quiet --batch 16 --actor.hidden 16 {more}"
+            for name, more in (("skills", "--actor.kind skills"), ("bc", "--chunk.discount decision --seeds 2"))
+        ),
+    ):
+        cli.main(words.split())
+    code, _, err = run(capsys, "rank", tmp_path / "skills", "--updates", 1, *FIT)
+    assert code == 2 and "decides each action of a plan at its own step" in err
+    code, out, _ = run(capsys, "rank", tmp_path / "bc", "--updates", 1, *FIT, "--json")
+    assert code == 0
+    np.testing.assert_allclose(json.loads(out)[0]["data"], 20.0, rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_policies_are_ranked_as_they_earn(runs, capsys):
     """Cloned random actions earn 0 in the mean, Q-chunking's nearly 1; so the data say, which were recorded at random."""
@@ -72,17 +115,21 @@ def test_data_that_earn_nothing_are_told():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("execute", ["open-loop", "receding:1"])
-def test_a_value_that_is_known(execute, tmp_path, capsys):
-    """probe/constant earns 1 a step whatever is played, and only time-outs end it: 1 / (1 - gamma), in chunks of two and of one."""
+@pytest.mark.parametrize(
+    ("execute", "discount", "value"),
+    [("open-loop", "step", 10), ("receding:1", "step", 10), ("open-loop", "decision", 20)],
+)
+def test_a_value_that_is_known(execute, discount, value, tmp_path, capsys):
+    """probe/constant earns 1 a step whatever is played, and only time-outs end it: 1 / (1 - gamma), in chunks of two and of one;
+    twice that where gamma counts once per chunk of two."""
     for words in (
         f"collect probe/constant --policy random --out {tmp_path}/d.npz --steps 400 --episode-length 1000 --quiet",
         f"train bc --env probe/constant --data {tmp_path}/d.npz --out {tmp_path}/bc --offline-steps 4 --episodes 2 "
-        f"--chunk.horizon 2 --chunk.gamma 0.9 --execute {execute} {SMALL}",
+        f"--chunk.horizon 2 --chunk.gamma 0.9 --chunk.discount {discount} --execute {execute} {SMALL}",
     ):
         cli.main(words.split())
     code, out, _ = run(capsys, "rank", tmp_path / "bc", "--updates", 3000, *FIT, "--json")
     (found,) = json.loads(out)
     assert code == 0
-    np.testing.assert_allclose(found["data"], 10.0, rtol=1e-4)
-    np.testing.assert_allclose(found["values"], 10.0, rtol=0.05)
+    np.testing.assert_allclose(found["data"], value, rtol=1e-4)
+    np.testing.assert_allclose(found["values"], value, rtol=0.05)

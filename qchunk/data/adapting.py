@@ -99,7 +99,8 @@ def as_played(obs: PyTree, env: Any, where: Any) -> PyTree:
         kind = np.uint8 if byte else np.float32
         with np.errstate(invalid="ignore"):
             made = x.astype(kind)
-        if isinstance(x, np.memmap) or not np.array_equal(made, x):
+        unit = byte and x.dtype.kind == "f" and 0 < np.max(x, initial=0) <= 1  # 0 to 1 or 0 to 255: nobody knows
+        if isinstance(x, np.memmap) or unit or not np.array_equal(made, x):
             line = f"{where}: {name} holds {x.dtype}, and the environment shows {np.dtype(kind)}"
             raise UserError(line, f"save it as {np.dtype(kind)}, in the environment's units")
         return made

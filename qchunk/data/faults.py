@@ -43,7 +43,10 @@ def faults(rows: Any, where: str) -> Iterator[UserError]:
 
 
 def misshapen(rows: Any, where: str) -> Iterator[UserError]:
-    """What is wrong with the arrays as a whole: their shapes, or else their types, or that there is no transition."""
+    """What is wrong with the arrays as a whole: their names, or else their shapes, their types, or that there is no transition."""
+    if odd := trees.misnamed(rows.obs):
+        yield UserError(f"{where} calls a part of its observations {odd[0]!r}", "give it a name without a slash")
+        return
     arrays = arrays_of(rows)
     shapes, roots = {n: x.shape for n, x in arrays.items()}, {n: n.split("/")[0] for n in arrays}
     axes = {"obs": 2, "action": 2, "reward": 1, "terminal": 1, "end": 1}
@@ -51,6 +54,10 @@ def misshapen(rows: Any, where: str) -> Iterator[UserError]:
         fix = "expected obs [R, O], action [R, A], extras [R, ...], and [R] for the rest"
         yield UserError(f"{where}: shapes {shapes} do not fit", fix)
         return
+    for name, width in (("observations", trees.total(trees.sizes(rows.obs))), ("actions", rows.action.shape[1])):
+        if not width:
+            yield UserError(f"{where}: {name} are of no numbers", "name the array that holds them, or record them")
+            return
     kinds = {"obs": "fiub", "extras": "fiub", "terminal": "b", "end": "b"}
     if any(x.dtype.kind not in kinds.get(roots[n], "f") for n, x in arrays.items()):
         types = {n: str(x.dtype) for n, x in arrays.items()}

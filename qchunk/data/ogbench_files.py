@@ -166,12 +166,12 @@ def collect(
     *,
     transitions: int,
     seed: int = 0,
-    length: int = oracles.LENGTH,
+    length: int | None = None,
     processes: int | None = None,
     about: dict[str, Any],
     progress: Callable[[int], Any] = lambda done: None,
 ) -> dict[str, Any]:
-    """Plays whole episodes of ``length`` rows in parallel processes into ``out``; goes on where an earlier call stopped.
+    """Plays whole episodes of ``length`` rows (None: as published) in parallel processes into ``out``; goes on where an earlier call stopped.
 
     Finished episodes lie in ``out.parts/`` until all are there. A process that dies is started again.
 
@@ -188,6 +188,7 @@ def collect(
     if oracles.is_maze(scene) and not (scene.startswith("pointmaze") and kind == "navigate"):
         fix = f"download {scene}-{kind}-v0.npz from {MIRROR}, or make pointmaze-...-navigate"
         raise UserError(f"the package ogbench has no oracle that plays {scene}-{kind}", fix)
+    length = length or oracles.length_of(scene)
     count = -(-transitions // (length - 1))
     folder = out.with_name(out.name + ".parts")
     settings = json.dumps({"scene": scene, "kind": kind, "seed": seed, "length": length})

@@ -2,7 +2,8 @@
 
 The pip package has the oracles but not the loop around them; this is that loop, from its published defaults (noise 0.1 smoothed
 over 0.5 steps, minimum norm 0.4, episodes of 1001 steps): "play" follows plans, "noisy" is Markov with random actions. In mazes the package has
-an oracle of the way, which a point can follow: from one random free cell to the next ("navigate"), with normal noise of 0.2 on its actions.
+an oracle of the way, which a point can follow: from a random cell to one turn of the maze after the other ("navigate"), with the normal
+noise of 0.5 on its actions that the published pointmaze data have, and episodes of 2001 steps in giant mazes.
 Every draw of an episode comes from its own seed, so files do not depend on how many processes make them.
 """
 
@@ -24,7 +25,7 @@ import numpy as np
 
 from qchunk.system import files, processes
 
-LENGTH = 1001  # rows of an episode; the last one is only its final observation
+LENGTH, GIANT = 1001, 2001  # rows of an episode, and in a giant maze; the last one is only its final observation
 NOISE, SMOOTHING, MIN_NORM = 0.1, 0.5, 0.4
 P_STACK = {
     "cube-single": (0.0, 0.0),
@@ -33,7 +34,7 @@ P_STACK = {
     "cube-quadruple": (0.1, 0.5),
     "cube-octuple": (0.0, 0.35),
 }  # others: always 0.5
-WAY_NOISE = 0.2  # of the actions of what follows the oracle of a maze
+WAY_NOISE = 0.5  # of the actions of what follows the oracle of a maze
 SPREAD = np.asarray([1.0, 1.0, 1.0, 3.0, 10.0])  # of the Markov oracles' noise, per action dimension
 
 
@@ -42,13 +43,18 @@ def is_maze(scene: str) -> bool:
     return "maze" in scene
 
 
+def length_of(scene: str) -> int:
+    """Rows of one of its episodes, as published."""
+    return GIANT if "giant" in scene else LENGTH
+
+
 def make(scene: str) -> Any:
     """The environment in data-collection mode."""
     import gymnasium
     import ogbench  # noqa: F401 registers
 
     mode = {} if is_maze(scene) else {"mode": "data_collection"}
-    env = gymnasium.make(f"{scene}-v0", terminate_at_goal=False, max_episode_steps=LENGTH, **mode)
+    env = gymnasium.make(f"{scene}-v0", terminate_at_goal=False, max_episode_steps=length_of(scene), **mode)
     processes.hush_mujoco()
     if is_maze(scene):
         return env
@@ -141,7 +147,8 @@ def way(env: Any, label: tuple[int, ...], length: int) -> dict[str, np.ndarray]:
     np.random.seed(rng.integers(2**31))  # the maze draws from the global generator
     inner = env.unwrapped
     free = [tuple(int(i) for i in cell) for cell in np.argwhere(inner.maze_map == 0)]
-    begin, goal = (free[i] for i in rng.choice(len(free), 2, replace=False))
+    ends = turns(inner.maze_map)
+    begin, goal = free[rng.integers(len(free))], ends[rng.integers(len(ends))]
     obs, _ = env.reset(seed=int(rng.integers(2**31)), options={"task_info": {"init_ij": begin, "goal_ij": goal}})
     rows: dict[str, list] = {"observations": [], "actions": [], "terminals": [], "qpos": [], "qvel": []}
     for step in range(length):
@@ -154,9 +161,19 @@ def way(env: Any, label: tuple[int, ...], length: int) -> dict[str, np.ndarray]:
         for name, x in zip(rows, row, strict=True):
             rows[name].append(x)
         if info["success"]:
-            inner.set_goal(goal_xy=np.asarray(inner.ij_to_xy(free[rng.integers(len(free))])))
+            inner.set_goal(goal_xy=inner.add_noise(inner.ij_to_xy(ends[rng.integers(len(ends))])))
         obs = after
     return {name: np.asarray(x).astype(bool if name == "terminals" else np.float32) for name, x in rows.items()}
+
+
+def turns(maze: np.ndarray) -> list[tuple[int, int]]:
+    """The free cells of a maze [rows, columns] (1: wall, also all around) that are goals: all but those along a corridor."""
+    found = []
+    for i, j in np.argwhere(maze == 0).tolist():
+        walls = (int(maze[i, [j - 1, j + 1]].sum()), int(maze[[i - 1, i + 1], j].sum()))  # beside it, before and behind
+        if sorted(walls) != [0, 2]:
+            found.append((i, j))
+    return found
 
 
 def left_the_table(qpos: np.ndarray) -> bool:

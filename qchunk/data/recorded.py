@@ -34,6 +34,7 @@ NAMES = {  # ours -> what others call it
     "next": ("next_observations", "next_observation", "next_obs", "next_states", "next_state"),
 }
 MARKS = ("terminal", "timeout", "success", "episode", "ends", "frame", "time")  # what is neither seen, done nor earned
+CHANCE = 3  # time-outs, from which on that all of them are terminals is none
 TYPICAL = 1.5  # steps take so many times the usual one at most; more is a gap
 TERMINAL = "mark what ended there, and name the array: qchunk data convert --names terminal=NAME"
 
@@ -131,7 +132,7 @@ def survey(
     columns["action"] = columns["action"].reshape(len(columns["action"]), -1)
     last = bounds(columns, reading, where, found)
     cut(columns, last, reading, where, found)
-    columns |= judged(columns, reading, found)
+    columns |= judged(columns, reading, where, found)
     if "success" in columns:
         about["successes"] = len(np.unique((np.cumsum(last) - last)[np.ravel(columns["success"]) > 0]))
     kept, places, finals = settled(columns, last, found)
@@ -204,6 +205,8 @@ def misfits(columns: Columns, where: str, whole: bool = True) -> Iterator[UserEr
             bad = ~np.isfinite(np.ravel(x.astype(np.float64)))
             line = f"{where}: {n} is no number in {int(bad.sum())} rows (the first is {int(bad.argmax())})"
             yield UserError(line, "say there what was so, or leave the array out")
+        elif n == "ends" and (odd := x[x != np.floor(x)]).size:
+            yield UserError(f"{where}: {n} holds {odd[0]}", "save the count of steps up to each episode's end")
 
 
 def bounds(columns: Columns, reading: Reading, where: str, found: Findings) -> np.ndarray:
@@ -273,7 +276,7 @@ def cut(columns: Columns, last: np.ndarray, reading: Reading, where: str, found:
             lines.append(f"{where}: {what} after {int(at.sum())} steps within episodes (first step {int(at.argmax())})")
 
     if "frame" in columns:
-        told(np.diff(np.ravel(columns["frame"]).astype(np.int64)) != 1, "frames are missing or repeated")
+        told(np.diff(np.ravel(columns["frame"]).astype(np.float64)) != 1, "frames are missing or repeated")
     if "time" in columns and inside.any():
         step = np.diff(np.ravel(columns["time"]).astype(np.float64))
         usual = np.median(step[inside])
@@ -288,7 +291,7 @@ def cut(columns: Columns, last: np.ndarray, reading: Reading, where: str, found:
         found.doubts.extend(UserError(line, fix) for line in lines)
 
 
-def judged(columns: Columns, reading: Reading, found: Findings) -> Columns:
+def judged(columns: Columns, reading: Reading, where: str, found: Findings) -> Columns:
     """Rewards and terminals [N]: those recorded, or as ``reading`` asks for them."""
     zero = np.zeros(len(columns["action"]))
     if "reward" not in columns:
@@ -297,6 +300,11 @@ def judged(columns: Columns, reading: Reading, found: Findings) -> Columns:
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is a fault
         reward = np.ravel(columns.get("reward", columns.get("success", zero))).astype(np.float32)
     terminal = np.ravel(columns.get("terminal", zero)) > 0
+    cut_by_time = np.ravel(columns.get("timeout", zero)) > 0
+    if reading.terminals == adapting.STORED and cut_by_time.sum() >= CHANCE and terminal[cut_by_time].all():
+        line = f"{where}: all {int(cut_by_time.sum())} time-outs are marked terminal, too, as where done holds both"
+        fix = "if they are cuts alone: name an array without them, --names terminal=NAME, or give --terminals none or reward"
+        found.doubts.append(UserError(line, fix))
     return {"reward": reward, "terminal": adapting.terminals(reading, reward, terminal)}
 
 

@@ -49,9 +49,8 @@ def load(
         UserError: no run, no such checkpoint, no such seed, a scheme that does not fit, or a file that is damaged.
     """
     if path_of(folder, "the run's folder").is_file():
-        return exported(
-            Path(folder), background, (seed, checkpoint, execute, delay, recorded) == (0, "newest", "", None, False)
-        )
+        chosen = (seed, checkpoint, execute, delay, recorded, weaker)
+        return exported(Path(folder), background, chosen == (0, "newest", "", None, False, None))
     p, scheme, vars, about = acting(folder, seed, checkpoint, execute, delay, recorded, weaker)
     if background and not scheme.delay:
         raise UserError("a plan without a delay cannot be made in the background", "give delay=1 or more")

@@ -1,7 +1,8 @@
 """No simulator at all: what stands in an environment's place where there is only a robot's own data. Its last episodes are held out and judge a policy.
 
 Its name says the sizes: ``none/37,5`` has observations of 37 numbers and actions of 5, ``none/goal:3,state:12,5`` a tree of them.
-Whole numbers are named, too, as networks read pixels otherwise than floats: ``none/img:48:uint8,state:3,2``, ``none/48:uint8,2``.
+Whole numbers are named, too, as networks read pixels otherwise than floats: ``none/img:48:uint8,state:3,2``, ``none/48:uint8,2``. A comma in
+a part's own name is written %2C, and a percent sign %25.
 """
 
 from __future__ import annotations
@@ -75,7 +76,12 @@ def _part(name: str, x: np.ndarray) -> str:
     """A leaf [R, n] as its part of the name: ``img:48:uint8``; 64 bits are the 32 that training reads."""
     kind = jax.dtypes.canonicalize_dtype(x.dtype)
     leaf, kinds = name.removeprefix("obs").removeprefix("/"), [] if kind.kind == "f" else [kind.name]
-    return ":".join([*([leaf] if leaf else []), str(x.shape[-1]), *kinds])
+    escaped = leaf.replace("%", "%25").replace(",", "%2C")  # commas stand between parts
+    return ":".join([*([escaped] if leaf else []), str(x.shape[-1]), *kinds])
+
+
+def _unescaped(leaf: str) -> str:
+    return leaf.replace("%2C", ",").replace("%25", "%")
 
 
 def agreed(name: str, rows: Rows) -> str:
@@ -109,6 +115,6 @@ def make(rest: str) -> HeldOut:
         raise UserError(
             f"none/{rest}: {odd[0]} is no type of observations", f"give one of {', '.join(KINDS)}; floats need none"
         )
-    leaves = {f"obs/{p['leaf']}" if p["leaf"] else "obs": p for p in named}
+    leaves = {f"obs/{_unescaped(p['leaf'])}" if p["leaf"] else "obs": p for p in named}
     sizes = trees.unnamed({name: int(p["size"]) for name, p in leaves.items()})
     return HeldOut(sizes, int(action), {name: p["kind"] or FLOATS for name, p in leaves.items()})

@@ -180,7 +180,7 @@ def _by_critic(policy: Policy, horizon: int, name: str, pick: Callable) -> Schem
         UserError: the policy has no opinion of prefixes.
     """
     if policy is NO_POLICY:
-        return Scheme(1, *[lambda *a: None] * 3, own=False)  # type: ignore[arg-type]
+        return Scheme(1, *[lambda *a: None] * 3, own=False, looks=False)  # type: ignore[arg-type]
     if (choice := policy.choice) is None:
         problem = f"--execute {name} asks a critic of prefixes how far to play, and this policy has none"
         raise UserError(problem, "train qc-prefix, or take dispersion:0.3, supported or random-k")

@@ -175,7 +175,10 @@ def delayed(scheme: Scheme, delay: int, name: str) -> Scheme:
     reach = scheme.length or scheme.steps
     if scheme.steps + delay > reach:
         problem = f"--execute {name} plays {scheme.steps} of the {reach} steps of a plan and leaves too few for {delay} of delay"
-        raise UserError(problem, f"play {reach - delay} or fewer" if delay < reach else "plan longer chunks")
+        fix = f"play {reach - delay} or fewer" if delay < reach else "plan longer chunks"
+        if not scheme.looks:  # it learns at the end of a plan alone that the next is due, however long it is
+            fix = "take a scheme whose plans are of one length, such as receding:1, or give --delay 0"
+        raise UserError(problem, fix)
     back = -(-delay // scheme.steps)  # J, decisions from a plan's own to the last one in which it is played
 
     def init(vars: Vars, key, state: Any) -> tuple[Any, Waiting]:

@@ -15,34 +15,37 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from qchunk import normalise, sampling
 from qchunk.compose import learner
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import formats
+from qchunk.data.chunks import Dataset, begun
 from qchunk.drivers import offline
 from qchunk.drivers.common import assemble, init
 from qchunk.drivers.offline import OfflineSettings
+from qchunk.envs.base import obs_like
 from qchunk.envs.held_out import HeldOut
 from qchunk.losses.td import td
-from qchunk.play.on_data import to_go
 from qchunk.play.program import Inputs, Program, each_seed, reads
 from qchunk.reporting import records
 from qchunk.reporting.records import Rows
 from qchunk.reporting.stats import interval, paired_difference
 from qchunk.runs import run_folder
-from qchunk.runs.opened import Opened, learner_of, rebuild
+from qchunk.runs.opened import Opened, learner_of, rebuild, vars_of
 from qchunk.seeds import for_each, spread
 from qchunk.system import stopping
 from qchunk.system.errors import UserError
 from qchunk.target_networks import target_view
-from qchunk.types import CLEAN, Algorithm, Array, Critic, Learner, Plan, Policy
+from qchunk.types import CLEAN, Algorithm, Array, Critic, Learner, Plan, Policy, Vars
 
 JUDGED, UNITS = (
     "judged",
     "obs units",
 )  # what a critic is given: all that the policy reads, and its own view of observations
+FIX = "judge runs whose chunks are played as they were planned, open-loop or receding:K, without delay"
 SAMPLES, PART = 8, 500  # chunks valued at each first state; updates between two looks at Ctrl-C
 CAVEAT = (
     "Fitted Q evaluation ranks policies that stay near to the data. Of one that leaves them the values are the critic's invention, and no "
@@ -85,6 +88,10 @@ def judge(folder: Path, path: Path, updates: int, batch: int, c: FittedQ | None 
     p = rebuild(kept, folder)
     trained, _ = learner_of(folder, p)
     c = dataclasses.replace(c or FittedQ(), chunk=chunk_of(p, folder))
+    if c.chunk.horizon > 1 and looks_on(p.algorithm.act, vars_of(p, trained), p.program.env):
+        raise UserError(
+            f"{folder} decides each action of a plan at its own step, and here whole chunks are valued", FIX
+        )
     env = p.program.env
     data, _ = formats.for_env(path, env, kept["env"])
     held = env.held if isinstance(env, HeldOut) else data
@@ -99,7 +106,7 @@ def judge(folder: Path, path: Path, updates: int, batch: int, c: FittedQ | None 
     fitted = fit(program, x, s)
     assert held is not None  # for_env has held them out
     values = np.asarray(first_values(program, fitted, x._replace(data=spread(s.seeds, held))))
-    back = float(jnp.mean(to_go(held, c.chunk.gamma)[held.episodes]))
+    back = earned(held, c.chunk)
     return Estimated(folder, kept["label"], values, back, played(folder))
 
 
@@ -109,12 +116,35 @@ def chunk_of(p: Opened, folder: Path) -> ChunkConfig:
     Raises:
         UserError: a scheme of another kind, whose plays are no chunks of one length.
     """
-    name, _, steps = p.settings.execute.partition(":")
+    c, (name, _, steps) = p.config.chunk, p.settings.execute.partition(":")
     if name not in ("open-loop", "receding") or p.settings.delay:
-        fix = "judge runs that play open-loop or receding:K, without delay"
-        raise UserError(f"{folder} plays by {p.settings.execute}, whose chunks have no one length", fix)
-    length = int(steps) if steps else p.algorithm.act.length or p.config.chunk.horizon
-    return dataclasses.replace(p.config.chunk, horizon=length, backup=(), codec="none", starts=ChunkConfig().starts)
+        raise UserError(f"{folder} plays by {p.settings.execute}, whose chunks have no one length", FIX)
+    if name == "open-loop" and p.algorithm.act.ends:
+        raise UserError(f"{folder} says of each plan how far it plays it, so its chunks have no one length", FIX)
+    length = int(steps) if steps else p.algorithm.act.length or c.horizon
+    if c.codec != "none" and c.replan == "smooth" and length < c.horizon - 1:
+        raise UserError(f"{folder} goes on from its old plans (--chunk.replan smooth), which nobody has here", FIX)
+    return dataclasses.replace(c, horizon=length, backup=(), codec="none", starts=ChunkConfig().starts)
+
+
+def looks_on(policy: Policy, vars: Vars, env: Any) -> bool:
+    """Whether an action of a plan depends on what is seen while it is played, as a skill's does: told from ``emit``'s program."""
+    obs = jax.tree.map(lambda x: jnp.zeros((1, *x.shape), x.dtype), obs_like(env))
+    plan = jax.eval_shape(functools.partial(sampling.act, policy), vars, jax.random.key(0), obs)
+    jaxpr = jax.make_jaxpr(lambda obs, plan: policy.emit(vars, plan, 1, obs))(obs, plan).jaxpr
+    read = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1]
+    return any(read[: len(jax.tree.leaves(obs))])
+
+
+def earned(data: Dataset, c: ChunkConfig) -> float:
+    """The mean return of the data's episodes, discounted as the critic's; what follows a success does not count."""
+    reward, terminal, left = (np.asarray(x) for x in (data.reward, data.terminal, data.left))
+    found = []
+    for first in np.asarray(data.episodes):
+        rows = np.arange(first, first + int(left[first]))
+        before = np.cumsum(terminal[rows]) - terminal[rows] == 0
+        found.append(float(np.sum(c.gamma ** begun(np.arange(len(rows)), c) * reward[rows] * before)))
+    return float(np.mean(found))
 
 
 def fitted_q(c: FittedQ, policy: Policy) -> Algorithm:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from qchunk import envs, normalise, registry, seeds
+from qchunk import envs, names, normalise, registry, seeds
 from qchunk.config import from_dict, validate
 from qchunk.drivers.common import Driver, assemble, execution, learner_like
 from qchunk.play.execute import with_delay
@@ -251,10 +251,13 @@ def beside_weaker(run: Opened, folder: Path | None) -> Opened:
     """The run with all that another one's policy reads as a weaker policy beside its own, for ``schemes.contrast``; as it is without a folder.
 
     Raises:
-        UserError: the other has another method or other sizes, or fewer seeds.
+        UserError: the other has another method or other sizes, or fewer seeds, or the scheme would not look at it.
     """
     if folder is None:
         return run
+    name = run.inputs.execution.name.partition(":")[0]
+    if name in names.SCHEMES and name != "contrast":
+        raise UserError(f"--execute {name} asks no weaker run", "leave it out, or give --execute contrast:N")
     other = rebuild(run_folder.read_config(folder)["config"], folder)
     learner = learner_of(folder, other)[0]
     vars = reads(learner, other.inputs)
