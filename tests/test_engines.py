@@ -120,6 +120,21 @@ def test_a_claim_lives_as_long_as_its_owner(tmp_path, monkeypatch):
     assert found.free(found.newest()["torn"])
 
 
+def test_a_claim_on_a_full_disk_is_one_line_and_nobodys(tmp_path, monkeypatch):
+    """It was taken for a living owner's, for the whole lease, and the line spoke of stdout."""
+    found, dump = Claims(tmp_path), json.dump
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(claims.json, "dump", full)
+    with pytest.raises(UserError, match=r"cannot write .*a\.0: the disk is full .*Free some space"):
+        found.take("a", "1")
+    monkeypatch.setattr(claims.json, "dump", dump)
+    again = found.take("a", "1")
+    assert again and again.generation == 1
+
+
 def test_a_job_that_fails_is_tried_once_and_takes_with_it_what_stands_on_it(tmp_path):
     def broken() -> None:
         (tmp_path / "tries").open("a").write("x")
