@@ -233,6 +233,34 @@ def test_a_worker_ends_with_who_started_it(tmp_path, monkeypatch):
     assert not ends_by_itself(tmp_path / "here", monkeypatch, os.getppid())
 
 
+LONG = """
+import sys, time
+from pathlib import Path
+from qchunk.engines import working
+from qchunk.engines.session import Session
+from qchunk.system import stopping
+working.POLL = working.PATIENCE = 0.1
+with stopping.watched(), stopping.saving():
+    job = working.Chore("a", (), lambda: False, lambda: print("begun", flush=True) or time.sleep(100))
+    working.work([job], Session(Path(sys.argv[1]), "s"), "1", int(sys.argv[2]))
+"""
+
+
+def test_a_worker_that_has_nothing_to_save_ends_all_the_same(tmp_path):
+    """After a second Ctrl-C, or where the command was killed, nobody is left to end it."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    words = [sys.executable, "-c", LONG, str(tmp_path), str(gone.pid)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    try:
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (128 + signal.SIGKILL, "took a\nbegun\n") and err.startswith("ended: "), err
+    found = Claims(tmp_path / "workers/claims")
+    assert (again := found.take("a", "2")) and found.losses(again, 0) == 0, "it was not lost"
+
+
 def crew_of(codes: list[int], folder: Path, ends: bool) -> tuple[Engine, list[str]]:
     """An engine whose workers end at once by these codes, the last one for ever, and the names of all that it started."""
     begun: list[str] = []
