@@ -230,6 +230,16 @@ def test_processes_that_cannot_meet_are_refused(flags, said):
         hosts.join(hosts.HostFlags(**flags))
 
 
+def test_a_port_that_is_taken_is_refused():
+    """By a process that listens there; one that is left of what has ended is free."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        other.listen()
+        with pytest.raises(UserError, match=f"cannot be met at port {port}: Address already in use. give all"):
+            hosts.join(hosts.HostFlags(f"127.0.0.1:{port}", 2, 0))
+
+
 ALONE = """
 import sys
 from qchunk import cli

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import os
+import socket
 import sys
 import tempfile
 import threading
@@ -63,6 +64,8 @@ def join(f: HostFlags) -> None:
         if not 0 <= f.process_id < f.processes:
             fix = f"give numbers from 0 to {max(f.processes, 1) - 1}"
             raise UserError(f"--process-id {f.process_id} is none of {f.processes} processes", fix)
+        if f.process_id == 0:
+            _check_port(int(port))
     import jax
 
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM, which stopping.py answers
@@ -72,6 +75,23 @@ def join(f: HostFlags) -> None:
             jax.distributed.initialize(*others, initialization_timeout=int(MEETING) + 60)
     except (RuntimeError, ValueError) as e:
         raise _apart(str(e).strip().splitlines()[0][:160] or type(e).__name__) from e
+
+
+def _check_port(port: int) -> None:
+    """Refuses a port at which the first process cannot be met: jax would end there by a segmentation fault.
+
+    Raises:
+        UserError: another process listens there, or this one may not.
+    """
+    with socket.socket() as found:
+        found.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # what is left of a run that has ended is in nobody's way
+        try:
+            found.bind(("", port))
+        except OSError as e:
+            fix = "give all processes a --coordinator with another port, such as 4321"
+            raise UserError(f"the first process cannot be met at port {port}: {e.strerror}", fix) from e
 
 
 def _apart(why: str) -> UserError:
