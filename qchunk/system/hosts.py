@@ -84,9 +84,8 @@ def _check_port(port: int) -> None:
         UserError: another process listens there, or this one may not.
     """
     with socket.socket() as found:
-        found.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # what is left of a run that has ended is in nobody's way
+        # what is left of a run that has ended is in nobody's way
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             found.bind(("", port))
         except OSError as e:
