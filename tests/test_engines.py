@@ -120,6 +120,21 @@ def test_a_claim_lives_as_long_as_its_owner(tmp_path, monkeypatch):
     assert found.free(found.newest()["torn"])
 
 
+def test_a_claim_on_a_full_disk_is_one_line_and_nobodys(tmp_path, monkeypatch):
+    """It was taken for a living owner's, for the whole lease, and the line spoke of stdout."""
+    found, dump = Claims(tmp_path), json.dump
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(claims.json, "dump", full)
+    with pytest.raises(UserError, match=r"cannot write .*a\.0: the disk is full .*Free some space"):
+        found.take("a", "1")
+    monkeypatch.setattr(claims.json, "dump", dump)
+    again = found.take("a", "1")
+    assert again and again.generation == 1
+
+
 def test_a_job_that_fails_is_tried_once_and_takes_with_it_what_stands_on_it(tmp_path):
     def broken() -> None:
         (tmp_path / "tries").open("a").write("x")
@@ -216,6 +231,34 @@ def test_a_worker_ends_with_who_started_it(tmp_path, monkeypatch):
     gone.wait()
     assert ends_by_itself(tmp_path / "gone", monkeypatch, gone.pid)
     assert not ends_by_itself(tmp_path / "here", monkeypatch, os.getppid())
+
+
+LONG = """
+import sys, time
+from pathlib import Path
+from qchunk.engines import working
+from qchunk.engines.session import Session
+from qchunk.system import stopping
+working.POLL = working.PATIENCE = 0.1
+with stopping.watched(), stopping.saving():
+    job = working.Chore("a", (), lambda: False, lambda: print("begun", flush=True) or time.sleep(100))
+    working.work([job], Session(Path(sys.argv[1]), "s"), "1", int(sys.argv[2]))
+"""
+
+
+def test_a_worker_that_has_nothing_to_save_ends_all_the_same(tmp_path):
+    """After a second Ctrl-C, or where the command was killed, nobody is left to end it."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    words = [sys.executable, "-c", LONG, str(tmp_path), str(gone.pid)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    try:
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (128 + signal.SIGKILL, "took a\nbegun\n") and err.startswith("ended: "), err
+    found = Claims(tmp_path / "workers/claims")
+    assert (again := found.take("a", "2")) and found.losses(again, 0) == 0, "it was not lost"
 
 
 def crew_of(codes: list[int], folder: Path, ends: bool) -> tuple[Engine, list[str]]:

@@ -135,12 +135,15 @@ def ended(process: subprocess.Popen, code: int = 0) -> tuple[str, str]:
     return out, err
 
 
-def in_two(folder: Path, line: str, other: str = "") -> list[subprocess.Popen]:
-    """Two processes of one device each, over loopback; the second by the same command, or another."""
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    more = f"--coordinator 127.0.0.1:{port} --processes 2 --process-id"
+        return free.getsockname()[1]
+
+
+def in_two(folder: Path, line: str, other: str = "") -> list[subprocess.Popen]:
+    """Two processes of one device each, over loopback; the second by the same command, or another."""
+    more = f"--coordinator 127.0.0.1:{free_port()} --processes 2 --process-id"
     return [started(folder, f"{own} {more} {i}") for i, own in enumerate((line, other or line))]
 
 
@@ -225,3 +228,34 @@ def test_two_processes_stop_together_and_one_goes_on(tmp_path):
 def test_processes_that_cannot_meet_are_refused(flags, said):
     with pytest.raises(UserError, match=said):
         hosts.join(hosts.HostFlags(**flags))
+
+
+def test_a_port_that_is_taken_is_refused():
+    """By a process that listens there; one that is left of what has ended is free."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        other.listen()
+        with pytest.raises(UserError, match=f"cannot be met at port {port}: Address already in use. give all"):
+            hosts.join(hosts.HostFlags(f"127.0.0.1:{port}", 2, 0))
+
+
+ALONE = """
+import sys
+from qchunk import cli
+from qchunk.system import hosts
+hosts.MEETING = 2.0
+cli.main(["train", "bc", "--env", "probe/two-step", "--out", "run", "--processes", "2", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("number", ["0", "1"])
+def test_a_process_whose_others_never_come_ends_by_a_line(tmp_path, number):
+    """The first, and one whose coordinator is not there; jax would abort it, with a stack trace."""
+    words = ["--coordinator", f"127.0.0.1:{free_port()}", "--process-id", number]
+    env = {**os.environ, "PYTHONPATH": str(Path(hosts.__file__).parents[2])}
+    command = [sys.executable, "-P", "-c", ALONE, *words]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "the others are not here after 2 seconds. start all processes within five minutes" in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -396,6 +396,35 @@ def test_tensorboard_loses_no_point_and_draws_none_twice(tmp_path):
     assert points(run.path) == means + each
 
 
+FILLED = """
+import resource
+from pathlib import Path
+from qchunk.runs import sinks
+from qchunk.system.errors import UserError
+with runs.create(Path(sys.argv[2]), {"algorithm": "qc", "env": "probe/pole", "seed": 3}) as run:
+    run.sinks = sinks.sinks_by_name(["tensorboard"], run)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))  # as a full disk; the first step fits
+    try:
+        for n in range(1, 100):
+            run.sinks[0].log("eval", n, {"success": [0.0, 1.0]})
+    except UserError as e:
+        print(e)
+runs.open_run(run.path).close()  # nobody holds it
+"""
+
+
+def test_a_full_disk_is_a_line_with_tensorboard_too(tmp_path):
+    """tensorboardX's own thread would end there, and who logs more, or closes, would wait for ever."""
+    pytest.importorskip("tensorboardX")
+    process = child(FILLED, tmp_path / "run")
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0 and not err, err
+    assert out.startswith(f"cannot write {tmp_path / 'run' / 'tensorboard'}: ") and out.count("\n") == 1
+
+
 def test_wandb_gets_the_configuration_each_seed_and_the_same_identity_after_a_resume(tmp_path, monkeypatch):
     seen, made = [], []
     monkeypatch.setenv("WANDB_PROJECT", "mine")

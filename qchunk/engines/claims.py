@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
-from qchunk.system.files import make_folder
+from qchunk.system.files import explain_oserror, make_folder
 
 LEASE, BEAT = 60.0, 5.0  # seconds without a sign of life after which an owner is lost; seconds between two signs
 
@@ -86,6 +86,9 @@ class Claims:
         Args:
             worker: who takes it, for those who look.
             progress: how far the work had come, see ``losses``.
+
+        Raises:
+            UserError: the disk refuses; a claim that was cut short is let go.
         """
         before = self.newest().get(name)
         if before and not self.free(before):
@@ -96,10 +99,17 @@ class Claims:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except FileExistsError:
             return None
+        except OSError as err:
+            raise explain_oserror(err, path) from err
         owner = {"worker": worker, "host": socket.gethostname(), "place": place(), "pid": os.getpid()}
-        with os.fdopen(fd, "w") as file:
-            json.dump({**owner, "started": started(os.getpid()), "progress": progress}, file)
-        return Claim(Newest(generation, path, 1))
+        claim = Claim(Newest(generation, path, 1))
+        try:
+            with os.fdopen(fd, "w") as file:
+                json.dump({**owner, "started": started(os.getpid()), "progress": progress}, file)
+        except OSError as err:
+            claim.release()
+            raise explain_oserror(err, path) from err
+        return claim
 
     def free(self, found: Newest) -> bool:
         """Whether a claim was let go, or its owner is lost."""

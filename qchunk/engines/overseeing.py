@@ -10,10 +10,9 @@ from typing import Any
 from qchunk.engines.claims import Claims
 from qchunk.engines.session import Session
 from qchunk.engines.starting import Engine
-from qchunk.engines.working import POLL, Chore, why_not
+from qchunk.engines.working import PATIENCE, POLL, Chore, why_not
 from qchunk.system import stopping
 
-PATIENCE = 120.0  # seconds that workers have to save
 RESTARTS = 10  # workers in place of lost ones while no job ends, for each one that is to work
 REFUSED = 2  # exit code of a user's mistake, which the next worker would make, too
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from qchunk.system.files import acquire
 
 POLL = 0.5  # seconds between two looks
 AGAIN = 10.0  # seconds until a job that another process holds without a claim is tried again
+PATIENCE = 120.0  # seconds that a worker has to save once it is told to end
 LOSSES = 5  # workers in a row that may be lost at one place of a job
 FENCED = 75  # exit code of a worker that was taken for lost while it stood still
 
@@ -129,7 +131,7 @@ def _pulse(session: Session, parent: int) -> Iterator[list[Claim]]:
     over = threading.Event()
 
     def run() -> None:
-        beaten = time.monotonic()
+        beaten, told = time.monotonic(), math.inf
         while not over.wait(POLL):
             held = list(holding)
             if any(_seen(claim.superseded) for claim in held):
@@ -138,8 +140,15 @@ def _pulse(session: Session, parent: int) -> Iterator[list[Claim]]:
                 beaten = time.monotonic()
                 for claim in held:
                     claim.beat()
-            if (os.getppid() != parent or _seen(session.stop.exists)) and not stopping.asked():
-                os.kill(os.getpid(), signal.SIGTERM)
+            if told == math.inf and (os.getppid() != parent or _seen(session.stop.exists)):
+                told = time.monotonic()
+                if not stopping.asked():
+                    os.kill(os.getpid(), signal.SIGTERM)
+            if time.monotonic() - told > PATIENCE:  # who started it may be gone, and ends nobody
+                for claim in held:
+                    claim.release()
+                stopping.say(f"ended: it had nothing to save within {PATIENCE:.0f} seconds")
+                os._exit(128 + signal.SIGKILL)
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()

@@ -158,10 +158,14 @@ class RunFolder:
         write_json(self.path / SUMMARY, figures, indent=2, allow_nan=False)
 
     def close(self) -> None:
-        """Closes the sinks and frees the lock. Harmless the second time."""
-        for sink in self.sinks:
-            sink.close()
-        self.sinks = []
+        """Closes the sinks and frees the lock, whatever a sink raises. Harmless the second time."""
+        sinks, self.sinks = self.sinks, []
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._free)
+            for sink in sinks:
+                stack.callback(sink.close)
+
+    def _free(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

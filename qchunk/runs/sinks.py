@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from qchunk.runs.run_folder import RunFolder, figure
 from qchunk.system.errors import UserError, unknown
+from qchunk.system.files import explain_oserror, make_folder
 
 
 class Sink(Protocol):
@@ -65,31 +67,48 @@ def _scalars(kind: str, values: Mapping[str, Any]) -> dict[str, float]:
 
 
 class _TensorBoard:
-    """On the disk within a second. TensorBoard shows a step that is written twice as two points, so a resumed run writes its
-    files again from its metrics."""
+    """On the disk when ``log`` returns. TensorBoard shows a step that is written twice as two points, so a resumed run writes its
+    files again from its metrics. tensorboardX's SummaryWriter would write in a thread: a full disk ends that, and whoever hands it more waits for ever."""
 
     def __init__(self, run: RunFolder):
-        from tensorboardX import SummaryWriter
+        from tensorboardX import event_file_writer
 
-        folder = run.path / "tensorboard"
-        for old in folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        self._writer = SummaryWriter(logdir=str(folder), flush_secs=1)
+        self._folder = run.path / "tensorboard"
+        make_folder(self._folder)
         lines = run.lines()
         began = time.time() - (lines[-1]["seconds"] if lines else 0.0)
-        for line in lines:
-            values = {n: [math.nan if x is None else x for x in _listed(v)] for n, v in line["values"].items()}
-            self._add(line["kind"], line["step"], values, began + line["seconds"])
+        with self._told():
+            for old in self._folder.glob("events.out.tfevents.*"):
+                old.unlink()
+            self._writer = event_file_writer.EventsWriter(str(self._folder / "events"))
+            for line in lines:
+                values = {n: [math.nan if x is None else x for x in _listed(v)] for n, v in line["values"].items()}
+                self._add(line["kind"], line["step"], values, began + line["seconds"])
+            self._writer.flush()
 
     def log(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
-        self._add(kind, step, values, time.time())
+        with self._told():
+            self._add(kind, step, values, time.time())
+            self._writer.flush()
 
     def _add(self, kind: str, step: int, values: Mapping[str, Any], when: float) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
         for name, value in _scalars(kind, values).items():
-            self._writer.add_scalar(name, value, step, walltime=when)
+            self._writer.write_event(Event(wall_time=when, step=step, summary=scalar(name, value)))
 
     def close(self) -> None:
-        self._writer.close()
+        with contextlib.suppress(OSError):  # of a full disk, which ``log`` has told
+            self._writer.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What the disk refuses is the user's error."""
+        try:
+            yield
+        except OSError as err:
+            raise explain_oserror(err, self._folder) from err
 
 
 def _listed(value: Any) -> list:

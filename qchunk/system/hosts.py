@@ -13,8 +13,10 @@ import functools
 import hashlib
 import json
 import os
+import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from qchunk.system import stopping
 from qchunk.system.errors import UserError
 
 LOST = ("Gloo", "gloo", "Coordination", "coordination")  # words of jax where another process does not answer
+MEETING = 300.0  # seconds that the processes of a run wait for each other
 _met = False  # whether all processes have begun
 CLUSTER = "auto"  # in the place of HOST:PORT: what Slurm, Open MPI, Kubernetes or a TPU pod say by themselves
 
@@ -61,17 +64,56 @@ def join(f: HostFlags) -> None:
         if not 0 <= f.process_id < f.processes:
             fix = f"give numbers from 0 to {max(f.processes, 1) - 1}"
             raise UserError(f"--process-id {f.process_id} is none of {f.processes} processes", fix)
+        if f.process_id == 0:
+            _check_port(int(port))
     import jax
 
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM, which stopping.py answers
+    others = (None,) * 3 if f.coordinator == CLUSTER else told
     try:
-        jax.distributed.initialize(*((None,) * 3 if f.coordinator == CLUSTER else told))
+        with _in_time():
+            jax.distributed.initialize(*others, initialization_timeout=int(MEETING) + 60)
     except (RuntimeError, ValueError) as e:
-        why = str(e).strip().splitlines()[0][:160] or type(e).__name__
-        fix = (
-            "start all processes within five minutes, with one coordinator that each can reach and numbers of their own"
-        )
-        raise UserError(f"the processes of the run do not meet: {why}", fix) from e
+        raise _apart(str(e).strip().splitlines()[0][:160] or type(e).__name__) from e
+
+
+def _check_port(port: int) -> None:
+    """Refuses a port at which the first process cannot be met: jax would end there by a segmentation fault.
+
+    Raises:
+        UserError: another process listens there, or this one may not.
+    """
+    with socket.socket() as found:
+        # what is left of a run that has ended is in nobody's way
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind(("", port))
+        except OSError as e:
+            fix = "give all processes a --coordinator with another port, such as 4321"
+            raise UserError(f"the first process cannot be met at port {port}: {e.strerror}", fix) from e
+
+
+def _apart(why: str) -> UserError:
+    """The user's error for processes that do not meet."""
+    fix = "start all processes within five minutes, with one coordinator that each can reach and numbers of their own"
+    return UserError(f"the processes of the run do not meet: {why}", fix)
+
+
+@contextlib.contextmanager
+def _in_time() -> Iterator[None]:
+    """Ends this process by a line where it waits for longer than ``MEETING``: jax would abort it, by a stack trace and no exception."""
+    met = threading.Event()
+
+    def watch() -> None:
+        if not met.wait(MEETING):
+            stopping.say(f"error: {_apart(f'the others are not here after {MEETING:.0f} seconds')}")
+            os._exit(2)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        met.set()
 
 
 def several() -> bool:
