@@ -63,6 +63,16 @@ def prefix_q(
         read: those of the points whose values are told, by default all; the parameters are those of all.
     """
     told = points if read is None else read
+    q, longest = (_members(c, horizon, points, some, name) for some in (told, told[-1:]))
+
+    def score(vars: Vars, obs, action=None, level=CLEAN) -> Array:
+        return q.aggregate(longest.values(vars, obs, action, level))[..., 0]
+
+    return q._replace(score=score)
+
+
+def _members(c: PrefixConfig, horizon: int, points: tuple[int, ...], told: tuple[int, ...], name: str) -> Critic:
+    """The ensemble, which computes the values of those told alone."""
     if c.network == "masked":
         shown = np.arange(horizon) < np.asarray(told)[:, None]  # [J, H]
         which = np.eye(len(points))[[points.index(n) for n in told]]
@@ -71,13 +81,7 @@ def prefix_q(
             prefixes = jnp.where(shown[..., None], action[..., None, :, :], 0.0)
             return obs[..., None, :], nets.flatten_chunk(prefixes), jnp.asarray(which, jnp.float32)
 
-        q = ensemble(c, name, lambda spec: (spec.obs, horizon * spec.action, len(points)), parts)
-    else:
-        net = nets.PrefixTransformer(c.hidden, c.heads, horizon, told)
-        sizes = lambda spec: (spec.obs, horizon * spec.action)  # noqa: E731
-        q = ensemble(c, name, sizes, lambda obs, action, level: (obs, nets.flatten_chunk(action)), net=net)
-
-    def score(vars: Vars, obs, action=None, level=CLEAN) -> Array:
-        return q.aggregate(q.values(vars, obs, action, level))[..., -1]
-
-    return q._replace(score=score)
+        return ensemble(c, name, lambda spec: (spec.obs, horizon * spec.action, len(points)), parts)
+    net = nets.PrefixTransformer(c.hidden, c.heads, horizon, told)
+    sizes = lambda spec: (spec.obs, horizon * spec.action)  # noqa: E731
+    return ensemble(c, name, sizes, lambda obs, action, level: (obs, nets.flatten_chunk(action)), net=net)

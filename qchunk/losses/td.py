@@ -64,15 +64,17 @@ def td_of_prefixes(critic: Critic, policy: Policy, n: int, joint: bool = False, 
     others.
 
     Args:
-        critic: its values are [members, *B, J]; the last prefix is the whole chunk.
+        critic: its values are [members, *B, J]; the last prefix is the whole chunk, whose value is the ``score``.
         policy: one sample of it is a candidate.
         joint: the maximum is over the candidates' prefixes, too (2605.11009, with target networks, which that leaves out).
     """
 
     def value(vars: Vars, key, obs) -> Array:
         action = improve.candidates(policy, vars, key, obs, n).action  # [*B, N, H, A]
-        q = critic.aggregate(critic.values(target_view(vars), jax.tree.map(lambda o: o[..., None, :], obs), action))
-        return jnp.max(q, axis=(-2, -1)) if joint else jnp.max(q[..., -1], axis=-1)
+        seen = target_view(vars), jax.tree.map(lambda o: o[..., None, :], obs), action
+        if joint:
+            return jnp.max(critic.aggregate(critic.values(*seen)), axis=(-2, -1))
+        return jnp.max(critic.score(*seen), axis=-1)
 
     def every(vars: Vars, key, chunk: Chunk) -> tuple[Array, Array]:
         return chunk.reward + chunk.discount * value(vars, key, chunk.next_obs), chunk.weight
