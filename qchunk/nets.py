@@ -13,7 +13,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from qchunk import trees
 from qchunk.system.errors import UserError
@@ -170,13 +169,11 @@ class PrefixTransformer(nn.Module):
         for i in range(len(self.hidden)):
             y = nn.LayerNorm(epsilon=1e-6, name=f"norm_{i}_attention")(x)
             attend = nn.MultiHeadDotProductAttention(self.heads, use_bias=False, name=f"attention_{i}")
-            # of the last block nobody reads other tokens
-            asks = np.asarray(self.points) if i == len(self.hidden) - 1 else np.arange(last + 1)
-            x = x[..., asks, :] + attend(y[..., asks, :], y, mask=causal[:, asks])
+            x = x + attend(y, mask=causal)
             y = nn.LayerNorm(epsilon=1e-6, name=f"norm_{i}_mlp")(x)
             y = gelu(Dense(4 * width, name=f"dense_{i}_in")(y))
             x = x + Dense(width, name=f"dense_{i}_out")(y)
-        return _head(self, nn.LayerNorm(epsilon=1e-6, name="norm")(x))
+        return _head(self, nn.LayerNorm(epsilon=1e-6, name="norm")(x[..., jnp.asarray(self.points), :]))
 
 
 class Zooms(nn.Module):

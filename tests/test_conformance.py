@@ -87,11 +87,7 @@ WHOLE = (
     "qc",
     "ppo",
 )  # whom `make test` tries, however many methods there are: one for each way in which seeds are trained
-OF_SEEDS = (  # what is around a method, not in it
-    "a_seed_alone_and_among_others",
-    "a_setting_alone_and_among_others",
-    "seeds_vmapped_as_on_an_accelerator",
-)
+OF_SEEDS = ("a_seed_alone_and_among_others", "seeds_vmapped_as_on_an_accelerator")  # what is around a method, not in it
 
 
 def pytest_generate_tests(metafunc):
@@ -188,7 +184,8 @@ def test_acts(method, spec):
     build, c, given = method
     algorithm = build(c)
     vars = view(jax.jit(lambda key: algorithm.init(key, spec, given))(jax.random.key(0)), given)
-    for policy in [algorithm.act] if algorithm.explore is algorithm.act else [algorithm.act, algorithm.explore]:
+    others = () if algorithm.explore is algorithm.act else (algorithm.explore,)
+    for policy in (algorithm.act, *others):
         for lead in ((), (3,)):
             obs = jax.tree.map(lambda n: jax.random.normal(jax.random.key(1), (*lead, n)), spec.obs)
             plan = jax.jit(lambda obs, p=policy: sampling.act(p, vars, jax.random.key(2), obs))(obs)
@@ -272,7 +269,7 @@ def test_resumes_to_the_same_bits(method, env, data, trained, tmp_path):
 
 @pytest.fixture(scope="module")
 def one_update(method, env, data, spec):
-    """(learning rate, gamma) -> learners before and after one update without a driver, and its metrics."""
+    """(learning rate, gamma) -> learners before and after one update without a driver, and its metrics; compiled."""
     build, c, given = method
 
     def one(lr, gamma):
@@ -283,26 +280,17 @@ def one_update(method, env, data, spec):
         ready, chunk = experience((build, mine, given), env, data, before, jax.random.key(1))
         return before, *build(mine).update(ready, given, jax.random.key(2), chunk)
 
-    return one
+    return jax.jit(one)  # op by op it compiles longer
 
 
-@pytest.fixture(scope="module")
-def updates(one_update):
-    """Three of them in one program: learning rates and gammas differ between the first two."""
-    return jax.jit(jax.vmap(one_update))(jnp.asarray([1e-3, 1e-2, 1e-2]), jnp.asarray([0.9, 0.5, 0.5]))
-
-
-def test_float_fields_are_vmapped(updates):
-    """Learning rate and gamma differ between the members of one program, and decide what each becomes."""
-    params = updates[1].params
-    chex.assert_trees_all_close(*(jax.tree.map(lambda x, i=i: x[i], params) for i in (1, 2)), atol=2e-5)
-    apart = jax.tree.map(lambda x: float(jnp.abs(x[0] - x[1]).max()), params)
+def test_float_fields_are_vmapped(one_update):
+    """Learning rate and gamma differ between the members of one program; each equals its own run."""
+    lrs, gammas = jnp.asarray([1e-3, 1e-2]), jnp.asarray([0.9, 0.5])
+    together = jax.jit(jax.vmap(lambda *floats: one_update(*floats)[1].params))(lrs, gammas)
+    alone = one_update(1e-2, 0.5)[1].params
+    chex.assert_trees_all_close(jax.tree.map(lambda x: x[1], together), alone, atol=2e-5)
+    apart = jax.tree.map(lambda x: float(jnp.abs(x[0] - x[1]).max()), together)
     assert max(jax.tree.leaves(apart)) > 1e-4
-
-
-def test_a_setting_alone_and_among_others(one_update, updates):
-    alone = jax.jit(one_update)(1e-2, 0.5)[1].params
-    chex.assert_trees_all_close(jax.tree.map(lambda x: x[1], updates[1].params), alone, atol=2e-5)
 
 
 def test_the_second_call_compiles_nothing(method, env, data, trained):
@@ -314,9 +302,9 @@ def test_the_second_call_compiles_nothing(method, env, data, trained):
 
 
 @pytest.mark.accelerator
-def test_one_update(updates):
+def test_one_update(one_update):
     """Without the driver: finite, one step further, and every module has moved."""
-    before, after, metrics = jax.tree.map(lambda x: x[0], updates)
+    before, after, metrics = one_update(1e-3, 0.9)
     assert int(before.step) == 0 and int(after.step) == 1
     chex.assert_tree_all_finite((after.params, after.targets, metrics))
     chex.assert_trees_all_equal_shapes_and_dtypes(before, after)

@@ -137,7 +137,10 @@ def test_returns_to_go():
     from qchunk.data.chunks import dataset
 
     made = dataset(np.zeros((7, 1)), np.zeros((7, 1)), reward, terminal, end)
-    np.testing.assert_allclose(to_go(made, 0.5), [1 + 0.5 * 2, 2, 3, 0, 1.5, 1, 0])
+    np.testing.assert_allclose(to_go(made, ChunkConfig(gamma=0.5)), [1 + 0.5 * 2, 2, 3, 0, 1.5, 1, 0])
+    longer = dataset(np.zeros((5, 1)), np.zeros((5, 1)), np.arange(1.0, 6), np.zeros(5), np.arange(5) == 4)
+    once = ChunkConfig(2, gamma=0.5, discount="decision")  # gamma counts once per chunk of two
+    np.testing.assert_allclose(to_go(longer, once), [1 + 2 + 0.5 * (3 + 4), 2 + 3 + 0.5 * 4, 3 + 4, 4, 0])
 
 
 def test_correlations_by_hand():

@@ -200,7 +200,7 @@ def resized(c: Any, sizes: Sizes, whole: bool = True) -> Any:
     made = {field.name: resized(getattr(c, field.name), sizes, False) for field in dataclasses.fields(c)}
     if not isinstance(made.get("hidden", ()), tuple):
         problem = f"hidden of {type(c).__name__} is no tuple of widths, so that a comparison cannot hold it equal"
-        raise UserError(problem, "make it hidden: Widths = (512, 512), with Widths of qchunk.config")
+        raise UserError(problem, "make it hidden: Widths = (512, 512), with Widths of qchunk")
     made |= shared_fields(c, sizes, whole)
     if isinstance(c, DiffusionConfig):
         made["residual"] = c.residual and fits_residual(sizes.hidden)

@@ -34,7 +34,7 @@ NAMES = {  # ours -> what others call it
     "next": ("next_observations", "next_observation", "next_obs", "next_states", "next_state"),
 }
 MARKS = ("terminal", "timeout", "success", "episode", "ends", "frame", "time")  # what is neither seen, done nor earned
-CHANCE = 3  # time-outs, from which on that all of them are terminals is none
+CHANCE = 3  # so many time-outs that are all terminals, too, are no coincidence
 TYPICAL = 1.5  # steps take so many times the usual one at most; more is a gap
 TERMINAL = "mark what ended there, and name the array: qchunk data convert --names terminal=NAME"
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from qchunk import sampling
+from qchunk.config import ChunkConfig
 from qchunk.data import buffer, chunks
 from qchunk.data.chunks import Dataset
 from qchunk.play.program import Inputs, Program, each_seed, reads
@@ -101,21 +102,24 @@ def energy_distance(x: Array, y: Array) -> Array:
     return 2 * mean(x, y, b * b) - mean(x, x, b * (b - 1)) - mean(y, y, b * (b - 1))
 
 
-def to_go(data: Dataset, gamma: Array) -> Array:
-    """The discounted return from each row to its episode's end [R]; what follows a success does not count."""
+def to_go(data: Dataset, c: ChunkConfig) -> Array:
+    """The return from each row to its episode's end [R], discounted as a critic's; what follows a success does not count."""
 
     def back(after: Array, row: tuple) -> tuple[Array, Array]:
         reward, terminal, left = row
-        total = jnp.where(left > 0, reward + gamma * (1.0 - terminal) * (left > 1) * after, 0.0)
-        return total, total
+        ahead = jnp.concatenate([c.gamma * after[-1:], after[:-1]])
+        total = jnp.where(left > 0, reward + (1.0 - terminal) * (left > 1) * ahead, 0.0)
+        return total, total[-1]
 
-    return jax.lax.scan(back, jnp.zeros(()), (data.reward, data.terminal, data.left), reverse=True)[1]
+    # [n], where 1 to n steps are left of what gamma counts once: a step, or a decision
+    after = jnp.zeros(1 if c.discount == "step" else c.horizon)
+    return jax.lax.scan(back, after, (data.reward, data.terminal, data.left), reverse=True)[1]
 
 
 def judged(algorithm: Algorithm, learner: Learner, x: Inputs, program: Program, keys: list[Array]) -> dict[str, Array]:
     """What the method says of held-out windows, in an update that is thrown away."""
     draw_key, prepare_key, update_key, each_key = keys
-    returns = to_go(x.data, x.c.chunk.gamma)
+    returns = to_go(x.data, x.c.chunk)
     source = program.source(x._replace(data=x.data._replace(extras={**x.data.extras, TO_GO: returns})))
     chunk = (algorithm.draw or buffer.draw)(draw_key, source, x.c.chunk, WINDOWS)
     ready, chunk = algorithm.prepare(learner, x.given, prepare_key, chunk)

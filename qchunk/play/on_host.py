@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.interpreters.partial_eval import dce_jaxpr
 
 from qchunk import trees
 from qchunk.envs.base import State, goal_count
@@ -23,7 +22,7 @@ from qchunk.envs.host.worker import UNKNOWN
 from qchunk.play import episodes as counting
 from qchunk.play.episodes import Episodes, Tally, summary
 from qchunk.play.execute import restart
-from qchunk.play.program import Inputs, Program, each_seed, reads
+from qchunk.play.program import Inputs, Program, depends, each_seed, reads
 from qchunk.play.rollout import Outcome, Player, Simulator, bounded, extras_of
 from qchunk.types import Array, Learner, PyTree, Steps
 
@@ -147,9 +146,7 @@ def looks_on(program: Program, role: str, learner: Learner, x: Inputs, obs, plan
     if key not in _looks_on:  # asked at every decision, and tracing takes longer than it
         args = learner, x, jnp.int32(0), obs, plan
         jaxpr = act.trace(program, role, *args).jaxpr.jaxpr
-        _, read = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-        first = len(jax.tree.leaves(args[:3]))
-        _looks_on[key] = any(read[first : first + len(jax.tree.leaves(obs))])
+        _looks_on[key] = depends(jaxpr, len(jax.tree.leaves(args[:3])), len(jax.tree.leaves(obs)))
     return _looks_on[key]
 
 

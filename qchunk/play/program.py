@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from jax.interpreters.partial_eval import dce_jaxpr
+
 from qchunk import normalise
 from qchunk.data.buffer import Ring, Source
 from qchunk.envs.base import AutoReset, spec_of, wrap
@@ -103,3 +105,9 @@ def each_seed(fn: Callable, learner: Learner, x: Inputs, *batched: Any) -> Any:
         return fn(learner, mine, *more)
 
     return over_seeds(one, learner, x.given, x.keys, x.varied, *batched, shared=(x.data,), share=x.share)
+
+
+def depends(jaxpr: Any, first: int, count: int) -> bool:
+    """Whether any output of a traced program depends on these inputs, ``count`` of them from ``first`` on."""
+    _, read = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return any(read[first : first + count])

@@ -15,21 +15,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.interpreters.partial_eval import dce_jaxpr
 
 from qchunk import normalise, sampling
 from qchunk.compose import learner
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import formats
-from qchunk.data.chunks import Dataset, begun
 from qchunk.drivers import offline
 from qchunk.drivers.common import assemble, init
 from qchunk.drivers.offline import OfflineSettings
 from qchunk.envs.base import obs_like
 from qchunk.envs.held_out import HeldOut
 from qchunk.losses.td import td
-from qchunk.play.program import Inputs, Program, each_seed, reads
+from qchunk.play.on_data import to_go
+from qchunk.play.program import Inputs, Program, depends, each_seed, reads
 from qchunk.reporting import records
 from qchunk.reporting.records import Rows
 from qchunk.reporting.stats import interval, paired_difference
@@ -106,7 +105,7 @@ def judge(folder: Path, path: Path, updates: int, batch: int, c: FittedQ | None 
     fitted = fit(program, x, s)
     assert held is not None  # for_env has held them out
     values = np.asarray(first_values(program, fitted, x._replace(data=spread(s.seeds, held))))
-    back = earned(held, c.chunk)
+    back = float(jnp.mean(to_go(held, c.chunk)[held.episodes]))
     return Estimated(folder, kept["label"], values, back, played(folder))
 
 
@@ -132,19 +131,7 @@ def looks_on(policy: Policy, vars: Vars, env: Any) -> bool:
     obs = jax.tree.map(lambda x: jnp.zeros((1, *x.shape), x.dtype), obs_like(env))
     plan = jax.eval_shape(functools.partial(sampling.act, policy), vars, jax.random.key(0), obs)
     jaxpr = jax.make_jaxpr(lambda obs, plan: policy.emit(vars, plan, 1, obs))(obs, plan).jaxpr
-    read = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[1]
-    return any(read[: len(jax.tree.leaves(obs))])
-
-
-def earned(data: Dataset, c: ChunkConfig) -> float:
-    """The mean return of the data's episodes, discounted as the critic's; what follows a success does not count."""
-    reward, terminal, left = (np.asarray(x) for x in (data.reward, data.terminal, data.left))
-    found = []
-    for first in np.asarray(data.episodes):
-        rows = np.arange(first, first + int(left[first]))
-        before = np.cumsum(terminal[rows]) - terminal[rows] == 0
-        found.append(float(np.sum(c.gamma ** begun(np.arange(len(rows)), c) * reward[rows] * before)))
-    return float(np.mean(found))
+    return depends(jaxpr, 0, len(jax.tree.leaves(obs)))
 
 
 def fitted_q(c: FittedQ, policy: Policy) -> Algorithm:
