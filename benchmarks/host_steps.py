@@ -97,7 +97,7 @@ def compare(name: str, slots: int) -> None:
 
 if __name__ == "__main__":
     for name in NAMES:
-        for slots in (1, 8):
+        for slots in (1, 8, 32):
             try:
                 compare(name, slots)
             except UserError as e:  # an extra, or not set up
