@@ -16,6 +16,7 @@ import optax
 
 from qchunk import registry, target_networks, trees
 from qchunk.config import OptimConfig
+from qchunk.data.chunks import beginning
 from qchunk.system.errors import UserError
 from qchunk.target_networks import target_view
 from qchunk.types import (
@@ -128,10 +129,7 @@ def shortened(part: Any, length: int) -> Any:
     def first(action: Array | None) -> Array | None:
         return None if action is None else action[..., :length, :]
 
-    def chunk(c: Chunk) -> Chunk:
-        return c._replace(action=c.action[..., :length, :], mask=c.mask[..., :length])
-
-    return shown(part, lambda spec: spec._replace(horizon=length), chunk, first=first)
+    return shown(part, lambda spec: spec._replace(horizon=length), lambda c: beginning(c, length), first=first)
 
 
 def shown(

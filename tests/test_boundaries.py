@@ -12,13 +12,13 @@ import pytest
 from test_named_schemes import NO_VARS, along, clock, seen
 from tiers import slow_but
 
-from qchunk import envs, normalise, registry
-from qchunk.actor_configs import FlowConfig
+from qchunk import envs, normalise, registry, sampling
+from qchunk.actor_configs import FlowConfig, TanhGaussianConfig
 from qchunk.actors.flow import flow
 from qchunk.actors.lengths import CHUNK, LOG_PROB, with_length
 from qchunk.algorithms.learned_k import LearnedK, learned_k
 from qchunk.algorithms.qc_prefix import PrefixQC
-from qchunk.algorithms.sear import SEAR
+from qchunk.algorithms.sear import SEAR, sear
 from qchunk.config import ChunkConfig, OptimConfig, RolloutConfig, ValueConfig, validate
 from qchunk.critics.ensemble import mean, minimum
 from qchunk.critics.prefix import PrefixConfig, prefix_q
@@ -37,7 +37,8 @@ from qchunk.play.execute import parse
 from qchunk.sampling import emit_step, uniform
 from qchunk.seeds import for_each
 from qchunk.system.errors import UserError
-from qchunk.types import LENGTH, PLAN_STEP, Choice, Chunk, Critic, Learner, Module, Plan, Policy, Spec, Vars
+from qchunk.target_networks import target_view
+from qchunk.types import LENGTH, PLAN_STEP, Choice, Chunk, Critic, Learner, Module, Plan, Policy, Spec, Vars, view
 
 H, POINTS, N, MEMBERS = 6, (1, 2, 4, 6), 3, 2
 
@@ -61,6 +62,51 @@ def test_a_prefix_is_valued_by_its_own_actions(network):
     np.testing.assert_allclose(q.score(vars, obs, action), values.min(axis=0)[:, -1], rtol=1e-6)
     many = q.values(vars, obs[:, None], jnp.stack([action, -action], axis=1))  # candidates share the observation
     np.testing.assert_allclose(many[:, :, 0], values, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", ["transformer", "masked"])
+def test_a_shorter_chunk_is_valued_as_the_beginning_of_a_longer_one(network):
+    q, vars = made(network)
+    short = prefix_q(PrefixConfig((16,), members=MEMBERS, network=network, heads=2), H, POINTS, read=(1, 2))
+    obs, action = jax.random.normal(jax.random.key(1), (5, 3)), jax.random.uniform(jax.random.key(2), (5, H, 2))
+    found, values = short.values(vars, obs, action[:, :2]), q.values(vars, obs, action)
+    np.testing.assert_allclose(found, values[..., :2], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(short.score(vars, obs, action[:, :2]), values.min(axis=0)[:, 1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [None, 2])
+def test_targets_under_a_soft_actor_are_of_what_it_plans(length):
+    """Every prefix of the data's chunk is worth y_k = R_k + gamma^k m_k Qtarget_h(s_{t+k}, a'), a' the h actions that are planned."""
+    critic = PrefixConfig((16,), members=MEMBERS, network="masked")
+    c = SEAR(ChunkConfig(H, POINTS), TanhGaussianConfig((16,)), critic, act_horizon=length)
+    algorithm, h = sear(c), length or H
+
+    def of_length_alone(p):  # Q of a prefix that depends on nothing but how long it is
+        kernel = p["dense_0"]["kernel"].at[:, : 3 + 2 * H].set(0.0)
+        return {**p, "dense_0": {**p["dense_0"], "kernel": kernel}}
+
+    learner = jax.jit(lambda key: algorithm.init(key, Spec(3, 2, H), {}))(jax.random.key(0))
+    learner = learner._replace(targets={"critic": of_length_alone(learner.targets["critic"])})
+    obs = jax.random.normal(jax.random.key(1), (4, 3))
+    plan = sampling.act(algorithm.act, view(learner, {}), jax.random.key(2), obs)
+    assert plan.action.shape == (4, h, 2) and algorithm.act.length == h
+    choice = algorithm.act.choice
+    assert choice.points == tuple(n for n in POINTS if n <= h)
+    values = choice.values(target_view(view(learner, {})), obs, plan.action)
+    assert np.ptp(values, axis=1).max() < 1e-6 and np.ptp(values[:, 0], axis=1).min() > 1e-3
+    rng = np.random.default_rng(0)
+    reward, discount, weight = (
+        rng.normal(size=(4, 4)),
+        0.9 * (rng.random((4, 4)) < 0.7),
+        1.0 * (rng.random((4, 4)) < 0.7),
+    )
+    zeros = jnp.zeros((4, 4, 3))
+    chunk = Chunk(
+        obs, rng.uniform(-1, 1, (4, H, 2)), jnp.ones((4, H)), reward, discount, zeros, weight, jnp.zeros(4), {}
+    )
+    metrics = jax.jit(algorithm.update)(learner, {}, jax.random.key(3), jax.tree.map(jnp.asarray, chunk))[1]
+    target = reward + discount * float(values[:, 0, -1].min())
+    np.testing.assert_allclose(metrics["td/target"], np.sum(weight * target) / np.sum(weight), rtol=1e-5)
 
 
 def test_the_masked_perceptron_against_a_loop():
@@ -269,6 +315,10 @@ def test_mistakes_of_a_critic_of_prefixes():
     for c, line in [
         (PrefixQC(ChunkConfig(5, (1, 3))), "--chunk.backup ends at 3. let it end at the horizon, 5"),
         (SEAR(ChunkConfig(5, (1, 3))), "--chunk.backup ends at 3. let it end at the horizon, 5"),
+        (
+            SEAR(ChunkConfig(5, (1, 5)), act_horizon=2),
+            "first 2 actions are not valued. let --act-horizon be one of 1 5",
+        ),
         (PrefixQC(critic=PrefixConfig((16, 32))), "--critic.hidden 16 32 does not fit a transformer of 4 heads"),
         (PrefixQC(critic=PrefixConfig((18,))), "give equal multiples of 4, or --critic.network masked"),
         (PrefixQC(critic=PrefixConfig(heads=0)), "--critic.heads 0"),

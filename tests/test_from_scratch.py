@@ -146,12 +146,11 @@ def test_one_traceable_function_is_the_same_run(env, events):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+PREFIXES = SEAR(ChunkConfig(2), TanhGaussianConfig(W), PrefixConfig(W, tau=0.05, network="masked"), OptimConfig(1e-2))
 LEARNS = {
     "open-loop": (rlpd, RLPD(ChunkConfig(2), TanhGaussianConfig(W), CriticConfig(W, tau=0.05), OptimConfig(1e-2))),
-    "random-k": (
-        sear,
-        SEAR(ChunkConfig(2), TanhGaussianConfig(W), PrefixConfig(W, tau=0.05, network="masked"), OptimConfig(1e-2)),
-    ),
+    "random-k": (sear, PREFIXES),
+    "receding:1": (sear, dataclasses.replace(PREFIXES, act_horizon=1)),
 }
 
 

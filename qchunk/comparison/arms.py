@@ -255,7 +255,7 @@ def _shared_config(arm: str, sizes: Sizes) -> Any:
     c = dataclasses.replace(c, **made)
     tuned = TUNED.get(arm, TUNED.get(f"{ours(name)}@{kind}", TUNED.get(ours(name), {})))
     made = {field: value for field, value in tuned.items() if stated_by_us(type(c), field)}
-    if hasattr(c, "act_horizon"):
+    if getattr(c, "act_horizon", None):
         made["act_horizon"] = min(c.act_horizon, sizes.horizon)
     if "tuned_steps" in made:
         made["tuned_steps"] = min(made["tuned_steps"], count_steps(actor(c.tuned)))

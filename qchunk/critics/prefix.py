@@ -55,10 +55,12 @@ def prefix_q(
     name: str = "critic",
     read: tuple[int, ...] | None = None,
 ) -> Critic:
-    """Critics of the first n_j actions: ``values`` are [members, *B, J], and ``score`` [*B] is that of the longest prefix.
+    """Critics of the first n_j actions: ``values`` are [members, *B, J], and ``score`` [*B] is that of the longest prefix told.
+
+    Chunks may have fewer actions than H, as many as the longest prefix told.
 
     Args:
-        horizon: H, actions of the chunks.
+        horizon: H, actions of the chunks that it is built for.
         points: 0 <= n_1 < ... < n_J <= H. The value of no action is V(s), whatever the chunk (2410.09536, section 4).
         read: those of the points whose values are told, by default all; the parameters are those of all.
     """
@@ -73,15 +75,20 @@ def prefix_q(
 
 def _members(c: PrefixConfig, horizon: int, points: tuple[int, ...], told: tuple[int, ...], name: str) -> Critic:
     """The ensemble, which computes the values of those told alone."""
+
+    def flat(action: Array) -> Array:
+        missing = [(0, 0)] * (action.ndim - 2) + [(0, horizon - action.shape[-2]), (0, 0)]
+        return nets.flatten_chunk(jnp.pad(action, missing))
+
     if c.network == "masked":
         shown = np.arange(horizon) < np.asarray(told)[:, None]  # [J, H]
         which = np.eye(len(points))[[points.index(n) for n in told]]
 
         def parts(obs: Array, action: Array, level) -> tuple[Array, ...]:
-            prefixes = jnp.where(shown[..., None], action[..., None, :, :], 0.0)
-            return obs[..., None, :], nets.flatten_chunk(prefixes), jnp.asarray(which, jnp.float32)
+            prefixes = jnp.where(shown[:, : action.shape[-2], None], action[..., None, :, :], 0.0)
+            return obs[..., None, :], flat(prefixes), jnp.asarray(which, jnp.float32)
 
         return ensemble(c, name, lambda spec: (spec.obs, horizon * spec.action, len(points)), parts)
     net = nets.PrefixTransformer(c.hidden, c.heads, horizon, told)
     sizes = lambda spec: (spec.obs, horizon * spec.action)  # noqa: E731
-    return ensemble(c, name, sizes, lambda obs, action, level: (obs, nets.flatten_chunk(action)), net=net)
+    return ensemble(c, name, sizes, lambda obs, action, level: (obs, flat(action)), net=net)

@@ -213,6 +213,11 @@ def whole_discount(c: ChunkConfig):
     return c.gamma ** begun(c.horizon, c)
 
 
+def beginning(chunk: Chunk, length: int) -> Chunk:
+    """The first ``length`` actions of a chunk; what it led to stays that of the whole."""
+    return chunk._replace(action=chunk.action[..., :length, :], mask=chunk.mask[..., :length])
+
+
 def of_decision(steps: Steps, c: ChunkConfig) -> Chunk:
     """What one decision of E environments led to, h steps [h, E, ...] played of its plan; without extras.
 

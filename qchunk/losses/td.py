@@ -64,7 +64,7 @@ def td_of_prefixes(critic: Critic, policy: Policy, n: int, joint: bool = False, 
     others.
 
     Args:
-        critic: its values are [members, *B, J]; the last prefix is the whole chunk, whose value is the ``score``.
+        critic: its values are [members, *B, J]; its ``score`` is the value of the longest prefix, or of what the policy plans.
         policy: one sample of it is a candidate.
         joint: the maximum is over the candidates' prefixes, too (2605.11009, with target networks, which that leaves out).
     """

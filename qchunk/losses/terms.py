@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from qchunk.data.chunks import beginning
 from qchunk.types import Array, Chunk, DrawFn, Key, Metrics, PyTree, SharedFn, Term, Together, Vars
 
 
@@ -60,6 +61,16 @@ def of_first(term: Term) -> Term:
         draw=lambda key, chunk: term.draw(key, first(chunk)),
         fn=lambda vars, noise, chunk: term.fn(vars, noise, first(chunk)),
     )
+
+
+def of_beginnings(part: Together, length: int) -> Together:
+    """The same terms, shown the first ``length`` actions of every chunk."""
+
+    def of(fn: Callable) -> Callable:
+        return lambda *a: fn(*a[:-1], beginning(a[-1], length))
+
+    terms = tuple(term._replace(fn=of(term.fn)) for term in part.terms)
+    return Together(of(part.draw), terms, part.shared and of(part.shared))
 
 
 def weighted_mean(weight: Array, value: Array) -> Array:
