@@ -14,22 +14,25 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from PIL import Image
+from test_report import make
 
 from qchunk import cli, envs, names, registry
 from qchunk.actor_configs import DiffusionConfig, FlowConfig
-from qchunk.commands.compare import asked_for
+from qchunk.commands.compare import asked_for, offline_part
 from qchunk.comparison import arms, handed, literature, refusals, tables
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.lineup import CompareFlags, by_batches, ends_of, online_steps, plan
-from qchunk.comparison.suite import Data, claim, train_all
+from qchunk.comparison.suite import Data, Run, claim, train_all
 from qchunk.config import CriticConfig, Stands, stands_on, validate
+from qchunk.play import collecting
+from qchunk.play.execute import receding
 from qchunk.reporting import film as rendering
 from qchunk.reporting import records
 from qchunk.reporting.film import Frame
 from qchunk.runs import training
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write
-from qchunk.types import Spec
+from qchunk.types import Plan, Policy, Spec
 
 TASK1, TASK2 = "tabletop/cube-single-task1", "tabletop/cube-single-task2"
 ALL = CompareFlags((TASK1, TASK2), seeds=3, offline_steps=70, online_steps=1000, online_updates=30)
@@ -736,6 +739,40 @@ def test_an_environment_without_a_painter_shows_its_numbers():
     low, high = (start._replace(action=np.full(1, a), obs=np.ones(2)) for a in (-1.0, 1.0))
     frames, other = (rendering.pictures(envs.make("probe/fork"), [start, end]) for end in (low, high))
     assert len(frames) == 2 and (frames[0] == other[0]).all() and (frames[1] != other[1]).any()
+
+
+def test_numbers_of_a_tree_are_drawn_as_those_of_its_leaves_side_by_side():
+    """And what is not a number is not drawn: a policy that has diverged has its film, too."""
+    plans, env = np.zeros((3, 2, 1)), envs.make("probe/fork")
+
+    def film(*seen):
+        steps = [Frame(obs, None, action, plans, 0.0) for obs, action in zip(seen, (None, np.ones(1)), strict=True)]
+        return rendering.pictures(env, steps)
+
+    tree, flat = film(*({"a": np.full(1, x), "b": np.full(2, 2 * x)} for x in (0.0, 1.0))), film(np.zeros(3), np.array([1.0, 2.0, 2.0]))  # fmt: skip
+    assert all((one == other).all() for one, other in zip(tree, flat, strict=True))
+    assert len(film(np.zeros(3), np.full(3, np.nan))) == len(film(*[np.full(3, np.nan)] * 2)) == 2
+
+
+def test_a_film_plays_as_evaluations_do():
+    """An action that is no number is none there, either, and not the bound that it lies beyond."""
+    env, key = envs.make("probe/fork"), jax.random.key(0)
+    plan = lambda vars, noise, obs, old=None: Plan(np.full((len(noise), 2, env.action_size), np.inf, np.float32))  # noqa: E731
+    policy = Policy(lambda vars, key, obs: obs, plan, lambda vars, plan, i, obs: plan.action[:, i])
+    moments = rendering.episode(env, policy, receding(policy, 2, 1), collecting.NO_VARS, key)
+    assert np.isnan(moments[1].action).all()
+
+
+def test_the_offline_part_has_the_chosen_baseline_and_survives_a_damaged_run(tmp_path):
+    """Differences are to the arm of --baseline there, too; a run that cannot be read costs no other."""
+    labels = ("bc", "qc", "lost")
+    folders = {make(tmp_path / n, n, [0.5, 0.6], steps=(10, 20)): Run("bc", TASK1, None, None, None, n) for n in labels}
+    (tmp_path / "lost" / "metrics.jsonl").write_text("no json\n")
+    flags = dataclasses.replace(ALL, baseline="qc", offline_steps=20)
+    rows = offline_part(folders, flags)["Offline part (protocol A)"]
+    assert [r["difference to baseline"].partition(":")[0] for r in rows] == ["(baseline", "+0.0 points too few seeds"]
+    assert rows[0]["method"] == "qc"
+    assert offline_part(folders, dataclasses.replace(flags, baseline="dppo"))["Offline part (protocol A)"][0]["method"] == "bc"  # fmt: skip
 
 
 def test_an_episode_as_a_gif(compared, tmp_path, capsys):

@@ -668,6 +668,25 @@ def test_bytes_in_another_order_are_the_same_numbers(kind, tmp_path):
     np.testing.assert_array_equal(data.obs, native.obs)
 
 
+@pytest.mark.parametrize("values", [(0.5, 0.5 + 6e-8), (1e17, 1e17), (3e38, -3e38), (1e308, -1e308)])
+def test_actions_all_but_equal_and_huge_ones_are_counted_and_drawn(values, tmp_path, capsys):
+    """Such as a gripper that is left open. What is beyond 32 bits is told, and not counted."""
+    end = np.array([False, False, True])
+    action = np.array([*values, 0.0])[:, None].astype(np.float64 if max(values) > 1e38 * 4 else np.float32)
+    zeros = np.zeros(3, np.float32)
+    formats.save(tmp_path / "d.npz", formats.Rows(zeros[:, None], action, zeros, end & False, end), {"env": "my/arm"})
+    code, out, err = run(capsys, "data", "info", tmp_path / "d.npz", "--picture", tmp_path / "p.png", "--json")
+    assert code == 0 and not err and (tmp_path / "p.png").exists()
+    assert sum(json.loads(out)["actions"][0]["counts"]) == (2 if max(values) < 1e39 else 0)
+
+
+def test_bounds_of_another_number_of_actions_are_a_line(tmp_path, capsys):
+    space = json.dumps({"type": "Box", "low": [-1.0] * 3, "high": [1.0] * 3})
+    path = made.minari(tmp_path / "set", made.episodes(), action_space=space)
+    code, _, err = run(capsys, "data", "convert", path, "--scale-actions", "--out", tmp_path / "d.npz")
+    assert code == 2 and "bounds of 3 numbers are declared, and actions have 2" in err and err.count("\n") == 1, err
+
+
 def test_images_of_minari_are_taken_by_name(tmp_path):
     """Also where its description declares them, and where there is nothing else."""
     episodes = made.episodes()

@@ -332,6 +332,12 @@ def test_what_is_said_of_a_policy_is_kept_whole(exported, tmp_path):
     np.testing.assert_allclose(wide, 9 * plain, rtol=1e-5)
 
 
+def test_an_exported_file_is_compressed():
+    files = {"about.json": b"0" * 10_000, "act": b"1" * 10_000}
+    made = zipped(files)
+    assert made == zipped(files) and len(made) < 1000, "the same bytes for the same files"
+
+
 async def asked(port, messages, **options):
     """The answers on one connection."""
     async with connect(f"ws://127.0.0.1:{port}", **options) as robot:

@@ -70,6 +70,15 @@ def test_the_last_episodes_are_held_out():
         env.hold_out(recorded(1, 8))
 
 
+def test_held_out_episodes_shorter_than_a_chunk_are_told_before_anything_is_trained(tmp_path, capsys):
+    """Recordings that broke off are often the last ones."""
+    formats.save(tmp_path / "d.npz", formats.joined([recorded(18, 8), recorded(2, 1)]), {"env": "my/robot"})
+    argv = ["train", "qc", "--env", "none", "--data", tmp_path / "d.npz", "--out", tmp_path / "r", *FLAGS, *STEPS]
+    code, _, err = run(capsys, *argv)
+    assert code == 2 and "longer than every episode that is held out (the longest has 1 steps)" in err, err
+    assert not (tmp_path / "r").exists()
+
+
 def test_the_name_says_the_types_of_whole_numbers():
     """By which policies are shown pixels as pixels; floats of any size are named as ever, and so are runs made before."""
     rows = recorded(3, 8)
@@ -176,6 +185,26 @@ def test_values_are_set_against_the_returns_of_their_own_windows(data):
         values = evaluate(program, 1, init(program, x), x)
         np.testing.assert_allclose(values["q_rank"], [sign], rtol=1e-5)
         assert 0.5 < sign * values["q_correlation"][0] < 0.999, "it is no line"
+
+
+def test_the_bias_of_values_is_to_the_returns_of_windows_that_may_be_drawn(data):
+    """Values that are the returns themselves have none but by the draw, also where only whole windows are drawn, which are early ones."""
+    env = held_out.make("3,1")
+    memory = formats.for_env(data, env, "none/3,1")[0]
+    build, config = registry.builder("qc")
+
+    def built(c):
+        made = build(c)
+
+        def update(learner, given, key, chunk):
+            return learner, {"loss": jnp.zeros(()), "td/q": jnp.mean(chunk.extras[TO_GO])}
+
+        return made._replace(update=update)
+
+    chunk = ChunkConfig(horizon=4, starts="whole")
+    c = config(chunk=chunk, actor=FlowConfig((8,), steps=2), critic=CriticConfig((8,)), n=2)
+    program, x = assemble(built, c, env, qchunk.OnlineSettings(offline_steps=1), data=memory)
+    assert abs(evaluate(program, 1, init(program, x), x)["q_bias"][0]) < 0.4, "the mean of all returns is 1.4 lower"
 
 
 def test_train_evaluate_and_report_without_a_simulator(data, tmp_path, capsys):

@@ -148,6 +148,12 @@ def test_the_best_checkpoint_has_succeeded_where_success_is_told_only_if_it_is_r
     assert sorted(int(p.name) for p in folder.checkpoints.iterdir()) == [20, 40, 50]
 
 
+@pytest.mark.parametrize("name", ["²", "-1", "first", True])
+def test_what_is_no_checkpoint_is_a_line(name, tmp_path):
+    with pytest.raises(UserError, match="is no checkpoint"):
+        opened.step_of(tmp_path, name)
+
+
 @pytest.mark.parametrize("figure, best", [("return", 20), ("success", 10)])
 def test_checkpoints_that_do_not_name_their_figure_are_compared_by_what_was_logged(figure, best, tmp_path):
     """Earlier versions kept the number alone."""

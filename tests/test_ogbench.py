@@ -14,6 +14,7 @@ from qchunk.data import formats
 from qchunk.data import ogbench_files as data
 from qchunk.data import ogbench_oracles as oracles
 from qchunk.play import on_host
+from qchunk.runs.recording import CollectFlags, collect_to
 from qchunk.system.errors import UserError
 
 pytest.importorskip("ogbench")
@@ -172,6 +173,21 @@ def test_collection_goes_on_where_it_stopped(tmp_path):
 
     loaded = load_dataset(str(out), add_info=True)
     assert loaded["observations"].shape == (80, 28) and loaded["terminals"].sum() == 2
+
+
+def test_collect_cuts_the_oracles_episodes_where_it_is_asked_to(tmp_path, monkeypatch):
+    """After so many steps, which are one row more; as published where nothing is said."""
+    asked = []
+
+    def collect(scene, kind, out, *, length=None, **more):
+        asked.append(length)
+        return {"transitions": 40, "episodes": 2, "fingerprint": "0"}
+
+    monkeypatch.setattr(data, "collect", collect)
+    for steps in (20, 0):
+        flags = CollectFlags(tmp_path / f"{steps}.npz", steps=40, episode_length=steps, quiet=True)
+        collect_to("ogbench/cube-single-play-v0", flags)
+    assert asked == [21, None]
 
 
 def save(path, arrays, **change):

@@ -10,6 +10,8 @@ import pytest
 from test_cli import ENV, last_checkpoint, run
 
 from qchunk import cli
+from qchunk.commands import stages
+from qchunk.runs.training import TrainFlags
 
 STEPS = ["--offline-steps", "20", "--eval-every", "10", "--log-every", "10", "--episodes", "4", "--batch", "16"]
 TINY = ["--critic.hidden", "16", "--quiet"]
@@ -180,3 +182,14 @@ def test_a_chain_is_one_command_and_one_report(base, tmp_path, capsys, monkeypat
     ):
         code, _, err = run(capsys, *bad)
         assert code == 2 and says in err, err
+
+
+def test_what_the_first_stage_turns_off_is_off_in_the_later_ones():
+    """Unless one turns it on."""
+    first = ["rlpd", "--env", ENV, "--out", "o", "--no-random-start"]
+    _, found = stages.plan([*first, "--then", "rlpd", "--then", "rlpd", "--random-start"], TrainFlags)
+    assert [[w for w in words if w.endswith("random-start")] for words in found] == [
+        ["--no-random-start"],
+        ["--no-random-start"],
+        ["--random-start"],
+    ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +67,7 @@ def compare(argv: list[str]) -> None:
     compared = [r for r in asked_runs if r.name in trained.folders or not f.so_far]
     folders = {trained.folders[r.name]: r for r in compared if r.name in trained.folders}
     played(folders, f)
-    learnt = [folder for folder, r in folders.items() if r.data and r.settings.offline_steps]  # type: ignore[attr-defined]
+    learnt = {folder: r for folder, r in folders.items() if r.data and r.settings.offline_steps}  # type: ignore[attr-defined]
     more: dict[str, Rows] = {"Not trained yet": handed.not_yet(trained, asked_runs) if f.so_far else []}
     more |= offline_part(learnt, f) if learnt and f.online_steps else {}
     priors = [r for r in suite if r.label.startswith(PRIOR)]
@@ -79,10 +78,9 @@ def compare(argv: list[str]) -> None:
     more |= {"Not equal: every setting": tables.settings(compared), "In no interval": tables.caveats(compared)}
     more["Tuning"] = tuning or tables.tuning(compared)
     if f.against == "published":
-        more["Beside the published figures"] = literature.beside_ours(records.table(records.load(list(folders))))
+        more["Beside the published figures"] = literature.beside_ours(records.table(records.load_whole([*folders])[0]))
     failed = [*trained.rows(compared), *((env, arm, why) for env in f.env for arm, why in refused.items())]
-    base = f.baseline if any(r.label == f.baseline for r in folders.values()) else ""
-    publish(list(folders), f.out / "report", more, f.json, failed, base)
+    publish(list(folders), f.out / "report", more, f.json, failed, baseline_of(folders, f))
     trained.failed.update({name_of(env, arm): why for env, arm, why in failed})
     trained.leave()
 
@@ -132,9 +130,14 @@ def listed_trials(argv: list[str]) -> handed.Listed:
     return trials.listed(f, trials.planned(f, sizes))
 
 
-def offline_part(folders: Sequence[Path], f: CompareFlags) -> dict[str, Rows]:
+def baseline_of(folders: dict[Path, Run], f: CompareFlags) -> str:
+    """The arm that differences of these runs are to, by its label; "" where it is not among them."""
+    return f.baseline if any(r.label == f.baseline for r in folders.values()) else ""
+
+
+def offline_part(folders: dict[Path, Run], f: CompareFlags) -> dict[str, Rows]:
     """Where arms with data stood before their first environment step, which is protocol A at these updates, for the page."""
-    found = records.load(folders, until=f.offline_steps)
+    found, _ = records.load_whole([*folders], baseline_of(folders, f), f.offline_steps)
     return {
         "Offline part (protocol A)": records.table(found),
         "Offline part, over all runs": pooled.aggregate(found),

@@ -49,7 +49,7 @@ def evaluate(argv: list[str]) -> None:
     if isinstance(p.program.env, HeldOut):
         resuming.same_data(Path(folder), kept, p, None)  # whose last episodes judge
     shown = dataclasses.replace(p.settings, episodes=f.episodes)
-    evaluation.check(p.program, f.episodes)
+    evaluation.check(p.program, f.episodes, p.config.chunk)
     learner, step = learner_of(Path(folder), p, f.checkpoint)
     mine = learner, p.inputs.given
     learner, given = seeds.spread(shown.seeds, mine, p.inputs.share)  # once, and not at every decision on a host

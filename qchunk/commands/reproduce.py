@@ -65,7 +65,9 @@ def reproduce(argv: list[str]) -> None:
             afterwards.by_schemes(trained.folders[run.name], ways, run.settings.episodes)
     folders, more = trained.of(shown), {}
     if found.published and folders:
-        more["Beside the published figures"] = literature.beside(records.table(records.load(folders)), found.published)
+        more["Beside the published figures"] = literature.beside(
+            records.table(records.load_whole(folders)[0]), found.published
+        )
     more["What differs"] = [{"number": str(i), "difference": d} for i, d in enumerate(found.differences(f.scale), 1)]
     more["Not trained yet"] = handed.not_yet(trained, shown) if f.so_far else []
     publish.publish(folders, root / "report", more, f.json, trained.rows(shown))

@@ -18,11 +18,11 @@ OWN = ("out", "label", "prior", "prior-seed")  # what no stage takes over from t
 
 
 def grouped(argv: list[str]) -> dict[str, list[str]]:
-    """Flags with their values, by name, written without dashes in front and with dashes inside."""
+    """Flags with their values, by name, written without dashes in front and with dashes inside; ``--no-FLAG`` is one of FLAG."""
     found: dict[str, list[str]] = {}
     for arg in argv:
         if arg.startswith("--"):
-            found[name := arg[2:].split("=")[0].replace("_", "-")] = [arg]
+            found[name := arg[2:].split("=")[0].replace("_", "-").removeprefix("no-")] = [arg]
         elif found:
             found[name].append(arg)
     return found

@@ -145,7 +145,7 @@ def scaled(rows: Any, reading: Reading, bounds: Any = None) -> tuple[Any, dict[s
         bounds: (low, high) that the file declares.
 
     Raises:
-        UserError: an empty range.
+        UserError: an empty range, or bounds of another number of actions.
     """
     action, inside = rows.action.astype(np.float64), ~rows.end
     if reading.action_range:
@@ -153,7 +153,11 @@ def scaled(rows: Any, reading: Reading, bounds: Any = None) -> tuple[Any, dict[s
             raise UserError(f"--action-range {reading.action_range} is empty", "give the lowest and the highest")
         low, high = (np.full(action.shape[1], x) for x in reading.action_range)
     elif bounds is not None:
-        low, high = (np.broadcast_to(np.asarray(x, float).ravel(), action.shape[1]) for x in bounds)
+        low, high = (np.asarray(x, float).ravel() for x in bounds)
+        if not {low.size, high.size} <= {1, action.shape[1]}:
+            problem = f"bounds of {low.size} numbers are declared, and actions have {action.shape[1]}"
+            raise UserError(problem, "say what becomes -1 and 1: --action-range LOW HIGH")
+        low, high = (np.broadcast_to(x, action.shape[1]) for x in (low, high))
     else:
         known = action[inside & np.isfinite(action).all(axis=1)]
         low, high = known.min(axis=0, initial=np.inf), known.max(axis=0, initial=-np.inf)

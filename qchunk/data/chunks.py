@@ -267,7 +267,7 @@ def draw_starts(key: Key, data: Dataset, c: ChunkConfig, batch: int) -> Array:
 
 
 def starts_of(data: Dataset, c: ChunkConfig) -> Array:
-    """The rows among which a window may start: every transition's, or those that ``c.starts`` names."""
+    """The rows among which a window may start: those that ``c.starts`` names, or every transition's, of which "whole" takes some (``whole_starts``)."""
     return {"decision": data.decisions, "episode": data.episodes}.get(c.starts, data.starts)
 
 
@@ -311,16 +311,16 @@ def check_rows(data: Dataset) -> None:
         raise UserError("the data hold no transition to start from", "make them by qchunk.data.chunks.dataset")
 
 
-def check_fits(data: Dataset, c: ChunkConfig) -> None:
-    """Refuses a chunk that is longer than every episode.
+def check_fits(data: Dataset, c: ChunkConfig, which: str = "of the data") -> None:
+    """Refuses a chunk that is longer than every episode; ``which`` says of what these are.
 
     Raises:
         UserError: names both lengths.
     """
     longest, needed = int(np.asarray(data.left).max()), length(c)  # not jnp: it may be within a trace
     if longest < needed:
-        which = "--chunk.horizon" if c.horizon == needed else "--chunk.backup"
+        flag = "--chunk.horizon" if c.horizon == needed else "--chunk.backup"
         raise UserError(
-            f"{which} {needed} is longer than every episode of the data (the longest has {longest} steps)",
-            f"give {which} {longest} or less" + (" (in compare: --horizon)" if which == "--chunk.horizon" else ""),
+            f"{flag} {needed} is longer than every episode {which} (the longest has {longest} steps)",
+            f"give {flag} {longest} or less" + (" (in compare: --horizon)" if flag == "--chunk.horizon" else ""),
         )

@@ -46,7 +46,7 @@ def described(rows: Rows, about: Mapping[str, Any]) -> dict[str, Any]:
         "success": success,
         "observations": {n: {"size": x.shape[1], **spread(x)} for n, x in trees.named(rows.obs).items()},
         "actions": [
-            {"name": names[i] if i < len(names) else str(i), **spread(x), "counts": counts(x)}
+            {"name": names[i] if i < len(names) else str(i), **spread(x), "counts": binned(x)[0].tolist()}
             for i, x in enumerate(columns)
         ],
         "units": dict(about[SCALE]) if SCALE in about else None,
@@ -62,9 +62,13 @@ def spread(x: np.ndarray) -> dict[str, float]:
     return {"min": float(known.min()), "mean": float(known.mean()), "max": float(known.max())}
 
 
-def counts(x: np.ndarray) -> list[int]:
-    """How many of the finite numbers lie in each of BINS equal parts from the lowest to the highest."""
-    return np.histogram(x[np.isfinite(x)], BINS)[0].tolist()
+def binned(x: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
+    """How many of the numbers that are ``usable`` lie in each of equal parts from the lowest to the highest, and the parts' ends."""
+    known = x[usable(x)].astype(np.float64)
+    most = np.abs(known).max(initial=0.0) or 1.0
+    # parts of numbers that are all but equal, however large, would have no width
+    found, ends = np.histogram(np.round(known / most, 12), bins)
+    return found, most * ends
 
 
 def bars(numbers: list[int]) -> str:
@@ -113,7 +117,7 @@ def picture(rows: Rows, found: Mapping[str, Any]) -> bytes:
     figure = Figure(figsize=(2.6 * across, 2.0 * down), layout="constrained")
     for i, x in enumerate(rows.action[~rows.end].T):
         axes = figure.add_subplot(down, across, i + 1)
-        axes.hist(x[np.isfinite(x)], bins=41, color="#4c72b0")
+        axes.stairs(*binned(x, 41), fill=True, color="#4c72b0")
         axes.set_title(f"action {found['actions'][i]['name']}", fontsize=9)
         axes.tick_params(labelsize=7)
     out = io.BytesIO()

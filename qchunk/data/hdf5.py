@@ -78,5 +78,5 @@ def is_image(x: Any) -> bool:
 
 def numbered(names: Any, before: str) -> list[str]:
     """The names that are ``before`` and a whole number, in the order of that."""
-    found = [n for n in names if n.startswith(before) and n[len(before) :].isdigit()]
+    found = [n for n in names if n.startswith(before) and n[len(before) :].isdecimal()]
     return sorted(found, key=lambda n: int(n[len(before) :]))

@@ -118,7 +118,7 @@ def serialised(made: Programs, weights: list, like: Any, platforms: Sequence[str
 def zipped(files: dict[str, bytes]) -> bytes:
     """A zip file, the same bytes for the same files."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as z:
+    with zipfile.ZipFile(buffer, "w") as z:
         for name, data in files.items():
-            z.writestr(zipfile.ZipInfo(name), data)
+            z.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ from qchunk.data.on_disk import Asks, Layout, OnDisk
 from qchunk.drivers.common import accumulate, means, one_update, update_keys
 from qchunk.play.program import Inputs, Program, each_seed
 from qchunk.seeds import spread
+from qchunk.system import memory
 from qchunk.types import Chunk, Key, Learner
 
 BYTES = 2**26  # of the batches of a block, all seeds together, unless one update takes more
@@ -167,7 +167,7 @@ def advancing(program: Program, x: Inputs, s: Any, stack: contextlib.ExitStack) 
     leaves = on_disk.leaves_of(x.data)
     data, layout = on_disk.apart(x.data)
     x = x._replace(data=spread(s.seeds, data))
-    of_one = sum(math.prod(a.shape) * a.dtype.itemsize for a in shapes(program, s.batch, x, layout, 1))
+    of_one = memory.of_arrays(shapes(program, s.batch, x, layout, 1))
     count = max(1, min(MOST, s.offline_steps, BYTES // of_one))
     rows = lambda block: rows_of(program, s.batch, layout, count, x, jnp.int32(block * count))  # noqa: E731
     pool = stack.enter_context(ThreadPoolExecutor(READERS))

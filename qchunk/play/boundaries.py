@@ -122,7 +122,7 @@ def longest_safe(
         safe = sure >= near[:, None]
         return best, safe.shape[-1] - 1 - jnp.argmax(safe[:, ::-1], axis=-1)
 
-    return _by_critic(policy, horizon, "longest-safe", pick)
+    return _by_critic(policy, "longest-safe", pick)
 
 
 def argmax_k(policy: Policy, horizon: int) -> Scheme:
@@ -131,7 +131,7 @@ def argmax_k(policy: Policy, horizon: int) -> Scheme:
     def pick(key, values: Array, choice: Choice) -> tuple[Array, Array]:
         return _best(choice.aggregate(values))
 
-    return _by_critic(policy, horizon, "argmax-k", pick)
+    return _by_critic(policy, "argmax-k", pick)
 
 
 def sampled_k(
@@ -151,7 +151,7 @@ def sampled_k(
         chance = (1.0 - uniform) * jax.nn.softmax(of_best / temperature, axis=-1) + uniform / q.shape[-1]
         return best, jax.random.categorical(key, jnp.log(chance), axis=-1)
 
-    return _by_critic(policy, horizon, "sampled-k", pick)
+    return _by_critic(policy, "sampled-k", pick)
 
 
 def advantage_k(policy: Policy, horizon: int) -> Scheme:
@@ -164,7 +164,7 @@ def advantage_k(policy: Policy, horizon: int) -> Scheme:
         q = choice.aggregate(values)
         return _best((q - jnp.mean(q, axis=1, keepdims=True)) / choice.gamma ** jnp.asarray(choice.points))
 
-    return _by_critic(policy, horizon, "advantage-k", pick)
+    return _by_critic(policy, "advantage-k", pick)
 
 
 def _best(score: Array) -> tuple[Array, Array]:
@@ -173,7 +173,7 @@ def _best(score: Array) -> tuple[Array, Array]:
     return at // score.shape[-1], at % score.shape[-1]
 
 
-def _by_critic(policy: Policy, horizon: int, name: str, pick: Callable) -> Scheme:
+def _by_critic(policy: Policy, name: str, pick: Callable) -> Scheme:
     """A scheme that picks among candidates and their prefixes: pick(key, values [members, B, N, J], choice) -> (n [B], j [B]).
 
     Raises:

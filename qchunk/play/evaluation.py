@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from qchunk.config import ChunkConfig
 from qchunk.envs.held_out import HeldOut
 from qchunk.play import on_data, on_device, on_host
 from qchunk.play.program import Inputs, Program
@@ -13,13 +14,15 @@ from qchunk.system import memory
 from qchunk.types import Learner
 
 
-def check(program: Program, count: int) -> None:
-    """Refuses more episodes than this machine could hold: on the device all are played at once.
+def check(program: Program, count: int, c: ChunkConfig) -> None:
+    """Refuses more episodes than this machine could hold: on the device all are played at once; and held-out data that cannot judge.
 
     Raises:
-        UserError: says how much they would take.
+        UserError: says how much they would take, or what is wrong with the data (``on_data.judging``).
     """
-    if not program.on_host and not isinstance(program.env, HeldOut):
+    if isinstance(program.env, HeldOut):
+        on_data.judging(program, c)
+    elif not program.on_host:
         one = memory.of_arrays(jax.tree.leaves(jax.eval_shape(program.env.reset, jax.random.key(0))))
         memory.check("an evaluation", count * one, "give fewer --episodes")
 

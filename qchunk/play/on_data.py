@@ -38,13 +38,22 @@ def evaluate(program: Program, count: int, learner: Learner, x: Inputs) -> dict[
             episode's end, by Pearson's correlation and by Spearman's of their ranks.
 
     Raises:
-        UserError: no episodes are held out: the run's data have not been read.
+        UserError: see ``judging``.
     """
     del count
+    return _evaluate(program, learner, x._replace(data=judging(program, x.c.chunk)))
+
+
+def judging(program: Program, c: ChunkConfig) -> Dataset:
+    """The episodes that are held out.
+
+    Raises:
+        UserError: there are none, as the run's data have not been read; or all of them are shorter than a chunk.
+    """
     if (held := program.env.held) is None:
         raise UserError("no episodes are held out to judge by", "open the run with its data")
-    chunks.check_fits(held, x.c.chunk)
-    return _evaluate(program, learner, x._replace(data=held))
+    chunks.check_fits(held, c, "that is held out")
+    return held
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -127,7 +136,8 @@ def judged(algorithm: Algorithm, learner: Learner, x: Inputs, program: Program, 
     found, q = {"loss": metrics["loss"]}, metrics.get("td/q")
     if q is None:
         return found
-    found["q_bias"] = q - jnp.mean(returns[chunks.starts_of(x.data, x.c.chunk)])
+    rows, least = chunks.starts_of(x.data, x.c.chunk), chunks.length(x.c.chunk) if x.c.chunk.starts == "whole" else 1
+    found["q_bias"] = q - jnp.mean(returns[rows], where=x.data.left[rows] >= least)
     if TO_GO not in chunk.extras:
         return found
 

@@ -218,11 +218,6 @@ def batch_of_one(obs: PyTree) -> PyTree:
     return jax.tree.map(lambda o: o[None], obs)
 
 
-def empty(env: Any, slots: int) -> HostState:
-    """The state before the first episode: every slot has ended."""
-    return env.nothing(slots)
-
-
 def by_seed(seeds: int, steps: Steps) -> Steps:
     """Steps [n, S * E, ...] -> [S, n, E, ...], without success, which no buffer keeps."""
     steps = steps._replace(success=None)
@@ -260,7 +255,7 @@ def reset_seeds(label: tuple[int, ...], count: int) -> np.ndarray:
 def lanes(env: Any, seeds: int, slots: int) -> Lanes:
     """Slots at the head of the list."""
     episode = np.tile(np.arange(slots), seeds)
-    return Lanes(empty(env, seeds * slots), episode, np.zeros(seeds * slots, np.int32), np.full(seeds, slots))
+    return Lanes(env.nothing(seeds * slots), episode, np.zeros(seeds * slots, np.int32), np.full(seeds, slots))
 
 
 def from_seeds(
@@ -325,4 +320,4 @@ def training(program: Program, learner: Learner, x: Inputs, envs: int) -> tuple[
     """(slots, carry) before the first decision of training or collecting, ``envs`` slots for each seed."""
     slots = len(x.keys) * envs
     carry = nothing_carried(program, "explore", learner, x, envs)
-    return Slots(empty(program.env, slots), np.zeros(slots, np.int32)), carry
+    return Slots(program.env.nothing(slots), np.zeros(slots, np.int32)), carry

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qchunk import sampling
+from qchunk import sampling, trees
 from qchunk.envs.base import Env, wrap
 from qchunk.envs.objective import settled
 from qchunk.play import on_host
 from qchunk.play.execute import Scheme
 from qchunk.play.program import Inputs, Program
-from qchunk.play.rollout import decision
+from qchunk.play.rollout import bounded, decision
 from qchunk.system import files
 from qchunk.system.errors import UserError
 from qchunk.types import Learner, Policy, Vars
@@ -31,7 +31,7 @@ SAMPLES = 40  # chunks drawn at each decision, where they can be seen
 class Frame(NamedTuple):
     """One step of an episode."""
 
-    obs: np.ndarray  # [O]
+    obs: Any  # [O], or a tree of such
     world: Any  # the simulator's own state; None on the host
     action: np.ndarray | None  # [A] that led here; None at the start
     plans: np.ndarray  # [SAMPLES, H, A] chunks that the policy might have chosen when it last decided
@@ -52,7 +52,7 @@ def episode(env: Env, policy: Policy, scheme: Scheme, vars: Vars, key: jax.Array
 
     @jax.jit
     def step(vars: Vars, i: jax.Array, state: Any, plan: Any):
-        action = jnp.clip(scheme.act(vars, i, state, plan), -1.0, 1.0)
+        action = bounded(scheme.act(vars, i, state, plan))
         return world.step(state, action), action
 
     state = jax.jit(world.reset)(jax.random.split(reset_key, 1))
@@ -174,7 +174,7 @@ def _pole(env: Env, moments: list[Frame]) -> list[np.ndarray]:
 
 def _numbers(env: Env, moments: list[Frame]) -> list[np.ndarray]:
     """What was seen and what was done, along the episode; grey: the actions of chunks that might have been chosen."""
-    seen = np.stack([m.obs for m in moments])
+    seen = np.stack([np.concatenate([*trees.named(m.obs).values()]) for m in moments])
     done = np.stack([np.full_like(moments[1].action, np.nan) if m.action is None else m.action for m in moments])
 
     def paint(axes: Any, i: int, m: Frame) -> None:
@@ -197,7 +197,8 @@ def _decided(moments: list[Frame], i: int) -> int:
 
 
 def _span(values: np.ndarray) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
+    known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
     return low - 0.1 - 0.05 * (high - low), high + 0.1 + 0.05 * (high - low)
 
 

@@ -162,7 +162,9 @@ def once(folders: Sequence[Path]) -> list[Path]:
     return list({Path(f).resolve(): Path(f) for f in folders}.values())
 
 
-def load_whole(folders: Sequence[Path], baseline: str = "") -> tuple[list[Record], list[Damaged]]:
+def load_whole(
+    folders: Sequence[Path], baseline: str = "", until: float = np.inf
+) -> tuple[list[Record], list[Damaged]]:
     """The runs that can be read, as ``load`` gives them, and those that cannot.
 
     Raises:
@@ -171,7 +173,7 @@ def load_whole(folders: Sequence[Path], baseline: str = "") -> tuple[list[Record
     found, damaged, first = list[Record](), list[Damaged](), None
     for folder in once(folders):
         try:
-            found.append(read(folder))
+            found.append(read(folder, until))
         except UserError as e:
             if not (folder / run_folder.CONFIG).exists():
                 raise

@@ -189,7 +189,7 @@ def step_of(folder: Path, wanted: str | int) -> int | None:
         if first is None:
             raise UserError(f"no checkpoint of {folder} was made with an evaluation", "take newest, or a step")
         return first.step
-    if isinstance(wanted, bool) or not str(wanted).isdigit():
+    if isinstance(wanted, bool) or not str(wanted).isdecimal():
         raise UserError(f"{wanted!r} is no checkpoint", "give newest, best or a step")
     return int(wanted)
 

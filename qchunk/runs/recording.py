@@ -86,6 +86,7 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
             envs.python_of(name, f.env_python)
             about["env"] = f"ogbench/{part['scene']}-{part['kind']}-v0"
             more = {"transitions": f.steps, "seed": f.seed, "about": about, "progress": bar.move}
+            more["length"] = f.episode_length + 1 if f.episode_length else None  # rows: one more than steps
             with stopping.hint("the same command goes on where this one was"):
                 found = ogbench_files.collect(part["scene"], part["kind"], out, **more)
         else:
@@ -138,7 +139,7 @@ def _device_rows(
     length = f.episode_length or env.episode_length  # type: ignore[union-attr]
     count = max(1, min(f.envs, -(-f.steps // length)))
     start = jax.tree.leaves(jax.eval_shape(env.reset, jax.random.key(0)))  # type: ignore[union-attr]
-    least = count * sum(x.size * x.dtype.itemsize for x in start)
+    least = count * memory.of_arrays(start)
     memory.check("a step of all environments", least, "give fewer --envs")
     more = {"steps": f.steps, "envs": count, "episode_length": length, "progress": progress}
     rows = collecting.collect(env, scheme, vars, key_of(f.seed, "collect", number), **more)

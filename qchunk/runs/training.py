@@ -183,7 +183,7 @@ def check_memory(p: Opened) -> None:
         state = p.driver.state_like(p.program, p.inputs, p.settings, learner)
         fix = "give fewer --envs or --seeds, or a smaller --capacity"
         memory.check("the state of play", memory.of_arrays(jax.tree.leaves(state)), fix)
-    evaluation.check(p.program, p.settings.episodes)
+    evaluation.check(p.program, p.settings.episodes, p.config.chunk)
 
 
 def check_minutes(minutes: float | None) -> None:
