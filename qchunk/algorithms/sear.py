@@ -1,8 +1,8 @@
 """SEAR (2603.01891): soft actor-critic over chunks, online, whose critic values every prefix of a chunk.
 
 It collects with ``--execute random-k``, plans of which 1 to H steps are played, and is best evaluated with few steps of
-each plan, such as ``receding:4``. With ``--act-horizon 1`` it is T-SAC (2503.03660), which chunks the critic alone: an actor
-of single actions, whose value there is the critic's of one.
+each plan, such as ``receding:4``. With ``--act-horizon 1`` it is T-SAC (2503.03660): an actor of single actions under a critic
+of sequences.
 """
 
 from __future__ import annotations
