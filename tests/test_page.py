@@ -50,6 +50,26 @@ def test_the_first_screen_says_who_won_by_how_much_and_how_sure(pair):
     assert board.over == "over seeds" and [text for _, text in board.ticks] == ["0", "20", "40", "60", "80", "100"]
 
 
+def test_families_are_those_of_what_a_run_has_and_named_in_the_picture(tmp_path, monkeypatch):
+    """The best of each decides their order, not each method's own figure: without names that would look unsorted."""
+    of = {"vpn": {"model": {"tau": 0.1}}, "qc": {"critic": {"n": 1}}, "mac": {"model": {"n": 1}, "critic": {"n": 1}}}
+    of |= {"bc": {}, "dppo": {"rollout": {"n": 1}, "critic": {"n": 1}}}
+    means = {"qc": 0.9, "mac": 0.8, "vpn": 0.1, "dppo": 0.7, "bc": 0.2}
+    runs = [make(tmp_path / n, n, [x] * 3, config=of[n], settings={"episodes": 50}) for n, x in means.items()]
+    board = first_screen(runs)[1]
+    assert [(f, [r.label for r in rows]) for f, rows in board.families] == [
+        ("actor and critic", ["qc"]),
+        ("with a model", ["mac", "vpn"]),
+        ("policy gradients", ["dppo"]),
+        ("cloning", ["bc"]),
+    ]
+    kept = []
+    monkeypatch.setattr(plots, "keep", lambda figure, path, kinds: kept.append(figure))
+    plots.headline(board, dict.fromkeys(means, "k"), tmp_path / "headline")
+    names = {text.get_text(): text.get_position()[1] for text in kept[0].axes[0].texts}
+    assert names == {"actor and critic": 0, "with a model": 1, "policy gradients": 3, "cloning": 4}
+
+
 def test_what_is_not_told_apart_has_its_seeds(tmp_path, pair):
     """As many as the paired t test needs among three differences, which is more than there are."""
     near = make(tmp_path / "n", "near", [0.9, 0.8, 0.9, 0.95], steps=(2000,), **CRITIC)

@@ -138,6 +138,12 @@ def headline(board: Any, colour: dict[str, str], path: Path) -> None:
     ax.set_yticks(range(len(rows)), [lettered(row.label) for row in rows])
     ax.set_xticks([at for at, _ in board.ticks], [text for _, text in board.ticks])
     ax.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5))
+    first = 0
+    for family, members in board.families if len(board.families) > 1 else ():
+        ax.axhline(first - 0.5, color="0.8", linewidth=0.8)
+        about = {"transform": ax.get_yaxis_transform(), "fontsize": 8, "fontstyle": "italic", "color": "0.4"}
+        ax.text(1.01, first, family, va="center", **about)
+        first += len(members)
     figure.supxlabel(textwrap.fill(f"{board.unit}; 95 % interval {board.over}", 76), fontsize=10)
     ax.set_title(lettered(board.title), fontsize=10)
     ax.grid(axis="x", alpha=0.25)
