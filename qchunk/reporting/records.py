@@ -105,10 +105,8 @@ class Record(NamedTuple):
         fields = found if isinstance(found, dict) else {}
         if "rollout" in fields:
             return "policy gradients"
-        if fields.get("model"):
-            return "with a model"
-        if not fields.get("critic"):
-            return "cloning"
+        if fields.get("model") or not fields.get("critic"):
+            return "with a model" if fields.get("model") else "cloning"
         return "on a prior" if self.about["config"].get("prior") else "actor and critic"
 
     @property
