@@ -16,7 +16,7 @@ import optax
 
 from qchunk import registry, target_networks, trees
 from qchunk.config import OptimConfig
-from qchunk.data.chunks import beginning
+from qchunk.data.chunks import beginning, of_chunk
 from qchunk.system.errors import UserError
 from qchunk.target_networks import target_view
 from qchunk.types import (
@@ -154,15 +154,12 @@ def shown(
     def of_obs(fn: Callable) -> Callable:
         return lambda vars, obs, action=None, *a: fn(vars, see(obs), first(action), *a)
 
-    def of_chunk(fn: Callable) -> Callable:
-        return lambda *a: fn(*a[:-1], chunk(a[-1]))
-
     if getattr(part, "decoder", None):
         raise UserError("skills are decoded from whole observations", "take an actor of actions, such as flow")
     reads = {f: of_obs(getattr(part, f)) for f in OF_OBS if getattr(part, f, None)}
-    reads |= {f: of_chunk(getattr(part, f)) for f in ("draw", "loss") if hasattr(part, f)}
+    reads |= {f: of_chunk(getattr(part, f), chunk) for f in ("draw", "loss") if hasattr(part, f)}
     if follow := getattr(part, "follow", None):  # a teacher is shown the same
-        reads["follow"] = lambda teacher: of_chunk(follow(teacher))
+        reads["follow"] = lambda teacher: of_chunk(follow(teacher), chunk)
     return built_for(part, sizes)._replace(**reads)
 
 

@@ -70,6 +70,15 @@ def test_families_are_those_of_what_a_run_has_and_named_in_the_picture(tmp_path,
     assert names == {"actor and critic": 0, "with a model": 1, "policy gradients": 3, "cloning": 4}
 
 
+def test_long_names_of_arms_are_broken_in_pictures_and_leave_them_room(tmp_path, monkeypatch):
+    label, kept = "sear:critic.network=masked:critic.members=2:act-horizon=1", []
+    monkeypatch.setattr(plots, "keep", lambda figure, path, kinds: kept.append(figure))
+    plots.curves(records.load([make(tmp_path / "s", label, QC)]), tmp_path / "curves")
+    (text,) = kept[0].axes[0].get_legend().get_texts()
+    lines = text.get_text().split("\n")
+    assert "".join(lines) == label and len(lines) > 1 and max(map(len, lines)) <= 28
+
+
 def test_what_is_not_told_apart_has_its_seeds(tmp_path, pair):
     """As many as the paired t test needs among three differences, which is more than there are."""
     near = make(tmp_path / "n", "near", [0.9, 0.8, 0.9, 0.95], steps=(2000,), **CRITIC)

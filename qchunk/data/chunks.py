@@ -6,7 +6,7 @@ the final observation only. Row i's action leads from row i's observation to row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -213,6 +213,11 @@ def whole_discount(c: ChunkConfig):
     return c.gamma ** begun(c.horizon, c)
 
 
+def of_chunk(fn: Callable, see: Callable[[Chunk], Chunk]) -> Callable:
+    """The same function of (..., chunk), called with what ``see`` makes of the chunk."""
+    return lambda *a: fn(*a[:-1], see(a[-1]))
+
+
 def beginning(chunk: Chunk, length: int) -> Chunk:
     """The first ``length`` actions of a chunk; what it led to stays that of the whole."""
     return chunk._replace(action=chunk.action[..., :length, :], mask=chunk.mask[..., :length])
@@ -267,8 +272,13 @@ def draw_starts(key: Key, data: Dataset, c: ChunkConfig, batch: int) -> Array:
 
 
 def starts_of(data: Dataset, c: ChunkConfig) -> Array:
-    """The rows among which a window may start: those that ``c.starts`` names, or every transition's, of which "whole" takes some (``whole_starts``)."""
+    """The rows among which a window may start: those that ``c.starts`` names, or every transition's, of which "whole" takes some (``may_start``)."""
     return {"decision": data.decisions, "episode": data.episodes}.get(c.starts, data.starts)
+
+
+def may_start(data: Dataset, c: ChunkConfig) -> Array:
+    """Whether a window may start at each of ``starts_of``: "whole" takes those that lie inside their episode."""
+    return data.left[starts_of(data, c)] >= (length(c) if c.starts == "whole" else 1)
 
 
 def count_starts(data: Dataset, c: ChunkConfig) -> Array | int:

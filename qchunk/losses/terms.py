@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from qchunk.data.chunks import beginning
+from qchunk.data.chunks import beginning, of_chunk
 from qchunk.types import Array, Chunk, DrawFn, Key, Metrics, PyTree, SharedFn, Term, Together, Vars
 
 
@@ -57,17 +57,14 @@ def of_first(term: Term) -> Term:
     def first(chunk: Chunk) -> Chunk:
         return jax.tree.map(lambda x: x[:, 0], chunk)
 
-    return term._replace(
-        draw=lambda key, chunk: term.draw(key, first(chunk)),
-        fn=lambda vars, noise, chunk: term.fn(vars, noise, first(chunk)),
-    )
+    return term._replace(draw=of_chunk(term.draw, first), fn=of_chunk(term.fn, first))
 
 
 def of_beginnings(part: Together, length: int) -> Together:
     """The same terms, shown the first ``length`` actions of every chunk."""
 
     def of(fn: Callable) -> Callable:
-        return lambda *a: fn(*a[:-1], beginning(a[-1], length))
+        return of_chunk(fn, lambda chunk: beginning(chunk, length))
 
     terms = tuple(term._replace(fn=of(term.fn)) for term in part.terms)
     return Together(of(part.draw), terms, part.shared and of(part.shared))

@@ -136,8 +136,8 @@ def judged(algorithm: Algorithm, learner: Learner, x: Inputs, program: Program, 
     found, q = {"loss": metrics["loss"]}, metrics.get("td/q")
     if q is None:
         return found
-    rows, least = chunks.starts_of(x.data, x.c.chunk), chunks.length(x.c.chunk) if x.c.chunk.starts == "whole" else 1
-    found["q_bias"] = q - jnp.mean(returns[rows], where=x.data.left[rows] >= least)
+    rows, may = chunks.starts_of(x.data, x.c.chunk), chunks.may_start(x.data, x.c.chunk)
+    found["q_bias"] = q - jnp.mean(returns[rows], where=may)
     if TO_GO not in chunk.extras:
         return found
 

@@ -57,6 +57,12 @@ def lettered(label: str) -> str:
     return f"{' ' * label.startswith('_')}{label}".replace("$", r"\$")
 
 
+def in_lines(label: str) -> str:
+    """``lettered``, broken at spaces and behind ":" where it is long: an arm's settings in one line would leave its picture no room."""
+    filled = textwrap.fill(lettered(label).replace(":", ": "), 28, break_long_words=False, break_on_hyphens=False)
+    return filled.replace(": ", ":")
+
+
 def draw_curves(ax: Any, members: Sequence[Record], axis: str, colour: dict[str, str]) -> None:
     """Success (or return) of one environment's runs against training: mean over seeds, every seed thin."""
     for r in members:
@@ -64,7 +70,7 @@ def draw_curves(ax: Any, members: Sequence[Record], axis: str, colour: dict[str,
         values = scale * r.values()
         mark = "o" if len(x) == 1 else ""  # a line through one point cannot be seen
         ax.plot(x, values, color=colour[r.label], alpha=0.25, linewidth=0.8, marker=mark)
-        ax.plot(x, values.mean(axis=1), color=colour[r.label], linewidth=2, marker=mark, label=lettered(r.label))
+        ax.plot(x, values.mean(axis=1), color=colour[r.label], linewidth=2, marker=mark, label=in_lines(r.label))
     mixed = [r for r in members if 0 < r.online_steps < r.evals[-1]["step"]]
     for at in {r.evals[-1]["step"] - r.online_steps for r in mixed} if axis == "training" else ():
         ax.axvline(at, color="0.5", linestyle=":", linewidth=1)  # the switch
@@ -126,8 +132,9 @@ def keep(figure: Any, path: Path, kinds: Sequence[str]) -> None:
 
 def headline(board: Any, colour: dict[str, str], path: Path) -> None:
     """The rows of dots of a ``headline.Board`` as png, pdf and svg."""
-    rows = board.rows
-    figure, ax = plt.subplots(figsize=(6.4, 0.9 + 0.32 * len(rows)), layout="constrained", dpi=120)
+    rows, names = board.rows, [in_lines(row.label) for row in board.rows]
+    tall = max([0.32, *(0.18 * len(name.splitlines()) for name in names)])  # inches of a row
+    figure, ax = plt.subplots(figsize=(6.4, 0.9 + tall * len(rows)), layout="constrained", dpi=120)
     for y, row in enumerate(rows):
         color = colour[row.label]
         ax.plot(row.seeds, [y] * len(row.seeds), "o", color=color, markerfacecolor="none", markersize=4, alpha=0.6)
@@ -135,7 +142,7 @@ def headline(board: Any, colour: dict[str, str], path: Path) -> None:
             ax.plot([row.low, row.high], [y, y], color=color, linewidth=2.5)
         if row.at is not None:
             ax.plot(row.at, y, "o", color=color, markersize=8)
-    ax.set_yticks(range(len(rows)), [lettered(row.label) for row in rows])
+    ax.set_yticks(range(len(rows)), names)
     ax.set_xticks([at for at, _ in board.ticks], [text for _, text in board.ticks])
     ax.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5))
     first = 0
@@ -167,7 +174,7 @@ def draw_profile(ax: Any, scores: dict[str, np.ndarray], colour: dict[str, str])
     """Share of runs [S, tasks] whose success is above a threshold (Agarwal et al., section 4.2)."""
     thresholds = np.linspace(0.0, 1.0, 201)
     for label, x in scores.items():
-        ax.step(100 * thresholds, 100 * performance_profile(x, thresholds), where="post", color=colour[label], lw=2, label=lettered(label))  # fmt: skip
+        ax.step(100 * thresholds, 100 * performance_profile(x, thresholds), where="post", color=colour[label], lw=2, label=in_lines(label))  # fmt: skip
     ax.set(xlabel="success of a run (%)", ylabel="runs above it (%)", xlim=(0, 100), ylim=(-3, 103))
     ax.grid(alpha=0.25)
 
@@ -176,7 +183,7 @@ def draw_compute(ax: Any, members: Sequence[Record], colour: dict[str, str], cos
     """Final success (or return) against what an action costs; lines span the seeds."""
     for i, r in enumerate(members):
         if (x := cost(r)) is not None:
-            _point(ax, x, r.final(), r.figure, MARKS[i % len(MARKS)], colour[r.label], label=lettered(r.label))
+            _point(ax, x, r.final(), r.figure, MARKS[i % len(MARKS)], colour[r.label], label=in_lines(r.label))
     _against(ax, unit, members[0].figure)
 
 
@@ -188,7 +195,7 @@ def draw_families(ax: Any, points: Sequence[tuple[str, float, np.ndarray]], unit
     for i, (name, found) in enumerate(families.items()):
         color, found = COLOURS[i] if i < len(COLOURS) else f"C{i % 10}", sorted(found, key=lambda p: p[0])
         for k, (x, numbers, values) in enumerate(found):
-            y = _point(ax, x, values, figure, MARKS[i % len(MARKS)], color, label="" if k else lettered(name))
+            y = _point(ax, x, values, figure, MARKS[i % len(MARKS)], color, label="" if k else in_lines(name))
             ax.annotate(numbers, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7, color=color)
         ax.plot([x for x, *_ in found], [_scaled(v, figure).mean() for *_, v in found], color=color, alpha=0.5, lw=1)
     _against(ax, unit, figure)
