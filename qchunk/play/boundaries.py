@@ -223,8 +223,9 @@ def where_due(due: Array, fn: Callable, args: PyTree, otherwise: PyTree, block: 
     rows = len(due)
     if rows <= block:
         return jax.lax.cond(jnp.any(due), lambda: where(due, fn(0, args), otherwise), lambda: otherwise)
-    order = jnp.argsort(~due)  # those that are due first
-    order = jnp.concatenate([order, jnp.zeros(-rows % block, order.dtype)])
+    # those that are due first, then anything; not by sorting, which takes a CPU nine times as long
+    place = jnp.where(due, jnp.cumsum(due) - 1, rows + block)
+    order = jnp.zeros(rows + -rows % block, jnp.int32).at[place].set(jnp.arange(rows), mode="drop")
 
     def body(i: Array, found: PyTree) -> PyTree:
         at = jax.lax.dynamic_slice_in_dim(order, i * block, block)
