@@ -50,8 +50,9 @@ def qc_fql(
         relative: the student climbs the critic over its mean size, not in units of return.
     """
     pi, mu, q = actor(c.actor), one_step_actor(c.student, "student"), chunk_q(c.critic)
+    act = sample(acting(mu))
     climb = ascend(mu, opinion(q, mean), relative=relative)
     improve = [weighed(distil(mu, sample_from_start(acting(pi))), c.alpha), climb]
-    clone = teach(pi, sample(mu), q) if teach else bc(pi)
-    terms: list[Term | Together] = [clone, proposing(mu, improve), td(q, sample(mu))]
-    return learner([pi, mu, q], sample(mu), terms, c.optim, prior=None if teach else pi)
+    clone = teach(pi, act, q) if teach else bc(pi)
+    terms: list[Term | Together] = [clone, proposing(mu, improve), td(q, act)]
+    return learner([pi, mu, q], act, terms, c.optim, prior=None if teach else pi)
