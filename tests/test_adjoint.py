@@ -135,11 +135,25 @@ def test_the_loss_by_hand():
     np.testing.assert_allclose(metrics["slope"], weight * b, rtol=1e-6)
     far = term.fn(NO_VARS, (start, jnp.full((3, K, 2, 1), 50.0)), CHUNK)  # outside, where a clipped chunk has no slope
     np.testing.assert_allclose(far[1]["slope"], 0.0)
-    drift = sum(2 * 2 * c**2 / memoryless_std(K)[i] ** 2 for i in range(K - 1))
+    drift = sum(2 / K * 2 * c**2 / memoryless_std(K)[i] ** 2 for i in range(K - 1))
     climb = ascend_path(fast, slow, lambda vars, obs, action: b * jnp.sum(action, (-2, -1)), weight)
     loss, metrics = climb.fn(NO_VARS, (start, jnp.zeros((3, K, 2, 1))), CHUNK)
     np.testing.assert_allclose(metrics["drift"], drift, rtol=1e-5)
-    np.testing.assert_allclose(loss, drift - weight * metrics["q"], rtol=1e-5)
+    np.testing.assert_allclose(loss, K * drift - weight * metrics["q"], rtol=1e-5)
+
+
+def test_what_paths_differ_by_is_the_divergence_of_their_steps():
+    """Of both terms, in nats: KL(N(m, s^2) || N(m', s^2)) = (m - m')^2 / (2 s^2) summed over steps; the last step of a path is the slow flow's."""
+    fast, slow = field(lambda x, t: 0.5 * x + t), field(lambda x, t: -x, "slow")
+    score, drawn, nats = lambda vars, obs, action: jnp.sum(action, (-2, -1)), noise(5), []
+    states, _ = path(fast, slow, NO_VARS, OBS, drawn)
+    for i in range(K):
+        (m, s), (other, _) = (memoryless(k).step(NO_VARS, OBS, states[i], i) for k in (fast, slow))
+        nats.append(jnp.mean(jnp.sum((m - other) ** 2 / (2 * s**2), (-2, -1))))
+    told = [term(fast, slow, score, 2.0).fn(NO_VARS, drawn, CHUNK) for term in (adjoint_matching, ascend_path)]
+    np.testing.assert_allclose([metrics["drift"] for _, metrics in told], [sum(nats), sum(nats[:-1])], rtol=1e-4)
+    (loss, metrics) = told[1]
+    np.testing.assert_allclose(loss, K * sum(nats[:-1]) - 2.0 * metrics["q"], rtol=1e-4)
 
 
 def test_a_trust_region_sets_the_weight_by_hand():

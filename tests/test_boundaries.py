@@ -453,6 +453,23 @@ def test_a_look_is_paid_for_and_valued_where_a_plan_begins():
     np.testing.assert_allclose(loss, (3.0**2 + 1.5**2) / 4)  # half the squares, a mean over both
 
 
+def test_lengths_wait_for_the_critic():
+    """In the first two of three updates the value of states moves alone."""
+    c = LearnedK(FlowConfig((8,), steps=1), ChunkConfig(3), ValueConfig((8,)), ValueConfig((8,)), critic_updates=2)
+    algorithm, ones = learned_k(c), jnp.ones(4)
+    state = algorithm.init(jax.random.key(0), Spec(3, 1, 3), {})
+    extras = {CHUNK: jnp.zeros((4, 3, 1)), LENGTH: jnp.asarray([1, 2, 3, 1]), LOG_PROB: -ones}
+    extras |= {"advantage": jnp.asarray([2.0, -1.0, 0.5, 0.0]), "return": 3 * ones}
+    chunk = Chunk(jnp.asarray(LOGITS), *[None] * 5, ones[:, None], None, extras)
+    update, moved = jax.jit(algorithm.update), []
+    for _ in range(3):
+        after, _ = update(state, {}, jax.random.key(1), chunk)
+        same = {n: jax.tree.map(jnp.array_equal, p, state.params[n]) for n, p in after.params.items()}
+        moved.append({n: not all(jax.tree.leaves(found)) for n, found in same.items()})
+        state = after
+    assert moved == [{"lengths": False, "state_value": True}] * 2 + [{"lengths": True, "state_value": True}]
+
+
 def test_explained_variance_is_of_what_counts():
     """Of returns 1, 2 and 6 values 1, 3 and 5 leave a variance of 2 / 3 of 14 / 3; a row in which no plan begins has no return."""
     values = jnp.asarray([1.0, 3.0, -70.0, 5.0])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiers import slow_but
 
+from qchunk import names, registry
 from qchunk.actor_configs import (
     ConsistencyConfig,
     DiffusionConfig,
@@ -284,3 +285,26 @@ def test_equal_levels_of_a_teacher_teach_nothing():
     noisy = noise[0], jnp.zeros_like(noise[1])
     found = kernel.follow(teacher)(vars, noisy, chunk)
     np.testing.assert_array_equal(found, 0 * found)
+
+
+STUDENTS = sorted(n for n in names.ALGORITHMS if hasattr(registry.builder(n)[1](), "student"))
+
+
+@pytest.mark.parametrize("name", slow_but(["qc-fql"], STUDENTS))
+def test_a_students_moving_average_acts_for_it(name):
+    """``--student.ema`` as ``--actor.ema``: the plan is that of the average, and of weights that are it alike."""
+    build, config_class = registry.builder(name)
+    c, spec = config_class(), Spec(3, 2, 4)
+    fields = {f.name: getattr(c, f.name) for f in dataclasses.fields(c)}
+    fields = {n: dataclasses.replace(x, hidden=(8,)) for n, x in fields.items() if hasattr(x, "hidden")}
+    made = {**fields, "chunk": ChunkConfig(4), "student": OneStepConfig((8,), ema=True)}
+    made |= {"n": 8, "depth": 2} if hasattr(c, "depth") else {}
+    algorithm = build(dataclasses.replace(c, **made))
+    state, obs = algorithm.init(jax.random.key(0), spec, {}), jax.random.normal(jax.random.key(2), (64, 3))
+    plan = jax.jit(lambda state: act(algorithm.act, view(state, {}), jax.random.key(1), obs).action)
+    average = jax.tree.map(lambda x: x + 0.5, state.targets["student"])
+    averaged = state._replace(targets={**state.targets, "student": average})
+    lagging = plan(averaged)
+    whole = plan(averaged._replace(params={**state.params, "student": average}))
+    np.testing.assert_array_equal(lagging, whole)
+    assert not jnp.array_equal(lagging, plan(state))

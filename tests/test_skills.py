@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import slow_but
 
 from qchunk import envs, registry
 from qchunk.actor_configs import FlowConfig, SkillConfig, TanhGaussianConfig
 from qchunk.actors import actor
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.opal import OPAL, opal
-from qchunk.algorithms.supe import SUPEGT, supe_gt
+from qchunk.algorithms.supe import SUPE, SUPEGT, supe, supe_gt
 from qchunk.compose import frozen
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.critics.chunk_q import chunk_q
@@ -234,6 +235,11 @@ def test_optimism_by_hand():
     np.testing.assert_allclose(
         seen["chunk"].discount[:, 0], np.where(online, chunk.discount[:, 0], 0.25 * p), rtol=1e-5
     )
+    optimistic(noted, new, going, reward.score, 0.25, 2.0).fn(vars, (), chunk)
+    taken = reward.score(vars, chunk.obs, chunk.action)
+    np.testing.assert_allclose(
+        seen["chunk"].reward[:, 0], np.where(online, chunk.reward[:, 0], taken) + 2 * news, rtol=1e-5
+    )
     counted = [1, 5]  # online, and not cut by a time-out
     off = (np.asarray(reward.score(vars, chunk.obs, chunk.action)) - np.asarray(chunk.reward[:, 0])) ** 2
     wrong = -np.where(np.asarray(chunk.discount[:, 0]) > 0, np.log(p), np.log(1 - p))
@@ -247,6 +253,30 @@ def test_optimism_by_hand():
     slope = jax.grad(lambda p: familiar(new).fn(vars._replace(params=p), (), chunk)[0])(vars.params)["novelty"]
     assert all((x == 0).all() for x in jax.tree.leaves(slope["random"]))
     assert any((x != 0).any() for x in jax.tree.leaves(slope["guess"]))
+
+
+@pytest.mark.parametrize("earned", slow_but(["least"], ["least", "predicted"]))
+def test_rewards_of_data_are_not_seen(vars, earned):
+    """Updates on data alone are those of any rewards and ends in it, and teach neither novelty nor what is predicted."""
+    c = SUPE(C, ChunkConfig(H), TanhGaussianConfig((8,)), CriticConfig((8,), members=2), earned=earned)
+    algorithm, given, rng = supe(c), {"actor": vars.params["actor"]}, np.random.default_rng(0)
+    rows = rng.uniform(-0.9, 0.9, (40, O)), rng.uniform(-0.9, 0.9, (40, A))
+    start = algorithm.init(jax.random.key(0), SPEC, given)
+
+    @jax.jit
+    def updated(reward, terminal):
+        data = chunks.dataset(*rows, np.ones(40), np.zeros(40), np.arange(40) == 39)
+        source = buffer.Source(data._replace(reward=reward, terminal=terminal))
+        drawn = algorithm.draw(jax.random.key(1), source, dataclasses.replace(c.chunk, starts="whole"), 8)
+        state, chunk = algorithm.prepare(start, given, jax.random.key(2), drawn)
+        return algorithm.update(state, given, jax.random.key(3), chunk)[0].params
+
+    one = updated(jnp.ones(40), jnp.zeros(40))
+    chex.assert_trees_all_equal(one, updated(jnp.full(40, -7.0), jnp.ones(40)))
+    for name in ("novelty", "reward_model", "end_model"):
+        chex.assert_trees_all_equal(one[name], start.params[name])
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_equal(one["critic"], start.params["critic"])
 
 
 @pytest.mark.slow

@@ -18,10 +18,12 @@ from qchunk.actors.one_step import one_step_actor
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.dacer import DACER, dacer
 from qchunk.algorithms.dpmd import DPMD, dpmd
+from qchunk.algorithms.gfp import GFP, gfp
+from qchunk.algorithms.qc_fql import QCFQL
 from qchunk.algorithms.qgf import QGF, qgf
 from qchunk.algorithms.qvpo import QVPO, qvpo
 from qchunk.algorithms.sdac import SDAC, idem, sdac
-from qchunk.config import ChunkConfig
+from qchunk.config import ChunkConfig, stands_on
 from qchunk.drivers import train
 from qchunk.drivers.from_scratch import FromScratchSettings
 from qchunk.drivers.online import OnlineSettings
@@ -229,6 +231,17 @@ def test_imitation_of_what_beats_a_rival():
     weight = np.exp(q / (0.5 * size)) / (np.exp(q / (0.5 * size)) + np.exp(r / (0.5 * size)))
     expected = clone(kernel, weight=lambda vars, chunk: weight).fn(vars, own, chunk)[0]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_weighted_teacher_is_trained_whatever_there_was_before():
+    """A prior in the place of GFP's flow would leave nothing of its weights."""
+    assert stands_on(GFP) is None and stands_on(QCFQL) is not None
+    c = GFP(ChunkConfig(2), FlowConfig((8,), steps=2), OneStepConfig((8,)), CRITIC)
+    algorithm, (vars, chunk) = gfp(c), setting(flow(c.actor))
+    state = algorithm.init(jax.random.key(0), SPEC, vars.params)
+    after, metrics = jax.jit(algorithm.update)(state, vars.params, jax.random.key(1), chunk)
+    moved = jax.tree.map(lambda x, y: not jnp.array_equal(x, y), after.params["actor"], state.params["actor"])
+    assert "bc/weight" in metrics and any(jax.tree.leaves(moved))
 
 
 DIFFUSION = DiffusionConfig((32, 32, 32), steps=5, schedule="vp")

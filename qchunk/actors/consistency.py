@@ -95,7 +95,8 @@ def _estimate(module: Module) -> Callable[[Vars, PyTree, Array, Array], Array]:
 def _distillation(clean: Callable, teacher: Kernel) -> LossFn:
     """Distillation (2303.01469, algorithm 2): a noised chunk, and where one step of the teacher's leads, are to have one estimate.
 
-    Both levels are neighbours of the teacher's own; its squared error counts one over their difference.
+    Both levels are neighbours of the teacher's own; its squared error counts one over their difference. The estimate at the lesser noise is
+    the network's own without a gradient, where the paper has a moving average of it, as in 2310.14189.
     """
     still = deterministic(teacher)
     alpha, sigma = np.asarray(teacher.levels, np.float64).T

@@ -1,4 +1,7 @@
-"""BAM (2601.14234's ablation of QAM): the same objective by its plain gradient, through every step of the memoryless SDE."""
+"""BAM (2601.14234's ablation of QAM): the same aim by the plain gradient, through every step of the memoryless SDE.
+
+Its code tunes the weight by domain, 10 or 30, where QAM's is 1 to 30: its penalty is the number of steps times the divergence.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from qchunk.config import config
 from qchunk.losses.adjoint import ascend_path
 from qchunk.losses.cloning import bc
 from qchunk.losses.td import td
+from qchunk.ranges import NonNegativeFloat
 from qchunk.sampling import sample
 from qchunk.types import Algorithm
 
@@ -15,6 +19,9 @@ from qchunk.types import Algorithm
 @config
 class BAM(QAM):
     """Q-learning through the memoryless SDE."""
+
+    weight: NonNegativeFloat = 1.0
+    """Of the critic, in 1 / units of return: with K steps the target is the data's distribution times exp(weight Q / K), so 10 is a weight of 1 in ``qam``."""
 
 
 def bam(c: BAM) -> Algorithm:

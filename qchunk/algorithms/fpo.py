@@ -1,6 +1,6 @@
 """FPO (2507.21053) and FPO++ (2602.02481): PPO on a flow, whose ratio is that of its own losses on what it played; any sampler may have played it.
 
-Published: 2,048 environments, 10 steps, 8 pairs, clip 0.05, rate 3e-4, gamma 0.995; for FPO++ 4,096 environments, 24 decisions, 64 steps.
+Published: 2,048 environments, 10 steps, 8 pairs, clip 0.05, rate 3e-4, gamma 0.995, rewards times 10, actions squashed by tanh (here clipped); for FPO++ 4,096 environments, 24 decisions, 64 steps.
 """
 
 from __future__ import annotations

@@ -1,10 +1,15 @@
-"""GFP (2512.03973): QC-FQL whose flow clones a chunk of the data the more, the better it is than the actor's own."""
+"""GFP (2512.03973): QC-FQL whose flow clones a chunk of the data the more, the better it is than the actor's own.
+
+It stands on no prior: a flow that is read and never trained would leave ``qc_fql`` alone. Published code also compares with the flow's own
+chunk, or with the minimum, mean or maximum of both values.
+"""
 
 from __future__ import annotations
 
+from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.qc_fql import QCFQL, qc_fql
 from qchunk.compose import lagging
-from qchunk.config import config
+from qchunk.config import ActorConfig, config
 from qchunk.losses.cloning import bc_against
 from qchunk.ranges import PositiveFloat
 from qchunk.types import Algorithm, Critic, Kernel, Policy, Term
@@ -14,6 +19,8 @@ from qchunk.types import Algorithm, Critic, Kernel, Policy, Term
 class GFP(QCFQL):
     """A guided flow policy. Its alpha is against the critic over its mean size, so of the order of 1 to 100."""
 
+    actor: ActorConfig = FlowConfig()
+    """The teacher, by weighted cloning."""
     eta: PositiveFloat = 1.0
     """How little a better chunk counts more, in mean sizes of the critic."""
 

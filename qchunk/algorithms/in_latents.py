@@ -62,7 +62,7 @@ def in_latents(c: Any, planners: Callable, choosing: bool = False, **more: Any) 
     """
     pi, model = actor(c.actor), latent_model(c.model, choosing=choosing)
     student = shown(one_step_actor(c.student, "student"), lambda spec: spec._replace(obs=c.model.size), lambda x: x)
-    teacher, below = sample_from_start(acting(pi)), sample(student)
+    teacher, below = sample_from_start(acting(pi)), sample(acting(student))
     proposed = (teacher, below) if c.proposals == "prior" else (uniform(teacher), uniform(below))
     options = Options(*proposed, c.n, c.depth)
     act, explore = planners(model, options, whole_discount(c.chunk))

@@ -16,7 +16,7 @@ from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, RolloutConfig, 
 from qchunk.critics.state_v import state_v
 from qchunk.losses.plan_length import of_plans, ppo_length
 from qchunk.losses.ppo_path import kl_above, value_mse
-from qchunk.ranges import NonNegativeFloat, PositiveFloat, Range
+from qchunk.ranges import NonNegativeFloat, NonNegativeInt, PositiveFloat, Range
 from qchunk.sampling import sample
 from qchunk.types import Algorithm
 
@@ -46,6 +46,8 @@ class LearnedK:
     """Lambda of the advantages, in [0, 1]."""
     target_kl: float = 0.05
     """An iteration's updates end when its policy is further from the one that played, nats."""
+    critic_updates: NonNegativeInt = 0
+    """Updates before the lengths are learned; published code, by summaries of it, warms the critic up."""
 
     def check(self, where: str) -> None:
         """Raises UserError where shorter plans are not discounted."""
@@ -56,6 +58,6 @@ def learned_k(c: LearnedK) -> Algorithm:
     """PPO of a categorical over lengths 1 to H; only the steps at which plans begin count."""
     head, v, prior = lengths(c.head), state_v(c.critic), sample(frozen(actor(c.given)))
     act, explore = with_length(prior, head, drawn=False), with_length(prior, head, drawn=True)
-    terms = [ppo_length(head, c.clip, c.entropy), value_mse(v)]
+    terms = [ppo_length(head, c.clip, c.entropy, c.critic_updates), value_mse(v)]
     prepare, stop = of_plans(v, c.lam, c.cost), kl_above(c.target_kl)
     return learner([head, v], act, terms, c.optim, explore=explore, prepare=prepare, stop=stop)

@@ -53,7 +53,7 @@ def mac(c: MAC) -> Algorithm:
     """MAC: best of N proposals by Q, in imagination and in the environment; proposals stay near the data, so that the model does too."""
     pi, mu, model = actor(c.actor), one_step_actor(c.student, "student"), chunk_model(c.model)
     q, v = chunk_q(c.critic, target=False), with_target(state_v(c.critic), rate=c.critic.tau)
-    best = lambda n: best_of_n(sample(mu), q.score, n)  # noqa: E731
+    best = lambda n: best_of_n(sample(acting(mu)), q.score, n)  # noqa: E731
     imagined = expansion(model, q, v, best(c.n), whole_discount(c.chunk), c.depth, c.lam)
     teach = proposing(mu, [distil(mu, sample_from_start(acting(pi)))])
     terms: list[Term | Together] = [bc(pi), teach, fitted(model), imagined]

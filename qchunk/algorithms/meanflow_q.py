@@ -1,7 +1,7 @@
 """MeanFlow Q-learning (2511.13035): the critic's gradient goes through the one step of a MeanFlow actor, which clones the data beside it.
 
-Its code scales alpha as it trains (2,000 to 6,000 against our 1 / alpha of the critic), lets the network say the chunk itself in place of the
-mean velocity, and adds a penalty beyond [-1, 1]; ours has none of the three.
+Its code has ``--alpha`` 2000 to 6000, by task, and scales it as it trains; ours stays, and its default is ``fbrac``'s. That code lets the network say the
+chunk itself in place of the mean velocity, and adds a penalty beyond [-1, 1]; ours has neither.
 """
 
 from __future__ import annotations

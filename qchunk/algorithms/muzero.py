@@ -1,7 +1,8 @@
 """MuZero (1911.08265) on chunks: Gumbel search (Danihelka et al. 2022) over sampled ones (2104.06303), in a model of latent states.
 
 Options and model are those of ``vpn``, values and rewards categorical. Proposals are cloned and not improved themselves: ``--search.policy
-learned`` learns which of them the search chooses, which is what sampled MuZero's policy has beside its samples.
+learned`` learns which of them the search chooses, which is what sampled MuZero's policy has beside its samples. Published ports have 25 looks at
+8 samples, returns of 5 steps and gradients bounded to a norm of 0.5; ours are not bounded.
 """
 
 from __future__ import annotations

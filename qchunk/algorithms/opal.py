@@ -1,6 +1,7 @@
 """OPAL (2010.13611): reinforcement learning over skills that an earlier stage has found in the data.
 
-Stage 1 is ``qchunk train bc --actor.kind skills``, and one such run serves all; stage 2 stands on it by ``--prior RUN``.
+Stage 1 is ``qchunk train bc --actor.kind skills``, and one such run serves all; stage 2 stands on it by ``--prior RUN``. The decoder stays as it was
+trained (the paper goes on cloning the data with rewards, with the skills that were read off them).
 """
 
 from __future__ import annotations

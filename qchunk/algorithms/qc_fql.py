@@ -46,12 +46,13 @@ def qc_fql(
     """QC-FQL: three terms teach, distil and ascend; the student acts and chooses the next chunk of the critic's target.
 
     Args:
-        teach: the teacher's term, from it, the student's policy and the critic; by default imitation.
+        teach: the teacher's term, from it, the student's policy and the critic; by default imitation, which a prior may stand for.
         relative: the student climbs the critic over its mean size, not in units of return.
     """
     pi, mu, q = actor(c.actor), one_step_actor(c.student, "student"), chunk_q(c.critic)
+    act = sample(acting(mu))
     climb = ascend(mu, opinion(q, mean), relative=relative)
     improve = [weighed(distil(mu, sample_from_start(acting(pi))), c.alpha), climb]
-    clone = teach(pi, sample(mu), q) if teach else bc(pi)
-    terms: list[Term | Together] = [clone, proposing(mu, improve), td(q, sample(mu))]
-    return learner([pi, mu, q], sample(mu), terms, c.optim, prior=pi)
+    clone = teach(pi, act, q) if teach else bc(pi)
+    terms: list[Term | Together] = [clone, proposing(mu, improve), td(q, act)]
+    return learner([pi, mu, q], act, terms, c.optim, prior=None if teach else pi)

@@ -4,13 +4,13 @@ Stage 1 is ``qchunk train bc --actor.kind skills`` (the paper: ``--actor.skill 8
 
 Unlike the paper's code: actions are the decoder's means (samples), critics are averaged (the least of one or two), 4 x 512 (3 x 256), the
 temperature starts at 1 (0.05), every update trains all (20 of the critic for one of the policy), and novelty, reward and ends are
-learned from the first update (10,000 steps). With ``--offline-steps`` above 0, which is not its way, updates on data alone take these for
-experience, rewards and all.
+learned from the first update (10,000 steps). SUPE-GT's skills are trained with ``--actor.kl 0.003`` in the Q-chunking paper (2507.07969).
 """
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from qchunk.actors import actor
 from qchunk.algorithms.opal import OverSkills, over_skills
@@ -50,7 +50,9 @@ class SUPE(SUPEGT):
     bonus: NonNegativeFloat = 8.0
     """Of novelty, in units of return."""
     least: float = -1.0
-    """The lowest reward of a step: what data are taken to earn."""
+    """The lowest reward of a step."""
+    earned: Literal["least", "predicted"] = "least"
+    """What windows of data are taken to earn: the lowest reward in each step, or what is learned from online windows (the paper: its kitchen)."""
 
 
 def supe_gt(c: SUPEGT) -> Algorithm:
@@ -67,6 +69,7 @@ def supe(c: SUPE) -> Algorithm:
     discount = c.chunk.gamma**steps
     least = c.least * sum(c.chunk.gamma ** begun(i, c.chunk) for i in range(c.chunk.horizon))
     climb = proposing(pi, ascend_softly(pi, q.score, heat))
-    learned = optimistic(td(q, act), new, going, least, discount, c.bonus)
+    earned = reward.score if c.earned == "predicted" else least
+    learned = optimistic(td(q, act), new, going, earned, discount, c.bonus)
     parts = [pi, q, heat, new, reward, going]
     return over_skills(c, learner(parts, act, [climb, learned, familiar(new), predicted(reward, going)], c.optim))

@@ -1,6 +1,7 @@
 """TRQAM (2605.27079): QAM whose weight of the critic is what keeps the fast flow's paths within a bound of the slow one's.
 
-Its code has ``--critic.members 10 --critic.aggregate pessimistic:0.5`` and a bound of 1.0 (cube-triple 0.5); one norm bounds the gradients of all.
+Its code has ``--critic.members 10 --critic.aggregate pessimistic:0.5`` and a bound of 1.0 (cube-triple 0.5); one norm bounds the gradients of all. There
+the slow flow is cloned for 300,000 updates before the rest begins.
 """
 
 from __future__ import annotations

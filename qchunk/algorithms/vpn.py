@@ -1,7 +1,7 @@
 """Value prediction network (1707.03497) on chunks: every option is followed to a depth in a model of latent states.
 
 Options are chunks of a cloned flow, below the first ones of a one-step student of it. ``--depth 1`` is best of N by reward and next value.
-The paper's durations are here the chance that the episode goes on, and its returns of up to 10 steps are ``--lam 1``.
+It explores by the chance of its options alone (the paper: also random ones, at first all). The paper's durations are here the chance that the episode goes on, and its returns of up to 10 steps are ``--lam 1``.
 """
 
 from __future__ import annotations

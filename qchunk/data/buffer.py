@@ -16,6 +16,7 @@ from qchunk.data.chunks import Dataset
 from qchunk.system.errors import UserError
 from qchunk.types import EDGE, PLAN_STEP, Array, Chunk, Key, PyTree, Steps
 
+SOURCE = "source"  # of ``extras``: 1 for windows of online experience, 0 for those of a data set
 BLOCK = 256  # flags that are counted together, see ``flagged``
 
 
@@ -298,7 +299,7 @@ class Picked(NamedTuple):
             old, new = alike(old, new)
         chunk = self.joined(lambda rows: old, lambda env, at: new)
         source = jnp.broadcast_to(_like(self.is_online, chunk.last), chunk.last.shape).astype(jnp.float32)
-        return chunk._replace(extras={**chunk.extras, "source": source})
+        return chunk._replace(extras={**chunk.extras, SOURCE: source})
 
     def parts(self, both: PyTree) -> tuple[PyTree, PyTree]:
         """What belongs to the rows and to the places, of leaves [B, ...]: the inverse of ``joined``."""

@@ -17,7 +17,8 @@ PLAYED = "played"  # of ``extras``: 1 for windows that one plan played from thei
 def drawing_played(name: str, size: int) -> DrawChunkFn:
     """``buffer.draw`` with a backup point at every step, whose windows of online experience begin where plans do.
 
-    ``extras[PLAYED]`` [B] is 1 where such a window was played to its end by that plan, and ``extras[name]`` [B, size] is then the plan's own.
+    ``extras[buffer.SOURCE]`` [B] says which these are, also where there is no ring; ``extras[PLAYED]`` [B] is 1 where such a window was played
+    to its end by that plan, and ``extras[name]`` [B, size] is then the plan's own.
     """
 
     def draw(key: Key, source: Source, c: ChunkConfig, batch: int) -> Chunk:
@@ -26,7 +27,8 @@ def drawing_played(name: str, size: int) -> DrawChunkFn:
         old = lambda rows: {PLAYED: jnp.zeros(len(rows)), name: jnp.zeros((len(rows), size))}  # noqa: E731
         new = lambda env, position: its_plan(source.ring, env, position, c.horizon, name)  # noqa: E731
         chunk = buffer.at_picked(picked, source, c)
-        return chunk._replace(extras={**chunk.extras, **picked.joined(old, new)})
+        told = {**picked.joined(old, new), buffer.SOURCE: picked.is_online.astype(jnp.float32)}
+        return chunk._replace(extras={**chunk.extras, **told})
 
     return draw
 

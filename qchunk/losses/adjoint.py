@@ -86,9 +86,10 @@ def _matched(fast: Kernel, slow: Kernel, score: ValueFn) -> Callable:
 
 
 def ascend_path(fast: Kernel, slow: Kernel, score: ValueFn, weight: float, name: str = "ascend") -> Term:
-    """The same objective by its plain gradient, through every step of the path (2601.14234's BAM).
+    """What adjoint matching aims at by its plain gradient, through every step of the path (2601.14234's BAM).
 
-    -weight score(x_K) + sum_{i < K-1} (2 / sigma_i^2) |f - v|^2; the sum is what the two flows' paths differ by as a KL divergence.
+    -weight score(x_K) + sum_{i < K-1} (2 / sigma_i^2) |f - v|^2. The sum is K times the KL divergence of the two flows' paths, whose steps
+    are 1 / K long (code), so its weight is K times as large as ``adjoint_matching``'s of the same aim.
 
     Args and raises: as ``adjoint_matching``, but ``score`` sees chunks that are not clipped.
     """
@@ -98,9 +99,9 @@ def ascend_path(fast: Kernel, slow: Kernel, score: ValueFn, weight: float, name:
     def fn(vars: Vars, noise: tuple[Array, Array], chunk: Chunk) -> tuple[Array, Metrics]:
         states, end = path(fast, slow, vars, chunk.obs, noise)
         each = jnp.sum(jnp.square(apart(fast, slow, vars, chunk.obs, states)), axis=(-2, -1))  # [K, *B]
-        drift = jnp.mean(jnp.tensordot(cost, each[:-1], axes=1))
+        apart_by = jnp.mean(jnp.tensordot(cost, each[:-1], axes=1))
         q = jnp.mean(score(vars, chunk.obs, end))
-        return drift - weight * q, {"q": q, "drift": drift}
+        return apart_by - weight * q, {"q": q, "drift": apart_by / len(states)}
 
     return Term(name, module_names(fast), noise_of(memoryless(fast)), fn)
 

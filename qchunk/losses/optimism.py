@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from qchunk.data.buffer import SOURCE
 from qchunk.losses.terms import module_names, no_noise, weighted_mean
 from qchunk.types import Array, Chunk, Critic, Metrics, Term, Vars
 
 
 def online(chunk: Chunk) -> Array:
-    """1 for windows of online experience [*B], 0 for the data set's; where there is one of them only, all are taken as seen."""
-    return chunk.extras.get("source", jnp.ones_like(chunk.last))
+    """1 for windows of online experience [*B], 0 for the data set's; those that do not say are taken for online ones."""
+    return chunk.extras.get(SOURCE, jnp.ones_like(chunk.last))
 
 
 def familiar(new: Critic, name: str = "novelty") -> Term:
@@ -43,13 +44,14 @@ def predicted(reward: Critic, going: Critic, name: str = "prediction") -> Term:
     return Term(name, (*module_names(reward), *module_names(going)), no_noise, fn)
 
 
-def optimistic(term: Term, new: Critic, going: Critic, least: Any, discount: Any, bonus: Any) -> Term:
-    """The term on relabelled windows: those of the data set earn ``least``, and their episodes go on with the predicted chance; all earn a bonus for novelty.
+def optimistic(term: Term, new: Critic, going: Critic, earned: Any, discount: Any, bonus: Any) -> Term:
+    """The term on relabelled windows: those of the data set have ``earned`` this, and their episodes go on with the predicted chance; all earn a bonus for novelty.
 
     The optimism is in the ends: the low rewards behind a probable end do not count (2410.18076, section 4.2).
 
     Args:
-        least: the lowest return of a window.
+        earned: what windows of data are taken to earn: a number, the lowest return of a window; or (vars, obs, action) -> [*B], what online
+            ones say of it (2410.18076's kitchen).
         discount: gamma^h, of a whole window.
         bonus: per unit of novelty.
     """
@@ -58,9 +60,10 @@ def optimistic(term: Term, new: Critic, going: Critic, least: Any, discount: Any
         fixed, seen = jax.lax.stop_gradient(vars), online(chunk)
         news = bonus * new.score(fixed, chunk.obs, chunk.action)
         goes_on = jax.nn.sigmoid(going.score(fixed, chunk.obs, chunk.action))
-        earned = jnp.where(seen > 0, chunk.reward[..., 0], least) + news
+        taken = earned(fixed, chunk.obs, chunk.action) if callable(earned) else earned
+        reward = jnp.where(seen > 0, chunk.reward[..., 0], taken) + news
         kept = jnp.where(seen > 0, chunk.discount[..., 0], discount * goes_on)
-        loss, metrics = term.fn(vars, noise, chunk._replace(reward=earned[..., None], discount=kept[..., None]))
+        loss, metrics = term.fn(vars, noise, chunk._replace(reward=reward[..., None], discount=kept[..., None]))
         return loss, {**metrics, "bonus": jnp.mean(news)}
 
     return term._replace(fn=fn)

@@ -38,8 +38,12 @@ def of_plans(critic: Critic, lam: float, cost: float) -> PrepareFn:
     return prepare
 
 
-def ppo_length(head: Module, clip: float, entropy: float, name: str = POLICY) -> Term:
-    """PPO's clipped surrogate over the lengths of the plans that begin, minus ``entropy`` times their entropy. Trains the head."""
+def ppo_length(head: Module, clip: float, entropy: float, start: int = 0, name: str = POLICY) -> Term:
+    """PPO's clipped surrogate over the lengths of the plans that begin, minus ``entropy`` times their entropy. Trains the head.
+
+    Args:
+        start: the update that first moves the head.
+    """
 
     def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
         del noise
@@ -52,4 +56,4 @@ def ppo_length(head: Module, clip: float, entropy: float, name: str = POLICY) ->
         more = {"entropy": mean, "length": weighted_mean(weight, extras[LENGTH].astype(jnp.float32))}
         return loss - entropy * mean, {**metrics, **more}
 
-    return Term(name, (head.name,), no_noise, fn)
+    return Term(name, (head.name,), no_noise, fn, start=start)
