@@ -45,7 +45,7 @@ TINY |= {"size": 8, "unroll": 3, "simulations": 4, "pairs": 2}
 TINY |= {"guesses": 2, "candidates": 2, "target_n": 2, "divergence": 0.1, "group": 2}
 TINY |= {"samples": 4, "gaussians": 2}
 TINY |= {"codec": "none"}  # what is tested with primitives is in test_primitives.py
-ONLINE = {"SUPE": {"novelty", "reward_model", "end_model"}}  # what online windows alone teach; here are none
+ONLINE_ALONE = {"SUPE": {"novelty", "reward_model", "end_model"}}  # what online windows alone teach; here are none
 ACTOR = FlowConfig((16,), steps=2)  # the frozen prior of methods that stand on one
 GIVEN = {"actor": flow(ACTOR).modules[0].init(jax.random.key(9), SPEC)}
 
@@ -236,6 +236,11 @@ def test_events_and_figures(trained):
             assert value.shape in ((2,), (1,))
 
 
+def learns_here(method, name):
+    """Whether data alone teach a module."""
+    return name not in ONLINE_ALONE.get(type(method[1]).__name__, ())
+
+
 @pytest.mark.accelerator
 def test_updates_move_every_module(method, trained):
     events, _ = trained
@@ -243,7 +248,7 @@ def test_updates_move_every_module(method, trained):
     assert int(after.step) == 6 * per_unit(method[1])
     for name in before.params:
         moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), before.params[name], after.params[name])
-        learns = name not in ONLINE.get(type(method[1]).__name__, ())
+        learns = learns_here(method, name)
         assert (max(jax.tree.leaves(moved)) > 0) == learns, f"{name} {'never' * learns} moved"
     for name in before.targets:
         moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), before.targets[name], after.targets[name])
@@ -312,7 +317,7 @@ def test_one_update(method, one_update):
     chex.assert_trees_all_equal_shapes_and_dtypes(before, after)
     for name in before.params:
         pairs = zip(*(jax.tree.leaves(x.params[name]) for x in (before, after)), strict=True)
-        learns = name not in ONLINE.get(type(method[1]).__name__, ())
+        learns = learns_here(method, name)
         assert any((x != y).any() for x, y in pairs) == learns, f"{name} {'did not move' if learns else 'moved'}"
 
 
