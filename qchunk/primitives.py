@@ -228,7 +228,8 @@ def decoded(policy: Policy, c: ChunkConfig) -> Policy:
             action = action + _times(smooth.shift, apart)
         return made._replace(action=jnp.clip(action, -1.0, 1.0))
 
-    return policy._replace(plan=plan, pulled=False, committed=0)
+    weights = f"weights of trajectories (--chunk.codec {c.codec})"
+    return policy._replace(plan=plan, pulled=False, committed=0, speaks=weights)
 
 
 def going_on(c: ChunkConfig) -> Callable[[Array, Array, Array], Array]:

@@ -59,7 +59,7 @@ def in_skills(algorithm: Algorithm, kernel: Any) -> Algorithm:
             found = decoder.plan(vars, obs, made.action)
             return found._replace(extras={**made.extras, **found.extras})
 
-        return policy._replace(plan=plan, emit=decoder.emit, pulled=False, committed=0)
+        return policy._replace(plan=plan, emit=decoder.emit, pulled=False, committed=0, speaks="skills")
 
     made = recoded(algorithm, lambda spec: spec._replace(horizon=1, action=decoder.size), encoded, decoded)
     return made._replace(draw=drawing_played(SKILL, decoder.size), first=sample(kernel))

@@ -775,6 +775,44 @@ def test_the_offline_part_has_the_chosen_baseline_and_survives_a_damaged_run(tmp
     assert offline_part(folders, dataclasses.replace(flags, baseline="dppo"))["Offline part (protocol A)"][0]["method"] == "bc"  # fmt: skip
 
 
+def test_a_baseline_that_is_damaged_is_told_as_damaged(tmp_path, capsys):
+    folders = [make(tmp_path / n, n, [0.5, 0.6]) for n in ("bc", "qc", "lost")]
+    (tmp_path / "lost" / "metrics.jsonl").write_text("no json\n")
+    err = command(capsys, "report", *folders, "--out", tmp_path / "r", "--baseline", "lost", "bad").err
+    assert "--baseline lost is damaged: line 1 of" in err and "give another --baseline" in err and err.count("\n") == 1
+    (tmp_path / "lost" / "config.json").write_text("{")  # called by its folder then
+    assert "lost is damaged" in command(capsys, "report", *folders, "--out", tmp_path / "r", "--baseline", "lost", "bad").err  # fmt: skip
+    assert "unknown --baseline" in command(capsys, "report", *folders, "--out", tmp_path / "r", "--baseline", "x", "bad").err  # fmt: skip
+
+
+def test_a_report_of_some_runs_does_not_replace_the_page_of_all(tmp_path, capsys):
+    """What was held equal, and the published figures, stand on that alone."""
+    run = make(tmp_path / "runs" / "bc", "bc", [0.5, 0.6])
+    command(capsys, "report", run, "--out", tmp_path / "report")  # nobody's yet
+    page = (tmp_path / "report" / "report.html").read_text()
+    for owner in ("comparison", "suite", "sweep", "stages"):
+        (tmp_path / f"{owner}.json").write_text("{}")
+        err = command(capsys, "report", run, "--out", tmp_path / "report", "bad").err
+        assert "is the page of the" in err and "pass --out with another folder" in err and err.count("\n") == 1, err
+        (tmp_path / f"{owner}.json").unlink()
+    assert (tmp_path / "report" / "report.html").read_text() == page
+
+
+def test_commas_in_the_path_of_a_file_are_no_ends_of_arms(tmp_path, monkeypatch):
+    """Where there is such a file; otherwise they stand between arms, as they did."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b/my,own.py", "my.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for word, found in {
+        "a,b/my,own.py:f": ["a,b/my,own.py:f"],
+        "bc,a,b/my,own.py:f:n=4,my.py:g,qc:n=4,": ["bc", "a,b/my,own.py:f:n=4", "my.py:g", "qc:n=4"],
+        "my.py:f:n=2,bc@diffusion": ["my.py:f:n=2", "bc@diffusion"],
+        "a,b/gone.py:f": ["a", "b/gone.py:f"],
+    }.items():
+        assert list(asked_for(["--env", "probe/pole", "--algos", word])[0].algos) == found
+
+
 def test_an_episode_as_a_gif(compared, tmp_path, capsys):
     out, _ = compared
     run = out / "runs/probe/pole/dppo"

@@ -6,10 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
-import time
+import textwrap
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from test_cli import ENV, SMALL, last_checkpoint
 
 from qchunk import cli
@@ -61,15 +62,24 @@ def test_a_home_that_cannot_be_written_is_no_mistake(monkeypatch, tmp_path):
     assert compiled.FOLDER not in os.environ
 
 
-def test_programs_whose_writing_was_cut_short_go(folder):
+def test_programs_whose_writing_was_cut_short_go(folder, monkeypatch):
     folder.mkdir(parents=True)
-    for name in ("whole-cache", "whole-atime", "cut-cache", "being_written-cache"):
-        (folder / name).write_bytes(b"x")
-    old = time.time() - 3600
-    for name in ("whole-cache", "cut-cache"):
-        os.utime(folder / name, (old, old))
-    compiled.keep()
-    assert {p.name for p in folder.iterdir()} == {"whole-cache", "whole-atime", "being_written-cache"}
+    names = {"whole-cache", "whole-atime", "cut-cache"}
+
+    def kept(**limit: str) -> set[str]:
+        for name in names:
+            (folder / name).write_bytes(b"x")
+        for name in (compiled.FOLDER, compiled.LIMIT):
+            monkeypatch.delenv(name, raising=False)
+        for value in limit.values():
+            monkeypatch.setenv(compiled.LIMIT, value)
+        compiled.keep()
+        return {p.name for p in folder.iterdir()} - {compiled.LOCK}
+
+    with FileLock(folder / compiled.LOCK):  # as JAX, which may be writing "cut"
+        assert kept() == names
+    assert kept() == names - {"cut-cache"}
+    assert kept(limit="-1") == names, "where no bound asks for it JAX does not write when a program was last used"
 
 
 @pytest.mark.slow
@@ -99,3 +109,32 @@ def test_a_run_that_finds_its_programs_ends_with_the_same_bits(folder, tmp_path)
     (hot / "summary.json").unlink()
     run("train", "--resume", hot, "--quiet")
     assert last_checkpoint(without) == last_checkpoint(cold) == last_checkpoint(hot)
+
+
+def test_a_program_that_could_not_be_written_is_told_by_nobody_and_written_next_time(folder):
+    """JAX warns of both, in lines of its own, and would take the torn one for whole once it has read it."""
+    code = """
+        import os, resource
+        from qchunk.system import compiled
+        compiled.keep()
+        if os.environ.get("CHILD"):
+            import warnings
+            warnings.resetwarnings()
+            compiled.keep()
+        import jax, numpy as np
+        if os.environ.get("BYTES"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["BYTES"]),) * 2)
+        jax.jit(lambda x: x * 2)(np.ones(3))
+    """
+
+    def program(**more: str) -> int:
+        env = {k: v for k, v in os.environ.items() if k not in (compiled.FOLDER, compiled.SWITCH)}
+        env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+        command = [sys.executable, "-c", textwrap.dedent(code)]
+        done = subprocess.run(command, env=env | more, capture_output=True, text=True, check=True)
+        assert not done.stderr
+        return sum(p.stat().st_size for p in folder.glob("*-cache"))
+
+    assert program(BYTES="100") == 100 < program()
+    shutil.rmtree(folder)
+    assert program(BYTES="100", CHILD="yes") == 100, "as in a process that this one starts"

@@ -531,6 +531,25 @@ def test_all_defects_are_told_and_not_only_the_first(tmp_path, capsys):
         formats.read(d(tmp_path, observations=lambda x: put(x, np.nan)), None)
 
 
+def test_ends_that_are_marked_as_both_are_told_once(tmp_path, capsys):
+    """``done`` beside ``timeouts``, in episodes of one length: the rows alone would say it again, with less."""
+    end = np.tile(np.arange(6) == 5, 4)
+    path = made.d4rl(
+        tmp_path / "done.hdf5",
+        {
+            "observations": np.arange(72.0, dtype=np.float32).reshape(24, 3),
+            "actions": np.linspace(-1, 1, 48, dtype=np.float32).reshape(24, 2),
+            "rewards": np.zeros(24, np.float32),
+            "terminals": end,
+            "timeouts": end,
+        },
+    )
+    told = [x for x in run(capsys, "data", "check", path)[1].splitlines() if x.startswith("defect: ")]
+    assert len(told) == 1 and "all 4 time-outs are marked terminal, too" in told[0]
+    path = d(tmp_path, True, terminals=lambda x: ended(), timeouts=lambda x: 0 * x, rewards=lambda x: np.arange(26.0))
+    assert "time-outs" not in run(capsys, "data", "check", path)[1]
+
+
 def test_info_shows_figures_and_a_picture(tmp_path, capsys):
     path = le(tmp_path)
     code, out, err = run(capsys, "data", "info", path, "--picture", tmp_path / "p.png")

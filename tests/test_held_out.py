@@ -14,6 +14,7 @@ from test_cli import run
 import qchunk
 from qchunk import registry, trees
 from qchunk.actor_configs import FlowConfig
+from qchunk.comparison.afterwards import by_schemes
 from qchunk.config import ChunkConfig, CriticConfig
 from qchunk.data import formats
 from qchunk.data.formats import Rows
@@ -247,6 +248,37 @@ def test_a_regression_explains_what_follows_from_the_observation(data, tmp_path,
     found = {name: x["mean"] for name, x in json.loads(text).items()}
     assert found["error_1"] < 0.2 < 0.4 < found["error_2"], found
     assert 0.2 < found["explained"] < 0.6
+
+
+def test_a_comparison_goes_on_and_plays_by_no_scheme(data, tmp_path, capsys):
+    """Figures of held-out data are of no scheme: they were shown for each, or the data were said to be missing."""
+    sizes = ["--hidden", 16, "--horizon", 2, "--n", 2, "--steps", 2, "--seeds", 1, "--offline-steps", 4]
+    words = [
+        "compare",
+        "--env",
+        "none",
+        "--data",
+        data,
+        "--algos",
+        "bc",
+        *sizes,
+        "--evaluations",
+        1,
+        "--online-steps",
+        0,
+    ]
+    words += ["--out", tmp_path / "c", "--no-look", "--quiet"]
+    code, _, err = run(capsys, *words, "--execute", "receding:1")
+    assert code == 2 and "--execute has nothing to play in: --env none. leave" in err and err.count("\n") == 1, err
+    for more in ([], ["--dry"], []):
+        code, _, err = run(capsys, *words, *more)
+        assert code == 0, err
+    folder = tmp_path / "c/runs/none/bc"
+    for more in (("--execute", "receding:1"), ("--delay", 0)):
+        code, _, err = run(capsys, "eval", folder, *more)
+        assert code == 2 and "nothing to play in: held-out data judge" in err and err.count("\n") == 1, err
+    by_schemes(folder, ["receding:1"], 4)
+    assert "nothing to play in" in json.loads((folder / "executions.json").read_text())["receding:1"]["why"]
 
 
 def test_what_has_no_place_to_play_in_is_refused(data, tmp_path, capsys):

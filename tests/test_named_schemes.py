@@ -481,6 +481,19 @@ def test_who_has_not_learned_to_go_on_says_so():
     assert not diffuser.pulled and diffuser.committed == 0, "a pull would leave its rule out"
 
 
+@pytest.mark.parametrize("name", ["rtc:1,3", "hard-mask:1,3", "committed:1,3"])
+def test_who_makes_no_actions_says_that_it_cannot_hold_any(name):
+    """Another actor would not help, nor one that has learned to go on from some."""
+    c = BC(ChunkConfig(H, codec="prodmp", basis=4), FlowConfig((8,), steps=2))
+    program, x = assemble(bc, c, envs.make("probe/constant"), dataclasses.replace(S, execute=name))
+    with pytest.raises(
+        UserError, match="makes weights of trajectories .--chunk.codec prodmp.. take --execute async:1,3"
+    ):
+        program.scheme(x, "act")
+    program, x = assemble(bc, c, envs.make("probe/constant"), dataclasses.replace(S, execute="async:1,3"))
+    assert program.scheme(x, "act").delay == 1
+
+
 def test_who_cannot_be_pulled_says_so():
     """A Gaussian has no levels; on-policy methods learn from what their own draws did."""
     c = BC(ChunkConfig(H), GaussianConfig((8,)))

@@ -207,6 +207,17 @@ def test_data_that_are_not_what_runs_were_made_with_are_refused(stood):
         suite.collected(run.data, root, quiet=True)
 
 
+def test_other_lengths_of_episodes_are_other_data(stood):
+    """A SUITE that was edited there would learn from what is there already."""
+    run, root, _ = stood
+    longer = run._replace(data=run.data._replace(episode_length=7))
+    assert suite.file_of(longer.data, root) != suite.file_of(run.data, root)
+    with pytest.raises(
+        UserError, match="another data set, probe-flag-default-40.npz, not probe-flag-default-40-length7"
+    ):
+        suite.check([longer], root)
+
+
 def test_a_report_leaves_out_what_others_stand_on():
     few, many = OnlineSettings(seeds=1), OnlineSettings(seeds=4)
     listed = [Run("bc", "e", None, BC(), few, "prior"), Run("bc", "e", None, BC(), many, "bc")]

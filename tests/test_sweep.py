@@ -594,6 +594,52 @@ def test_sweep(tmp_path, capsys):
     assert timeless((joint / "metrics.jsonl").read_text()) == timeless(before)
 
 
+def test_a_sweep_goes_on_where_its_prior_and_its_data_lie_now(tmp_path, capsys):
+    """Under other paths they are the same; another prior, and other data, are refused. Of one setting nothing is drawn, nor told."""
+    small = ["--actor.kind", "flow", "--actor.hidden", "8", "--actor.steps", "2", "--chunk.horizon", "2"]
+    steps = ["--offline-steps", "3", "--episodes", "2", "--batch", "8", "--quiet"]
+    collect = ["collect", ENV, "--quiet", "--steps", "60", "--episode-length", "10", "--out"]
+    assert (
+        command(capsys, *collect, tmp_path / "d.npz")[0]
+        == command(capsys, *collect, tmp_path / "e.npz", "--seed", 1)[0]
+        == 0
+    )
+    for name, seed in (("bc", 0), ("other", 1)):
+        where = ["--env", ENV, "--data", tmp_path / "d.npz", "--out", tmp_path / name, "--seed", seed]
+        assert command(capsys, "train", "bc", *where, *small, *steps)[0] == 0
+    (tmp_path / "one.json").write_text('[{"optim.lr": 0.001}]')
+
+    def sweep_of(prior, data):
+        own = [
+            "--settings",
+            tmp_path / "one.json",
+            "--out",
+            tmp_path / "o",
+            "--report-seeds",
+            0,
+            "--seeds",
+            1,
+            "--n",
+            2,
+        ]
+        where = ["--env", ENV, "--data", tmp_path / data, "--prior", tmp_path / prior, "--critic.hidden", 8]
+        return command(capsys, "sweep", "v-gps", *where, *own, *steps)
+
+    code, out, err = sweep_of("bc", "d.npz")
+    assert code == 0 and "best: --optim.lr 0.001" in out and "mattered.png" not in out, err
+    shutil.move(tmp_path / "bc", tmp_path / "moved")
+    shutil.move(tmp_path / "d.npz", tmp_path / "moved.npz")
+    stamp = (tmp_path / "o/runs" / ENV / "v-gps-0/summary.json").stat().st_mtime_ns
+    code, out, err = sweep_of("moved", "moved.npz")
+    assert code == 0 and (tmp_path / "o/runs" / ENV / "v-gps-0/summary.json").stat().st_mtime_ns == stamp, err
+    for prior, data, line in (
+        ("other", "moved.npz", "another prior"),
+        ("moved", "e.npz", "another data set, d.npz, not e"),
+    ):
+        code, _, err = sweep_of(prior, data)
+        assert code == 2 and line in err, err
+
+
 @pytest.mark.slow
 def test_settings_stand_on_a_prior_seed_for_seed(tmp_path, env, capsys):
     """The prior's seeds repeat with every setting: each lane is the run with its seed of the prior."""

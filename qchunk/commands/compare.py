@@ -47,7 +47,7 @@ def compare(argv: list[str]) -> None:
     f = dataclasses.replace(f, algos=kept)
     suite, left_out = lineup.by_batches(f, sizes, ends)
     claims = functools.partial(claim, f.out, lineup.KIND, {**asked, lineup.ENDS: ends})
-    grow = {"grows": ("algos", "env", lineup.ENDS), "rises": ("seeds",), "stock": stock(f)}
+    grow = {"grows": ("algos", "env", lineup.ENDS), "rises": ("seeds",), "stock": stock(f), "places": ("data",)}
     claims(dry=True, **grow)  # what differs is named by its flag, before the runs are looked at
     if not f.tune:  # what trials choose is not known yet
         check(suite, f.out)
@@ -106,7 +106,7 @@ def stock(f: CompareFlags) -> dict[str, Any]:
 def asked_for(argv: list[str]) -> tuple[CompareFlags, Sizes]:
     """The flags of a command line."""
     f, sizes = flags.parse("compare", argv, CompareFlags, Sizes)
-    algos = tuple(a for given in f.algos for a in given.split(",") if a)
+    algos = tuple(arm for word in f.algos for arm in arms.listed(word))
     f = (
         dataclasses.replace(f, look=False, execute=()) if f.so_far else f
     )  # what was measured before is shown all the same

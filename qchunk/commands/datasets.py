@@ -155,7 +155,7 @@ def judged(path: str, r: Reading, env: str) -> Judged:
             rows = rows if wrong else formats.of_task(fits, r.env, path)
     except UserError as e:
         wrong.append(e)
-    return Judged(found, rows, wrong, [*odd, *doubts.doubts(rows, found.about, path)])
+    return Judged(found, rows, wrong, [*odd, *doubts.doubts(rows, found.about, path, found.doubts)])
 
 
 def claimed(about: dict, r: Reading, env: str) -> dict:

@@ -46,6 +46,8 @@ def evaluate(argv: list[str]) -> None:
     seeds.check(f.seed)
     kept = run_folder.read_config(Path(folder))["config"]
     p = beside_weaker(rebuild(kept, Path(folder)).played(f.execute, f.delay), f.weaker)
+    if f.execute or f.delay is not None:
+        evaluation.check_playing(p.program)
     if isinstance(p.program.env, HeldOut):
         resuming.same_data(Path(folder), kept, p, None)  # whose last episodes judge
     shown = dataclasses.replace(p.settings, episodes=f.episodes)

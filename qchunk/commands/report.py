@@ -34,4 +34,5 @@ def report(argv: list[str]) -> None:
     )
     if not folders:
         raise UserError("report needs at least one run folder", "qchunk report RUN... --out DIR")
+    reporting.refuse_owned(f.out)
     reporting.publish([Path(p) for p in folders], f.out, as_json=f.json, baseline=f.baseline)

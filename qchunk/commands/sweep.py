@@ -73,6 +73,8 @@ HELP = (
     "--trials N, a range (--optim.lr log:1e-4..1e-2) is swept. Floats of the method are trained beside each other in one program."
 )
 NOT_ASKED = ("out", "quiet", "json", "log_to", "lanes", "on")  # what may be otherwise when the same sweep goes on
+PLACES = ("data", "prior")  # of these: where they lie
+PICTURE = "mattered.png"  # what mattered
 PROGRAMS = "programs.json"  # which settings lie beside each other: what was decided when the sweep began
 
 
@@ -118,7 +120,13 @@ def sweep(argv: list[str]) -> None:
     handed.check_engine(f.on)
     asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in NOT_ASKED}
     stock = dataclasses.asdict(type(f)(f.env))
-    claim(s.root, "sweep", {"algorithm": s.algorithm, **asked, "fixed": s.fixed, "settings": s.settings}, stock=stock)
+    claim(
+        s.root,
+        "sweep",
+        {"algorithm": s.algorithm, **asked, "fixed": s.fixed, "settings": s.settings},
+        stock=stock,
+        places=PLACES,
+    )
     runs = runs_of(s)
     check([run for _, run in runs], s.root)
     print(f"[sweep] {told(s, runs)}", file=sys.stderr, flush=True)
@@ -303,7 +311,7 @@ def written(s: Sweep, each: Sequence[Scores], over: Scores, chosen: int | None) 
             known = [selection.as_number(text) for text in texts]
             panels.append(mattered.Panel(flag, texts, known, [x.estimate for x in found], points))
     if panels and np.isfinite(means).any():
-        mattered.picture(panels, over.figure, s.root / "mattered.png")
+        mattered.picture(panels, over.figure, s.root / PICTURE)
     return rows
 
 
@@ -354,4 +362,6 @@ def say(s: Sweep, rows: records.Rows, found: dict[str, Any]) -> None:
         print(f"the chosen setting, where it was not tuned:\n{records.markdown(found['reported'])}")
     else:
         print("these figures chose the setting, so that its own is too good: --report-seeds reports it on others")
-    print(f"best: {found['flags']}\n{found['command']}\npicture: {s.root / 'mattered.png'}")
+    print(f"best: {found['flags']}\n{found['command']}")
+    if (s.root / PICTURE).exists():  # of one setting, and of none that has a score, there is nothing to draw
+        print(f"picture: {s.root / PICTURE}")

@@ -15,7 +15,7 @@ from qchunk.comparison.tables import uses_rewards
 from qchunk.data import on_disk
 from qchunk.drivers.common import evaluate
 from qchunk.envs.base import obs_spec
-from qchunk.play import on_data
+from qchunk.play import evaluation, on_data
 from qchunk.reporting import cost, executions, film, page, prices
 from qchunk.runs import run_folder
 from qchunk.runs.opened import SEED, Opened, first_seed, learner_of, rebuild, vars_of
@@ -121,6 +121,7 @@ def by_schemes(folder: Path, names: Sequence[str], episodes: int) -> None:
 
 
 def _by_scheme(p: Opened, learner: Learner, episodes: int) -> dict:
+    evaluation.check_playing(p.program)
     scheme = p.program.scheme(p.inputs, "act")
     shown = dataclasses.replace(p.settings, episodes=episodes)
     spread, given = seeds.spread(shown.seeds, (learner, p.inputs.given), p.inputs.share)

@@ -13,6 +13,7 @@ import functools
 import inspect
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from qchunk import names, registry
@@ -20,7 +21,9 @@ from qchunk.actor_configs import DiffusionConfig, FlowConfig
 from qchunk.actors import actor
 from qchunk.actors.paths import count_steps
 from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, Stands, actor_fields, of_kind, stands_on
+from qchunk.system import loading
 from qchunk.system.errors import UserError, unknown
+from qchunk.system.files import is_file
 from qchunk.varied import put
 
 DEFAULT = ("bc", "qc", "qc-frozen", "value-guided", "v-gps", "dppo", "dppo@diffusion", "ppo")
@@ -92,6 +95,18 @@ def trials(arm: str, config_class: type = object) -> str:
     told = ", ".join(f"{setting}: {found} %" for setting, found in TRIALS[tuned].items())
     note = f" ({FOOTNOTES[tuned]})" if tuned in FOOTNOTES else ""
     return f"{told}{note}" if tuned == arm else f"none: the settings of {tuned}, whose runs were {told}{note}"
+
+
+def listed(word: str) -> list[str]:
+    """The arms of a word, between commas; those in the path of a file of the user's own that is there are the path's."""
+    parts, found = word.split(","), list[str]()
+    while parts:
+        joined = ((count, ",".join(parts[:count])) for count in range(len(parts), 1, -1))
+        paths = ((count, loading.place(named_settings(arm)[0])) for count, arm in joined)
+        count = next((n for n, path in paths if path.count(",") == n - 1 and is_file(Path(path))), 1)
+        found.append(",".join(parts[:count]))
+        del parts[:count]
+    return [arm for arm in found if arm]
 
 
 def split(arm: str) -> tuple[str, str]:

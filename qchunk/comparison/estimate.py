@@ -19,6 +19,7 @@ from qchunk.comparison.suite import Data, Run, file_of, finished, folder_of
 from qchunk.config import stands_on
 from qchunk.data import chunks
 from qchunk.drivers.common import assemble
+from qchunk.envs import held_out
 from qchunk.envs.base import spec_of
 from qchunk.primitives import weights_of
 from qchunk.reporting import cost
@@ -102,7 +103,8 @@ def _spec(env: str, history: int, horizon: int) -> Spec:
 
 def spec_of_run(run: Run) -> Spec:
     """The sizes of a run's networks."""
-    return _spec(run.env, run.config.chunk.history, run.config.chunk.horizon)
+    env = run.env if isinstance(run.data, Data) else held_out.sized(run.env, run.data)
+    return _spec(env, run.config.chunk.history, run.config.chunk.horizon)
 
 
 def left(suite: Sequence[Run], done: int, root: Path) -> str:

@@ -164,6 +164,8 @@ def checked(f: CompareFlags, sizes: Sizes) -> None:
         raise UserError("--env names no environment", "give one or more: qchunk list envs")
     for env in f.env:
         env_names.check_env(env)
+    if f.execute and all(env.partition("/")[0] == "none" for env in f.env):
+        raise UserError(f"--execute has nothing to play in: --env {' '.join(f.env)}", "leave --execute out, or name an environment")  # fmt: skip
     for scheme in f.execute:
         name, delay = with_delay(scheme)
         parse(name, sizes.horizon, delay or 0)

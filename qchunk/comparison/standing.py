@@ -8,26 +8,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from flax.traverse_util import flatten_dict
+
 from qchunk.data import npz
 from qchunk.envs import objective
-from qchunk.runs import run_folder
+from qchunk.runs import prior, run_folder
+from qchunk.runs.opened import read_given
+from qchunk.seeds import repeated
 from qchunk.system.errors import UserError, typed
 
 
-def otherwise(run: Any, kept: Mapping[str, Any], root: Path) -> str:
+def otherwise(run: Any, kept: Mapping[str, Any], root: Path, folder: Path) -> str:
     """What of a run was made otherwise, in words; "" where nothing was. Which data those are is another question: ``refuse_other``.
 
     Args:
         run: the ``suite.Run``.
         kept: what config.json keeps of it.
         root: the folder of its suite.
+        folder: its own.
     """
     if dict(kept.get("objective") or {}) != objective.parse(run.objective):
         return "another objective"
-    prior = kept.get("prior")
-    if bool(prior) != bool(run.prior):
-        return "a prior" if prior else "no prior"
-    if prior and not _is_prior(Path(prior["path"]), run.prior, root):
+    stood = kept.get("prior")
+    if bool(stood) != bool(run.prior):
+        return "a prior" if stood else "no prior"
+    if stood and not _is_prior(Path(stood["path"]), run.prior, root) and not _stands_on(folder, run):
         return "another prior"
     if bool(kept.get("data")) != bool(run.data):
         return "a data set" if kept.get("data") else "no data set"
@@ -39,6 +45,20 @@ def _is_prior(kept: Path, name: str, root: Path) -> bool:
     tail = ("runs", *Path(name).parts)
     within = not Path(name).is_absolute() and kept.parts[-len(tail) :] == tail
     return within or kept == (root / "runs" / name).resolve()
+
+
+def _stands_on(folder: Path, run: Any) -> bool:
+    """Whether the frozen modules that a run keeps are those that it would be given by a prior outside of its suite, which lies elsewhere now."""
+    if not Path(run.prior).is_absolute():
+        return False
+    settings = len(run.swept) or 1
+    try:
+        given = repeated(prior.load(Path(run.prior), run.settings.seeds // settings).given, settings)
+        kept, now = flatten_dict(read_given(folder)), flatten_dict(given)
+    except UserError:
+        return False
+    theirs = {name: x for name, x in kept.items() if name[0] != objective.GIVEN}
+    return theirs.keys() == now.keys() and all(np.array_equal(x, now[name]) for name, x in theirs.items())
 
 
 def mark_of(file: Path) -> str:
@@ -63,10 +83,12 @@ def refuse_other(file: Path, mark: str, kept: Mapping[str, Any], folder: Path) -
         UserError: says which file, and of which run.
     """
     own, fix = Path(kept["path"]), "remove the folder, or pass --out with a new one"
-    if mark and mark != kept["fingerprint"]:
-        raise UserError(f"{file} has changed since {folder} was made", f"put it back; otherwise {fix}")
-    if not mark and own.parent.name == file.parent.name and own.name != file.name:
+    if mark == kept["fingerprint"]:
+        return
+    if own.name != file.name and (mark or own.parent.name == file.parent.name):
         raise UserError(f"{folder} was made with another data set, {own.name}, not {file.name}", fix)
+    if mark:
+        raise UserError(f"{file} has changed since {folder} was made", f"put it back; otherwise {fix}")
 
 
 def same_as_before(file: Path, root: Path) -> None:

@@ -14,6 +14,7 @@ from qchunk.comparison.literature import Published
 from qchunk.config import filled, validate
 from qchunk.data import formats
 from qchunk.drivers.common import Amount, Driver, DriverSettings
+from qchunk.envs import held_out
 from qchunk.reporting import origins, records
 from qchunk.runs import run_folder, sinks, sources, training
 from qchunk.runs.recording import CollectFlags, collect_to
@@ -131,6 +132,7 @@ def claim(
     grows: Sequence[str] = (),
     rises: Sequence[str] = (),
     stock: dict[str, Any] | None = None,
+    places: Sequence[str] = (),
 ) -> None:
     """Makes the folder of a comparison or a suite, or finds it made by the same flags, or by others that trained nothing yet.
 
@@ -140,6 +142,7 @@ def claim(
         grows: flags whose lists may have become longer at their end: what they add is trained, the rest stays.
         rises: flags whose numbers may have become larger, likewise.
         stock: the defaults of flags: what a folder was made with that is older than a flag.
+        places: flags whose paths may be others: whether what lies there is the same ``check`` asks, of every run.
 
     Raises:
         UserError: the folder holds another one, or something else.
@@ -153,7 +156,8 @@ def claim(
         lists = {n: old for n in grows if isinstance(old := found.get(n, []), list)}
         longer = {n for n, old in lists.items() if old != kept[n] == [*old, *kept[n][len(old) :]]}
         longer |= {n for n in rises if isinstance(old := found.get(n, 0), int) and old < kept[n]}
-        odd = sorted(n for n in kept if found.get(n) != kept[n] and n not in longer)
+        moved = {n for n in places if found.get(n) and kept[n]}
+        odd = sorted(n for n in kept if found.get(n) != kept[n] and n not in longer | moved)
         if odd and (root / "runs").exists():
             flag = odd[0].replace("_", "-")
             old = found.get(odd[0])
@@ -169,8 +173,10 @@ def claim(
 
 
 def file_of(data: Data, root: Path) -> Path:
-    """Where a data set of a suite lies."""
-    name = f"{data.env}-{'+'.join(data.policies) or 'default'}-{data.steps}{f'-seed{data.seed}' if data.seed else ''}"
+    """Where a data set of a suite lies: another description has another name."""
+    more = {"length": data.episode_length, "seed": data.seed}
+    told = "".join(f"-{what}{number}" for what, number in more.items() if number)
+    name = f"{data.env}-{'+'.join(data.policies) or 'default'}-{data.steps}{told}"
     return root / "data" / f"{name.replace('/', '-').replace(' ', '-')}.npz"
 
 
@@ -224,7 +230,7 @@ def check(suite: Sequence[Run], root: Path) -> None:
             raise UserError(f"{folder} was made with another {odd[0]}", fix)
         if edited := sources.changed(found):
             raise UserError(f"{edited[0]} has changed since {folder} was made", f"put it back; otherwise {fix}")
-        if other := standing.otherwise(run, found, root):
+        if other := standing.otherwise(run, found, root, folder):
             raise UserError(f"{folder} was made with {other}", fix)
         if run.data:
             file = file_of(run.data, root) if isinstance(run.data, Data) else run.data
@@ -237,7 +243,7 @@ def _fingerprint(file: Path, run: Run) -> str:
     """Of a run's data set; "" of one that would be collected, and is not there."""
     if isinstance(run.data, Data):
         return standing.mark_of(file) if file.exists() else ""
-    env = envs.make(run.env, run.config.chunk.history)
+    env = envs.make(held_out.sized(run.env, file), run.config.chunk.history)
     found = formats.mapped(file) or formats.read(file, env)
     return found[1]["fingerprint"]
 

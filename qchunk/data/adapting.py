@@ -17,6 +17,10 @@ STORED, REWARD, NONE = "stored", "reward", "none"  # kinds of terminals
 SCALE = "action_scale"  # of ``about``: {"low": [A], "high": [A]}, the recorded units that became -1 and 1
 
 
+class EndsDoubted(UserError):
+    """A doubt of which ends of episodes are terminals, by the columns that a file has for both."""
+
+
 class Reading(NamedTuple):
     """What is asked of a reader."""
 

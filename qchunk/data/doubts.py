@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from qchunk import trees
+from qchunk.data.adapting import EndsDoubted
 from qchunk.data.formats import Rows
 from qchunk.system.errors import UserError
 
@@ -24,18 +25,20 @@ def bounds_of(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     return np.append(0, ends[:-1] + 1)[: len(ends)], ends
 
 
-def doubts(rows: Rows, about: Mapping[str, Any], where: str) -> Iterator[UserError]:
+def doubts(rows: Rows, about: Mapping[str, Any], where: str, told: Sequence[UserError] = ()) -> Iterator[UserError]:
     """Everything that is probably a mistake.
 
     Args:
         rows: whose arrays fit (``faults.misshapen``).
         about: what the file says of itself: of data by ``qchunk collect``, not everything is to be doubted.
+        told: what a reader has doubted already, from columns that the rows no longer have.
     """
     yield from _of_rows(rows, where)
     yield from _copies(rows, where)
     yield from _spikes(rows, where)
     if "policy" not in about:  # an environment of ours knows what ends its episodes, and is seen as it is
-        yield from _of_ends(rows, where)
+        if not any(isinstance(e, EndsDoubted) for e in told):  # it named the columns: rows would say less of the same
+            yield from _of_ends(rows, where)
         yield from _frozen(rows, where)
         yield from _of_actions(rows, where)
 

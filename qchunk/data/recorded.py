@@ -304,7 +304,7 @@ def judged(columns: Columns, reading: Reading, where: str, found: Findings) -> C
     if reading.terminals == adapting.STORED and cut_by_time.sum() >= CHANCE and terminal[cut_by_time].all():
         line = f"{where}: all {int(cut_by_time.sum())} time-outs are marked terminal, too, as where done holds both"
         fix = "if they are cuts alone: name an array without them, --names terminal=NAME, or give --terminals none or reward"
-        found.doubts.append(UserError(line, fix))
+        found.doubts.append(adapting.EndsDoubted(line, fix))
     return {"reward": reward, "terminal": adapting.terminals(reading, reward, terminal)}
 
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from qchunk import trees
+from qchunk.data import formats
 from qchunk.data.chunks import Dataset
 from qchunk.data.formats import Rows, to_device
 from qchunk.envs.base import Env, State
+from qchunk.system import loading
 from qchunk.system.errors import UserError
 
 SHARE = 0.1  # of the episodes, and at least one
@@ -82,6 +85,19 @@ def _part(name: str, x: np.ndarray) -> str:
 
 def _unescaped(leaf: str) -> str:
     return leaf.replace("%2C", ",").replace("%25", "%")
+
+
+def sized(name: str, data: Path | None) -> str:
+    """An environment's name; what stands in its place for a robot's own data is named by their sizes and types.
+
+    Raises:
+        UserError: there are no data to say them, or these are of others than the name says.
+    """
+    if name.partition("/")[0] != "none" or loading.is_own(name) or (name != "none" and data is None):
+        return name
+    if data is None:
+        raise UserError("--env none is judged on a robot's own data", "give --data")
+    return agreed(name, (formats.mapped(data) or formats.read(data, None))[0])
 
 
 def agreed(name: str, rows: Rows) -> str:

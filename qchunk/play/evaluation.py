@@ -11,6 +11,7 @@ from qchunk.envs.held_out import HeldOut
 from qchunk.play import on_data, on_device, on_host
 from qchunk.play.program import Inputs, Program
 from qchunk.system import memory
+from qchunk.system.errors import UserError
 from qchunk.types import Learner
 
 
@@ -25,6 +26,17 @@ def check(program: Program, count: int, c: ChunkConfig) -> None:
     elif not program.on_host:
         one = memory.of_arrays(jax.tree.leaves(jax.eval_shape(program.env.reset, jax.random.key(0))))
         memory.check("an evaluation", count * one, "give fewer --episodes")
+
+
+def check_playing(program: Program) -> None:
+    """Refuses to play by a scheme that is asked for where nothing is played.
+
+    Raises:
+        UserError: held-out data judge.
+    """
+    if isinstance(program.env, HeldOut):
+        problem = "there is nothing to play in: held-out data judge chunks as they are made, however they are played"
+        raise UserError(problem, "leave --execute and --delay out, or name an environment")
 
 
 def evaluate(program: Program, count: int, learner: Learner, x: Inputs) -> dict[str, Any]:

@@ -129,6 +129,7 @@ def committed(policy: Policy, horizon: int, delay: NonNegativeInt, steps: Positi
         UserError: numbers that do not fit, or an actor that has not learned to go on from so many actions.
     """
     check_overlap(horizon, delay, steps, f"committed:{delay},{{}}")
+    _check_language(policy, delay, steps, f"committed:{delay},{{}}")
     if policy is not NO_POLICY and policy.committed < delay:
         most = policy.committed
         problem = f"--execute committed:{delay},{steps} gives the actor {delay} actions to go on from, and it has learned {most or 'none'}"
@@ -164,10 +165,18 @@ def soft_mask(horizon: int, delay: int, steps: int) -> np.ndarray:
 def _inpainted(policy: Policy, horizon: int, delay: int, steps: int, limit, weight: np.ndarray, name: str) -> Scheme:
     """A receding horizon whose plans are pulled to the old one by ``weight`` [H], ready after ``delay`` steps."""
     check_overlap(horizon, delay, steps, name)
+    _check_language(policy, delay, steps, name)
     if not policy.pulled:
         problem = f"--execute {name.format(steps)} pulls chunks while they denoise, and this policy's do not denoise along levels"
         raise UserError(problem, f"take a flow or diffusion actor, or --execute async:{delay},{steps}")
     return _held(policy, horizon, delay, steps, limit, weight, name)
+
+
+def _check_language(policy: Policy, delay: int, steps: int, name: str) -> None:
+    """Refuses to hold actions of the old plan in a chunk that is none of actions while it is made."""
+    if policy.speaks:
+        problem = f"--execute {name.format(steps)} holds actions of the old plan while the next one is made, and this policy makes {policy.speaks}"
+        raise UserError(problem, f"take --execute async:{delay},{steps}, which holds none")
 
 
 def _held(policy: Policy, horizon: int, delay: int, steps: int, limit, weight: np.ndarray, name: str) -> Scheme:

@@ -14,6 +14,8 @@ from qchunk.system.errors import UserError
 Failed = Sequence[tuple[str, str, str]]  # (environment, label, why)
 MARK = "img-src data:; style-src 'unsafe-inline'"  # of our pages' heads
 DRAWN = tuple(f"{name}.{kind}" for name in ("headline", "curves", "clock", "catches") for kind in ("png", "pdf", "svg"))
+# what lies beside a page that a command keeps, by what it is of
+OWNERS = {**{kind: f"{kind}.json" for kind in ("comparison", "suite", "sweep")}, "chain": "stages.json"}
 FILES = ("report.html", "report.md", "table.md", "table.csv", "table.json", "table.tex", "seeds.csv", *DRAWN)
 
 
@@ -26,6 +28,19 @@ def refuse_others(out: Path) -> None:
     theirs = [name for name in FILES if (out / name).exists()]
     if theirs and not is_report(out):
         raise UserError(f"{out / theirs[0]} is no file of a report", "pass --out with another folder")
+
+
+def refuse_owned(out: Path) -> None:
+    """Refuses the page of a comparison, a suite, a sweep or a chain, which may say more than the folders of its runs.
+
+    Raises:
+        UserError: what made those runs keeps its page there.
+    """
+    root = out.absolute().parent
+    owner = next((kind for kind, name in OWNERS.items() if (root / name).is_file()), None)
+    if owner and is_report(out):
+        problem = f"{out} is the page of the {owner} in {root}, which the command that made it writes anew"
+        raise UserError(problem, "pass --out with another folder")
 
 
 def is_report(out: Path) -> bool:

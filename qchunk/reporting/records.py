@@ -27,17 +27,8 @@ from qchunk.runs import run_folder
 from qchunk.system.errors import UserError, typed, unknown
 
 COLUMNS = (
-    "environment",
-    "method",
-    "seeds",
-    "updates",
-    "figure",
-    "mean",
-    "95 % interval",
-    "whatever the seeds",
-    "difference to baseline",
-    "return",
-    "note",
+    *("environment", "method", "seeds", "updates", "figure", "mean", "95 % interval", "whatever the seeds"),
+    *("difference to baseline", "return", "note"),
 )
 AXES = {
     "training": "updates, then environment steps",
@@ -168,7 +159,7 @@ def load_whole(
     """The runs that can be read, as ``load`` gives them, and those that cannot.
 
     Raises:
-        UserError: there is no folder of this name, or none of the runs can be read.
+        UserError: there is no folder of this name, none of the runs can be read, or not the baseline that is asked for.
     """
     found, damaged, first = list[Record](), list[Damaged](), None
     for folder in once(folders):
@@ -181,6 +172,10 @@ def load_whole(
             first = first or e
     if not found and first:
         raise first
+    lost = [d for d in damaged if baseline and plain(run_folder.label_of(d.folder)) == baseline]
+    if lost and baseline not in {r.label for r in found}:
+        fix = "put it back as it was, or give another --baseline"
+        raise UserError(f"--baseline {baseline} is damaged: {lost[0].why}", fix)
     return labelled(found, baseline), damaged
 
 

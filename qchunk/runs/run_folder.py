@@ -265,6 +265,14 @@ def read_config(path: Path) -> dict:
     return about
 
 
+def label_of(path: Path) -> str:
+    """What a run is called, even one that cannot be read: by its folder, where its config.json says nothing."""
+    with contextlib.suppress(UserError):
+        c = read_config(path)["config"]
+        return str(c.get("label") or c.get("algorithm") or path.name)
+    return path.name
+
+
 def read_metrics(path: Path) -> list[dict]:
     """The lines of a metrics.jsonl (or of the one in a run folder), in order; a torn last line is left out.
 

@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import platform
-import time
+import warnings
 from pathlib import Path
 
 FOLDER = "JAX_COMPILATION_CACHE_DIR"
 SWITCH = "JAX_ENABLE_COMPILATION_CACHE"
 LIMIT = "JAX_COMPILATION_CACHE_MAX_SIZE"
 MOST = 2 * 2**30  # bytes; what was used longest ago goes first
-_WHOLE_AFTER = 60.0  # seconds within which another process may be writing a program
+UNBOUNDED = "-1"  # of ``LIMIT``
+LOCK = ".lockfile"  # what JAX holds while it reads or writes a program there
 
 
 def keep() -> None:
     """Names the folder to JAX, which reads it when it is imported; the user's own ``FOLDER`` or ``SWITCH`` stays.
 
-    Where the folder cannot be written programs are compiled anew, as they were before.
+    Where the folder cannot be written, or a program in it was cut short, programs are compiled anew, as they were before, without a word.
     """
+    folder = home()
+    if os.environ.get(FOLDER) == str(folder):  # the process that started this one has named it
+        _say_nothing()
     if {FOLDER, SWITCH} & set(os.environ):
         return
-    folder = home()
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
-            tidy(folder)
             os.environ[FOLDER] = str(folder)
-            os.environ.setdefault(LIMIT, str(MOST))
+            if os.environ.setdefault(LIMIT, str(MOST)) != UNBOUNDED:
+                tidy(folder)
+            _say_nothing()
+
+
+def _say_nothing() -> None:
+    """JAX's warnings of programs that it cannot read or write: what they cost is time."""
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
 
 
 def home() -> Path:
@@ -40,11 +50,13 @@ def home() -> Path:
 
 
 def tidy(folder: Path) -> None:
-    """Removes programs whose writing was cut short: JAX writes when one was last used after the program itself."""
-    for program in folder.glob("*-cache"):
-        used = program.with_name(program.name.removesuffix("-cache") + "-atime")
-        with contextlib.suppress(FileNotFoundError):  # another process tidies, too
-            if not used.exists() and time.time() - program.stat().st_mtime > _WHOLE_AFTER:
+    """Removes programs whose writing was cut short, unless another process is at it: JAX, where its folder has a bound, writes when one
+    was last used after the program itself. Once it has read one of them it takes that for whole, and compiles it anew for ever.
+    """
+    with contextlib.suppress(OSError), open(folder / LOCK, "ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for program in folder.glob("*-cache"):
+            if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
                 program.unlink()
 
 

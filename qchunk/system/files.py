@@ -270,6 +270,11 @@ def explain_oserror(err: OSError, path: Path) -> UserError:
             f"cannot write {path}: the disk is full ({reason})",
             "Free some space there and give the command again (qchunk train with --resume); what was saved before is intact",
         )
+    if err.errno == errno.EFBIG:
+        return UserError(
+            f"cannot write {path}: a file may not grow so large here ({reason})",
+            "Lift the limit (ulimit -f unlimited), or take a disk that holds such files, and give the command again (qchunk train with --resume); what was saved before is intact",
+        )
     denied = err.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
     fix = "Make the folder writable, or pass --out with another" if denied else "Fix that, or pass --out with another"
     return UserError(f"cannot write {path}: {reason}", fix)
