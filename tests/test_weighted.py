@@ -253,7 +253,8 @@ ONLINE = {
     "dacer": (dacer, DACER(ChunkConfig(2), DIFFUSION, CRITIC, OPTIM, samples=50, regulate_every=10)),
 }
 
-STEPS = {"dpmd": 1600, "sdac": 1600, "dacer": 1600, "idem": 4800}  # environment steps, where others than 3,200 are enough
+# environment steps, where 3,200 are too many or too few
+STEPS = {"dpmd": 1600, "sdac": 1600, "dacer": 1600, "idem": 4800}
 LEAST = {"sdac": 0.75, "idem": 0.7, "dpmd": 0.95, "qvpo": 0.7, "dacer": 0.95}  # of the success of their worse seed
 
 
