@@ -16,6 +16,7 @@ from qchunk.comparison.suite import Data, Run, name_of
 from qchunk.drivers.common import Driver
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
+from qchunk.envs import held_out
 from qchunk.play.execute import parse, with_delay
 from qchunk.system import loading, schema
 from qchunk.system.errors import UserError
@@ -164,7 +165,7 @@ def checked(f: CompareFlags, sizes: Sizes) -> None:
         raise UserError("--env names no environment", "give one or more: qchunk list envs")
     for env in f.env:
         env_names.check_env(env)
-    if f.execute and all(env.partition("/")[0] == "none" for env in f.env):
+    if f.execute and all(held_out.judges(env) for env in f.env):
         raise UserError(f"--execute has nothing to play in: --env {' '.join(f.env)}", "leave --execute out, or name an environment")  # fmt: skip
     for scheme in f.execute:
         name, delay = with_delay(scheme)

@@ -87,13 +87,18 @@ def _unescaped(leaf: str) -> str:
     return leaf.replace("%2C", ",").replace("%25", "%")
 
 
+def judges(name: str) -> bool:
+    """Whether held-out data stand in an environment's place, by its name."""
+    return name.partition("/")[0] == "none" and not loading.is_own(name)
+
+
 def sized(name: str, data: Path | None) -> str:
     """An environment's name; what stands in its place for a robot's own data is named by their sizes and types.
 
     Raises:
         UserError: there are no data to say them, or these are of others than the name says.
     """
-    if name.partition("/")[0] != "none" or loading.is_own(name) or (name != "none" and data is None):
+    if not judges(name) or (name != "none" and data is None):
         return name
     if data is None:
         raise UserError("--env none is judged on a robot's own data", "give --data")

@@ -26,10 +26,7 @@ from qchunk.reporting.stats import (
 from qchunk.runs import run_folder
 from qchunk.system.errors import UserError, typed, unknown
 
-COLUMNS = (
-    *("environment", "method", "seeds", "updates", "figure", "mean", "95 % interval", "whatever the seeds"),
-    *("difference to baseline", "return", "note"),
-)
+COLUMNS = ("environment", "method", "seeds", "updates", "figure", "mean", "95 % interval", "whatever the seeds", "difference to baseline", "return", "note")  # fmt: skip
 AXES = {
     "training": "updates, then environment steps",
     "env_steps": "environment steps",
@@ -96,8 +93,10 @@ class Record(NamedTuple):
         fields = found if isinstance(found, dict) else {}
         if "rollout" in fields:
             return "policy gradients"
-        if fields.get("model") or not fields.get("critic"):
-            return "with a model" if fields.get("model") else "cloning"
+        if fields.get("model"):
+            return "with a model"
+        if not fields.get("critic"):
+            return "cloning"
         return "on a prior" if self.about["config"].get("prior") else "actor and critic"
 
     @property
