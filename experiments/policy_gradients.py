@@ -1,6 +1,6 @@
 """Policy gradients on one cloned flow: through its noisy steps, by learned noise, by its own losses; PPO on a Gaussian and one that may replay beside them.
 
-``qchunk reproduce policy-gradients [--only cube-single | halfcheetah]``; 4 seeds, 3 on halfcheetah. The priors and the sizes of iterations are those of
+``qchunk reproduce policy-gradients [--only cube-single | halfcheetah]``; 4 seeds. The priors and the sizes of iterations are those of
 ``dppo``; ``dppo`` and ``ppo`` have the bound of the ratio that trials chose there, the others their papers'. ``ogpo`` has the prior's data and replay, at a 50th of the environment steps.
 """
 
@@ -47,7 +47,7 @@ def suite(scale: str) -> list[Run]:
     medium = scratch(CHEETAH, "ppo, medium", 1_000_000, 1)
     return [
         *(*priors(SINGLE, 4), *arms(SINGLE, 5_000_000, 4)),
-        *(medium, *priors(CHEETAH, 3, **units), *arms(CHEETAH, 2_000_000, 3, **units)),
+        *(medium, *priors(CHEETAH, 4, **units), *arms(CHEETAH, 2_000_000, 4, **units)),
     ]
 
 
