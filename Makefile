@@ -4,7 +4,7 @@ CUDA ?= cuda12
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help install demo test test-all tutorials lint docs bench gpu tabletop wheel clean
+.PHONY: help install demo test test-slow test-all tutorials lint docs bench gpu tabletop wheel clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -32,9 +32,11 @@ demo: .venv/base  ## the default comparison with 1 seed: data, prior, eight arms
 test: .venv/test  ## the tests but for the slow ones, on 2 processes
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
-test-all: test  ## all tests, on 2 processes; the slow ones in processes of their own, which compile fewer programs each
-	$(BIN)/python -m pytest -n 2 -m 'slow and not learns'
+test-slow: .venv/test  ## the slow tests alone, in processes of their own, which compile fewer programs each
 	XLA_FLAGS=--xla_backend_optimization_level=1 $(BIN)/python -m pytest -n 2 -m 'slow and learns'
+	$(BIN)/python -m pytest -n 2 -m 'slow and not learns'
+
+test-all: test test-slow  ## all tests, on 2 processes
 
 tutorials: .venv/base  ## docs/tutorials as a reader would run them
 	$(BIN)/python docs/tutorials/run.py

@@ -20,6 +20,7 @@ os.environ.setdefault(
 )
 
 import gc
+import time
 from pathlib import Path
 
 import jax
@@ -42,6 +43,27 @@ def programs_of_finished_modules_are_dropped():
     if maps.exists() and len(maps.read_text().splitlines()) > MAPS:
         jax.clear_caches()
         gc.collect()
+
+
+LATE = "not begun: the time that --begin-until gives is over"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--begin-until", type=float, metavar="SECONDS", help="begin no test after this time (of `date +%%s`)"
+    )
+
+
+def pytest_runtest_setup(item):
+    until = item.config.getoption("begin_until")
+    if until is not None and time.time() > until:
+        pytest.skip(LATE)
+
+
+def pytest_terminal_summary(terminalreporter):
+    late = sum(LATE in str(r.longrepr) for r in terminalreporter.stats.get("skipped", ()))
+    if late:
+        terminalreporter.write_line(f"{late} tests {LATE}; make test-all runs all")
 
 
 def pytest_collection_modifyitems(items):

@@ -88,15 +88,27 @@ def test_licence():
 
 def test_make_has_the_targets():
     text = (ROOT / "Makefile").read_text()
-    for target in ("install", "demo", "test", "test-all", "bench", "docs", "lint", "wheel", "help"):
+    for target in ("install", "demo", "test", "test-slow", "test-all", "bench", "docs", "lint", "wheel", "help"):
         assert re.search(rf"^{target}:", text, re.M), target
 
 
 def test_ci_runs_every_test_and_the_readme_names_both_commands():
-    made = {word for line in re.findall("^make (.*)", (ROOT / ".ci/run").read_text(), re.M) for word in line.split()}
-    assert {"lint", "docs", "wheel", "test-all", "tutorials"} <= made
+    made = set(" ".join(re.findall(r"^(?:\w+=.* )?make (.*)", (ROOT / ".ci/run").read_text(), re.M)).split())
+    assert {"lint", "docs", "wheel", "test", "test-slow", "tutorials"} <= made
     readme = (ROOT / "README.md").read_text()
     assert re.search(r"^make test ", readme, re.M) and "make test-all" in readme
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("until, said", [(0, "2 tests not begun"), (10**12, "2 passed")])
+def test_tests_not_begun_in_time_are_counted(tmp_path, until, said):
+    """CI begins no test that would take it over its time, and says so: nobody is to take what it left out as passed."""
+    (tmp_path / "test_two.py").write_text("def test_one():\n    pass\n\n\ndef test_two():\n    pass\n")
+    conftest = ["-p", "conftest", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+    command = [sys.executable, "-m", "pytest", "-n", "2", f"--begin-until={until}", *conftest, str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True, timeout=300)
+    assert said in done.stdout
 
 
 def light(*argv: str) -> tuple[str, set[str], float]:
