@@ -240,6 +240,7 @@ DRIVERS = {  # who trains; the attribute ``driver`` of a method's configuration 
 
 SCHEMES = {  # how much of a chunk is played; numbers follow a colon
     "open-loop": Entry("qchunk.play.boundaries:open_loop", "whole chunks"),
+    "zero-noise": Entry("qchunk.play.boundaries:zero_noise", "whole chunks, made of noise 0 (2602.02481)"),
     "receding": Entry("qchunk.play.execute:receding", "the first actions of each chunk, as in receding:3"),
     "ensemble": Entry(
         "qchunk.play.schemes:ensemble",

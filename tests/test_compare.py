@@ -799,7 +799,7 @@ def test_a_report_of_some_runs_does_not_replace_the_page_of_all(tmp_path, capsys
 
 
 def test_commas_in_the_path_of_a_file_are_no_ends_of_arms(tmp_path, monkeypatch):
-    """Where there is such a file; otherwise they stand between arms, as they did."""
+    """Where there is such a file, and between numbers that follow an arm; otherwise they stand between arms, as they did."""
     monkeypatch.chdir(tmp_path)
     for name in ("a,b/my,own.py", "my.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -809,6 +809,7 @@ def test_commas_in_the_path_of_a_file_are_no_ends_of_arms(tmp_path, monkeypatch)
         "bc,a,b/my,own.py:f:n=4,my.py:g,qc:n=4,": ["bc", "a,b/my,own.py:f:n=4", "my.py:g", "qc:n=4"],
         "my.py:f:n=2,bc@diffusion": ["my.py:f:n=2", "bc@diffusion"],
         "a,b/gone.py:f": ["a", "b/gone.py:f"],
+        "my.py:f:1,2.5,width=3,bc": ["my.py:f:1,2.5,width=3", "bc"],  # ARGS of a function
     }.items():
         assert list(asked_for(["--env", "probe/pole", "--algos", word])[0].algos) == found
 

@@ -98,13 +98,18 @@ def trials(arm: str, config_class: type = object) -> str:
 
 
 def listed(word: str) -> list[str]:
-    """The arms of a word, between commas; those in the path of a file of the user's own that is there are the path's."""
+    """The arms of a word, between commas; those in the path of a file of the user's own that is there are the path's, and those
+    before a number or ``name=value``, which is no arm, are among the ARGS of the arm before."""
     parts, found = word.split(","), list[str]()
     while parts:
         joined = ((count, ",".join(parts[:count])) for count in range(len(parts), 1, -1))
         paths = ((count, loading.place(named_settings(arm)[0])) for count, arm in joined)
         count = next((n for n, path in paths if path.count(",") == n - 1 and is_file(Path(path))), 1)
-        found.append(",".join(parts[:count]))
+        arm = ",".join(parts[:count])
+        if found and (not isinstance(registry.value(arm), str) or re.match(r"\w+=", arm)):
+            found[-1] += f",{arm}"
+        else:
+            found.append(arm)
         del parts[:count]
     return [arm for arm in found if arm]
 

@@ -40,6 +40,14 @@ def open_loop(policy: Policy, horizon: int) -> Scheme:
     return _by_length(policy, choose)._replace(own=True)
 
 
+def zero_noise(policy: Policy, horizon: int) -> Scheme:
+    """Plays whole chunks that are made of noise 0, the same for the same observation (zero sampling, 2602.02481); of a Gaussian its mean.
+
+    Candidates are then alike, so that a best of N is one of them.
+    """
+    return open_loop(sampling.from_zero(policy), horizon)._replace(own=False)
+
+
 def supported(
     policy: Policy, horizon: int, n: PositiveInt = 16, tolerance: PositiveFloat = 0.5, steps: PositiveInt = 1
 ) -> Scheme:
