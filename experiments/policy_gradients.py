@@ -47,7 +47,7 @@ def suite(scale: str) -> list[Run]:
     medium = scratch(CHEETAH, "ppo, medium", 1_000_000, 1)
     return [
         *(*priors(SINGLE, 4), *arms(SINGLE, 5_000_000, 4)),
-        *(medium, *priors(CHEETAH, 4, **units), *arms(CHEETAH, 2_000_000, 4, **units)),
+        *(medium, *priors(CHEETAH, 4, **units), *arms(CHEETAH, 1_000_000, 4, **units)),
     ]
 
 
