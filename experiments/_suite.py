@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
@@ -22,6 +23,7 @@ from qchunk.comparison.suite import Data, Run
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.drivers.online import OnlineSettings
 from qchunk.reporting import cost, records
+from qchunk.reporting.stats import bounds_of, interval
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, learner_of, rebuild, vars_of
 from qchunk.types import Learner
@@ -83,6 +85,12 @@ def evaluations(c: Any) -> int:
         return steps * (1 + 3 * members * (2 if c.guidance == "diffuser" else 1))
     ranked = c.critic.members if n > 1 else 0
     return n * (steps * (1 + 3 * c.critic.members if isinstance(c, QGF) else 1) + ranked)
+
+
+def with_interval(values: Any, figure: str = "success", episodes: int = 0) -> str:
+    """The mean of values [S] and its interval over seeds, of a share of so many episodes each."""
+    found = interval(np.asarray(values), bounds=bounds_of(figure), episodes=episodes)
+    return " ".join(records.show(found, figure))
 
 
 def publish(root: Path, name: str, rows: list[dict[str, str]], figure: Figure) -> None:

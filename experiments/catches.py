@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
-from _suite import OPTIM, SMALL, decision, opened, publish, small_bc, small_qc
+from _suite import OPTIM, SMALL, decision, opened, publish, small_bc, small_qc, with_interval
 from qc_paper import BUDGETS, sized
 
 from qchunk import registry
@@ -36,7 +36,6 @@ from qchunk.envs.base import wrap
 from qchunk.play.on_device import rollout
 from qchunk.reporting import executions, records
 from qchunk.reporting.catches import roughness
-from qchunk.reporting.stats import bounds_of, interval
 from qchunk.runs.opened import vars_of
 from qchunk.world_model import latent_model
 
@@ -115,12 +114,6 @@ def astray(p: Any, learner: Any, decisions: int = 40, envs: int = 50) -> np.ndar
     return np.asarray(found)
 
 
-def shown(values: Any, figure: str, episodes: int = 0) -> str:
-    """A mean with its interval over seeds, of a success of so many episodes each."""
-    bounds = bounds_of(figure)
-    return " ".join(records.show(interval(np.asarray(values), bounds=bounds, episodes=episodes), figure))
-
-
 def levels(ax: Any, runs: list[Run], root: Path) -> list[dict[str, str]]:
     """Success of each seed, on skills that stand and on skills that move."""
     rows = []
@@ -128,7 +121,10 @@ def levels(ax: Any, runs: list[Run], root: Path) -> list[dict[str, str]]:
         found = records.load([folder_of(r, root)])[0].final()
         ax.plot([x] * len(found), 100 * found, "o", color=f"C{x}", alpha=0.6)
         ax.plot([x - 0.2, x + 0.2], [100 * found.mean()] * 2, color=f"C{x}")
-        told = {"success": shown(found, "success", 100), "spread of seeds, points": f"{100 * found.std(ddof=1):.1f}"}
+        told = {
+            "success": with_interval(found, "success", 100),
+            "spread of seeds, points": f"{100 * found.std(ddof=1):.1f}",
+        }
         rows.append({"catch": "both levels at once", "method": r.label, **told})
     ax.set_xticks(range(len(runs)), [r.label.removeprefix("opal, ") for r in runs])
     ax.set(title="Skills (cube-single-task1)", ylabel="success (%)", xlim=(-0.6, len(runs) - 0.4), ylim=(-4, 104))
@@ -142,7 +138,9 @@ def precision(ax: Any, runs: list[Run], root: Path) -> list[dict[str, str]]:
         d = off_by(r, root)
         share = np.stack([(d < t).mean(axis=1) for t in TOLERANCES], axis=1)
         ax.plot(TOLERANCES, 100 * share.mean(axis=0), "o-" if r.algorithm == "cqn-as" else "s--", label=r.label)
-        told = {f"within {t:g}": shown(share[:, TOLERANCES.index(t)], "success", STATES) for t in (0.1, 0.02, 0.005)}
+        told = {
+            f"within {t:g}": with_interval(share[:, TOLERANCES.index(t)], "success", STATES) for t in (0.1, 0.02, 0.005)
+        }
         rows.append({"catch": "precision", "method": r.label, **told})
     ax.set(title="Bins against a flow (fork)", xlabel="tolerance", ylabel="actions within it (%)", xscale="log")
     ax.legend(fontsize=8, frameon=False)
@@ -159,7 +157,7 @@ def reaction(ax: Any, runs: list[Run], root: Path) -> list[dict[str, str]]:
         ax.plot(rough, [np.mean(x["return"]) for x in found], "o-", label=r.label)
         ax.annotate("1", (rough[0], np.mean(found[0]["return"])), textcoords="offset points", xytext=(4, 4), fontsize=8)
         for k, x in zip(LOOKS, found, strict=True):
-            told = {"return": shown(x["return"], "return"), "change of actions": f"{np.mean(roughness(x)):.3f}"}
+            told = {"return": with_interval(x["return"], "return"), "change of actions": f"{np.mean(roughness(x)):.3f}"}
             rows.append({"catch": "smoothness", "method": f"{r.label}, a look in {k}", **told})
     ax.set(title="Primitives (pursuit; from 1 step a look on)", xlabel="change of actions, a step", ylabel="return")
     ax.legend(fontsize=8, frameon=False)
@@ -178,9 +176,9 @@ def depth(axes: Sequence[Any], run: Run, root: Path) -> list[dict[str, str]]:
             ax.plot(ms, y.mean(), "D" if "random" in label else "o", color="C1" if "random" in label else "C0")
             ax.annotate(label, (ms, y.mean()), textcoords="offset points", xytext=(5, 4), fontsize=8)
         told = {
-            "success": shown(success, "success", 100),
+            "success": with_interval(success, "success", 100),
             "decision, ms": f"{ms:.2f}",
-            "error of the model": shown(error, "return"),
+            "error of the model": with_interval(error, "return"),
         }
         rows.append({"catch": "depth", "method": f"vpn, depth {label}", **told})
     axes[0].set(title="Planning (vpn, by depth)", xlabel="ms per decision", ylabel="success (%)", ylim=(-4, 104))

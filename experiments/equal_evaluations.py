@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-from _suite import OPTIM, SMALL, TAU, evaluations, opened, publish
+from _suite import OPTIM, SMALL, TAU, evaluations, opened, publish, with_interval
 
 from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.bc import BC
@@ -31,7 +31,7 @@ from qchunk.config import ChunkConfig, CriticConfig
 from qchunk.drivers.common import evaluate
 from qchunk.drivers.online import OnlineSettings
 from qchunk.reporting import records
-from qchunk.reporting.stats import interval, paired_difference
+from qchunk.reporting.stats import paired_difference
 
 TASKS = [*(f"cube-single-task{t}" for t in range(1, 6)), "cube-double-task1"]
 DATA = {"cube-single": Data("tabletop/cube-single", 200_000), "cube-double": Data("tabletop/cube-double", 1_000_000)}
@@ -126,7 +126,7 @@ def look(root: Path, todo: list[Run]) -> None:
                         "method": label,
                         "budget": str(b),
                         "evaluations": str(count),
-                        "success": " ".join(records.show(interval(success, bounds=(0.0, 1.0)), "success")),
+                        "success": with_interval(success, episodes=100),
                         "difference to best of N": " ".join(records.show(apart, "points")) if apart else "",
                     }
                 )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from _suite import OPTIM, SMALL, opened, publish, small_qc
+from _suite import OPTIM, SMALL, opened, publish, small_qc, with_interval
 from matplotlib import pyplot as plt
 
 from qchunk.actor_configs import FlowConfig
@@ -24,7 +24,7 @@ from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap
 from qchunk.play.on_device import rollout
 from qchunk.reporting import executions, records
-from qchunk.reporting.stats import interval, paired_difference
+from qchunk.reporting.stats import paired_difference
 from qchunk.runs.opened import vars_of
 from qchunk.types import PLAN_STEP
 
@@ -143,7 +143,7 @@ def at_equal_looks(root: Path, runs: list[Run]) -> None:
                     "method": run.label,
                     "scheme": name,
                     "looks per episode": f"{looks.mean():.1f}",
-                    "return": " ".join(records.show(interval(value), "return")),
+                    "return": with_interval(value, "return"),
                     "less fixed lengths at equal looks": " ".join(
                         records.show(paired_difference(value, rival), "return")
                     ),

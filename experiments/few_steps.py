@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-from _suite import OPTIM, SMALL, TAU, decision, opened, publish
+from _suite import OPTIM, SMALL, TAU, decision, opened, publish, with_interval
 
 from qchunk.actor_configs import (
     ConsistencyConfig,
@@ -29,7 +29,7 @@ from qchunk.comparison.suite import Data, Run, Suite, folder_of
 from qchunk.config import ChunkConfig, CriticConfig
 from qchunk.drivers.online import OnlineSettings
 from qchunk.reporting import records
-from qchunk.reporting.stats import interval, paired_difference
+from qchunk.reporting.stats import paired_difference
 
 TASKS = ("cube-single-task1", "cube-single-task4")
 TEACHER = FlowConfig(SMALL)
@@ -43,12 +43,13 @@ ACTORS: dict[str, Any] = {
     "distilled, 1": DistilledConfig(SMALL, teacher=TEACHER),
     "reflow, 1": ReflowConfig(SMALL, teacher=TEACHER),
 }
+EPISODES = 100  # of an evaluation
 BASELINE = next(iter(ACTORS))
 
 
 def suite(scale: str) -> list[Run]:
     """Every actor in the place of ``qc``'s, on both tasks."""
-    settings = OnlineSettings(seeds=4, offline_steps=6_000, eval_every=3_000, episodes=100)
+    settings = OnlineSettings(seeds=4, offline_steps=6_000, eval_every=3_000, episodes=EPISODES)
     data = Data("tabletop/cube-single", 200_000)
     return [
         Run(
@@ -74,7 +75,7 @@ def look(root: Path, todo: list[Run]) -> None:
     """The table, and success against time."""
     rows, envs = [], list(dict.fromkeys(r.env for r in todo))
     figure, axes = plt.subplots(
-        1, len(envs), figsize=(5.2 * len(envs), 4.2), squeeze=False, sharey=True, layout="constrained"
+        1, len(envs), figsize=(5.2 * len(envs), 4.2), squeeze=False, sharex=True, sharey=True, layout="constrained"
     )
     for axis, env in zip(axes.flat, envs, strict=True):
         mine = {r.label: folder_of(r, root) for r in todo if r.env == env}
@@ -82,9 +83,9 @@ def look(root: Path, todo: list[Run]) -> None:
         for label, folder in mine.items():
             one, many = of(folder, 1), of(folder, 32)
             row = {"environment": env, "actor, steps": label}
-            row["success"] = " ".join(records.show(interval(success[label], bounds=(0.0, 1.0)), "success"))
+            row["success"] = with_interval(success[label], episodes=EPISODES)
             shown = BASELINE in success and label != BASELINE
-            apart = paired_difference(success[label], success[BASELINE], episodes=100) if shown else None
+            apart = paired_difference(success[label], success[BASELINE], episodes=EPISODES) if shown else None
             row[f"difference to {BASELINE}"] = " ".join(records.show(apart, "points")) if apart else ""
             for n, found in ((1, one), (32, many)):
                 row[f"ms, {n} (p50)"], row[f"ms, {n} (p99)"] = f"{found['p50']:.2f}", f"{found['p99']:.2f}"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-from _suite import OPTIM, SMALL, TAU, decision, evaluations, opened, publish
+from _suite import OPTIM, SMALL, TAU, decision, evaluations, opened, publish, with_interval
 from matplotlib.figure import Figure
 
 from qchunk.actor_configs import DiffusionConfig, FlowConfig
@@ -27,7 +27,7 @@ from qchunk.config import ChunkConfig, CriticConfig
 from qchunk.drivers.common import evaluate
 from qchunk.drivers.online import OnlineSettings
 from qchunk.reporting import records
-from qchunk.reporting.stats import interval, paired_difference
+from qchunk.reporting.stats import paired_difference
 
 TASKS = [*(f"cube-single-task{t}" for t in range(1, 6)), "cube-double-task1"]
 DATA = {"cube-single": Data("tabletop/cube-single", 200_000), "cube-double": Data("tabletop/cube-double", 1_000_000)}
@@ -77,6 +77,7 @@ class Point(NamedTuple):
     cost: int  # network evaluations, or denoising steps
     ms: float  # of a decision
     success: np.ndarray  # [S]
+    episodes: int  # behind each
 
 
 def compute(root: Path, todo: list[Run]) -> tuple[list[Point], list[dict[str, str]]]:
@@ -88,7 +89,8 @@ def compute(root: Path, todo: list[Run]) -> tuple[list[Point], list[dict[str, st
         p, learner = opened(folder_of(run, root))
         values = records.load([folder_of(run, root)])[0].final()
         style = f"{marks[label]}{COLOURS[kind]}"
-        points.append(Point(run.env, run.label, style, evaluations(p.config), decision(p, learner)["p50"], values))
+        costs = evaluations(p.config), decision(p, learner)["p50"]
+        points.append(Point(run.env, run.label, style, *costs, values, p.settings.episodes))
     return points, [row(p, found) for found in (over_tasks(points), points) for p in found]
 
 
@@ -102,6 +104,7 @@ def over_tasks(points: list[Point]) -> list[Point]:
             env=f"{scene}, mean of {len(same)} tasks",
             ms=float(np.median([p.ms for p in same])),
             success=np.mean([p.success for p in same], axis=0),
+            episodes=sum(p.episodes for p in same),
         )
         for (scene, _), same in found.items()
         if len(same) > 1
@@ -113,7 +116,7 @@ def row(p: Point, found: list[Point]) -> dict[str, str]:
     kind = p.method.split(": ")[0]
     same = {q.method.removeprefix(f"{kind}: "): q.success for q in found if q.env == p.env}
     said = {"environment": p.env, "method": p.method}
-    said["success"] = " ".join(records.show(interval(p.success, bounds=(0.0, 1.0)), "success"))
+    said["success"] = with_interval(p.success, episodes=p.episodes)
     for other in ("prior", "qc-frozen"):
         shown = other in same and not p.method.endswith(other)  # --only may have left it out
         e = records.show(paired_difference(p.success, same[other]), "points") if shown else ()
@@ -132,11 +135,10 @@ def steps(root: Path, todo: list[Run]) -> tuple[list[Point], list[dict[str, str]
             c = dataclasses.replace(p.config, given=dataclasses.replace(p.config.given, **change))
             q = p._replace(inputs=p.inputs._replace(c=c))
             values = evaluate(q.program, q.inputs, q.settings, learner)["success"]
-            points.append(Point(run.env, kind, f"o-{COLOURS[kind]}", k, decision(q, learner)["p50"], values))
-            said = " ".join(records.show(interval(values, bounds=(0.0, 1.0)), "success"))
-            rows.append(
-                {"environment": run.env, "prior": kind, "K": str(k), "success": said, "ms": f"{points[-1].ms:.2f}"}
-            )
+            ms, behind = decision(q, learner)["p50"], q.settings.episodes
+            points.append(Point(run.env, kind, f"o-{COLOURS[kind]}", k, ms, values, behind))
+            said = with_interval(values, episodes=behind)
+            rows.append({"environment": run.env, "prior": kind, "K": str(k), "success": said, "ms": f"{ms:.2f}"})
     return points, rows
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from _suite import publish
+from _suite import publish, with_interval
 from matplotlib import pyplot as plt
 
 from qchunk.actor_configs import FlowConfig, GaussianConfig
@@ -21,8 +21,7 @@ from qchunk.comparison.suite import Data, Run, Suite, folder_of
 from qchunk.config import ChunkConfig, OptimConfig, RolloutConfig, ValueConfig
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
-from qchunk.reporting import executions, records
-from qchunk.reporting.stats import interval
+from qchunk.reporting import executions
 
 LEVELS = (
     "grasp_easy",
@@ -96,7 +95,7 @@ def look(root: Path, runs: list[Run]) -> None:
         known = [d for d in DELAYS if all(ways()[name, d] in p for p in played)]
         found = {d: np.mean([p[ways()[name, d]]["figures"]["success"] for p in played], axis=0) for d in known}
         axis.plot(known, [100 * x.mean() for x in found.values()], "o-", label=name)
-        shown = {d: " ".join(records.show(interval(x, bounds=(0.0, 1.0)), "success")) for d, x in found.items()}
+        shown = {d: with_interval(x) for d, x in found.items()}
         rows.append({"way": name, **{f"delay {d}": shown.get(d, "not played") for d in DELAYS}})
     axis.set(
         xlabel="delay (environment steps)", ylabel="success (%)", ylim=(-3, 103), title=f"{len(folders)} of 12 levels"
