@@ -95,7 +95,7 @@ def look(root: Path, runs: list[Run]) -> None:
         known = [d for d in DELAYS if all(ways()[name, d] in p for p in played)]
         found = {d: np.mean([p[ways()[name, d]]["figures"]["success"] for p in played], axis=0) for d in known}
         axis.plot(known, [100 * x.mean() for x in found.values()], "o-", label=name)
-        shown = {d: with_interval(x) for d, x in found.items()}
+        shown = {d: with_interval(x, episodes=EPISODES * len(folders)) for d, x in found.items()}
         rows.append({"way": name, **{f"delay {d}": shown.get(d, "not played") for d in DELAYS}})
     axis.set(
         xlabel="delay (environment steps)", ylabel="success (%)", ylim=(-3, 103), title=f"{len(folders)} of 12 levels"

@@ -84,13 +84,8 @@ def telling(kernel: Kernel, name: str) -> Policy:
 
 
 def from_zero(policy: Policy) -> Policy:
-    """The same policy, whose noise is all 0; keys, of which it draws more, stay."""
-
-    def draw(vars: Vars, key: Key, obs: PyTree) -> PyTree:
-        found = policy.draw(vars, key, obs)
-        return jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else jnp.zeros_like(x), found)
-
-    return policy._replace(draw=draw)
+    """The same policy, whose noise is all 0."""
+    return policy._replace(draw=lambda *a: jax.tree.map(jnp.zeros_like, policy.draw(*a)))
 
 
 def sample_from_start(kernel: Kernel) -> Policy:
