@@ -326,12 +326,13 @@ def learner(
 
     def update(state: Learner, given: dict, key: Key, chunk: Chunk) -> tuple[Learner, Metrics]:
         keys = jax.random.split(key, len(groups))
+        read = target_networks.drawn(state.targets, modules, jax.random.fold_in(key, len(groups)))
         held = cloned & set(given)
         now = [resting(group, held) for group in groups]
         flat = [t for group in now for t in group.terms]
 
         def objective(params: dict) -> tuple[Array, Metrics]:
-            vars = view(state, given)._replace(params=params)
+            vars = view(state, given)._replace(params=params, targets=read)
             runs = [r for g, k in zip(now, keys, strict=True) for r in run_terms(g, vars, k, chunk, state.step)]
             return added({n: r for n, r, t in zip(names, runs, flat, strict=True) if t.end != 0})
 

@@ -215,10 +215,26 @@ class CriticConfig:
     """How the ensemble's opinions become one: qchunk list aggregates, or yours as my_file.py:my_function."""
     tau: Annotated[float, Range(above=0, high=1)] = 0.005
     """Polyak rate of the target copy, in (0, 1]."""
+    subset: NonNegativeInt = 0
+    """Members drawn anew in each update, whose target networks alone it reads (2101.05982, algorithm 1); 0: all."""
 
     def check(self, where: str) -> None:
-        """Raises UserError where there is no such aggregate."""
+        """Raises UserError where there is no such aggregate, or fewer members than are to be drawn."""
         registry.aggregate(self.aggregate)
+        if self.subset > self.members:
+            problem = f"--{where}subset {self.subset} is more than --{where}members {self.members}"
+            raise UserError(problem, f"give {self.members} or less")
+
+    def must_read_all(self, where: str, why: str) -> None:
+        """Raises UserError where an update reads a few members' target networks only.
+
+        Args:
+            why: what needs all of them.
+        """
+        if self.subset:
+            raise UserError(
+                f"--{where}subset {self.subset} leaves out target networks, and {why}", f"give --{where}subset 0"
+            )
 
 
 @config

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from qchunk.types import Array, Module, TargetNetwork, Vars
+from qchunk.types import Array, Key, Module, TargetNetwork, Vars
 
 
 def ema(on: bool) -> TargetNetwork | None:
@@ -61,6 +61,17 @@ def moved(targets: dict, modules: Sequence[Module], before: dict, after: dict, s
         rate = jnp.where(step % rule.every == 0, rate, 0.0) if rule.every > 1 else rate
         source = before if rule.lagged else after
         found[module.name] = optax.incremental_update(source[module.name], targets[module.name], rate)
+    return found
+
+
+def drawn(targets: dict, modules: Sequence[Module], key: Key) -> dict:
+    """What an update reads of the target networks: of an ensemble, ``TargetNetwork.drawn`` members without replacement (2101.05982, algorithm 1)."""
+    found = dict(targets)
+    for i, module in enumerate(modules):
+        if module.target is not None and module.target.drawn:
+            members = len(jax.tree.leaves(targets[module.name])[0])
+            few = jax.random.choice(jax.random.fold_in(key, i), members, (module.target.drawn,), replace=False)
+            found[module.name] = jax.tree.map(lambda x, few=few: x[few], targets[module.name])
     return found
 
 

@@ -104,6 +104,7 @@ class TargetNetwork(NamedTuple):
     lagged: bool = True
     every: int = 1  # it moves in updates that are multiples of this
     acts: bool = False  # a moving average (EMA) that acts, and is given to later stages, in its module's place
+    drawn: int = 0  # members of an ensemble that an update reads of it, others in each update; 0: all
 
 
 class Module(NamedTuple):

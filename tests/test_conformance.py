@@ -20,7 +20,7 @@ from qchunk import envs, names, registry, sampling, seeds
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.actors.flow import flow
-from qchunk.config import ActorConfig, Stands, actor_fields, of_kind, stands_on
+from qchunk.config import ActorConfig, CriticConfig, Stands, actor_fields, of_kind, stands_on, validate
 from qchunk.data import buffer, formats
 from qchunk.data.goals import needs_goals
 from qchunk.drivers import offline, on_policy, train
@@ -222,6 +222,32 @@ def test_an_actor_of_any_kind_learns_or_is_refused(method, kind, env, data, spec
         assert jax.eval_shape(one)[1]["loss"].shape == ()
     except UserError as refusal:
         assert "take " in str(refusal) or "--actor.kind" in str(refusal)
+
+
+def test_an_update_reads_a_few_target_networks_or_is_refused(method, env, data, spec):
+    """One of three members, whoever it is: its target network matters to what is learned, and no other's."""
+    build, c, given = method
+    if plays(c) or not isinstance(getattr(c, "critic", None), CriticConfig):
+        pytest.skip("has no ensemble of chunk critics")
+    c = dataclasses.replace(c, critic=dataclasses.replace(c.critic, members=3, subset=1))
+    try:
+        validate(c)
+    except UserError as refusal:
+        assert "--critic.subset 1 leaves out" in str(refusal)
+        return
+
+    @jax.jit
+    def one(sizes):
+        state = build(c).init(jax.random.key(0), spec, given)
+        ready, chunk = experience((build, c, given), env, data, state, jax.random.key(1))
+        scaled = jax.tree.map(lambda x: x * sizes.reshape(-1, *(1,) * (x.ndim - 1)), ready.targets["critic"])
+        ready = ready._replace(targets={**ready.targets, "critic": scaled})
+        chunk = chunk._replace(discount=jnp.ones_like(chunk.discount))  # here all windows end their episodes
+        return build(c).update(ready, given, jax.random.key(2), chunk)[1]["loss"]
+
+    losses = [float(one(jnp.ones(3).at[i].set(3.0))) for i in range(3)]
+    plain = float(one(jnp.ones(3)))
+    assert sum(loss != plain for loss in losses) == 1
 
 
 def test_events_and_figures(trained):

@@ -16,6 +16,7 @@ import time
 import zipfile
 
 import jax
+import jax.numpy as jnp
 import msgpack
 import numpy as np
 import pytest
@@ -29,12 +30,15 @@ from qchunk.commands.serve import until_stopped
 from qchunk.data import formats
 from qchunk.deploy import standalone
 from qchunk.deploy.artefact import zipped
+from qchunk.deploy.control import programs_of
 from qchunk.deploy.policy import acting
 from qchunk.deploy.server import Limits, PolicyServer
 from qchunk.deploy.wire import packed, unpacked
+from qchunk.play.boundaries import dispersion
 from qchunk.runs import checkpoint
 from qchunk.system import stopping
 from qchunk.system.errors import UserError
+from qchunk.types import Plan, Policy, Vars
 
 H = 4
 
@@ -96,6 +100,29 @@ def test_robots_side_by_side_are_robots_alone(folder, obs, execute):
     assert both.shape == (12, 2, 2)
     with pytest.raises(ValueError, match="observations of 1 robots, where there were 2: reset"):
         played(policy, [obs[:2], obs[0]])
+
+
+def test_one_robot_plans_no_oftener_than_its_scheme_asks():
+    """Plans of two steps whose samples agree: the scheme looks at every step, the policy is asked at every second one."""
+    asked = []
+
+    def plan(vars, noise, obs, old):
+        jax.debug.callback(lambda: asked.append(1))
+        return Plan(jnp.zeros((len(obs), 2, 1)))
+
+    agreed = Policy(lambda vars, key, obs: obs, plan, lambda vars, p, i, obs: p.action[:, i])
+    made = programs_of(dispersion(agreed, 2, 0.1, 3), Vars({}, {}, {}, {}), jnp.zeros(3))
+    begin, decide, _ = map(jax.jit, made)
+    obs, weights = jnp.zeros((1, 3)), Vars({}, {}, {}, {})
+    loop = begin(weights, standalone.keys_of(0, 1), obs)
+    jax.effects_barrier()
+    counts = []
+    for _ in range(6):
+        asked.clear()
+        loop = decide(weights, loop, obs)
+        jax.effects_barrier()
+        counts.append(len(asked))
+    assert counts == [1, 0, 1, 0, 1, 0]
 
 
 @pytest.mark.parametrize("steps, delay", [(2, 1), (1, 1), (1, 2)])

@@ -199,6 +199,27 @@ def test_td_hand_worked():
     assert float(grads["critic"]["x"]) == pytest.approx(expected)
 
 
+def test_an_update_reads_the_target_networks_of_a_few_members():
+    """Of five, whose values lie apart, the target is the least of two: every pair has its turn, and none with itself; the networks all learn."""
+    q = chunk_q(CriticConfig((8,), members=5, aggregate="min", subset=2))
+    policy = NOTHING._replace(plan=lambda v, z, obs, old: Plan(jnp.zeros((len(obs), 4, 2))))
+    made = learner([q], policy, [td(q, policy)], OptimConfig(1e-3))
+    state = made.init(key(), SPEC)
+    says = jnp.asarray([1.0, 2.0, 4.0, 8.0, 16.0])  # as the bias of the last layer, where all other weights are 0
+    zeros = jax.tree.map(jnp.zeros_like, state.targets)
+    state = state._replace(targets=jax.tree.map(lambda x: says.reshape(x.shape) if x.size == 5 else x, zeros))
+    chunk = chunk_of()._replace(reward=jnp.zeros((6, 1)), discount=jnp.ones((6, 1)))
+    update = jax.jit(lambda k: made.update(state, {}, k, chunk))
+    seen = [update(jax.random.key(i)) for i in range(60)]
+    counts = dict.fromkeys((1.0, 2.0, 4.0, 8.0), 0)
+    for _, metrics in seen:
+        counts[float(metrics["td/target"])] += 1
+    assert counts[1.0] > counts[2.0] > counts[8.0] > 0  # 4, 3 and 1 of the ten pairs
+    moved = jax.tree.map(lambda a, b: jnp.abs(a - b).reshape(5, -1).max(-1), seen[0][0].params, state.params)
+    assert (np.stack(jax.tree.leaves(moved)).max(0) > 0).all()
+    assert jax.tree.leaves(seen[0][0].targets)[0].shape[0] == 5
+
+
 def test_bc_counts_only_steps_inside_the_episode():
     """Garbage behind the mask changes nothing, and a half-masked batch has the mean of its unmasked half."""
     pi = flow(FlowConfig((16,), steps=2))

@@ -45,6 +45,11 @@ class CGQL:
     noisy: NonNegativeFloat = 0.1
     """Weight of the loss at noisy chunks, beside temporal differences: (Q' - Q)^2, or with D = weight (Q' - Q) exp(D) - D - 1."""
 
+    def check(self, where: str) -> None:
+        """Raises UserError where an update leaves out target networks that members learn from."""
+        if self.guidance != "clean":
+            self.critic.must_read_all(f"{where}critic.", "at noisy chunks each member learns from its own")
+
 
 def cgql(c: CGQL) -> Algorithm:
     """CGQL: guided chunks act and are backed up.

@@ -48,6 +48,10 @@ class DACER(OnlineDiffusion):
     n: PositiveInt = 1
     """N, samples of which evaluation plays the best by Q."""
 
+    def check(self, where: str) -> None:
+        """Raises UserError where an update leaves out target networks that scale it."""
+        self.critic.must_read_all(f"{where}critic.", "each member's steps are scaled by its own")
+
 
 def dacer(c: DACER) -> Algorithm:
     """DACER: the chain climbs the lowest member's mean; exploring and targets add noise, evaluation none."""

@@ -48,6 +48,10 @@ class MAC:
     lam: Annotated[float, Range(0, 1)] = 1.0
     """Of the imagined returns: 1 reaches to the last chunk, 0 trusts V behind the first."""
 
+    def check(self, where: str) -> None:
+        """Raises UserError where a few of the critic's target networks are asked for."""
+        self.critic.must_read_all(f"{where}critic.", "this critic has none")
+
 
 def mac(c: MAC) -> Algorithm:
     """MAC: best of N proposals by Q, in imagination and in the environment; proposals stay near the data, so that the model does too."""

@@ -1,7 +1,8 @@
 """RLPD (2302.02948) over chunks: soft actor-critic, online from the first step, beside a data set.
 
 ``--chunk.horizon 1`` is RLPD, 5 RLPD-AC, and with ``--bc-alpha 0.01`` QC-RLPD (2507.07969). Their published critics have
-``--critic.activation relu --critic.norm-first``, the actor ``--actor.activation relu``.
+``--critic.activation relu --critic.norm-first``, the actor ``--actor.activation relu``. RLPD's own targets are the least of one or two members at random
+(``--critic.aggregate min --critic.subset 2``; here ``aggregate`` is also what the actor climbs, there the mean of all).
 """
 
 from __future__ import annotations

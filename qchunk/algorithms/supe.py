@@ -2,7 +2,7 @@
 
 Stage 1 is ``qchunk train bc --actor.kind skills`` (the paper: ``--actor.skill 8``, chunks of 4); stage 2 stands on it by ``--prior RUN``.
 
-Unlike the paper's code: actions are the decoder's means (samples), critics are averaged (the least of one or two), 4 x 512 (3 x 256), the
+Unlike the paper's code: actions are the decoder's means (samples), critics are averaged (the least of one or two, ``--critic.subset 1``), 4 x 512 (3 x 256), the
 temperature starts at 1 (0.05), every update trains all (20 of the critic for one of the policy), and novelty, reward and ends are
 learned from the first update (10,000 steps). SUPE-GT's skills are trained with ``--actor.kl 0.003`` in the Q-chunking paper (2507.07969).
 """

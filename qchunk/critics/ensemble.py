@@ -52,7 +52,7 @@ def ensemble(
     target: bool = True,
     net: nn.Module | None = None,
 ) -> Critic:
-    """``c.members`` critics with target networks (Polyak) that lag by one update, as in the papers' code; or without ``target``.
+    """``c.members`` critics with target networks (Polyak) that lag by one update, as in the papers' code, and of which an update may read a few; or without ``target``.
 
     Args:
         sizes: Spec -> the last axes of the networks' inputs.
@@ -72,7 +72,7 @@ def ensemble(
 
     aggregate = registry.aggregate(c.aggregate)
     return Critic(
-        modules=(Module(name, init, apply, TargetNetwork(c.tau) if target else None),),
+        modules=(Module(name, init, apply, TargetNetwork(c.tau, drawn=c.subset) if target else None),),
         values=values,
         aggregate=aggregate,
         score=lambda vars, obs, action=None, level=CLEAN: aggregate(values(vars, obs, action, level)),

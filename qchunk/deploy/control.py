@@ -64,8 +64,19 @@ def programs_of(scheme: Scheme, vars: Vars, obs: PyTree) -> Programs:
 
 
 def rows(fn: Callable, batched: int) -> Callable:
-    """A function of weights and ``batched`` arguments of one robot, for B of them."""
-    return jax.vmap(fn, in_axes=(None, *(0,) * batched))
+    """A function of weights and ``batched`` arguments of one robot, for B of them.
+
+    One by itself is not vmapped: a scheme then decides only when its plan ends, where among several it decides at every step and selects.
+    """
+    many = jax.vmap(fn, in_axes=(None, *(0,) * batched))
+
+    def call(weights: Any, *args: Any) -> Any:
+        if any(x.shape[0] != 1 for x in jax.tree.leaves(args)):
+            return many(weights, *args)
+        alone = fn(weights, *jax.tree.map(lambda x: x[0], args))
+        return jax.tree.map(lambda x: x[None], alone)
+
+    return call
 
 
 def narrowed(made: Programs, vars: Vars, obs: PyTree) -> tuple[Programs, list]:
