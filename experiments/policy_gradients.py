@@ -2,24 +2,33 @@
 
 ``qchunk reproduce policy-gradients [--only cube-single | halfcheetah]``; 4 seeds. The priors and the sizes of iterations are those of
 ``dppo``; ``dppo`` and ``ppo`` have the bound of the ratio that trials chose there, the others their papers'. ``ogpo`` has the prior's data and replay, at a 50th of the environment steps.
+Some are evaluated with noise and some without, as their papers do: so every finished run is played once more from noise 0, and
+``report/judged_alike.md`` and ``.png`` set those returns side by side.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
-from _suite import OPTIM, SMALL, TAU
+import matplotlib.pyplot as plt
+import numpy as np
+from _suite import OPTIM, SMALL, TAU, publish, with_interval
 from dppo import CHEETAH, CHUNK, DATA, FLOW, SINGLE, VALUE, priors, scratch
 from dppo import arms as by_steps
 
 from qchunk.algorithms.fpo import FPO
 from qchunk.algorithms.ogpo import OGPO
 from qchunk.algorithms.reinflow import ReinFlow
-from qchunk.comparison.suite import Run, Suite
+from qchunk.comparison.suite import Run, Suite, folder_of
 from qchunk.config import ChunkConfig, CriticConfig, RolloutConfig
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
+from qchunk.reporting import executions, plots, records
+from qchunk.reporting.stats import paired_difference
+
+ALIKE, BASELINE = "zero-noise", "dppo"
 
 
 def arms(env: str, steps: int, seeds: int, **more: Any) -> list[Run]:
@@ -51,4 +60,36 @@ def suite(scale: str) -> list[Run]:
     ]
 
 
-SUITE = Suite(suite)
+def returns(r: records.Record) -> dict[str, np.ndarray]:
+    """Returns [S] of a finished run: as its method is evaluated, and from noise 0."""
+    alike = executions.read(r.folder)[ALIKE]["figures"]["return"]
+    found = {"as evaluated": r.evals[-1]["values"]["return"], "without noise": alike}
+    return {name: np.asarray(values, float) for name, values in found.items()}
+
+
+def look(root: Path, todo: list[Run]) -> None:
+    """Curves, for which each method is evaluated in its own way; and the returns at the end, for which all are judged alike."""
+    groups = records.by_env(records.load([folder_of(r, root) for r in todo]))
+    figure, axes = plt.subplots(len(groups), 2, figsize=(11, 4.2 * len(groups)), squeeze=False, layout="constrained")
+    rows = []
+    for (curves, ends), (env, members) in zip(axes, groups, strict=True):
+        colour = plots.colours([r.label for r in members])
+        plots.draw_curves(curves, [r for r in members if r.online_steps], "env_steps", colour)
+        found = {r.label: returns(r) for r in members if len(r.seeds) > 1}
+        for place, (label, ways) in enumerate(found.items()):
+            for mark, values in zip("o|", ways.values(), strict=True):
+                ends.plot(values, [-place] * len(values), mark, color=colour[label], markersize=9, fillstyle="none")
+            row = {"environment": env, "method": label, **{n: with_interval(x, "return") for n, x in ways.items()}}
+            if label != BASELINE and BASELINE in found:
+                apart = paired_difference(ways["without noise"], found[BASELINE]["without noise"])
+                row[f"less {BASELINE}'s"] = " ".join(records.show(apart, "return"))
+            rows.append(row)
+        curves.set_title(f"{env}, as evaluated", fontsize=10)
+        ends.set(yticks=[-i for i in range(len(found))], yticklabels=list(found), xlabel="return at the end, each seed")
+        ends.set_title("o as evaluated, | without noise", fontsize=10)
+        ends.grid(alpha=0.25)
+    names = list(dict.fromkeys(n for row in rows for n in row))
+    publish(root, "judged_alike", [{n: row.get(n, "") for n in names} for row in rows], figure)
+
+
+SUITE = Suite(suite, execute=lambda run: (ALIKE,) if run.settings.seeds > 1 else (), after=look)
