@@ -69,13 +69,13 @@ def returns(r: records.Record) -> dict[str, np.ndarray]:
 
 def look(root: Path, todo: list[Run]) -> None:
     """Curves, for which each method is evaluated in its own way; and the returns at the end, for which all are judged alike."""
-    groups = records.by_env(records.load([folder_of(r, root) for r in todo]))
+    groups = records.by_env(records.load([folder_of(r, root) for r in todo if r.settings.seeds > 1]))
+    colour = plots.colours([r.label for _, members in groups for r in members])
     figure, axes = plt.subplots(len(groups), 2, figsize=(11, 4.2 * len(groups)), squeeze=False, layout="constrained")
     rows = []
     for (curves, ends), (env, members) in zip(axes, groups, strict=True):
-        colour = plots.colours([r.label for r in members])
         plots.draw_curves(curves, [r for r in members if r.online_steps], "env_steps", colour)
-        found = {r.label: returns(r) for r in members if len(r.seeds) > 1}
+        found = {r.label: returns(r) for r in members}
         for place, (label, ways) in enumerate(found.items()):
             for mark, values in zip("o|", ways.values(), strict=True):
                 ends.plot(values, [-place] * len(values), mark, color=colour[label], markersize=9, fillstyle="none")

@@ -33,7 +33,7 @@ class CGQL:
 
     chunk: ChunkConfig = ChunkConfig()
     actor: Annotated[ActorConfig, Stands.CLONED] = FlowConfig()
-    """The actor that is guided, by behaviour cloning, or the prior's."""
+    """The actor that is guided, by behaviour cloning, or the prior's; its target network stands in the place of a moving average."""
     critic: CriticConfig = CriticConfig()
     optim: OptimConfig = OptimConfig()
     guidance: Literal["clean", "mean", "log-expectation"] = "log-expectation"

@@ -1,6 +1,6 @@
 """DPMD (2502.00361): an online diffusion matches its slow copy's chunks, the better ones more, by a temperature that a divergence sets.
 
-The slow copy is the actor's target network (FlowRL's code copies the actor in every 1,000th update, and trains it at 1e-4). Each window matches one of the copy's chunks, drawn with the weights that the paper sums all by; FlowRL's
+The slow copy is the actor's target network, in the place of a moving average, so that ``ema`` has no effect (FlowRL's code copies the actor in every 1,000th update, and trains it at 1e-4). Each window matches one of the copy's chunks, drawn with the weights that the paper sums all by; FlowRL's
 bound of single errors (2603.27450) is left out.
 """
 
