@@ -229,12 +229,11 @@ class CriticConfig:
         """Raises UserError where an update reads a few members' target networks only.
 
         Args:
-            why: what needs all of them.
+            why: why there is nothing to pick.
         """
         if self.subset:
-            raise UserError(
-                f"--{where}subset {self.subset} leaves out target networks, and {why}", f"give --{where}subset 0"
-            )
+            problem = f"--{where}subset {self.subset} picks among target networks, but {why}"
+            raise UserError(problem, f"give --{where}subset 0")
 
 
 @config

@@ -233,7 +233,7 @@ def test_an_update_reads_a_few_target_networks_or_is_refused(method, env, data, 
     try:
         validate(c)
     except UserError as refusal:
-        assert "--critic.subset 1 leaves out" in str(refusal)
+        assert "--critic.subset 1 picks among target networks, but " in str(refusal)
         return
 
     @jax.jit
