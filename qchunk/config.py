@@ -229,7 +229,7 @@ class CriticConfig:
         """Raises UserError where an update reads a few members' target networks only.
 
         Args:
-            why: why there is nothing to pick.
+            why: what speaks against it.
         """
         if self.subset:
             problem = f"--{where}subset {self.subset} picks among target networks, but {why}"
