@@ -19,6 +19,7 @@ from qchunk.system.errors import UserError
 from qchunk.types import CLEAN, Array, DenoiseFn, Kernel, Key, Old, Plan, Policy, PolicyDrawFn, PyTree, ValueFn, Vars
 
 CPU_ROWS, DEVICE_ROWS = 2048, 32768  # candidates at once: fits a core's cache / fills a GPU
+START = "start"  # in plans of ``best_start`` that tell it
 
 
 def best_of_n(policy: Policy, score: ValueFn, n: int, slice_rows: int = 0, temperature: float | None = None) -> Policy:
@@ -97,13 +98,14 @@ def chosen(values: Array, gumbel: Array | float, temperature: float | None) -> A
     return jnp.argmax(values if temperature is None else values + temperature * gumbel, axis=-1)
 
 
-def best_start(policy: Policy, score: ValueFn, n: int, temperature: float | None = None) -> Policy:
+def best_start(policy: Policy, score: ValueFn, n: int, temperature: float | None = None, tell: bool = False) -> Policy:
     """Draws ``n`` noises, keeps the one that ``score`` likes best, and makes its plan alone (2604.19730).
 
     Args:
         policy: its noise is [*B, H, A], such as ``sample_from_start`` of a flow.
         score: a critic of noises, (vars, obs, noise) -> [*B].
         temperature: beta >= 0: keeps noise i with probability softmax(score / beta)_i instead.
+        tell: plans say which noise was kept, ``extras[START]`` [*B, H, A].
     """
 
     def choose(vars: Vars, noise, obs, old: Old | None) -> Array:
@@ -112,7 +114,9 @@ def best_start(policy: Policy, score: ValueFn, n: int, temperature: float | None
         return picked(starts, chosen(worth, gumbel, temperature))
 
     def plan(vars: Vars, noise, obs, old: Old | None = None) -> Plan:
-        return policy.plan(vars, in_slices(choose, n)(vars, noise, obs, old), obs, old)
+        start = in_slices(choose, n)(vars, noise, obs, old)
+        made = policy.plan(vars, start, obs, old)
+        return made._replace(extras={**made.extras, START: start}) if tell else made
 
     return policy._replace(draw=drawing_many(policy, n, temperature), plan=plan)
 

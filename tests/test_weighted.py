@@ -24,6 +24,7 @@ from qchunk.algorithms.qgf import QGF, qgf
 from qchunk.algorithms.qvpo import QVPO, qvpo
 from qchunk.algorithms.sdac import SDAC, idem, sdac
 from qchunk.config import ChunkConfig, stands_on
+from qchunk.critics.ensemble import minimum
 from qchunk.drivers import train
 from qchunk.drivers.from_scratch import FromScratchSettings
 from qchunk.drivers.online import OnlineSettings
@@ -31,6 +32,7 @@ from qchunk.improve import best_start, edited, guide_estimate, smoothed
 from qchunk.losses.cloning import bc as clone
 from qchunk.losses.cloning import bc_against
 from qchunk.losses.proposals import temperature
+from qchunk.losses.start_value import td_and_start_value
 from qchunk.losses.weighted import (
     Candidates,
     by_slope,
@@ -43,7 +45,7 @@ from qchunk.losses.weighted import (
 )
 from qchunk.sampling import act, sample, sample_from_start
 from qchunk.system.errors import UserError
-from qchunk.types import Chunk, Plan, Policy, Spec, Vars
+from qchunk.types import Chunk, Critic, Module, Plan, Policy, Spec, Vars
 
 SPEC, B = Spec(1, 1, 2), 6
 
@@ -197,6 +199,42 @@ def test_noises_are_judged_before_they_are_denoised():
     np.testing.assert_allclose(drawn.plan(vars, noise, chunk.obs, None).action, expected, rtol=1e-6)
     with pytest.raises(UserError, match="draw noise"):
         best_start(sample_from_start(diffusion(DiffusionConfig())), judge, 4)
+
+
+def test_noises_are_judged_by_what_was_backed_up():
+    """Q_i = x_i sum(a), whose target networks have x = (3, 5), the lower one counts; V = 2 sum(z); every second window has no weight."""
+    kernel = flow(FlowConfig((8,), steps=2))
+    vars, chunk = setting(kernel)
+    judge = lambda vars, obs, z: jnp.sum(z, axis=(-2, -1))  # noqa: E731
+
+    def critic(name):
+        def values(vars, obs, action, level=None):
+            x = vars.params[name]
+            return x.reshape(-1, *(1,) * (action.ndim - 2)) * jnp.sum(action, axis=(-2, -1))
+
+        return Critic((Module(name, None, None),), values, minimum, None)
+
+    q, f = critic("critic"), critic("start_critic")
+    params = {**vars.params, "critic": jnp.asarray([1.0, 2.0]), "start_critic": jnp.asarray([2.0])}
+    vars = vars._replace(params=params, targets={"critic": jnp.asarray([3.0, 5.0])})
+    weight = jnp.asarray([[1.0], [0.0]] * (B // 2))
+    chunk = chunk._replace(weight=weight, discount=0.5 * jnp.ones((B, 1)))
+    policy = best_start(sample_from_start(kernel), judge, 4, tell=True)
+    group = td_and_start_value(f, q, policy)
+    noise = group.draw(jax.random.key(3), chunk)
+    made = group.shared(vars, noise, chunk)
+    obs = chunk.next_obs[:, 0]
+    starts = policy.draw(vars, jax.random.clone(noise), obs)
+    kept = np.stack([starts[b, int(np.argmax(starts[b].sum(axis=(1, 2))))] for b in range(B)])
+    played = np.asarray(sample(kernel).plan(vars, jnp.asarray(kept), obs, None).action).sum(axis=(1, 2))
+    worth = np.minimum(3 * played, 5 * played)
+    (td_loss, _), (start_loss, _) = (term.fn(vars, made, chunk) for term in group.terms)
+    target = np.asarray(chunk.reward[:, 0]) + 0.5 * worth
+    taken = np.asarray(chunk.action).sum(axis=(1, 2))
+    rows = [((x * taken - target)[::2] ** 2).mean() for x in (1.0, 2.0)]
+    np.testing.assert_allclose(td_loss, np.mean(rows), rtol=1e-5)
+    np.testing.assert_allclose(start_loss, ((2 * kept.sum(axis=(1, 2)) - worth)[::2] ** 2).mean(), rtol=1e-5)
+    assert {term.wrt for term in group.terms} == {("critic", "start_critic")}
 
 
 def test_guidance_at_estimates_by_hand():

@@ -1,12 +1,12 @@
 """FASTER (2604.19730): Q-chunking whose N candidates are noises, judged before they are denoised: one is.
 
-There it wraps ``expo``, and its critic of noises learns from the target's sample, at next states alone, which starts of episodes are not among; here
+There it wraps ``expo``, and its critic of noises learns from the target's sample (``--learns kept``), at next states alone, which starts of episodes are not among; by default
 it is DSRL's: each member learns what its critic says of a random noise's chunk at the window's own state, for one more sample in an update.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
@@ -15,11 +15,11 @@ from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, S
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_start
 from qchunk.losses.cloning import bc
-from qchunk.losses.start_value import start_value
+from qchunk.losses.start_value import start_value, td_and_start_value
 from qchunk.losses.td import td
 from qchunk.ranges import NonNegativeFloat, PositiveInt
 from qchunk.sampling import sample_from_start
-from qchunk.types import Algorithm
+from qchunk.types import Algorithm, Term, Together
 
 
 @config
@@ -36,6 +36,8 @@ class FASTER:
     """N, noises per decision; also in the target."""
     temperature: NonNegativeFloat = 1.0
     """beta, in units of return: exploring, and in the target, noise i is kept with probability softmax(F / beta)_i; evaluation keeps the best."""
+    learns: Literal["random", "kept"] = "random"
+    """What noise its critic learns from: a random one in each window's own state, or that of the target's chunk, which costs no sample of its own (the paper)."""
 
 
 def faster(c: FASTER) -> Algorithm:
@@ -43,5 +45,9 @@ def faster(c: FASTER) -> Algorithm:
     pi, q, f = actor(c.actor), chunk_q(c.critic), chunk_q(c.critic, "start_critic", target=False)
     flow = sample_from_start(acting(pi))
     act, explore = best_start(flow, f.score, c.n), best_start(flow, f.score, c.n, c.temperature)
-    terms = [bc(pi), td(q, explore), start_value(f, q, flow)]
+    terms: list[Term | Together] = [bc(pi)]
+    if c.learns == "random":
+        terms += [td(q, explore), start_value(f, q, flow)]
+    else:
+        terms.append(td_and_start_value(f, q, best_start(flow, f.score, c.n, c.temperature, tell=True)))
     return learner([pi, q, f], act, terms, c.optim, explore=explore, prior=pi)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
-from qchunk.losses.terms import module_names
-from qchunk.sampling import normal
-from qchunk.types import Array, Chunk, Critic, Key, Metrics, Policy, Term, Vars
+from qchunk.improve import START
+from qchunk.losses.td import one_point, toward
+from qchunk.losses.terms import module_names, own_key, together, weighted_mean
+from qchunk.sampling import act, normal
+from qchunk.target_networks import target_view
+from qchunk.types import Array, Chunk, Critic, Key, Metrics, Policy, Term, Together, Vars
 
 
 def start_value(value: Critic, critic: Critic, policy: Policy, name: str = "start_value") -> Term:
@@ -26,3 +31,36 @@ def start_value(value: Critic, critic: Critic, policy: Policy, name: str = "star
         return jnp.mean(jnp.square(value.values(vars, chunk.obs, z) - aim)), {}
 
     return Term(name, module_names(value), draw, fn)
+
+
+class BackedUp(NamedTuple):
+    """What a target looked at."""
+
+    start: Array  # [*B, H, A], the noise that was kept
+    worth: Array  # [*B], what the target networks say of its chunk
+
+
+def td_and_start_value(value: Critic, critic: Critic, policy: Policy) -> Together:
+    """Temporal differences, and regression of V(s', z) on the value of the chunk that they back up, z the noise that it was made of (2604.19730).
+
+    Args:
+        policy: it tells that noise, see ``improve.best_start``.
+    """
+
+    def look(vars: Vars, key: Key, chunk: Chunk) -> BackedUp:
+        fixed, next_obs = jax.lax.stop_gradient(vars), one_point(chunk, "td")[2]
+        plan = act(policy, fixed, key, next_obs)
+        worth = critic.aggregate(critic.values(target_view(fixed), next_obs, plan.action))
+        return BackedUp(plan.extras[START], worth)
+
+    def back_up(vars: Vars, kept: BackedUp, chunk: Chunk) -> tuple[Array, Array]:
+        reward, discount, _ = one_point(chunk, "td")
+        return reward + discount * kept.worth, chunk.weight[..., 0]
+
+    def judge(vars: Vars, kept: BackedUp, chunk: Chunk) -> tuple[Array, Metrics]:
+        gap = value.values(vars, one_point(chunk, "start_value")[2], kept.start) - kept.worth
+        return weighted_mean(chunk.weight[..., 0], jnp.square(gap)), {}
+
+    both = (*module_names(critic), *module_names(value))  # one look serves terms that train the same
+    terms = [toward(critic, back_up, "td")._replace(wrt=both), Term("start_value", both, own_key, judge)]
+    return together(own_key, terms, look)
