@@ -80,16 +80,15 @@ def look(root: Path, todo: list[Run]) -> None:
             for mark, values in zip("o|", ways.values(), strict=True):
                 ends.plot(values, [-place] * len(values), mark, color=colour[label], markersize=9, fillstyle="none")
             row = {"environment": env, "method": label, **{n: with_interval(x, "return") for n, x in ways.items()}}
-            if label != BASELINE and BASELINE in found:
-                apart = paired_difference(ways["without noise"], found[BASELINE]["without noise"])
-                row[f"less {BASELINE}'s"] = " ".join(records.show(apart, "return"))
+            others = found.get(BASELINE) if label != BASELINE else None
+            apart = paired_difference(ways["without noise"], others["without noise"]) if others else None
+            row[f"less {BASELINE}'s"] = " ".join(records.show(apart, "return")) if apart else ""
             rows.append(row)
         curves.set_title(f"{env}, as evaluated", fontsize=10)
         ends.set(yticks=[-i for i in range(len(found))], yticklabels=list(found), xlabel="return at the end, each seed")
         ends.set_title("o as evaluated, | without noise", fontsize=10)
         ends.grid(alpha=0.25)
-    names = list(dict.fromkeys(n for row in rows for n in row))
-    publish(root, "judged_alike", [{n: row.get(n, "") for n in names} for row in rows], figure)
+    publish(root, "judged_alike", rows, figure)
 
 
 SUITE = Suite(suite, execute=lambda run: (ALIKE,) if run.settings.seeds > 1 else (), after=look)

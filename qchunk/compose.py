@@ -198,6 +198,11 @@ def is_active(term: Term, step: Array) -> Array | bool:
     return begun if term.end is None else begun & (step < term.end)
 
 
+def turns(terms: dict[str, Term], step: Array) -> Metrics:
+    """ "TERM/active" of those that are not active in every update: 1.0 where they are in this one."""
+    return {n + ACTIVE: jnp.asarray(is_active(t, step), jnp.float32) for n, t in terms.items() if sometimes(t)}
+
+
 def resting(group: Together, held: set[str]) -> Together:
     """The same terms; those that train held modules alone are never active."""
     return group._replace(terms=tuple(t._replace(end=0) if t.wrt and set(t.wrt) <= held else t for t in group.terms))
@@ -339,8 +344,7 @@ def learner(
         (loss, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         updates, opt = tx.update(grads, state.opt, state.params, value=loss)
         params = optax.apply_updates(state.params, updates)
-        turns = {n: is_active(t, state.step) for n, t in zip(names, flat, strict=True) if sometimes(t)}
-        metrics |= {n + ACTIVE: jnp.asarray(active, jnp.float32) for n, active in turns.items()}
+        metrics |= turns(dict(zip(names, flat, strict=True)), state.step)
         if any(is_active(term, state.step) is not True for term in flat):
             active = {n: _any([is_active(t, state.step) for t in flat if n in t.wrt]) for n in params}
             params, opt = hold(active, params, state.params), _hold_opt(active, opt, state.opt)

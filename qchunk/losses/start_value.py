@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from qchunk.improve import START
-from qchunk.losses.td import one_point, toward
+from qchunk.losses.td import one_point, planned, regression
 from qchunk.losses.terms import module_names, own_key, together, weighted_mean
-from qchunk.sampling import act, normal
-from qchunk.target_networks import target_view
+from qchunk.sampling import normal
 from qchunk.types import Array, Chunk, Critic, Key, Metrics, Policy, Term, Together, Vars
 
 
@@ -48,19 +47,13 @@ def td_and_start_value(value: Critic, critic: Critic, policy: Policy) -> Togethe
     """
 
     def look(vars: Vars, key: Key, chunk: Chunk) -> BackedUp:
-        fixed, next_obs = jax.lax.stop_gradient(vars), one_point(chunk, "td")[2]
-        plan = act(policy, fixed, key, next_obs)
-        worth = critic.aggregate(critic.values(target_view(fixed), next_obs, plan.action))
+        plan, worth = planned(critic, policy, jax.lax.stop_gradient(vars), key, one_point(chunk, "td")[2])
         return BackedUp(plan.extras[START], worth)
-
-    def back_up(vars: Vars, kept: BackedUp, chunk: Chunk) -> tuple[Array, Array]:
-        reward, discount, _ = one_point(chunk, "td")
-        return reward + discount * kept.worth, chunk.weight[..., 0]
 
     def judge(vars: Vars, kept: BackedUp, chunk: Chunk) -> tuple[Array, Metrics]:
         gap = value.values(vars, one_point(chunk, "start_value")[2], kept.start) - kept.worth
         return weighted_mean(chunk.weight[..., 0], jnp.square(gap)), {}
 
     both = (*module_names(critic), *module_names(value))  # one look serves terms that train the same
-    terms = [toward(critic, back_up, "td")._replace(wrt=both), Term("start_value", both, own_key, judge)]
-    return together(own_key, terms, look)
+    learn = regression(critic, lambda vars, kept, obs: kept.worth)._replace(wrt=both)
+    return together(own_key, [learn, Term("start_value", both, own_key, judge)], look)

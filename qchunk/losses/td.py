@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from qchunk import improve, sampling
 from qchunk.losses.terms import module_names, own_key, weighted_mean
 from qchunk.system.errors import UserError
 from qchunk.target_networks import target_view
-from qchunk.types import Array, Chunk, Critic, Key, Metrics, Policy, PyTree, Term, Vars
+from qchunk.types import Array, Chunk, Critic, Key, Metrics, Plan, Policy, PyTree, Term, Vars
 
 
 def td(critic: Critic, policy: Policy, name: str = "td") -> Term:
@@ -20,11 +21,13 @@ def td(critic: Critic, policy: Policy, name: str = "td") -> Term:
     The policy is the one that acts: for Q-chunking it picks a' with the ONLINE critics, and the target networks value it.
     """
 
-    def value(vars: Vars, key, obs) -> Array:
-        action = sampling.act(policy, vars, key, obs).action
-        return critic.aggregate(critic.values(target_view(vars), obs, action))
+    return regression(critic, lambda vars, key, obs: planned(critic, policy, vars, key, obs)[1], name)
 
-    return regression(critic, value, name)
+
+def planned(critic: Critic, policy: Policy, vars: Vars, key: Key, obs: PyTree) -> tuple[Plan, Array]:
+    """(a plan of the policy, what the target networks say of it [*B])."""
+    plan = sampling.act(policy, vars, key, obs)
+    return plan, critic.aggregate(critic.values(target_view(vars), obs, plan.action))
 
 
 def td_of_state(critic: Critic, state: Critic, name: str = "td") -> Term:
@@ -32,8 +35,8 @@ def td_of_state(critic: Critic, state: Critic, name: str = "td") -> Term:
     return regression(critic, lambda vars, key, obs: state.score(vars, obs), name)
 
 
-def regression(critic: Critic, value: Callable[[Vars, Key, PyTree], Array], name: str = "td") -> Term:
-    """Regression of every member on R + gamma^n m value(vars, key, s'), value [*B].
+def regression(critic: Critic, value: Callable[[Vars, Any, PyTree], Array], name: str = "td") -> Term:
+    """Regression of every member on R + gamma^n m value(vars, key, s'), value [*B]; among terms ``together`` what they share stands for the key.
 
     Windows that a time-out cuts have weight 0 and are left out of the mean (the published code counts them in it).
     Needs one backup point: ``chunk.reward`` [B, 1].
