@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import jax
@@ -311,6 +311,21 @@ class RolloutConfig:
         if self.minibatches > (most := self.envs * self.decisions):
             problem = f"--{where}minibatches {self.minibatches} is more than the decisions of an iteration"
             raise UserError(problem, f"give {most} or less")
+
+
+def refuse_unread(c: Any, usual: Any, fields: Sequence[str], where: str, why: str, fix: str) -> None:
+    """Refuses values other than the usual ones in fields that nothing reads here: whoever gave one would believe that it acts.
+
+    Args:
+        usual: a configuration, or its class, whose values are meant.
+        where: see ``validate``.
+
+    Raises:
+        UserError: names the first such flag.
+    """
+    for name in fields:
+        if (value := getattr(c, name)) != getattr(usual, name):
+            raise UserError(f"--{where}{name.replace('_', '-')} {spelled(value)} has no effect: {why}", fix)
 
 
 def validate(c: Any, where: str = "") -> None:

@@ -85,7 +85,7 @@ def telling(kernel: Kernel, name: str) -> Policy:
 
 def from_zero(policy: Policy) -> Policy:
     """The same policy, whose noise is all 0."""
-    return policy._replace(draw=lambda *a: jax.tree.map(jnp.zeros_like, policy.draw(*a)))
+    return policy._replace(draw=lambda *a: jax.tree.map(jnp.zeros_like, policy.draw(*a)), still=True)
 
 
 def sample_from_start(kernel: Kernel) -> Policy:

@@ -322,10 +322,12 @@ def test_mistakes_of_a_critic_of_prefixes():
         (PrefixQC(critic=PrefixConfig((16, 32))), "--critic.hidden 16 32 does not fit a transformer of 4 heads"),
         (PrefixQC(critic=PrefixConfig((18,))), "give equal multiples of 4, or --critic.network masked"),
         (PrefixQC(critic=PrefixConfig(heads=0)), "--critic.heads 0"),
+        (PrefixQC(critic=PrefixConfig(activation="relu")), "--critic.activation relu has no effect: a transformer has"),
+        (SEAR(critic=PrefixConfig(norm_first=True)), "--critic.norm-first True .* give --critic.network masked"),
     ]:
         with pytest.raises(UserError, match=line):
             validate(c)
-    validate(PrefixQC(critic=PrefixConfig((18, 7), network="masked")))
+    validate(PrefixQC(critic=PrefixConfig((18, 7), network="masked", activation="relu")))
 
 
 def test_how_episodes_are_played_against_a_loop():

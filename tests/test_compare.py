@@ -323,7 +323,22 @@ def test_what_is_not_equal_is_told():
     fields = {row["setting"]: row for row in tables.settings(shown)}
     assert fields["tuned_steps"]["dppo"] == "4" and fields["tuned_steps"]["qc"] == "-"
     assert "chunk.horizon" not in fields and "settings.seeds" not in fields, "what is equal is not listed"
-    assert {"data", "environment steps", "cloning"} == {row["what"] for row in tables.caveats(shown)}
+    assert {"data", "environment steps", "cloning", "noise"} == {row["what"] for row in tables.caveats(shown)}
+
+
+def test_who_is_judged_without_noise_beside_others_is_named():
+    f = dataclasses.replace(ALL, env=(TASK1,), online_steps=1000)
+    for algos, who in [
+        (("dppo", "reinflow"), None),
+        (("dppo", "fpo++", "ppo"), "fpo++, ppo"),
+        (("ppo", "fpo++"), None),
+    ]:
+        suite = [
+            r for r in plan(dataclasses.replace(f, algos=algos), Sizes(hidden=(16,), steps=2))[0] if r.label in algos
+        ]
+        told = {row["what"]: row["how"] for row in tables.caveats(suite)}
+        assert told.get("noise", "").startswith(f"{who} are evaluated without noise") if who else "noise" not in told
+    assert tables.unequal(suite)[1]["acts, when evaluated"] == "from noise 0; it explores with noise"
 
 
 def test_one_frozen_prior_for_all_who_only_read_what_they_clone():

@@ -296,6 +296,15 @@ def test_an_ode_is_refused_by_name():
         sample_path(actor(ACTORS["flow"]))
 
 
+@pytest.mark.parametrize("given", [{"backup": (4,)}, {"padding": "repeated"}, {"starts": "episode"}])
+def test_how_windows_are_cut_is_refused(given):
+    chunk, s = ChunkConfig(2, discount="step", **given), OnPolicySettings(online_steps=10)
+    with pytest.raises(
+        UserError, match=f"--chunk.{next(iter(given))} .* has no effect: no windows are cut .* leave it out"
+    ):
+        next(train(ppo, PPO(chunk=chunk), env=envs.make("probe/constant"), settings=s))
+
+
 ENV, PLAYS = "probe/two-step", ["--rollout.envs", "8", "--rollout.decisions", "4", "--online-steps", "192", "--quiet"]
 TINY = ["--tuned.hidden", "16", "--critic.hidden", "16", "--chunk.horizon", "2", "--episodes", "4"]
 

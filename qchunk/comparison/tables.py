@@ -18,6 +18,7 @@ from qchunk.reporting.records import Rows
 
 TUNING = "protocol B with 2,000 + 2,000 updates and 1,024,000 environment steps"
 TRIED = "success of its tuning runs"  # the column of trials
+AT_MEAN, FROM_ZERO = "at its mean; it explores with noise", "from noise 0; it explores with noise"
 LeftOut = dict[str, list[str]]  # environment -> the arms that it cannot have
 
 
@@ -86,6 +87,12 @@ def caveats(suite: Sequence[Run]) -> Rows:
         found["cloning"] = (
             "arms that clone their own actor go on cloning with every update, those on a prior have what it had: see the column; "
             "--prior-steps gives priors more updates, so that the two can be held equal"
+        )
+    still = {r.label: _acts(r) in (AT_MEAN, FROM_ZERO) for r in suite}
+    if len(set(still.values())) > 1:
+        found["noise"] = (
+            f"{_names([label for label, without in still.items() if without])} are evaluated without noise, as their methods ask, which alone "
+            "can be worth much; --execute open-loop zero-noise plays every arm without it, too (candidates of a best of N are then alike)"
         )
     return [{"what": k, "how": v} for k, v in found.items()]
 
@@ -196,11 +203,13 @@ def _rates(c: Any) -> str:
 def _acts(r: Run) -> str:
     """How the acting policy draws, where that is not how the method samples while it learns."""
     kinds = {a.kind: count_steps(actor(a)) for a in _actors(r.config)}
+    algorithm = registry.builder(r.algorithm)[0](r.config)
+    if algorithm.act.still:
+        return FROM_ZERO
     if not _plays(r):
-        algorithm = registry.builder(r.algorithm)[0](r.config)
         return "as it learns" if algorithm.explore is algorithm.act else "without the noise that it explores with"
     if set(kinds.values()) == {1}:
-        return "at its mean; it explores with noise"
+        return AT_MEAN
     noisy = all(actor(a).noisy for a in _actors(r.config))
     return "with the noise of its steps" if noisy else "without the noise that it explores and is tuned with (an ODE)"
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import nets
-from qchunk.config import ChunkConfig, CriticConfig, config
+from qchunk.config import ChunkConfig, CriticConfig, config, refuse_unread
 from qchunk.critics.ensemble import ensemble
 from qchunk.ranges import PositiveInt, Widths, spelled
 from qchunk.system.errors import UserError
@@ -29,11 +29,14 @@ class PrefixConfig(CriticConfig):
     """Of the transformer's attention (2605.10044: 4; a port of 2605.11009: 8)."""
 
     def check(self, where: str) -> None:
-        """Raises UserError where widths do not make a transformer."""
+        """Raises UserError where widths do not make a transformer, or it would not read what is given."""
         super().check(where)
         if self.network == "transformer" and (len(set(self.hidden)) > 1 or self.hidden[0] % self.heads):
             problem = f"--{where}hidden {spelled(self.hidden)} does not fit a transformer of {self.heads} heads"
             raise UserError(problem, f"give equal multiples of {self.heads}, or --{where}network masked")
+        if self.network == "transformer":
+            own, fix = ("layer_norm", "norm_first", "activation"), f"leave it out, or give --{where}network masked"
+            refuse_unread(self, PrefixConfig, own, where, "a transformer has its own", fix)
 
 
 def points_of(c: ChunkConfig) -> tuple[int, ...]:
