@@ -18,13 +18,14 @@ from qchunk.actors.one_step import one_step_actor
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.dacer import DACER, dacer
 from qchunk.algorithms.dpmd import DPMD, dpmd
+from qchunk.algorithms.faster import FASTER, faster
 from qchunk.algorithms.gfp import GFP, gfp
 from qchunk.algorithms.qc_fql import QCFQL
 from qchunk.algorithms.qgf import QGF, qgf
 from qchunk.algorithms.qvpo import QVPO, qvpo
 from qchunk.algorithms.sdac import SDAC, idem, sdac
-from qchunk.config import ChunkConfig, stands_on
-from qchunk.critics.ensemble import minimum
+from qchunk.config import ChunkConfig, CriticConfig, stands_on
+from qchunk.critics.ensemble import as_one, minimum
 from qchunk.drivers import train
 from qchunk.drivers.from_scratch import FromScratchSettings
 from qchunk.drivers.online import OnlineSettings
@@ -32,7 +33,7 @@ from qchunk.improve import best_start, edited, guide_estimate, smoothed
 from qchunk.losses.cloning import bc as clone
 from qchunk.losses.cloning import bc_against
 from qchunk.losses.proposals import temperature
-from qchunk.losses.start_value import td_and_start_value
+from qchunk.losses.start_value import start_value, td_and_start_value
 from qchunk.losses.weighted import (
     Candidates,
     by_slope,
@@ -235,6 +236,25 @@ def test_noises_are_judged_by_what_was_backed_up():
     np.testing.assert_allclose(td_loss, np.mean(rows), rtol=1e-5)
     np.testing.assert_allclose(start_loss, ((2 * kept.sum(axis=(1, 2)) - worth)[::2] ** 2).mean(), rtol=1e-5)
     assert {term.wrt for term in group.terms} == {("critic", "start_critic")}
+
+
+def test_one_critic_of_noises_learns_what_two_critics_say_together():
+    """V = 2 sum(z) against the lower of sum(a) and 3 sum(a); a critic of each learns each by itself."""
+    kernel = flow(FlowConfig((8,), steps=2))
+    vars, chunk = setting(kernel)
+    by = lambda x: lambda vars, obs, a, level=None: jnp.asarray(x)[:, None] * jnp.sum(a, axis=(-2, -1))  # noqa: E731
+    f = Critic((Module("start_critic", None, None),), by([2.0]), minimum, None)
+    q = Critic((Module("critic", None, None),), by([1.0, 3.0]), minimum, lambda *at: minimum(q.values(*at)))
+    z = jax.random.normal(jax.random.key(5), chunk.action.shape)
+    played = np.asarray(sample(kernel).plan(vars, z, chunk.obs, None).action).sum(axis=(1, 2))
+    said = 2 * np.asarray(z).sum(axis=(1, 2))
+    loss = lambda critic: start_value(f, critic, sample(kernel)).fn(vars, z, chunk)[0]  # noqa: E731
+    np.testing.assert_allclose(loss(as_one(q)), np.mean((said - np.minimum(played, 3 * played)) ** 2), rtol=1e-5)
+    np.testing.assert_allclose(loss(q), np.mean([(said - x * played) ** 2 for x in (1, 3)]), rtol=1e-5)
+    c = FASTER(ChunkConfig(2), FlowConfig((8,), steps=2), CriticConfig((8,), members=3), start_members=1)
+    params = faster(c).init(jax.random.key(0), Spec(2, 1, 2)).params
+    members = {name: {len(x) for x in jax.tree.leaves(params[name])} for name in ("critic", "start_critic")}
+    assert members == {"critic": {3}, "start_critic": {1}}
 
 
 def test_guidance_at_estimates_by_hand():

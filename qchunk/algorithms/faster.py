@@ -6,6 +6,7 @@ it is DSRL's: each member learns what its critic says of a random noise's chunk 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Literal
 
 from qchunk.actor_configs import FlowConfig
@@ -13,6 +14,7 @@ from qchunk.actors import actor
 from qchunk.compose import acting, learner
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
+from qchunk.critics.ensemble import as_one
 from qchunk.improve import best_start
 from qchunk.losses.cloning import bc
 from qchunk.losses.start_value import start_value, td_and_start_value
@@ -36,18 +38,24 @@ class FASTER:
     """N, noises per decision; also in the target."""
     temperature: NonNegativeFloat = 1.0
     """beta, in units of return: exploring, and in the target, noise i is kept with probability softmax(F / beta)_i; evaluation keeps the best."""
+    start_members: PositiveInt | None = None
+    """Members of the critic of noises, each of which learns the aggregated opinion; without it, one for each of the critic's, which learns that one's."""
     learns: Literal["random", "kept"] = "random"
     """What noise its critic learns from: a random one in each window's own state, or that of the target's chunk, which costs no sample of its own (the paper)."""
 
 
 def faster(c: FASTER) -> Algorithm:
     """FASTER: the kept noise's chunk acts and is backed up; the critic of noises learns what the critic of chunks thinks of theirs."""
-    pi, q, f = actor(c.actor), chunk_q(c.critic), chunk_q(c.critic, "start_critic", target=False)
+    pi, q = actor(c.actor), chunk_q(c.critic)
+    told, judges = q, c.critic
+    if c.start_members is not None:
+        told, judges = as_one(q), dataclasses.replace(c.critic, members=c.start_members)
+    f = chunk_q(judges, "start_critic", target=False)
     flow = sample_from_start(acting(pi))
     act, explore = best_start(flow, f.score, c.n), best_start(flow, f.score, c.n, c.temperature)
     terms: list[Term | Together] = [bc(pi)]
     if c.learns == "random":
-        terms += [td(q, explore), start_value(f, q, flow)]
+        terms += [td(q, explore), start_value(f, told, flow)]
     else:
         terms.append(td_and_start_value(f, q, best_start(flow, f.score, c.n, c.temperature, tell=True)))
     return learner([pi, q, f], act, terms, c.optim, explore=explore, prior=pi)

@@ -23,14 +23,28 @@ from qchunk.varied import hints
 
 LR = {"optim.lr": "log:1e-4..1e-2"}  # what is tuned of an arm of which nothing else is said
 SLOWER = {"optim.lr": "log:3e-5..1e-3"}  # of methods whose own rate is about a tenth of the others'
+ETA, WEIGHT, ALPHA = {"eta": "log:0.01..10"}, {"weight": "log:0.1..10"}, {"alpha": "log:0.1..10"}
+SCALE, EXPECTILE = {"scale": "0.05..0.8"}, {"expectile": "0.7..0.95"}
 # What is tuned of an algorithm where --tune-fields does not say: what its authors say by task, over wide ranges, as sizes and returns are others here
 FIELDS: dict[str, dict[str, Any]] = {
     "v-gps": {"expectile": "0.6..0.95"},
     "value-guided": {"weight": "log:0.1..3"},
     "qc-fql": {"alpha": "log:1..300"},
     "rlpd": {"bc-alpha": [0, 1e-3, 1e-2, 0.1], **LR},
-    "dql": {"eta": "log:0.01..10"},
-    "qam-e": {"weight": "log:0.1..10"},
+    **dict.fromkeys(("dql", "edp", "consistency-ac"), ETA),
+    **dict.fromkeys(("qam", "qam-e", "qam-f"), WEIGHT),
+    "bam": {"weight": "log:1..100"},
+    "trqam": {"bound": "log:0.1..10"},
+    "qgf": {"weight": "log:0.004..0.2"},
+    "cgql": {"share": "log:0.001..1"},
+    "qsm": {"weight": "log:0.3..30"},
+    "fbrac": {"alpha": "log:0.03..100"},
+    "gfp": {"alpha": "log:1..300"},
+    "meanflow-q": {"alpha": "log:1..3000"},
+    **dict.fromkeys(("fedit", "expo"), SCALE),
+    **dict.fromkeys(("ifql", "idql"), EXPECTILE),
+    **dict.fromkeys(("iql", "fawac", "dac"), ALPHA),
+    "rebrac": {"alpha": "log:0.003..0.3"},
     "opal": {"alpha": "log:1..10"},
     "mac": {"lam": "0.5..1"},
     "cqn-as": {"optim.lr": "log:2e-5..1e-3"},
