@@ -1,6 +1,7 @@
 """An update of Q-chunking at N = 32 whose target judges noises before they are denoised (``faster``), over one that judges the chunks (``qc``).
 
-The critic of noises learns from a sample of its own, as by default, or from the target's (``--learns kept``, as published).
+The critic of noises learns from a sample of its own, as by default, or from the target's (``--learns kept``, as published); and it has two members
+as the critic of chunks has, or one (``--start-members 1``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,13 @@ from qchunk.drivers import offline
 from qchunk.drivers.common import init
 
 UPDATES = {"3x128": 10, "4x512": 1}  # of a dispatch
+KEPT, ONE = {"learns": "kept"}, {"start_members": 1}
+ARMS: dict[str, dict[str, Any]] = {
+    "faster": {},
+    "faster --learns kept": KEPT,
+    "faster --start-members 1": ONE,
+    "faster --start-members 1 --learns kept": {**ONE, **KEPT},
+}
 
 
 def updating(name: str, size: str, data: Dataset, **changes: Any) -> Callable:
@@ -37,12 +45,12 @@ def measure(size: str) -> None:
     """Dispatches of both in turn."""
     data = data_set()
     arms = {"qc": updating("qc", size, data)}
-    arms |= {learns: updating("faster", size, data, learns=learns) for learns in ("random", "kept")}
+    arms |= {title: updating("faster", size, data, **changes) for title, changes in ARMS.items()}
     t = medians(7, **arms)
     ms = {name: 1e3 * seconds / UPDATES[size] for name, seconds in t.items()}
-    for title, learns in (("faster", "random"), ("faster --learns kept", "kept")):
-        ratio = t[learns] / t["qc"]
-        tell(f"{title} over qc, N = 32, {size}", qc_ms=ms["qc"], ms=ms[learns], ratio=ratio, better="lower", asked=0.25)
+    for title in ARMS:
+        ratio = t[title] / t["qc"]
+        tell(f"{title} over qc, N = 32, {size}", qc_ms=ms["qc"], ms=ms[title], ratio=ratio, better="lower", asked=0.25)
 
 
 if __name__ == "__main__":

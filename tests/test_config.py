@@ -204,7 +204,7 @@ OUTSIDE: dict[str, tuple] = {
     **{"time_features": (3, None), "tau": (0.0, 1 + 1e-9), "expectile": (0.5 - 1e-9, 1.0)},
     **{"prob_std": (1e-3 - 1e-9, 1 + 1e-9), "clip_rate": (0.0, 80 + 1e-9), "target_kl": (None, None)},
     **{"hidden": ((0,), None), "backup": ((0,), None), "lengths": ((0,), None), "every": (0, None)},
-    "subset": (-1, None),
+    **{"subset": (-1, None), "start_members": (0, None)},
     **dict.fromkeys(("std", "floor", "follow"), (0.0, 1 + 1e-9)),
     **{"mean": (0.0, None), "cov": (0.0, None), "regress": (-1e-9, None), "floor_updates": (-1, None)},
     **dict.fromkeys(("cost", "entropy", "td", "margin"), (-1e-9, None)),

@@ -141,6 +141,13 @@ def test_priors_without_skills_are_refused(vars):
         actor(C).loss(vars, jnp.zeros((5, W)), short._replace(reward=short.reward[:, :1]))
 
 
+@pytest.mark.parametrize(("build", "kind"), [(supe_gt, SUPEGT), (supe, SUPE)])
+def test_the_temperature_starts_where_it_is_told(vars, build, kind):
+    c = kind(C, ChunkConfig(H), TanhGaussianConfig((8,)), CriticConfig((8,), members=2), start_temperature=0.05)
+    start = build(c).init(jax.random.key(0), SPEC, {"actor": vars.params["actor"]})
+    np.testing.assert_allclose(start.params["temperature"], np.log(0.05), rtol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def explored(vars):
     """SUPE-GT and the ring of a seed of it: 60 steps with random skills, then 60 with its own."""

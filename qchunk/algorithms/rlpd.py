@@ -16,7 +16,7 @@ from qchunk.losses.cloning import bc
 from qchunk.losses.proposals import ascend_softly, proposing, temperature
 from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
-from qchunk.ranges import NonNegativeFloat
+from qchunk.ranges import NonNegativeFloat, PositiveFloat
 from qchunk.sampling import sample
 from qchunk.types import Algorithm
 
@@ -34,11 +34,13 @@ class RLPD:
     optim: OptimConfig = OptimConfig()
     bc_alpha: NonNegativeFloat = 0.0
     """Weight of behaviour cloning, a sum over a chunk's numbers, in units of return; it clones online experience, too."""
+    start_temperature: PositiveFloat = 1.0
+    """The temperature of the entropy bonus before it is learned."""
 
 
 def rlpd(c: RLPD) -> Algorithm:
     """RLPD: the actor climbs the critic under an entropy bonus, which the target leaves out; its temperature is learned."""
-    pi, q, heat = actor(c.actor), chunk_q(c.critic), temperature()
+    pi, q, heat = actor(c.actor), chunk_q(c.critic), temperature(first=c.start_temperature)
     act = sample(acting(pi))
     climb = proposing(pi, ascend_softly(pi, q.score, heat))
     clone = weighed(bc(pi, summed=True), c.bc_alpha)

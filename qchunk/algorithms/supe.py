@@ -3,7 +3,7 @@
 Stage 1 is ``qchunk train bc --actor.kind skills`` (the paper: ``--actor.skill 8``, chunks of 4); stage 2 stands on it by ``--prior RUN``.
 
 Unlike the paper's code: actions are the decoder's means (samples), critics are averaged (the least of one or two, ``--critic.subset 1``), 4 x 512 (3 x 256), the
-temperature starts at 1 (0.05), every update trains all (20 of the critic for one of the policy), and novelty, reward and ends are
+temperature starts at 1 (``--start-temperature 0.05``), every update trains all (20 of the critic for one of the policy), and novelty, reward and ends are
 learned from the first update (10,000 steps). SUPE-GT's skills are trained with ``--actor.kl 0.003`` in the Q-chunking paper (2507.07969).
 """
 
@@ -27,7 +27,7 @@ from qchunk.data.chunks import begun
 from qchunk.losses.optimism import familiar, optimistic, predicted
 from qchunk.losses.proposals import ascend_softly, proposing, temperature
 from qchunk.losses.td import td
-from qchunk.ranges import NonNegativeFloat
+from qchunk.ranges import NonNegativeFloat, PositiveFloat
 from qchunk.sampling import sample
 from qchunk.types import Algorithm
 
@@ -41,6 +41,8 @@ class SUPEGT(OverSkills):
     chunk: ChunkConfig = ChunkConfig(4)
     """Steps of a skill; ``--chunk.discount decision`` discounts once per skill; the paper also discounts rewards within one."""
     critic: CriticConfig = CriticConfig(members=10)
+    start_temperature: PositiveFloat = 1.0
+    """The temperature of the entropy bonus before it is learned."""
 
 
 @config
@@ -57,12 +59,13 @@ class SUPE(SUPEGT):
 
 def supe_gt(c: SUPEGT) -> Algorithm:
     """SUPE-GT: RLPD over skills."""
-    return over_skills(c, rlpd(RLPD(c.chunk, c.policy, c.critic, c.optim)))
+    return over_skills(c, rlpd(RLPD(c.chunk, c.policy, c.critic, c.optim, start_temperature=c.start_temperature)))
 
 
 def supe(c: SUPE) -> Algorithm:
     """SUPE: RLPD over skills, on windows relabelled with optimism at every update."""
-    pi, q, heat, new = actor(c.policy), chunk_q(c.critic), temperature(), novelty(c.critic)
+    pi, q, new = actor(c.policy), chunk_q(c.critic), novelty(c.critic)
+    heat = temperature(first=c.start_temperature)
     one = dataclasses.replace(c.critic, members=1)
     reward, going = (chunk_q(one, name, target=False) for name in ("reward_model", "end_model"))
     act, steps = sample(acting(pi)), begun(c.chunk.horizon, c.chunk)
