@@ -1,6 +1,7 @@
 """One call of a policy for one observation, at which a chunk is planned: in process, from an exported file's programs, and asked of a server over loopback.
 
 Flows of ten steps and of one, and the best of 8 and of 32, each with a new plan at every call. Ratios are against the call in process.
+Then what an exported flow saves whose plans end by chance (``random-k``, three steps on average), over one that plans at every call.
 """
 
 from __future__ import annotations
@@ -49,12 +50,14 @@ ABOUT: dict[str, Any] = {
 REPEATS = {"3x128": 500, "4x512": 100}
 
 
-def policies(name: str, steps: int, n: int, size: str) -> tuple[DeployedPolicy, DeployedPolicy]:
+def policies(
+    name: str, steps: int, n: int, size: str, execute: str = "receding:1"
+) -> tuple[DeployedPolicy, DeployedPolicy]:
     """A policy with random weights, in process and by its serialised programs."""
     build, c = configured(name, SIZES[size]._replace(n=n), steps)
     algorithm, obs = build(c), jax.ShapeDtypeStruct((SPEC.obs,), jnp.float32)
     vars = view(jax.jit(lambda: algorithm.init(jax.random.key(0), SPEC, {}))(), {})
-    scheme = parse("receding:1", SPEC.horizon).scheme(algorithm.act)
+    scheme = parse(execute, SPEC.horizon).scheme(algorithm.act)
     made, weights = narrowed(programs_of(scheme, vars, obs), vars, obs)
     written = serialised(made, weights, obs, ["cpu"])
     again = Programs(*(jax.jit(jax.export.deserialize(bytearray(p)).call) for p in written))
@@ -106,7 +109,19 @@ def measure(title: str, size: str) -> None:
         )  # fmt: skip
 
 
+def seldom(title: str, size: str, robots: int) -> None:
+    """Mean calls of two exported policies in turn: one plans where a plan has ended, one always."""
+    some, each = (policies(*POLICIES[title], size, execute)[1] for execute in ("random-k", "receding:1"))
+    obs = np.random.default_rng(0).normal(size=(robots, SPEC.obs)).astype(np.float32)
+    t = times(REPEATS[size], some=lambda: some(obs), each=lambda: each(obs))
+    ms, always = (1e3 * float(np.mean(t[name])) for name in ("some", "each"))
+    told = f"exported random-k over receding:1, {title} {size}, robots: {robots}"
+    tell(told, mean_ms=ms, always_ms=always, ratio=ms / always, better="lower")
+
+
 if __name__ == "__main__":
     for size in SIZES:
         for title in POLICIES:
             measure(title, size)
+        for robots in (1, 4):
+            seldom("flow, 10 steps", size, robots)

@@ -57,26 +57,10 @@ def programs_of(scheme: Scheme, vars: Vars, obs: PyTree) -> Programs:
         carry, plan = scheme.decide(vars, key, seen(batch_of_one(obs)), loop.carry)
         return jax.tree.leaves(ControlLoop(loop.key, loop.decisions + 1, carry, plan))
 
-    def going_on(leaves: list[Array]) -> tuple[Array, list[Array]]:
-        loop = of(leaves)
-        ended, (carry, plan) = scheme.goes_on(loop.carry)  # type: ignore[misc]
-        return ended, jax.tree.leaves(ControlLoop(loop.key, loop.decisions + 1, carry, plan))
-
     def act(vars: Vars, leaves: list[Array], i: Array, obs: PyTree) -> Array:
         return bounded(scheme.act(vars, i, seen(batch_of_one(obs)), of(leaves).plan)[0])
 
-    many = Programs(*(jax.vmap(fn, in_axes=(None, *(0,) * n)) for fn, n in ((begin, 2), (decide, 2), (act, 3))))
-    return many if scheme.goes_on is None else many._replace(decide=where_ended(many.decide, jax.vmap(going_on)))
-
-
-def where_ended(decide: Callable, going_on: Callable) -> Callable:
-    """``decide`` of B robots, which calls no policy while the plan of none has ended: vmapped, a scheme's own condition becomes a choice between two that are both made."""
-
-    def decided(weights: Any, loop: list[Array], obs: PyTree) -> list[Array]:
-        ended, on = going_on(loop)
-        return jax.lax.cond(jnp.any(ended), lambda: decide(weights, loop, obs), lambda: on)
-
-    return decided
+    return Programs(*(jax.vmap(fn, in_axes=(None, *(0,) * n)) for fn, n in ((begin, 2), (decide, 2), (act, 3))))
 
 
 def narrowed(made: Programs, vars: Vars, obs: PyTree) -> tuple[Programs, list]:

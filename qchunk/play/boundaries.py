@@ -71,7 +71,7 @@ def supported(
         now = where(keeps, carry, Playing(Old(fresh, jnp.ones_like(carry.old.left)), jnp.zeros_like(carry.age)))
         return _going_on(now, steps)
 
-    return _self_set(policy, steps, decide, min(least, horizon))
+    return _self_set(policy, steps, decide, min(least, horizon), looks=True)
 
 
 def dispersion(policy: Policy, horizon: int, tolerance: PositiveFloat, n: PositiveInt = 16) -> Scheme:
@@ -188,7 +188,7 @@ def _by_critic(policy: Policy, name: str, pick: Callable) -> Scheme:
         UserError: the policy has no opinion of prefixes.
     """
     if policy is NO_POLICY:
-        return Scheme(1, *[lambda *a: None] * 3, own=False, goes_on=lambda *a: None)  # type: ignore[arg-type]
+        return Scheme(1, *[lambda *a: None] * 3, own=False, looks=False)  # type: ignore[arg-type]
     if (choice := policy.choice) is None:
         problem = f"--execute {name} asks a critic of prefixes how far to play, and this policy has none"
         raise UserError(problem, "train qc-prefix, or take dispersion:0.3, supported or random-k")
@@ -215,12 +215,10 @@ def _by_length(policy: Policy, choose: Callable) -> Scheme:
             left = (jnp.arange(playing.old.left.shape[-1]) < length[:, None]).astype(playing.old.left.dtype)
             return Playing(Old(plan, left), jnp.zeros_like(playing.age))
 
-        return _going_on(where_due(due(carry), begin, (state.obs, carry), carry), 1)
+        due = carry.old.left[:, 0] == 0
+        return _going_on(where_due(due, begin, (state.obs, carry), carry), 1)
 
-    def due(carry: Playing) -> Array:
-        return carry.old.left[:, 0] == 0
-
-    return _self_set(policy, 1, decide, 1)._replace(goes_on=lambda carry: (due(carry), _going_on(carry, 1)))
+    return _self_set(policy, 1, decide, 1, looks=False)
 
 
 def where_due(due: Array, fn: Callable, args: PyTree, otherwise: PyTree, block: int = BLOCK) -> PyTree:
@@ -232,7 +230,9 @@ def where_due(due: Array, fn: Callable, args: PyTree, otherwise: PyTree, block: 
     """
     rows = len(due)
     if rows <= block:
-        return jax.lax.cond(jnp.any(due), lambda: where(due, fn(0, args), otherwise), lambda: otherwise)
+        # at most once: a condition that is vmapped (over seeds, over robots) would become a choice, which costs both sides and copies the weights
+        once = jnp.any(due).astype(jnp.int32)
+        return jax.lax.fori_loop(0, once, lambda i, found: where(due, fn(i, args), found), otherwise)
     # those that are due first, then anything; not by sorting, which takes a CPU nine times as long
     place = jnp.where(due, jnp.cumsum(due) - 1, rows + block)
     order = jnp.zeros(rows + -rows % block, jnp.int32).at[place].set(jnp.arange(rows), mode="drop")
@@ -254,7 +254,7 @@ def _going_on(now: Playing, steps: int) -> tuple[Playing, Plan]:
     return later, plan._replace(extras={**plan.extras, PLAN_STEP: now.age})
 
 
-def _self_set(policy: Policy, steps: int, decide: Any, length: int) -> Scheme:
+def _self_set(policy: Policy, steps: int, decide: Any, length: int, looks: bool) -> Scheme:
     """A scheme that keeps its plan in its carry, of which ``length`` actions are always left to play."""
 
     def init(vars: Vars, key, state: Any) -> Playing:
@@ -264,4 +264,4 @@ def _self_set(policy: Policy, steps: int, decide: Any, length: int) -> Scheme:
     def act(vars: Vars, i, state: Any, plan: Plan) -> Array:
         return policy.emit(vars, plan, i, state.obs)
 
-    return Scheme(steps, init, decide, act, length, own=False)
+    return Scheme(steps, init, decide, act, length, own=False, looks=looks)

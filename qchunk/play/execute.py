@@ -37,13 +37,7 @@ class Scheme(NamedTuple):
     length: int = 0  # steps of a plan that ``act`` knows, where these are more than ``steps``
     delay: int = 0  # steps from the observation of a decision to the first action of its plan that is played
     own: bool = True  # whether what is played is what the policy drew at this decision, so that its probabilities hold
-    # (carry) -> (where a plan has ended [E], what ``decide`` makes of the carry where none has); None: the policy is called at every decision
-    goes_on: Callable | None = None
-
-    @property
-    def looks(self) -> bool:
-        """Whether the policy is called at every decision, not only where a plan begins."""
-        return self.goes_on is None
+    looks: bool = True  # whether the policy is called at every decision, not only where a plan begins
 
 
 @functools.partial(
