@@ -23,11 +23,6 @@ def minimum(values: Array) -> Array:
     return jnp.min(values, axis=0)
 
 
-def as_one(critic: Critic) -> Critic:
-    """The critic as if it had one member, whose opinion is the aggregated one: [1, *B]. It is to be read, not trained."""
-    return critic._replace(values=lambda *at: critic.score(*at)[None])
-
-
 def pessimistic(values: Array, rho: float) -> Array:
     """[members, *B] -> [*B], mean minus ``rho`` standard deviations (of the population) of the members (2601.14234, section 5)."""
     # the bound keeps the gradient of the root finite where members agree
@@ -82,3 +77,8 @@ def ensemble(
         aggregate=aggregate,
         score=lambda vars, obs, action=None, level=CLEAN: aggregate(values(vars, obs, action, level)),
     )
+
+
+def as_one(critic: Critic) -> Critic:
+    """The critic as if it had one member, whose opinion is the aggregated one: [1, *B]. It is to be read, not trained."""
+    return critic._replace(values=lambda *at: critic.score(*at)[None])

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from qchunk import normalise
-from qchunk.config import RolloutConfig, config, refuse_unread
+from qchunk.config import ChunkConfig, RolloutConfig, config, refuse_unread
 from qchunk.drivers.common import (
     Amount,
     Driver,
@@ -98,10 +98,8 @@ def check(program: Program, x: Inputs, s: OnPolicySettings) -> None:
     """
     if s.online_steps == 0:
         raise UserError("there is nothing to train", "give --online-steps")
-    cut = ("backup", "padding", "starts")
-    refuse_unread(
-        x.c.chunk, type(x.c).chunk, cut, "chunk.", "no windows are cut of what is played on-policy", "leave it out"
-    )
+    usual, cut = getattr(type(x.c), "chunk", ChunkConfig), ("backup", "padding", "starts")
+    refuse_unread(x.c.chunk, usual, cut, "chunk.", "no windows are cut of what is played on-policy", "leave it out")
     r = x.c.rollout
     x.share.check(r.envs * r.decisions // r.minibatches, "the decisions of a minibatch")
     if program.on_host:
