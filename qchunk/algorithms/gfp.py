@@ -11,16 +11,18 @@ from qchunk.algorithms.qc_fql import QCFQL, qc_fql
 from qchunk.compose import lagging
 from qchunk.config import ActorConfig, config
 from qchunk.losses.cloning import bc_against
-from qchunk.ranges import PositiveFloat
+from qchunk.ranges import NonNegativeFloat, PositiveFloat
 from qchunk.types import Algorithm, Critic, Kernel, Policy, Term
 
 
 @config
 class GFP(QCFQL):
-    """A guided flow policy. Its alpha is against the critic over its mean size, so of the order of 1 to 100."""
+    """A guided flow policy."""
 
     actor: ActorConfig = FlowConfig()
     """The teacher, by weighted cloning."""
+    alpha: NonNegativeFloat = 3.0
+    """Weight of the mean squared distance to the teacher, against the critic over its mean size: 1 is what 100 is in ``qc-fql`` where values are about 100."""
     eta: PositiveFloat = 1.0
     """How little a better chunk counts more, in mean sizes of the critic."""
 
