@@ -1,6 +1,6 @@
 """MeanFlow Q-learning (2511.13035): the critic's gradient goes through the one step of a MeanFlow actor, which clones the data beside it.
 
-Its code has ``--alpha`` 2000 to 6000, by task, and scales it as it trains; ours stays, and its default is ``fbrac``'s. That code lets the network say the
+Its code has ``--alpha`` 2000 to 6000, by task, and scales it as it trains; ours stays. That code lets the network say the
 chunk itself in place of the mean velocity, and adds a penalty beyond [-1, 1]; ours has neither.
 """
 
@@ -10,7 +10,7 @@ from qchunk.actor_configs import MeanFlowConfig
 from qchunk.algorithms.fbrac import FBRAC, fbrac
 from qchunk.config import ActorConfig, config
 from qchunk.improve import best_of_n
-from qchunk.ranges import NonNegativeInt, PositiveInt
+from qchunk.ranges import NonNegativeInt, PositiveFloat, PositiveInt
 from qchunk.types import Algorithm
 
 
@@ -19,6 +19,8 @@ class MeanFlowQ(FBRAC):
     """MeanFlow Q-learning."""
 
     actor: ActorConfig = MeanFlowConfig(power=0.2)
+    alpha: PositiveFloat = 2000.0
+    """The actor climbs Q / alpha, beside its own loss of imitation: large keeps it with the data."""
     n: PositiveInt = 5
     """N, candidates per decision; also in the target."""
     slice_rows: NonNegativeInt = 0
