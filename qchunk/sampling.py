@@ -85,7 +85,16 @@ def telling(kernel: Kernel, name: str) -> Policy:
 
 def from_zero(policy: Policy) -> Policy:
     """The same policy, whose noise is all 0."""
-    return policy._replace(draw=lambda *a: jax.tree.map(jnp.zeros_like, policy.draw(*a)), still=True)
+    return policy._replace(draw=functools.partial(_zeros, policy))
+
+
+def is_from_zero(policy: Policy) -> bool:
+    """Whether a policy is one of ``from_zero``, and nothing around it draws."""
+    return getattr(policy.draw, "func", None) is _zeros
+
+
+def _zeros(policy: Policy, vars: Vars, key: Key, obs: PyTree) -> PyTree:
+    return jax.tree.map(jnp.zeros_like, policy.draw(vars, key, obs))
 
 
 def sample_from_start(kernel: Kernel) -> Policy:

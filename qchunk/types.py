@@ -201,7 +201,6 @@ class Policy(NamedTuple):
     committed: int = 0  # the most actions of an old plan that it can be given, to go on from
     ends: bool = False  # whether its plans say how far they are to be played: ``extras[LENGTH]``
     choice: Choice | None = None  # None: it has no opinion of prefixes
-    still: bool = False  # whether its noise is all 0, so that it plans alike for what it sees alike
     speaks: str = ""  # what it makes before that becomes actions, in words; "" where it makes actions themselves
 
 

@@ -24,12 +24,14 @@ from qchunk.comparison.arms import Sizes
 from qchunk.comparison.lineup import CompareFlags, by_batches, ends_of, online_steps, plan
 from qchunk.comparison.suite import Data, Run, claim, train_all
 from qchunk.config import CriticConfig, Stands, stands_on, validate
+from qchunk.improve import smoothed
 from qchunk.play import collecting
 from qchunk.play.execute import receding
 from qchunk.reporting import film as rendering
 from qchunk.reporting import records
 from qchunk.reporting.film import Frame
 from qchunk.runs import training
+from qchunk.sampling import from_zero, is_from_zero
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write
 from qchunk.types import Plan, Policy, Spec
@@ -339,6 +341,9 @@ def test_who_is_judged_without_noise_beside_others_is_named():
         told = {row["what"]: row["how"] for row in tables.caveats(suite)}
         assert told.get("noise", "").startswith(f"{who} are evaluated without noise") if who else "noise" not in told
     assert tables.unequal(suite)[1]["acts, when evaluated"] == "from noise 0; it explores with noise"
+    plain = Policy(lambda *a: 0.0, lambda *a: None, lambda *a: None)
+    assert is_from_zero(from_zero(plain)) and not is_from_zero(plain)
+    assert not is_from_zero(smoothed(from_zero(plain), 0.1)), "whatever is around it"
 
 
 def test_one_frozen_prior_for_all_who_only_read_what_they_clone():

@@ -15,6 +15,7 @@ from qchunk.comparison.suite import Data, Run
 from qchunk.config import OptimConfig, ValueConfig, actor_fields
 from qchunk.reporting import records
 from qchunk.reporting.records import Rows
+from qchunk.sampling import is_from_zero
 
 TUNING = "protocol B with 2,000 + 2,000 updates and 1,024,000 environment steps"
 TRIED = "success of its tuning runs"  # the column of trials
@@ -204,7 +205,7 @@ def _acts(r: Run) -> str:
     """How the acting policy draws, where that is not how the method samples while it learns."""
     kinds = {a.kind: count_steps(actor(a)) for a in _actors(r.config)}
     algorithm = registry.builder(r.algorithm)[0](r.config)
-    if algorithm.act.still:
+    if is_from_zero(algorithm.act):
         return FROM_ZERO
     if not _plays(r):
         return "as it learns" if algorithm.explore is algorithm.act else "without the noise that it explores with"
