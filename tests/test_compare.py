@@ -363,6 +363,21 @@ def test_one_frozen_prior_for_all_who_only_read_what_they_clone():
         assert arms.prior_of(name, Sizes((16,)), shared=True)[1].actor == getattr(c, stands_on(c)[0]), name
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_an_arm_stands_on_is_trained_before_it(shared):
+    """Also where its own actor is of another kind, as that of ``distil`` is."""
+    algos = (*names.ALGORITHMS, "distil@flow", "dppo@diffusion", "qc-frozen@diffusion")
+    suite, _ = plan(dataclasses.replace(ALL, env=(TASK1,), algos=algos, share_prior=shared), Sizes((16,)))
+    place = {r.name: i for i, r in enumerate(suite)}
+    standing = [(i, r) for i, r in enumerate(suite) if r.prior]
+    assert {"distil", "distil@flow", "qc-frozen"} < {r.label for _, r in standing}
+    for i, run in standing:
+        assert run.prior in place and place[run.prior] < i, run.label
+        assert suite[place[run.prior]].config.actor.kind == getattr(run.config, stands_on(run.config)[0]).kind, (
+            run.label
+        )
+
+
 def test_an_arm_of_other_sizes_is_named_where_sizes_are_held_equal():
     """By the settings in its name; no arm as it comes has others, whatever its kind of actor."""
     sizes = Sizes(hidden=(16, 16), n=3, steps=7)

@@ -20,7 +20,8 @@ from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.bc import BC, bc
 from qchunk.config import ChunkConfig, OptimConfig
 from qchunk.data import formats
-from qchunk.drivers.common import Event, assemble, evaluate, init
+from qchunk.drivers.common import assemble, evaluate, init
+from qchunk.drivers.events import Event
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.base import wrap
 from qchunk.envs.host.pool import Pool

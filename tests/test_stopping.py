@@ -56,11 +56,16 @@ def lines_of(out: Path, kind: str = "train") -> list[dict]:
     return [line for line in map(json.loads, text.splitlines()) if line["kind"] == kind]
 
 
+def wait_for(out: Path, process: subprocess.Popen, kind: str = "train", lines: int = 1) -> None:
+    """Until the metrics of a run have so many lines of a kind."""
+    end = time.monotonic() + 120
+    while len(lines_of(out, kind)) < lines and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+
+
 def stopped_after(out: Path, process: subprocess.Popen, number: int, lines: int = 1) -> str:
     """Sends a signal once the metrics have so many lines of training; what the process said on stderr."""
-    end = time.monotonic() + 120
-    while len(lines_of(out)) < lines and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.01)
+    wait_for(out, process, lines=lines)
     process.send_signal(number)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number, said
@@ -197,13 +202,26 @@ def test_no_python_is_started_that_a_ctrl_c_would_make_talk(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_signal_is_heard_where_nothing_is_due_for_hours(data, tmp_path):
+    """Between two lines of training, too: work is cut into dispatches of seconds."""
+    out = tmp_path / "run"
+    process = command(*training(data, out, "--log-every", "1000000", "--checkpoint-every", "1000000"))
+    wait_for(out, process, "compile")
+    time.sleep(1.0)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and not lines_of(out), said
+    (saved,) = (int(p.name) for p in (out / "checkpoints").iterdir())
+    assert 0 < saved < 10**6 and said.startswith(f"stopped (step {saved} is saved)"), said
+
+
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(data, tmp_path):
     """Also while compiled code runs that would take hours: Python's own handlers would wait for it."""
     out = tmp_path / "run"
-    process = command(*training(data, out, "--log-every", "1000000", "--checkpoint-every", "1000000"))
-    end = time.monotonic() + 120
-    while not lines_of(out, "compile") and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.01)
+    hours = ["--offline-steps", "0", "--online-steps", "100", "--start-training", "0", "--update-ratio", "10000000"]
+    process = command("train", "qc", "--env", ENV, "--data", data, "--out", out, *SMALL, "--batch", "16", *hours)
+    wait_for(out, process, "compile")
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
     time.sleep(0.5)

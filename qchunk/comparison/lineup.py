@@ -232,10 +232,9 @@ def settings_of(f: CompareFlags, driver: Driver = OFFLINE_TO_ONLINE) -> OnlineSe
 
 def arm_of(arm: str, env: str, data: Data | Path, f: CompareFlags, sizes: Sizes, first: str) -> Run:
     """One arm in one environment; its prior lies with the first environment of these data."""
-    algorithm, kind = arms.split(arm)
-    c, prior = arms.config_of(arm, sizes), ""
-    if arms.prior_of(arm, sizes, f.share_prior):
-        prior = name_of(first, f"{PRIOR}{kind})")
+    algorithm, c = arms.split(arm)[0], arms.config_of(arm, sizes)
+    stands = arms.prior_of(arm, sizes, f.share_prior)
+    prior = name_of(first, f"{PRIOR}{stands[0]})") if stands else ""
     steps = online_steps(f, sizes)
     every = math.ceil(steps / max(1, f.evaluations // 2))
     driver = registry.driver_of(type(c))

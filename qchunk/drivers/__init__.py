@@ -11,7 +11,8 @@ import jax
 from qchunk import registry
 from qchunk.data import chunks, on_disk
 from qchunk.data.chunks import Dataset
-from qchunk.drivers.common import Driver, DriverSettings, Event, assemble, check_devices, learner_like
+from qchunk.drivers.common import Driver, DriverSettings, assemble, check_devices, learner_like
+from qchunk.drivers.events import Event
 from qchunk.play import on_device
 from qchunk.play.program import Build, Inputs, Program
 from qchunk.seeds import stream
@@ -41,7 +42,7 @@ def train(
         learner, state: an event's, to go on from; both are donated.
 
     Yields:
-        See ``common.events``.
+        See ``events.events``.
 
     Raises:
         UserError: impossible values.

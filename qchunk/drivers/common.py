@@ -10,9 +10,8 @@ import contextlib
 import dataclasses
 import functools
 import math
-import time
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -20,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import normalise
-from qchunk.compose import ACTIVE
 from qchunk.config import config, validate
 from qchunk.data import buffer
 from qchunk.data.buffer import Source
@@ -60,17 +58,6 @@ class DriverSettings:
     """Units of actions inside the algorithm, from the data."""
     devices_per_seed: PositiveInt = dataclasses.field(default=1, kw_only=True)
     """D, devices that share each seed's batches and environments; seeds are spread over what is left of the devices."""
-
-
-class Event(NamedTuple):
-    """What a driver reports. ``values`` are numpy arrays [S], or [1] where they are of the program; ``learner`` is that of all seeds, for saving."""
-
-    kind: str  # "compile", "train", "diverged", "eval" or "checkpoint"
-    step: int  # updates, or environment steps, as the driver counts
-    values: dict[str, np.ndarray]
-    learner: Learner
-    state: Any = None  # what else a run resumes from, once it plays in an environment
-    settled: bool = True  # no further event of this step follows: a run saved now misses nothing when it goes on
 
 
 class Amount(NamedTuple):
@@ -240,14 +227,14 @@ def _init(program: Program, x: Inputs) -> Learner:
     return over_seeds(one_seed, x.keys, x.given, x.varied, share=x.share)
 
 
-def run_updates(algorithm: Algorithm, source: Source, batch: int, state: Learner, x: Inputs, count):
-    """``count`` updates of one seed, each on a batch from ``source``: (learner, sums of the metrics)."""
+def run_updates(algorithm: Algorithm, source: Source, batch: int, state: Learner, x: Inputs, count, sums: Any = None):
+    """``count`` updates of one seed, each on a batch from ``source``: (learner, ``sums`` of the metrics, with theirs added)."""
     draw = algorithm.draw or buffer.draw
 
     def drawn(key: jax.Array) -> Chunk:
         return draw(key, source, x.c.chunk, batch)
 
-    return accumulate(lambda i, state: one_update(algorithm, drawn, state, x), state, count)
+    return accumulate(lambda i, state: one_update(algorithm, drawn, state, x), state, count, sums=sums)
 
 
 def one_update(algorithm: Algorithm, draw: Callable[[jax.Array], Chunk], state: Learner, x: Inputs):
@@ -294,107 +281,3 @@ def evaluate(
     keys = jax.vmap(lambda k: stream(k, *which))(x.keys)
     values = evaluation.evaluate(program, s.episodes, learner, x._replace(keys=keys, data=None))
     return {k: hosts.read(v) for k, v in values.items()}
-
-
-class Work(NamedTuple):
-    """What a driver does between two events, in units of its own: updates, decisions or iterations."""
-
-    advance: Callable  # (learner, state, done, goal) -> (learner, state, values); goal == done only compiles
-    total: int  # units
-    log_every: int  # units, as the two below
-    eval_every: int
-    save_every: int
-    step: Callable  # units done -> an event's ``step``
-    counts: Callable = lambda done, learner: {}  # further values of training and evaluation, such as ``counting``'s
-
-
-def counting(steps: int) -> Callable:
-    """``Work.counts`` of a driver whose unit is so many environment steps."""
-    return lambda done, learner: {
-        "env_steps": np.asarray([done * steps]),
-        "updates": np.asarray([int(learner.step)]),
-    }
-
-
-def events(
-    work: Work, program: Program, x: Inputs, s: DriverSettings, learner: Learner, state: Any = None, done: int = 0
-) -> Iterator[Event]:
-    """Works to the end: "compile" (seconds), then "train", "eval" and "checkpoint" events, in this order where they coincide.
-
-    After a "train" event that is the first with a loss or parameters of some seed that are not finite comes "diverged", with
-    which seeds those are, "diverged" [S], and the number of updates, "diverged_at" [1]. Work goes on for the other seeds.
-
-    A yielded learner and state must be read before the generator goes on: their memory is then reused.
-
-    Args:
-        done: units that are behind ``learner`` and ``state``.
-    """
-    began = time.perf_counter()
-    learner, state, _ = work.advance(learner, state, done, done)
-    jax.block_until_ready(learner)
-    yield Event(
-        "compile", work.step(done), {"compile_seconds": np.asarray([time.perf_counter() - began])}, learner, state
-    )
-    lost = np.zeros(s.seeds, bool)
-    while done < work.total:
-        stops = (work.log_every, work.eval_every, work.save_every)
-        goal = min(work.total, *(every * (done // every + 1) for every in stops))
-        learner, state, values = work.advance(learner, state, done, goal)
-        done = goal
-        step, counts = work.step(done), work.counts(done, learner)
-        evaluates, saves = (done == work.total or done % every == 0 for every in (work.eval_every, work.save_every))
-        now = diverged(learner, values) & ~lost
-        yield Event("train", step, {**values, **counts}, learner, state, not (now.any() or evaluates or saves))
-        if now.any():
-            lost |= now
-            which = {"diverged": lost.astype(float), "diverged_at": np.asarray([int(learner.step)])}
-            yield Event("diverged", step, which, learner, state, not (evaluates or saves))
-        if evaluates:
-            yield Event("eval", step, {**evaluate(program, x, s, learner), **counts}, learner, state, not saves)
-        if saves:
-            yield Event("checkpoint", step, {}, learner, state)
-
-
-def diverged(learner: Learner, values: dict[str, np.ndarray]) -> np.ndarray:
-    """Which seeds have a loss among the figures ``values`` [S], or a parameter, that is not finite: bool [S] (or [], of all)."""
-    found = ~hosts.read(_finite_parameters(learner.params))
-    for name, value in values.items():
-        if name.split("/")[-1] == "loss":
-            found = found | ~np.isfinite(value)
-    return found
-
-
-@jax.jit
-def _finite_parameters(params: dict) -> jax.Array:
-    leaves = [x for x in jax.tree.leaves(params) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return functools.reduce(
-        jnp.logical_and, (jnp.isfinite(x).all(axis=tuple(range(1, x.ndim))) for x in leaves), jnp.asarray(True)
-    )
-
-
-def means(sums: dict[str, Any], updates: Any) -> dict[str, Any]:
-    """Of the metrics of updates: a term's over the updates in which it was active, where those are not all (``compose.ACTIVE``).
-
-    Args:
-        sums: of each metric, [] or [S].
-        updates: how many, likewise; over none a mean is 0.
-    """
-
-    def mean(name: str, total: Any) -> Any:
-        turns = None if name.endswith(ACTIVE) else sums.get(name.rpartition("/")[0] + ACTIVE)
-        count = updates if turns is None else turns
-        return total / (count + (count == 0))
-
-    return {name: mean(name, total) for name, total in sums.items()}
-
-
-def figures(total: dict, steps: int, seeds: int, began: float) -> dict[str, np.ndarray]:
-    """Means over the "updates_done" and over steps [S], and speeds of all seeds together [1]."""
-    sums = {k: hosts.read(v) for k, v in total.items()}
-    seconds = time.perf_counter() - began
-    alive, updates = sums.pop("alive_steps"), sums.pop("updates_done")
-    reward = sums.pop("reward_sum") / np.maximum(alive, 1)
-    made = means(sums, updates) if updates.any() else {}
-    speed = {"env_steps_per_second": steps * seeds / seconds, "updates_per_second": updates.sum() / seconds}
-    speeds = {k: np.asarray([v]) for k, v in speed.items()}
-    return {**made, "reward_per_step": reward, "resting": 1.0 - alive / steps, **speeds}

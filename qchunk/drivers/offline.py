@@ -6,19 +6,18 @@ import contextlib
 import dataclasses
 import functools
 import math
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from qchunk import normalise, trees
 from qchunk.config import config
 from qchunk.data import chunks, goals, on_disk
 from qchunk.drivers import streaming
-from qchunk.drivers.common import DriverSettings, Event, Work, events, init, means, run_updates
+from qchunk.drivers.common import DriverSettings, init, run_updates
+from qchunk.drivers.events import Event, Work, events, means, no_sums
 from qchunk.envs.base import obs_spec
 from qchunk.play.program import Inputs, Program, each_seed
 from qchunk.ranges import NonNegativeInt, PositiveInt
@@ -44,15 +43,16 @@ class OfflineSettings(DriverSettings):
     """Updates between two checkpoints; 0 saves at each evaluation."""
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def updates(program: Program, batch: int, learner: Learner, x: Inputs, count) -> tuple[Learner, dict]:
-    """``count`` updates of every seed in one dispatch: (learner, means of the metrics [S])."""
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 5))
+def updates(
+    program: Program, batch: int, learner: Learner, x: Inputs, count, sums: dict | None = None
+) -> tuple[Learner, dict]:
+    """``count`` updates of every seed in one dispatch: (learner, ``sums`` of the metrics [S], with theirs added)."""
 
-    def one_seed(learner: Learner, x: Inputs):
-        learner, total = run_updates(program.algorithm(x.c), program.source(x), batch, learner, x, count)
-        return learner, means(total, jnp.float32(count))
+    def one_seed(learner: Learner, x: Inputs, sums: dict | None):
+        return run_updates(program.algorithm(x.c), program.source(x), batch, learner, x, count, sums)
 
-    return each_seed(one_seed, learner, x)
+    return each_seed(one_seed, learner, x, sums)
 
 
 def run(
@@ -64,7 +64,7 @@ def run(
         learner: where to go on from; it is donated.
 
     Yields:
-        See ``common.events``; ``step`` counts updates.
+        See ``events.events``; ``step`` counts updates.
 
     Raises:
         UserError: impossible settings, or chunks longer than every episode.
@@ -78,25 +78,32 @@ def run(
     x = x._replace(given=given)
     with contextlib.ExitStack() as stack:
         if on_disk.stays(x.data):
-            x, advance = streaming.advancing(program, x, s, stack)
+            x, advance, none_yet = streaming.advancing(program, x, s, stack)
         else:
-            x, advance = in_memory(program, x, s)
-        work = Work(advance, s.offline_steps, s.log_every, s.eval_every, s.checkpoint_every, step=lambda done: done)
+            x, advance, none_yet = in_memory(program, x, s)
+        every = s.log_every, s.eval_every, s.checkpoint_every
+        work = Work(
+            advance, none_yet, functools.partial(values_of, s.seeds), s.offline_steps, *every, step=lambda done: done
+        )
         yield from events(work, program, x, s, learner, None, done)
 
 
-def in_memory(program: Program, x: Inputs, s: OfflineSettings) -> tuple[Inputs, Callable]:
-    """The inputs of what is compiled, and ``Work.advance``; ``x`` is spread but for the data."""
+def in_memory(program: Program, x: Inputs, s: OfflineSettings) -> tuple[Inputs, Callable, Callable]:
+    """The inputs of what is compiled, ``Work.advance`` and ``Work.none_yet``; ``x`` is spread but for the data."""
     x = x._replace(data=spread(s.seeds, x.data, x.share))
+    block = functools.partial(updates, program, s.batch)
 
-    def advance(learner: Learner, state: Any, done: int, goal: int):
-        began = time.perf_counter()
-        learner, metrics = updates(program, s.batch, learner, x, goal - done)
-        values = {k: hosts.read(v) for k, v in metrics.items()}
-        values["updates_per_second"] = np.asarray([(goal - done) * s.seeds / (time.perf_counter() - began)])
-        return learner, state, values
+    def advance(learner: Learner, state: None, sums: dict, done: int, goal: int):
+        learner, sums = block(learner, x, goal - done, sums)
+        return learner, state, sums
 
-    return x, advance
+    return x, advance, lambda learner, state: no_sums(s.seeds, x.share, block, learner, x, 0)
+
+
+def values_of(seeds: int, sums: dict, updates: int, seconds: float) -> dict[str, np.ndarray]:
+    """``Work.values``: means of the metrics over updates [S], and the speed of all seeds together [1]."""
+    values = means({k: hosts.read(v) for k, v in sums.items()}, np.float32(updates))
+    return {**values, "updates_per_second": np.asarray([updates * seeds / seconds])}
 
 
 def check(program: Program, x: Inputs, s: OfflineSettings) -> None:

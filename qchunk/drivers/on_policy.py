@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -17,20 +16,8 @@ import jax.numpy as jnp
 
 from qchunk import normalise
 from qchunk.config import ChunkConfig, RolloutConfig, config, refuse_unread
-from qchunk.drivers.common import (
-    Amount,
-    Driver,
-    DriverSettings,
-    Event,
-    Work,
-    accumulate,
-    counting,
-    events,
-    execution,
-    figures,
-    init,
-    learner_like,
-)
+from qchunk.drivers.common import Amount, Driver, DriverSettings, accumulate, execution, init, learner_like
+from qchunk.drivers.events import Event, Work, counting, events, figures, no_sums
 from qchunk.envs.base import obs_spec
 from qchunk.losses.reward_scale import Scale, no_scale, scaled
 from qchunk.normalise import Moments
@@ -164,12 +151,14 @@ def start(program: Program, x: Inputs, learner: Learner) -> OnPolicy:
     return OnPolicy(played, jnp.ones((seeds, envs)), scale, moments, jnp.zeros((), jnp.int32))
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
-def iterate(program: Program, learner: Learner, loop: OnPolicy, x: Inputs, n) -> tuple[Learner, OnPolicy, Metrics]:
-    """``n`` iterations of every seed: (learner, loop, sums of the figures [S])."""
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2, 5))
+def iterate(
+    program: Program, learner: Learner, loop: OnPolicy, x: Inputs, n, sums: Metrics | None = None
+) -> tuple[Learner, OnPolicy, Metrics]:
+    """``n`` iterations of every seed: (learner, loop, ``sums`` of the figures [S], with theirs added)."""
     c, done = x.c.rollout, loop.iterations
 
-    def one_seed(learner: Learner, x: Inputs, *mine: Any):
+    def one_seed(learner: Learner, x: Inputs, sums: Metrics | None, *mine: Any):
         env, algorithm, scheme = program.playable(x.given), program.algorithm(x.c), program.scheme(x, "explore")
 
         def iteration(i, state):
@@ -190,9 +179,9 @@ def iterate(program: Program, learner: Learner, loop: OnPolicy, x: Inputs, n) ->
                 learner = in_moments(learner, moments)
             return (learner, (envs, chunk.last[-1], scale, moments)), {**sums, **seen}
 
-        return accumulate(iteration, (learner, mine), n)
+        return accumulate(iteration, (learner, mine), n, sums=sums)
 
-    (learner, after), sums = each_seed(one_seed, learner, x, *loop[:-1])
+    (learner, after), sums = each_seed(one_seed, learner, x, sums, *loop[:-1])
     return learner, OnPolicy(*after, iterations=done + n), sums
 
 
@@ -248,7 +237,7 @@ def run(
         learner, state: where to go on from; both are donated.
 
     Yields:
-        See ``common.events``; ``step`` counts environment steps, and every event carries its ``state``.
+        See ``events.events``; ``step`` counts environment steps, and every event carries its ``state``.
 
     Raises:
         UserError: impossible settings.
@@ -262,13 +251,17 @@ def run(
     learner, state, given = spread(s.seeds, (learner, state, x.given), x.share)
     x = x._replace(given=given)
 
-    def advance(learner: Learner, state: OnPolicy, done: int, goal: int):
-        began = time.perf_counter()
-        learner, state, sums = iterate(program, learner, state, x, goal - done)
-        return learner, state, figures(sums, plan.steps * max(goal - done, 1), s.seeds, began)
+    def advance(learner: Learner, state: OnPolicy, sums: Metrics, done: int, goal: int):
+        return iterate(program, learner, state, x, goal - done, sums)
 
-    step = lambda done: done * plan.steps  # noqa: E731
-    work = Work(advance, plan.total, plan.log_every, plan.eval_every, plan.save_every, step, counting(plan.steps))
+    work = Work(
+        advance,
+        lambda learner, state: no_sums(s.seeds, x.share, functools.partial(iterate, program), learner, state, x, 0),
+        lambda sums, n, seconds: figures(sums, n * plan.steps, s.seeds, seconds),
+        *plan[1:],
+        step=lambda done: done * plan.steps,
+        counts=counting(plan.steps),
+    )
     yield from events(work, program, x, s, learner, state, int(state.iterations))
 
 

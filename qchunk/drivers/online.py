@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import math
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -22,20 +21,8 @@ from qchunk.data import buffer, chunks, on_disk
 from qchunk.data.buffer import Ring
 from qchunk.data.chunks import length
 from qchunk.drivers import offline, streaming
-from qchunk.drivers.common import (
-    Amount,
-    Driver,
-    Event,
-    Work,
-    accumulate,
-    counting,
-    events,
-    execution,
-    figures,
-    init,
-    learner_like,
-    run_updates,
-)
+from qchunk.drivers.common import Amount, Driver, accumulate, execution, init, learner_like, run_updates
+from qchunk.drivers.events import Event, Work, counting, events, figures, no_sums
 from qchunk.drivers.offline import OfflineSettings
 from qchunk.envs.base import obs_like
 from qchunk.play import on_device, on_host
@@ -190,19 +177,20 @@ def take_in(program: Program, plan: Schedule, learner: Learner, x: Inputs, ring:
     ring = buffer.write(ring, steps)
     source = program.source(x, ring, plan.mix)
     learner, metrics = run_updates(program.algorithm(x.c), source, plan.batch, learner, x, due)
-    return learner, ring, {**metrics, **tallied(steps)}
+    return learner, ring, {**metrics, **tallied(steps), "updates_done": due}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
-def device_block(program: Program, plan: Schedule, learner: Learner, online: Online, x: Inputs, n, due):
-    """``n`` decisions of every seed, each followed by ``due[i]`` updates: (learner, online, sums of the metrics [S]).
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3, 7))
+def device_block(program: Program, plan: Schedule, learner: Learner, online: Online, x: Inputs, n, due, sums=None):
+    """``n`` decisions of every seed, each followed by ``due[i]`` updates: (learner, online, ``sums`` of the metrics [S], with
+    theirs added).
 
     Args:
         n: [] decisions; at most plan.dispatch.
         due: [plan.dispatch] updates after each decision.
     """
 
-    def one_seed(learner: Learner, x: Inputs, ring: Ring, loop: Any):
+    def one_seed(learner: Learner, x: Inputs, ring: Ring, loop: Any, sums: dict | None):
         env = program.playable(x.given)
 
         def play(role: str, vars: Vars, key: jax.Array, loop: Any):
@@ -216,23 +204,23 @@ def device_block(program: Program, plan: Schedule, learner: Learner, online: Onl
                 loop, steps = jax.lax.cond(online.decisions + i < plan.random, *roles, vars, play_key, loop)
             else:
                 loop, steps = play("explore", vars, play_key, loop)
-            learner, ring, sums = take_in(program, plan, learner, x, ring, steps, due[i])
-            return (learner, ring, loop), sums
+            learner, ring, told = take_in(program, plan, learner, x, ring, steps, due[i])
+            return (learner, ring, loop), told
 
-        return accumulate(decide, (learner, ring, loop), n)
+        return accumulate(decide, (learner, ring, loop), n, sums=sums)
 
-    (learner, ring, loop), sums = each_seed(one_seed, learner, x, online.ring, online.loop)
+    (learner, ring, loop), sums = each_seed(one_seed, learner, x, online.ring, online.loop, sums)
     return learner, Online(ring, loop, online.decisions + n), sums
 
 
-def host_block(program: Program, plan: Schedule, learner: Learner, online: Online, x: Inputs, n, due):
+def host_block(program: Program, plan: Schedule, learner: Learner, online: Online, x: Inputs, n, due, sums):
     """``device_block`` for host environments: the same arguments and results; the updates of a decision are one program."""
     seeds, first = len(x.keys), int(online.decisions)
-    loop, ring, total = online.loop, online.ring, None
+    loop, ring = online.loop, online.ring
     if n == 0:
         like = steps_like(program, learner, x._replace(data=None), plan.envs)
         rest = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)  # nothing happens
-        learner, ring, total = _learn(program, plan, learner, x, ring, rest, np.int32(0))
+        learner, ring, sums = _learn(program, plan, learner, x, ring, rest, np.int32(0), sums)
     pool = program.env.pool("train", seeds * plan.envs)
     names = [(*on_host.label(key), e) for key in x.keys for e in range(plan.envs)]
     sim = on_host.simulator(pool, on_host.one_after_another(pool, names))
@@ -244,17 +232,17 @@ def host_block(program: Program, plan: Schedule, learner: Learner, online: Onlin
             program, role, learner, acting, lambda i, state: np.stack([slot, np.full_like(slot, i)], 1)
         )
         loop, _, steps = playing.decision(sim, player, first + i, loop)
-        learner, ring, sums = _learn(program, plan, learner, x, ring, on_host.by_seed(seeds, steps), due[i])
-        total = sums if total is None else jax.tree.map(jnp.add, total, sums)
-    return learner, Online(ring, loop, online.decisions + n), total
+        learner, ring, sums = _learn(program, plan, learner, x, ring, on_host.by_seed(seeds, steps), due[i], sums)
+    return learner, Online(ring, loop, online.decisions + n), sums
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 4))
-def _learn(program: Program, plan: Schedule, learner: Learner, x: Inputs, ring: Ring, steps: Steps, due):
-    def one_seed(learner: Learner, x: Inputs, ring: Ring, steps: Steps):
-        return take_in(program, plan, learner, x, ring, steps, due)
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 4, 7))
+def _learn(program: Program, plan: Schedule, learner: Learner, x: Inputs, ring: Ring, steps: Steps, due, sums=None):
+    def one_seed(learner: Learner, x: Inputs, ring: Ring, steps: Steps, sums: dict | None):
+        learner, ring, told = take_in(program, plan, learner, x, ring, steps, due)
+        return learner, ring, told if sums is None else jax.tree.map(jnp.add, sums, told)
 
-    return each_seed(one_seed, learner, x, ring, steps)
+    return each_seed(one_seed, learner, x, ring, steps, sums)
 
 
 def run(
@@ -270,7 +258,7 @@ def run(
         state: the online part that ``learner`` had when it was saved; None before the switch.
 
     Yields:
-        See ``common.events``. In the online part ``step`` counts offline updates plus environment steps, and events carry
+        See ``events.events``. In the online part ``step`` counts offline updates plus environment steps, and events carry
         their ``state`` and report "env_steps" and "updates" among their values.
 
     Raises:
@@ -299,18 +287,25 @@ def _online(program: Program, x: Inputs, s: OnlineSettings, learner: Learner, st
     place = functools.partial(spread, s.seeds, share=x.share)
     state = state._replace(ring=place(state.ring)) if program.on_host else place(state)
 
-    def advance(learner: Learner, state: Online, done: int, goal: int):
-        n = goal - done
+    def advance(learner: Learner, state: Online, sums: dict, done: int, goal: int):
         due = np.diff(updates_due(s, (done + np.arange(plan.dispatch + 1)) * plan.steps)).astype(np.int32)
-        due[n:] = 0
-        began = time.perf_counter()
-        learner, state, total = block(program, plan, learner, state, x, n, due)
-        made = np.full(s.seeds, due.sum())
-        return learner, state, figures({**total, "updates_done": made}, max(n, 1) * plan.steps, s.seeds, began)
+        return block(program, plan, learner, state, x, goal - done, due, sums)
 
-    every = plan.eval_every
-    step = lambda done: s.offline_steps + done * plan.steps  # noqa: E731
-    work = Work(advance, plan.decisions, plan.dispatch, every, every, step, counting(plan.steps))
+    def none_yet(learner: Learner, state: Online) -> dict:
+        steps = steps_like(program, learner, x._replace(data=None), plan.envs)
+        return no_sums(s.seeds, x.share, functools.partial(_learn, program, plan), learner, x, state.ring, steps, 0)
+
+    work = Work(
+        advance,
+        none_yet,
+        lambda sums, n, seconds: figures(sums, n * plan.steps, s.seeds, seconds),
+        plan.decisions,
+        plan.dispatch,
+        plan.eval_every,
+        plan.eval_every,
+        step=lambda done: s.offline_steps + done * plan.steps,
+        counts=counting(plan.steps),
+    )
     yield from events(work, program, x, s, learner, state, int(state.decisions))
 
 

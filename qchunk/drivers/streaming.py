@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -20,7 +19,8 @@ import numpy as np
 from qchunk.data import buffer, on_disk
 from qchunk.data.chunks import Dataset
 from qchunk.data.on_disk import Asks, Layout, OnDisk
-from qchunk.drivers.common import accumulate, means, one_update, update_keys
+from qchunk.drivers.common import accumulate, one_update, update_keys
+from qchunk.drivers.events import no_sums
 from qchunk.play.program import Inputs, Program, each_seed
 from qchunk.seeds import spread
 from qchunk.system import memory
@@ -156,8 +156,8 @@ def reading(leaves: dict[str, OnDisk], asks: Asks, seeds: int, pool: ThreadPoolE
     return read
 
 
-def advancing(program: Program, x: Inputs, s: Any, stack: contextlib.ExitStack) -> tuple[Inputs, Callable]:
-    """The inputs of what is compiled, and ``Work.advance`` of offline updates.
+def advancing(program: Program, x: Inputs, s: Any, stack: contextlib.ExitStack) -> tuple[Inputs, Callable, Callable]:
+    """The inputs of what is compiled, ``Work.advance`` and ``Work.none_yet`` of offline updates.
 
     Args:
         x: spread but for the data.
@@ -169,24 +169,20 @@ def advancing(program: Program, x: Inputs, s: Any, stack: contextlib.ExitStack) 
     x = x._replace(data=spread(s.seeds, data))
     of_one = memory.of_arrays(shapes(program, s.batch, x, layout, 1))
     count = max(1, min(MOST, s.offline_steps, BYTES // of_one))
+    answers = shapes(program, s.batch, x, layout, count)
     rows = lambda block: rows_of(program, s.batch, layout, count, x, jnp.int32(block * count))  # noqa: E731
     pool = stack.enter_context(ThreadPoolExecutor(READERS))
     read = reading(leaves, asks_of(program, s.batch, x, layout), s.seeds, pool)
     blocks = stack.enter_context(Blocks(rows, read, max(0, s.offline_steps - 1) // count))
     update = functools.partial(updates, program, s.batch, layout)
 
-    def advance(learner: Learner, state: Any, done: int, goal: int):
-        began, at = time.perf_counter(), done
-        like = jax.eval_shape(update, learner, None, x, blocks(min(at // count, blocks.last)), 0, 0)[1]
-        sums = spread(s.seeds, jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like))
+    def advance(learner: Learner, state: None, sums: dict, done: int, goal: int):
+        at = done
         while True:
             block = min(at // count, blocks.last)
             first, to = block * count, min(goal, (block + 1) * count)
             learner, sums = update(learner, sums, x, blocks(block), at - first, to - first)
             if (at := to) == goal:
-                break
-        values = means({k: np.asarray(v) for k, v in sums.items()}, np.float32(goal - done))
-        values["updates_per_second"] = np.asarray([(goal - done) * s.seeds / (time.perf_counter() - began)])
-        return learner, state, values
+                return learner, state, sums
 
-    return x, advance
+    return x, advance, lambda learner, state: no_sums(s.seeds, x.share, update, learner, None, x, answers, 0, 0)

@@ -20,7 +20,8 @@ from qchunk.config import validate
 from qchunk.data import formats
 from qchunk.data.adapting import SCALE
 from qchunk.data.chunks import Dataset
-from qchunk.drivers.common import Driver, Event, assemble, check_acting, check_devices, learner_like
+from qchunk.drivers.common import Driver, assemble, check_acting, check_devices, learner_like
+from qchunk.drivers.events import Event
 from qchunk.envs import held_out, objective
 from qchunk.play import evaluation
 from qchunk.runs import checkpoint, prior, resuming, run_folder, sinks, sources
@@ -304,7 +305,7 @@ def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, minute
             if event.kind == "diverged":
                 lost = True
                 say_diverged(event, p.lanes, spare)
-            if event.kind != "checkpoint":
+            if event.kind not in ("checkpoint", "progress"):
                 run.log(event.kind, event.step, event.values)
             if event.kind == "eval":
                 scores = {event.step: score(event)}
