@@ -8,15 +8,15 @@ move, lagged ones towards the parameters from before the step.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from qchunk import registry, target_networks, trees
-from qchunk.config import OptimConfig
+from qchunk import target_networks, trees
 from qchunk.data.chunks import beginning, of_chunk
+from qchunk.optimisers import Optim, transformation
 from qchunk.system.errors import UserError
 from qchunk.target_networks import target_view
 from qchunk.types import (
@@ -39,7 +39,6 @@ from qchunk.types import (
     view,
 )
 
-Optim: TypeAlias = OptimConfig | optax.GradientTransformation
 # fields of a Kernel or a Critic that are called with (vars, obs, ...): what ``reading`` and ``shown`` redirect
 OF_OBS = ("denoise", "infill", "step", "velocity", "density", "values", "score", "logits")
 ACTIVE = "/active"  # behind a term's name: 1 in the updates in which it is active; of terms that are not in all
@@ -238,37 +237,6 @@ def _where_active(active: Array | bool, run: Callable, vars: Vars) -> Any:
     if active is False:
         return zeros
     return jax.lax.cond(active, run, lambda vars: zeros, vars)
-
-
-def transformation(modules: Sequence[Module], optim: Optim | dict[str, Optim]) -> optax.GradientTransformation:
-    """One transformation per module, behind one interface. ``optim`` as ``learner`` takes it.
-
-    Raises:
-        UserError: ``optim`` names what is no module, or leaves one out.
-    """
-    by_name = optim if isinstance(optim, dict) else {"": optim}
-    names = [m.name for m in modules]
-    if odd := sorted(set(by_name) - {*names, ""}):
-        known = f'take {", ".join(sorted(names))}, or "" for all others'
-        raise UserError(f"optim names {', '.join(odd)}, which no module is called", known)
-    if "" not in by_name and (lacking := sorted(set(names) - set(by_name))):
-        raise UserError(f"optim has nothing for {', '.join(lacking)}", 'add them, or "" for all others')
-    chosen = {n: by_name[n] if n in by_name else by_name[""] for n in names}
-    per_module = {
-        n: registry.optimiser(c.kind)(rate_of(c)) if isinstance(c, OptimConfig) else c for n, c in chosen.items()
-    }
-    return optax.partition(per_module, lambda params: {n: jax.tree.map(lambda _: n, p) for n, p in params.items()})
-
-
-def rate_of(c: OptimConfig) -> Any:
-    """The learning rate, or its schedule: final_lr -> lr linearly, then a cosine back, as DPPO's (2409.00588, code)."""
-    if c.warmup == c.decay == 0:
-        return c.lr
-    up = optax.linear_schedule(c.final_lr, c.lr, c.warmup) if c.warmup else optax.constant_schedule(c.lr)
-    if c.decay == 0:
-        return up
-    down = optax.cosine_decay_schedule(c.lr, max(1, c.decay - c.warmup), alpha=c.final_lr / c.lr)
-    return optax.join_schedules([up, down], [c.warmup])
 
 
 def hold(active: dict[str, Array | bool], new: dict, old: dict) -> dict:

@@ -205,6 +205,7 @@ AGGREGATES = {  # of a critic ensemble; a target takes values [members, *B] and 
 }
 OPTIMISERS = {  # a target takes the learning rate, or its schedule, and returns an optax.GradientTransformation
     "adam": Entry("optax:adam", "Adam (1412.6980); adam:b2=0.95 sets a value of optax.adam"),
+    "clipped-adam": Entry("qchunk.optimisers:clipped_adam", "Adam on bounded gradients: clipped-adam:max_norm=0.5"),
     "adamw": Entry("optax:adamw", "Adam with decoupled weight decay (1711.05101): adamw:weight_decay=0.01"),
     "sgd": Entry("optax:sgd", "stochastic gradient descent; sgd:momentum=0.9"),
 }

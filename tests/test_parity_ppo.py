@@ -11,11 +11,12 @@ from test_parity_diffusion import SMALL, load, reading, residual
 from qchunk.actor_configs import DiffusionConfig
 from qchunk.actors.diffusion import diffusion
 from qchunk.actors.paths import stochastic, with_min_std
-from qchunk.compose import frozen, rate_of
+from qchunk.compose import frozen
 from qchunk.config import OptimConfig
 from qchunk.losses import ppo_path as ppo
 from qchunk.losses.gae import gae
 from qchunk.losses.reward_scale import no_scale, scaled
+from qchunk.optimisers import rate_of
 from qchunk.sampling import log_prob, sample_path
 from qchunk.types import Vars
 

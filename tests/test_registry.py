@@ -16,9 +16,9 @@ from test_cli import ENV, last_checkpoint, run
 from qchunk import cli, config, envs, names, registry
 from qchunk.actors import actor
 from qchunk.comparison import arms, lineup
-from qchunk.compose import transformation
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import formats
+from qchunk.optimisers import transformation
 from qchunk.sampling import sample
 from qchunk.system.errors import UserError
 from qchunk.types import Chunk, Module, Spec, Vars
@@ -215,6 +215,20 @@ def test_optimisers(kind, wanted):
         theirs = optax.apply_updates(theirs, move)
     np.testing.assert_array_equal(ours["m"]["w"], theirs["m"]["w"])
     assert float(ours["m"]["w"][0]) != 1.0
+
+
+def test_the_norm_of_a_gradient_is_bounded_module_by_module():
+    """Adam moves by its rate where gradients stay alike: of 10 and then 1, those bounded to 1 do; another module's are its own."""
+    modules = [Module(name, lambda key, spec: {}, lambda p: p) for name in "ab"]
+    tx = transformation(modules, config.OptimConfig(0.1, kind="clipped-adam:max_norm=1"))
+    params = {"a": {"w": jnp.zeros(2)}, "b": {"w": jnp.zeros(1)}}
+    state = tx.init(params)
+    for size in (10.0, 1.0):
+        move, state = tx.update({"a": {"w": jnp.asarray([0.6, -0.8]) * size}, "b": {"w": jnp.full(1, 0.01)}}, state)
+        np.testing.assert_allclose(move["a"]["w"], [-0.1, 0.1], rtol=1e-4)
+        np.testing.assert_allclose(move["b"]["w"], -0.1, rtol=1e-4)
+    with pytest.raises(UserError, match="max_norm is 0"):
+        transformation(modules, config.OptimConfig(0.1, kind="clipped-adam:max_norm=0"))
 
 
 def test_the_rate_of_an_optimiser_is_traced():

@@ -3,7 +3,7 @@
 Published: ``--actor.hidden 256 256 256 --critic.hidden 256 256 256 --critic.activation mish --critic.no-layer-norm``, eta by task (gym 1, kitchen
 0.005, antmaze 0.5 to 4.5, pen 0.1 to 0.15). Its maximum over ten next actions (antmaze) is not built; here the average of the weights, which
 chooses the target's next chunk, acts too, and follows as ``--actor.ema`` says (published: at 0.005 in every fifth update from 1,000 on). Gradients have no
-bound (published: a norm of 1 to 10, by task). Imitation is of the data (DPPO's baseline imitates the policy's own samples).
+bound by default (published: ``--optim.kind clipped-adam:max_norm=9``, 1 to 10 by task). Imitation is of the data (DPPO's baseline imitates the policy's own samples).
 """
 
 from __future__ import annotations

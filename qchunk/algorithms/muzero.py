@@ -2,7 +2,7 @@
 
 Options and model are those of ``vpn``, values and rewards categorical. Proposals are cloned and not improved themselves: ``--search.policy
 learned`` learns which of them the search chooses, which is what sampled MuZero's policy has beside its samples. Published ports have 25 looks at
-8 samples, returns of 5 steps and gradients bounded to a norm of 0.5; ours are not bounded.
+8 samples, returns of 5 steps and gradients bounded to a norm of 0.5 (ours are not: ``--optim.kind clipped-adam:max_norm=0.5``).
 """
 
 from __future__ import annotations
