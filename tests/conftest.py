@@ -21,28 +21,25 @@ os.environ.setdefault(
 
 import gc
 import time
-from pathlib import Path
 
 import jax
 import pytest
 
 from qchunk.__main__ import SELDOM
+from qchunk.system import compiled
 
 gc.set_threshold(*SELDOM)
 jax.config.update("jax_debug_key_reuse", True)
 
 
-MAPS = 12_000  # mapped regions of a process; Linux allows 65,530, where the compiler aborts, and jit forgets its oldest programs before that
+MAPS = 12_000  # mapped regions of a process; Linux allows 65,530, and jit forgets its oldest programs before that
 
 
 @pytest.fixture(scope="module", autouse=True)
 def programs_of_finished_modules_are_dropped():
     """Each compiled program takes some mapped regions for as long as jax keeps it, and a process compiles thousands."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and len(maps.read_text().splitlines()) > MAPS:
-        jax.clear_caches()
-        gc.collect()
+    compiled.make_room(MAPS)
 
 
 LATE = "not begun: the time that --begin-until gives is over"

@@ -1,4 +1,4 @@
-"""Compiled programs on disk: which folder, what is left alone, and that a run that finds its programs there ends with the same bits."""
+"""Compiled programs: on disk, which folder, what is left alone, and that a run that finds its programs there ends with the same bits; and room for them in memory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,19 @@ import sys
 import textwrap
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 from filelock import FileLock
-from test_cli import ENV, SMALL, last_checkpoint
+from test_cli import ENV, SMALL, last_checkpoint, run
 
-from qchunk import cli
+from qchunk import cli, envs
+from qchunk.actor_configs import FlowConfig
+from qchunk.algorithms.qc import QC, qc
+from qchunk.config import ChunkConfig, CriticConfig
+from qchunk.data import formats
+from qchunk.drivers import train
+from qchunk.drivers.online import OnlineSettings
 from qchunk.system import compiled
 
 STEPS = [
@@ -138,3 +146,44 @@ def test_a_program_that_could_not_be_written_is_told_by_nobody_and_written_next_
     assert program(BYTES="100") == 100 < program()
     shutil.rmtree(folder)
     assert program(BYTES="100", CHILD="yes") == 100, "as in a process that this one starts"
+
+
+def regions() -> int:
+    return Path("/proc/self/maps").read_bytes().count(b"\n")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no Linux")
+def test_programs_in_memory_make_way():
+    """Their mapped regions with them, of which a process has no more than Linux allows it."""
+    compiled.make_room(0)
+    before = regions()
+    programs = [jax.jit(lambda x, n=n: jnp.sin(x @ x + n).sum()) for n in range(40)]
+    for program in programs:
+        program(jnp.ones((4, 4)))
+    taken = regions() - before
+    assert taken >= 40
+    compiled.make_room()
+    assert programs[0]._cache_size() == 1, "there is room"
+    compiled.make_room(0)
+    assert programs[0]._cache_size() == 0 and regions() - before < taken / 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no Linux")
+def test_who_begins_with_a_run_finds_room(tmp_path, capsys, monkeypatch):
+    """A command that trains and plays one run after the other, such as ``compare``, and a user's own loop."""
+    program = jax.jit(lambda x: x + 1)
+
+    def made_way(begin):
+        program(1.0)
+        begin()
+        return program._cache_size() == 0
+
+    data, out = tmp_path / "d.npz", tmp_path / "run"
+    run(capsys, "collect", ENV, "--out", data, "--steps", "200", "--episode-length", "10", "--quiet")
+    words = ["train", "qc", "--env", ENV, "--data", data, *SMALL, "--offline-steps", "2", "--batch", "4"]
+    monkeypatch.setattr(compiled, "SHARE", 0.0)
+    assert made_way(lambda: run(capsys, *words, "--episodes", "1", "--quiet", "--out", out))
+    assert made_way(lambda: run(capsys, "eval", out, "--episodes", "1"))
+    c, s = QC(ChunkConfig(2), FlowConfig((8,), steps=2), CriticConfig((8,)), n=2), OnlineSettings(offline_steps=1)
+    loop = train(qc, c, env=envs.make("probe/two-step"), data=formats.to_device(formats.load(data)[0]), settings=s)
+    assert made_way(lambda: next(loop))

@@ -16,6 +16,7 @@ from qchunk.drivers.events import Event
 from qchunk.play import on_device
 from qchunk.play.program import Build, Inputs, Program
 from qchunk.seeds import stream
+from qchunk.system import compiled
 from qchunk.system.errors import UserError
 from qchunk.types import Array, Key, Learner
 
@@ -47,6 +48,7 @@ def train(
     Raises:
         UserError: impossible values.
     """
+    compiled.make_room()
     driver = checked_driver(c, settings, data)
     if several := [x.shape for x in jax.tree.leaves(c) if jax.numpy.shape(x)]:
         raise UserError(

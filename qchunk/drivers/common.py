@@ -21,7 +21,7 @@ import numpy as np
 from qchunk import normalise
 from qchunk.config import config, validate
 from qchunk.data import buffer
-from qchunk.data.buffer import Source
+from qchunk.data.buffer import Ring
 from qchunk.data.chunks import Dataset
 from qchunk.envs import checked
 from qchunk.envs.base import obs_like
@@ -58,6 +58,13 @@ class DriverSettings:
     """Units of actions inside the algorithm, from the data."""
     devices_per_seed: PositiveInt = dataclasses.field(default=1, kw_only=True)
     """D, devices that share each seed's batches and environments; seeds are spread over what is left of the devices."""
+
+
+class Batches(NamedTuple):
+    """How the batches of updates are drawn."""
+
+    size: int
+    mix: str = "uniform"  # of data and of what was played, see ``OnlineSettings.mix``
 
 
 class Amount(NamedTuple):
@@ -227,14 +234,17 @@ def _init(program: Program, x: Inputs) -> Learner:
     return over_seeds(one_seed, x.keys, x.given, x.varied, share=x.share)
 
 
-def run_updates(algorithm: Algorithm, source: Source, batch: int, state: Learner, x: Inputs, count, sums: Any = None):
-    """``count`` updates of one seed, each on a batch from ``source``: (learner, ``sums`` of the metrics, with theirs added)."""
+def run_updates(program: Program, how: Batches, state: Learner, x: Inputs, ring: Ring | None, count, sums: Any = None):
+    """``count`` updates of one seed on batches from its data and ``ring``: (learner, ``sums`` of the metrics, with theirs added)."""
+    return accumulate(lambda i, state: _update(program, how, state, x, ring), state, count, sums=sums)
+
+
+# traced once, for all programs of a run that update: tracing a method takes seconds
+@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _update(program: Program, how: Batches, state: Learner, x: Inputs, ring: Ring | None):
+    algorithm, source = program.algorithm(x.c), program.source(x, ring, how.mix)
     draw = algorithm.draw or buffer.draw
-
-    def drawn(key: jax.Array) -> Chunk:
-        return draw(key, source, x.c.chunk, batch)
-
-    return accumulate(lambda i, state: one_update(algorithm, drawn, state, x), state, count, sums=sums)
+    return one_update(algorithm, lambda key: draw(key, source, x.c.chunk, how.size), state, x)
 
 
 def one_update(algorithm: Algorithm, draw: Callable[[jax.Array], Chunk], state: Learner, x: Inputs):
@@ -262,11 +272,14 @@ def accumulate(fn: Callable, state: Any, count, begin=0, sums: Any = None) -> tu
         state, figures = fn(i, loop[0])
         return state, jax.tree.map(jnp.add, loop[1], figures)
 
-    like = jax.eval_shape(lambda state: fn(0, state)[1], state)
-    if odd := {n: x.shape for n, x in like.items() if x.shape}:
-        raise UserError(f"the metrics of an update have shapes: {odd}", "return one number for each, such as a mean")
-    none_yet = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-    return jax.lax.fori_loop(begin, count, body, (state, none_yet if sums is None else sums))
+    if sums is None:
+        like = jax.eval_shape(lambda state: fn(0, state)[1], state)
+        if odd := {n: x.shape for n, x in like.items() if x.shape}:
+            raise UserError(
+                f"the metrics of an update have shapes: {odd}", "return one number for each, such as a mean"
+            )
+        sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    return jax.lax.fori_loop(begin, count, body, (state, sums))
 
 
 def evaluate(

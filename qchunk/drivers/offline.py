@@ -16,7 +16,7 @@ from qchunk import normalise, trees
 from qchunk.config import config
 from qchunk.data import chunks, goals, on_disk
 from qchunk.drivers import streaming
-from qchunk.drivers.common import DriverSettings, init, run_updates
+from qchunk.drivers.common import Batches, DriverSettings, init, run_updates
 from qchunk.drivers.events import Event, Work, events, means, no_sums
 from qchunk.envs.base import obs_spec
 from qchunk.play.program import Inputs, Program, each_seed
@@ -50,7 +50,7 @@ def updates(
     """``count`` updates of every seed in one dispatch: (learner, ``sums`` of the metrics [S], with theirs added)."""
 
     def one_seed(learner: Learner, x: Inputs, sums: dict | None):
-        return run_updates(program.algorithm(x.c), program.source(x), batch, learner, x, count, sums)
+        return run_updates(program, Batches(batch), learner, x, None, count, sums)
 
     return each_seed(one_seed, learner, x, sums)
 

@@ -21,7 +21,7 @@ from qchunk.data import buffer, chunks, on_disk
 from qchunk.data.buffer import Ring
 from qchunk.data.chunks import length
 from qchunk.drivers import offline, streaming
-from qchunk.drivers.common import Amount, Driver, accumulate, execution, init, learner_like, run_updates
+from qchunk.drivers.common import Amount, Batches, Driver, accumulate, execution, init, learner_like, run_updates
 from qchunk.drivers.events import Event, Work, counting, events, figures, no_sums
 from qchunk.drivers.offline import OfflineSettings
 from qchunk.envs.base import obs_like
@@ -175,8 +175,7 @@ def _begin(program: Program, learner: Learner, x: Inputs, envs: int) -> on_devic
 def take_in(program: Program, plan: Schedule, learner: Learner, x: Inputs, ring: Ring, steps: Steps, due):
     """One seed's new experience, then ``due`` updates: (learner, ring, sums of the metrics)."""
     ring = buffer.write(ring, steps)
-    source = program.source(x, ring, plan.mix)
-    learner, metrics = run_updates(program.algorithm(x.c), source, plan.batch, learner, x, due)
+    learner, metrics = run_updates(program, Batches(plan.batch, plan.mix), learner, x, ring, due)
     return learner, ring, {**metrics, **tallied(steps), "updates_done": due}
 
 
@@ -349,7 +348,7 @@ def unit(program: Program, x: Inputs, s: OnlineSettings) -> tuple[Callable, tupl
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _updates(program: Program, batch: int, learner: Learner, x: Inputs, ring: Ring, count) -> Learner:
     def one_seed(learner: Learner, x: Inputs, ring: Ring) -> Learner:
-        return run_updates(program.algorithm(x.c), program.source(x, ring), batch, learner, x, count)[0]
+        return run_updates(program, Batches(batch), learner, x, ring, count)[0]
 
     return each_seed(one_seed, learner, x, ring)
 

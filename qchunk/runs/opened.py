@@ -20,6 +20,7 @@ from qchunk.play.execute import with_delay
 from qchunk.play.program import Inputs, Program, reads
 from qchunk.play.schemes import WEAKER
 from qchunk.runs import checkpoint, run_folder, sources
+from qchunk.system import compiled
 from qchunk.system.errors import UserError, typed
 from qchunk.types import Algorithm, Learner, Vars
 from qchunk.varied import Swept, lane_names
@@ -81,6 +82,7 @@ def rebuild(kept: dict, folder: Path, joint: bool = False) -> Opened:
     Raises:
         UserError: a part is missing or impossible: config.json was edited or is damaged, or names what is gone.
     """
+    compiled.make_room()
     if missing := [n for n in NEEDED if n not in kept]:
         raise UserError(f"{folder / run_folder.CONFIG} lacks {', '.join(missing)}", "put it back as it was")
     if (swept := kept.get(SWEPT) or ()) and not joint:

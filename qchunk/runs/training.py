@@ -29,7 +29,7 @@ from qchunk.runs.opened import SWEPT, Opened, Scored, best, last_finite, rebuild
 from qchunk.runs.progress import Bar
 from qchunk.runs.resuming import Going
 from qchunk.seeds import for_each, mesh, repeated, spread
-from qchunk.system import hosts, loading, memory, stopping
+from qchunk.system import compiled, hosts, loading, memory, stopping
 from qchunk.system.errors import UserError, typed
 from qchunk.system.files import check_place
 from qchunk.varied import Swept
@@ -79,6 +79,7 @@ def run(
     Raises:
         UserError: whatever cannot run; no folder is made then.
     """
+    compiled.make_room()
     f = sized(f)
     earlier = prior.load(f.prior, settings.seeds // (len(swept) or 1), f.prior_seed) if f.prior else None
     opened, weights, about = ready(algorithm, f, c, settings, build, earlier, swept)

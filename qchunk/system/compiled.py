@@ -1,9 +1,12 @@
-"""Compiled programs on disk, so that the next command need not compile them again: JAX's persistent compilation cache, on by default."""
+"""Compiled programs: on disk, so that the next command need not compile them again (JAX's persistent compilation cache, on by
+default), and in memory, where there is not room for any number of them.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import gc
 import hashlib
 import os
 import platform
@@ -15,6 +18,7 @@ SWITCH = "JAX_ENABLE_COMPILATION_CACHE"
 LIMIT = "JAX_COMPILATION_CACHE_MAX_SIZE"
 MOST = 2 * 2**30  # bytes; what was used longest ago goes first
 UNBOUNDED = "-1"  # of ``LIMIT``
+SHARE = 0.5  # of the mapped regions of memory that Linux allows a process, before programs in memory make way
 LOCK = ".lockfile"  # what JAX holds while it reads or writes a program there
 
 
@@ -58,6 +62,23 @@ def tidy(folder: Path) -> None:
         for program in folder.glob("*-cache"):
             if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
                 program.unlink()
+
+
+def make_room(most: int | None = None) -> None:
+    """Lets JAX forget its programs where this process has more than ``most`` mapped regions of memory, by default ``SHARE`` of those that
+    Linux allows it: a run's programs take some thousands for as long as JAX keeps them, and where none are left the compiler
+    aborts the process. Whoever begins with another run calls it; what is called again is compiled again.
+    """
+    import jax
+
+    try:
+        found = Path("/proc/self/maps").read_bytes().count(b"\n")
+        allowed = SHARE * int(Path("/proc/sys/vm/max_map_count").read_text()) if most is None else most
+    except (OSError, ValueError):  # another system
+        return
+    if found > allowed:
+        jax.clear_caches()
+        gc.collect()
 
 
 def _processor() -> str:
