@@ -25,6 +25,7 @@ from qchunk.drivers.offline import OfflineSettings
 from qchunk.play.program import Inputs, Program
 from qchunk.reporting import cost
 from qchunk.seeds import Share, for_each, spread
+from qchunk.system import compiled
 from qchunk.types import Chunk, Key, Learner, Policy, Spec, view
 
 SPEC, BATCH = Spec(37, 5, 5), 256
@@ -47,6 +48,7 @@ def configured(title: str, size: Size, steps: int = 10, horizon: int = SPEC.hori
 
     Every network is of this size, iterative actors are flows of ``steps`` steps; all else is the method's default.
     """
+    compiled.make_room()
     deep = size.hidden if len(size.hidden) % 2 else size.hidden[:-1]  # 3 x 512 is DPPO's
     differ: dict[str, tuple[str, dict]] = {
         "dppo": ("dppo", {"tuned_steps": steps // 2}),  # both its Kernels walk
