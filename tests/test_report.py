@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 
+from qchunk import names
 from qchunk.reporting import against, cost, exports, film, page, plots, pooled, prices, publish, records, stats
 from qchunk.reporting.stats import Estimate
 from qchunk.runs import run_folder
@@ -306,6 +307,26 @@ def test_curves_hold_every_run(pair, tmp_path, monkeypatch):
     line = next(x for x in cube.lines if x.get_label() == "qc")
     np.testing.assert_allclose(line.get_ydata(), [45, 90])
     monkeypatch.undo()
+    plt.close(figure)
+
+
+def test_the_names_of_every_method_stand_in_the_picture(tmp_path, monkeypatch):
+    """In columns, none cut off; and those of one colour differ in their lines."""
+    import matplotlib.pyplot as plt
+
+    kept = []
+    monkeypatch.setattr(plots, "keep", lambda figure, *args: kept.append(figure))
+    runs = [records.load([make(tmp_path / name, name, QC)])[0] for name in names.ALGORITHMS]
+    plots.curves(runs, tmp_path / "c.png")
+    (figure,) = kept
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    assert len(ax.get_legend().get_texts()) == len(names.ALGORITHMS) > 50
+    box, whole = ax.get_legend().get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1
+    assert ax.get_window_extent().width > 2.5 * figure.dpi, "the curves keep their room"
+    drawn = [(x.get_color(), x.get_linestyle()) for x in ax.lines if x.get_label() in names.ALGORITHMS]
+    assert len(drawn) == len(set(drawn)) == len(names.ALGORITHMS)
     plt.close(figure)
 
 

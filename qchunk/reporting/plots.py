@@ -6,6 +6,7 @@ import io
 import re
 import textwrap
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,16 +33,27 @@ MORE = (  # of every other name one by its letters
     *("#B0724C", "#5C7CFA", "#2E8B57", "#E8645A", "#9A7B4F", "#4D9078", "#B5485D", "#6C8EBF"),
 )
 MARKS = "osD^v<>P"
+STROKES = ("-", "--", ":", "-.")  # of names that have one colour, in the order of the alphabet
+NAMES, COLUMN = 18, 1.5  # lines of a legend beside a panel, and inches of one more column of it
 
 
 def colours(labels: Iterable[str]) -> dict[str, str]:
-    """A colour for every label, the same on every page: by its name alone. Where two of a page have one, the later takes the next that is free."""
-    labels = set(labels)
+    """A colour for every label, the same on every page: by its name alone. Where two of a page have one, the later takes the next that is free, or that the fewest have."""
+    labels, used = set(labels), Counter[str]()
     found = {name: COLOURS[OWN.index(name)] for name in sorted(labels) if name in OWN}
     for name in sorted(labels - set(OWN)):
         first = zlib.crc32(name.encode()) % len(MORE)
-        choices = MORE[first:] + MORE[:first]
-        found[name] = next((c for c in choices if c not in found.values()), choices[0])
+        found[name] = min(MORE[first:] + MORE[:first], key=lambda c: used[c])
+        used[found[name]] += 1
+    return found
+
+
+def strokes(colour: dict[str, str]) -> dict[str, str]:
+    """A line style for every label: names of one colour differ in it, as there are more methods than colours that can be told apart."""
+    found, used = dict[str, str](), Counter[str]()
+    for label in sorted(colour):
+        found[label] = STROKES[used[colour[label]] % len(STROKES)]
+        used[colour[label]] += 1
     return found
 
 
@@ -65,12 +77,14 @@ def in_lines(label: str) -> str:
 
 def draw_curves(ax: Any, members: Sequence[Record], axis: str, colour: dict[str, str]) -> None:
     """Success (or return) of one environment's runs against training: mean over seeds, every seed thin."""
+    stroke = strokes(colour)
     for r in members:
         x, scale = r.along(axis), scale_of(r.figure)
         values = scale * r.values()
         mark = "o" if len(x) == 1 else ""  # a line through one point cannot be seen
         ax.plot(x, values, color=colour[r.label], alpha=0.25, linewidth=0.8, marker=mark)
-        ax.plot(x, values.mean(axis=1), color=colour[r.label], linewidth=2, marker=mark, label=in_lines(r.label))
+        how = {"color": colour[r.label], "linestyle": stroke[r.label], "linewidth": 2}
+        ax.plot(x, values.mean(axis=1), marker=mark, label=in_lines(r.label), **how)
     mixed = [r for r in members if 0 < r.online_steps < r.evals[-1]["step"]]
     for at in {r.evals[-1]["step"] - r.online_steps for r in mixed} if axis == "training" else ():
         ax.axvline(at, color="0.5", linestyle=":", linewidth=1)  # the switch
@@ -88,6 +102,7 @@ def draw_curves(ax: Any, members: Sequence[Record], axis: str, colour: dict[str,
 
 
 FEW = 6  # curves whose names find room among them
+BESIDE = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
 
 
 def curves(records: Sequence[Record], path: Path, axis: str = "training") -> None:
@@ -95,17 +110,31 @@ def curves(records: Sequence[Record], path: Path, axis: str = "training") -> Non
     groups = by_env(records)
     figure, axes, spare = panels(len(groups), 5.2, 3.8)
     colour = colours([r.label for r in records])
-    told = {"frameon": False, "fontsize": 9, "title": "mean; thin: each seed", "title_fontsize": 8}
+    told = {"title": "mean; thin: each seed", "title_fontsize": 8}
     once = bool(spare) and len({tuple(r.label for r in members) for _, members in groups}) == 1
     for ax, (env, members) in zip(axes, groups, strict=True):
         draw_curves(ax, members, axis, colour)
         ax.set_title(lettered(env), fontsize=10)
-        if not once:  # many names would hide the curves
-            beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if len(members) > FEW else {}
-            ax.legend(**told, **beside)
     if once:  # the free panel has room for it
-        spare[0].legend(*axes[0].get_legend_handles_labels(), **told, loc="center left")
+        legend(spare[0], axes[0], {"loc": "center left"}, **told)
+    else:  # many names would hide the curves
+        columns = [
+            legend(ax, ax, BESIDE if len(m) > FEW else {}, **told) for ax, (_, m) in zip(axes, groups, strict=True)
+        ]
+        figure.set_figwidth(figure.get_figwidth() + min(3, len(axes)) * COLUMN * (max(columns) - 1))
     keep(figure, path, ("png", "pdf", "svg"))
+
+
+def legend(ax: Any, shown: Any, place: dict[str, Any], **how: Any) -> int:
+    """The names of what ``shown`` draws, in ``ax``: in how many columns, more than one where they are many.
+
+    Args:
+        place: where in ``ax``, as matplotlib says it; {}: where the fewest curves are hidden.
+    """
+    handles, labels = shown.get_legend_handles_labels()
+    columns = -(-sum(text.count("\n") + 1 for text in labels) // NAMES) if place else 1
+    ax.legend(handles, labels, frameon=False, fontsize=9, ncols=columns, **place, **how)
+    return columns
 
 
 def panels(count: int, width: float, height: float) -> tuple[Any, list[Any], list[Any]]:
@@ -172,9 +201,10 @@ def _figure_of_catches(members: Sequence[Record], colour: dict[str, str]) -> Any
 
 def draw_profile(ax: Any, scores: dict[str, np.ndarray], colour: dict[str, str]) -> None:
     """Share of runs [S, tasks] whose success is above a threshold (Agarwal et al., section 4.2)."""
-    thresholds = np.linspace(0.0, 1.0, 201)
+    thresholds, stroke = np.linspace(0.0, 1.0, 201), strokes(colour)
     for label, x in scores.items():
-        ax.step(100 * thresholds, 100 * performance_profile(x, thresholds), where="post", color=colour[label], lw=2, label=in_lines(label))  # fmt: skip
+        how = {"color": colour[label], "linestyle": stroke[label], "lw": 2, "label": in_lines(label)}
+        ax.step(100 * thresholds, 100 * performance_profile(x, thresholds), where="post", **how)
     ax.set(xlabel="success of a run (%)", ylabel="runs above it (%)", xlim=(0, 100), ylim=(-3, 103))
     ax.grid(alpha=0.25)
 
@@ -233,8 +263,8 @@ def drawing(draw: Callable[[Any], None], title: str, beside: bool = False) -> Dr
     def drawn() -> Any:
         figure, ax = plt.subplots(figsize=(7.6 if beside else 5.4, 4.0), layout="constrained")
         draw(ax)
-        place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if beside else {}
-        ax.legend(frameon=False, fontsize=9, **place)
+        columns = legend(ax, ax, BESIDE if beside else {})
+        figure.set_figwidth(figure.get_figwidth() + COLUMN * (columns - 1))
         return figure
 
     return _inside(drawn, title)
