@@ -38,7 +38,7 @@ class Work(NamedTuple):
     # (learner, state, sums, done, goal) -> (learner, state, sums), with what the units from done to goal add to the sums
     # of their figures; goal == done only compiles
     advance: Callable
-    none_yet: Callable  # (learner, state) -> sums of no units
+    none_yet: Callable  # (learner, state) -> sums of no units, asked for once
     values: Callable  # (sums, units, seconds) -> values of a "train" event
     total: int  # units
     log_every: int  # units, as the two below
@@ -78,8 +78,8 @@ def events(
     Args:
         done: units that are behind ``learner`` and ``state``.
     """
-    began = time.perf_counter()
-    learner, state, _ = work.advance(learner, state, work.none_yet(learner, state), done, done)
+    began, none_yet = time.perf_counter(), work.none_yet(learner, state)
+    learner, state, _ = work.advance(learner, state, none_yet, done, done)
     jax.block_until_ready(learner)
     yield Event(
         "compile", work.step(done), {"compile_seconds": np.asarray([time.perf_counter() - began])}, learner, state
@@ -88,7 +88,7 @@ def events(
     while done < work.total:
         stops = (work.log_every, work.eval_every, work.save_every)
         goal = min(work.total, *(every * (done // every + 1) for every in stops))
-        begun, sums, seconds = done, work.none_yet(learner, state), 0.0
+        begun, sums, seconds = done, none_yet, 0.0
         while done < goal:
             began, until = time.perf_counter(), min(goal, done + pace.units)
             learner, state, sums = work.advance(learner, state, sums, done, until)

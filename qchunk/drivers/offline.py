@@ -43,7 +43,7 @@ class OfflineSettings(DriverSettings):
     """Updates between two checkpoints; 0 saves at each evaluation."""
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 5))
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
 def updates(
     program: Program, batch: int, learner: Learner, x: Inputs, count, sums: dict | None = None
 ) -> tuple[Learner, dict]:

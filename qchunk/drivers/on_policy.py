@@ -151,7 +151,7 @@ def start(program: Program, x: Inputs, learner: Learner) -> OnPolicy:
     return OnPolicy(played, jnp.ones((seeds, envs)), scale, moments, jnp.zeros((), jnp.int32))
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2, 5))
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
 def iterate(
     program: Program, learner: Learner, loop: OnPolicy, x: Inputs, n, sums: Metrics | None = None
 ) -> tuple[Learner, OnPolicy, Metrics]:

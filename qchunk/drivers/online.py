@@ -179,7 +179,7 @@ def take_in(program: Program, plan: Schedule, learner: Learner, x: Inputs, ring:
     return learner, ring, {**metrics, **tallied(steps), "updates_done": due}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3, 7))
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
 def device_block(program: Program, plan: Schedule, learner: Learner, online: Online, x: Inputs, n, due, sums=None):
     """``n`` decisions of every seed, each followed by ``due[i]`` updates: (learner, online, ``sums`` of the metrics [S], with
     theirs added).
@@ -235,7 +235,7 @@ def host_block(program: Program, plan: Schedule, learner: Learner, online: Onlin
     return learner, Online(ring, loop, online.decisions + n), sums
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 4, 7))
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 4))
 def _learn(program: Program, plan: Schedule, learner: Learner, x: Inputs, ring: Ring, steps: Steps, due, sums=None):
     def one_seed(learner: Learner, x: Inputs, ring: Ring, steps: Steps, sums: dict | None):
         learner, ring, told = take_in(program, plan, learner, x, ring, steps, due)

@@ -56,7 +56,7 @@ def rows_of(program: Program, batch: int, layout: Layout, count: int, x: Inputs,
     return each_seed(one_seed, None, x)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def updates(
     program: Program,
     batch: int,
