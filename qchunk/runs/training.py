@@ -319,6 +319,7 @@ def drive(run: run_folder.RunFolder, p: Opened, state: tuple, began: int, minute
             if event.settled and event.step < total and asked:
                 stopping.note(f"step {event.step} is saved")
                 stopping.ask()  # another host may have been
+                hosts.let_go()
                 stopping.check()
             if event.kind == "compile":  # from here on there is something to lose
                 stack.enter_context(stopping.hint(how_to_go_on(run.path)))

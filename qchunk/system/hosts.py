@@ -17,6 +17,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from qchunk.system.errors import UserError
 
 LOST = ("Gloo", "gloo", "Coordination", "coordination")  # words of jax where another process does not answer
 MEETING = 300.0  # seconds that the processes of a run wait for each other
+LEAVING = 2.0  # seconds that the first one gives the others to end, where all stop
 _met = False  # whether all processes have begun
 CLUSTER = "auto"  # in the place of HOST:PORT: what Slurm, Open MPI, Kubernetes or a TPU pod say by themselves
 
@@ -146,6 +148,12 @@ def wait(name: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
+
+
+def let_go() -> None:
+    """Before all processes stop: the first one leaves last. The service that they meet by ends with it, and aborts those that are still there."""
+    if several() and first():
+        time.sleep(LEAVING)
 
 
 def meet(over: Any, asked: Any = None) -> None:
