@@ -252,7 +252,7 @@ def test_an_update_reads_a_few_target_networks_or_is_refused(method, env, data, 
 
 def test_events_and_figures(trained):
     events, _ = trained
-    assert [(e.kind, e.step) for e in events] == [
+    assert [(e.kind, e.step) for e in events if e.kind != "progress"] == [  # which comes where a machine is slow
         ("compile", 0),
         *[(kind, step) for step in (3, 6) for kind in ("train", "eval", "checkpoint")],
     ]
