@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import pytest
+from driven import random_rows
 
 from qchunk import envs
 from qchunk.actor_configs import FlowConfig
@@ -14,7 +15,6 @@ from qchunk.data import formats
 from qchunk.drivers import offline, online
 from qchunk.drivers.common import assemble, init
 from qchunk.drivers.online import OnlineSettings
-from qchunk.play import collecting
 
 pytestmark = pytest.mark.accelerator
 C = QC(ChunkConfig(2), FlowConfig((8,), steps=2), CriticConfig((8,)), n=2)
@@ -25,8 +25,7 @@ PLAY = OnlineSettings(offline_steps=2, batch=8, online_steps=32, envs=2, start_t
 def test_nothing_goes_to_or_from_the_host_within_a_block():
     """Neither of updates on data nor of decisions with updates: what they need is on the device, what they tell stays there."""
     env = envs.make("probe/two-step")
-    random = collecting.scheme_of(env, "random")
-    rows = collecting.collect(env, random, collecting.NO_VARS, jax.random.key(0), steps=40, envs=4, dispatch=10)
+    rows = random_rows(env, 40, 4, dispatch=10)
     program, x = assemble(qc, C, env, PLAY, data=formats.to_device(rows))
     learner = init(program, x)
     plan = online.schedule(program.scheme(x, "explore").steps, PLAY)

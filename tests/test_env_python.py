@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from driven import same
 
 from qchunk import cli, env_names, envs
 from qchunk.envs.host import setups
@@ -65,11 +66,6 @@ def played(env, steps=5):
     for i in range(steps):
         seen.append(pool.step(seen[-1], np.sin(seen[-1].obs[:, :1] + i) - 0.25, seen[-1].done == 0))
     return pool, seen
-
-
-def same(a, b):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y)
 
 
 def test_it_plays_there_what_it_plays_here_and_knows_neither_jax_nor_qchunk(python):

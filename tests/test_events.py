@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import kept, random_rows, same
 
 from qchunk import envs
 from qchunk.actor_configs import FlowConfig, GaussianConfig
@@ -16,7 +19,6 @@ from qchunk.data import formats
 from qchunk.drivers import events, train
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
-from qchunk.play import collecting
 
 QC_SMALL = QC(ChunkConfig(2), FlowConfig((8,), steps=2), critic=CriticConfig((8,)), n=2)
 ONLINE = {"online_steps": 96, "envs": 2, "start_training": 8, "update_ratio": 0.5, "online_eval_every": 48}
@@ -39,10 +41,7 @@ def env():
 
 @pytest.fixture(scope="module")
 def data(env):
-    random = collecting.scheme_of(env, "random")
-    return formats.to_device(
-        collecting.collect(env, random, collecting.NO_VARS, jax.random.key(0), steps=64, envs=2, dispatch=32)
-    )
+    return formats.to_device(random_rows(env, 64, 2, dispatch=32))
 
 
 def told(env, data, regime, seconds, monkeypatch, **start):
@@ -50,16 +49,7 @@ def told(env, data, regime, seconds, monkeypatch, **start):
     monkeypatch.setattr(events, "SECONDS", seconds)
     build, c, s = REGIMES[regime]
     more = {} if regime == "on-policy" else {"data": data}
-    keep = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731
-    return [
-        e._replace(learner=keep(e.learner), state=keep(e.state))
-        for e in train(build, c, env=env, settings=s, **more, **start)
-    ]
-
-
-def same(a, b):
-    bits = lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
-    jax.tree.map(lambda x, y: np.testing.assert_array_equal(bits(x), bits(y)), a, b)
+    return kept(train(build, c, env=env, settings=s, **more, **start))
 
 
 def lines(found, after=-1):
@@ -71,7 +61,7 @@ def lines(found, after=-1):
 @pytest.mark.parametrize("regime", REGIMES)
 def test_dispatches_of_any_length_end_with_the_same_bits(regime, env, data, monkeypatch):
     """Learner, state, evaluations and lines of training; and a run goes on from any place between two dispatches."""
-    whole = told(env, data, regime, 1e9, monkeypatch)
+    whole = told(env, data, regime, math.inf, monkeypatch)
     assert "progress" not in {e.kind for e in whole}
     cut = told(env, data, regime, 0.0, monkeypatch)
     assert lines(cut) == lines(whole)
@@ -81,13 +71,14 @@ def test_dispatches_of_any_length_end_with_the_same_bits(regime, env, data, monk
     start = cut[between[-1]]
     due = next(e for e in cut[between[-1] :] if e.kind == "train")
     assert start.step < due.step, "nothing is due there"
-    rest = told(env, data, regime, 1e9, monkeypatch, learner=start.learner, state=start.state)
+    rest = told(env, data, regime, math.inf, monkeypatch, learner=start.learner, state=start.state)
     same((rest[-1].learner, rest[-1].state), (whole[-1].learner, whole[-1].state))
     assert [x for x in lines(rest) if x[0] == "eval"] == [x for x in lines(whole, start.step) if x[0] == "eval"]
 
 
-def test_the_pace_is_found_and_kept():
+def test_the_pace_is_found_and_kept(monkeypatch):
     """A unit takes 0.3 seconds: dispatches grow to a few seconds, and get no longer; one cut short by a stop tells nothing."""
+    monkeypatch.setattr(events, "SECONDS", 5.0)
     pace, held = events.Pace(), []
     for _ in range(12):
         held.append(pace.units)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import random_rows
 
 import qchunk
 from qchunk.actor_configs import FlowConfig, GaussianConfig
@@ -20,7 +21,6 @@ from qchunk.config import ChunkConfig, CriticConfig, OptimConfig, RolloutConfig,
 from qchunk.data import formats
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
-from qchunk.play import collecting
 from qchunk.system.errors import UserError
 
 C = QC(ChunkConfig(2), FlowConfig((16,), steps=2), CriticConfig((16,)), OptimConfig(1e-3), n=2)
@@ -39,8 +39,7 @@ def env():
 
 @pytest.fixture(scope="module")
 def data(env):
-    random = collecting.scheme_of(env, "random")
-    return formats.to_device(collecting.collect(env, random, collecting.NO_VARS, jax.random.key(0), steps=200, envs=8))
+    return formats.to_device(random_rows(env, 200, 8))
 
 
 @pytest.mark.parametrize("name", qchunk.__all__)

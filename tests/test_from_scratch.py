@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import keep, kept, random_rows, same
 
 from qchunk import envs
 from qchunk.actor_configs import FlowConfig, TanhGaussianConfig
@@ -22,7 +22,6 @@ from qchunk.drivers import online, train
 from qchunk.drivers.common import assemble
 from qchunk.drivers.from_scratch import FromScratchSettings
 from qchunk.drivers.online import OnlineSettings
-from qchunk.play import collecting
 from qchunk.system.errors import UserError
 
 W = (32, 32)
@@ -49,19 +48,11 @@ def env():
 
 @pytest.fixture(scope="module")
 def data(env):
-    scheme = collecting.scheme_of(env, "random")
-    return formats.to_device(
-        collecting.collect(env, scheme, collecting.NO_VARS, jax.random.key(0), steps=200, envs=8, dispatch=50)
-    )
-
-
-def keep(tree):
-    return jax.tree.map(jnp.copy, tree)
+    return formats.to_device(random_rows(env, 200, 8, dispatch=50))
 
 
 def run(env, data=None, build=rlpd, c=C, s=S, **state):
-    events = train(build, c, env=env, data=data, settings=s, **state)
-    return [e._replace(learner=keep(e.learner), state=keep(e.state)) for e in events]
+    return kept(train(build, c, env=env, data=data, settings=s, **state))
 
 
 def actions(event):
@@ -113,10 +104,7 @@ def test_resume_is_bitwise_equal(env, events, step):
     """From the end of the random part, and from later."""
     start = next(e for e in events if e.kind == "checkpoint" and e.step == step)
     end = run(env, learner=keep(start.learner), state=keep(start.state))[-1]
-    for a, b in zip(*(jax.tree.leaves((x.learner, x.state)) for x in (end, events[-1])), strict=True):
-        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
-        np.testing.assert_array_equal(a, b)
+    same((end.learner, end.state), (events[-1].learner, events[-1].state))
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import keep, kept, same
 
 from qchunk import envs
 from qchunk.actor_configs import FlowConfig
@@ -68,11 +69,6 @@ def play(pool: Pool, steps: int = 5, at=lambda i: None):
         state = pool.step(state, np.sin(state.obs[:, :1] + i) - 0.25, state.done == 0)
         seen.append(state)
     return seen
-
-
-def same(a, b):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y)
 
 
 def test_a_pool_does_what_the_environment_does(walk):
@@ -274,20 +270,11 @@ def data(walk):
     return formats.to_device(rows)
 
 
-def keep(tree):
-    """A copy: the driver reuses a yielded state's memory."""
-    return jax.tree.map(lambda x: np.array(x) if isinstance(x, np.ndarray) else jnp.copy(x), tree)
-
-
 @pytest.mark.slow
 def test_online_resumes_to_the_same_bits(walk, data):
     """48 steps of 2 environments a seed, 2 a decision: 12 decisions, the checkpoint after 6 within open episodes."""
     given = {"env": walk, "data": data, "settings": ONLINE}
-    events = [
-        e._replace(learner=keep(e.learner), state=keep(e.state))
-        for e in train(qc, C, **given)
-        if e.kind in ("eval", "checkpoint")
-    ]
+    events = [e for e in kept(train(qc, C, **given)) if e.kind in ("eval", "checkpoint")]
     assert [e.step for e in events if e.kind == "checkpoint"] == [4, 28, 52]
     last, middle = events[-1], events[-3]
     assert int(last.learner.step) == 4 + (48 - 8) // 2

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import random_rows
 
 from qchunk import compose, envs, names, registry, train
 from qchunk.actor_configs import FlowConfig
@@ -26,7 +27,6 @@ from qchunk.improve import best_of_n
 from qchunk.losses.cloning import bc
 from qchunk.losses.td import td
 from qchunk.losses.terms import weighted_mean
-from qchunk.play import collecting
 from qchunk.sampling import sample
 from qchunk.system.errors import UserError
 from qchunk.types import Chunk, Critic, Kernel, Module, Plan, Policy, Spec, TargetNetwork, Term, Vars
@@ -330,8 +330,7 @@ def test_the_figures_of_a_term_are_of_the_updates_that_it_is_in():
         term(("b",), lambda v: 5.0 + 0 * v.params["b"]["x"], "often"),
     ]
     build = lambda c: learner([b], rest, terms, OptimConfig(0.1))  # noqa: E731
-    random = collecting.scheme_of(env, "random")
-    rows = collecting.collect(env, random, collecting.NO_VARS, key(), steps=40, envs=4, dispatch=10)
+    rows = random_rows(env, 40, 4, dispatch=10)
     s = OnlineSettings(offline_steps=8, log_every=3, eval_every=8, episodes=2, batch=4)
     told = train(build, BC(ChunkConfig(2)), env=env, data=formats.to_device(rows), settings=s)
     lines = [e.values for e in told if e.kind == "train"]

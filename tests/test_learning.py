@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import random_rows
 from tiers import slow_but
 
 from qchunk import envs
@@ -67,7 +68,6 @@ from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs.probes.exact import Probe, Rules
 from qchunk.planning import SearchConfig
-from qchunk.play import collecting
 from qchunk.trust_region import TrustRegionConfig
 from qchunk.types import view
 from qchunk.world_model import LatentConfig, ModelConfig
@@ -79,12 +79,7 @@ DIFFUSION = DiffusionConfig((32, 32, 32), steps=5, schedule="vp")
 
 
 def data_of(env, steps=3000):
-    key = jax.random.key(0)
-    return formats.to_device(
-        collecting.collect(
-            env, collecting.scheme_of(env, "random"), collecting.NO_VARS, key, steps=steps, envs=16, dispatch=100
-        )
-    )
+    return formats.to_device(random_rows(env, steps, 16, dispatch=100))
 
 
 def last(build, c, env, steps, **more):

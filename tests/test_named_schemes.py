@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import random_rows
 from tiers import as_users_compile
 
 from qchunk import coherence, envs, improve, sampling
@@ -458,7 +459,7 @@ def test_floats_of_named_schemes_are_traced():
 def test_a_run_with_a_delay_trains_and_is_evaluated():
     s = OnlineSettings(offline_steps=1, batch=4, episodes=3, execute="rtc:2,2")
     env = envs.make("probe/constant")
-    rows = collecting.collect(env, collecting.scheme_of(env, "random"), NO_VARS, jax.random.key(0), steps=60, envs=3)
+    rows = random_rows(env, 60, 3)
     *_, last = train(bc, C, env=env, data=formats.to_device(rows), settings=s)
     assert last.kind in ("eval", "checkpoint")
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import random_rows
 from test_cli import run
 from tiers import slow_but
 
@@ -227,8 +228,7 @@ def test_mujoco_writes_no_log_into_the_folder(tmp_path):
 @pytest.fixture(scope="module")
 def rows():
     env = envs.make("probe/two-step")
-    scheme = collecting.scheme_of(env, "random")
-    return collecting.collect(env, scheme, collecting.NO_VARS, jax.random.key(0), steps=40, envs=4)
+    return random_rows(env, 40, 4)
 
 
 def test_data_are_checked_as_they_are_used(rows):
@@ -259,13 +259,10 @@ def test_what_is_collected_is_checked_as_it_is_played():
             return state.replace(obs=jnp.where(state.obs[0] > 0.25, jnp.inf, state.obs), done=jnp.zeros(()))
 
     env = Overflows("two-step")
-    scheme = collecting.scheme_of(env, "random")
     with pytest.raises(
         UserError, match="probe/two-step: its next obs holds NaN or infinite .* in transition 9, of environment 0"
     ):
-        collecting.collect(
-            env, scheme, collecting.NO_VARS, jax.random.key(0), steps=40, envs=4, episode_length=5, dispatch=10
-        )
+        random_rows(env, 40, 4, episode_length=5, dispatch=10)
 
 
 # ------------------------------------------------------------------------------------------- runs that diverge

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import random_rows
 
 from qchunk import cli, envs, normalise
 from qchunk.actor_configs import FlowConfig
@@ -17,7 +18,6 @@ from qchunk.config import ChunkConfig
 from qchunk.data import formats
 from qchunk.drivers import train
 from qchunk.drivers.online import OnlineSettings
-from qchunk.play import collecting
 from qchunk.play.program import Program
 from qchunk.types import Chunk, Plan, Policy, Spec, Vars
 
@@ -79,9 +79,7 @@ def test_policies_and_chunks_meet_their_units():
 @pytest.fixture(scope="module")
 def flag():
     env = envs.make("probe/flag")
-    rows = collecting.collect(
-        env, collecting.scheme_of(env, "random"), collecting.NO_VARS, jax.random.key(0), steps=400, envs=8
-    )
+    rows = random_rows(env, 400, 8)
     return env, formats.to_device(rows._replace(action=rows.action * np.float32(0.01)))
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import keep, kept, random_rows, same
 from test_cli import run as command
 
 from qchunk import envs
@@ -17,7 +17,6 @@ from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
 from qchunk.data import formats
 from qchunk.drivers import online, train
 from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
-from qchunk.play import collecting
 from qchunk.system.errors import UserError
 
 C = QC(ChunkConfig(2), FlowConfig((16,), steps=2), CriticConfig((16,)), OptimConfig(1e-3), n=4)
@@ -33,19 +32,12 @@ def env():
 
 @pytest.fixture(scope="module")
 def data(env):
-    random = collecting.scheme_of(env, "random")
-    rows = collecting.collect(env, random, collecting.NO_VARS, jax.random.key(0), steps=200, envs=8, dispatch=50)
+    rows = random_rows(env, 200, 8, dispatch=50)
     return formats.to_device(rows)
 
 
-def keep(tree):
-    """A copy: the driver reuses a yielded state's memory."""
-    return jax.tree.map(jnp.copy, tree)
-
-
 def run(env, data, s=ONLINE, **state):
-    events = train(qc, C, env=env, data=data, settings=s, **state)
-    return [e._replace(learner=keep(e.learner), state=keep(e.state)) for e in events]
+    return kept(train(qc, C, env=env, data=data, settings=s, **state))
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +64,7 @@ def test_resume_is_bitwise_equal(env, data, events):
     for start in (middle, switch):
         end = run(env, data, learner=keep(start.learner), state=keep(start.state))[-1]
         assert end.step == 166
-        for a, b in zip(*(jax.tree.leaves((x.learner, x.state)) for x in (end, events[-1])), strict=True):
-            if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-                a, b = jax.random.key_data(a), jax.random.key_data(b)
-            np.testing.assert_array_equal(a, b)
+        same((end.learner, end.state), (events[-1].learner, events[-1].state))
 
 
 def test_the_second_run_compiles_nothing(env, data, events):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import random_rows
 from tiers import slow_but
 
 from qchunk import envs
@@ -98,8 +99,7 @@ def env(request, monkeypatch):
 
 def random_data(env):
     if isinstance(env, envs.base.Env):
-        random = collecting.scheme_of(env, "random")
-        rows = collecting.collect(env, random, collecting.NO_VARS, jax.random.key(0), steps=60, envs=3)
+        rows = random_rows(env, 60, 3)
     else:
         rows = collecting.collect_host(env, collecting.random_player(env, 0), steps=60, envs=2)
     return formats.to_device(rows)

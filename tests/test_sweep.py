@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from driven import random_rows
 from test_cli import run as command
 from tiers import slow_but
 
@@ -29,7 +30,6 @@ from qchunk.drivers.common import assemble, evaluate, learner_like
 from qchunk.drivers.offline import OfflineSettings
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
-from qchunk.play import collecting
 from qchunk.runs import run_folder, training
 from qchunk.runs.opened import Opened
 from qchunk.system.errors import UserError
@@ -59,9 +59,7 @@ def env():
 
 @pytest.fixture(scope="module")
 def data(env):
-    rows = collecting.collect(
-        env, collecting.scheme_of(env, "random"), collecting.NO_VARS, jax.random.key(0), steps=60, envs=4
-    )
+    rows = random_rows(env, 60, 4)
     return formats.to_device(rows)
 
 

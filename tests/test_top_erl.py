@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import keep, kept, same
 
 from qchunk import envs
 from qchunk.actor_configs import FullGaussianConfig
@@ -357,9 +358,7 @@ def env():
 @pytest.fixture(scope="module")
 def events(env):
     s = dataclasses.replace(S, online_eval_every=120)
-    keep = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731
-    found = train(top_erl, C, env=env, settings=s)
-    return [e._replace(learner=keep(e.learner), state=keep(e.state)) for e in found]
+    return kept(train(top_erl, C, env=env, settings=s))
 
 
 @pytest.mark.slow
@@ -375,10 +374,9 @@ def test_networks_see_weights_or_actions(events):
 def test_an_online_run_resumes_to_the_same_bits(env, events):
     half = next(e for e in events if e.kind == "checkpoint")
     s = dataclasses.replace(S, online_eval_every=120)
-    learner, state = (jax.tree.map(jnp.copy, x) for x in (half.learner, half.state))
+    learner, state = keep(half.learner), keep(half.state)
     *_, last = train(top_erl, C, env=env, settings=s, learner=learner, state=state)
-    pairs = zip(*(jax.tree.leaves(e.learner) for e in (last, events[-1])), strict=True)
-    assert all(np.array_equal(a, b) for a, b in pairs)
+    same(last.learner, events[-1].learner)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import random_rows
 
 from qchunk import drivers, envs, nets, normalise, trees
 from qchunk.actor_configs import FlowConfig, GaussianConfig
@@ -97,8 +98,7 @@ def joined(obs):
 
 
 def collected(env, steps=120):
-    random = collecting.scheme_of(env, "random")
-    return collecting.collect(env, random, collecting.NO_VARS, jax.random.key(0), steps=steps, envs=4, dispatch=50)
+    return random_rows(env, steps, 4, dispatch=50)
 
 
 @pytest.fixture(scope="module")
