@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +32,13 @@ from qchunk.types import Chunk, Key, Learner, Policy, Spec, view
 SPEC, BATCH = Spec(37, 5, 5), 256
 GOAL = 6  # numbers of a goal, of methods that learn for goals
 METHODS = (*names.ALGORITHMS, "bc (diffusion)")
+
+
+def asked() -> Sequence[str]:
+    """The methods of ``--only NAME ...`` on the command line, by default all."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=METHODS)
+    return parser.parse_known_args()[0].only
 
 
 class Size(NamedTuple):

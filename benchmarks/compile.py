@@ -1,4 +1,4 @@
-"""Tracing and compiling one dispatch of every method's driver, from empty caches, over the same for plain products.
+"""Tracing and compiling one dispatch of every method's driver, from empty caches, over the same for plain products (``--only qc``: of some).
 
 The reference is the floor of an update of Q-chunking (update.py): its products and one Adam step, in a loop.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-from _methods import BATCH, METHODS, SIZES, SPEC, configured, data_set, given_of, offline_run, on_policy, updating
+from _methods import BATCH, SIZES, SPEC, asked, configured, data_set, given_of, offline_run, on_policy, updating
 from _products import arrays, with_adam
 from _timing import medians, tell
 
@@ -59,7 +59,7 @@ def dispatch(name: str, data: Any):
 if __name__ == "__main__":
     jax.config.update("jax_enable_compilation_cache", False)  # a program kept on disk would not be compiled
     data = data_set()
-    for name in METHODS:
+    for name in asked():
         t = medians(REPEATS, plain=afresh(plain()), method=afresh(dispatch(name, data)))
         tell(
             f"compile {name}",

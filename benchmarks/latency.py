@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from _accelerator import SMOKE
-from _methods import METHODS, SIZES, Size, acting, configured, deciding, given_of, spec_of
+from _methods import METHODS, SIZES, Size, acting, asked, configured, deciding, given_of, spec_of
 from _products import arrays, products
 from _timing import tell, times
 
@@ -43,8 +41,6 @@ def measure(name: str, size: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--only", nargs="+", choices=METHODS, default=METHODS)
-    for name in parser.parse_known_args()[0].only:
+    for name in asked():
         for size in REPEATS:
             measure(name, size)

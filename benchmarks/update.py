@@ -1,7 +1,8 @@
-"""One update of every method over the floor of its matrix products (and one Adam step); and what drawing batches adds.
+"""One update of every method over the floor of its matrix products (and one Adam step); and what drawing batches adds (``--only qc``: of some).
 
 The floor runs the products of the update's own program, forward and backward, and ``optax.adam`` on the same tree; no
-activation, no normalisation, no sampling, no batch. On-policy methods: see on_policy.py.
+activation, no normalisation, no sampling, no batch. What is trained in every second update (``dacer``'s actor, ``rebrac``'s) counts in
+each of the floor's, so that such a ratio may be below 1. On-policy methods: see on_policy.py.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from typing import Any
 
 import jax
 from _methods import (
-    METHODS,
     SIZES,
+    asked,
     configured,
     data_for,
     data_set,
@@ -40,7 +41,7 @@ def repeat(fn, args, count: int):
     return lambda: run(args)
 
 
-def measure(title: str, build: Any, c: Any, data: Dataset, count: int, asked: float) -> None:
+def measure(title: str, build: Any, c: Any, data: Dataset, count: int, bound: float) -> None:
     """An update on one batch beside its floor, and the driver, which draws batches besides, beside that."""
     given = given_of(c)
     program, x = offline_run(build, c, data)
@@ -61,14 +62,14 @@ def measure(title: str, build: Any, c: Any, data: Dataset, count: int, asked: fl
         driver=going_on(build, c, data, count),
     )
     ms, least = t["update"] / count * 1e3, t["floor"] / count * 1e3
-    tell(f"update {title}", ms=ms, floor_ms=least, ratio=ms / least, better="lower", asked=asked)
+    tell(f"update {title}", ms=ms, floor_ms=least, ratio=ms / least, better="lower", asked=bound)
     tell(f"update with batch {title}", ratio=t["driver"] / t["update"], better="lower", asked=1.1)
 
 
 def main() -> None:
     data = data_set()
     for size in SIZES:
-        for name in METHODS:
+        for name in asked():
             build, c = configured(name, SIZES[size])
             if not on_policy(c):
                 title = f"{name} {size}"
