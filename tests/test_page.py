@@ -322,3 +322,29 @@ def test_a_critic_without_a_correlation_is_told_so(tmp_path):
         run.log("eval", 3000, {"success": QC, "return": QC, "q_correlation": [np.nan, 0.5, 0.5, 0.5]})
     (row,) = page.calibration(records.load([folder]))
     assert row["correlation"] == "not finite, 0.50, 0.50, 0.50"
+
+
+def test_where_success_leaves_open_who_is_best_the_page_says_it_by_return(tmp_path, monkeypatch):
+    """Two methods that always succeed, one of them in fewer steps, and one that never does."""
+    earned = {"slow": [-50.0, -51.0, -49.0, -50.0], "fast": [-20.0, -21.0, -19.0, -20.0], "lost": [-200.0] * 4}
+    shares = {"slow": [1.0] * 4, "fast": [1.0] * 4, "lost": [0.0] * 4}
+    folders = [make(tmp_path / n, n, shares[n], returns=earned[n], **CRITIC) for n in earned]
+    found = records.load(folders)
+    told, board = first_screen(folders)
+    assert told.may.startswith("slow and fast are first: success 100.0 % [98.2, 100.0].")
+    assert [row.label for row in board.rows] == ["fast", "slow", "lost"], "equal ones by their returns"
+    assert board.beside.unit == "return" and board.beside.named["slow"].mean == "-50.00"
+    by_return = headline.sentences(CUBE, headline.beside(found)).may
+    assert by_return.startswith(
+        "fast is first: return -20.00 [-21.30, -18.70]. It is better than slow and lost, by 30.00"
+    )
+    text = page.html_page(found, records.table(found), {})
+    assert by_return in text and f"Each against each: {CUBE}, by return" in text and "return against updates" in text
+    assert "Each against each, by return" in page.markdown_page(found, records.table(found), {})
+    kept = []
+    monkeypatch.setattr(plots, "keep", lambda figure, path, kinds: kept.append(figure))
+    plots.headline(board, dict.fromkeys(earned, "k"), tmp_path / "headline")
+    assert [ax.get_xlabel() for ax in kept[0].axes] == ["success (%)", "return"]
+    assert not headline.beside(records.load([folders[0], folders[2]])), "success tells these apart"
+    same = [make(tmp_path / f"{n}-", n, shares[n], **CRITIC) for n in ("slow", "fast")]
+    assert not headline.beside(records.load(same)), "their returns are alike"

@@ -27,14 +27,26 @@ CUBE, REACHER = "tabletop/cube-single-task1", "brax/reacher@spring"
 BC, QC = [0.1, 0.2, 0.1, 0.2], [0.8, 0.9, 1.0, 0.9]
 
 
-def make(folder, label, finals, env=CUBE, name="success", *, seed=0, steps=(1000, 2000), finished=True, **config):
+def make(
+    folder,
+    label,
+    finals,
+    env=CUBE,
+    name="success",
+    *,
+    seed=0,
+    steps=(1000, 2000),
+    finished=True,
+    returns=None,
+    **config,
+):
     """A run whose evaluations rise to ``finals`` [S]."""
     about = {"algorithm": "qc", "env": env, "seeds": len(finals), "seed": seed, "label": label, **config}
     with run_folder.create(folder, about) as run:
         for i, step in enumerate(steps, 1):
             run.log("train", step, {"loss": 1.0})
             values = [x * i / len(steps) for x in finals]
-            run.log("eval", step, {"return": [-1.0] * len(finals), name: values})
+            run.log("eval", step, {"return": returns or [-1.0] * len(finals), name: values})
         if finished:
             run.finish({name: finals})
     return folder

@@ -40,11 +40,17 @@ class Board(NamedTuple):
     over: str  # what the intervals are over
     families: list[tuple[str, list[Row]]]
     ticks: list[tuple[float, str]]  # (position, text)
+    beside: Board | None = None  # the same methods by their return, where that says more
 
     @property
     def rows(self) -> list[Row]:
         """All of them, from top to bottom."""
         return [row for _, members in self.families for row in members]
+
+    @property
+    def named(self) -> dict[str, Row]:
+        """By label."""
+        return {row.label: row for row in self.rows}
 
 
 class Told(NamedTuple):
@@ -65,14 +71,32 @@ def groups(records: Sequence[Record]) -> list[tuple[str, list[Record]]]:
     return [(f"mean over {len(found)} environments", list(records))] * whole + found
 
 
+def beside(records: Sequence[Record]) -> list[Record]:
+    """One environment's records compared by return, where their success leaves open which method is best; else none.
+
+    None, too, where no method succeeds, all have one seed, or their returns are all alike or not known.
+    """
+    if records[0].figure != "success" or len({r.env for r in records}) > 1:
+        return []
+    found, returns = against.contest(records), [r.by_return() for r in records if "return" in r.evals[-1]["values"]]
+    other = against.contest(returns)
+    if not found or not other or found.seeds < 2 or not max(x.mean() for x in found.values.values()):
+        return []
+    best = _best(found)
+    alike = all(_level(_best(other), other).count(n) for n in other.values if n != _best(other))
+    return [] if alike or all(_says(found, best, n, *against.APART) for n in found.values if n != best) else returns
+
+
 def board(title: str, records: Sequence[Record]) -> Board:
-    """The picture of these records, families and methods sorted by their means."""
+    """The picture of these records, families and methods sorted by their means, equal ones by their returns."""
     figure = records[0].figure
     values = _values(records)
     estimates = {label: _estimate(label, x, records) for label, x in values.items()}
     ticks, place = _axis(figure, [*estimates.values()], [*values.values()])
     rows = {r.label: _row(r, records, values, estimates, place) for r in reversed(records)}
-    best = lambda label: estimates[label].mean if label in estimates else -np.inf  # noqa: E731
+    returns = board(title, others) if (others := beside(records)) else None
+    means = [{n: e.mean for n, e in estimates.items()}, {r.label: r.at for r in returns.rows} if returns else {}]
+    best = lambda label: [-np.inf if x.get(label) is None else x[label] for x in means]  # noqa: E731
     families: dict[str, list[str]] = {}
     for label in sorted(rows, key=best, reverse=True):
         family = next(r.family for r in records if r.label == label)
@@ -82,7 +106,7 @@ def board(title: str, records: Sequence[Record]) -> Board:
     if all(np.isnan(e.low) for e in estimates.values()):
         over = "none: too few seeds"
     shown = [(family, [rows[label] for label in labels]) for family, labels in families.items()]
-    return Board(title, UNITS[figure], over, shown, ticks)
+    return Board(title, UNITS[figure], over, shown, ticks, returns)
 
 
 def _values(records: Sequence[Record]) -> dict[str, np.ndarray]:
@@ -144,15 +168,19 @@ def sentences(title: str, records: Sequence[Record]) -> Told:
     found = against.contest(records)
     if not found:
         return Told(title, _alone(records), _rising(records, None))
-    best = max(found.values, key=lambda n: found.values[n].mean())
+    best = _best(found)
     absent = [n for n in dict.fromkeys(r.label for r in records) if n not in found.values]
     apart = (
-        f"Not compared with these (other seeds, training or environments, or no figure): {_names(absent)}."
+        f"Not compared with these (other seeds, training or environments, or no figure): {few(absent)}."
         if absent
         else ""
     )
     said = (_open(best, found), apart, _rising(records, best))
     return Told(title, _may(best, found, records), " ".join(filter(None, said)))
+
+
+def _best(found: Contest) -> str:
+    return max(found.values, key=lambda n: found.values[n].mean())
 
 
 NOT_COMPARABLE = (
@@ -174,16 +202,14 @@ def _may(best: str, found: Contest, records: Sequence[Record]) -> str:
     sure = f" {spread}" if np.isfinite(e.low) else ""
     where = f" of the {found.episodes:,} episodes of one seed" if found.seeds == 1 and found.episodes else ""
     if found.figure == "success" and not e.mean:
-        return (
-            f"Nothing succeeded: {_names([best, *level])} are all at {mean}{where}. Which is best may not be concluded."
-        )
+        return f"Nothing succeeded: {few([best, *level])} are all at {mean}{where}. Which is best may not be concluded."
     first = f"{listed([best, *level])} {'are' if level else 'is'} first: {unit} {mean}{sure}{where}."
     said = []
     for word, condition in ((SURE, "whatever the seeds do"), (ALIKE, "if seeds are alike"), (against.POLICIES, "")):
         if lower := [n for n in found.values if _says(found, best, n, word)]:
             nearest = max(lower, key=lambda n: found.values[n].mean())
             more = " or more" if len(lower) > 1 else ""
-            said.append(f"{', '.join(filter(None, (_names(lower), _gap(found, best, nearest) + more, condition)))}")
+            said.append(f"{', '.join(filter(None, (few(lower), _gap(found, best, nearest) + more, condition)))}")
     if not said:
         return (
             f"{first} {best if level else 'It'} is told apart from no other method: which is best may not be concluded."
@@ -203,7 +229,7 @@ def _says(found: Contest, best: str, other: str, *words: str) -> bool:
     return bool(v and v.word in words)
 
 
-def _names(names: Sequence[str], most: int = 8) -> str:
+def few(names: Sequence[str], most: int = 8) -> str:
     """All names, or of many the first and how many more."""
     more = len(names) - most
     return listed([*names[:most], f"{more} more"] if more > 0 else names)

@@ -79,8 +79,11 @@ def html_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) -> s
 
 
 def told_groups(groups: Sequence[tuple[str, list[Record]]]) -> Sequence[tuple[str, list[Record]]]:
-    """Of which the page says something: of all environments together, or of each where they have no mean."""
-    return groups[:1] if _spans(groups[0]) else groups
+    """Of which the page says something: of all environments together, or of each where they have no mean, and by return where success leaves much open."""
+    if _spans(groups[0]):
+        return groups[:1]
+    found = ([(env, members), (f"{env}, by return", headline.beside(members))] for env, members in groups)
+    return [(title, members) for both in found for title, members in both if members]
 
 
 def _spans(group: tuple[str, list[Record]]) -> bool:
@@ -221,10 +224,12 @@ def _says(row: dict[str, str], verdict: str) -> bool:
 
 
 def _curves(records: Sequence[Record], colour: dict[str, str]) -> list[Drawing]:
-    found = []
-    online = any(r.online_steps for r in records)
-    for env, members in tables.by_env(records):
-        for axis in ("env_steps", "updates", "minutes") if online else ("updates", "minutes"):
+    found, axes = [], ("env_steps", "updates", "minutes")[not any(r.online_steps for r in records) :]
+    for env, group in tables.by_env(records):
+        shown = [(group, axis) for axis in axes]
+        if returns := headline.beside(group):
+            shown.append((returns, axes[0]))
+        for members, axis in shown:
             draw = functools.partial(plots.draw_curves, members=members, axis=axis, colour=colour)
             title = f"{env}: {members[0].figure} against {tables.AXES[axis]}"
             found.append(plots.drawing(draw, title, beside=_many(records)))
@@ -322,7 +327,9 @@ def episodes(records: Sequence[Record]) -> list[Figure]:
 
 
 def _undrawn(records: Sequence[Record]) -> str:
-    return ", ".join(f"{r.label} on {r.env}" for r in records if not is_there(r.folder / EPISODE))
+    several = len({r.env for r in records}) > 1
+    lost = [r for r in records if not is_there(r.folder / EPISODE)]
+    return headline.few([f"{r.label} on {r.env}" if several else r.label for r in lost])
 
 
 def settings(records: Sequence[Record]) -> Iterator[Section]:
@@ -350,6 +357,7 @@ def markdown_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) 
     found = {
         "Over all runs": pooled.aggregate(records),
         "Each against each": against.pairs(records),
+        "Each against each, by return": against.pairs(headline.beside(records)),
         **more,
         "The catch of each": catch_rows(records),
         "Cost of acting": prices.cost_rows(records),

@@ -160,30 +160,40 @@ def keep(figure: Any, path: Path, kinds: Sequence[str]) -> None:
 
 
 def headline(board: Any, colour: dict[str, str], path: Path) -> None:
-    """The rows of dots of a ``headline.Board`` as png, pdf and svg."""
-    rows, names = board.rows, [in_lines(row.label) for row in board.rows]
+    """The rows of dots of a ``headline.Board`` as png, pdf and svg; a second panel where it has one beside it."""
+    labels, shown = [row.label for row in board.rows], [b for b in (board, board.beside) if b]
+    names = [in_lines(label) for label in labels]
     tall = max([0.32, *(0.18 * len(name.splitlines()) for name in names)])  # inches of a row
-    figure, ax = plt.subplots(figsize=(6.4, 0.9 + tall * len(rows)), layout="constrained", dpi=120)
-    for y, row in enumerate(rows):
+    size = (6.4 + 3.2 * (len(shown) - 1), 0.9 + tall * len(labels))
+    figure, axes = plt.subplots(1, len(shown), figsize=size, sharey=True, squeeze=False, layout="constrained", dpi=120)
+    for ax, own in zip(axes[0], shown, strict=True):
+        draw_dots(ax, own, labels, colour)
+    axes[0, 0].set_yticks(range(len(labels)), names)
+    first, last = 0, axes[0, -1]
+    for family, members in board.families if len(board.families) > 1 else ():
+        for ax in axes[0]:
+            ax.axhline(first - 0.5, color="0.8", linewidth=0.8)
+        about = {"transform": last.get_yaxis_transform(), "fontsize": 8, "fontstyle": "italic", "color": "0.4"}
+        last.text(1.01, first, family, va="center", **about)
+        first += len(members)
+    figure.supxlabel(textwrap.fill(f"95 % interval {board.over}", 76), fontsize=10)
+    figure.suptitle(lettered(board.title), fontsize=10)
+    keep(figure, path, ("png", "pdf", "svg"))
+
+
+def draw_dots(ax: Any, board: Any, labels: Sequence[str], colour: dict[str, str]) -> None:
+    """The dots of a board's rows, in the order of ``labels``; where it has none of a label there is none."""
+    for y, row in enumerate(map(board.named.get, labels)):
+        if row is None or row.at is None:
+            continue
         color = colour[row.label]
         ax.plot(row.seeds, [y] * len(row.seeds), "o", color=color, markerfacecolor="none", markersize=4, alpha=0.6)
         if row.low is not None:
             ax.plot([row.low, row.high], [y, y], color=color, linewidth=2.5)
-        if row.at is not None:
-            ax.plot(row.at, y, "o", color=color, markersize=8)
-    ax.set_yticks(range(len(rows)), names)
+        ax.plot(row.at, y, "o", color=color, markersize=8)
     ax.set_xticks([at for at, _ in board.ticks], [text for _, text in board.ticks])
-    ax.set(xlim=(0, 100), ylim=(len(rows) - 0.5, -0.5))
-    first = 0
-    for family, members in board.families if len(board.families) > 1 else ():
-        ax.axhline(first - 0.5, color="0.8", linewidth=0.8)
-        about = {"transform": ax.get_yaxis_transform(), "fontsize": 8, "fontstyle": "italic", "color": "0.4"}
-        ax.text(1.01, first, family, va="center", **about)
-        first += len(members)
-    figure.supxlabel(textwrap.fill(f"{board.unit}; 95 % interval {board.over}", 76), fontsize=10)
-    ax.set_title(lettered(board.title), fontsize=10)
+    ax.set(xlabel=board.unit, xlim=(0, 100), ylim=(len(labels) - 0.5, -0.5))
     ax.grid(axis="x", alpha=0.25)
-    keep(figure, path, ("png", "pdf", "svg"))
 
 
 def catches(members: Sequence[Record], colour: dict[str, str], path: Path) -> None:

@@ -57,6 +57,11 @@ class Record(NamedTuple):
         """What is compared: success where the environment knows it, else return; without an environment what held-out data say."""
         return run_folder.compared(self.evals[-1]["values"])
 
+    def by_return(self) -> Record:
+        """The same run, compared by its return."""
+        rest = lambda values: {n: v for n, v in values.items() if n != "success"}  # noqa: E731
+        return self._replace(evals=[{**line, "values": rest(line["values"])} for line in self.evals])
+
     @property
     def episodes(self) -> int:
         """Episodes behind a seed's success; 0 where the figure is no share of episodes, or nobody wrote how many."""
