@@ -315,7 +315,7 @@ def test_curves_hold_every_run(pair, tmp_path, monkeypatch):
     reacher, cube = figure.axes
     assert (reacher.get_title(), cube.get_title()) == (REACHER, CUBE)
     assert cube.get_xlabel() == "updates" and "%" in cube.get_ylabel() and "return" in reacher.get_ylabel()
-    assert [t.get_text() for t in cube.get_legend().get_texts()] == ["bc", "qc"]
+    assert [t.get_text() for t in cube.get_legend().get_texts()] == ["qc", "bc"], "in the order in which curves end"
     line = next(x for x in cube.lines if x.get_label() == "qc")
     np.testing.assert_allclose(line.get_ydata(), [45, 90])
     monkeypatch.undo()
@@ -323,7 +323,7 @@ def test_curves_hold_every_run(pair, tmp_path, monkeypatch):
 
 
 def test_the_names_of_every_method_stand_in_the_picture(tmp_path, monkeypatch):
-    """In columns, none cut off; and those of one colour differ in their lines."""
+    """In columns, none cut off; those of one colour differ in their lines, and of few those of nearly one hue."""
     import matplotlib.pyplot as plt
 
     kept = []
@@ -340,6 +340,9 @@ def test_the_names_of_every_method_stand_in_the_picture(tmp_path, monkeypatch):
     drawn = [(x.get_color(), x.get_linestyle()) for x in ax.lines if x.get_label() in names.ALGORITHMS]
     assert len(drawn) == len(set(drawn)) == len(names.ALGORITHMS)
     plt.close(figure)
+    reds = ["#E8645A", "#C44E52", "#B5485D"]
+    some = plots.strokes({str(i): c for i, c in enumerate([*reds, *plots.COLOURS[:6]])})
+    assert len({some[str(i)] for i in range(len(reds))}) == len(reds)
 
 
 def test_mistakes(tmp_path):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from markupsafe import Markup
+from matplotlib.colors import rgb_to_hsv, to_rgb
 
 from qchunk.reporting.catches import CATCHES
 from qchunk.reporting.catches import draw as draw_catches
@@ -49,12 +50,19 @@ def colours(labels: Iterable[str]) -> dict[str, str]:
 
 
 def strokes(colour: dict[str, str]) -> dict[str, str]:
-    """A line style for every label: names of one colour differ in it, as there are more methods than colours that can be told apart."""
-    found, used = dict[str, str](), Counter[str]()
+    """A line style for every label: names of one colour differ in it, and of many names those of nearly one hue do."""
+    found, used = dict[str, str](), Counter[Any]()
     for label in sorted(colour):
-        found[label] = STROKES[used[colour[label]] % len(STROKES)]
-        used[colour[label]] += 1
+        mine = colour[label]
+        kinds = (mine, _hue(mine)) if len(colour) > len(OWN) else (mine,)
+        found[label] = min(STROKES, key=lambda s: [used[kind, s] for kind in kinds])
+        used.update((kind, found[label]) for kind in kinds)
     return found
+
+
+def _hue(colour: str) -> int:
+    """Which twelfth of the circle of hues a colour is in."""
+    return round(12 * rgb_to_hsv(to_rgb(colour))[0]) % 12
 
 
 FIGURES = {
@@ -77,12 +85,12 @@ def in_lines(label: str) -> str:
 
 def draw_curves(ax: Any, members: Sequence[Record], axis: str, colour: dict[str, str]) -> None:
     """Success (or return) of one environment's runs against training: mean over seeds, every seed thin."""
-    stroke = strokes(colour)
-    for r in members:
+    stroke, faint = strokes(colour), 0.25 if len(members) <= len(OWN) else 0.12
+    for r in sorted(members, key=lambda r: -np.nan_to_num(r.final().mean(), nan=-np.inf)):  # so are their names
         x, scale = r.along(axis), scale_of(r.figure)
         values = scale * r.values()
         mark = "o" if len(x) == 1 else ""  # a line through one point cannot be seen
-        ax.plot(x, values, color=colour[r.label], alpha=0.25, linewidth=0.8, marker=mark)
+        ax.plot(x, values, color=colour[r.label], alpha=faint, linewidth=0.8, marker=mark)
         how = {"color": colour[r.label], "linestyle": stroke[r.label], "linewidth": 2}
         ax.plot(x, values.mean(axis=1), marker=mark, label=in_lines(r.label), **how)
     mixed = [r for r in members if 0 < r.online_steps < r.evals[-1]["step"]]
