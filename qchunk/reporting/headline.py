@@ -95,8 +95,8 @@ def board(title: str, records: Sequence[Record]) -> Board:
     ticks, place = _axis(figure, [*estimates.values()], [*values.values()])
     rows = {r.label: _row(r, records, values, estimates, place) for r in reversed(records)}
     returns = board(title, others) if (others := beside(records)) else None
-    means = [{n: e.mean for n, e in estimates.items()}, {r.label: r.at for r in returns.rows} if returns else {}]
-    best = lambda label: [-np.inf if x.get(label) is None else x[label] for x in means]  # noqa: E731
+    earned = {row.label: row.at or 0.0 for row in returns.rows} if returns else {}
+    best = lambda n: (estimates[n].mean if n in estimates else -np.inf, earned.get(n, 0.0))  # noqa: E731
     families: dict[str, list[str]] = {}
     for label in sorted(rows, key=best, reverse=True):
         family = next(r.family for r in records if r.label == label)
