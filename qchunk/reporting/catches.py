@@ -82,8 +82,12 @@ def values(catch: Drawback, r: Record) -> np.ndarray:
 def groups(records: Sequence[Record]) -> list[list[Record]]:
     """By environment, two methods and more of which somebody has measured what acting costs; the best first."""
     measured = [[r for r in members if prices.known(r)] for _, members in by_env(records)]
-    best_first = lambda r: -np.nan_to_num(r.final().mean(), nan=-np.inf)  # noqa: E731
-    return [sorted(members, key=best_first) for members in measured if len(members) > 1]
+    return [best_first(members) for members in measured if len(members) > 1]
+
+
+def best_first(records: Sequence[Record]) -> list[Record]:
+    """By the mean of their last figures; what is not a number comes last."""
+    return sorted(records, key=lambda r: -np.nan_to_num(r.final().mean(), nan=-np.inf))
 
 
 def rows(records: Sequence[Record], figure: Callable[[Record], str]) -> Rows:
@@ -120,6 +124,8 @@ def draw(axes: Any, members: Sequence[Record], colour: dict[str, str], told: Cal
                 ax.plot(x.mean(), y, "o", color=colour[r.label], markersize=6.5)
         first = i % axes.shape[1] == 0
         ax.set(ylim=(len(members) - 0.5, -0.5), xscale="log" if log else "linear")
+        if name.startswith("success"):
+            ax.set_xlim(-3, 103)
         ax.set_yticks(range(len(members)), [told(r.label) if first else "" for r in members])
         ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=5) if log else MaxNLocator(4))
         ax.xaxis.set_major_formatter("{x:g}")

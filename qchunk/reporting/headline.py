@@ -98,7 +98,7 @@ def board(title: str, records: Sequence[Record]) -> Board:
     earned = {row.label: row.at or 0.0 for row in returns.rows} if returns else {}
     best = lambda n: (estimates[n].mean if n in estimates else -np.inf, earned.get(n, 0.0))  # noqa: E731
     families: dict[str, list[str]] = {}
-    for label in sorted(rows, key=best, reverse=True):
+    for label in sorted(dict.fromkeys(r.label for r in records), key=best, reverse=True):
         family = next(r.family for r in records if r.label == label)
         families.setdefault(family, []).append(label)
     seeds = {len(x) for x in values.values()}

@@ -16,7 +16,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.colors import rgb_to_hsv, to_rgb
 
-from qchunk.reporting.catches import CATCHES
+from qchunk.reporting.catches import CATCHES, best_first
 from qchunk.reporting.catches import draw as draw_catches
 from qchunk.reporting.records import AXES, Record, by_env
 from qchunk.reporting.stats import performance_profile, scale_of
@@ -86,7 +86,7 @@ def in_lines(label: str) -> str:
 def draw_curves(ax: Any, members: Sequence[Record], axis: str, colour: dict[str, str]) -> None:
     """Success (or return) of one environment's runs against training: mean over seeds, every seed thin."""
     stroke, faint = strokes(colour), 0.25 if len(members) <= len(OWN) else 0.12
-    for r in sorted(members, key=lambda r: -np.nan_to_num(r.final().mean(), nan=-np.inf)):  # so are their names
+    for r in best_first(members):  # so are their names
         x, scale = r.along(axis), scale_of(r.figure)
         values = scale * r.values()
         mark = "o" if len(x) == 1 else ""  # a line through one point cannot be seen
