@@ -273,8 +273,8 @@ def test_what_an_own_configuration_says_stays(tmp_path):
         ({"algos": ("dppo",), "online_steps": 0}, "learn online only"),
         ({"algos": ("fpo@regression",)}, "no velocity at any time"),
         ({"algos": ("value-guided@gaussian",)}, "one denoising step"),
-        ({"online_steps": -1}, "--online-steps is -1"),
-        ({"seeds": 0}, "--seeds is 0. give at least 1"),
+        ({"online_steps": -1}, "--online-steps -1 is out of range. give a whole number from 0 on"),
+        ({"seeds": 0}, "--seeds 0 is out of range. give a whole number from 1 on"),
         ({"data": "nowhere.npz"}, "no data set nowhere.npz"),
         ({"algos": ("bc", "bc")}, "named twice"),
         ({"algos": ("qd",)}, "unknown algorithm .qd"),
@@ -288,7 +288,7 @@ def test_mistakes(change, told):
         if "data" in change:
             change = {"data": Path(change["data"])}
         plan(dataclasses.replace(ALL, **change), Sizes())
-    with pytest.raises(UserError, match="--hidden names no widths"):
+    with pytest.raises(UserError, match="--hidden is empty. give one number or more"):
         plan(ALL, Sizes(hidden=()))
 
 

@@ -21,6 +21,7 @@ from qchunk.actor_configs import DiffusionConfig, FlowConfig
 from qchunk.actors import actor
 from qchunk.actors.paths import count_steps
 from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, Stands, actor_fields, of_kind, stands_on
+from qchunk.ranges import PositiveInt, Widths
 from qchunk.system import loading
 from qchunk.system.errors import UserError, unknown
 from qchunk.system.files import is_file
@@ -43,13 +44,13 @@ PRIOR_KIND = "flow"  # of the actors that arms stand on, where their name says n
 class Sizes:
     """What every arm shares."""
 
-    hidden: tuple[int, ...] = (128, 128, 128)
+    hidden: Widths = (128, 128, 128)
     """Widths of the hidden layers of every network."""
-    horizon: int = 5
+    horizon: PositiveInt = 5
     """H, actions per chunk."""
-    n: int = 8
+    n: PositiveInt = 8
     """N, candidates of our methods that choose among some; a method of your own keeps the n of its own configuration."""
-    steps: int = 10
+    steps: PositiveInt = 10
     """K, denoising steps of every flow; a diffusion has 20 levels and walks as many of them by DDIM, all of them in dppo."""
 
 

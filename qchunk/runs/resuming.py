@@ -16,6 +16,7 @@ from qchunk.config import filled
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
 from qchunk.drivers.common import check_devices
+from qchunk.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
 from qchunk.runs import checkpoint, run_folder
 from qchunk.runs.opened import Opened
 from qchunk.seeds import Share
@@ -29,21 +30,21 @@ MORE = ("offline_steps", "online_steps")  # what may grow after the end of a run
 class Going:
     """How to go on with a run otherwise than as it was."""
 
-    step: int | None = None
+    step: NonNegativeInt | None = None
     """The checkpoint to go on from; by default the newest."""
     data: Path | None = None
     """Where the run's data set lies now, if it has moved; its fingerprint says that it is the same."""
-    offline_steps: int | None = None
+    offline_steps: NonNegativeInt | None = None
     """More updates on the data set than the run was made with, for one without an online part."""
-    online_steps: int | None = None
+    online_steps: NonNegativeInt | None = None
     """Environment steps to follow, for a run that was made without."""
-    checkpoint_minutes: float | None = None
+    checkpoint_minutes: NonNegativeFloat | None = None
     """Minutes after which a checkpoint is saved, besides those that steps ask for; by default as before."""
     log_to: tuple[str, ...] = ()
     """Also log to: tensorboard, wandb (optional extras); by default where it logged before."""
     quiet: bool = False
     """No progress bar, no lines of evaluations and no closing lines."""
-    devices_per_seed: int | None = None
+    devices_per_seed: PositiveInt | None = None
     """Devices that share each seed's batches and environments from here on; by default as before, or as many as are here."""
 
 

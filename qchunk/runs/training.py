@@ -24,6 +24,7 @@ from qchunk.drivers.common import Driver, assemble, check_acting, check_devices,
 from qchunk.drivers.events import Event
 from qchunk.envs import held_out, objective
 from qchunk.play import evaluation
+from qchunk.ranges import NonNegativeFloat, NonNegativeInt
 from qchunk.runs import checkpoint, prior, resuming, run_folder, sinks, sources
 from qchunk.runs.opened import SWEPT, Opened, Scored, best, last_finite, rebuild, restore, save_given, scored
 from qchunk.runs.progress import Bar
@@ -51,12 +52,12 @@ class TrainFlags:
     """Name in tables and plots; by default the algorithm's."""
     prior: Path | None = None
     """An earlier run, whose actor this one stands on."""
-    prior_seed: int | None = None
+    prior_seed: NonNegativeInt | None = None
     """The place among the prior's seeds that every seed stands on; by default each on its own."""
     env_python: str = ""
     """Interpreter for the environment's workers, such as VENV/bin/python, which needs numpy and the simulator only; by default
     the line for it that qchunk env setup has written, or the one that runs this."""
-    checkpoint_minutes: float = 15.0
+    checkpoint_minutes: NonNegativeFloat = 15.0
     """Minutes after which a checkpoint is saved, besides those that steps ask for; 0: none."""
     log_to: tuple[str, ...] = ()
     """Also log to: tensorboard, wandb (optional extras); a resumed run logs there again."""
@@ -137,12 +138,11 @@ def ready(
         UserError: whatever cannot run. Nothing is made here.
     """
     build, driver = build or registry.builder(algorithm)[0], registry.driver_of(type(c))
-    for part in (c, settings):
+    for part in (f, c, settings):
         validate(part)
     env_names.check_env(f.env)
     check_place(place_of(algorithm, f, settings))
     sinks.check(f.log_to)
-    check_minutes(f.checkpoint_minutes)
     if f.prior is None and f.prior_seed is not None:
         raise UserError(
             f"--prior-seed {f.prior_seed} is a place among a prior's seeds", "give --prior RUN, too, or leave it out"
@@ -181,12 +181,6 @@ def check_memory(p: Opened) -> None:
         fix = "give fewer --envs or --seeds, or a smaller --capacity"
         memory.check("the state of play", memory.of_arrays(jax.tree.leaves(state)), fix)
     evaluation.check(p.program, p.settings.episodes, p.config.chunk)
-
-
-def check_minutes(minutes: float | None) -> None:
-    """Refuses a negative time between two checkpoints, and one that is no number."""
-    if minutes is not None and not minutes >= 0:
-        raise UserError(f"--checkpoint-minutes is {minutes}", "give 0 or more")
 
 
 def place_of(algorithm: str, f: TrainFlags, settings: Any) -> Path:
@@ -241,7 +235,7 @@ def resume(folder: Path, f: Going | None = None) -> dict:
         UserError: nothing to go on with, its checkpoints are gone, or its data have changed.
     """
     f = f or Going()
-    check_minutes(f.checkpoint_minutes)
+    validate(f)
     with run_folder.open_run(folder) as run, stopping.hint(how_to_go_on(folder)):
         opened = resuming.extended(run, rebuild(run.config, folder, joint=True), f)
         if run.config["data"]:
