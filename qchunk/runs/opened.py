@@ -236,11 +236,7 @@ def _figure_at(folder: Path, step: int) -> str:
 
 def last_finite(checkpoints: Path, step: int) -> int | None:
     """The step of the newest checkpoint up to ``step`` in which no seed had diverged."""
-    for found in (n for n in reversed(checkpoint.steps(checkpoints)) if n <= step):
-        with contextlib.suppress(UserError):  # one that is damaged
-            if checkpoint.about(checkpoints, found).get("finite", True):
-                return found
-    return None
+    return checkpoint.newest(checkpoints, lambda n: n <= step and checkpoint.about(checkpoints, n).get("finite", True))
 
 
 def vars_of(run: Opened, learner: Learner, seed: int = 0) -> Vars:
