@@ -43,7 +43,7 @@ def compare(argv: list[str]) -> None:
         raise unknown("--baseline", f.baseline, f.algos, "it is one of --algos")
     asked = {**{n: v for n, v in dataclasses.asdict(f).items() if n not in SHOWN}, **dataclasses.asdict(sizes)}
     ends = lineup.ends_of(f)
-    kept, refused = refusals.without(f.algos, sizes)
+    kept, refused = refusals.without(f.algos, f.env, sizes)
     f = dataclasses.replace(f, algos=kept)
     suite, left_out = lineup.by_batches(f, sizes, ends)
     claims = functools.partial(claim, f.out, lineup.KIND, {**asked, lineup.ENDS: ends})
@@ -79,7 +79,7 @@ def compare(argv: list[str]) -> None:
     more["Tuning"] = tuning or tables.tuning(compared)
     if f.against == "published":
         more["Beside the published figures"] = literature.beside_ours(records.table(records.load_whole([*folders])[0]))
-    failed = [*trained.rows(compared), *((env, arm, why) for env in f.env for arm, why in refused.items())]
+    failed = [*trained.rows(compared), *((*place, why) for place, why in refused.items())]
     publish(list(folders), f.out / "report", more, f.json, failed, baseline_of(folders, f))
     trained.failed.update({name_of(env, arm): why for env, arm, why in failed})
     trained.leave()
@@ -118,7 +118,7 @@ def asked_for(argv: list[str]) -> tuple[CompareFlags, Sizes]:
 def listed(argv: list[str]) -> handed.Listed:
     """The runs of a command line, for a worker."""
     f, sizes = asked_for(argv)
-    f = dataclasses.replace(f, algos=refusals.without(f.algos, sizes)[0])
+    f = dataclasses.replace(f, algos=refusals.without(f.algos, f.env, sizes)[0])
     suite, _ = lineup.by_batches(f, sizes, lineup.ends_of(f))
     return handed.Listed("compare", trials.as_chosen(f, suite) if f.tune else suite, f.out, f.log_to)
 
@@ -126,7 +126,7 @@ def listed(argv: list[str]) -> handed.Listed:
 def listed_trials(argv: list[str]) -> handed.Listed:
     """The trials of a command line, for a worker."""
     f, sizes = asked_for(argv)
-    f = dataclasses.replace(f, algos=refusals.without(f.algos, sizes)[0])
+    f = dataclasses.replace(f, algos=refusals.without(f.algos, f.env, sizes)[0])
     return trials.listed(f, trials.planned(f, sizes))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qchunk import env_names, envs, registry
-from qchunk.comparison import arms, tables
+from qchunk.comparison import arms, refusals, tables
 from qchunk.comparison.arms import PRIOR, Sizes
 from qchunk.comparison.suite import Data, Run, name_of
 from qchunk.config import validate
@@ -137,10 +137,10 @@ def checked(f: CompareFlags, sizes: Sizes) -> None:
         validate(part)
     if f.data and not loading.readable(f.data):
         raise UserError(f"there is no data set {f.data}", "make one with qchunk collect, or leave --data out")
-    if not f.algos:
-        raise UserError("--algos names no arms", "give one or more: qchunk list algorithms")
     if not f.env:
         raise UserError("--env names no environment", "give one or more: qchunk list envs")
+    if not f.algos:
+        raise UserError("--algos names no arms", "give one or more: qchunk list algorithms")
     for env in f.env:
         env_names.check_env(env)
     if f.execute and all(held_out.judges(env) for env in f.env):
@@ -153,7 +153,9 @@ def checked(f: CompareFlags, sizes: Sizes) -> None:
 
 
 def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], tables.LeftOut]:
-    """(the runs: priors first, then every arm, environment by environment; by environment the arms that it cannot have).
+    """(the runs: priors first, then every arm, environment by environment; by environment the arms that learn nothing there).
+
+    Arms that ``refusals`` refuses in an environment have no run there, and are not listed.
 
     Raises:
         UserError: an unknown name, a number out of range, an arm that cannot be made, or nothing to compare.
@@ -165,9 +167,12 @@ def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], tables.LeftOut]:
     found: list[Run] = []
     left_out: tables.LeftOut = {}
     for env in f.env:
-        wanted = [arm for arm, c in configs.items() if learns_there(registry.driver_of(type(c)), f, env)]
-        if without := [arm for arm in f.algos if arm not in wanted]:
+        able = {arm: c for arm, c in configs.items() if not refusals.lacking(c, env)}
+        wanted = [arm for arm, c in able.items() if learns_there(registry.driver_of(type(c)), f, env)]
+        if without := [arm for arm in able if arm not in wanted]:
             left_out[env] = without
+        if not able:
+            continue
         if not wanted:
             fix = "give --online-steps, a device environment, or other --algos"
             raise UserError(f"{', '.join(without)} learn online only, some of them on the device only", fix)

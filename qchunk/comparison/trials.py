@@ -187,11 +187,10 @@ def planned(f: CompareFlags, sizes: arms.Sizes) -> tuple[list[Run], list[Trials]
             raise UserError(f"--{odd[0].replace('_', '-')} is of trials", "say how many of every arm: --tune N")
         return [], []
     env, seeds = f.tune_env or arms.TUNING_ENV, f.tune_seeds or f.seeds
-    found, left_out = lineup.plan(dataclasses.replace(f, env=(env,), seed=f.seed + f.seeds, seeds=seeds), sizes)
-    if left_out:
-        raise UserError(
-            f"{', '.join(left_out[env])} cannot be tuned in {env}", "give another --tune-env, or other --algos"
-        )
+    found, _ = lineup.plan(dataclasses.replace(f, env=(env,), seed=f.seed + f.seeds, seeds=seeds), sizes)
+    planned = {r.label for r in found}
+    if without := [arm for arm in f.algos if arm not in planned]:
+        raise UserError(f"{', '.join(without)} cannot be tuned in {env}", "give another --tune-env, or other --algos")
     found = [r._replace(data=r.data._replace(seed=1)) if isinstance(r.data, Data) else r for r in found]
     check_data(f, env, found)
     wanted = asked(f.tune_fields)

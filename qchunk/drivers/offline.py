@@ -112,7 +112,8 @@ def check(program: Program, x: Inputs, s: OfflineSettings) -> None:
     Raises:
         UserError: names the field and the fix.
     """
-    goals.check(x.c, program.env)
+    if goals.needs_goals(type(x.c)) and not hasattr(program.env, "goal_of"):
+        raise goals.no_goals(x.c, getattr(program.env, "data_name", "its environment"))
     x.share.check(s.batch, "--batch")
     if on_disk.stays(x.data) and (x.share.devices > 1 or hosts.several()):
         fix = "train in one process, and leave --devices-per-seed out"
