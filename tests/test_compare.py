@@ -134,7 +134,7 @@ def test_suites_of_arms(capsys):
     """Every arm of every suite can be made, and a suite and --algos are not both taken."""
     for suite in arms.SUITES.values():
         assert refusals.without(suite, (TASK1,), Sizes(hidden=(16,), n=2, steps=2)) == (suite, {})
-    f, sizes = asked_for(["--env", TASK1, "--suite", "seed", "--hidden", "16"])
+    f, sizes, _ = asked_for(["--env", TASK1, "--suite", "seed", "--hidden", "16"])
     suite, left_out = plan(f, sizes)
     told = {row["arm"]: row for row in tables.unequal([r for r in suite if not r.label.startswith("prior")], suite)}
     assert not left_out and tuple(told) == arms.SEED and tables.settings(suite) and tables.caveats(suite)

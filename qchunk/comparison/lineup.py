@@ -65,12 +65,6 @@ class CompareFlags:
     """Measure what acting costs and draw an episode of every arm."""
     execute: tuple[str, ...] = ()
     """Schemes to play every arm by when it is trained; nothing is trained twice, and differences are to the first: open-loop receding:1 ..."""
-    log_to: tuple[str, ...] = ()
-    """Also log every run to: tensorboard, wandb (optional extras)."""
-    quiet: bool = False
-    """No progress bars."""
-    json: bool = False
-    """Print the table as JSON with numbers to stdout, and nothing else there."""
     tune: PositiveInt | None = None
     """Trials of every arm before the comparison, as many for each, with other seeds, start states and collected data; the best setting of each is compared."""
     tune_fields: Path | None = None
@@ -81,16 +75,10 @@ class CompareFlags:
     """Seeds of every trial; by default --seeds."""
     baseline: str = ""
     """The arm that differences are to; by default bc, or the first one."""
-    dry: bool = False
-    """Only say what it would train and cost."""
     against: Literal["none", "published"] = "none"
     """published: the figures that papers released for the same tasks and methods stand beside ours."""
-    on: str = ""
-    """Train by workers: local:N, slurm:PARTITION or ray[:ADDRESS] (docs/cluster.md); by default one run after the other, here."""
     suite: Literal["default", "seed"] = "default"
     """The arms where --algos names none. seed: every kind of system that the field's surveys name, one arm each."""
-    so_far: bool = False
-    """Train and measure nothing: the page of the arms that are finished by now, such as while another shell trains the others."""
     share_prior: bool = False
     """Arms that clone an actor beside only to read it (cgql, fedit, dsrl, idql, qam ...) read the frozen prior's instead, the same one for all."""
 
