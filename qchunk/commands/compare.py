@@ -33,14 +33,22 @@ def compare(argv: list[str]) -> None:
     kept, refused = refusals.without(f.algos, f.env, sizes)
     f = dataclasses.replace(f, algos=kept)
     suite, left_out = lineup.by_batches(f, sizes, ends)
-    claims = functools.partial(claim, f.out, lineup.KIND, {**asked, lineup.ENDS: ends})
-    grow = {"grows": ("algos", "env", lineup.ENDS), "rises": ("seeds",), "stock": stock(f), "places": ("data",)}
-    claims(dry=True, **grow)  # what differs is named by its flag, before the runs are looked at
+    claims = functools.partial(
+        claim,
+        f.out,
+        lineup.KIND,
+        {**asked, lineup.ENDS: ends},
+        grows=("algos", "env", lineup.ENDS),
+        rises=("seeds",),
+        stock=stock(f),
+        places=("data",),
+    )
+    claims(dry=True)  # what differs is named by its flag, before the runs are looked at
     if not f.tune:  # what trials choose is not known yet
         check(suite, f.out)
     handed.check_flags(how)
     planned = trials.planned(f, sizes, how.so_far)
-    claims(dry=how.dry or how.so_far, **grow)
+    claims(dry=how.dry or how.so_far)
     refusals.told(refused)
     if how.dry:
         tried = trials.listed(f, planned, how.log_to)
@@ -53,7 +61,7 @@ def compare(argv: list[str]) -> None:
     compared = [r for r in asked_runs if r.name in trained.folders or not how.so_far]
     folders = {trained.folders[r.name]: r for r in compared if r.name in trained.folders}
     played(folders, f)
-    learnt = {folder: r for folder, r in folders.items() if r.data and r.settings.offline_steps}  # type: ignore[attr-defined]
+    learnt = {folder: r for folder, r in folders.items() if r.data and r.settings.offline_steps}
     more: dict[str, Rows] = {"Not trained yet": handed.not_yet(trained, asked_runs) if how.so_far else []}
     more |= offline_part(learnt, f) if learnt and f.online_steps else {}
     priors = [r for r in suite if r.label.startswith(PRIOR)]

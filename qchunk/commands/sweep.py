@@ -94,6 +94,12 @@ class Sweep(NamedTuple):
         return s.seed, s.seeds
 
     @property
+    def given(self) -> dict[str, Any]:
+        """What all its runs stand on and are rewarded by, as ``Run`` has it."""
+        f = self.flags
+        return {"prior": str(f.prior.resolve()) if f.prior else "", "objective": f.objective}
+
+    @property
     def report(self) -> tuple[tuple[str, ...], int, int]:
         """(environments, first seed, seeds) of the report."""
         f, (seed, seeds) = self.flags, self.seeds
@@ -113,14 +119,8 @@ def sweep(argv: list[str]) -> None:
     f = s.flags
     handed.check_flags(s.how)
     asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in NOT_ASKED}
-    stock = dataclasses.asdict(type(f)(f.env))
-    claim(
-        s.root,
-        "sweep",
-        {"algorithm": s.algorithm, **asked, "fixed": s.fixed, "settings": s.settings},
-        stock=stock,
-        places=PLACES,
-    )
+    asked = {"algorithm": s.algorithm, **asked, "fixed": s.fixed, "settings": s.settings}
+    claim(s.root, "sweep", asked, stock=dataclasses.asdict(SweepFlags(f.env)), places=PLACES)
     runs = runs_of(s)
     check([run for _, run in runs], s.root)
     print(f"[sweep] {told(s, runs)}", file=sys.stderr, flush=True)
@@ -219,14 +219,13 @@ def refuse(s: Sweep) -> None:
 
 def data_of(s: Sweep, env: str, tuning: bool) -> Data | Path | None:
     """The data set of runs in an environment, the same for all settings; none where all of them learn from what they play."""
-    if s.flags.data or not any(getattr(g.driver_settings, "offline_steps", 0) for g in s.groups):
+    if s.flags.data or not any(g.driver_settings.offline_steps for g in s.groups):
         return s.flags.data
     return Data(envs.make(env).data_name, s.flags.data_steps, seed=int(tuning))
 
 
 def runs_of(s: Sweep) -> list[tuple[Group, Run]]:
     """The runs of the tuning, environment by environment; the data that they learn from are there afterwards."""
-    more = {"prior": str(s.flags.prior.resolve()) if s.flags.prior else "", "objective": s.flags.objective}
     stem = loading.stem(s.algorithm)
     data = {env: data_of(s, env, tuning=True) for env in s.flags.env}
     for one in data.values():
@@ -234,7 +233,7 @@ def runs_of(s: Sweep) -> list[tuple[Group, Run]]:
             collected(one, s.root, s.how.quiet or s.how.json)
     parts = programs(s, data[s.flags.env[0]])
     return [
-        (part, sweeping.run_of(part, s.algorithm, env, data[env], f"{stem}-{i}", **more))
+        (part, sweeping.run_of(part, s.algorithm, env, data[env], f"{stem}-{i}", **s.given))
         for env in s.flags.env
         for i, part in enumerate(parts)
     ]
@@ -317,9 +316,8 @@ def report(s: Sweep, chosen: int, more: dict[str, records.Rows]) -> tuple[record
     group = next(g for g in s.groups if chosen in g.settings)
     c = put(group.config, group.floats[group.settings.index(chosen)])
     settings = dataclasses.replace(group.driver_settings, seed=first, seeds=count)
-    more_ = {"prior": str(s.flags.prior.resolve()) if s.flags.prior else "", "objective": s.flags.objective}
     label = f"{loading.stem(s.algorithm)} (setting {chosen})"
-    runs = [Run(s.algorithm, env, data_of(s, env, tuning=False), c, settings, label, **more_) for env in where]
+    runs = [Run(s.algorithm, env, data_of(s, env, tuning=False), c, settings, label, **s.given) for env in where]
     trained = train_all("report", runs, s.root, s.how.quiet or s.how.json, s.how.log_to, estimate.left)
     folders = trained.of(runs)
     return write_report(folders, s.root / "report", more, trained.rows(runs)) if folders else [], trained

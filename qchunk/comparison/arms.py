@@ -191,8 +191,7 @@ def actor_of(kind: str, sizes: Sizes, tuned: bool = False) -> ActorConfig:
     if kind == "diffusion":
         ddim = 0 if tuned else min(sizes.steps, DiffusionConfig().steps)
         return DiffusionConfig(h, residual=fits_residual(h), ddim=ddim, ema=True)
-    c = resized(of_kind(ActorConfig, kind), sizes)
-    return dataclasses.replace(c, ema=True) if hasattr(c, "ema") else c
+    return resized(of_kind(ActorConfig, kind), sizes).averaged(True)
 
 
 def fits_residual(hidden: tuple[int, ...]) -> bool:
@@ -272,7 +271,7 @@ def _shared_config(arm: str, sizes: Sizes) -> Any:
     made: dict[str, Any] = {field: actor_of(kinds[field], sizes, field == warm) for field in actors}
     for field in actors:
         if (own := getattr(c, field)).kind == kinds[field] and own.kind not in ("flow", "diffusion"):
-            made[field] = dataclasses.replace(own, ema=True) if hasattr(own, "ema") else own  # as its method has it
+            made[field] = own.averaged(True)  # as its method has it
     c = dataclasses.replace(c, **made)
     tuned = TUNED.get(arm, TUNED.get(f"{ours(name)}@{kind}", TUNED.get(ours(name), {})))
     made = {field: value for field, value in tuned.items() if stated_by_us(type(c), field)}

@@ -185,7 +185,7 @@ def learns_there(driver: Driver, f: CompareFlags, env: str) -> bool:
 
 def learns_offline(driver: Driver) -> bool:
     """Whether a driver's runs begin with updates on the data set."""
-    return driver.takes_data and driver.settings().offline_steps > 0
+    return driver.settings().offline_steps > 0
 
 
 def common(f: CompareFlags) -> dict[str, Any]:

@@ -192,8 +192,8 @@ def planned(f: CompareFlags, sizes: arms.Sizes, so_far: bool = False) -> tuple[l
         return [], []
     env, seeds = f.tune_env or arms.TUNING_ENV, f.tune_seeds or f.seeds
     found, _ = lineup.plan(dataclasses.replace(f, env=(env,), seed=f.seed + f.seeds, seeds=seeds), sizes)
-    planned = {r.label for r in found}
-    if without := [arm for arm in f.algos if arm not in planned]:
+    labels = {r.label for r in found}
+    if without := [arm for arm in f.algos if arm not in labels]:
         raise UserError(f"{', '.join(without)} cannot be tuned in {env}", "give another --tune-env, or other --algos")
     found = [r._replace(data=r.data._replace(seed=1)) if isinstance(r.data, Data) else r for r in found]
     if not so_far:

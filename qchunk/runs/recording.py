@@ -89,7 +89,7 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
         else:
             with stopping.saving() if keep else contextlib.nullcontext():
                 rows, env = _rows(name, f, bar.move)
-                about["env"] = getattr(env, "data_name", name)
+                about["env"] = env.data_name
                 about["versions"] |= getattr(env, "versions", {})
                 found = {"transitions": int((~rows.end).sum()), "episodes": int(rows.end.sum())}
                 if stopping.asked():

@@ -55,11 +55,12 @@ def extended(run: run_folder.RunFolder, opened: Opened, f: Going) -> Opened:
         UserError: fewer steps, or of a run whose end holds no environments to go on with; more devices than there are.
     """
     s, asked = opened.settings, {n: v for n in MORE if (v := getattr(f, n)) is not None}
-    odd = [n for n, v in asked.items() if not hasattr(s, n) or v < getattr(s, n)]
+    fields = {field.name for field in dataclasses.fields(s)}
+    odd = [n for n, v in asked.items() if n not in fields or v < getattr(s, n)]
     if odd:
-        flag, had = f"--{odd[0].replace('_', '-')}", getattr(s, odd[0], 0)
+        flag, had = f"--{odd[0].replace('_', '-')}", getattr(s, odd[0])
         raise UserError(f"{run.path} was made with {flag} {had}", "give more, or leave it out")
-    if asked and asked != {n: getattr(s, n) for n in asked} and getattr(s, "online_steps", 0):
+    if asked and asked != {n: getattr(s, n) for n in asked} and s.online_steps:
         fix = "train a new run with more, or one that stands on this one by --prior"
         raise UserError(f"the end of {run.path} holds no environments and no replay to go on with", fix)
     if f.devices_per_seed is not None:
@@ -84,8 +85,7 @@ def same_data(folder: Path, config: dict, opened: Opened, moved: Path | None) ->
         raise UserError(
             f"there is no data set {path}", f"qchunk train --resume {typed(folder)} --data FILE, where it is now"
         )
-    offline = not getattr(opened.settings, "online_steps", 0)
-    data, about = formats.for_env(path, opened.program.env, config["env"], stream=offline)
+    data, about = formats.for_env(path, opened.program.env, config["env"], stream=not opened.settings.online_steps)
     if about["fingerprint"] != kept["fingerprint"]:
         fix = f"put the data set with fingerprint {kept['fingerprint']} back, or say where it is by --data"
         raise UserError(f"{path} has changed since the run began", fix)

@@ -20,15 +20,16 @@ from qchunk.config import validate
 from qchunk.data import formats
 from qchunk.data.adapting import SCALE
 from qchunk.data.chunks import Dataset
-from qchunk.drivers.common import Driver, assemble, check_acting, check_devices, learner_like
+from qchunk.drivers.common import Driver, assemble, check_acting, check_devices
 from qchunk.drivers.events import Event
 from qchunk.envs import held_out, objective
 from qchunk.play import evaluation
 from qchunk.ranges import NonNegativeFloat, NonNegativeInt
 from qchunk.runs import checkpoint, prior, resuming, run_folder, sinks, sources
-from qchunk.runs.opened import SWEPT, Opened, Scored, best, last_finite, rebuild, restore, save_given, scored
+from qchunk.runs.opened import SWEPT, Opened, bytes_of, rebuild, restore, save_given
 from qchunk.runs.progress import Bar
 from qchunk.runs.resuming import Going
+from qchunk.runs.scores import Scored, best, last_finite, scored
 from qchunk.seeds import for_each, mesh, repeated, spread
 from qchunk.system import compiled, hosts, loading, memory, stopping
 from qchunk.system.errors import UserError, typed
@@ -174,12 +175,9 @@ def check_memory(p: Opened) -> None:
     Raises:
         UserError: says which, and how much it would take.
     """
-    learner = learner_like(p.program, p.inputs)
-    memory.check("the learner", memory.of_arrays(jax.tree.leaves(learner)), "give smaller networks or fewer --seeds")
-    if getattr(p.settings, "online_steps", 0):
-        state = p.driver.state_like(p.program, p.inputs, p.settings, learner)
-        fix = "give fewer --envs or --seeds, or a smaller --capacity"
-        memory.check("the state of play", memory.of_arrays(jax.tree.leaves(state)), fix)
+    learner, state = bytes_of(p)
+    memory.check("the learner", learner, "give smaller networks or fewer --seeds")
+    memory.check("the state of play", state, "give fewer --envs or --seeds, or a smaller --capacity")
     evaluation.check(p.program, p.settings.episodes, p.config.chunk)
 
 
@@ -209,12 +207,12 @@ def data_of(
             f"{algorithm} learns from what it plays", "leave --data out; a prior's data stay with the prior"
         )
     if f.data is None:
-        if getattr(settings, "offline_steps", 0):
+        if settings.offline_steps:
             raise UserError(
                 f"{algorithm} learns from a data set", f"give --data FILE, made by: qchunk collect {f.env} --out FILE"
             )
         return None, None
-    data, about = formats.for_env(f.data, env, f.env, stream=not getattr(settings, "online_steps", 0))
+    data, about = formats.for_env(f.data, env, f.env, stream=not settings.online_steps)
     units = {SCALE: about[SCALE]} if SCALE in about else {}
     return data, {"path": str(Path(f.data).resolve()), "fingerprint": about["fingerprint"], **units}
 
