@@ -26,10 +26,10 @@ def without(algos: Sequence[str], where: Sequence[str], sizes: Sizes) -> tuple[t
         UserError: a name, of an environment, a method or a setting, that does not exist or a value that cannot be read, which are
             typing mistakes; or no environment can have any arm.
     """
+    found = {arm: made(arm, sizes) for arm in algos}
     refused: dict[tuple[str, str], Exception] = {}
-    for arm in algos:
-        c, never = made(arm, sizes)
-        for env in where:
+    for env in where:
+        for arm, (c, never) in found.items():
             if why := never or lacking(c, env):
                 refused[env, arm] = why
     kept = tuple(arm for arm in algos if not all((env, arm) in refused for env in where))
