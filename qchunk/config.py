@@ -196,6 +196,10 @@ class ActorConfig:
             problem = f"--{where}kind {self.kind} is of a {cls.__name__}, and this is a {type(self).__name__}"
             raise UserError(problem, f"give a {cls.__name__}")
 
+    def averaged(self, on: bool) -> Any:
+        """The same actor, which acts with a moving average of its weights or not; as it is where its kind keeps none (no field ``ema``)."""
+        return dataclasses.replace(self, ema=on) if hasattr(self, "ema") else self  # type: ignore[call-arg]
+
 
 @config
 class CriticConfig:

@@ -19,7 +19,7 @@ from test_report import make
 from qchunk import cli, envs, names, registry
 from qchunk.actor_configs import DiffusionConfig, FlowConfig
 from qchunk.commands.compare import asked_for, offline_part
-from qchunk.comparison import arms, handed, literature, refusals, tables
+from qchunk.comparison import arms, handed, literature, refusals, tables, trials
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.lineup import CompareFlags, by_batches, ends_of, online_steps, plan
 from qchunk.comparison.suite import Data, Run, claim, train_all
@@ -133,8 +133,8 @@ def test_every_algorithm_is_an_arm():
 def test_suites_of_arms(capsys):
     """Every arm of every suite can be made, and a suite and --algos are not both taken."""
     for suite in arms.SUITES.values():
-        assert refusals.without(suite, Sizes(hidden=(16,), n=2, steps=2)) == (suite, {})
-    f, sizes = asked_for(["--env", TASK1, "--suite", "seed", "--hidden", "16"])
+        assert refusals.without(suite, (TASK1,), Sizes(hidden=(16,), n=2, steps=2)) == (suite, {})
+    f, sizes, _ = asked_for(["--env", TASK1, "--suite", "seed", "--hidden", "16"])
     suite, left_out = plan(f, sizes)
     told = {row["arm"]: row for row in tables.unequal([r for r in suite if not r.label.startswith("prior")], suite)}
     assert not left_out and tuple(told) == arms.SEED and tables.settings(suite) and tables.caveats(suite)
@@ -273,8 +273,8 @@ def test_what_an_own_configuration_says_stays(tmp_path):
         ({"algos": ("dppo",), "online_steps": 0}, "learn online only"),
         ({"algos": ("fpo@regression",)}, "no velocity at any time"),
         ({"algos": ("value-guided@gaussian",)}, "one denoising step"),
-        ({"online_steps": -1}, "--online-steps is -1"),
-        ({"seeds": 0}, "--seeds is 0. give at least 1"),
+        ({"online_steps": -1}, "--online-steps -1 is out of range. give a whole number from 0 on"),
+        ({"seeds": 0}, "--seeds 0 is out of range. give a whole number from 1 on"),
         ({"data": "nowhere.npz"}, "no data set nowhere.npz"),
         ({"algos": ("bc", "bc")}, "named twice"),
         ({"algos": ("qd",)}, "unknown algorithm .qd"),
@@ -288,7 +288,7 @@ def test_mistakes(change, told):
         if "data" in change:
             change = {"data": Path(change["data"])}
         plan(dataclasses.replace(ALL, **change), Sizes())
-    with pytest.raises(UserError, match="--hidden names no widths"):
+    with pytest.raises(UserError, match="--hidden is empty. give one number or more"):
         plan(ALL, Sizes(hidden=()))
 
 
@@ -635,19 +635,39 @@ def test_settings_of_one_arm_stand_in_its_name():
 
 def test_a_refused_arm_says_why_and_the_others_go_on():
     """A name that nobody has is a slip of the pen, and stops before anything is trained."""
-    kept, refused = refusals.without(("qc", "fpo@regression", "value-guided@gaussian"), Sizes())
-    assert kept == ("qc",) and list(refused) == ["fpo@regression", "value-guided@gaussian"]
-    assert "no velocity at any time" in refused["fpo@regression"]
+    kept, refused = refusals.without(("qc", "fpo@regression", "value-guided@gaussian"), (TASK1,), Sizes())
+    assert kept == ("qc",) and list(refused) == [(TASK1, "fpo@regression"), (TASK1, "value-guided@gaussian")]
+    assert "no velocity at any time" in refused[TASK1, "fpo@regression"]
     with pytest.raises(UserError, match="no velocity"):
-        refusals.without(("fpo@regression", "value-guided@gaussian"), Sizes())
+        refusals.without(("fpo@regression", "value-guided@gaussian"), (TASK1,), Sizes())
     with pytest.raises(UserError, match="unknown algorithm .qd"):
-        refusals.without(("qc", "qd"), Sizes())
+        refusals.without(("qc", "qd"), (TASK1,), Sizes())
     for slip, says in (("qc:nn=4", "unknown setting of an arm 'nn'"), ("qc:n=x", "no value")):
         with pytest.raises(UserError, match=says):
-            refusals.without(("qc", slip), Sizes())
-    assert list(refusals.without(("qc", "fpo@regression:optim.lr=1e-3"), Sizes())[1]) == [
-        "fpo@regression:optim.lr=1e-3"
-    ]
+            refusals.without(("qc", slip), (TASK1,), Sizes())
+    named = "fpo@regression:optim.lr=1e-3"
+    assert list(refusals.without(("qc", named), (TASK1,), Sizes())[1]) == [(TASK1, named)]
+
+
+def test_a_method_for_goals_is_refused_where_there_are_none(tmp_path, capsys):
+    """In that environment alone, before anything is trained; a dry comparison says so."""
+    goal, sizes = "tabletop/cube-single-goal", Sizes(hidden=(16,), n=2)
+    assert envs.has_goals(goal) and envs.has_goals("ogbench/cube-single-play-oraclerep-v0")
+    assert not any(envs.has_goals(env) for env in (TASK1, "ogbench/cube-single-play-singletask-v0", "probe/flag"))
+    kept, refused = refusals.without(("bc", "dqc"), (TASK1, goal), sizes)
+    assert kept == ("bc", "dqc") and list(refused) == [(TASK1, "dqc")]
+    f = dataclasses.replace(ALL, env=(TASK1, goal), algos=kept)
+    suite, left_out = plan(f, sizes)
+    assert [(r.env, r.label) for r in suite] == [(TASK1, "bc"), (goal, "bc"), (goal, "dqc")] and not left_out
+    assert [r.env for r in plan(dataclasses.replace(f, algos=("dqc",)), sizes)[0]] == [goal]
+    with pytest.raises(UserError, match=f"DQC learns for goals, and {TASK1} has none. take one with goals"):
+        refusals.without(("dqc",), (TASK1,), sizes)
+    with pytest.raises(UserError, match="dqc cannot be tuned in"):
+        trials.planned(dataclasses.replace(f, tune=2), sizes)
+    argv = ["compare", "--env", TASK1, "--algos", "bc", "dqc", "--online-steps", "0", "--offline-steps", "2", "--dry"]
+    told = command(capsys, *argv, "--hidden", "16", "--out", str(tmp_path / "c")).err
+    assert f"refused: dqc: DQC learns for goals, and {TASK1} has none" in told and "1 of 1 runs are to do" in told
+    assert "their products take less than 20 seconds" in told
 
 
 RAISING = """

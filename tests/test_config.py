@@ -20,11 +20,8 @@ from qchunk.config import (
     ChunkConfig,
     CriticConfig,
     OptimConfig,
-    PositiveInt,
-    Range,
     RolloutConfig,
     ValueConfig,
-    Widths,
     config,
     from_dict,
     validate,
@@ -35,6 +32,7 @@ from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.losses.reaching import UnevenConfig
 from qchunk.planning import SearchConfig
+from qchunk.ranges import PositiveInt, Range, Widths
 from qchunk.system.errors import UserError
 from qchunk.world_model import LatentConfig
 

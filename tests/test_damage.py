@@ -110,7 +110,7 @@ def test_a_report_outlives_any_edit_of_a_runs_files(name, pair, monkeypatch, dat
         json.loads(exports.as_json(found))
         if name == "cost.json":
             picture = data.draw(st.sampled_from(page.PRICES))  # one of them, by chance
-            shows = repr((picture, [(r.label, prices.damage_of(r), prices.known(r)) for r in found]))
+            shows = repr((picture, [(r.label, *prices.measured(r)) for r in found]))
             if shows not in DRAWN:
                 with monkeypatch.context() as m:
                     m.setattr(page, "PRICES", [picture])

@@ -59,7 +59,9 @@ def test_a_run_whose_checkpoints_are_gone_does_not_begin_anew(copy, tmp_path, ca
 
 def test_a_configuration_without_a_part_and_an_impossible_time_are_a_line(copy, capsys):
     code, _, err = resume(capsys, copy, "--checkpoint-minutes", "-1")
-    assert code == 2 and "--checkpoint-minutes is -1.0. give 0 or more" in err, err
+    assert code == 2 and "--checkpoint-minutes -1.0 is out of range. give a number from 0 on" in err, err
+    code, _, err = resume(capsys, copy, "--devices-per-seed", "0")
+    assert code == 2 and "--devices-per-seed 0 is out of range. give a whole number from 1 on" in err, err
     kept = json.loads((copy / "config.json").read_text())
     for part in ("label", "data"):
         without = {**kept, "config": {n: v for n, v in kept["config"].items() if n != part}}

@@ -22,6 +22,7 @@ from qchunk.algorithms.dppo import PPO, ppo
 from qchunk.algorithms.qc import QC, qc
 from qchunk.commands import sweep, train
 from qchunk.comparison import arms, fitting, lineup, selection, sweeping, tables, trials
+from qchunk.comparison.list_flags import PageFlags
 from qchunk.comparison.selection import Scores
 from qchunk.comparison.suite import Run, Trained
 from qchunk.config import ChunkConfig, CriticConfig, RolloutConfig, ValueConfig, validate
@@ -451,7 +452,7 @@ def test_a_trial_that_fails_ends_the_comparison_before_it_begins(tmp_path, monke
     lost = planned[1][0].runs[0][1].name
     monkeypatch.setattr(trials, "as_asked", lambda *_: Trained({}, {lost: "no memory for a moment"}))
     with pytest.raises(SystemExit) as e:
-        trials.tuned_suite(f, suite, planned, [])
+        trials.tuned_suite(f, PageFlags(), suite, planned, [])
     told = capsys.readouterr().err
     assert e.value.code == 1 and f"failed: {lost}: no memory for a moment" in told and not list(tmp_path.iterdir())
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
-
 from qchunk import registry
 from qchunk.config import ActorConfig
 from qchunk.system.errors import UserError
@@ -29,8 +26,7 @@ def tuned_actor(c: ActorConfig, name: str = "actor") -> Kernel:
     """
     if getattr(c, "components", 1) > 1:
         raise UserError("a mixture's components are not steps of a path", "give --tuned.components 1")
-    own: dict[str, Any] = {"ema": False} if hasattr(c, "ema") else {}
-    made = actor(dataclasses.replace(c, **own), name)
+    made = actor(c.averaged(False), name)
     if made.decoder:
         raise UserError(f"a {c.kind} actor makes no actions itself", "take --tuned.kind flow, diffusion or gaussian")
     return made

@@ -12,63 +12,57 @@ from qchunk.commands import flags
 from qchunk.comparison import afterwards, arms, estimate, handed, lineup, literature, refusals, tables, trials
 from qchunk.comparison.arms import PRIOR, Sizes
 from qchunk.comparison.lineup import CompareFlags
+from qchunk.comparison.list_flags import PageFlags
 from qchunk.comparison.suite import Run, check, claim, name_of
 from qchunk.reporting import against, pooled, records
 from qchunk.reporting.publish import publish
 from qchunk.reporting.records import Rows
-from qchunk.runs import sinks
 from qchunk.system.errors import UserError, unknown
 
-SHOWN = (
-    "out",
-    "quiet",
-    "look",
-    "execute",
-    "json",
-    "log_to",
-    "baseline",
-    "dry",
-    "against",
-    "on",
-    "suite",
-    "so_far",
-)  # flags that train nothing
+SHOWN = ("out", "look", "execute", "baseline", "against", "suite")  # flags that train nothing
 TRIALS_LIST = "compare-trials"  # what workers know ``listed_trials`` by
 
 
 def compare(argv: list[str]) -> None:
     """``qchunk compare --env ENV ... [--algos A B ...] [--seeds S]``."""
-    f, sizes = asked_for(argv)
+    f, sizes, how = asked_for(argv)
     if f.baseline and f.baseline not in f.algos:
         raise unknown("--baseline", f.baseline, f.algos, "it is one of --algos")
     asked = {**{n: v for n, v in dataclasses.asdict(f).items() if n not in SHOWN}, **dataclasses.asdict(sizes)}
     ends = lineup.ends_of(f)
-    kept, refused = refusals.without(f.algos, sizes)
+    kept, refused = refusals.without(f.algos, f.env, sizes)
     f = dataclasses.replace(f, algos=kept)
     suite, left_out = lineup.by_batches(f, sizes, ends)
-    claims = functools.partial(claim, f.out, lineup.KIND, {**asked, lineup.ENDS: ends})
-    grow = {"grows": ("algos", "env", lineup.ENDS), "rises": ("seeds",), "stock": stock(f), "places": ("data",)}
-    claims(dry=True, **grow)  # what differs is named by its flag, before the runs are looked at
+    claims = functools.partial(
+        claim,
+        f.out,
+        lineup.KIND,
+        {**asked, lineup.ENDS: ends},
+        grows=("algos", "env", lineup.ENDS),
+        rises=("seeds",),
+        stock=stock(f),
+        places=("data",),
+    )
+    claims(dry=True)  # what differs is named by its flag, before the runs are looked at
     if not f.tune:  # what trials choose is not known yet
         check(suite, f.out)
-    sinks.check(f.log_to)
-    handed.check_engine(f.on)
-    planned = trials.planned(f, sizes)
-    claims(dry=f.dry or f.so_far, **grow)
+    handed.check_flags(how)
+    planned = trials.planned(f, sizes, how.so_far)
+    claims(dry=how.dry or how.so_far)
     refusals.told(refused)
-    if f.dry:
-        tried = trials.listed(f, planned)
+    if how.dry:
+        tried = trials.listed(f, planned, how.log_to)
         lines = estimate.listed(tried.runs, tried.root, "trials") if f.tune else []
         return print("\n".join([*lines, *estimate.listed(suite, f.out)]), file=sys.stderr, flush=True)
-    suite, tuning = trials.tuned_suite(f, suite, planned, [TRIALS_LIST, *argv]) if f.tune else (suite, [])
-    todo = handed.Listed("compare", suite, f.out, f.log_to)
+    suite, tuning = trials.tuned_suite(f, how, suite, planned, [TRIALS_LIST, *argv]) if f.tune else (suite, [])
+    todo = handed.Listed("compare", suite, f.out, how.log_to)
     asked_runs = [r for r in suite if not r.label.startswith(PRIOR)]
-    trained = handed.as_asked(f, ["compare", *argv], todo, asked_runs)
-    compared = [r for r in asked_runs if r.name in trained.folders or not f.so_far]
+    trained = handed.as_asked(how, ["compare", *argv], todo, asked_runs)
+    compared = [r for r in asked_runs if r.name in trained.folders or not how.so_far]
     folders = {trained.folders[r.name]: r for r in compared if r.name in trained.folders}
     played(folders, f)
-    learnt = {folder: r for folder, r in folders.items() if r.data and r.settings.offline_steps}  # type: ignore[attr-defined]
-    more: dict[str, Rows] = {"Not trained yet": handed.not_yet(trained, asked_runs) if f.so_far else []}
+    learnt = {folder: r for folder, r in folders.items() if r.data and r.settings.offline_steps}
+    more: dict[str, Rows] = {"Not trained yet": handed.not_yet(trained, asked_runs) if how.so_far else []}
     more |= offline_part(learnt, f) if learnt and f.online_steps else {}
     priors = [r for r in suite if r.label.startswith(PRIOR)]
     more |= {
@@ -79,8 +73,8 @@ def compare(argv: list[str]) -> None:
     more["Tuning"] = tuning or tables.tuning(compared)
     if f.against == "published":
         more["Beside the published figures"] = literature.beside_ours(records.table(records.load_whole([*folders])[0]))
-    failed = [*trained.rows(compared), *((env, arm, why) for env in f.env for arm, why in refused.items())]
-    publish(list(folders), f.out / "report", more, f.json, failed, baseline_of(folders, f))
+    failed = [*trained.rows(compared), *((*place, why) for place, why in refused.items())]
+    publish(list(folders), f.out / "report", more, how.json, failed, baseline_of(folders, f))
     trained.failed.update({name_of(env, arm): why for env, arm, why in failed})
     trained.leave()
 
@@ -103,31 +97,30 @@ def stock(f: CompareFlags) -> dict[str, Any]:
     return {**dataclasses.asdict(CompareFlags(f.env)), **dataclasses.asdict(Sizes())}
 
 
-def asked_for(argv: list[str]) -> tuple[CompareFlags, Sizes]:
+def asked_for(argv: list[str]) -> tuple[CompareFlags, Sizes, PageFlags]:
     """The flags of a command line."""
-    f, sizes = flags.parse("compare", argv, CompareFlags, Sizes)
+    f, sizes, how = flags.parse("compare", argv, CompareFlags, Sizes, PageFlags)
     algos = tuple(arm for word in f.algos for arm in arms.listed(word))
-    f = (
-        dataclasses.replace(f, look=False, execute=()) if f.so_far else f
-    )  # what was measured before is shown all the same
+    if how.so_far:  # what was measured before is shown all the same
+        f = dataclasses.replace(f, look=False, execute=())
     if f.suite != "default" and algos != arms.DEFAULT:
         raise UserError(f"--suite {f.suite} and --algos both name the arms", "give one of them")
-    return dataclasses.replace(f, algos=arms.SUITES[f.suite] if f.suite != "default" else algos), sizes
+    return dataclasses.replace(f, algos=arms.SUITES[f.suite] if f.suite != "default" else algos), sizes, how
 
 
 def listed(argv: list[str]) -> handed.Listed:
     """The runs of a command line, for a worker."""
-    f, sizes = asked_for(argv)
-    f = dataclasses.replace(f, algos=refusals.without(f.algos, sizes)[0])
+    f, sizes, how = asked_for(argv)
+    f = dataclasses.replace(f, algos=refusals.without(f.algos, f.env, sizes)[0])
     suite, _ = lineup.by_batches(f, sizes, lineup.ends_of(f))
-    return handed.Listed("compare", trials.as_chosen(f, suite) if f.tune else suite, f.out, f.log_to)
+    return handed.Listed("compare", trials.as_chosen(f, suite) if f.tune else suite, f.out, how.log_to)
 
 
 def listed_trials(argv: list[str]) -> handed.Listed:
     """The trials of a command line, for a worker."""
-    f, sizes = asked_for(argv)
-    f = dataclasses.replace(f, algos=refusals.without(f.algos, sizes)[0])
-    return trials.listed(f, trials.planned(f, sizes))
+    f, sizes, how = asked_for(argv)
+    f = dataclasses.replace(f, algos=refusals.without(f.algos, f.env, sizes)[0])
+    return trials.listed(f, trials.planned(f, sizes, how.so_far), how.log_to)
 
 
 def baseline_of(folders: dict[Path, Run], f: CompareFlags) -> str:

@@ -151,17 +151,17 @@ def judged(path: str, r: Reading, env: str) -> Judged:
     wrong += faults.faults(rows, path)
     try:
         if r.env is not None:
-            fits = formats.fitted(rows, claimed(found.about, r, env), r.env, env, path)
+            fits = formats.fitted(rows, claimed(found.about, r.env), r.env, env, path)
             rows = rows if wrong else formats.of_task(fits, r.env, path)
     except UserError as e:
         wrong.append(e)
     return Judged(found, rows, wrong, [*odd, *doubts.doubts(rows, found.about, path, found.doubts)])
 
 
-def claimed(about: dict, r: Reading, env: str) -> dict:
+def claimed(about: dict, env: Any) -> dict:
     """What a file says of itself, where it is of another package or of one's own and --env says what environment that is."""
     own = about.get("reader") in ("qchunk", "folder", "ogbench")
-    return about if own and "env" in about else {**about, "env": getattr(r.env, "data_name", env)}
+    return about if own and "env" in about else {**about, "env": env.data_name}
 
 
 def remarks(j: Judged) -> list[str]:
@@ -272,7 +272,7 @@ def converted(path: str, f: ReadFlags) -> tuple[Rows, dict[str, Any], str]:
         print(f"note: {note}")
     asked = {n: v for n, v in dataclasses.asdict(f).items() if v and v != "stored" and n not in ("env", "json")}
     source = f"{Path(path).name} ({about.get('reader', 'a reader of your own')})"
-    kept = {n: v for n, v in (claimed(about, r, f.env) if r.env is not None else about).items() if n not in LEFT_BEHIND}
+    kept = {n: v for n, v in (claimed(about, r.env) if r.env is not None else about).items() if n not in LEFT_BEHIND}
     return stored_rows(j), {**kept, "source": source, "reading": asked}, path
 
 

@@ -43,7 +43,6 @@ def evaluate(argv: list[str]) -> None:
     """``qchunk eval RUN --episodes 100``."""
     folder, rest = positional("eval", argv, "a run folder")
     (f,) = flags.parse("eval", rest, EvalFlags, text="qchunk eval RUN [flags]: RUN is the folder of a run.")
-    seeds.check(f.seed)
     kept = run_folder.read_config(Path(folder))["config"]
     p = beside_weaker(rebuild(kept, Path(folder)).played(f.execute, f.delay), f.weaker)
     if f.execute or f.delay is not None:

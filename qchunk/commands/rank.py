@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
 
 from qchunk.commands import flags
-from qchunk.ranges import PositiveFloat, PositiveInt, Range
+from qchunk.ranges import PositiveFloat, PositiveInt, Widths
 from qchunk.system import answers, loading
 from qchunk.system.errors import UserError
 
@@ -23,7 +22,7 @@ class RankFlags:
     """Updates of each critic."""
     batch: PositiveInt = 256
     """Windows of an update."""
-    hidden: Annotated[tuple[int, ...], Range(1, empty=False)] = (256, 256)
+    hidden: Widths = (256, 256)
     """Widths of the critics' hidden layers."""
     lr: PositiveFloat = 3e-4
     """The critics' learning rate."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from qchunk import seeds
 from qchunk.commands import flags
 from qchunk.commands.shared import positional
 from qchunk.comparison.afterwards import draw
@@ -38,7 +37,6 @@ def render(argv: list[str]) -> None:
         check_new(f.out)
     if not f.out and (f.seed, f.checkpoint) != (RenderFlags.seed, RenderFlags.checkpoint):
         raise UserError("reports show the episode of the default --seed and --checkpoint", "give --out for another")
-    seeds.check(f.seed)
     out = f.out or Path(folder) / page.EPISODE
     frames = draw(Path(folder), out, f.seed, f.checkpoint)
     print(f"{frames} frames -> {out}")

@@ -10,7 +10,7 @@ from typing import Literal
 from qchunk import names
 from qchunk.commands import flags
 from qchunk.commands.shared import positional
-from qchunk.runs import sinks
+from qchunk.comparison.list_flags import PageFlags
 from qchunk.system import loading
 from qchunk.system.errors import UserError
 
@@ -25,42 +25,29 @@ class ReproduceFlags:
     """Runs whose ENV/LABEL contains one of these, and what they stand on; by default all."""
     out: Path | None = None
     """Folder for data, runs and report; by default runs/NAME-SCALE. The same command goes on with it."""
-    dry: bool = False
-    """Only say what it would run and cost."""
-    log_to: tuple[str, ...] = ()
-    """Also log every run to: tensorboard, wandb (optional extras)."""
-    quiet: bool = False
-    """No progress bars."""
-    json: bool = False
-    """Print the table as JSON to stdout, and nothing else there."""
-    on: str = ""
-    """Train by workers: local:N, slurm:PARTITION or ray[:ADDRESS] (docs/cluster.md); by default one run after the other, here."""
-    so_far: bool = False
-    """Train and play nothing: the page of the runs that are finished by now, such as while another shell trains the others."""
     look: bool = False
     """Also measure what acting costs and how far chunks are from the data, and draw an episode, of every run, as qchunk compare does."""
 
 
 def reproduce(argv: list[str]) -> None:
     """``qchunk reproduce NAME|FILE.py [--scale smoke|small|paper] [--only TEXT ...]``."""
-    f, found, target, name = asked_for(argv)
+    f, how, found, target, name = asked_for(argv)
     from qchunk.comparison import afterwards, handed, literature
     from qchunk.comparison import suite as suites
     from qchunk.reporting import publish, records
 
     todo, root = runs_of(found, f, target), place_of(f, name)
-    sinks.check(f.log_to)
-    handed.check_engine(f.on)
-    suites.claim(root, "suite", {"suite": name, "scale": f.scale}, f.dry or f.so_far)
+    handed.check_flags(how)
+    suites.claim(root, "suite", {"suite": name, "scale": f.scale}, how.dry or how.so_far)
     suites.check(todo, root)
-    say(found, todo, f, root, name)
-    if f.dry:
+    say(found, todo, f.scale, how.dry, root, name)
+    if how.dry:
         return
     shown = suites.shown(todo)
-    trained = handed.as_asked(f, ["reproduce", *argv], handed.Listed(name, todo, root, f.log_to), shown)
-    if f.look and not f.so_far:
+    trained = handed.as_asked(how, ["reproduce", *argv], handed.Listed(name, todo, root, how.log_to), shown)
+    if f.look and not how.so_far:
         afterwards.look_at_each(trained.of(shown), name)
-    for run in todo if not f.so_far else ():
+    for run in todo if not how.so_far else ():
         if (ways := found.execute(run)) and run.name in trained.folders:
             afterwards.by_schemes(trained.folders[run.name], ways, run.settings.episodes)
     folders, more = trained.of(shown), {}
@@ -69,29 +56,25 @@ def reproduce(argv: list[str]) -> None:
             records.table(records.load_whole(folders)[0]), found.published
         )
     more["What differs"] = [{"number": str(i), "difference": d} for i, d in enumerate(found.differences(f.scale), 1)]
-    more["Not trained yet"] = handed.not_yet(trained, shown) if f.so_far else []
-    publish.publish(folders, root / "report", more, f.json, trained.rows(shown))
+    more["Not trained yet"] = handed.not_yet(trained, shown) if how.so_far else []
+    publish.publish(folders, root / "report", more, how.json, trained.rows(shown))
     for title, rows in more.items():
-        if rows and not f.json:
+        if rows and not how.json:
             print(f"\n{title}:\n{records.markdown(rows, tuple(rows[0]))}", end="")
-    if found.after and not f.so_far and not trained.failed:
+    if found.after and not how.so_far and not trained.failed:
         found.after(root, todo)
     trained.leave()
 
 
 def asked_for(argv: list[str]) -> tuple:
-    """(flags, the Suite, its file, its name) of a command line.
+    """(what of a suite, how it is trained, the Suite, its file, its name) of a command line.
 
     Raises:
         UserError: no such suite, or a file that holds none.
     """
     name, rest = positional("reproduce", argv, "a suite or a file")
-    (f,) = flags.parse(
-        "reproduce",
-        rest,
-        ReproduceFlags,
-        text="qchunk reproduce SUITE [flags]: SUITE is one of qchunk list suites, or a file of yours.",
-    )
+    text = "qchunk reproduce SUITE [flags]: SUITE is one of qchunk list suites, or a file of yours."
+    f, how = flags.parse("reproduce", rest, ReproduceFlags, PageFlags, text=text)
     target = names.suite(name)
     if target != name:
         target = f"{loading.beside('experiments') / target}"
@@ -101,7 +84,7 @@ def asked_for(argv: list[str]) -> tuple:
 
     if not isinstance(found, suites.Suite):
         raise UserError(f"SUITE in {target} is no Suite", "make it by qchunk.comparison.suite.Suite(runs)")
-    return f, found, target, name
+    return f, how, found, target, name
 
 
 def place_of(f: ReproduceFlags, name: str) -> Path:
@@ -113,8 +96,8 @@ def listed(argv: list[str]):
     """The runs of a command line (``handed.Listed``), for a worker."""
     from qchunk.comparison import handed
 
-    f, found, target, name = asked_for(argv)
-    return handed.Listed(name, runs_of(found, f, target), place_of(f, name), f.log_to)
+    f, how, found, target, name = asked_for(argv)
+    return handed.Listed(name, runs_of(found, f, target), place_of(f, name), how.log_to)
 
 
 def runs_of(found, f: ReproduceFlags, target: str) -> list:
@@ -138,12 +121,12 @@ def runs_of(found, f: ReproduceFlags, target: str) -> list:
     return todo
 
 
-def say(found, todo: list, f: ReproduceFlags, root: Path, name: str) -> None:
+def say(found, todo: list, scale: str, dry: bool, root: Path, name: str) -> None:
     """What will be run, and what it will cost, to stderr."""
     from qchunk.comparison import estimate
 
-    lines = [f"{name} at scale {f.scale} in {root}", *estimate.told(todo, root)]
-    if f.dry:
+    lines = [f"{name} at scale {scale} in {root}", *estimate.told(todo, root)]
+    if dry:
         lines += [f"  {r.name}: {r.algorithm}, {r.settings.seeds} seeds, {r.amount.updates:,} updates" for r in todo]  # fmt: skip
-        lines += [f"differs: {d}" for d in found.differences(f.scale)]
+        lines += [f"differs: {d}" for d in found.differences(scale)]
     print("\n".join(lines), file=sys.stderr, flush=True)

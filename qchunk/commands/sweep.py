@@ -14,13 +14,14 @@ import numpy as np
 from qchunk import env_names, envs, names, registry
 from qchunk.commands import flags, train
 from qchunk.comparison import estimate, fitting, handed, selection, sweeping
+from qchunk.comparison.list_flags import ListFlags
 from qchunk.comparison.selection import Scores
 from qchunk.comparison.suite import Data, Run, Trained, check, claim, collected, file_of, train_all
 from qchunk.comparison.sweeping import Group, Setting
 from qchunk.ranges import NonNegativeInt, PositiveInt
 from qchunk.reporting import mattered, records
 from qchunk.reporting.publish import write_report
-from qchunk.runs import prior, sinks, training
+from qchunk.runs import prior, training
 from qchunk.runs.training import TrainFlags
 from qchunk.system import answers, loading, schema
 from qchunk.system.errors import UserError
@@ -58,21 +59,13 @@ class SweepFlags:
     """The reward as a weighted sum, as for qchunk train."""
     prior: Path | None = None
     """An earlier run, whose actor every setting stands on, seed for seed."""
-    log_to: tuple[str, ...] = ()
-    """Also log every run to: tensorboard, wandb (optional extras)."""
-    quiet: bool = False
-    """No progress bars."""
-    json: bool = False
-    """Print the settings and the chosen one as JSON to stdout, and nothing else there."""
-    on: str = ""
-    """Train the settings by workers: local:N, slurm:PARTITION or ray[:ADDRESS] (docs/cluster.md); the chosen one is reported on here."""
 
 
 HELP = (
     "qchunk sweep ALGO --env ENV [fields]: a field with several values (--optim.lr 3e-4 1e-3; --critic.hidden 64,64 128,128) or, with "
     "--trials N, a range (--optim.lr log:1e-4..1e-2) is swept. Floats of the method are trained beside each other in one program."
 )
-NOT_ASKED = ("out", "quiet", "json", "log_to", "lanes", "on")  # what may be otherwise when the same sweep goes on
+NOT_ASKED = ("out", "lanes")  # what may be otherwise when the same sweep goes on
 PLACES = ("data", "prior")  # of these: where they lie
 PICTURE = "mattered.png"  # what mattered
 PROGRAMS = "programs.json"  # which settings lie beside each other: what was decided when the sweep began
@@ -83,6 +76,7 @@ class Sweep(NamedTuple):
 
     algorithm: str
     flags: SweepFlags
+    how: ListFlags
     fixed: list[str]  # words of the command line that every setting has, without those of the sweep itself
     settings: list[Setting]
     groups: list[Group]
@@ -98,6 +92,12 @@ class Sweep(NamedTuple):
         """The first seed that is tuned on, and how many."""
         s = self.groups[0].driver_settings
         return s.seed, s.seeds
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What all its runs stand on and are rewarded by, as ``Run`` has it."""
+        f = self.flags
+        return {"prior": str(f.prior.resolve()) if f.prior else "", "objective": f.objective}
 
     @property
     def report(self) -> tuple[tuple[str, ...], int, int]:
@@ -117,20 +117,14 @@ def sweep(argv: list[str]) -> None:
         raise UserError("sweep needs an algorithm first", "qchunk sweep ALGO --env ENV --optim.lr 3e-4 1e-3")
     s = plan(argv)
     f = s.flags
-    handed.check_engine(f.on)
+    handed.check_flags(s.how)
     asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in NOT_ASKED}
-    stock = dataclasses.asdict(type(f)(f.env))
-    claim(
-        s.root,
-        "sweep",
-        {"algorithm": s.algorithm, **asked, "fixed": s.fixed, "settings": s.settings},
-        stock=stock,
-        places=PLACES,
-    )
+    asked = {"algorithm": s.algorithm, **asked, "fixed": s.fixed, "settings": s.settings}
+    claim(s.root, "sweep", asked, stock=dataclasses.asdict(SweepFlags(f.env)), places=PLACES)
     runs = runs_of(s)
     check([run for _, run in runs], s.root)
     print(f"[sweep] {told(s, runs)}", file=sys.stderr, flush=True)
-    trained = handed.trained_on(f.on, ["sweep", *argv], todo_of(s, runs), f.quiet or f.json)
+    trained = handed.trained_on(s.how, ["sweep", *argv], todo_of(s, runs))
     each, over = scored(s, runs, trained)
     chosen = selection.best(over)
     rows = written(s, each, over, chosen)
@@ -146,7 +140,7 @@ def sweep(argv: list[str]) -> None:
 
 def todo_of(s: Sweep, runs: Sequence[tuple[Group, Run]]) -> handed.Listed:
     """What is to be trained before a setting is chosen."""
-    return handed.Listed("sweep", [run for _, run in runs], s.root, s.flags.log_to)
+    return handed.Listed("sweep", [run for _, run in runs], s.root, s.how.log_to)
 
 
 def listed(argv: list[str]) -> handed.Listed:
@@ -167,18 +161,19 @@ def plan(argv: list[str]) -> Sweep:
     parts = flags.switched(c, rest), driver_settings
     command = f"sweep {algorithm}"
     if {"-h", "--help"} & set(rest):
-        flags.parse(command, ["--help"], SweepFlags, *parts, text=HELP)
+        flags.parse(command, ["--help"], SweepFlags, ListFlags, *parts, text=HELP)
     fields, fixed = sweeping.fields_of(rest, parts)
-    f = flags.parse(command, fixed, SweepFlags, *parts, text=HELP)[0]
+    f, how = flags.parse(command, fixed, SweepFlags, ListFlags, *parts, text=HELP)[:2]
     settings = sweeping.checked(settings_of(f, fields), parts)
 
     def parse(static: Setting) -> list[Any]:
-        return flags.parse(command, [*fixed, *sweeping.as_flags(static, parts)], SweepFlags, *parts, text=HELP)[1:]
+        words = [*fixed, *sweeping.as_flags(static, parts)]
+        return flags.parse(command, words, SweepFlags, ListFlags, *parts, text=HELP)[2:]
 
     found = sweeping.groups(settings, parts[0], parse)
-    own = {*flags.flag_names(SweepFlags), "seed", "seeds"}
+    own = {*flags.flag_names(SweepFlags), *flags.flag_names(ListFlags), "seed", "seeds"}
     kept = [w for flag, values in sweeping.words(fixed) if flag not in own for w in (f"--{flag}", *values)]
-    s = Sweep(algorithm, f, kept, settings, found, parts)
+    s = Sweep(algorithm, f, how, kept, settings, found, parts)
     refuse(s)
     return s
 
@@ -220,27 +215,25 @@ def refuse(s: Sweep) -> None:
         raise UserError(f"seeds {first} to {first + count - 1} of the report were tuned on", fix)
     if f.data and not registry.driver_of(type(s.parts[0])).takes_data:
         raise UserError(f"{s.algorithm} learns from what it plays", "leave --data out")
-    sinks.check(f.log_to)
 
 
 def data_of(s: Sweep, env: str, tuning: bool) -> Data | Path | None:
     """The data set of runs in an environment, the same for all settings; none where all of them learn from what they play."""
-    if s.flags.data or not any(getattr(g.driver_settings, "offline_steps", 0) for g in s.groups):
+    if s.flags.data or not any(g.driver_settings.offline_steps for g in s.groups):
         return s.flags.data
     return Data(envs.make(env).data_name, s.flags.data_steps, seed=int(tuning))
 
 
 def runs_of(s: Sweep) -> list[tuple[Group, Run]]:
     """The runs of the tuning, environment by environment; the data that they learn from are there afterwards."""
-    more = {"prior": str(s.flags.prior.resolve()) if s.flags.prior else "", "objective": s.flags.objective}
     stem = loading.stem(s.algorithm)
     data = {env: data_of(s, env, tuning=True) for env in s.flags.env}
     for one in data.values():
         if isinstance(one, Data):
-            collected(one, s.root, s.flags.quiet or s.flags.json)
+            collected(one, s.root, s.how.quiet or s.how.json)
     parts = programs(s, data[s.flags.env[0]])
     return [
-        (part, sweeping.run_of(part, s.algorithm, env, data[env], f"{stem}-{i}", **more))
+        (part, sweeping.run_of(part, s.algorithm, env, data[env], f"{stem}-{i}", **s.given))
         for env in s.flags.env
         for i, part in enumerate(parts)
     ]
@@ -323,10 +316,9 @@ def report(s: Sweep, chosen: int, more: dict[str, records.Rows]) -> tuple[record
     group = next(g for g in s.groups if chosen in g.settings)
     c = put(group.config, group.floats[group.settings.index(chosen)])
     settings = dataclasses.replace(group.driver_settings, seed=first, seeds=count)
-    more_ = {"prior": str(s.flags.prior.resolve()) if s.flags.prior else "", "objective": s.flags.objective}
     label = f"{loading.stem(s.algorithm)} (setting {chosen})"
-    runs = [Run(s.algorithm, env, data_of(s, env, tuning=False), c, settings, label, **more_) for env in where]
-    trained = train_all("report", runs, s.root, s.flags.quiet or s.flags.json, s.flags.log_to, estimate.left)
+    runs = [Run(s.algorithm, env, data_of(s, env, tuning=False), c, settings, label, **s.given) for env in where]
+    trained = train_all("report", runs, s.root, s.how.quiet or s.how.json, s.how.log_to, estimate.left)
     folders = trained.of(runs)
     return write_report(folders, s.root / "report", more, trained.rows(runs)) if folders else [], trained
 
@@ -354,7 +346,7 @@ def say(s: Sweep, rows: records.Rows, found: dict[str, Any]) -> None:
     Args:
         found: what ``best`` gives.
     """
-    if s.flags.json:
+    if s.how.json:
         answers.answer({"settings": list(rows), "best": found})
         return
     print(records.markdown(rows, tuple(rows[0])))

@@ -21,6 +21,7 @@ from qchunk.actor_configs import DiffusionConfig, FlowConfig
 from qchunk.actors import actor
 from qchunk.actors.paths import count_steps
 from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, Stands, actor_fields, of_kind, stands_on
+from qchunk.ranges import PositiveInt, Widths
 from qchunk.system import loading
 from qchunk.system.errors import UserError, unknown
 from qchunk.system.files import is_file
@@ -43,13 +44,13 @@ PRIOR_KIND = "flow"  # of the actors that arms stand on, where their name says n
 class Sizes:
     """What every arm shares."""
 
-    hidden: tuple[int, ...] = (128, 128, 128)
+    hidden: Widths = (128, 128, 128)
     """Widths of the hidden layers of every network."""
-    horizon: int = 5
+    horizon: PositiveInt = 5
     """H, actions per chunk."""
-    n: int = 8
+    n: PositiveInt = 8
     """N, candidates of our methods that choose among some; a method of your own keeps the n of its own configuration."""
-    steps: int = 10
+    steps: PositiveInt = 10
     """K, denoising steps of every flow; a diffusion has 20 levels and walks as many of them by DDIM, all of them in dppo."""
 
 
@@ -190,8 +191,7 @@ def actor_of(kind: str, sizes: Sizes, tuned: bool = False) -> ActorConfig:
     if kind == "diffusion":
         ddim = 0 if tuned else min(sizes.steps, DiffusionConfig().steps)
         return DiffusionConfig(h, residual=fits_residual(h), ddim=ddim, ema=True)
-    c = resized(of_kind(ActorConfig, kind), sizes)
-    return dataclasses.replace(c, ema=True) if hasattr(c, "ema") else c
+    return resized(of_kind(ActorConfig, kind), sizes).averaged(True)
 
 
 def fits_residual(hidden: tuple[int, ...]) -> bool:
@@ -271,7 +271,7 @@ def _shared_config(arm: str, sizes: Sizes) -> Any:
     made: dict[str, Any] = {field: actor_of(kinds[field], sizes, field == warm) for field in actors}
     for field in actors:
         if (own := getattr(c, field)).kind == kinds[field] and own.kind not in ("flow", "diffusion"):
-            made[field] = dataclasses.replace(own, ema=True) if hasattr(own, "ema") else own  # as its method has it
+            made[field] = own.averaged(True)  # as its method has it
     c = dataclasses.replace(c, **made)
     tuned = TUNED.get(arm, TUNED.get(f"{ours(name)}@{kind}", TUNED.get(ours(name), {})))
     made = {field: value for field, value in tuned.items() if stated_by_us(type(c), field)}

@@ -29,7 +29,7 @@ from qchunk.system import tracebacks
 from qchunk.system.errors import UserError
 from qchunk.types import Spec
 
-LEAST = 20.0  # seconds
+LEAST = 20.0  # seconds: below, what takes time is compiling, which nobody counts
 
 
 class Shapes(NamedTuple):
@@ -51,13 +51,13 @@ class Shapes(NamedTuple):
         return obs["goal"]
 
 
-def speed(seconds: float = 0.3) -> float:
+def speed() -> float:
     """Multiplications per second of float32 products here, of a size that updates are made of."""
     a, b = jnp.ones((2048, 256)), jnp.ones((256, 256))
     product = jax.jit(jnp.matmul)
     product(a, b).block_until_ready()
     began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
+    while time.perf_counter() - began < 0.3:
         product(a, b).block_until_ready()
         count += 1
     return count * 2048 * 256 * 256 / (time.perf_counter() - began)
@@ -109,7 +109,7 @@ def spec_of_run(run: Run) -> Spec:
 
 def left(suite: Sequence[Run], done: int, root: Path) -> str:
     """How long the runs behind the first ``done`` will take, by the pace of these: the time of their training for each product. "" where
-    they took less than ``LEAST`` seconds, which is mostly compiling, or nobody can count."""
+    they took less than ``LEAST`` seconds, or nobody can count."""
     runs = [r for r in suite[:done] if finished(r, root)]
     todo = [r for r in suite[done:] if not finished(r, root)]
     seconds = sum(_seconds(folder_of(r, root)) for r in runs)
@@ -153,12 +153,17 @@ def told(suite: Sequence[Run], root: Path) -> list[str]:
             uncounted.append(f"not counted: {run.name}: {tracebacks.why(e)}")
     updates = sum(r.amount.updates * r.settings.seeds for r in todo)
     steps = sum(r.amount.env_steps * r.settings.seeds for r in todo)
-    hours = total / speed() / 3600
+    seconds = total / speed()
+    took = (
+        f"their products alone take {spoken(seconds / 3600)} at this machine's speed; everything else (activations, evaluations, the simulator) "
+        "comes on top"
+        if seconds >= LEAST
+        else f"their products take less than {LEAST:.0f} seconds: how long they take is decided by compiling, evaluations and the simulator"
+    )
     return [
         f"{len(todo)} of {len(suite)} runs are to do: {updates:,} updates and {steps:,} environment steps over all seeds, evaluations not counted"
         + (f"; {sum(d.steps for d in data):,} transitions to collect" if data else ""),
-        f"their products alone take {spoken(hours)} at this machine's speed; "
-        "everything else (activations, evaluations, the simulator) comes on top",
+        took,
         *uncounted,
     ]
 

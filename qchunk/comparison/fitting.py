@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import jax
 
-from qchunk.drivers.common import learner_like
 from qchunk.play.on_host import SLOTS
-from qchunk.runs.opened import Opened
+from qchunk.runs.opened import Opened, bytes_of
 from qchunk.system import memory
 
 COPIES = 4  # of what is kept of a lane, while a block runs and while it is saved: before, after, gradients, on its way to disk
@@ -22,11 +21,7 @@ def available() -> int:
 
 def of_lane(p: Opened) -> int:
     """Bytes that are kept of one lane of a run: its learner, what it stands on, its environments and replay."""
-    learner = learner_like(p.program, p.inputs)
-    kept = memory.of_arrays(jax.tree.leaves((learner, p.inputs.given)))
-    if getattr(p.settings, "online_steps", 0):
-        state = p.driver.state_like(p.program, p.inputs, p.settings, learner)
-        kept += memory.of_arrays(jax.tree.leaves(state))
+    kept = sum(bytes_of(p)) + memory.of_arrays(jax.tree.leaves(p.inputs.given))
     return -(-kept // p.settings.seeds)
 
 

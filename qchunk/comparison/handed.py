@@ -11,9 +11,10 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from qchunk.comparison import estimate
+from qchunk.comparison.list_flags import ListFlags, PageFlags
 from qchunk.comparison.suite import (
     Data,
     Run,
@@ -46,36 +47,28 @@ class Listed(NamedTuple):
     log_to: tuple[str, ...] = ()
 
 
-class Training(Protocol):
-    """The flags of a command that say how a list is trained."""
-
-    on: str
-    so_far: bool
-    quiet: bool
-    json: bool
-
-
-def check_engine(on: str) -> None:
-    """Refuses an engine that cannot be, before anything is made.
+def check_flags(how: ListFlags) -> None:
+    """Refuses sinks and an engine that cannot be, before anything is made.
 
     Raises:
-        UserError: see ``starting.parse``.
+        UserError: see ``sinks.check`` and ``starting.parse``.
     """
-    if on:
-        starting.parse(on)
+    sinks.check(how.log_to)
+    if how.on:
+        starting.parse(how.on)
 
 
-def as_asked(f: Training, argv: Sequence[str], listed: Listed, shown: Sequence[Run]) -> Trained:
+def as_asked(how: PageFlags, argv: Sequence[str], listed: Listed, shown: Sequence[Run]) -> Trained:
     """``so_far`` where that is asked for, otherwise ``trained_on``.
 
     Raises:
         UserError: see these.
     """
-    return so_far(listed, shown) if f.so_far else trained_on(f.on, argv, listed, f.quiet or f.json)
+    return so_far(listed, shown) if how.so_far else trained_on(how, argv, listed)
 
 
-def trained_on(on: str, argv: Sequence[str], listed: Listed, quiet: bool = False) -> Trained:
-    """Trains what is missing, by workers of an engine; here, one run after the other, where ``on`` is "".
+def trained_on(how: ListFlags, argv: Sequence[str], listed: Listed) -> Trained:
+    """Trains what is missing, by workers of an engine; here, one run after the other, where ``how.on`` is "".
 
     Args:
         argv: the command line; workers make the same list from it.
@@ -84,7 +77,7 @@ def trained_on(on: str, argv: Sequence[str], listed: Listed, quiet: bool = False
         UserError: an engine or a suite that cannot be; or another command trains in this folder.
     """
     with alone(listed.root):
-        return _trained_on(on, argv, listed, quiet)
+        return _trained_on(how.on, argv, listed, how.quiet or how.json)
 
 
 @contextlib.contextmanager

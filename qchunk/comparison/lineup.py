@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qchunk import env_names, envs, registry
-from qchunk.comparison import arms, tables
+from qchunk.comparison import arms, refusals, tables
 from qchunk.comparison.arms import PRIOR, Sizes
 from qchunk.comparison.suite import Data, Run, name_of
+from qchunk.config import validate
 from qchunk.drivers.common import Driver
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
 from qchunk.envs import held_out
 from qchunk.play.execute import parse, with_delay
+from qchunk.ranges import NonNegativeInt, PositiveInt
 from qchunk.system import loading, schema
 from qchunk.system.errors import UserError
 
@@ -37,25 +39,25 @@ class CompareFlags:
     """Folder for data, runs and report; the same command goes on with it, and with more --algos or --env behind these, or more --seeds, trains what they add."""
     data: Path | None = None
     """Data set for every arm; by default --data-steps transitions of the environment's first scripted behaviour."""
-    data_steps: int = 200_000
+    data_steps: PositiveInt = 200_000
     """Transitions to collect."""
     algos: tuple[str, ...] = arms.DEFAULT
     """Arms: algorithms, ALGORITHM@KIND for another actor (dppo@diffusion), or your own as my_file.py:my_function; settings of one stand behind it: qc:n=4, bc@diffusion:steps=5."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """The first seed."""
-    seeds: int = 4
+    seeds: PositiveInt = 4
     """S, seeds of every arm; with more of them the same command trains those that are missing."""
-    offline_steps: int = 2_500
+    offline_steps: PositiveInt = 2_500
     """Updates on the data set: of every arm that learns from data, and of the priors."""
-    prior_steps: int | None = None
+    prior_steps: PositiveInt | None = None
     """Updates of the priors where they are to have others, such as as many as qc clones in; by default --offline-steps."""
-    online_steps: int = 1_024_000
+    online_steps: NonNegativeInt = 1_024_000
     """Environment steps of every arm (rounded up to whole iterations of dppo); 0 compares offline data alone."""
-    online_updates: int = 2_500
+    online_updates: NonNegativeInt = 2_500
     """Updates that arms with a data set make meanwhile."""
-    episodes: int = 50
+    episodes: PositiveInt = 50
     """Episodes per evaluation and seed; the same start states for all."""
-    evaluations: int = 10
+    evaluations: PositiveInt = 10
     """Evaluations of every arm, half of them offline where both are."""
     normalise_obs: Literal["none", "min-max", "standard"] = "none"
     """Units of observations: none, min-max or standard."""
@@ -63,55 +65,22 @@ class CompareFlags:
     """Measure what acting costs and draw an episode of every arm."""
     execute: tuple[str, ...] = ()
     """Schemes to play every arm by when it is trained; nothing is trained twice, and differences are to the first: open-loop receding:1 ..."""
-    log_to: tuple[str, ...] = ()
-    """Also log every run to: tensorboard, wandb (optional extras)."""
-    quiet: bool = False
-    """No progress bars."""
-    json: bool = False
-    """Print the table as JSON with numbers to stdout, and nothing else there."""
-    tune: int | None = None
+    tune: PositiveInt | None = None
     """Trials of every arm before the comparison, as many for each, with other seeds, start states and collected data; the best setting of each is compared."""
     tune_fields: Path | None = None
     """What is tuned, as json: {ARM: {FIELD: [values] or "LOW..HIGH" or "log:LOW..HIGH"}} or {ARM: [settings]}; by default one field of each arm, such as eta of dql, or the learning rate."""
     tune_env: str | None = None
     """Environment of the trials; by default tabletop/cube-single-task2."""
-    tune_seeds: int | None = None
+    tune_seeds: PositiveInt | None = None
     """Seeds of every trial; by default --seeds."""
     baseline: str = ""
     """The arm that differences are to; by default bc, or the first one."""
-    dry: bool = False
-    """Only say what it would train and cost."""
     against: Literal["none", "published"] = "none"
     """published: the figures that papers released for the same tasks and methods stand beside ours."""
-    on: str = ""
-    """Train by workers: local:N, slurm:PARTITION or ray[:ADDRESS] (docs/cluster.md); by default one run after the other, here."""
     suite: Literal["default", "seed"] = "default"
     """The arms where --algos names none. seed: every kind of system that the field's surveys name, one arm each."""
-    so_far: bool = False
-    """Train and measure nothing: the page of the arms that are finished by now, such as while another shell trains the others."""
     share_prior: bool = False
     """Arms that clone an actor beside only to read it (cgql, fedit, dsrl, idql, qam ...) read the frozen prior's instead, the same one for all."""
-
-
-LEAST = {
-    **dict.fromkeys(
-        (
-            "data_steps",
-            "seeds",
-            "offline_steps",
-            "episodes",
-            "evaluations",
-            "horizon",
-            "n",
-            "steps",
-            "prior_steps",
-            "tune",
-            "tune_seeds",
-        ),
-        1,
-    ),
-    **dict.fromkeys(("seed", "online_steps", "online_updates"), 0),
-}
 
 
 def ends_of(f: CompareFlags) -> tuple[int, ...]:
@@ -152,17 +121,14 @@ def checked(f: CompareFlags, sizes: Sizes) -> None:
     Raises:
         UserError: names the flag.
     """
-    for name, value in (*vars(f).items(), *vars(sizes).items()):
-        if name in LEAST and value is not None and value < LEAST[name]:
-            raise UserError(f"--{name.replace('_', '-')} is {value}", f"give at least {LEAST[name]}")
-    if not sizes.hidden or min(sizes.hidden) < 1:
-        raise UserError("--hidden names no widths", "give one or more, such as --hidden 128 128 128")
+    for part in (f, sizes):
+        validate(part)
     if f.data and not loading.readable(f.data):
         raise UserError(f"there is no data set {f.data}", "make one with qchunk collect, or leave --data out")
-    if not f.algos:
-        raise UserError("--algos names no arms", "give one or more: qchunk list algorithms")
     if not f.env:
         raise UserError("--env names no environment", "give one or more: qchunk list envs")
+    if not f.algos:
+        raise UserError("--algos names no arms", "give one or more: qchunk list algorithms")
     for env in f.env:
         env_names.check_env(env)
     if f.execute and all(held_out.judges(env) for env in f.env):
@@ -175,7 +141,9 @@ def checked(f: CompareFlags, sizes: Sizes) -> None:
 
 
 def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], tables.LeftOut]:
-    """(the runs: priors first, then every arm, environment by environment; by environment the arms that it cannot have).
+    """(the runs: priors first, then every arm, environment by environment; by environment the arms that learn nothing there).
+
+    Arms that ``refusals`` refuses in an environment have no run there, and are not listed.
 
     Raises:
         UserError: an unknown name, a number out of range, an arm that cannot be made, or nothing to compare.
@@ -187,9 +155,12 @@ def plan(f: CompareFlags, sizes: Sizes) -> tuple[list[Run], tables.LeftOut]:
     found: list[Run] = []
     left_out: tables.LeftOut = {}
     for env in f.env:
-        wanted = [arm for arm, c in configs.items() if learns_there(registry.driver_of(type(c)), f, env)]
-        if without := [arm for arm in f.algos if arm not in wanted]:
+        able = {arm: c for arm, c in configs.items() if not refusals.lacking(c, env)}
+        wanted = [arm for arm, c in able.items() if learns_there(registry.driver_of(type(c)), f, env)]
+        if without := [arm for arm in able if arm not in wanted]:
             left_out[env] = without
+        if not able:
+            continue
         if not wanted:
             fix = "give --online-steps, a device environment, or other --algos"
             raise UserError(f"{', '.join(without)} learn online only, some of them on the device only", fix)
@@ -214,7 +185,7 @@ def learns_there(driver: Driver, f: CompareFlags, env: str) -> bool:
 
 def learns_offline(driver: Driver) -> bool:
     """Whether a driver's runs begin with updates on the data set."""
-    return driver.takes_data and driver.settings().offline_steps > 0
+    return driver.settings().offline_steps > 0
 
 
 def common(f: CompareFlags) -> dict[str, Any]:

@@ -46,10 +46,8 @@ def lanes(folder: Path) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
     figure = run_folder.compared(evals[-1])
     last = {name: np.asarray([math.nan if x is None else x for x in found], float) for name, found in evals[-1].items()}
     values, returns = last[figure], last.get("return", last[figure])
-    told = [
-        line["values"]["diverged"] for line in lines if line["kind"] == "diverged"
-    ]  # a run that went on says it again
-    return figure, values, np.any([np.zeros(len(values)), *told], axis=0), returns
+    lost = run_folder.diverged(lines).get("diverged", np.zeros(len(values)))
+    return figure, values, np.asarray(lost, bool), returns
 
 
 def scores(env: str, seeds: int, episodes: int, runs: Sequence[tuple[tuple[int, ...], Path | str]]) -> Scores:

@@ -115,15 +115,15 @@ def _plays(r: Run) -> bool:
 
 def _protocol(suite: Sequence[Run]) -> str:
     steps, offline = max(r.amount.env_steps for r in suite), [r for r in suite if r.data]
-    learnt = max(offline, key=lambda r: r.settings.offline_steps, default=None)  # type: ignore[attr-defined]
+    learnt = max(offline, key=lambda r: r.settings.offline_steps, default=None)
     if learnt and not steps:
         return f"A: {learnt.amount.updates:,} updates on offline data only"
     envs = sorted({r.config.rollout.envs if _plays(r) else r.settings.envs for r in suite})
     told = f"B: {steps:,} environment steps for every arm, in {' or '.join(map(str, envs))} environments"
     if learnt:
-        before = learnt.settings.offline_steps  # type: ignore[union-attr]
+        before = learnt.settings.offline_steps
         told += f". Arms with data make {before:,} updates on them before and {learnt.amount.updates - before:,} meanwhile, half of each batch online"
-        none = [r.label for r in offline if r.settings.offline_steps == 0]  # type: ignore[attr-defined]
+        none = [r.label for r in offline if r.settings.offline_steps == 0]
         told += (
             f"; {_names(none)} learn from the first environment step on, without those before"
             if none and before

@@ -11,6 +11,7 @@ from qchunk import envs
 from qchunk.comparison import arms, lineup, selection, sweeping, tables
 from qchunk.comparison.handed import Listed, as_asked
 from qchunk.comparison.lineup import CompareFlags
+from qchunk.comparison.list_flags import PageFlags
 from qchunk.comparison.selection import Scores
 from qchunk.comparison.suite import Data, Run, Trained
 from qchunk.comparison.sweeping import Setting
@@ -176,8 +177,11 @@ def tuned(run: Run, best: Mapping[str, Setting]) -> Run:
     return run._replace(config=sweeping.with_values(run.config, best[run.label])) if run.label in best else run
 
 
-def planned(f: CompareFlags, sizes: arms.Sizes) -> tuple[list[Run], list[Trials]]:
+def planned(f: CompareFlags, sizes: arms.Sizes, so_far: bool = False) -> tuple[list[Run], list[Trials]]:
     """(the priors of the trials, the trials of every arm) of the flags of a comparison; none where nothing is tuned.
+
+    Args:
+        so_far: nothing is trained, so that nobody asks for the data.
 
     Raises:
         UserError: an arm that cannot be tuned so, or in the environment of the trials; or data of another one.
@@ -187,13 +191,13 @@ def planned(f: CompareFlags, sizes: arms.Sizes) -> tuple[list[Run], list[Trials]
             raise UserError(f"--{odd[0].replace('_', '-')} is of trials", "say how many of every arm: --tune N")
         return [], []
     env, seeds = f.tune_env or arms.TUNING_ENV, f.tune_seeds or f.seeds
-    found, left_out = lineup.plan(dataclasses.replace(f, env=(env,), seed=f.seed + f.seeds, seeds=seeds), sizes)
-    if left_out:
-        raise UserError(
-            f"{', '.join(left_out[env])} cannot be tuned in {env}", "give another --tune-env, or other --algos"
-        )
+    found, _ = lineup.plan(dataclasses.replace(f, env=(env,), seed=f.seed + f.seeds, seeds=seeds), sizes)
+    labels = {r.label for r in found}
+    if without := [arm for arm in f.algos if arm not in labels]:
+        raise UserError(f"{', '.join(without)} cannot be tuned in {env}", "give another --tune-env, or other --algos")
     found = [r._replace(data=r.data._replace(seed=1)) if isinstance(r.data, Data) else r for r in found]
-    check_data(f, env, found)
+    if not so_far:
+        check_data(f, env, found)
     wanted = asked(f.tune_fields)
     if unknown := [arm for arm in wanted if arm and arm not in f.algos]:
         raise UserError(f"{f.tune_fields} tunes {unknown[0]}, which is no arm", "name arms of --algos")
@@ -208,7 +212,7 @@ def check_data(f: CompareFlags, env: str, runs: Sequence[Run]) -> None:
     Raises:
         UserError: names --tune-env.
     """
-    if f.data is None or env in f.env or f.so_far or not any(r.data for r in runs):
+    if f.data is None or env in f.env or not any(r.data for r in runs):
         return
     made = envs.make(env)
     rows, about = formats.mapped(f.data) or formats.read(f.data, made)
@@ -219,14 +223,18 @@ def check_data(f: CompareFlags, env: str, runs: Sequence[Run]) -> None:
         raise UserError(f"the trials are made in {env}, and {e.problem}", fix) from e
 
 
-def listed(f: CompareFlags, planned: tuple[list[Run], list[Trials]]) -> Listed:
+def listed(f: CompareFlags, planned: tuple[list[Run], list[Trials]], log_to: tuple[str, ...]) -> Listed:
     """The trials, below OUT/tuning."""
     priors, tried = planned
-    return Listed("tune", [*priors, *(run for t in tried for _, run in t.runs)], f.out / "tuning", f.log_to)
+    return Listed("tune", [*priors, *(run for t in tried for _, run in t.runs)], f.out / "tuning", log_to)
 
 
 def tuned_suite(
-    f: CompareFlags, suite: list[Run], planned: tuple[list[Run], list[Trials]], argv: Sequence[str]
+    f: CompareFlags,
+    how: PageFlags,
+    suite: list[Run],
+    planned: tuple[list[Run], list[Trials]],
+    argv: Sequence[str],
 ) -> tuple[list[Run], Rows]:
     """Trains the trials, and gives the comparison's runs the best settings: (runs, the table of the trials).
 
@@ -238,10 +246,10 @@ def tuned_suite(
         SystemExit: a trial failed. Nothing is compared then: its arm would have its stock setting beside others that were tuned,
             and the same command, once it can try again, would find the arm's run made otherwise.
     """
-    todo = listed(f, planned)
-    trained = as_asked(f, argv, todo, todo.runs)
+    todo = listed(f, planned, how.log_to)
+    trained = as_asked(how, argv, todo, todo.runs)
     trained.leave()
-    if f.so_far and len(trained.folders) < len(todo.runs):
+    if how.so_far and len(trained.folders) < len(todo.runs):
         raise UserError("the trials have not ended", "wait, or leave --so-far out")
     best, rows = chosen([(t, scored(t, trained)) for t in planned[1]])
     write_json(todo.root / BEST, best)

@@ -56,18 +56,10 @@ def needs_goals(config_class: type) -> bool:
     return GoalConfig in get_type_hints(config_class).values()
 
 
-def check(c: Any, env: Any) -> None:
-    """Refuses a method that learns for goals where an environment shows none.
-
-    Raises:
-        UserError: names the environment.
-    """
-    if not needs_goals(type(c)) or hasattr(env, "goal_of"):
-        return
+def no_goals(c: Any, env: str) -> UserError:
+    """The error for a method that learns for goals where the environment of this name shows none."""
     fix = "take one with goals, such as tabletop/cube-double-goal; one of your own needs goal_of(obs)"
-    raise UserError(
-        f"{type(c).__name__} learns for goals, and {getattr(env, 'data_name', 'its environment')} has none", fix
-    )
+    return UserError(f"{type(c).__name__} learns for goals, and {env} has none", fix)
 
 
 def draw_toward_goals(key: Key, source: Source, c: ChunkConfig, batch: int, goals: GoalConfig) -> Chunk:

@@ -24,7 +24,7 @@ from qchunk.data import buffer
 from qchunk.data.buffer import Ring
 from qchunk.data.chunks import Dataset
 from qchunk.envs import checked
-from qchunk.envs.base import obs_like
+from qchunk.envs.base import called, obs_like
 from qchunk.play import evaluation
 from qchunk.play.execute import Execution, parse
 from qchunk.play.on_host import seen
@@ -41,6 +41,8 @@ from qchunk.varied import Swept, lanes_of, put
 @config
 class DriverSettings:
     """What every driver needs besides the algorithm's own configuration."""
+
+    offline_steps = online_steps = 0  # no fields here: a driver that has such a part makes its steps one
 
     seed: NonNegativeInt = 0
     """The first seed."""
@@ -128,7 +130,7 @@ def assemble(
         raise UserError("jax_enable_x64 is set, and qchunk computes in 32 bits", "leave it unset")
     program = Program(build, env, (s.normalise_obs, s.normalise_action))
     if not program.on_host:
-        checked.check(env, getattr(env, "data_name", type(env).__name__))
+        checked.check(env, called(env))
     return program, Inputs(
         c, execution(s, c), given or {}, seed_keys(s, len(swept) or 1), data, varied, Share(s.devices_per_seed)
     )

@@ -18,7 +18,7 @@ from qchunk.data import chunks, goals, on_disk
 from qchunk.drivers import streaming
 from qchunk.drivers.common import Batches, DriverSettings, init, run_updates
 from qchunk.drivers.events import Event, Work, events, means, no_sums
-from qchunk.envs.base import obs_spec
+from qchunk.envs.base import called, obs_spec
 from qchunk.play.program import Inputs, Program, each_seed
 from qchunk.ranges import NonNegativeInt, PositiveInt
 from qchunk.seeds import spread
@@ -112,7 +112,8 @@ def check(program: Program, x: Inputs, s: OfflineSettings) -> None:
     Raises:
         UserError: names the field and the fix.
     """
-    goals.check(x.c, program.env)
+    if goals.needs_goals(type(x.c)) and not hasattr(program.env, "goal_of"):
+        raise goals.no_goals(x.c, called(program.env))
     x.share.check(s.batch, "--batch")
     if on_disk.stays(x.data) and (x.share.devices > 1 or hosts.several()):
         fix = "train in one process, and leave --devices-per-seed out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -38,6 +39,19 @@ ON_THE_HOST = ("ogbench", *ELSEWHERE)
 def on_host(name: str) -> bool:
     """Whether environments of this name run in worker processes."""
     return name.partition("/")[0] in ON_THE_HOST
+
+
+@functools.cache
+def has_goals(name: str) -> bool:
+    """Whether the environment of this name shows goals. The name says it; only one of the user's own is made to see.
+
+    Raises:
+        UserError: unknown name; the nearest ones are offered.
+    """
+    if loading.is_own(env_names.check_env(name)):
+        return hasattr(own(name), "goal_of")
+    found = env_names.ogbench(name)
+    return bool(found["goals"]) if found else name.startswith("tabletop/") and name.endswith("-goal")
 
 
 def own(target: str) -> Env:

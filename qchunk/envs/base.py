@@ -63,6 +63,7 @@ __all__ = [
     "Vmap",
     "Wrapper",
     "aimed",
+    "called",
     "finite",
     "goal_count",
     "obs_like",
@@ -82,13 +83,18 @@ class Behaviour(NamedTuple):
     act: Callable  # (key, State, carry) -> (action [A], carry)
 
 
+def called(env: Any) -> str:
+    """What messages call an environment; one that a program of the user's gives may have no ``data_name``."""
+    return getattr(env, "data_name", type(env).__name__)
+
+
 def obs_spec(env: Any) -> PyTree:
     """The sizes of an environment's observations, on the device or the host: O, or a tree of them such as {"state": 12}.
 
     Raises:
         UserError: a leaf that is not flat.
     """
-    return trees.declared(env.observation_size, getattr(env, "data_name", type(env).__name__))
+    return trees.declared(env.observation_size, called(env))
 
 
 def obs_like(env: Any) -> PyTree:

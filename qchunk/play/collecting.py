@@ -10,7 +10,7 @@ import numpy as np
 
 from qchunk.data.faults import UNUSABLE, usable
 from qchunk.data.formats import Rows, of_steps
-from qchunk.envs.base import Behaviour, Env, State, wrap
+from qchunk.envs.base import Behaviour, Env, State, called, wrap
 from qchunk.envs.host.pool import HostEnv
 from qchunk.play import on_device, on_host
 from qchunk.play.execute import Scheme, scripted
@@ -66,7 +66,7 @@ def gather(env: Any, play: Callable, loop: Any, steps: int, progress: Callable[[
         # reading what does not fit memory would end the process; waiting for it raises
         out = jax.block_until_ready(out._replace(success=None))
         parts.append(jax.tree.map(np.asarray, out))
-        check(getattr(env, "data_name", type(env).__name__), parts[-1], done)
+        check(called(env), parts[-1], done)
         done += int(parts[-1].alive.sum())
         progress(min(done, steps))
         if stopping.asked():  # within ``stopping.saving`` alone; elsewhere the process has ended

@@ -16,6 +16,7 @@ from qchunk.play.execute import Scheme
 from qchunk.play.on_host import seen
 from qchunk.types import Policy, PyTree, Vars
 
+CALLS = 200  # that a decision is timed by
 MANUAL = ("newly_manual_axes", "manual_axes")  # what jax calls them from 0.10.2 on, and before
 
 
@@ -99,33 +100,33 @@ def _inner(params: dict) -> list[Any]:
     return found
 
 
-def of_policy(policy: Policy, vars: Vars, size: PyTree, repeats: int = 200) -> dict[str, float]:
+def of_policy(policy: Policy, vars: Vars, size: PyTree) -> dict[str, float]:
     """One decision of a policy for one observation of these sizes (``Spec.obs``): see ``of_decision``."""
-    return of_decision(lambda vars, key, obs: sampling.act(policy, vars, key, obs).action, vars, size, repeats)
+    return of_decision(lambda vars, key, obs: sampling.act(policy, vars, key, obs).action, vars, size)
 
 
-def of_scheme(scheme: Scheme, vars: Vars, size: PyTree, repeats: int = 200) -> dict[str, float]:
+def of_scheme(scheme: Scheme, vars: Vars, size: PyTree) -> dict[str, float]:
     """One decision of a scheme at an episode's start, likewise."""
 
     def decide(vars: Vars, key: jax.Array, obs: jax.Array):
         state, (begin_key, key) = seen(obs), jax.random.split(key)
         return jax.tree.leaves(scheme.decide(vars, key, state, scheme.init(vars, begin_key, state))[1])[0]
 
-    return of_decision(decide, vars, size, repeats)
+    return of_decision(decide, vars, size)
 
 
-def of_decision(decide: Callable, vars: Vars, size: PyTree, repeats: int = 200) -> dict[str, float]:
+def of_decision(decide: Callable, vars: Vars, size: PyTree) -> dict[str, float]:
     """``decide(vars, key, obs [1, O])``, which returns an array, once for one observation of these sizes.
 
     Returns:
-        ``multiplications``; ``p50`` and ``p99``, milliseconds of ``repeats`` calls after a few that are not counted;
+        ``multiplications``; ``p50`` and ``p99``, milliseconds of ``CALLS`` calls after a few that are not counted;
         ``memory``, bytes of the compiled program's temporaries; ``parameters``, how many numbers of ``vars`` it reads.
     """
     obs = jax.tree.map(lambda n: np.zeros((1, n), np.float32), size)
     args = (vars, jax.random.key(0), obs)
     compiled = jax.jit(decide).lower(*args).compile()
     times = []
-    for i in range(repeats + 10):
+    for i in range(CALLS + 10):
         key = jax.random.key(i)
         began = time.perf_counter()
         compiled(vars, key, obs).block_until_ready()

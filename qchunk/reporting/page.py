@@ -266,8 +266,7 @@ PRICES = (("multiplications", "million multiplications per action", 1e6), ("p50"
 def costs(records: Sequence[Record], colour: dict[str, str]) -> Section:
     """What acting costs, where anybody measured it."""
     found = []
-    for env, group in tables.by_env(records):
-        members = [r for r in group if not prices.damage_of(r)]
+    for env, members in tables.by_env(records):
         if not any(map(prices.known, members)):
             continue
         for name, unit, scale in PRICES:

@@ -12,26 +12,20 @@ from qchunk.system.errors import UserError
 COST = "cost.json"  # in a run's folder
 
 
-def cost_of(r: Record) -> dict[str, Any]:
-    """What acting with a run costs, as ``qchunk compare`` measured it; {} where nobody did."""
+def measured(r: Record) -> tuple[dict[str, Any], str]:
+    """(what acting with a run costs, as ``qchunk compare`` measured it, what is wrong with that file); {} and "" where nobody did."""
     path = r.folder / COST
     if not path.is_file():
-        return {}
-    return schema.read(path, _Cost, "remove it; qchunk compare measures it again")
-
-
-def damage_of(r: Record) -> str:
-    """What is wrong with the file of a run's cost; "" where nothing is."""
+        return {}, ""
     try:
-        cost_of(r)
+        return schema.read(path, _Cost, "remove it; qchunk compare measures it again"), ""
     except UserError as e:
-        return e.problem
-    return ""
+        return {}, e.problem
 
 
 def known(r: Record) -> dict[str, Any]:
-    """``cost_of``, and {} of a damaged file, too."""
-    return {} if damage_of(r) else cost_of(r)
+    """What acting with a run costs; {} where nobody measured it, or of a damaged file."""
+    return measured(r)[0]
 
 
 def rounded(x: float) -> str:
@@ -63,10 +57,11 @@ def cost_rows(records: Sequence[Record]) -> list[dict[str, str]]:
     """One row per run that was measured."""
     rows = []
     for r in records:
-        if why := damage_of(r):
+        c, why = measured(r)
+        if why:
             head = {"environment": r.env, "method": r.label}
             rows.append({**dict.fromkeys(COST_COLUMNS, ""), **head, "offline rewards": f"damaged: {why}"})
-        elif c := cost_of(r):
+        elif c:
             rows.append(
                 {
                     "environment": r.env,

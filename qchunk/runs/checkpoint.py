@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +222,7 @@ def restore(folder: Path, like: Any, step: int | None = None) -> tuple[Any, dict
     try:
         return _read(path, like)
     except UserError as err:
-        if (good := _newest_good(folder, like, path)) is None:
+        if (good := newest(folder, lambda other: bool(_read(_pick(folder, other), like)))) is None:
             raise
         run = folder.parent if folder.name == CHECKPOINTS else folder
         fix = f"pass --resume {typed(run)} --step {good} to go on from the newest good one"
@@ -237,6 +237,15 @@ def about(folder: Path, step: int | None = None) -> dict:
 def steps(folder: Path) -> list[int]:
     """The steps of the checkpoints that have a manifest, ascending; empty where there is no folder."""
     return sorted(n for n, path in _found(Path(folder)).items() if (path / MANIFEST).is_file())
+
+
+def newest(folder: Path, good: Callable[[int], bool]) -> int | None:
+    """The newest step that is ``good``, None where there is none; one of which that raises UserError is damaged, and is not."""
+    for step in reversed(steps(folder)):
+        with contextlib.suppress(UserError):
+            if good(step):
+                return step
+    return None
 
 
 def verify(path: Path) -> dict:
@@ -309,16 +318,6 @@ def _manifest(path: Path) -> dict:
 
 def _damaged(path: Path, how: str) -> UserError:
     return UserError(f"checkpoint {path} cannot be used: {how}", "Start a new run with --out")
-
-
-def _newest_good(folder: Path, like: Any, but: Path) -> int | None:
-    """The newest step other than that of ``but`` that ``restore`` would accept."""
-    for step, path in sorted(_found(folder).items(), reverse=True):
-        if path != but:
-            with contextlib.suppress(UserError):
-                _read(path, like)
-                return step
-    return None
 
 
 def _compare(path: Path, saved: list[dict], like: Any) -> None:

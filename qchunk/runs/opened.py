@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +16,8 @@ from qchunk.drivers.common import Driver, assemble, execution, learner_like
 from qchunk.play.execute import with_delay
 from qchunk.play.program import Inputs, Program, reads
 from qchunk.play.schemes import WEAKER
-from qchunk.runs import checkpoint, run_folder, sources
-from qchunk.system import compiled
+from qchunk.runs import checkpoint, run_folder, scores, sources
+from qchunk.system import compiled, memory
 from qchunk.system.errors import UserError, typed
 from qchunk.types import Algorithm, Learner, Vars
 from qchunk.varied import Swept, lane_names
@@ -68,6 +65,14 @@ class Opened(NamedTuple):
         own = {"execute": execute or self.settings.execute, "delay": delay}
         scheme = execution(replace(self.settings, **own), self.config)
         return self._replace(inputs=self.inputs._replace(execution=scheme))
+
+
+def bytes_of(run: Opened) -> tuple[int, int]:
+    """What a run keeps, by shapes alone: bytes of its learner, and of its environments and replay, 0 where it plays nowhere."""
+    learner = learner_like(run.program, run.inputs)
+    playing = run.settings.online_steps
+    state = run.driver.state_like(run.program, run.inputs, run.settings, learner) if playing else None
+    return memory.of_arrays(jax.tree.leaves(learner)), memory.of_arrays(jax.tree.leaves(state))
 
 
 NEEDED = ("algorithm", "label", "driver", "env", "seed", "seeds", "data", "config", "settings")
@@ -187,60 +192,13 @@ def step_of(folder: Path, wanted: str | int) -> int | None:
     if wanted == "newest":
         return None
     if wanted == "best":
-        first = best(scored(folder / run_folder.CHECKPOINTS))
+        first = scores.best(scores.scored(folder / run_folder.CHECKPOINTS))
         if first is None:
             raise UserError(f"no checkpoint of {folder} was made with an evaluation", "take newest, or a step")
         return first.step
     if isinstance(wanted, bool) or not str(wanted).isdecimal():
         raise UserError(f"{wanted!r} is no checkpoint", "give newest, best or a step")
     return int(wanted)
-
-
-class Scored(NamedTuple):
-    """What an evaluation said of a checkpoint, over all seeds."""
-
-    figure: str  # which of ``run_folder.COMPARED``
-    value: float
-    step: int
-
-
-def best(found: Sequence[Scored]) -> Scored | None:
-    """The best, the newest of equals; where one speaks of success the others had none (``run_folder.judged``). None of none."""
-    known = any(one.figure == "success" for one in found)
-
-    def rank(one: Scored) -> tuple[float, int]:
-        return 0.0 if known and one.figure != "success" else one.value, one.step
-
-    return max(found, key=rank, default=None)
-
-
-def scored(checkpoints: Path, until: float = math.inf) -> list[Scored]:
-    """What is known of the checkpoints that were saved with an evaluation of finite seeds, up to a step."""
-    found = []
-    for step in (n for n in checkpoint.steps(checkpoints) if n <= until):
-        with contextlib.suppress(UserError):  # one that is damaged
-            about = checkpoint.about(checkpoints, step)
-            if isinstance(value := about.get("score"), float):
-                found.append(Scored(about.get("figure") or _figure_at(checkpoints.parent, step), value, step))
-    return found
-
-
-def _figure_at(folder: Path, step: int) -> str:
-    """What the evaluation of a step was compared by, from the metrics: checkpoints of earlier versions do not name it."""
-    with contextlib.suppress(UserError):  # no metrics
-        for line in reversed(run_folder.read_metrics(folder)):
-            if (line["kind"], line["step"]) == ("eval", step):
-                return run_folder.compared(line["values"])
-    return ""
-
-
-def last_finite(checkpoints: Path, step: int) -> int | None:
-    """The step of the newest checkpoint up to ``step`` in which no seed had diverged."""
-    for found in (n for n in reversed(checkpoint.steps(checkpoints)) if n <= step):
-        with contextlib.suppress(UserError):  # one that is damaged
-            if checkpoint.about(checkpoints, found).get("finite", True):
-                return found
-    return None
 
 
 def vars_of(run: Opened, learner: Learner, seed: int = 0) -> Vars:

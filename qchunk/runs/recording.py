@@ -10,14 +10,15 @@ from typing import Any
 import jax
 
 from qchunk import env_names, envs
+from qchunk.config import validate
 from qchunk.data import formats, ogbench_files
 from qchunk.envs.host.pool import HostEnv
 from qchunk.play import collecting, on_host
-from qchunk.ranges import INT32, NonNegativeInt
+from qchunk.ranges import NonNegativeInt, PositiveInt
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
 from qchunk.runs.progress import Bar
-from qchunk.seeds import check, key_of
+from qchunk.seeds import key_of
 from qchunk.system import answers, installed, memory, stopping
 from qchunk.system.errors import UserError
 from qchunk.system.files import check_new, make_folder
@@ -32,11 +33,11 @@ class CollectFlags:
     """File to write (.npz); it must not exist."""
     policy: tuple[str, ...] = ()
     """Scripted behaviours (play, expert, noisy, random) or run folders, each with an equal share; by default the environment's first."""
-    steps: int = 200_000
+    steps: PositiveInt = 200_000
     """Transitions, at least."""
-    envs: int = 200
+    envs: PositiveInt = 200
     """E, environments in parallel."""
-    episode_length: int = 0
+    episode_length: NonNegativeInt = 0
     """Environment steps after which an episode is cut; 0 is the environment's own limit, which play without a task on tabletop has at 1000."""
     execute: str = ""
     """How a run's chunks are played: open-loop, receding:STEPS, another of qchunk list schemes or a function of yours; by
@@ -63,16 +64,12 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
     Raises:
         UserError: an unknown name, or a file that is there already.
     """
+    validate(f)
     env_names.check_env(name, scene_too=True)
     if "" in f.policy:
         raise UserError("--policy names nothing", "name a behaviour or a run, or leave --policy out")
     out = f.out if f.out.suffix == ".npz" or not f.out.name else f.out.with_name(f.out.name + ".npz")
     check_new(out)
-    if min(f.steps, f.envs) < 1 or f.episode_length < 0:
-        raise UserError("--steps and --envs must be positive, --episode-length not negative", "give whole numbers")
-    check(f.seed)
-    if max(f.steps, f.envs, f.episode_length) > INT32:
-        raise UserError("--steps, --envs or --episode-length is out of range", f"give whole numbers up to {INT32}")
     make_folder(out.parent)
     about: dict[str, Any] = {
         "policy": " ".join(f.policy) or "default",
@@ -92,7 +89,7 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
         else:
             with stopping.saving() if keep else contextlib.nullcontext():
                 rows, env = _rows(name, f, bar.move)
-                about["env"] = getattr(env, "data_name", name)
+                about["env"] = env.data_name
                 about["versions"] |= getattr(env, "versions", {})
                 found = {"transitions": int((~rows.end).sum()), "episodes": int(rows.end.sum())}
                 if stopping.asked():

@@ -16,6 +16,7 @@ from qchunk.config import filled
 from qchunk.data import formats
 from qchunk.data.chunks import Dataset
 from qchunk.drivers.common import check_devices
+from qchunk.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
 from qchunk.runs import checkpoint, run_folder
 from qchunk.runs.opened import Opened
 from qchunk.seeds import Share
@@ -29,21 +30,21 @@ MORE = ("offline_steps", "online_steps")  # what may grow after the end of a run
 class Going:
     """How to go on with a run otherwise than as it was."""
 
-    step: int | None = None
+    step: NonNegativeInt | None = None
     """The checkpoint to go on from; by default the newest."""
     data: Path | None = None
     """Where the run's data set lies now, if it has moved; its fingerprint says that it is the same."""
-    offline_steps: int | None = None
+    offline_steps: NonNegativeInt | None = None
     """More updates on the data set than the run was made with, for one without an online part."""
-    online_steps: int | None = None
+    online_steps: NonNegativeInt | None = None
     """Environment steps to follow, for a run that was made without."""
-    checkpoint_minutes: float | None = None
+    checkpoint_minutes: NonNegativeFloat | None = None
     """Minutes after which a checkpoint is saved, besides those that steps ask for; by default as before."""
     log_to: tuple[str, ...] = ()
     """Also log to: tensorboard, wandb (optional extras); by default where it logged before."""
     quiet: bool = False
     """No progress bar, no lines of evaluations and no closing lines."""
-    devices_per_seed: int | None = None
+    devices_per_seed: PositiveInt | None = None
     """Devices that share each seed's batches and environments from here on; by default as before, or as many as are here."""
 
 
@@ -54,11 +55,12 @@ def extended(run: run_folder.RunFolder, opened: Opened, f: Going) -> Opened:
         UserError: fewer steps, or of a run whose end holds no environments to go on with; more devices than there are.
     """
     s, asked = opened.settings, {n: v for n in MORE if (v := getattr(f, n)) is not None}
-    odd = [n for n, v in asked.items() if not hasattr(s, n) or v < getattr(s, n)]
+    fields = {field.name for field in dataclasses.fields(s)}
+    odd = [n for n, v in asked.items() if n not in fields or v < getattr(s, n)]
     if odd:
-        flag, had = f"--{odd[0].replace('_', '-')}", getattr(s, odd[0], 0)
+        flag, had = f"--{odd[0].replace('_', '-')}", getattr(s, odd[0])
         raise UserError(f"{run.path} was made with {flag} {had}", "give more, or leave it out")
-    if asked and asked != {n: getattr(s, n) for n in asked} and getattr(s, "online_steps", 0):
+    if asked and asked != {n: getattr(s, n) for n in asked} and s.online_steps:
         fix = "train a new run with more, or one that stands on this one by --prior"
         raise UserError(f"the end of {run.path} holds no environments and no replay to go on with", fix)
     if f.devices_per_seed is not None:
@@ -83,8 +85,7 @@ def same_data(folder: Path, config: dict, opened: Opened, moved: Path | None) ->
         raise UserError(
             f"there is no data set {path}", f"qchunk train --resume {typed(folder)} --data FILE, where it is now"
         )
-    offline = not getattr(opened.settings, "online_steps", 0)
-    data, about = formats.for_env(path, opened.program.env, config["env"], stream=offline)
+    data, about = formats.for_env(path, opened.program.env, config["env"], stream=not opened.settings.online_steps)
     if about["fingerprint"] != kept["fingerprint"]:
         fix = f"put the data set with fingerprint {kept['fingerprint']} back, or say where it is by --data"
         raise UserError(f"{path} has changed since the run began", fix)

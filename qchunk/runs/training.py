@@ -20,14 +20,16 @@ from qchunk.config import validate
 from qchunk.data import formats
 from qchunk.data.adapting import SCALE
 from qchunk.data.chunks import Dataset
-from qchunk.drivers.common import Driver, assemble, check_acting, check_devices, learner_like
+from qchunk.drivers.common import Driver, assemble, check_acting, check_devices
 from qchunk.drivers.events import Event
 from qchunk.envs import held_out, objective
 from qchunk.play import evaluation
+from qchunk.ranges import NonNegativeFloat, NonNegativeInt
 from qchunk.runs import checkpoint, prior, resuming, run_folder, sinks, sources
-from qchunk.runs.opened import SWEPT, Opened, Scored, best, last_finite, rebuild, restore, save_given, scored
+from qchunk.runs.opened import SWEPT, Opened, bytes_of, rebuild, restore, save_given
 from qchunk.runs.progress import Bar
 from qchunk.runs.resuming import Going
+from qchunk.runs.scores import Scored, best, last_finite, scored
 from qchunk.seeds import for_each, mesh, repeated, spread
 from qchunk.system import compiled, hosts, loading, memory, stopping
 from qchunk.system.errors import UserError, typed
@@ -51,12 +53,12 @@ class TrainFlags:
     """Name in tables and plots; by default the algorithm's."""
     prior: Path | None = None
     """An earlier run, whose actor this one stands on."""
-    prior_seed: int | None = None
+    prior_seed: NonNegativeInt | None = None
     """The place among the prior's seeds that every seed stands on; by default each on its own."""
     env_python: str = ""
     """Interpreter for the environment's workers, such as VENV/bin/python, which needs numpy and the simulator only; by default
     the line for it that qchunk env setup has written, or the one that runs this."""
-    checkpoint_minutes: float = 15.0
+    checkpoint_minutes: NonNegativeFloat = 15.0
     """Minutes after which a checkpoint is saved, besides those that steps ask for; 0: none."""
     log_to: tuple[str, ...] = ()
     """Also log to: tensorboard, wandb (optional extras); a resumed run logs there again."""
@@ -137,12 +139,11 @@ def ready(
         UserError: whatever cannot run. Nothing is made here.
     """
     build, driver = build or registry.builder(algorithm)[0], registry.driver_of(type(c))
-    for part in (c, settings):
+    for part in (f, c, settings):
         validate(part)
     env_names.check_env(f.env)
     check_place(place_of(algorithm, f, settings))
     sinks.check(f.log_to)
-    check_minutes(f.checkpoint_minutes)
     if f.prior is None and f.prior_seed is not None:
         raise UserError(
             f"--prior-seed {f.prior_seed} is a place among a prior's seeds", "give --prior RUN, too, or leave it out"
@@ -174,19 +175,10 @@ def check_memory(p: Opened) -> None:
     Raises:
         UserError: says which, and how much it would take.
     """
-    learner = learner_like(p.program, p.inputs)
-    memory.check("the learner", memory.of_arrays(jax.tree.leaves(learner)), "give smaller networks or fewer --seeds")
-    if getattr(p.settings, "online_steps", 0):
-        state = p.driver.state_like(p.program, p.inputs, p.settings, learner)
-        fix = "give fewer --envs or --seeds, or a smaller --capacity"
-        memory.check("the state of play", memory.of_arrays(jax.tree.leaves(state)), fix)
+    learner, state = bytes_of(p)
+    memory.check("the learner", learner, "give smaller networks or fewer --seeds")
+    memory.check("the state of play", state, "give fewer --envs or --seeds, or a smaller --capacity")
     evaluation.check(p.program, p.settings.episodes, p.config.chunk)
-
-
-def check_minutes(minutes: float | None) -> None:
-    """Refuses a negative time between two checkpoints, and one that is no number."""
-    if minutes is not None and not minutes >= 0:
-        raise UserError(f"--checkpoint-minutes is {minutes}", "give 0 or more")
 
 
 def place_of(algorithm: str, f: TrainFlags, settings: Any) -> Path:
@@ -215,12 +207,12 @@ def data_of(
             f"{algorithm} learns from what it plays", "leave --data out; a prior's data stay with the prior"
         )
     if f.data is None:
-        if getattr(settings, "offline_steps", 0):
+        if settings.offline_steps:
             raise UserError(
                 f"{algorithm} learns from a data set", f"give --data FILE, made by: qchunk collect {f.env} --out FILE"
             )
         return None, None
-    data, about = formats.for_env(f.data, env, f.env, stream=not getattr(settings, "online_steps", 0))
+    data, about = formats.for_env(f.data, env, f.env, stream=not settings.online_steps)
     units = {SCALE: about[SCALE]} if SCALE in about else {}
     return data, {"path": str(Path(f.data).resolve()), "fingerprint": about["fingerprint"], **units}
 
@@ -241,7 +233,7 @@ def resume(folder: Path, f: Going | None = None) -> dict:
         UserError: nothing to go on with, its checkpoints are gone, or its data have changed.
     """
     f = f or Going()
-    check_minutes(f.checkpoint_minutes)
+    validate(f)
     with run_folder.open_run(folder) as run, stopping.hint(how_to_go_on(folder)):
         opened = resuming.extended(run, rebuild(run.config, folder, joint=True), f)
         if run.config["data"]:
