@@ -289,7 +289,7 @@ MISTAKES = [
     (lambda d: train_with("missing.npz"), "collect"),
     (lambda d: ["train", "--resume", d.parent], "not a run"),
     (lambda d: ["collect", ENV, "--out", d], "exists"),
-    (lambda d: ["collect", ENV, "--out", "x.npz", "--steps", "0"], "positive"),
+    (lambda d: ["collect", ENV, "--out", "x.npz", "--steps", "0"], "give a whole number from 1 on"),
     (lambda d: ["collect", ENV, "--out", "x.npz", "--policy", "plya"], "random"),
     (lambda d: ["eval", "nothing"], "not a run"),
     (lambda d: ["list", "algos"], "algorithms"),
