@@ -82,9 +82,9 @@ def beside(records: Sequence[Record]) -> list[Record]:
     other = against.contest(returns)
     if not found or not other or found.seeds < 2 or not max(x.mean() for x in found.values.values()):
         return []
-    best = _best(found)
-    alike = all(_level(_best(other), other).count(n) for n in other.values if n != _best(other))
-    return [] if alike or all(_says(found, best, n, *against.APART) for n in found.values if n != best) else returns
+    best, alike = _best(found), 1 + len(_level(_best(other), other)) == len(other.values)
+    apart = all(_says(found, best, n, *against.APART) for n in found.values if n != best)
+    return [] if alike or apart else returns
 
 
 def board(title: str, records: Sequence[Record]) -> Board:
