@@ -1,6 +1,7 @@
-"""Tracing and compiling one dispatch of every method's driver, from empty caches, over the same for plain products (``--only qc``: of some).
+"""Tracing and compiling one dispatch of every method's driver, from empty caches, over the same for plain products.
 
-The reference is the floor of an update of Q-chunking (update.py): its products and one Adam step, in a loop.
+The reference is the floor of an update of Q-chunking (update.py): its products and one Adam step, in a loop. ``python benchmarks/compile.py --only qc``
+measures some methods alone.
 """
 
 from __future__ import annotations

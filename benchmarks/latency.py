@@ -1,4 +1,7 @@
-"""One decision for one observation of every method: p50 and p99, and p50 over the floor of its matrix products (``--only qc``: of some)."""
+"""One decision for one observation of every method: p50 and p99, and p50 over the floor of its matrix products.
+
+``python benchmarks/latency.py --only qc`` measures some methods alone.
+"""
 
 from __future__ import annotations
 

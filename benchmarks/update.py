@@ -1,8 +1,9 @@
-"""One update of every method over the floor of its matrix products (and one Adam step); and what drawing batches adds (``--only qc``: of some).
+"""One update of every method over the floor of its matrix products (and one Adam step); and what drawing batches adds.
 
 The floor runs the products of the update's own program, forward and backward, and ``optax.adam`` on the same tree; no
 activation, no normalisation, no sampling, no batch. What is trained in every second update (``dacer``'s actor, ``rebrac``'s) counts in
 each of the floor's, so that such a ratio may be below 1. On-policy methods: see on_policy.py.
+``python benchmarks/update.py --only qc`` measures some methods alone.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import random_rows
 from tiers import slow_but
 
 from qchunk import envs, registry
@@ -26,7 +27,6 @@ from qchunk.drivers import train
 from qchunk.drivers.from_scratch import FromScratchSettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.losses.optimism import familiar, optimistic, predicted
-from qchunk.play import collecting
 from qchunk.reporting import stats
 from qchunk.sampling import act, sample
 from qchunk.system import loading
@@ -291,15 +291,7 @@ def test_rewards_of_data_are_not_seen(vars, earned):
 def test_skills_are_used_and_the_better_ones_are_found():
     """Two actions of one sign, either: a skill says which. IQL over skills improves on what the prior plays by chance."""
     env = envs.make("probe/two-step")
-    rows = collecting.collect(
-        env,
-        collecting.scheme_of(env, "random"),
-        collecting.NO_VARS,
-        jax.random.key(0),
-        steps=3000,
-        envs=16,
-        dispatch=100,
-    )
+    rows = random_rows(env, 3000, 16, dispatch=100)
     data, chunk = formats.to_device(rows), ChunkConfig(2)
     s = OnlineSettings(seeds=6, offline_steps=1500, eval_every=1500, log_every=1500, episodes=200, batch=128)
     cloned = BC(chunk, SkillConfig((32, 32), skill=2, kl=0.02), OptimConfig(3e-3))
@@ -316,4 +308,4 @@ def test_skills_are_used_and_the_better_ones_are_found():
     )
     *_, found, _ = train(opal, c, given=given, env=env, data=data, settings=dataclasses.replace(s, offline_steps=600))
     gained = stats.paired_difference(found.values["success"], prior.values["success"], episodes=s.episodes)
-    assert gained.low > 0, "better than chance by a paired interval"
+    assert gained.low > 0.05, "better than chance by a paired interval"

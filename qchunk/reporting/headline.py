@@ -78,13 +78,15 @@ def beside(records: Sequence[Record]) -> list[Record]:
     """
     if records[0].figure != "success" or len({r.env for r in records}) > 1:
         return []
-    found, returns = against.contest(records), [r.by_return() for r in records if "return" in r.evals[-1]["values"]]
-    other = against.contest(returns)
-    if not found or not other or found.seeds < 2 or not max(x.mean() for x in found.values.values()):
+    returns = [r.by_return() for r in records if "return" in r.evals[-1]["values"]]
+    earned = [x.mean() for x in pooled.scores(returns).values()] if returns else []
+    if len(earned) < 2 or np.allclose(earned, earned[0]):
         return []
-    best, alike = _best(found), 1 + len(_level(_best(other), other)) == len(other.values)
+    found = against.contest(records)
+    if not found or found.seeds < 2 or not found.values[best := _best(found)].any():
+        return []
     apart = all(_says(found, best, n, *against.APART) for n in found.values if n != best)
-    return [] if alike or apart else returns
+    return [] if apart else returns
 
 
 def board(title: str, records: Sequence[Record]) -> Board:

@@ -20,6 +20,9 @@ EPISODE, STILL = "episode.gif", "episode.png"  # what qchunk compare and render 
 FOLDED = ("every setting", "Tuning", "Offline part, ")  # tables that are there for who asks
 
 
+Groups = Sequence[tuple[str, list[Record]]]  # (title, the records that are told of together)
+
+
 class Grid(NamedTuple):
     """A table of the page: without columns that say nothing, and of those that say one thing only that."""
 
@@ -62,23 +65,23 @@ def html_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) -> s
     colour = plots.colours([row["method"] for row in rows] + [r.label for r in records])
     groups = headline.groups(records)
     boards = [headline.board(title, members) for title, members in groups]
-    spans = _spans(groups[0])
+    spans, told = _spans(groups[0]), told_groups(groups)
     return templating.html(
         "page.html.j2",
         title=_title(records),
         facts=_head(records),
-        told=[headline.sentences(title, members) for title, members in told_groups(groups)],
+        told=[headline.sentences(title, members) for title, members in told],
         unlike=origins.sentence(records),
         boards=boards[:1] if spans else boards,
         broken=[(row["method"], row["environment"], row["note"]) for row in rows if not row["mean"]],
         episodes=episodes(records),
         undrawn=_undrawn(records),
         colour=colour,
-        sections=[s for s in _sections(records, rows, more, colour, boards[1:] * spans) if _is_full(s)],
+        sections=[s for s in _sections(records, rows, more, colour, boards[1:] * spans, told) if _is_full(s)],
     )
 
 
-def told_groups(groups: Sequence[tuple[str, list[Record]]]) -> Sequence[tuple[str, list[Record]]]:
+def told_groups(groups: Groups) -> Groups:
     """Of which the page says something: of all environments together, or of each where they have no mean, and by return where success leaves much open."""
     if _spans(groups[0]):
         return groups[:1]
@@ -173,6 +176,7 @@ def _sections(
     more: dict[str, Rows],
     colour: dict[str, str],
     boards: Sequence[headline.Board],
+    told: Groups,
 ) -> Iterator[Section]:
     yield Section("Each environment", boards=boards)
     yield Section(
@@ -180,7 +184,7 @@ def _sections(
     )
     yield catch_of_each(records, colour)
     yield costs(records, colour)
-    yield from _each(records)
+    yield from _each(told)
     found = pooled.aggregate(records)
     found = [] if all(row["runs"] in ("1", "") for row in found) else found  # one run of each: there is nothing to pool
     profile = [_profile(records, colour)] if found and records[0].figure == "success" else []
@@ -194,9 +198,8 @@ def _sections(
     yield from settings(records)
 
 
-def _each(records: Sequence[Record]) -> Iterator[Section]:
-    """Matrices: of all environments together, or of each where they have no mean."""
-    groups = told_groups(headline.groups(records))
+def _each(groups: Groups) -> Iterator[Section]:
+    """Matrices of what the page says something of."""
     for title, members in groups:
         name = "Each against each" + (f": {title}" if len(groups) > 1 else "")
         yield Section(name, matrix=against.matrix(against.contest(members)))
