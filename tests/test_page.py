@@ -7,6 +7,7 @@ import fnmatch
 import io
 import json
 import tomllib
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -348,3 +349,11 @@ def test_where_success_leaves_open_who_is_best_the_page_says_it_by_return(tmp_pa
     assert not headline.beside(records.load([folders[0], folders[2]])), "success tells these apart"
     same = [make(tmp_path / f"{n}-", n, shares[n], **CRITIC) for n in ("slow", "fast")]
     assert not headline.beside(records.load(same)), "their returns are alike"
+
+
+def test_the_names_of_many_methods_stand_beside_every_drawing(tmp_path):
+    """In it they would hide the curves, or leave them no room, of which matplotlib warns."""
+    found = records.load([make(tmp_path / n, n, QC) for n in [f"a-rather-long-name-{i}" for i in range(40)]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert "Performance profiles" in page.html_page(found, [], {})

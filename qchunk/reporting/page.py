@@ -188,7 +188,7 @@ def _sections(
     found = pooled.aggregate(records)
     found = [] if all(row["runs"] in ("1", "") for row in found) else found  # one run of each: there is nothing to pool
     profile = [_profile(records, colour)] if found and records[0].figure == "success" else []
-    yield Section("Over all runs", POOLED if found else "", grid(found), drawings=profile)
+    yield Section("Over all runs", POOLED if found else "", grid(found), drawings=profile, wide=_many(records))
     yield schemes(records)
     yield Section("What critics know of held-out data", CALIBRATION, grid(calibration(records)))
     whole = [row for row in rows if row["mean"]]  # the others stand on the first screen, with the reason
@@ -246,7 +246,7 @@ def _many(records: Sequence[Record]) -> bool:
 
 def _profile(records: Sequence[Record], colour: dict[str, str]) -> Drawing:
     draw = functools.partial(plots.draw_profile, scores=pooled.scores(records), colour=colour)
-    return plots.drawing(draw, "Performance profiles")
+    return plots.drawing(draw, "Performance profiles", beside=_many(records))
 
 
 def catch_of_each(records: Sequence[Record], colour: dict[str, str]) -> Section:
