@@ -33,8 +33,8 @@ test: .venv/test  ## the tests but for the slow ones, on 2 processes
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
 test-slow: .venv/test  ## the slow tests alone, in processes of their own, which compile fewer programs each
-	XLA_FLAGS=--xla_backend_optimization_level=1 $(BIN)/python -m pytest -n 2 -m 'slow and learns'
-	$(BIN)/python -m pytest -n 2 -m 'slow and not learns'
+	XLA_FLAGS=--xla_backend_optimization_level=1 $(BIN)/python -m pytest -n 2 -m 'slow and learns' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 -m 'slow and not learns' $(PYTEST_ARGS)
 
 test-all: test test-slow  ## all tests, on 2 processes
 

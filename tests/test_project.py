@@ -93,10 +93,21 @@ def test_make_has_the_targets():
 
 
 def test_ci_runs_every_test_and_the_readme_names_both_commands():
-    made = set(" ".join(re.findall(r"^(?:\w+=.* )?make (.*)", (ROOT / ".ci/run").read_text(), re.M)).split())
+    made = set(" ".join(re.findall(r"^make (.*)", (ROOT / ".ci/run").read_text(), re.M)).split())
     assert {"lint", "docs", "wheel", "test", "test-slow", "tutorials"} <= made
     readme = (ROOT / "README.md").read_text()
     assert re.search(r"^make test ", readme, re.M) and "make test-all" in readme
+
+
+def test_the_arguments_of_slow_tests_reach_them_and_no_other_run_of_pytest():
+    """In the environment they would reach the runs that tests start in folders whose pytest knows no such option."""
+    command = ["make", "--dry-run", "test-slow", "PYTEST_ARGS=--begin-until=7"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    runs = [line for line in done.stdout.splitlines() if "-m pytest" in line]
+    assert len(runs) == 2 and all(line.endswith(" --begin-until=7") for line in runs), done.stdout
+    assert not re.search(
+        r"^[^#]*PYTEST_ADDOPTS", (ROOT / ".ci/run").read_text() + (ROOT / "Makefile").read_text(), re.M
+    )
 
 
 @pytest.mark.slow
