@@ -343,7 +343,7 @@ except UserError as e:
 def save_too_much(folder: Path, *limit: str) -> subprocess.CompletedProcess:
     root = str(Path(checkpoint.__file__).parents[2])
     command = [sys.executable, "-c", FULL, str(folder), root, *limit]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=CPU)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, env=CPU)
 
 
 def test_a_file_size_limit_stops_a_save_cleanly(tmp_path):

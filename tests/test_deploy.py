@@ -521,7 +521,7 @@ def test_who_reads_nothing_holds_no_place(folder):
             robot.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             robot.connect(("127.0.0.1", port))
             robot.setblocking(False)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 with pytest.raises(OSError, match="reset|Broken pipe"):
                     await running.sock_sendall(robot, hello)
                     while True:
@@ -545,7 +545,7 @@ def test_where_a_server_listens(folder, capsys, monkeypatch):
 
 
 def test_who_may_ask(folder, obs):
-    server = PolicyServer(qchunk.load(folder), limits=Limits(clients=1, idle=0.3, key="secret"))
+    server = PolicyServer(qchunk.load(folder), limits=Limits(clients=1, idle=1.5, key="secret"))
     told = {"additional_headers": {"Authorization": "Api-Key secret"}}
 
     async def visits(port):
@@ -558,7 +558,7 @@ def test_who_may_ask(folder, obs):
             with pytest.raises(InvalidStatus, match="503"):
                 await asked(port, [], **told)
             with pytest.raises(ConnectionClosed, match="no request for too long"):
-                await asyncio.wait_for(first.recv(), 5)
+                await asyncio.wait_for(first.recv(), 60)
         return await asked(port, [packed({"obs": obs[0]})], **told)
 
     _, (answer,) = serving(server, visits)

@@ -181,7 +181,9 @@ def test_what_another_command_writes_to_is_left_alone(tmp_path, monkeypatch):
     assert other.wait() == -signal.SIGKILL and (tmp_path / "a.done").exists(), "as soon as it is free"
 
 
-def ends_by_itself(folder: Path, monkeypatch, parent: int | None = None, begin=lambda here: None) -> bool:
+def ends_by_itself(
+    folder: Path, monkeypatch, parent: int | None = None, begin=lambda here: None, seconds: float = 60.0
+) -> bool:
     """Whether a worker is told to save and end while it does a job that waits for that."""
     here, told = Session(folder, "s"), list[int]()
     here.folder.mkdir(parents=True)
@@ -190,7 +192,7 @@ def ends_by_itself(folder: Path, monkeypatch, parent: int | None = None, begin=l
 
     def do() -> None:
         begin(here)
-        until = time.monotonic() + 3
+        until = time.monotonic() + seconds
         while not told and time.monotonic() < until:
             time.sleep(0.01)
         (folder / "done").touch()
@@ -230,7 +232,7 @@ def test_a_worker_ends_with_who_started_it(tmp_path, monkeypatch):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     assert ends_by_itself(tmp_path / "gone", monkeypatch, gone.pid)
-    assert not ends_by_itself(tmp_path / "here", monkeypatch, os.getppid())
+    assert not ends_by_itself(tmp_path / "here", monkeypatch, os.getppid(), seconds=3.0)
 
 
 LONG = """
@@ -253,7 +255,7 @@ def test_a_worker_that_has_nothing_to_save_ends_all_the_same(tmp_path):
     words = [sys.executable, "-c", LONG, str(tmp_path), str(gone.pid)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
     try:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=120)
     finally:
         process.kill()
     assert (process.returncode, out) == (128 + signal.SIGKILL, "took a\nbegun\n") and err.startswith("ended: "), err

@@ -258,7 +258,7 @@ def test_workers_end_with_their_parent_and_run_no_file_of_this_folder(tmp_path):
     )
     parent = subprocess.Popen([sys.executable, "-P", "-c", script], cwd=tmp_path)
     pid = tmp_path / "pid"
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not (pid.exists() and pid.read_text()) and time.monotonic() < until:
         time.sleep(0.05)
     child = int(pid.read_text())

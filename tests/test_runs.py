@@ -420,7 +420,7 @@ def test_a_full_disk_is_a_line_with_tensorboard_too(tmp_path):
     pytest.importorskip("tensorboardX")
     process = child(FILLED, tmp_path / "run")
     try:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 0 and not err, err

@@ -67,7 +67,7 @@ def stopped_after(out: Path, process: subprocess.Popen, number: int, lines: int 
     """Sends a signal once the metrics have so many lines of training; what the process said on stderr."""
     wait_for(out, process, lines=lines)
     process.send_signal(number)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=300)[1]
     assert process.returncode == 128 + number, said
     return said
 
@@ -167,7 +167,7 @@ def test_ctrl_c_is_one_line_and_130_at_any_time(data, tmp_path, delay):
         time.sleep(0.001)
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=300)[1]
     assert process.returncode == 130 and said.startswith("stopped") and said.count("\n") == 1, said
     kept = out.exists()
     assert kept == (out / "checkpoints").exists() == out.parent.exists(), "what was not trained leaves no folder"
@@ -209,7 +209,7 @@ def test_a_signal_is_heard_where_nothing_is_due_for_hours(data, tmp_path):
     wait_for(out, process, "compile")
     time.sleep(1.0)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=300)[1]
     assert process.returncode == 143 and not lines_of(out), said
     (saved,) = (int(p.name) for p in (out / "checkpoints").iterdir())
     assert 0 < saved < 10**6 and said.startswith(f"stopped (step {saved} is saved)"), said
@@ -236,10 +236,13 @@ def test_collect_keeps_what_it_has(tmp_path):
     from qchunk.data import formats
 
     out = tmp_path / "d.npz"
-    process = command("collect", ENV, "--out", out, "--steps", 10**9, "--episode-length", "10")
-    time.sleep(8)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
+    for delay in (8, 40, 120):  # compiling may take that long where others share the cores
+        process = command("collect", ENV, "--out", out, "--steps", 10**9, "--episode-length", "10")
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=300)[1]
+        if out.exists():
+            break
     assert process.returncode == 130 and said.count("\n") == 1
     rows, about = formats.load(out)
     count = int((~rows.end).sum())
