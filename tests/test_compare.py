@@ -764,10 +764,10 @@ def test_other_flags_are_named_before_what_they_change(compared, capsys):
 
 
 def test_what_stands_on_a_failed_run_fails_with_it(tmp_path, monkeypatch):
-    def broken(algorithm, f, c, settings, swept=()):
-        if f.label == "prior (flow)":
+    def broken(wanted):
+        if wanted.flags.label == "prior (flow)":
             raise UserError("no room", "make some")
-        f.out.mkdir(parents=True)
+        wanted.flags.out.mkdir(parents=True)
 
     monkeypatch.setattr(training, "run", broken)
     flags = dataclasses.replace(ALL, env=(TASK1,), algos=("qc-frozen", "bc"), data=tmp_path / "d.npz")

@@ -223,7 +223,7 @@ def test_host_environments_that_fail(tmp_path, monkeypatch, capsys):
     assert code == 2 and "which is not one number" in err and "the id of" not in err
     code, _, err = collect("Unsure")
     assert code == 2 and "its terminated is not a number" in err
-    assert collect("Array") == (0, "")
+    assert collect("Array") == (0, "", "")
     assert (formats.load(Path("Array.npz"))[0].reward[:4] == -1).all()
 
 
