@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from qchunk.system.errors import UserError
 
+TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}  # what a text may say
 INT32, FLOAT32 = 2**31 - 1, 3.4028234663852886e38  # the largest numbers that a compiled program holds
 
 
@@ -52,6 +53,27 @@ Widths = Annotated[tuple[int, ...], Range(1, empty=False)]
 def spelled(value: Any) -> str:
     """A value as the command line spells it."""
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def read(text: str, hint: Any, between: str = ",") -> Any:
+    """The value of the type that an annotation names from its text; the members of a tuple stand ``between`` each other.
+
+    Raises:
+        ValueError: it spells none.
+    """
+    origin, args = get_origin(hint), get_args(hint)
+    if hint in (int, float):
+        return hint(text)
+    if hint is bool:
+        if text.lower() not in TRUTHS:
+            raise ValueError(f"{text!r} is neither true nor false")
+        return TRUTHS[text.lower()]
+    if origin is tuple:
+        return tuple(read(part, args[0], between) for part in text.split(between))
+    if origin in (Union, types.UnionType):  # such as a number or None
+        nothing = type(None) in args and text == "None"
+        return None if nothing else read(text, args[0], between)
+    return text
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -9,10 +9,15 @@ import numpy as np
 from qchunk.play import collecting
 
 
+def rows_of(env, behaviour, steps, envs, **how):
+    """Rows of a scripted behaviour's play, always of the same key."""
+    scheme = collecting.scheme_of(env, behaviour)
+    return collecting.collect(env, scheme, collecting.NO_VARS, jax.random.key(0), steps=steps, envs=envs, **how)
+
+
 def random_rows(env, steps, envs, **how):
-    """Rows of random play, always of the same key."""
-    random = collecting.scheme_of(env, "random")
-    return collecting.collect(env, random, collecting.NO_VARS, jax.random.key(0), steps=steps, envs=envs, **how)
+    """``rows_of`` random play."""
+    return rows_of(env, "random", steps, envs, **how)
 
 
 def keep(tree):

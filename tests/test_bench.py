@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from test_cli import run as command
 from tiers import slow_but
 
 from qchunk import cli, envs, names
@@ -112,16 +113,7 @@ def stubs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (folder / "_shared.py").write_text("")
 
-    def run(capsys, *argv):
-        try:
-            cli.main(["bench", *map(str, argv)])
-            code = 0
-        except SystemExit as e:
-            code = e.code
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return folder, run
+    return folder, lambda capsys, *argv: command(capsys, "bench", *argv)
 
 
 def write_stub(folder: Path, ratio: float, name: str = "stub", more: str = "") -> None:

@@ -22,7 +22,7 @@ from qchunk.commands.compare import asked_for, offline_part
 from qchunk.comparison import arms, handed, literature, refusals, tables, trials
 from qchunk.comparison.arms import Sizes
 from qchunk.comparison.lineup import CompareFlags, by_batches, ends_of, online_steps, plan
-from qchunk.comparison.suite import Data, Run, claim, train_all
+from qchunk.comparison.suite import Data, Leeway, Run, claim, train_all
 from qchunk.config import CriticConfig, Stands, stands_on, validate
 from qchunk.improve import smoothed
 from qchunk.play import collecting
@@ -520,19 +520,19 @@ def damaged(out, capsys, argv):
 def test_a_comparison_grows_by_arms_and_environments(tmp_path):
     """What is there stays; fewer of them, or anything else, is another comparison."""
     first, root = {"algos": ["bc"], "env": ["a"], "seeds": 2}, tmp_path / "c"
-    claim(root, "comparison", first, grows=("algos", "env"))
+    claim(root, "comparison", first, Leeway(("algos", "env")))
     (root / "runs").mkdir()
     more = {"algos": ["bc", "qc"], "env": ["a", "b"], "seeds": 2}
-    claim(root, "comparison", more, grows=("algos", "env"))
+    claim(root, "comparison", more, Leeway(("algos", "env")))
     assert json.loads((root / "comparison.json").read_text()) == more
     for change, flag in [({"algos": ["qc"]}, "algos"), ({"env": ["c"]}, "env"), ({"seeds": 3}, "seeds")]:
         with pytest.raises(UserError, match=f"holds a comparison with another --{flag}"):
-            claim(root, "comparison", {**more, **change}, grows=("algos", "env"))
+            claim(root, "comparison", {**more, **change}, Leeway(("algos", "env")))
     assert json.loads((root / "comparison.json").read_text()) == more
     for name, odd in (("algos", 3), ("env", None), ("seeds", "2")):  # by hand
         (root / "comparison.json").write_text(json.dumps({**more, name: odd}))
         with pytest.raises(UserError, match=f"holds a comparison with another --{name}"):
-            claim(root, "comparison", more, grows=("algos", "env"), rises=("seeds",))
+            claim(root, "comparison", more, Leeway(("algos", "env"), rises=("seeds",)))
 
 
 def test_seeds_added_are_runs_of_their_own(tmp_path):
@@ -548,16 +548,11 @@ def test_seeds_added_are_runs_of_their_own(tmp_path):
     more = dataclasses.replace(f, seeds=5)
     assert ends_of(more) == (3, 5), "also of a folder that an earlier version made"
     for ends in ([3, 5], [3, 5, 9]):
-        claim(
-            f.out,
-            "comparison",
-            {"seeds": ends[-1], "seeds_by_batch": ends},
-            grows=("seeds_by_batch",),
-            rises=("seeds",),
-        )
+        leeway = Leeway(("seeds_by_batch",), rises=("seeds",))
+        claim(f.out, "comparison", {"seeds": ends[-1], "seeds_by_batch": ends}, leeway)
         assert ends_of(dataclasses.replace(f, seeds=ends[-1])) == tuple(ends)
     with pytest.raises(UserError, match="another --seeds"):
-        claim(f.out, "comparison", {"seeds": 4}, rises=("seeds",))
+        claim(f.out, "comparison", {"seeds": 4}, Leeway(rises=("seeds",)))
     with pytest.raises(UserError, match="settings that trials chose for 9 seeds"):
         ends_of(dataclasses.replace(f, seeds=10, tune=3))
     record = f.out / "comparison.json"
@@ -769,10 +764,10 @@ def test_other_flags_are_named_before_what_they_change(compared, capsys):
 
 
 def test_what_stands_on_a_failed_run_fails_with_it(tmp_path, monkeypatch):
-    def broken(algorithm, f, c, settings, swept=()):
-        if f.label == "prior (flow)":
+    def broken(wanted):
+        if wanted.flags.label == "prior (flow)":
             raise UserError("no room", "make some")
-        f.out.mkdir(parents=True)
+        wanted.flags.out.mkdir(parents=True)
 
     monkeypatch.setattr(training, "run", broken)
     flags = dataclasses.replace(ALL, env=(TASK1,), algos=("qc-frozen", "bc"), data=tmp_path / "d.npz")

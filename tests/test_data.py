@@ -8,8 +8,9 @@ import types
 import foreign_files as made
 import numpy as np
 import pytest
+from test_cli import run
 
-from qchunk import cli, envs
+from qchunk import envs
 from qchunk.data import adapting, formats
 from qchunk.data.adapting import Reading
 from qchunk.deploy.standalone import in_units
@@ -17,16 +18,6 @@ from qchunk.system.errors import UserError
 
 pytest.importorskip("h5py")
 pytest.importorskip("pyarrow")
-
-
-def run(capsys, *argv):
-    code = 0
-    try:
-        cli.main([str(a) for a in argv])
-    except SystemExit as e:
-        code = e.code or 0
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def expected(episodes, known: bool) -> formats.Rows:

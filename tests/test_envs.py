@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import rows_of
 
 import qchunk
 from qchunk import env_names, envs, names, registry
@@ -274,9 +275,7 @@ def test_experts_of_the_averaging_probes(name, least):
 
 def test_the_pole_is_passed_on_both_sides():
     env = envs.make("probe/pole")
-    rows = collecting.collect(
-        env, collecting.scheme_of(env, "expert"), collecting.NO_VARS, jax.random.key(0), steps=8000, envs=50
-    )
+    rows = rows_of(env, "expert", 8000, 50)
     middle = rows.obs[np.abs(rows.obs[:, 0]) < 0.03]
     assert 0.3 < (middle[:, 1] > 0).mean() < 0.7 and (np.abs(middle[:, 1]) > 0.25).all()
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -270,15 +271,7 @@ FLAGS = [
 @pytest.mark.slow
 def test_learning_online_as_offline(env, tmp_path):
     """Units, a ring of dictionaries and histories: every figure is finite."""
-    rows = collecting.collect(
-        env.scene,
-        collecting.scheme_of(env.scene, "play"),
-        collecting.NO_VARS,
-        jax.random.key(0),
-        steps=600,
-        envs=4,
-        episode_length=150,
-    )
+    rows = rows_of(env.scene, "play", 600, 4, episode_length=150)
     formats.save(tmp_path / "d.npz", rows, {"env": env.data_name})
     seen = History(env, 2)
     data = formats.for_env(tmp_path / "d.npz", seen, "tabletop/cube-double-goal")[0]
@@ -327,15 +320,7 @@ def test_from_the_command_line(tmp_path, capsys):
 def test_data_of_states_alone(env, tmp_path):
     """A scene's data serve its goals: an episode's goal is what it ends in; so do foreign ones, with a state or flat."""
     scene = envs.make("tabletop/cube-double")
-    rows = collecting.collect(
-        scene,
-        collecting.scheme_of(scene, "play"),
-        collecting.NO_VARS,
-        jax.random.key(0),
-        steps=300,
-        envs=3,
-        episode_length=100,
-    )
+    rows = rows_of(scene, "play", 300, 3, episode_length=100)
     for name, obs, about in (("flat", rows.obs, "tabletop/cube-double"), ("tree", {"state": rows.obs}, env.data_name)):
         formats.save(tmp_path / f"{name}.npz", rows._replace(obs=obs), {"env": about})
         data = formats.for_env(tmp_path / f"{name}.npz", env, "tabletop/cube-double-goal")[0]
@@ -351,15 +336,7 @@ def test_data_of_states_alone(env, tmp_path):
 
 @pytest.mark.slow
 def test_a_method_without_goals_learns_from_the_same_data(env):
-    rows = collecting.collect(
-        env.scene,
-        collecting.scheme_of(env.scene, "play"),
-        collecting.NO_VARS,
-        jax.random.key(0),
-        steps=300,
-        envs=3,
-        episode_length=100,
-    )
+    rows = rows_of(env.scene, "play", 300, 3, episode_length=100)
     data = formats.to_device(formats.relabelled(rows, env))
     c = QC(ChunkConfig(2), FlowConfig((16,), steps=2), CriticConfig((16,)), n=2)
     s = OnlineSettings(offline_steps=2, batch=8, log_every=2, episodes=5)

@@ -16,6 +16,7 @@ import jax
 import markupsafe
 import numpy as np
 import pytest
+from test_cli import run
 
 from qchunk import cli, drivers, envs, names
 from qchunk.actor_configs import FlowConfig
@@ -35,16 +36,6 @@ ENV = "probe/two-step"
 ROOT = str(Path(cli.__file__).parents[1])
 TINY = ["--chunk.horizon", "2", "--actor.hidden", "16", "--actor.steps", "2", "--episodes", "2", "--batch", "8"]
 TINY += ["--offline-steps", "2", "--eval-every", "2", "--quiet"]
-
-
-def run(capsys, *argv):
-    """(exit code, stderr) of a command in this process."""
-    try:
-        cli.main([str(a) for a in argv])
-        code = 0
-    except SystemExit as e:
-        code = e.code
-    return code, capsys.readouterr().err
 
 
 def started(*argv, **more):
@@ -121,7 +112,7 @@ def test_a_method_of_the_users_that_fails(name, data, tmp_path, monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text(METHOD)
     told, frames = METHODS[name]
-    code, err = run(capsys, "train", f"mine.py:{name}", "--env", ENV, "--data", data, "--out", "run", *TINY)
+    code, _, err = run(capsys, "train", f"mine.py:{name}", "--env", ENV, "--data", data, "--out", "run", *TINY)
     first, *rest = err.splitlines()
     assert code == 2 and first == f"error: {told}", err
     assert len(rest) == frames and all(line.startswith("  mine.py:") for line in rest)
@@ -178,7 +169,7 @@ WORLDS = {
 def test_an_environment_of_the_users_is_checked_when_it_is_made(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("world.py").write_text(WORLD)
-    code, err = run(capsys, "collect", f"world.py:{name}", "--out", "x.npz", "--steps", "10", "--quiet")
+    code, _, err = run(capsys, "collect", f"world.py:{name}", "--out", "x.npz", "--steps", "10", "--quiet")
     assert code == 2 and WORLDS[name] in err.splitlines()[0], err
     assert "Traceback" not in err and "qchunk list envs" not in err and not Path("x.npz").exists()
     envs.make("world.py:Good")
@@ -221,28 +212,18 @@ def test_host_environments_that_fail(tmp_path, monkeypatch, capsys):
     Path("hosts18.py").write_text(HOSTS)
 
     def collect(name):
-        return run(
-            capsys,
-            "collect",
-            f"gymnasium/hosts18:{name}-v0",
-            "--out",
-            f"{name}.npz",
-            "--steps",
-            "9",
-            "--episode-length",
-            "5",
-            "--quiet",
-        )
+        flags = ["--out", f"{name}.npz", "--steps", "9", "--episode-length", "5", "--quiet"]
+        return run(capsys, "collect", f"gymnasium/hosts18:{name}-v0", *flags)
 
-    code, err = collect("Raises")
+    code, _, err = collect("Raises")
     assert code == 2 and "your reset failed at hosts18.py:15: RuntimeError: no robot. fix it there." in err
-    code, err = collect("Late")
+    code, _, err = collect("Late")
     assert code == 2 and re.search(r"raised KeyError: 'late', at \S*hosts18\.py:19", err), err
-    code, err = collect("Many")
+    code, _, err = collect("Many")
     assert code == 2 and "which is not one number" in err and "the id of" not in err
-    code, err = collect("Unsure")
+    code, _, err = collect("Unsure")
     assert code == 2 and "its terminated is not a number" in err
-    assert collect("Array") == (0, "")
+    assert collect("Array") == (0, "", "")
     assert (formats.load(Path("Array.npz"))[0].reward[:4] == -1).all()
 
 
@@ -344,14 +325,14 @@ FLAGS = [
 def test_flags_are_refused_before_the_work(case, data, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     argv, told = FLAGS[case]
-    code, err = run(capsys, *(data if a is None else a for a in argv))
+    code, _, err = run(capsys, *(data if a is None else a for a in argv))
     assert code == 2 and told in err and err.count("\n") == 1, err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_function_of_a_librarys_that_does_not_fit(data, tmp_path, capsys):
     for more in (["--optim.kind", "adam:b2=x"], ["--optim.kind", "json:dumps"]):
-        code, err = run(capsys, "train", "bc", "--env", ENV, "--data", data, "--out", tmp_path / "run", *TINY, *more)
+        code, _, err = run(capsys, "train", "bc", "--env", ENV, "--data", data, "--out", tmp_path / "run", *TINY, *more)
         assert code == 2 and f"{more[1]} gives does not fit" in err.splitlines()[0], err
         assert list(tmp_path.iterdir()) == []
 

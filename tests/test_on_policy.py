@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import random_rows
 from test_cli import run as command
 from tiers import slow_but
 
@@ -30,7 +31,6 @@ from qchunk.envs.base import wrap
 from qchunk.losses.gae import gae
 from qchunk.losses.ppo_path import clip_bounds, ppo_path, surrogate
 from qchunk.losses.terms import mean_in_slices
-from qchunk.play import collecting
 from qchunk.play.execute import receding
 from qchunk.play.on_device import begin, rollout_chunks
 from qchunk.runs import checkpoint
@@ -258,15 +258,7 @@ def test_ppo_learns_from_scratch():
 def test_fine_tuning_improves_a_prior_that_stays_as_it_is(name):
     """The second action must have the sign of the first: the clone of random play succeeds in half of the episodes."""
     env, chunk = envs.make("probe/two-step"), ChunkConfig(2)
-    rows = collecting.collect(
-        env,
-        collecting.scheme_of(env, "random"),
-        collecting.NO_VARS,
-        jax.random.key(0),
-        steps=3000,
-        envs=16,
-        dispatch=100,
-    )
+    rows = random_rows(env, 3000, 16, dispatch=100)
     s = OnlineSettings(offline_steps=800, eval_every=800, log_every=800, episodes=200, batch=128)
     cloned = list(
         train(bc, BC(chunk, ACTORS[name], OptimConfig(3e-3)), env=env, data=formats.to_device(rows), settings=s)

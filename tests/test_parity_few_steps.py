@@ -51,6 +51,12 @@ def steps_of(g):
     return jnp.asarray(g["x0"]).reshape(-1, 2, 3), jnp.asarray(g["cond"])
 
 
+def same_slope(ours, theirs):
+    """Asserts that gradients are equal, leaf by leaf, by the size of the largest number of each."""
+    for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-4 * float(jnp.abs(y).max()))
+
+
 def student(g, steps):
     kernel = shaped(consistency_kernel(Module("actor", None, small), steps, 10))
     return kernel, Vars({"actor": weights(g, "net")}, {}, {}, {})
@@ -185,8 +191,7 @@ def test_shortcut():
     loss = lambda p: jnp.mean(kernel.loss(Vars({"actor": p}, {}, {}, {}), noise, chunk))  # noqa: E731
     found, slope = jax.jit(jax.value_and_grad(loss))(params)
     np.testing.assert_allclose(found, g["loss"], rtol=5e-5)  # whose paths end at the data plus 1e-5 of the noise
-    for ours, theirs in zip(jax.tree.leaves(slope), jax.tree.leaves(named(g, "grad")), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-4 * float(jnp.abs(theirs).max()))
+    same_slope(slope, named(g, "grad"))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])
@@ -218,8 +223,7 @@ def test_a_flow_on_given_pairs():
     loss = lambda p: jnp.mean(kernel.loss(Vars({"actor": p}, {}, {}, {}), noise, chunk))  # noqa: E731
     found, slope = jax.jit(jax.value_and_grad(loss))(residual(g, "policy"))
     np.testing.assert_allclose(found, g["loss"], rtol=2e-5)
-    for ours, theirs in zip(jax.tree.leaves(slope), jax.tree.leaves(residual(g, "grad")), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-4 * float(jnp.abs(theirs).max()))
+    same_slope(slope, residual(g, "grad"))
 
 
 @pytest.mark.parametrize("steps", [1, 5, 10])

@@ -13,9 +13,9 @@ from qchunk.actors.diffusion import diffusion
 from qchunk.actors.paths import stochastic, with_min_std
 from qchunk.compose import frozen
 from qchunk.config import OptimConfig
+from qchunk.drivers.reward_scale import no_scale, scaled
 from qchunk.losses import ppo_path as ppo
 from qchunk.losses.gae import gae
-from qchunk.losses.reward_scale import no_scale, scaled
 from qchunk.optimisers import rate_of
 from qchunk.sampling import log_prob, sample_path
 from qchunk.types import Vars

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import rows_of
 from tiers import slow_but
 
 from qchunk import envs
@@ -159,9 +160,7 @@ def test_who_repeats_its_last_action_never_starts():
     assert float(one.success.max()) == 0 and float(chunk.success.min()) == float(blind.success.min()) == 1
     # the means are those of the data
     env = envs.make("probe/pause")
-    rows = collecting.collect(
-        env, collecting.scheme_of(env, "expert"), NO_VARS, jax.random.key(0), steps=20_000, envs=100
-    )
+    rows = rows_of(env, "expert", 20_000, 100)
     last, inside = rows.obs[:, 1], ~rows.end
     for state, mean in ((0.0, 0.1), (1.0, 0.96)):
         assert rows.action[inside & (last == state), 0].mean() == pytest.approx(mean, abs=0.01)
@@ -227,10 +226,7 @@ PLAYED = {2: (0.25, 1.0), 4: (0.065, 0.84), 6: (0.016, 0.38), 8: (0.004, 0.11)} 
 def test_play_with_lamps_reaches_success_by_chance(n):
     """A state in 2^n has all lamps on; data are for every limit, and relabelled as the task judges."""
     env = envs.make(f"probe/switch-{n}")
-    scheme = collecting.scheme_of(env.scene, "play")
-    rows = collecting.collect(
-        env.scene, scheme, NO_VARS, jax.random.key(0), steps=400 * 200, envs=200, episode_length=400
-    )
+    rows = rows_of(env.scene, "play", 400 * 200, 200, episode_length=400)
     reward, terminal = env.relabel(rows.obs[:-1], rows.action[:-1], rows.obs[1:])
     inside = ~rows.end[:-1]
     states, wanted = np.asarray(terminal)[inside].mean(), PLAYED[n]

@@ -11,8 +11,8 @@ import pytest
 from test_cli import run
 
 from qchunk import cli
+from qchunk.comparison import fitted_q
 from qchunk.config import ChunkConfig
-from qchunk.reporting import fitted_q
 from qchunk.system.errors import UserError
 from qchunk.types import Policy
 

@@ -195,6 +195,14 @@ def test_words_that_are_neither_true_nor_false_are_refused():
             sweeping.as_flags({"critic.layer-norm": word}, PARTS)
 
 
+def test_what_may_be_none_is_a_number_or_none():
+    c = registry.builder("sear")[1]()
+    assert [sweeping.with_values(c, {"act-horizon": t}).act_horizon for t in ("2", "None")] == [2, None]
+    assert arms.with_setting(c, "act_horizon", "2").act_horizon == 2
+    with pytest.raises(UserError, match="--act-horizon is 'x'. give a whole number or None"):
+        sweeping.with_values(c, {"act-horizon": "x"})
+
+
 def test_settings_at_random():
     """Of a grid none twice; of ranges inside them, log-uniform or not, whole numbers with both ends, the same for one seed."""
     found, _ = fields(
@@ -652,10 +660,10 @@ def test_settings_stand_on_a_prior_seed_for_seed(tmp_path, env, capsys):
     argv = [str(w) for w in ("v-gps", *where, "--prior", base, "--critic.hidden", 8, "--n", 2, *steps)]
     f, c, s, _ = train.parse(argv, cls)
     swept = ({"optim.lr": 1e-3, "temperature": 0.0}, {"optim.lr": 1e-2, "temperature": 5.0})
-    joint = training.run(
-        "v-gps", dataclasses.replace(f, out=tmp_path / "j"), c, dataclasses.replace(s, seeds=4), None, swept
-    )[1]
-    alone = training.run("v-gps", dataclasses.replace(f, out=tmp_path / "a"), put(c, swept[1]), s)[1]
+    into = lambda name: dataclasses.replace(f, out=tmp_path / name)  # noqa: E731
+    lanes = dataclasses.replace(s, seeds=4)
+    joint = training.run(training.Wanted("v-gps", into("j"), c, lanes, swept=swept))[1]
+    alone = training.run(training.Wanted("v-gps", into("a"), put(c, swept[1]), s))[1]
     np.testing.assert_allclose(joint["return"]["per_seed"][2:], alone["return"]["per_seed"], rtol=1e-4)
     given = training.rebuild(run_folder.read_config(tmp_path / "j")["config"], tmp_path / "j", joint=True).inputs.given
     for x in jax.tree.leaves({k: v for k, v in given.items() if k == "actor"}):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from driven import rows_of
 from tiers import slow_but
 
 from qchunk import envs
@@ -138,15 +139,7 @@ def test_the_commanded_oracle_succeeds(name):
 def test_bare_scenes_are_for_collecting(policy):
     """Never done, no reward, cubes moved and stacked, nothing that is not finite, actions in range."""
     env = envs.make("tabletop/cube-double")
-    rows = collecting.collect(
-        env,
-        collecting.scheme_of(env, policy),
-        collecting.NO_VARS,
-        jax.random.key(0),
-        steps=6000,
-        envs=8,
-        episode_length=750,
-    )
+    rows = rows_of(env, policy, 6000, 8, episode_length=750)
     assert not rows.terminal.any() and not rows.reward.any() and np.isfinite(rows.obs).all()
     heights = np.asarray(cubes_of(rows.obs))[..., 2]
     assert heights.min() > REST - 1e-5 and heights.max() > 0.1

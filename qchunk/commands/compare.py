@@ -13,7 +13,7 @@ from qchunk.comparison import afterwards, arms, estimate, handed, lineup, litera
 from qchunk.comparison.arms import PRIOR, Sizes
 from qchunk.comparison.lineup import CompareFlags
 from qchunk.comparison.list_flags import PageFlags
-from qchunk.comparison.suite import Run, check, claim, name_of
+from qchunk.comparison.suite import Leeway, Run, check, claim, name_of
 from qchunk.reporting import against, pooled, records
 from qchunk.reporting.publish import publish
 from qchunk.reporting.records import Rows
@@ -38,10 +38,7 @@ def compare(argv: list[str]) -> None:
         f.out,
         lineup.KIND,
         {**asked, lineup.ENDS: ends},
-        grows=("algos", "env", lineup.ENDS),
-        rises=("seeds",),
-        stock=stock(f),
-        places=("data",),
+        Leeway(("algos", "env", lineup.ENDS), rises=("seeds",), places=("data",), stock=stock(f)),
     )
     claims(dry=True)  # what differs is named by its flag, before the runs are looked at
     if not f.tune:  # what trials choose is not known yet

@@ -14,23 +14,18 @@ from qchunk.play import evaluation
 from qchunk.ranges import NonNegativeInt, PositiveInt
 from qchunk.runs import resuming, run_folder
 from qchunk.runs.opened import SEED, beside_weaker, learner_of, rebuild
+from qchunk.runs.play_flags import CheckpointFlags, PlayFlags
 from qchunk.runs.training import closed
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalFlags:
+class EvalFlags(PlayFlags, CheckpointFlags):
     """Evaluation of a run."""
 
     episodes: PositiveInt = 100
     """Episodes per seed."""
-    execute: str = ""
-    """open-loop, receding:STEPS, another of qchunk list schemes or a function of yours; by default as the run was evaluated."""
-    delay: NonNegativeInt | None = None
-    """Steps between the observation that a plan is made from and its first action that is played; by default the run's."""
     seed: NonNegativeInt = SEED
     """Seed of the start states; training evaluates on others."""
-    checkpoint: str = "newest"
-    """newest, best (by the evaluation made with it) or a step."""
     json: bool = False
     """Print the figures as JSON to stdout."""
     quiet: bool = False

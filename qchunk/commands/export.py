@@ -10,22 +10,17 @@ from typing import Literal
 from qchunk.commands import flags
 from qchunk.commands.shared import positional
 from qchunk.ranges import NonNegativeInt
+from qchunk.runs.play_flags import CheckpointFlags, PlayFlags
 from qchunk.system import answers
 from qchunk.system.errors import UserError, typed
 
 
 @dataclasses.dataclass(frozen=True)
-class ActingFlags:
+class ActingFlags(PlayFlags, CheckpointFlags):
     """Which policy of a run, and how it is played."""
 
     seed: NonNegativeInt = 0
     """The place among the run's seeds."""
-    checkpoint: str = "newest"
-    """newest, best (by the evaluation made with it) or a step."""
-    execute: str = ""
-    """A scheme of qchunk list schemes, or a function of yours; by default the run's own."""
-    delay: NonNegativeInt | None = None
-    """Steps between the observation that a plan is made from and its first action that is played; by default the run's."""
     recorded: bool = False
     """Actions in the units that the data were recorded in (qchunk data convert --scale-actions), not in [-1, 1]."""
 
@@ -54,7 +49,7 @@ def export(argv: list[str]) -> None:
     from qchunk.deploy import artefact
 
     if f.out.suffix == ".safetensors":
-        if acting != ActingFlags(acting.seed, acting.checkpoint):
+        if acting != ActingFlags(seed=acting.seed, checkpoint=acting.checkpoint):
             raise UserError(
                 "weights have no scheme, delay or units to act with", "leave out all but --seed and --checkpoint"
             )

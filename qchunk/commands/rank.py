@@ -40,8 +40,9 @@ def rank(argv: list[str]) -> None:
     (f,) = flags.parse("rank", argv, RankFlags, text=text)
     if not folders:
         raise UserError("rank needs at least one run folder first", "qchunk rank RUN... --data FILE")
+    from qchunk.comparison import fitted_q
     from qchunk.config import ChunkConfig, OptimConfig, from_dict
-    from qchunk.reporting import fitted_q, records
+    from qchunk.reporting import records
     from qchunk.runs.run_folder import read_config
 
     kept = [read_config(folder)["config"] for folder in folders]

@@ -11,20 +11,19 @@ from qchunk.comparison.afterwards import draw
 from qchunk.ranges import NonNegativeInt
 from qchunk.reporting import page
 from qchunk.runs.opened import SEED
+from qchunk.runs.play_flags import CheckpointFlags
 from qchunk.system.errors import UserError
 from qchunk.system.files import check_new
 
 
 @dataclasses.dataclass(frozen=True)
-class RenderFlags:
+class RenderFlags(CheckpointFlags):
     """An episode to draw."""
 
     out: Path | None = None
     """File to write (.gif); by default RUN/episode.gif, which reports show."""
     seed: NonNegativeInt = SEED
     """Seed of the start state and of the noise."""
-    checkpoint: str = "newest"
-    """newest, best (by the evaluation made with it) or a step."""
 
 
 def render(argv: list[str]) -> None:

@@ -38,7 +38,7 @@ def reproduce(argv: list[str]) -> None:
 
     todo, root = runs_of(found, f, target), place_of(f, name)
     handed.check_flags(how)
-    suites.claim(root, "suite", {"suite": name, "scale": f.scale}, how.dry or how.so_far)
+    suites.claim(root, "suite", {"suite": name, "scale": f.scale}, dry=how.dry or how.so_far)
     suites.check(todo, root)
     say(found, todo, f.scale, how.dry, root, name)
     if how.dry:

@@ -16,13 +16,13 @@ from qchunk.commands import flags, train
 from qchunk.comparison import estimate, fitting, handed, selection, sweeping
 from qchunk.comparison.list_flags import ListFlags
 from qchunk.comparison.selection import Scores
-from qchunk.comparison.suite import Data, Run, Trained, check, claim, collected, file_of, train_all
+from qchunk.comparison.suite import Data, Leeway, Run, Trained, check, claim, collected, file_of, train_all
 from qchunk.comparison.sweeping import Group, Setting
 from qchunk.ranges import NonNegativeInt, PositiveInt
 from qchunk.reporting import mattered, records
 from qchunk.reporting.publish import write_report
 from qchunk.runs import prior, training
-from qchunk.runs.training import TrainFlags
+from qchunk.runs.training import TrainFlags, Wanted
 from qchunk.system import answers, loading, schema
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write, write_json
@@ -120,7 +120,7 @@ def sweep(argv: list[str]) -> None:
     handed.check_flags(s.how)
     asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in NOT_ASKED}
     asked = {"algorithm": s.algorithm, **asked, "fixed": s.fixed, "settings": s.settings}
-    claim(s.root, "sweep", asked, stock=dataclasses.asdict(SweepFlags(f.env)), places=PLACES)
+    claim(s.root, "sweep", asked, Leeway(places=PLACES, stock=dataclasses.asdict(SweepFlags(f.env))))
     runs = runs_of(s)
     check([run for _, run in runs], s.root)
     print(f"[sweep] {told(s, runs)}", file=sys.stderr, flush=True)
@@ -259,7 +259,7 @@ def beside(s: Sweep, group: Group, data: Data | Path | None) -> int:
     file = collected(data, s.root) if isinstance(data, Data) else data
     earlier = prior.load(f.prior, settings.seeds) if f.prior else None
     where = TrainFlags(f.env[0], file, s.root, f.objective, prior=f.prior)
-    opened = training.ready(s.algorithm, training.sized(where), group.config, settings, None, earlier)[0]
+    opened = training.ready(training.sized(Wanted(s.algorithm, where, group.config, settings)), earlier)[0]
     with training.closed(opened.program):
         most = f.lanes or fitting.most_lanes(opened)
     return max(1, most // settings.seeds)

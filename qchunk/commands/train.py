@@ -13,7 +13,7 @@ from qchunk.config import Stands, from_dict, stands_on
 from qchunk.runs import prior, run_folder, sources, training
 from qchunk.runs.opened import Opened
 from qchunk.runs.resuming import MORE, Going
-from qchunk.runs.training import TrainFlags
+from qchunk.runs.training import TrainFlags, Wanted
 from qchunk.system import hosts
 from qchunk.system.errors import UserError
 
@@ -64,7 +64,7 @@ def train(argv: list[str]) -> None:
     with hosts.together(h) as aside:
         if aside:
             f = dataclasses.replace(f, out=aside / "run", log_to=(), quiet=True, json=False)
-        out, figures = training.run(argv[0], f, c, settings, build)
+        out, figures = training.run(Wanted(argv[0], f, c, settings, build))
     return print_figures(figures, f.json, f.quiet, f"run folder: {out}")
 
 
@@ -87,7 +87,7 @@ def check(argv: list[str], before: tuple[str, Opened] | None) -> Opened:
         earlier = prior.load(f.prior, settings.seeds, f.prior_seed)
     elif earlier:
         prior.places_of(f.prior, earlier.settings.seeds, settings.seeds, f.prior_seed)
-    return training.ready(argv[0], training.sized(f), c, settings, build, earlier)[0]
+    return training.ready(training.sized(Wanted(argv[0], f, c, settings, build)), earlier)[0]
 
 
 def parse(argv: list[str], config_class: type, earlier: prior.Prior | None = None) -> list[Any]:

@@ -7,25 +7,24 @@ same method twice is the same; what the user's own class says stays, but for siz
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import functools
 import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from qchunk import names, registry
 from qchunk.actor_configs import DiffusionConfig, FlowConfig
 from qchunk.actors import actor
 from qchunk.actors.paths import count_steps
 from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, Stands, actor_fields, of_kind, stands_on
-from qchunk.ranges import PositiveInt, Widths
+from qchunk.ranges import PositiveInt, Widths, kind_of, read
 from qchunk.system import loading
 from qchunk.system.errors import UserError, unknown
 from qchunk.system.files import is_file
-from qchunk.varied import put
+from qchunk.varied import hints, put
 
 DEFAULT = ("bc", "qc", "qc-frozen", "value-guided", "v-gps", "dppo", "dppo@diffusion", "ppo")
 # Every kind of system that the field's surveys name, an arm each, those that train soonest first
@@ -140,35 +139,18 @@ def with_setting(c: Any, name: str, text: str) -> Any:
     Raises:
         UserError: no such field, several, or a value that it cannot have.
     """
-    fields = _fields(c)
+    fields = {flag.replace("-", "_"): hint for flag, hint in hints(c)}
     found = [name] if name in fields else [f for f in fields if f.endswith(f".{name}")]
     if not found:
         raise unknown("setting of an arm", name, fields)
     if len(found) > 1:
         raise UserError(f"{name} may be {' or '.join(found)}", f"name it in full, as {found[0]}={text}")
-    return put(c, {found[0]: _value(found[0], text, fields[found[0]])})
-
-
-def _fields(c: Any, prefix: str = "") -> dict[str, Any]:
-    """By dotted name, the values of a configuration's fields at any depth."""
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(c):
-        value = getattr(c, field.name)
-        inner = dataclasses.is_dataclass(value) and not isinstance(value, type)
-        found |= _fields(value, f"{prefix}{field.name}.") if inner else {f"{prefix}{field.name}": value}
-    return found
-
-
-def _value(name: str, text: str, old: Any) -> Any:
-    """What a text says in place of a value: of the same type; widths as 64x64."""
+    hint = fields[found[0]]
     try:
-        if isinstance(old, bool):
-            return {"true": True, "false": False}[text.lower()]
-        if isinstance(old, tuple):
-            return tuple(int(word) for word in text.split("x"))
-        return type(old)(text) if isinstance(old, (int, float, str)) else ast.literal_eval(text)
-    except (ValueError, KeyError, SyntaxError) as e:
-        raise UserError(f"{name}={text} is no value of it", f"give one such as {name}={old}") from e
+        return put(c, {found[0]: read(text, hint, "x")})
+    except ValueError as e:
+        fix = f"give {kind_of(hint)}{', as 64x64' * (get_origin(hint) is tuple)}"
+        raise UserError(f"{found[0]}={text} is no value of it", fix) from e
 
 
 def own_kind(cls: type) -> str:

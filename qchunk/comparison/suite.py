@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from qchunk.reporting import origins, records
 from qchunk.runs import run_folder, sinks, sources, training
 from qchunk.runs.recording import CollectFlags, collect_to
 from qchunk.runs.resuming import Going
-from qchunk.runs.training import TrainFlags
+from qchunk.runs.training import TrainFlags, Wanted
 from qchunk.system import installed, loading, schema, stopping, tracebacks
 from qchunk.system.errors import UserError, typed
 from qchunk.system.files import is_taken, make_folder, write_json
@@ -124,47 +124,56 @@ def chosen(suite: Sequence[Run], only: Sequence[str]) -> list[Run]:
     return [r for r in suite if r.name in wanted]
 
 
-def claim(
-    root: Path,
-    kind: str,
-    asked: dict[str, Any],
-    dry: bool = False,
-    grows: Sequence[str] = (),
-    rises: Sequence[str] = (),
-    stock: dict[str, Any] | None = None,
-    places: Sequence[str] = (),
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class Leeway:
+    """In what flags may differ from those that a folder was made by, which goes on all the same."""
+
+    grows: Sequence[str] = ()
+    """Flags whose lists may have become longer at their end: what they add is trained, the rest stays."""
+    rises: Sequence[str] = ()
+    """Flags whose numbers may have become larger, likewise."""
+    places: Sequence[str] = ()
+    """Flags whose paths may be others: whether what lies there is the same ``check`` asks, of every run."""
+    stock: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The defaults of flags: what a folder was made with that is older than a flag."""
+
+    def differing(self, made: dict[str, Any], kept: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
+        """(what the folder was ``made`` with of flags that may not differ, and do, in their order; the flags that ask for more)."""
+        found = schema.as_json(self.stock) | made
+        lists = {n: old for n in self.grows if isinstance(old := found.get(n, []), list)}
+        more = {n for n, old in lists.items() if old != kept[n] == [*old, *kept[n][len(old) :]]}
+        more |= {n for n in self.rises if isinstance(old := found.get(n, 0), int) and old < kept[n]}
+        moved = {n for n in self.places if found.get(n) and kept[n]}
+        return {n: found.get(n) for n in sorted(kept) if found.get(n) != kept[n] and n not in more | moved}, more
+
+
+NO_LEEWAY = Leeway()
+
+
+def claim(root: Path, kind: str, asked: dict[str, Any], leeway: Leeway = NO_LEEWAY, dry: bool = False) -> None:
     """Makes the folder of a comparison or a suite, or finds it made by the same flags, or by others that trained nothing yet.
 
     Args:
         kind: what it is; ROOT/KIND.json keeps ``asked``.
         dry: only look.
-        grows: flags whose lists may have become longer at their end: what they add is trained, the rest stays.
-        rises: flags whose numbers may have become larger, likewise.
-        stock: the defaults of flags: what a folder was made with that is older than a flag.
-        places: flags whose paths may be others: whether what lies there is the same ``check`` asks, of every run.
 
     Raises:
         UserError: the folder holds another one, or something else.
     """
-    kept, older = schema.as_json(asked), schema.as_json(stock or {})
+    kept = schema.as_json(asked)
     path = root / f"{kind}.json"
     if is_taken(root) and not path.is_file():
         raise UserError(f"{root} exists and holds no {kind}", "pass --out with a new folder")
     if path.is_file():
-        found = older | schema.read(path, dict[str, Any], "pass --out with a new folder")
-        lists = {n: old for n in grows if isinstance(old := found.get(n, []), list)}
-        longer = {n for n, old in lists.items() if old != kept[n] == [*old, *kept[n][len(old) :]]}
-        longer |= {n for n in rises if isinstance(old := found.get(n, 0), int) and old < kept[n]}
-        moved = {n for n in places if found.get(n) and kept[n]}
-        odd = sorted(n for n in kept if found.get(n) != kept[n] and n not in longer | moved)
+        made = schema.read(path, dict[str, Any], "pass --out with a new folder")
+        odd, more = leeway.differing(made, kept)
         if odd and (root / "runs").exists():
-            flag = odd[0].replace("_", "-")
-            old = found.get(odd[0])
+            name, old = next(iter(odd.items()))
+            flag = name.replace("_", "-")
             words = typed(*(old if isinstance(old, list) else [old]))
             fix = f"pass --out with a new folder, or --{flag} {words}"
             raise UserError(f"{root} holds a {kind} with another --{flag}", fix)
-        if not odd and not longer:
+        if not odd and not more:
             return
     if dry:
         return
@@ -354,7 +363,7 @@ def train_one(run: Run, root: Path, quiet: bool, log_to: tuple[str, ...]) -> Non
     prior = root / "runs" / run.prior if run.prior else None
     data = collected(run.data, root, quiet) if isinstance(run.data, Data) else run.data
     where = TrainFlags(run.env, data, out, run.objective, run.label, prior, log_to=log_to, quiet=quiet)
-    training.run(run.algorithm, where, run.config, run.settings, swept=run.swept)
+    training.run(Wanted(run.algorithm, where, run.config, run.settings, swept=run.swept))
 
 
 def needs(run: Run) -> tuple[str, ...]:

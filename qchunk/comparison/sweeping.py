@@ -9,19 +9,18 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, NamedTuple, get_origin
 
 import numpy as np
 
 from qchunk.comparison.suite import Data, Run
 from qchunk.config import validate
-from qchunk.ranges import kind_of
+from qchunk.ranges import kind_of, read
 from qchunk.system.errors import UserError, unknown
 from qchunk.varied import hints, put
 
 Setting = dict[str, str]  # values as the command line spells them, by flags without their dashes
 MIXED = ("seed", "seeds", "episodes", "execute", "delay")  # what settings must share to be judged alike
-TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}  # what a file may say
 DIGITS = 4  # of a number that is drawn: it is then what its text says
 
 
@@ -239,15 +238,9 @@ def with_values(c: Any, setting: Mapping[str, str]) -> Any:
 def valued(flag: str, hint: Any, text: str) -> Any:
     """A value of a field from its text. Raises UserError where it spells none."""
     try:
-        if hint in (int, float):
-            return hint(text)
-        if hint is bool:
-            return TRUTHS[text.lower()]
-        if get_origin(hint) is tuple:
-            return tuple(valued(flag, get_args(hint)[0], part) for part in text.split(","))
-    except (ValueError, KeyError) as e:
+        return read(text, hint)
+    except ValueError as e:
         raise UserError(f"--{flag} is {text!r}", f"give {kind_of(hint)}") from e
-    return text
 
 
 class Group(NamedTuple):

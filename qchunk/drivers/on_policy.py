@@ -18,8 +18,8 @@ from qchunk import normalise
 from qchunk.config import ChunkConfig, RolloutConfig, config, refuse_unread
 from qchunk.drivers.common import Amount, Driver, DriverSettings, accumulate, execution, init, learner_like
 from qchunk.drivers.events import Event, Work, counting, events, figures, no_sums
+from qchunk.drivers.reward_scale import Scale, no_scale, scaled
 from qchunk.envs.base import obs_spec
-from qchunk.losses.reward_scale import Scale, no_scale, scaled
 from qchunk.normalise import Moments
 from qchunk.play import on_device
 from qchunk.play.program import Inputs, Program, each_seed, reads

@@ -89,15 +89,20 @@ def beside(records: Sequence[Record]) -> list[Record]:
     return [] if apart else returns
 
 
-def board(title: str, records: Sequence[Record]) -> Board:
-    """The picture of these records, families and methods sorted by their means, equal ones by their returns."""
+def board(title: str, records: Sequence[Record], returns: Sequence[Record] | None = None) -> Board:
+    """The picture of these records, families and methods sorted by their means, equal ones by their returns.
+
+    Args:
+        returns: what is ``beside`` them, where that is known by now.
+    """
     figure = records[0].figure
     values = _values(records)
     estimates = {label: _estimate(label, x, records) for label, x in values.items()}
     ticks, place = _axis(figure, [*estimates.values()], [*values.values()])
     rows = {r.label: _row(r, records, values, estimates, place) for r in reversed(records)}
-    returns = board(title, others) if (others := beside(records)) else None
-    earned = {row.label: row.at or 0.0 for row in returns.rows} if returns else {}
+    others = beside(records) if returns is None else returns
+    earning = board(title, others, ()) if others else None
+    earned = {row.label: row.at or 0.0 for row in earning.rows} if earning else {}
     best = lambda n: (estimates[n].mean if n in estimates else -np.inf, earned.get(n, 0.0))  # noqa: E731
     families: dict[str, list[str]] = {}
     for label in sorted(dict.fromkeys(r.label for r in records), key=best, reverse=True):
@@ -108,7 +113,7 @@ def board(title: str, records: Sequence[Record]) -> Board:
     if all(np.isnan(e.low) for e in estimates.values()):
         over = "none: too few seeds"
     shown = [(family, [rows[label] for label in labels]) for family, labels in families.items()]
-    return Board(title, UNITS[figure], over, shown, ticks, returns)
+    return Board(title, UNITS[figure], over, shown, ticks, earning)
 
 
 def _values(records: Sequence[Record]) -> dict[str, np.ndarray]:

@@ -21,6 +21,7 @@ FOLDED = ("every setting", "Tuning", "Offline part, ")  # tables that are there 
 
 
 Groups = Sequence[tuple[str, list[Record]]]  # (title, the records that are told of together)
+Returns = dict[str, list[Record]]  # by the title of a group, what is ``headline.beside`` it
 
 
 class Grid(NamedTuple):
@@ -64,8 +65,9 @@ def html_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) -> s
     """The page; sections without anything to show are left out."""
     colour = plots.colours([row["method"] for row in rows] + [r.label for r in records])
     groups = headline.groups(records)
-    boards = [headline.board(title, members) for title, members in groups]
-    spans, told = _spans(groups[0]), told_groups(groups)
+    returns = by_return(groups)
+    boards = [headline.board(title, members, returns[title]) for title, members in groups]
+    spans, told = _spans(groups[0]), told_groups(groups, returns)
     return templating.html(
         "page.html.j2",
         title=_title(records),
@@ -77,15 +79,20 @@ def html_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) -> s
         episodes=episodes(records),
         undrawn=_undrawn(records),
         colour=colour,
-        sections=[s for s in _sections(records, rows, more, colour, boards[1:] * spans, told) if _is_full(s)],
+        sections=[s for s in _sections(records, rows, more, colour, boards[1:] * spans, told, returns) if _is_full(s)],
     )
 
 
-def told_groups(groups: Groups) -> Groups:
+def by_return(groups: Groups) -> Returns:
+    """What is beside each group, found once for all that the page says of it."""
+    return {title: headline.beside(members) for title, members in groups}
+
+
+def told_groups(groups: Groups, returns: Returns) -> Groups:
     """Of which the page says something: of all environments together, or of each where they have no mean, and by return where success leaves much open."""
     if _spans(groups[0]):
         return groups[:1]
-    found = ([(env, members), (f"{env}, by return", headline.beside(members))] for env, members in groups)
+    found = ([(env, members), (f"{env}, by return", returns[env])] for env, members in groups)
     return [(title, members) for both in found for title, members in both if members]
 
 
@@ -177,10 +184,14 @@ def _sections(
     colour: dict[str, str],
     boards: Sequence[headline.Board],
     told: Groups,
+    returns: Returns,
 ) -> Iterator[Section]:
     yield Section("Each environment", boards=boards)
     yield Section(
-        "Curves", "Thick: mean over seeds; thin: each seed.", drawings=_curves(records, colour), wide=_many(records)
+        "Curves",
+        "Thick: mean over seeds; thin: each seed.",
+        drawings=_curves(records, colour, returns),
+        wide=_many(records),
     )
     yield catch_of_each(records, colour)
     yield costs(records, colour)
@@ -226,12 +237,12 @@ def _says(row: dict[str, str], verdict: str) -> bool:
     return row["difference to baseline"].endswith(f" {verdict}")
 
 
-def _curves(records: Sequence[Record], colour: dict[str, str]) -> list[Drawing]:
+def _curves(records: Sequence[Record], colour: dict[str, str], returns: Returns) -> list[Drawing]:
     found, axes = [], ("env_steps", "updates", "minutes")[not any(r.online_steps for r in records) :]
     for env, group in tables.by_env(records):
         shown = [(group, axis) for axis in axes]
-        if returns := headline.beside(group):
-            shown.append((returns, axes[0]))
+        if returns[env]:
+            shown.append((returns[env], axes[0]))
         for members, axis in shown:
             draw = functools.partial(plots.draw_curves, members=members, axis=axis, colour=colour)
             title = f"{env}: {members[0].figure} against {tables.AXES[axis]}"
@@ -356,10 +367,12 @@ def _whole(rows: Rows) -> Grid | None:
 
 def markdown_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) -> str:
     """The tables of the page, with the pictures that lie beside it."""
+    groups = headline.groups(records)
+    returns = by_return(groups)
     found = {
         "Over all runs": pooled.aggregate(records),
         "Each against each": against.pairs(records),
-        "Each against each, by return": against.pairs(headline.beside(records)),
+        "Each against each, by return": against.pairs(returns[groups[0][0]] if len(groups) == 1 else []),
         **more,
         "The catch of each": catch_rows(records),
         "Cost of acting": prices.cost_rows(records),
@@ -368,7 +381,7 @@ def markdown_page(records: Sequence[Record], rows: Rows, more: dict[str, Rows]) 
     }
     given: dict[str, Any] = {
         "title": _title(records),
-        "told": [headline.sentences(title, members) for title, members in told_groups(headline.groups(records))],
+        "told": [headline.sentences(title, members) for title, members in told_groups(groups, returns)],
         "unlike": origins.sentence(records),
         "how": HOW,
         "figures": tables.markdown(rows),

@@ -17,6 +17,7 @@ from qchunk.play import collecting, on_host
 from qchunk.ranges import NonNegativeInt, PositiveInt
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, first_seed, learner_of, rebuild, vars_of
+from qchunk.runs.play_flags import PlayFlags
 from qchunk.runs.progress import Bar
 from qchunk.seeds import key_of
 from qchunk.system import answers, installed, memory, stopping
@@ -26,7 +27,7 @@ from qchunk.types import Learner
 
 
 @dataclasses.dataclass(frozen=True)
-class CollectFlags:
+class CollectFlags(PlayFlags):
     """A data set to make."""
 
     out: Path
@@ -39,11 +40,6 @@ class CollectFlags:
     """E, environments in parallel."""
     episode_length: NonNegativeInt = 0
     """Environment steps after which an episode is cut; 0 is the environment's own limit, which play without a task on tabletop has at 1000."""
-    execute: str = ""
-    """How a run's chunks are played: open-loop, receding:STEPS, another of qchunk list schemes or a function of yours; by
-    default as the run was evaluated."""
-    delay: NonNegativeInt | None = None
-    """Steps between the observation that a plan is made from and its first action that is played; by default the run's."""
     seed: NonNegativeInt = 0
     """Seed of everything drawn."""
     env_python: str = ""

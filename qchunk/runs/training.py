@@ -68,28 +68,43 @@ class TrainFlags:
     """No progress bar, no lines of evaluations and no closing lines."""
 
 
-def run(
-    algorithm: str, f: TrainFlags, c: Any, settings: Any, build: Callable | None = None, swept: Swept = ()
-) -> tuple[Path, dict]:
-    """Trains in a new run folder: (the folder, its final figures).
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """A run that is to be made."""
 
-    Args:
-        settings: of the driver that the configuration asks for.
-        build: config -> Algorithm, where ``algorithm`` is no name to find it by.
-        swept: settings beside each other (varied.py); the seeds of ``settings`` are their lanes.
+    algorithm: str
+    flags: TrainFlags
+    config: Any
+    settings: Any
+    """Of the driver that the configuration asks for."""
+    build: Callable | None = None
+    """config -> Algorithm, where ``algorithm`` is no name to find it by."""
+    swept: Swept = ()
+    """Settings beside each other (varied.py); the seeds of ``settings`` are their lanes."""
+
+    @property
+    def place(self) -> Path:
+        """Its folder."""
+        f = self.flags
+        return f.out or Path("runs") / f.env / f"{f.label or loading.stem(self.algorithm)}-seed{self.settings.seed}"
+
+
+def run(wanted: Wanted) -> tuple[Path, dict]:
+    """Trains in a new run folder: (the folder, its final figures).
 
     Raises:
         UserError: whatever cannot run; no folder is made then.
     """
     compiled.make_room()
-    f = sized(f)
+    wanted = sized(wanted)
+    f, settings, swept = wanted.flags, wanted.settings, wanted.swept
     earlier = prior.load(f.prior, settings.seeds // (len(swept) or 1), f.prior_seed) if f.prior else None
-    opened, weights, about = ready(algorithm, f, c, settings, build, earlier, swept)
-    out, driver, settings, given = place_of(algorithm, f, settings), opened.driver, opened.settings, opened.inputs.given
+    opened, weights, about = ready(wanted, earlier)
+    out, driver, settings, given = wanted.place, opened.driver, opened.settings, opened.inputs.given
     say_no_success(f, opened)
     kept = {
-        "algorithm": algorithm,
-        "label": f.label or algorithm,
+        "algorithm": wanted.algorithm,
+        "label": f.label or wanted.algorithm,
         "env": f.env,
         "env_python": getattr(opened.program.env, "python", ""),
         "env_versions": getattr(opened.program.env, "versions", {}),
@@ -105,7 +120,7 @@ def run(
         "data": about,
         "log_to": f.log_to,
         "checkpoint_minutes": f.checkpoint_minutes,
-        "config": dataclasses.asdict(c),
+        "config": dataclasses.asdict(wanted.config),
         "settings": dataclasses.asdict(settings),
         **({SWEPT: swept} if swept else {}),
     }
@@ -116,20 +131,13 @@ def run(
         return out, drive(folder, opened, (None, None), 0, f.checkpoint_minutes, f.quiet)
 
 
-def sized(f: TrainFlags) -> TrainFlags:
-    """The same flags; without a simulator the environment's name says the sizes and types of the data."""
-    return dataclasses.replace(f, env=held_out.sized(f.env, f.data))
+def sized(wanted: Wanted) -> Wanted:
+    """The same; without a simulator the environment's name says the sizes and types of the data."""
+    f = wanted.flags
+    return dataclasses.replace(wanted, flags=dataclasses.replace(f, env=held_out.sized(f.env, f.data)))
 
 
-def ready(
-    algorithm: str,
-    f: TrainFlags,
-    c: Any,
-    settings: Any,
-    build: Callable | None,
-    earlier: prior.Prior | None,
-    swept: Swept = (),
-) -> tuple[Opened, dict, dict[str, Any] | None]:
+def ready(wanted: Wanted, earlier: prior.Prior | None) -> tuple[Opened, dict, dict[str, Any] | None]:
     """(what a run is made of, the weights of its objective, what its configuration keeps of its data).
 
     Args:
@@ -138,11 +146,12 @@ def ready(
     Raises:
         UserError: whatever cannot run. Nothing is made here.
     """
-    build, driver = build or registry.builder(algorithm)[0], registry.driver_of(type(c))
+    algorithm, f, c, settings, swept = wanted.algorithm, wanted.flags, wanted.config, wanted.settings, wanted.swept
+    build, driver = wanted.build or registry.builder(algorithm)[0], registry.driver_of(type(c))
     for part in (f, c, settings):
         validate(part)
     env_names.check_env(f.env)
-    check_place(place_of(algorithm, f, settings))
+    check_place(wanted.place)
     sinks.check(f.log_to)
     if f.prior is None and f.prior_seed is not None:
         raise UserError(
@@ -179,11 +188,6 @@ def check_memory(p: Opened) -> None:
     memory.check("the learner", learner, "give smaller networks or fewer --seeds")
     memory.check("the state of play", state, "give fewer --envs or --seeds, or a smaller --capacity")
     evaluation.check(p.program, p.settings.episodes, p.config.chunk)
-
-
-def place_of(algorithm: str, f: TrainFlags, settings: Any) -> Path:
-    """The folder of a new run."""
-    return f.out or Path("runs") / f.env / f"{f.label or loading.stem(algorithm)}-seed{settings.seed}"
 
 
 def discard(folder: run_folder.RunFolder) -> None:
