@@ -15,7 +15,7 @@ from qchunk.actors.paths import advance_of, count_steps, step_of
 from qchunk.critics import zooms
 from qchunk.critics.zooms import ZoomCritic
 from qchunk.sampling import emit_step, sample
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, shaped
 from qchunk.types import CLEAN, Array, DenoiseFn, Kernel, Key, Old, Plan, Policy, PolicyDrawFn, PyTree, ValueFn, Vars
 
 CPU_ROWS, DEVICE_ROWS = 2048, 32768  # candidates at once: fits a core's cache / fills a GPU
@@ -55,7 +55,9 @@ def best_plan(policy: Policy, rated: Callable, n: int, slice_rows: int = 0, temp
         axis = lead(obs)
         noise, gumbel = noise if temperature is not None else (noise, 0.0)
         plans = samples(policy, vars, noise, obs, old)
-        values = jax.vmap(lambda p: rated(vars, obs, p, old), in_axes=axis, out_axes=axis)(plans)  # [*B, N]
+        values = jax.vmap(lambda p: rated(vars, obs, p, old), in_axes=axis, out_axes=axis)(plans)
+        many = (*jax.tree.leaves(obs)[0].shape[:-1], n)  # [*B, N]
+        shaped(values, many, "the score of candidates", "return one number for each candidate")
         return picked(plans, chosen(values, gumbel, temperature))
 
     return policy._replace(draw=drawing_many(policy, n, temperature), plan=in_slices(choose, n, slice_rows))

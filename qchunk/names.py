@@ -370,7 +370,8 @@ def target(table: Mapping[str, Entry], text: str, what: str) -> tuple[str, str]:
     own = loading.PLACED.fullmatch(text)
     if own and (own["place"].endswith(".py") or _is_module(own["place"].partition(".")[0])):
         return f"{own['place']}:{own['function']}", own["args"] or ""
-    raise unknown(what, name, table, "or give a function of yours as my_file.py:my_function")
+    fix = f"write {text}:FUNCTION" if text.endswith(".py") else "or give a function of yours as my_file.py:my_function"
+    raise unknown(what, name, table, fix)
 
 
 def _is_module(name: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from qchunk import names
 from qchunk.system import loading
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, shaped
 
 
 class Named(NamedTuple):
@@ -126,7 +126,19 @@ def actor(kind: str) -> tuple[Callable, type]:
 
 def aggregate(name: str) -> Callable:
     """How the values of an ensemble become one: [members, *B] -> [*B]."""
-    return function(names.AGGREGATES, name, "aggregate", "values")
+    return _of_members(function(names.AGGREGATES, name, "aggregate", "values"), name)
+
+
+@functools.cache
+def _of_members(found: Callable, name: str) -> Callable:
+    """An aggregate that is refused where it returns another shape than [*B]."""
+
+    @functools.wraps(found)
+    def aggregated(values: Any) -> Any:
+        what, wanted = f"the aggregate {name} of values {values.shape}", "aggregate along the first axis: axis=0"
+        return shaped(found(values), values.shape[1:], what, wanted)
+
+    return aggregated
 
 
 def optimiser(kind: str) -> Callable:

@@ -119,6 +119,13 @@ def test_a_method_of_the_users_that_fails(name, data, tmp_path, monkeypatch, cap
     assert not Path("run").exists()
 
 
+def test_a_file_that_fails_by_itself(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("[][0]")
+    code, err = run(capsys, "train", "mine.py:any", "--env", ENV, "--data", "x.npz", *TINY)
+    assert code == 2 and err.startswith("error: your file failed at mine.py:1: IndexError"), err
+
+
 WORLD = """
 import jax.numpy as jnp
 from qchunk.envs.base import Behaviour, Env, State
@@ -151,6 +158,8 @@ class Plays(Good):
 class NoState(Good):
     def reset(self, key):
         return jnp.zeros(3)
+class Gym:
+    action_space = None
 """
 WORLDS = {
     "Reset": "your reset failed at world.py:12: RuntimeError: no reset",
@@ -162,6 +171,7 @@ WORLDS = {
     "Action": "action_size is 0",
     "Plays": "behaviour play acts with the shape (3,)",
     "NoState": "reset returns a ShapeDtypeStruct",
+    "Gym": "a gymnasium environment is registered by a module and named --env gymnasium/MODULE:ID",
 }
 
 
@@ -312,11 +322,15 @@ FLAGS = [
     (["compare", "--env", ENV, "--algos"], "--algos names no arms"),
     (["compare", "--env", ENV, "--algos", "dppo@"], "unknown kind ''"),
     (["compare", "--env", ENV, "--log-to", "x"], "unknown sink 'x'"),
-    (["compare", "--env", ENV, "--algos", "bc", "qc:nn=4"], "unknown setting of an arm 'nn'. Did you mean n?"),
+    (["compare", "--env", ENV, "--algos", "bc", "qc:nn=4"], "unknown setting of an arm 'nn'. Did you mean n?\n"),
     (["train", "bc", "--env", ENV, "--learning-rate", "1e-3"], "'--learning-rate'. Did you mean --optim.lr?;"),
     (["train", "qc", "--env", ENV, "--hidden-dims", "8"], "Did you mean --actor.hidden or --critic.hidden?;"),
     (["train", "qc", "--env", ENV, "--chunk.discnt", "step"], "Did you mean --chunk.discount?;"),
     (["compare", "--env", ENV, "--seeds"], "error: Missing value for argument '--seeds'"),
+    (
+        ["train", "mine.py", "--env", ENV],
+        "; write mine.py:FUNCTION.\n",
+    ),
     (["reproduce", "reacher", "--scale", "tiny"], "error: Invalid choice 'tiny' for argument '--scale'"),
 ]
 

@@ -350,3 +350,10 @@ def test_data_in_a_format_of_another_environment(tmp_path):
     np.savez(tmp_path / "og.npz", observations=np.zeros((3, 2)), actions=np.zeros((3, 1)))
     with pytest.raises(UserError, match="is in OGBench's format"):
         formats.for_env(tmp_path / "og.npz", envs.make(ENV), ENV)
+
+
+def test_a_copy_in_the_folder_of_an_arm_is_found():
+    """The folder is called after the arm, which may be a function with settings of its own."""
+    for place in ("runs/mine.py:mine:n=4/sources/mine.py", "runs/mine.py:mine/sources/mine.py"):
+        assert names.target({}, f"{place}:mine", "algorithm") == (f"{place}:mine", "")
+        assert names.target({}, f"{place}:mine:0.5,3", "algorithm") == (f"{place}:mine", "0.5,3")

@@ -10,15 +10,17 @@ import optax
 import pytest
 from test_learner import NOTHING, SPEC, chunk_of, key, scalar, steps, term
 
+from qchunk import registry
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors.flow import flow
 from qchunk.compose import learner
 from qchunk.config import CriticConfig, OptimConfig, ValueConfig
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
+from qchunk.improve import best_of_n
 from qchunk.losses.cloning import bc
 from qchunk.losses.implicit_q import implicit_q
-from qchunk.losses.td import td
+from qchunk.losses.td import regression, td
 from qchunk.losses.terms import no_noise, of_first, together
 from qchunk.sampling import sample
 from qchunk.system.errors import UserError
@@ -178,3 +180,37 @@ def test_weight_decay_rests_with_its_module():
 def test_optimisers_of_no_module_and_modules_of_no_optimiser_are_refused(optim, says):
     with pytest.raises(UserError, match=says):
         learner([scalar("a", 1.0), scalar("b", 1.0)], NOTHING, [], optim)
+
+
+def column(vars, obs, *chunk):
+    return jnp.zeros((*obs.shape[:-1], 1))
+
+
+@pytest.mark.parametrize(
+    ("slip", "told"),
+    [
+        (lambda pi, q: bc(pi, weight=lambda vars, chunk: jnp.ones((6, 1))), r"the weight of the term bc .*\(6, 1\)"),
+        (lambda pi, q: bc(pi._replace(loss=lambda vars, noise, c: c.mask)), r"the loss of the actor .*, not \(6,\)"),
+        (
+            lambda pi, q: regression(q, lambda vars, key, obs: column(vars, obs), "mine"),
+            r"the target of the term mine has the shape \(6, 6\)",
+        ),
+        (lambda pi, q: td(q, best_of_n(sample(pi), column, 2)), r"the score of candidates .*, not \(6, 2\)"),
+        (lambda pi, q: td(q._replace(aggregate=registry.aggregate(f"{__file__}:lowest")), sample(pi)), "axis=0"),
+    ],
+)
+def test_a_shape_that_would_broadcast_is_refused(slip, told):
+    """A column beside a row is a table: weights of other chunks, and no error from jax."""
+    pi, q = flow(FlowConfig((16,), steps=2)), chunk_q(CriticConfig((16,), members=1))
+    with pytest.raises(UserError, match=told):
+        metrics_of([pi, q], [slip(pi, q)])
+
+
+def lowest(values):
+    return jnp.min(values)
+
+
+def test_one_weight_counts_for_all_chunks():
+    pi = flow(FlowConfig((16,), steps=2))
+    plain, twice = (metrics_of([pi], [bc(pi, weight=lambda vars, chunk, w=w: jnp.float32(w))]) for w in (1, 2))
+    assert float(twice["loss"]) == pytest.approx(2 * float(plain["loss"]))

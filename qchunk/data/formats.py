@@ -182,7 +182,8 @@ def opened(path: Path) -> tuple[Rows, dict[str, Any]]:
         missing = [n for n in (*ARRAYS, "about") if n not in found]
         if missing:
             fix = "collect it again, or where its arrays are called otherwise say how: --names obs=NAME action=NAME"
-            raise UserError(f"{path} is no qchunk data set: it lacks {', '.join(missing)}", fix)
+            holds = f"it lacks {', '.join(missing)}, and holds {', '.join(z.files[:12]) or 'nothing'}"
+            raise UserError(f"{path} is no qchunk data set: {holds}", fix)
         about = json.loads(str(z["about"]))
         rows = rows_of({n: z[n] for n in z.files if n.split("/")[0] in (*ARRAYS, "extras")})
     if not isinstance(about, dict):

@@ -66,6 +66,8 @@ def own(target: str) -> Env:
     env = registry.function({}, target, "environment")()
     if not isinstance(env, Env):
         fix = "return a brax Env: class Mine(qchunk.envs.base.Env)"
+        if hasattr(env, "action_space"):
+            fix = "a gymnasium environment is registered by a module and named --env gymnasium/MODULE:ID"
         raise UserError(f"{target} returns a {type(env).__name__}", fix)
     check(env, target)
     if not hasattr(env, "data_name"):

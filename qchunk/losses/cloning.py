@@ -12,8 +12,10 @@ import optax
 from qchunk import improve
 from qchunk.losses.terms import mean_size, module_names
 from qchunk.sampling import act
+from qchunk.system.errors import shaped
 from qchunk.types import CLEAN, Array, Chunk, Critic, Kernel, Key, Metrics, Policy, Term, ValueFn, Vars
 
+EACH = "return one number for each chunk"
 MOST = 100.0  # of a weight, as in 2110.06169's code
 
 
@@ -37,9 +39,12 @@ def bc(
 
     def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
         shown = chunk if aim is None else chunk._replace(action=jax.lax.stop_gradient(aim(vars, chunk)))
-        each, metrics = kernel.loss(vars, noise, shown), {}
+        many = chunk.mask.shape[:-1]
+        each, metrics = shaped(kernel.loss(vars, noise, shown), many, "the loss of the actor", EACH), {}
         if weight is not None:
             counts = jax.lax.stop_gradient(weight(vars, chunk))
+            if jnp.ndim(counts):  # one number counts for all
+                counts = shaped(counts, many, f"the weight of the term {name}", EACH)
             each, metrics = counts * each, {"weight": jnp.mean(counts)}
         loss = jnp.sum(each) / jnp.maximum(jnp.sum(jnp.mean(chunk.mask, axis=-1)), 1e-8)
         return (math.prod(kernel.shape(vars)) * loss if summed else loss), metrics

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from qchunk import improve, sampling
 from qchunk.losses.terms import module_names, own_key, weighted_mean
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, shaped
 from qchunk.target_networks import target_view
 from qchunk.types import Array, Chunk, Critic, Key, Metrics, Plan, Policy, PyTree, Term, Vars
 
@@ -96,6 +96,7 @@ def toward(critic: Critic, aim: Callable, name: str, see: Callable[[Chunk], Chun
         target, weight = aim(jax.lax.stop_gradient(vars), key, chunk)
         seen = see(chunk)
         q = critic.values(vars, seen.obs, seen.action)
+        shaped(target, q.shape[1:], f"the target of the term {name}", "return one number for each value of the critic")
         loss = weighted_mean(weight, jnp.square(q - target))
         return loss, {"q": weighted_mean(weight, q), "target": weighted_mean(weight, target)}
 

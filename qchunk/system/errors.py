@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import shlex
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class UserError(Exception):
@@ -16,7 +17,8 @@ class UserError(Exception):
     """
 
     def __init__(self, problem: str, fix: str):
-        super().__init__(f"{problem.rstrip('.')}. {fix.rstrip('.')}.")
+        end = "" if fix.endswith("?") else "."
+        super().__init__(f"{problem.rstrip('.')}. {fix.rstrip('.')}{end}")
         self.problem, self.fix = problem, fix
 
 
@@ -34,3 +36,17 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "", same: S
 def typed(*words: object) -> str:
     """Words of a command line as one types them: quoted where a shell would take them apart."""
     return shlex.join(map(str, words))
+
+
+def shaped(x: Any, shape: tuple[int, ...], what: str, wanted: str) -> Any:
+    """``x``, an array [*shape]: another shape may broadcast without a word, and mix what belongs apart.
+
+    Args:
+        what, wanted: of what a function of the user's returned, and what it should return, for the refusal.
+
+    Raises:
+        UserError: another shape.
+    """
+    if (found := tuple(getattr(x, "shape", ()))) != tuple(shape):
+        raise UserError(f"{what} has the shape {found}, not {tuple(shape)}", wanted)
+    return x

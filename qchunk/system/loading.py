@@ -16,7 +16,10 @@ from qchunk.system.errors import UserError, unknown
 COPIES: dict[
     Path, Path
 ] = {}  # a run's copy of a file -> where the file lay, beside which its code looks for what it reads
-PLACED = re.compile(r"(?P<place>.+?\.py|[A-Za-z_][\w.]*):(?P<function>[A-Za-z_]\w*)(?::(?P<args>.*))?", re.DOTALL)
+# No ARGS hold another file's function: the path to a run's copy of a file may pass the folder of an arm, mine.py:mine:n=4/sources/mine.py:mine
+PLACED = re.compile(
+    r"(?P<place>.+?\.py|[A-Za-z_][\w.]*):(?P<function>[A-Za-z_]\w*)(?::(?P<args>(?:(?!\.py:[A-Za-z_]).)*))?", re.DOTALL
+)
 
 _LOADED: list[str] = []
 

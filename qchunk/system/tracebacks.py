@@ -71,7 +71,7 @@ def blamed(err: BaseException) -> str:
     entered = next((f.name for f in frames if not f.name.startswith("<")), "the file")
     where = entered if entered != last.name and not last.name.startswith("<") else ""
     inside = f" (called by {where})" if where else ""
-    what = "the file itself" if last.name == "<module>" else last.name
+    what = "file" if last.name == "<module>" else last.name
     return f"your {what}{inside} failed at {place(last)}: {told(err)}"
 
 
