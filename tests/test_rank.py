@@ -109,8 +109,8 @@ def test_policies_are_ranked_as_they_earn(runs, capsys):
 
 
 def test_data_that_earn_nothing_are_told():
-    one = lambda data: fitted_q.Estimated(Path("a"), "bc", np.ones(2), data, np.nan)  # noqa: E731
-    assert len(fitted_q.caveats([one(0.0), one(0.5)])) == 1
+    one = lambda data: fitted_q.Estimated(Path("a"), "bc", np.ones(2), np.zeros(2), data, np.nan)  # noqa: E731
+    assert len(fitted_q.caveats([one(0.0), one(0.5)])) == 2
     assert fitted_q.caveats([one(0.0)])[0].startswith("The data earn nothing")
 
 
@@ -130,6 +130,9 @@ def test_a_value_that_is_known(execute, discount, value, tmp_path, capsys):
         cli.main(words.split())
     code, out, _ = run(capsys, "rank", tmp_path / "bc", "--updates", 3000, *FIT, "--json")
     (found,) = json.loads(out)
-    assert code == 0
+    assert code == 0 and np.all(np.abs(found["moved"]) < 0.02 * value)
+    _, out, _ = run(capsys, "rank", tmp_path / "bc", "--updates", 200, *FIT, "--json")
+    (early,) = json.loads(out)
+    assert np.all(np.asarray(early["values"]) < 0.8 * value) and np.all(np.asarray(early["moved"]) > 0.02 * value)
     np.testing.assert_allclose(found["data"], value, rtol=1e-4)
     np.testing.assert_allclose(found["values"], value, rtol=0.05)

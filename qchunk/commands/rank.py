@@ -65,7 +65,7 @@ def rank(argv: list[str]) -> None:
         print(f"[rank {i}/{len(folders)}] {folder}", file=sys.stderr, flush=True)
         found.append(fitted_q.judge(folder, data, f.updates, f.batch, c))
     if f.json:
-        answers.answer([{**r._asdict(), "folder": str(r.folder), "values": r.values.tolist()} for r in found])
+        answers.answer([fitted_q.as_json(r) for r in found])
         return
     rows = fitted_q.table(found)
     print(records.markdown(rows, tuple(rows[0])), *fitted_q.caveats(found), sep="\n")

@@ -34,7 +34,8 @@ from qchunk.reporting.records import Rows
 from qchunk.reporting.stats import interval, paired_difference
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, learner_of, rebuild, vars_of
-from qchunk.seeds import for_each, spread
+from qchunk.runs.progress import Bar
+from qchunk.seeds import for_each, spread, stream
 from qchunk.system import stopping
 from qchunk.system.errors import UserError
 from qchunk.target_networks import target_view
@@ -50,6 +51,7 @@ CAVEAT = (
     "Fitted Q evaluation ranks policies that stay near to the data. Of one that leaves them the values are the critic's invention, and no "
     "figure of these data says so; intervals are over seeds, and know nothing of that either."
 )
+SETTLED = "Last change: how far an estimate went in the last tenth of its updates. Where that is not small beside the differences, give more --updates."
 
 NOTHING = "The data earn nothing from their first states: the critics had nothing to learn, and the estimates are their errors."
 
@@ -69,6 +71,7 @@ class Estimated(NamedTuple):
     folder: Path
     label: str
     values: np.ndarray  # [S] discounted return from the first states of episodes, estimated
+    moved: np.ndarray  # [S] how far that went in the last tenth of the updates
     data: float  # the same of those who recorded the data, from the same states
     played: float  # the last evaluation of the run in its environment, undiscounted; NaN where there is none
 
@@ -102,11 +105,10 @@ def judge(folder: Path, path: Path, updates: int, batch: int, c: FittedQ | None 
     offline.check(program, x, s)
     given, data = spread(s.seeds, (x.given, x.data))
     x = x._replace(given=given, data=data)
-    fitted = fit(program, x, s)
     assert held is not None  # for_env has held them out
-    values = np.asarray(first_values(program, fitted, x._replace(data=spread(s.seeds, held))))
+    before, values = fit(program, x, s, x._replace(data=spread(s.seeds, held)), kept["label"])
     back = float(jnp.mean(to_go(held, c.chunk)[held.episodes]))
-    return Estimated(folder, kept["label"], values, back, played(folder))
+    return Estimated(folder, kept["label"], values, values - before, back, played(folder))
 
 
 def chunk_of(p: Opened, folder: Path) -> ChunkConfig:
@@ -172,15 +174,19 @@ def seen_in_units(q: Critic) -> Critic:
     return q._replace(values=see(q.values), score=see(q.score))
 
 
-def fit(program: Program, x: Inputs, s: OfflineSettings) -> Learner:
-    """The updates, in parts between which Ctrl-C is heard."""
-    made, done = init(program, x), 0
-    while done < s.offline_steps:
-        stopping.check()
-        part = min(PART, s.offline_steps - done)
-        made, _ = offline.updates(program, s.batch, made, x, part)
-        done += part
-    return made
+def fit(program: Program, x: Inputs, s: OfflineSettings, held: Inputs, title: str) -> tuple[np.ndarray, np.ndarray]:
+    """The updates, in parts between which Ctrl-C is heard: ``first_values`` of the held-out data where nine tenths are done, and at the end."""
+    made, done, found = init(program, x), 0, []
+    with Bar(s.offline_steps, 0, quiet=False, title=title) as bar:
+        for end in (s.offline_steps * 9 // 10, s.offline_steps):
+            while done < end:
+                stopping.check()
+                part = min(PART, end - done)
+                made, _ = offline.updates(program, s.batch, made, x, part)
+                done += part
+                bar.move(done)
+            found.append(np.asarray(first_values(program, made, held)))
+    return found[0], found[1]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -195,7 +201,7 @@ def first_values(program: Program, learner: Learner, x: Inputs) -> Array:
             action = sampling.act(algorithm.act, vars, key, first).action
             return jnp.mean(q.aggregate(q.values(target_view(vars), first, action)))
 
-        return jnp.mean(jax.lax.map(once, jax.random.split(x.keys, SAMPLES)))
+        return jnp.mean(jax.lax.map(once, jax.random.split(stream(x.keys, "evaluation"), SAMPLES)))
 
     return each_seed(one_seed, learner, x)
 
@@ -213,9 +219,14 @@ def table(found: Sequence[Estimated]) -> Rows:
     return [row_of(r, found[0]) for r in order]
 
 
+def as_json(r: Estimated) -> dict[str, Any]:
+    """An estimate in JSON's own types."""
+    return {**r._asdict(), "folder": str(r.folder), "values": r.values.tolist(), "moved": r.moved.tolist()}
+
+
 def caveats(found: Sequence[Estimated]) -> list[str]:
     """What a reader must know of the table, in lines."""
-    return [CAVEAT] if any(r.data for r in found) else [NOTHING, CAVEAT]
+    return [SETTLED, CAVEAT] if any(r.data for r in found) else [NOTHING, SETTLED, CAVEAT]
 
 
 def row_of(r: Estimated, base: Estimated) -> dict[str, str]:
@@ -227,6 +238,7 @@ def row_of(r: Estimated, base: Estimated) -> dict[str, str]:
         "seeds": str(len(r.values)),
         "estimate": mean,
         "95 % interval": spread,
+        "last change": f"{np.mean(r.moved):+.2g}",
     }
     apart = "" if r is base or len(r.values) != len(base.values) else _apart(r.values, base.values)
     real = "" if np.isnan(r.played) else f"{r.played:.2f}"
