@@ -141,6 +141,7 @@ def ready(
     build, driver = build or registry.builder(algorithm)[0], registry.driver_of(type(c))
     for part in (f, c, settings):
         validate(part)
+    driver.check_read(c)
     env_names.check_env(f.env)
     check_place(place_of(algorithm, f, settings))
     sinks.check(f.log_to)
