@@ -12,7 +12,8 @@ from qchunk.types import Algorithm, Array, Chunk, Key, Learner, Spec
 def scheduled(algorithm: Algorithm, name: str, value: Callable[[Array], Array]) -> Algorithm:
     """The same algorithm with ``value(updates done)`` [] in ``Vars.stats[name]``, where its policies and losses read it.
 
-    It is set in ``prepare``: before every update, on policy once an iteration, after its rollout. After the last one it stays as that saw it.
+    It is set in ``prepare``, before every update, and on policy before an iteration's rollout, so that what is played is judged by the number that
+    it was played with. After the last one it stays as that saw it.
     """
 
     def at(learner: Learner) -> Learner:
@@ -25,7 +26,7 @@ def scheduled(algorithm: Algorithm, name: str, value: Callable[[Array], Array]) 
     def prepare(learner: Learner, given: dict, key: Key, chunk: Chunk) -> tuple[Learner, Chunk]:
         return algorithm.prepare(at(learner), given, key, chunk)
 
-    return algorithm._replace(init=init, prepare=prepare)
+    return algorithm._replace(init=init, prepare=prepare, refresh=lambda learner: at(algorithm.refresh(learner)))
 
 
 def linear(start: Array | float, end: Array | float, steps: int) -> Callable[[Array], Array]:

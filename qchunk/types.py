@@ -248,6 +248,8 @@ class Algorithm(NamedTuple):
     first: Policy | None = None
     # whether it turns weights into chunks itself; others are wrapped (primitives.in_primitives)
     primitives: bool = False
+    # on policy, before an iteration is played: numbers that follow the count of updates
+    refresh: Callable[[Learner], Learner] = lambda learner: learner
 
 
 InitFn = Callable[[Key, Spec], PyTree]

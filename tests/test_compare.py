@@ -644,6 +644,19 @@ def test_a_refused_arm_says_why_and_the_others_go_on():
     assert list(refusals.without(("qc", named), (TASK1,), Sizes())[1]) == [(TASK1, named)]
 
 
+def test_an_arm_that_sets_what_it_does_not_read_is_refused():
+    """Every method that learns from what it just played, before anything is trained; an arm that reads the same setting is none the worse."""
+    played = [n for n in names.ALGORITHMS if registry.driver_of(registry.builder(n)[1]).name == "on_policy"]
+    assert {"ppo", "dppo", "reinflow", "fpo", "learned-k", "drwr"} <= set(played)
+    assert refusals.without(played, (TASK1,), Sizes()) == (tuple(played), {})
+    for given in ("chunk.padding=repeated", "chunk.backup=10", "chunk.starts=decision"):
+        named, reads = [f"{arm}:{given}" for arm in played], f"qc:{given}"
+        kept, refused = refusals.without((*named, reads), (TASK1,), Sizes())
+        assert kept == (reads,) and [arm for _, arm in refused] == named
+        flag = given.replace("=", " ")
+        assert all(f"--{flag} has no effect: no windows are cut" in why for why in refused.values()), refused
+
+
 def test_a_method_for_goals_is_refused_where_there_are_none(tmp_path, capsys):
     """In that environment alone, before anything is trained; a dry comparison says so."""
     goal, sizes = "tabletop/cube-single-goal", Sizes(hidden=(16,), n=2)

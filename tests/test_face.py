@@ -77,6 +77,9 @@ def test_a_pure_on_policy_run_is_the_drivers(env):
         np.testing.assert_array_equal(value, evaluated.values[name][0])
     with pytest.raises(UserError, match="--normalise-obs"):
         qchunk.agent(ppo, P, jax.random.key(0), env=env, settings=dataclasses.replace(s, normalise_obs="standard"))
+    with pytest.raises(UserError, match="--chunk.padding repeated has no effect"):
+        odd = dataclasses.replace(P, chunk=dataclasses.replace(P.chunk, padding="repeated"))
+        qchunk.agent(ppo, odd, jax.random.key(0), env=env, settings=s)
 
 
 def test_agents_over_learning_rates_and_seeds_in_one_program(env, data):

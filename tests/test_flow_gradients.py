@@ -11,7 +11,7 @@ from tiers import slow_but
 
 from qchunk import envs
 from qchunk.actor_configs import FlowConfig, GaussianConfig, MeanFlowConfig, OneStepConfig
-from qchunk.actors.exploring import noise_network, shrinking, with_noise
+from qchunk.actors.exploring import MOST, noise_network, shrinking, with_noise
 from qchunk.actors.flow import flow
 from qchunk.actors.paths import with_min_std
 from qchunk.algorithms.dppo import PPO, ppo
@@ -19,6 +19,8 @@ from qchunk.algorithms.fpo import FPO, fpo, fpo_by_pair
 from qchunk.algorithms.reinflow import ReinFlow, reinflow
 from qchunk.compose import lagging
 from qchunk.config import ChunkConfig, NoiseConfig, OptimConfig, RolloutConfig, ValueConfig, validate
+from qchunk.drivers import train
+from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.improve import repeated
 from qchunk.losses.flow_ratio import END, PAIRS, averaged, by_pair, of_flow, with_pairs
 from qchunk.losses.group_ratio import climb_among
@@ -105,6 +107,33 @@ def test_a_path_is_judged_by_the_steps_that_were_played():
     np.testing.assert_allclose(found[:, 0], np.clip(total / 4, -1, 1), rtol=1e-4)
     loss, metrics = jax.jit(path_entropy(noisy, noise, 0.5).fn)(vars, (), chunk)
     np.testing.assert_allclose((loss, metrics["entropy"]), (-spread.mean() / 8, spread.mean() / 4), rtol=1e-4)
+
+
+def test_what_was_played_is_judged_by_the_noise_that_it_was_played_with():
+    """The largest deviation follows the count of updates from one iteration to the next, before it is played, and stays within."""
+    rollout, noise = RolloutConfig(4, 2, epochs=1, minibatches=2), NoiseConfig((8,), 0.1, 0.3, updates=10)
+    c = ReinFlow(FlowConfig((8,), steps=2), ChunkConfig(1), ValueConfig((8,)), rollout, noise=noise)
+
+    def telling_the_bound(c):
+        made = reinflow(c)
+
+        def plan(vars, *args):
+            found = made.explore.plan(vars, *args)
+            return found._replace(extras={**found.extras, "bound": jnp.full(len(found.action), vars.stats[MOST])})
+
+        def update(learner, given, key, chunk):
+            after, metrics = made.update(learner, given, key, chunk)
+            return after, {**metrics, "played": chunk.extras["bound"].mean(), "judged": learner.stats[MOST]}
+
+        return made._replace(explore=made.explore._replace(plan=plan), update=update)
+
+    s = OnPolicySettings(online_steps=8 * 6, eval_every=8 * 6, episodes=4)
+    run = train(telling_the_bound, c, env=envs.make("probe/flag"), settings=s)
+    figures = [e.values for e in run if e.kind == "train"]
+    wanted = [float(shrinking(0.1, 0.3, 10)(2.0 * i)) for i in range(6)]
+    assert wanted[0] == wanted[1] > wanted[2] > wanted[3] > wanted[4] > wanted[5]
+    for which in ("played", "judged"):
+        np.testing.assert_allclose([f[which][0] for f in figures], wanted, rtol=1e-6)
 
 
 def test_pairs_are_judged_by_the_steps_that_were_played():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import json
@@ -297,6 +298,27 @@ def test_how_windows_are_cut_is_refused(given):
         next(train(ppo, PPO(chunk=chunk), env=envs.make("probe/constant"), settings=s))
 
 
+def test_an_iteration_is_traced_once():
+    """For its shapes, which are asked for before a run begins, for its figures' shapes, and in the program that adds these up."""
+    counts = collections.Counter()
+
+    def counted(c):
+        made = ppo(c)
+
+        def count(name):
+            return lambda *args: (counts.update([name]), getattr(made, name)(*args))[1]
+
+        return made._replace(prepare=count("prepare"), update=count("update"))
+
+    c = PPO(GaussianConfig((8,)), ChunkConfig(2), ValueConfig((8,)), RolloutConfig(4, 4, 2, 2))
+    s = OnPolicySettings(online_steps=32, seeds=2)
+    program, x = assemble(counted, c, envs.make("probe/two-step"), s)
+    once, args, _ = on_policy.unit(program, x, s)
+    *_, sums = jax.eval_shape(once, *args)
+    on_policy.iterate.trace(program, *args, sums)
+    assert counts == {"prepare": 1, "update": 1}
+
+
 ENV, PLAYS = "probe/two-step", ["--rollout.envs", "8", "--rollout.decisions", "4", "--online-steps", "192", "--quiet"]
 TINY = ["--tuned.hidden", "16", "--critic.hidden", "16", "--chunk.horizon", "2", "--episodes", "4"]
 
@@ -349,6 +371,9 @@ def test_a_run_resumes_to_the_same_bits(tmp_path, capsys):
     for name in ("a", "b"):
         cli.main([*argv, "--out", str(tmp_path / name)])
     (tmp_path / "b" / "summary.json").unlink()
+    about = json.loads((tmp_path / "b" / "config.json").read_text())
+    about["config"]["config"]["chunk"]["padding"] = "repeated"  # new runs are refused, older ones go on
+    (tmp_path / "b" / "config.json").write_text(json.dumps(about))
     cli.main(["train", "--resume", str(tmp_path / "b"), "--step", "128", "--quiet"])
     lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("a", "b")]
     figures = [[json.loads(x) for x in found] for found in lines]

@@ -39,7 +39,7 @@ def without(algos: Sequence[str], where: Sequence[str], sizes: Sizes) -> tuple[t
 
 
 def made(arm: str, sizes: Sizes) -> tuple[Any, Exception | None]:
-    """(the configuration of an arm, why no method can be made of it; None where one can).
+    """(the configuration of an arm, why no method can be made of it or would read what it sets; None where one can and would).
 
     Raises:
         UserError: a typing mistake, see ``without``.
@@ -53,6 +53,7 @@ def made(arm: str, sizes: Sizes) -> tuple[Any, Exception | None]:
     c = arms.with_settings(c, given)
     try:
         build(c)
+        registry.driver_of(type(c)).check_read(c)
     except Exception as e:  # a function of the user's own raises what it likes
         return c, e
     return c, None

@@ -71,7 +71,7 @@ def checked_driver(c: Any, settings: Any, data: Any) -> Driver:
     """The driver of a configuration, where settings and data are what it takes.
 
     Raises:
-        UserError: no configuration, or settings of another driver, or data where there are to be none.
+        UserError: no configuration, one that sets what nothing reads, settings of another driver, or data where there are to be none.
     """
     if not dataclasses.is_dataclass(c) or isinstance(c, type) or not hasattr(c, "chunk"):
         raise UserError(f"c is {repr(c)[:60]}", "give a method's configuration, such as qchunk.algorithms.qc.QC()")
@@ -84,6 +84,7 @@ def checked_driver(c: Any, settings: Any, data: Any) -> Driver:
         raise UserError(f"data are a {type(data).__name__}, not a Dataset", fix)
     if not driver.takes_data and data is not None:
         raise UserError(f"{type(c).__name__} learns from what it plays", "leave data out")
+    driver.check_read(c)
     return driver
 
 

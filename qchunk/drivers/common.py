@@ -91,6 +91,8 @@ class Driver(NamedTuple):
     whole: Callable
     unit: Callable  # (program, inputs, settings) -> (fn, its arguments, how often a run calls it): what costs are counted of
     resolve: Callable = lambda s: s  # settings -> the same with every 0 that means "choose" replaced
+    # (config) raises UserError where it sets what nothing reads under this driver; of new runs, as older ones may have been given it
+    check_read: Callable = lambda c: None
 
 
 def seed_keys(s: DriverSettings, settings: int = 1) -> jax.Array:

@@ -77,6 +77,16 @@ def iterations(per_decision: int, c: RolloutConfig, s: OnPolicySettings) -> Iter
     return Iterations(steps, total, math.ceil(s.log_every / steps), eval_every, save_every)
 
 
+def check_read(c: Any) -> None:
+    """Refuses how windows of data are cut, where there are none.
+
+    Raises:
+        UserError: names the flag.
+    """
+    usual, cut = getattr(type(c), "chunk", ChunkConfig), ("backup", "padding", "starts")
+    refuse_unread(c.chunk, usual, cut, "chunk.", "no windows are cut of what is played on-policy", "leave it out")
+
+
 def check(program: Program, x: Inputs, s: OnPolicySettings) -> None:
     """Refuses settings and an environment that cannot run.
 
@@ -85,8 +95,6 @@ def check(program: Program, x: Inputs, s: OnPolicySettings) -> None:
     """
     if s.online_steps == 0:
         raise UserError("there is nothing to train", "give --online-steps")
-    usual, cut = getattr(type(x.c), "chunk", ChunkConfig), ("backup", "padding", "starts")
-    refuse_unread(x.c.chunk, usual, cut, "chunk.", "no windows are cut of what is played on-policy", "leave it out")
     r = x.c.rollout
     x.share.check(r.envs * r.decisions // r.minibatches, "the decisions of a minibatch")
     if program.on_host:
@@ -156,33 +164,37 @@ def iterate(
     program: Program, learner: Learner, loop: OnPolicy, x: Inputs, n, sums: Metrics | None = None
 ) -> tuple[Learner, OnPolicy, Metrics]:
     """``n`` iterations of every seed: (learner, loop, ``sums`` of the figures [S], with theirs added)."""
-    c, done = x.c.rollout, loop.iterations
+    done = loop.iterations
 
     def one_seed(learner: Learner, x: Inputs, sums: Metrics | None, *mine: Any):
-        env, algorithm, scheme = program.playable(x.given), program.algorithm(x.c), program.scheme(x, "explore")
-
-        def iteration(i, state):
-            learner, (envs, first, scale, moments) = state
-            key = stream(x.keys, "iteration", done + i)
-            play_key, prepare_key, learn_key = jax.random.split(key, 3)
-            vars = reads(learner, x)
-            envs, chunk, seen = on_device.rollout_chunks(env, scheme, vars, play_key, c.decisions, envs, x.c.chunk)
-            if c.scale_rewards:
-                firsts = jnp.concatenate([first[None], chunk.last[:-1]])
-                scale, reward = scaled(scale, chunk.reward[..., 0], firsts)
-                chunk = chunk._replace(reward=reward[..., None])
-            if moments is not None:
-                moments = normalise.seen(moments, chunk.obs)
-            learner, chunk = algorithm.prepare(learner, x.given, prepare_key, chunk)
-            learner, sums = learn(algorithm, c, learner, x.given, learn_key, chunk)
-            if moments is not None:  # after the updates: they take the policy in the units that it played in
-                learner = in_moments(learner, moments)
-            return (learner, (envs, chunk.last[-1], scale, moments)), {**sums, **seen}
-
-        return accumulate(iteration, (learner, mine), n, sums=sums)
+        return accumulate(lambda i, state: _iteration(program, state, x, done + i), (learner, mine), n, sums=sums)
 
     (learner, after), sums = each_seed(one_seed, learner, x, sums, *loop[:-1])
     return learner, OnPolicy(*after, iterations=done + n), sums
+
+
+# traced once, for whoever asks for its shapes and for every program of a run that iterates: tracing a method takes seconds
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _iteration(program: Program, state: tuple, x: Inputs, number: Array) -> tuple[tuple, Metrics]:
+    """Iteration ``number`` of one seed: ((learner, what ``OnPolicy`` holds of it), its figures)."""
+    learner, (envs, first, scale, moments) = state
+    c, env = x.c.rollout, program.playable(x.given)
+    algorithm, scheme = program.algorithm(x.c), program.scheme(x, "explore")
+    play_key, prepare_key, learn_key = jax.random.split(stream(x.keys, "iteration", number), 3)
+    learner = algorithm.refresh(learner)
+    vars = reads(learner, x)
+    envs, chunk, seen = on_device.rollout_chunks(env, scheme, vars, play_key, c.decisions, envs, x.c.chunk)
+    if c.scale_rewards:
+        firsts = jnp.concatenate([first[None], chunk.last[:-1]])
+        scale, reward = scaled(scale, chunk.reward[..., 0], firsts)
+        chunk = chunk._replace(reward=reward[..., None])
+    if moments is not None:
+        moments = normalise.seen(moments, chunk.obs)
+    learner, chunk = algorithm.prepare(learner, x.given, prepare_key, chunk)
+    learner, sums = learn(algorithm, c, learner, x.given, learn_key, chunk)
+    if moments is not None:  # after the updates: they take the policy in the units that it played in
+        learner = in_moments(learner, moments)
+    return (learner, (envs, chunk.last[-1], scale, moments)), {**sums, **seen}
 
 
 def in_moments(learner: Learner, moments: Moments) -> Learner:
@@ -202,6 +214,7 @@ def learn(
     size = c.envs * c.decisions // c.minibatches
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunk)
 
+    @functools.partial(jax.jit, inline=True)  # asked for its shapes and for itself, traced once
     def make(learner: Learner, some: Chunk) -> tuple[Learner, Metrics]:
         return algorithm.update(learner, given, jax.random.fold_in(key, learner.step), some)
 
@@ -299,4 +312,6 @@ def unit(program: Program, x: Inputs, s: OnPolicySettings) -> tuple[Callable, tu
     return functools.partial(iterate, program), (learner, loop, x, 1), done.env_steps // per
 
 
-ON_POLICY = Driver("on_policy", OnPolicySettings, False, check, run, state_like, amount, whole, unit)
+ON_POLICY = Driver(
+    "on_policy", OnPolicySettings, False, check, run, state_like, amount, whole, unit, check_read=check_read
+)

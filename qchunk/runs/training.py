@@ -150,6 +150,7 @@ def ready(wanted: Wanted, earlier: prior.Prior | None) -> tuple[Opened, dict, di
     build, driver = wanted.build or registry.builder(algorithm)[0], registry.driver_of(type(c))
     for part in (f, c, settings):
         validate(part)
+    driver.check_read(c)
     env_names.check_env(f.env)
     check_place(wanted.place)
     sinks.check(f.log_to)
