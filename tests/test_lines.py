@@ -87,6 +87,11 @@ def measures(c: C):
 def acts(c: C):
     a = of(c, None)
     return a._replace(act=a.act._replace(emit=lambda vars, plan, i, obs: plan.action))
+@config
+class Level(C):
+    level: float = 0.5
+def asks(c: Level):
+    return of(c, boom if c.level > 1 else None)
 """
 METHODS = {
     "build": ("your build failed at mine.py:16: RuntimeError: no build today. Fix it there.", 1),
@@ -100,6 +105,12 @@ METHODS = {
     "acts": (
         "the actions that are played are float32[1, 2, 1], not float32[1, 1]. let the policy's plan, its emit and the execution's act return whole actions.",
         0,
+    ),
+    "asks": (
+        "your asks failed at mine.py:39: TracerBoolConversionError: Python asks for the value of a traced number, as if, float() and range() do; "
+        "arrays and the floats of a configuration have none while a program is made. Use jax.numpy.where, or make the field an int, a bool or a "
+        "str. Fix it there.",
+        1,
     ),
     "names": ("--batch is a flag of every run, and a field of your configuration. call the field otherwise.", 0),
     "wide": ("the loss of the term bc has the shape (3,). return one number, such as a mean over the batch.", 0),
@@ -122,7 +133,7 @@ def test_a_method_of_the_users_that_fails(name, data, tmp_path, monkeypatch, cap
 def test_a_file_that_fails_by_itself(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("mine.py").write_text("[][0]")
-    code, err = run(capsys, "train", "mine.py:any", "--env", ENV, "--data", "x.npz", *TINY)
+    code, _, err = run(capsys, "train", "mine.py:any", "--env", ENV, "--data", "x.npz", *TINY)
     assert code == 2 and err.startswith("error: your file failed at mine.py:1: IndexError"), err
 
 
