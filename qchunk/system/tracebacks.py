@@ -15,7 +15,12 @@ _LIBRARIES = [*(p for n, p in sysconfig.get_paths().items() if n.endswith(("lib"
 _INSTALLED = tuple({place + os.sep for p in _LIBRARIES for place in (os.path.abspath(p), os.path.realpath(p))})
 
 
-_TRACED = ("Concretization", "TracerBoolConversion", "TracerIntegerConversion", "TracerArrayConversion")  # JAX's errors, less "Error"
+_TRACED = (
+    "Concretization",
+    "TracerBoolConversion",
+    "TracerIntegerConversion",
+    "TracerArrayConversion",
+)  # JAX's errors, less "Error"
 _NO_VALUE = (
     "Python asks for the value of a traced number, as if, float() and range() do; arrays and the floats of a configuration have none while "
     "a program is made. Use jax.numpy.where, or make the field an int, a bool or a str"
