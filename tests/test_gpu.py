@@ -92,13 +92,13 @@ def test_tests_that_passed_are_not_run_again(tmp_path, monkeypatch):
     broken = "from pathlib import Path\ndef test_a(): Path('ran').open('a').write('a')\ndef test_b(): assert Path('mended').exists()\n"
     (tmp_path / "tests" / "test_x.py").write_text(broken)
     monkeypatch.setattr(measure, "ROOT", tmp_path)
-    monkeypatch.setattr(measure, "PARTS", {"x": measure.Part(60, smoke=("tests/test_x.py",))})
+    monkeypatch.setattr(measure, "PARTS", {"x": measure.Part(600, smoke=("tests/test_x.py",))})
     f = argparse.Namespace(out=tmp_path, smoke=True)
-    assert measure.tested("x", 60, f, results) == 1
+    assert measure.tested("x", 600, f, results) == 1
     (tmp_path / "mended").touch()
-    assert measure.tested("x", 60, f, results) == 0
+    assert measure.tested("x", 600, f, results) == 0
     assert [(r["passed"], r["failed"]) for r in results] == [(1, 1), (2, 0)] and (tmp_path / "ran").read_text() == "a"
-    assert measure.tested("x", 60, f, results) == 0, "nothing is left"
+    assert measure.tested("x", 600, f, results) == 0, "nothing is left"
 
 
 def test_ours_stands_beside_the_published_curve():
