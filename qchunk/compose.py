@@ -17,7 +17,7 @@ import optax
 from qchunk import target_networks, trees
 from qchunk.data.chunks import beginning, of_chunk
 from qchunk.optimisers import Optim, transformation
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, shaped
 from qchunk.target_networks import target_view
 from qchunk.types import (
     Algorithm,
@@ -330,7 +330,9 @@ def learner(
 
 def added(runs: dict[str, tuple[Array, Metrics]]) -> tuple[Array, Metrics]:
     """The sum of the losses, and the metrics of all terms, by the names of these."""
-    total = sum((_one_number(n, loss) for n, (loss, _) in runs.items()), jnp.zeros(()))
+    mean = "return one number, such as a mean over the batch"
+    losses = (shaped(jnp.asarray(loss), (), f"the loss of the term {n}", mean) for n, (loss, _) in runs.items())
+    total = sum(losses, jnp.zeros(()))
     if odd := [name for name, (_, metrics) in runs.items() if ACTIVE[1:] in metrics]:
         problem = (
             f'the term {odd[0]} has a metric called "{ACTIVE[1:]}", which is what the share of its updates is called'
@@ -338,13 +340,6 @@ def added(runs: dict[str, tuple[Array, Metrics]]) -> tuple[Array, Metrics]:
         raise UserError(problem, "give it another name")
     named = {name: {"loss": loss, **metrics} for name, (loss, metrics) in runs.items()}
     return total, {f"{name}/{k}": v for name, metrics in named.items() for k, v in metrics.items()}
-
-
-def _one_number(name: str, loss: Any) -> Any:
-    if jnp.shape(loss) != ():
-        problem = f"the loss of the term {name} has the shape {jnp.shape(loss)}"
-        raise UserError(problem, "return one number, such as a mean over the batch")
-    return loss
 
 
 def _any(flags: list[Array | bool]) -> Array | bool:

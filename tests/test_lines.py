@@ -92,7 +92,13 @@ class Level(C):
     level: float = 0.5
 def asks(c: Level):
     return of(c, boom if c.level > 1 else None)
+def rounds(c: Level):
+    return of(c, boom if float(c.level) > 1 else None)
 """
+NO_VALUE = (
+    "Python or NumPy asks for the value of a traced number, as if, float() and range() do; arrays and the floats of a configuration have none "
+    "while a program is made. Use jax.numpy.where, or make the field an int, a bool or a str"
+)
 METHODS = {
     "build": ("your build failed at mine.py:16: RuntimeError: no build today. Fix it there.", 1),
     "loss": ("your boom failed at mine.py:14: ZeroDivisionError: no loss today. Fix it there.", 1),
@@ -107,13 +113,18 @@ METHODS = {
         0,
     ),
     "asks": (
-        "your asks failed at mine.py:39: TracerBoolConversionError: Python asks for the value of a traced number, as if, float() and range() do; "
-        "arrays and the floats of a configuration have none while a program is made. Use jax.numpy.where, or make the field an int, a bool or a "
-        "str. Fix it there.",
+        f"your asks failed at mine.py:39: TracerBoolConversionError: {NO_VALUE}. Fix it there.",
+        1,
+    ),
+    "rounds": (
+        f"your rounds failed at mine.py:41: ConcretizationTypeError: {NO_VALUE}. Fix it there.",
         1,
     ),
     "names": ("--batch is a flag of every run, and a field of your configuration. call the field otherwise.", 0),
-    "wide": ("the loss of the term bc has the shape (3,). return one number, such as a mean over the batch.", 0),
+    "wide": (
+        "the loss of the term bc has the shape (3,), not (). return one number, such as a mean over the batch.",
+        0,
+    ),
 }
 
 

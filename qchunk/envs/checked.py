@@ -13,7 +13,7 @@ import numpy as np
 from qchunk import trees
 from qchunk.envs.base import AutoReset, Env, EpisodeLimit, State, Vmap, Wrapper, obs_spec
 from qchunk.system import tracebacks
-from qchunk.system.errors import UserError
+from qchunk.system.errors import UserError, shaped
 
 _TESTED = ("qchunk", "brax")  # each is played in tests, and brax's physics take seconds to trace
 _SEEN: weakref.WeakSet = weakref.WeakSet()
@@ -81,9 +81,7 @@ def _check_state(state: Any, wanted: Any, what: str) -> None:
     if odd := [n for n, x in leaves.items() if np.dtype(x.dtype).kind not in "fiub"]:
         raise UserError(f"{what}: {odd[0]} is of type {leaves[odd[0]].dtype}", "return numbers")
     for part in ("reward", "done"):
-        x = getattr(state, part)
-        if getattr(x, "shape", ()) != ():
-            raise UserError(f"{what}: {part} has the shape {x.shape}", "return one number: shape ()")
+        shaped(getattr(state, part), (), f"{what}: {part}", "return one number")
 
 
 def _check_same(start: State, after: State, name: str) -> None:

@@ -15,14 +15,10 @@ _LIBRARIES = [*(p for n, p in sysconfig.get_paths().items() if n.endswith(("lib"
 _INSTALLED = tuple({place + os.sep for p in _LIBRARIES for place in (os.path.abspath(p), os.path.realpath(p))})
 
 
-_TRACED = (
-    "Concretization",
-    "TracerBoolConversion",
-    "TracerIntegerConversion",
-    "TracerArrayConversion",
-)  # JAX's errors, less "Error"
+# JAX's errors, by name: nothing here imports it
+_TRACED = {"ConcretizationTypeError", "TracerBoolConversionError", "TracerIntegerConversionError", "TracerArrayConversionError"}  # fmt: skip
 _NO_VALUE = (
-    "Python asks for the value of a traced number, as if, float() and range() do; arrays and the floats of a configuration have none while "
+    "Python or NumPy asks for the value of a traced number, as if, float() and range() do; arrays and the floats of a configuration have none while "
     "a program is made. Use jax.numpy.where, or make the field an int, a bool or a str"
 )
 
@@ -56,7 +52,7 @@ def place(frame: traceback.FrameSummary) -> str:
 
 def told(err: BaseException) -> str:
     """``ValueError: what it says``, in one line; what JAX says at length of traced numbers in ours."""
-    if type(err).__name__.removesuffix("Error") in _TRACED:
+    if type(err).__name__ in _TRACED:
         return f"{type(err).__name__}: {_NO_VALUE}"
     return f"{type(err).__name__}: {' '.join(str(err).split()) or '(no message)'}"
 
