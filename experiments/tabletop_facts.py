@@ -199,7 +199,7 @@ over episodes and the number of episodes that have any. OGBench's own oracle, a 
 **Yaw matters.** Without it the gripper keeps its first yaw, which fits a cube by luck with probability
 2 * 0.35 / (pi / 2) = {luck:.0%}, and two with {luck2:.0%}.
 
-**Success states.** The design wants {low:.1%} to {high:.0%} (the last column: 2 standard errors decide).
+**Success states.** We had asked for {low:.1%} to {high:.0%} (the last column, the band: 2 standard errors decide).
 {verdict}
 A cube that lies anywhere is within 4 cm of its goal with probability pi 0.04^2 / (0.25 * 0.6) = {disc:.2%}, n
 independent ones all with its n-th power; times the share of time in which all cubes lie on the table:

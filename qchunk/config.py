@@ -135,31 +135,29 @@ def stands_on(c: Any) -> tuple[str, Stands] | None:
 
 @config
 class ChunkConfig:
-    """How windows are cut from data. The only home of gamma besides ``data/chunks.py``, which uses it."""
+    """How windows (an observation and the H actions after it) are cut from data, and how their rewards are discounted."""
 
     horizon: PositiveInt = 5
     """H, actions per chunk."""
     backup: Annotated[tuple[int, ...], Range(1)] = ()
-    """J backup points in environment steps, ascending; empty means the horizon itself."""
+    """After how many environment steps a critic's target bootstraps: ascending, several for a critic of prefixes; empty: after the horizon."""
     gamma: Annotated[float, Range(0, 1)] = 0.99
     """Discount per environment step, in [0, 1]."""
     padding: Literal["masked", "repeated", "whole"] = "masked"
-    """What imitation learns from steps past an episode's end: nothing, the last action again, or nothing from such a chunk."""
+    """What imitation learns of a chunk that reaches past an episode's end: masked, its actions before the end; repeated, the last of these again to its length; whole, nothing."""
     history: Annotated[int, Range(1, 1000)] = 1
     """To, observations seen at once, the newest last; before an episode's start its first one is repeated."""
     discount: Literal["step", "decision"] = "step"
     """Whether gamma counts once per environment step, or once per chunk (2409.00588): rewards inside one then count alike."""
     starts: Literal["step", "decision", "episode", "whole"] = "step"
-    """Where windows start: at any step, where a policy decided (at any step where data do not say), at an episode's first, or
-    at any step from which the window lies inside its episode."""
+    """Where windows start: step, at any; decision, where a policy decided (at any where data do not say); episode, at its first; whole, at any from which the window lies inside its episode."""
 
     codec: Literal["none", "prodmp", "promp"] = "none"
-    """Movement primitives: actors and critics see chunks as weights of smooth trajectories (2210.01531, or bumps), which are played."""
+    """Movement primitives: actors and critics see a chunk as the weights of a smooth trajectory, which is played; by a damped spring (prodmp, 2210.01531) or by bumps (promp)."""
     basis: PositiveInt = 5
-    """W, weights of each number of a chunk with a codec: at most the horizon; at least 4 for prodmp, 2 for promp."""
+    """With a codec, W, weights for each number of an action: at most the horizon; at least 4 for prodmp, 2 for promp."""
     replan: Literal["free", "smooth"] = "free"
-    """With a codec, of a plan that is made while an old one is under way: free is as it was made, smooth goes on from the old one's next
-    two actions, which suits actions that are positions; those that are velocities then miss what they aim at."""
+    """With a codec, how a plan begins that is made while an old one is under way: free, as it was made; smooth, with the old one's next two actions, which suits actions that are positions; velocities then miss what they aim at."""
 
     @property
     def points(self) -> tuple[int, ...]:
@@ -212,15 +210,15 @@ class CriticConfig:
     norm_first: bool = False
     """LayerNorm before each activation in place of after it (2302.02948)."""
     activation: Literal["gelu", "mish", "relu"] = "gelu"
-    """Of the hidden layers."""
+    """Activation of the hidden layers."""
     members: PositiveInt = 2
     """Critics in the ensemble."""
     aggregate: str = "mean"
-    """How the ensemble's opinions become one: qchunk list aggregates, or yours as my_file.py:my_function."""
+    """How the values of the ensemble become one: qchunk list aggregates, or yours as my_file.py:my_function."""
     tau: Annotated[float, Range(above=0, high=1)] = 0.005
     """Polyak rate of the target copy, in (0, 1]."""
     subset: NonNegativeInt = 0
-    """Members drawn anew in each update, whose target networks alone it reads (2101.05982, algorithm 1); 0: all."""
+    """How many members' target networks an update reads, drawn anew each time (2101.05982, algorithm 1); 0: all."""
 
     def check(self, where: str) -> None:
         """Raises UserError where there is no such aggregate, or fewer members than are to be drawn."""

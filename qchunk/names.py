@@ -63,7 +63,7 @@ ALGORITHMS = {
         "qchunk.algorithms.dql:dql",
         "Diffusion-QL: a diffusion is cloned and climbs a critic through its chain (2208.06193)",
     ),
-    "edp": Entry("qchunk.algorithms.edp:edp", "the same through one step, from noised chunks of the data (2305.20081)"),
+    "edp": Entry("qchunk.algorithms.edp:edp", "dql through one step, from noised chunks of the data (2305.20081)"),
     "dac": Entry(
         "qchunk.algorithms.dac:dac", "a critic's gradient leans on a diffusion's noise estimates (2405.20555)"
     ),
@@ -110,7 +110,7 @@ ALGORITHMS = {
         "qchunk.algorithms.sdac:sdac",
         "an online diffusion follows guesses of what was noised, by their values (2502.00361)",
     ),
-    "idem": Entry("qchunk.algorithms.sdac:idem", "the same by the critic's slopes at the guesses (2402.06121)"),
+    "idem": Entry("qchunk.algorithms.sdac:idem", "sdac by the critic's slopes at the guesses (2402.06121)"),
     "dpmd": Entry(
         "qchunk.algorithms.dpmd:dpmd", "an online diffusion matches its slow copy's chunks, drawn by value (2502.00361)"
     ),
@@ -145,7 +145,7 @@ ALGORITHMS = {
         "qchunk.algorithms.supe:supe",
         "soft actor-critic over skills, online beside data without rewards, drawn to what is new (2410.18076)",
     ),
-    "supe-gt": Entry("qchunk.algorithms.supe:supe_gt", "the same beside data with rewards (2410.18076)"),
+    "supe-gt": Entry("qchunk.algorithms.supe:supe_gt", "supe beside data with rewards (2410.18076)"),
     "qc-frozen": Entry("qchunk.algorithms.qc_frozen:qc_frozen", "Q-chunking on the frozen prior of an earlier run"),
     "v-gps": Entry("qchunk.algorithms.v_gps:v_gps", "re-ranks samples of a frozen prior by an IQL critic (2410.13816)"),
     "top-erl": Entry(
@@ -160,7 +160,7 @@ ALGORITHMS = {
         "qchunk.algorithms.reinflow:reinflow", "PPO through a flow's few steps, with noise that is learned (2505.22094)"
     ),
     "fpo": Entry("qchunk.algorithms.fpo:fpo", "PPO on a flow by its own losses on what it played (2507.21053)"),
-    "fpo++": Entry("qchunk.algorithms.fpo:fpo_by_pair", "the same, pair of noise and time by pair"),
+    "fpo++": Entry("qchunk.algorithms.fpo:fpo_by_pair", "fpo by one ratio for each pair of noise and time"),
     "learned-k": Entry(
         "qchunk.algorithms.learned_k:learned_k",
         "PPO over how much of a frozen prior's chunks to play, at a price for each look (2606.11408)",

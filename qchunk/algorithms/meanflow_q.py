@@ -22,7 +22,7 @@ class MeanFlowQ(FBRAC):
     alpha: PositiveFloat = 2000.0
     """The actor climbs Q / alpha, beside its own loss of imitation: large keeps it with the data."""
     n: PositiveInt = 5
-    """N, candidates per decision; also in the target."""
+    """N, chunks sampled for a decision, of which the critic's best is played; as many in the critic's target."""
     slice_rows: NonNegativeInt = 0
     """Candidates evaluated at once (bounds memory); 0 chooses by backend."""
 

@@ -28,11 +28,11 @@ class QC:
     critic: CriticConfig = CriticConfig()
     optim: OptimConfig = OptimConfig()
     n: PositiveInt = 32
-    """N, candidates per decision; also in the target."""
+    """N, chunks sampled for a decision, of which the critic's best is played; as many in the critic's target."""
     clone_until: NonNegativeInt = 0
     """Updates after which the actor is no longer cloned, only the critic trained; 0: it is cloned in all of them."""
     slice_rows: NonNegativeInt = 0
-    """Candidates evaluated at once (bounds memory); 0 chooses by backend."""
+    """Sampled chunks that are evaluated at once, which bounds memory; 0: chosen by the device."""
 
 
 def qc(c: QC) -> Algorithm:

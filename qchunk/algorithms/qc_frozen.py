@@ -26,7 +26,7 @@ class FrozenQC:
     critic: CriticConfig = CriticConfig()
     optim: OptimConfig = OptimConfig()
     n: PositiveInt = 32
-    """N, candidates per decision; also in the target."""
+    """N, chunks sampled for a decision, of which the critic's best is played; as many in the critic's target."""
     slice_rows: NonNegativeInt = 0
     """Candidates evaluated at once (bounds memory); 0 chooses by backend."""
 

@@ -32,7 +32,7 @@ class PrefixQC:
     critic: PrefixConfig = PrefixConfig()
     optim: OptimConfig = OptimConfig()
     n: PositiveInt = 4
-    """N, candidates per decision; also in the target."""
+    """N, chunks sampled for a decision, of which the critic's best is played; as many in the critic's target."""
     target: Literal["whole", "joint"] = "whole"
     """Values of later states: the best of N whole chunks, or of all their prefixes (2605.11009)."""
 

@@ -29,7 +29,7 @@ class EvalFlags(PlayFlags, CheckpointFlags):
     json: bool = False
     """Print the figures as JSON to stdout."""
     quiet: bool = False
-    """Print nothing but --json."""
+    """Print nothing but what --json asks for."""
     weaker: Path | None = None
     """Another run of the same kind, trained less, for --execute contrast."""
 

@@ -20,7 +20,7 @@ class ActingFlags(PlayFlags, CheckpointFlags):
     """Which policy of a run, and how it is played."""
 
     seed: NonNegativeInt = 0
-    """The place among the run's seeds."""
+    """Which of the run's seeds, counted from 0."""
     recorded: bool = False
     """Actions in the units that the data were recorded in (qchunk data convert --scale-actions), not in [-1, 1]."""
 
@@ -30,11 +30,11 @@ class ExportFlags:
     """One file."""
 
     out: Path | None = None
-    """File to write: .zip with the programs, or .safetensors with all weights by their names, and nothing that acts."""
+    """File to write: .zip, which acts; or .safetensors, all weights by their names, for programs of your own. Required."""
     platforms: tuple[Literal["cpu", "cuda", "tpu"], ...] = ("cpu", "cuda", "tpu")
-    """Devices that it can run on."""
+    """Kinds of devices that the .zip can run on."""
     json: bool = False
-    """Print what is known of it as JSON to stdout."""
+    """Print what was exported (sizes, scheme, versions, fingerprint) as JSON to stdout."""
 
 
 def export(argv: list[str]) -> None:

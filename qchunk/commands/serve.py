@@ -24,17 +24,17 @@ class ServeFlags:
     host: str = "127.0.0.1"
     """The address to listen on; 0.0.0.0 is every network that this machine is in."""
     port: Annotated[int, Range(0, 65535)] = 8000
-    """0: any that is free."""
+    """The port to listen on; 0: any that is free."""
     by_step: bool = False
     """Answer with the next action, by any scheme, to a robot that asks at every step; by default with a whole new plan."""
     clients: PositiveInt = 64
-    """Connections at a time."""
+    """Most connections at a time."""
     batch: PositiveInt = 16
-    """Requests that one call of the policy answers."""
+    """Most requests that one call of the policy answers together."""
     max_bytes: PositiveInt = 2**20
-    """Of a request; larger ones end their connection."""
+    """Most bytes of a request; a larger one ends its connection."""
     idle: PositiveFloat = 60.0
-    """Seconds without a request, after which a connection ends."""
+    """Seconds without a request after which a connection ends."""
     key_file: Path | None = None
     """A file with the key that clients must send (openpi's api_key)."""
 

@@ -40,33 +40,33 @@ class CompareFlags:
     data: Path | None = None
     """Data set for every arm; by default --data-steps transitions of the environment's first scripted behaviour."""
     data_steps: PositiveInt = 200_000
-    """Transitions to collect."""
+    """Transitions to collect where --data names no data set."""
     algos: tuple[str, ...] = arms.DEFAULT
-    """Arms: algorithms, ALGORITHM@KIND for another actor (dppo@diffusion), or your own as my_file.py:my_function; settings of one stand behind it: qc:n=4, bc@diffusion:steps=5."""
+    """Arms, the methods to compare: algorithms, ALGORITHM@KIND for another actor (dppo@diffusion), or your own as my_file.py:my_function; settings of one stand behind it: qc:n=4, bc@diffusion:steps=5."""
     seed: NonNegativeInt = 0
     """The first seed."""
     seeds: PositiveInt = 4
     """S, seeds of every arm; with more of them the same command trains those that are missing."""
     offline_steps: PositiveInt = 2_500
-    """Updates on the data set: of every arm that learns from data, and of the priors."""
+    """Updates on the data set: of every arm that learns from data, and of the priors (the actors cloned from the data that some arms use)."""
     prior_steps: PositiveInt | None = None
-    """Updates of the priors where they are to have others, such as as many as qc clones in; by default --offline-steps."""
+    """Updates of the priors; by default --offline-steps. qc and bc go on cloning online: --offline-steps plus --online-updates gives the priors as many."""
     online_steps: NonNegativeInt = 1_024_000
     """Environment steps of every arm (rounded up to whole iterations of dppo); 0 compares offline data alone."""
     online_updates: NonNegativeInt = 2_500
-    """Updates that arms with a data set make meanwhile."""
+    """Updates that arms with a data set make during --online-steps."""
     episodes: PositiveInt = 50
     """Episodes per evaluation and seed; the same start states for all."""
     evaluations: PositiveInt = 10
-    """Evaluations of every arm, half of them offline where both are."""
+    """Evaluations of every arm, half of them before --online-steps where there are any."""
     normalise_obs: Literal["none", "min-max", "standard"] = "none"
-    """Units of observations: none, min-max or standard."""
+    """How observations are scaled, by statistics of the data: not at all, to [-1, 1], or to mean 0 and deviation 1."""
     look: bool = True
     """Measure what acting costs and draw an episode of every arm."""
     execute: tuple[str, ...] = ()
-    """Schemes to play every arm by when it is trained; nothing is trained twice, and differences are to the first: open-loop receding:1 ..."""
+    """Schemes by which every arm is played once it is trained, such as open-loop receding:1 (qchunk list schemes); nothing is trained twice, and differences are to the first scheme."""
     tune: PositiveInt | None = None
-    """Trials of every arm before the comparison, as many for each, with other seeds, start states and collected data; the best setting of each is compared."""
+    """Settings tried for every arm before the comparison, with other seeds, start states and collected data; the best of each arm is compared."""
     tune_fields: Path | None = None
     """What is tuned, as json: {ARM: {FIELD: [values] or "LOW..HIGH" or "log:LOW..HIGH"}} or {ARM: [settings]}; by default one field of each arm, such as eta of dql, or the learning rate."""
     tune_env: str | None = None
@@ -76,11 +76,11 @@ class CompareFlags:
     baseline: str = ""
     """The arm that differences are to; by default bc, or the first one."""
     against: Literal["none", "published"] = "none"
-    """published: the figures that papers released for the same tasks and methods stand beside ours."""
+    """published: put the figures that papers released for the same OGBench tasks and methods beside ours."""
     suite: Literal["default", "seed"] = "default"
     """The arms where --algos names none. seed: every kind of system that the field's surveys name, one arm each."""
     share_prior: bool = False
-    """Arms that clone an actor beside only to read it (cgql, fedit, dsrl, idql, qam ...) read the frozen prior's instead, the same one for all."""
+    """Arms that clone an actor of their own only to read it (cgql, fedit, dsrl, idql, qam ...) read the frozen prior's instead, the same one for all."""
 
 
 def ends_of(f: CompareFlags) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ class ListFlags:
     """How a list of runs is trained, and what is told of it."""
 
     log_to: tuple[str, ...] = ()
-    """Also log every run to: tensorboard, wandb (optional extras)."""
+    """Also log every run to tensorboard or wandb (optional extras)."""
     quiet: bool = False
     """No progress bars."""
     json: bool = False

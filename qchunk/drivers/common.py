@@ -51,13 +51,13 @@ class DriverSettings:
     episodes: PositiveInt = 50
     """Episodes per evaluation and seed."""
     execute: str = "open-loop"
-    """Execution: open-loop, receding:STEPS, another of qchunk list schemes, or a function of yours as my_file.py:my_function:NUMBERS."""
+    """How chunks are played: open-loop (whole), receding:STEPS (their first STEPS actions), another of qchunk list schemes, or a function of yours as my_file.py:my_function:NUMBERS."""
     delay: NonNegativeInt = 0
     """Steps between the observation that a plan is made from and its first action that is played; the old plan plays meanwhile."""
     normalise_obs: Literal["none", "min-max", "standard"] = "none"
-    """Units of observations inside the algorithm, from the data."""
+    """How observations are scaled before networks see them, by statistics of the data: not at all, to [-1, 1], or to mean 0 and deviation 1."""
     normalise_action: Literal["none", "min-max", "standard"] = "none"
-    """Units of actions inside the algorithm, from the data."""
+    """The same of actions; what is played is scaled back."""
     devices_per_seed: PositiveInt = dataclasses.field(default=1, kw_only=True)
     """D, devices that share each seed's batches and environments; seeds are spread over what is left of the devices."""
 

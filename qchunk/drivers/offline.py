@@ -32,13 +32,13 @@ class OfflineSettings(DriverSettings):
     """What learning from a data set needs."""
 
     offline_steps: NonNegativeInt = 1_000_000
-    """Updates."""
+    """Updates on the data set; those during --online-steps come on top."""
     batch: PositiveInt = 256
-    """B, windows per update."""
+    """B, windows per update: an observation and the chunk of actions after it."""
     log_every: PositiveInt = 500
     """Updates between two lines of training figures."""
     eval_every: NonNegativeInt = 0
-    """Updates between two evaluations; 0 makes ten of them."""
+    """Updates between two evaluations; 0: ten evaluations in all."""
     checkpoint_every: NonNegativeInt = 0
     """Updates between two checkpoints; 0 saves at each evaluation."""
 

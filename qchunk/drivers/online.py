@@ -46,15 +46,15 @@ class OnlineSettings(OfflineSettings):
     start_training: NonNegativeInt = 5000
     """Environment steps before the first online update."""
     random_start: bool = False
-    """Random actions until then, in place of the policy's: uniform ones; over skills, those of random skills of the prior."""
+    """Until --start-training play random actions in place of the policy's: uniform ones; over skills, those of random skills of the prior."""
     update_ratio: NonNegativeFloat = 1.0
-    """Updates per environment step from then on."""
+    """Updates per environment step after --start-training."""
     mix: str = "uniform"
-    """Batches: uniform over offline and online transitions, or share:0.5 for half of each batch online."""
+    """What batches are drawn from: uniform, over offline and online transitions alike; share:0.5, half of each batch online."""
     capacity: NonNegativeInt = 0
     """Environment steps that the online buffer holds; 0: all of them. Offline data are never overwritten."""
     online_eval_every: NonNegativeInt = 0
-    """Environment steps between two evaluations and checkpoints; 0 makes ten of them."""
+    """Environment steps between two evaluations and checkpoints; 0: ten in all."""
 
 
 class Online(NamedTuple):

@@ -12,7 +12,7 @@ class CheckpointFlags:
     """Which weights of a run."""
 
     checkpoint: str = "newest"
-    """newest, best (by the evaluation made with it) or a step."""
+    """Which checkpoint: newest, best (of the evaluations in training: by success, or by return where there is none) or the number of its step."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

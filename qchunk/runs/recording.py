@@ -33,18 +33,17 @@ class CollectFlags(PlayFlags):
     out: Path
     """File to write (.npz); it must not exist."""
     policy: tuple[str, ...] = ()
-    """Scripted behaviours (play, expert, noisy, random) or run folders, each with an equal share; by default the environment's first."""
+    """Who acts: scripted behaviours of the environment (such as play, expert, noisy, random) or run folders, each for an equal share; by default its first behaviour."""
     steps: PositiveInt = 200_000
-    """Transitions, at least."""
+    """Least number of transitions to collect."""
     envs: PositiveInt = 200
     """E, environments in parallel."""
     episode_length: NonNegativeInt = 0
-    """Environment steps after which an episode is cut; 0 is the environment's own limit, which play without a task on tabletop has at 1000."""
+    """Environment steps after which an episode is cut; 0: the environment's own limit (1000 for tabletop's play, which has no task)."""
     seed: NonNegativeInt = 0
-    """Seed of everything drawn."""
+    """Seed of everything that is drawn at random."""
     env_python: str = ""
-    """Interpreter for the environment's workers, such as VENV/bin/python, which needs numpy and the simulator only; by default
-    the line for it that qchunk env setup has written, or the one that runs this."""
+    """Python that runs the simulator in worker processes, such as VENV/bin/python; it needs numpy and the simulator only. By default the one that qchunk env setup kept for this environment, else the one that runs qchunk."""
     json: bool = False
     """Print what was collected as JSON to stdout."""
     quiet: bool = False

@@ -39,7 +39,7 @@ class Going:
     online_steps: NonNegativeInt | None = None
     """Environment steps to follow, for a run that was made without."""
     checkpoint_minutes: NonNegativeFloat | None = None
-    """Minutes after which a checkpoint is saved, besides those that steps ask for; by default as before."""
+    """Minutes between two checkpoints, besides those that are saved after so many steps; by default as before."""
     log_to: tuple[str, ...] = ()
     """Also log to: tensorboard, wandb (optional extras); by default where it logged before."""
     quiet: bool = False

@@ -52,16 +52,15 @@ class TrainFlags:
     label: str = ""
     """Name in tables and plots; by default the algorithm's."""
     prior: Path | None = None
-    """An earlier run, whose actor this one stands on."""
+    """Folder of an earlier run whose actor this one uses, frozen or to begin with."""
     prior_seed: NonNegativeInt | None = None
-    """The place among the prior's seeds that every seed stands on; by default each on its own."""
+    """Which of the prior's seeds all seeds use, counted from 0; by default the first uses its first, the second its second, and so on."""
     env_python: str = ""
-    """Interpreter for the environment's workers, such as VENV/bin/python, which needs numpy and the simulator only; by default
-    the line for it that qchunk env setup has written, or the one that runs this."""
+    """Python that runs the simulator in worker processes, such as VENV/bin/python; it needs numpy and the simulator only. By default the one that qchunk env setup kept for this environment, else the one that runs qchunk."""
     checkpoint_minutes: NonNegativeFloat = 15.0
-    """Minutes after which a checkpoint is saved, besides those that steps ask for; 0: none."""
+    """Minutes between two checkpoints, besides those that are saved after so many steps; 0: no others."""
     log_to: tuple[str, ...] = ()
-    """Also log to: tensorboard, wandb (optional extras); a resumed run logs there again."""
+    """Also log to tensorboard or wandb (optional extras); a resumed run logs there again."""
     json: bool = False
     """Print the final figures as JSON to stdout."""
     quiet: bool = False

@@ -37,11 +37,11 @@ class HostFlags:
     """One run over several processes; each is given the same command but for its number."""
 
     coordinator: str = ""
-    """HOST:PORT of the first process, for a run over several; or auto, where the cluster says it, with the two below."""
+    """For one run over several processes (docs/cluster.md): HOST:PORT of the first one; or auto, where the cluster tells it, and the next two."""
     processes: int | None = None
     """How many processes train the run together."""
     process_id: int | None = None
-    """This one's number, from 0."""
+    """The number of this process, from 0."""
 
 
 def join(f: HostFlags) -> None:
