@@ -174,6 +174,16 @@ class ChunkConfig:
         if any(n % self.horizon for n in self.backup):
             self.must_count_steps(where)
 
+    def must_back_up_whole(self, where: str, why: str) -> None:
+        """Raises UserError where a chunk's backup is not its end.
+
+        Args:
+            why: what looks ahead to there.
+        """
+        if self.points != (h := self.horizon,):
+            problem = f"--{where}backup {spelled(self.backup)} is not the horizon, to which {why}"
+            raise UserError(problem, f"leave it out, or give {h}")
+
     def must_count_steps(self, where: str) -> None:
         """Raises UserError where gamma counts once per chunk, and so not at all within one: for backups from inside a chunk."""
         if self.discount == "decision":
@@ -330,6 +340,21 @@ def refuse_unread(c: Any, usual: Any, fields: Sequence[str], where: str, why: st
     for name in fields:
         if (value := getattr(c, name)) != getattr(usual, name):
             raise UserError(f"--{where}{name.replace('_', '-')} {spelled(value)} has no effect: {why}", fix)
+
+
+def check_unread(c: Any, unread: Mapping[str, str] = types.MappingProxyType({})) -> None:
+    """Refuses how windows are to be cut where nothing reads it: in a method, whose configuration's class says so by an attribute
+    ``unread``, or anywhere here. A backup point at the horizon is that of every method.
+
+    Args:
+        unread: {field of ``chunk``: why}, besides the method's own.
+
+    Raises:
+        UserError: names the flag.
+    """
+    for name, why in {**getattr(type(c), "unread", {}), **unread}.items():
+        if name != "backup" or c.chunk.points != (c.chunk.horizon,):
+            refuse_unread(c.chunk, getattr(type(c), "chunk", ChunkConfig), (name,), "chunk.", why, "leave it out")
 
 
 def validate(c: Any, where: str = "") -> None:

@@ -16,6 +16,8 @@ from qchunk.types import Algorithm
 class BC:
     """Behaviour cloning."""
 
+    unread = {"backup": "imitation backs nothing up"}  # noqa: RUF012  (never written to)
+
     chunk: ChunkConfig = ChunkConfig()
     actor: ActorConfig = FlowConfig()
     optim: OptimConfig = OptimConfig()

@@ -22,6 +22,8 @@ from qchunk.types import Algorithm
 class Distil:
     """Distillation of a prior."""
 
+    unread = {"backup": "imitation backs nothing up"}  # noqa: RUF012  (never written to)
+
     given: Annotated[ActorConfig, Stands.FROZEN] = FlowConfig()
     """The frozen prior; --prior RUN fills it in."""
     chunk: ChunkConfig = ChunkConfig()

@@ -49,7 +49,8 @@ class MAC:
     """Of the imagined returns: 1 reaches to the last chunk, 0 trusts V behind the first."""
 
     def check(self, where: str) -> None:
-        """Raises UserError where a few of the critic's target networks are asked for."""
+        """Raises UserError where a few of the critic's target networks are asked for, or a chunk's backup is not its end."""
+        self.chunk.must_back_up_whole(f"{where}chunk.", "the model looks ahead")
         self.critic.must_read_all(f"{where}critic.", "this critic has none")
 
 

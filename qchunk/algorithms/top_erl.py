@@ -28,6 +28,7 @@ class TOPERL:
     """Transformer-based off-policy episodic reinforcement learning."""
 
     driver = "from_scratch"
+    unread = {"backup": "every prefix of a segment is backed up, as long as --lengths says"}  # noqa: RUF012  (never written to)
 
     chunk: ChunkConfig = ChunkConfig(20, codec="prodmp", starts="decision", replan="smooth")
     actor: FullGaussianConfig = FullGaussianConfig()

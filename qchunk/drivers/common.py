@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import normalise
-from qchunk.config import config, validate
+from qchunk.config import check_unread, config, validate
 from qchunk.data import buffer
 from qchunk.data.buffer import Ring
 from qchunk.data.chunks import Dataset
@@ -92,7 +92,7 @@ class Driver(NamedTuple):
     unit: Callable  # (program, inputs, settings) -> (fn, its arguments, how often a run calls it): what costs are counted of
     resolve: Callable = lambda s: s  # settings -> the same with every 0 that means "choose" replaced
     # (config) raises UserError where it sets what nothing reads under this driver; of new runs, as older ones may have been given it
-    check_read: Callable = lambda c: None
+    check_read: Callable = check_unread
 
 
 def seed_keys(s: DriverSettings, settings: int = 1) -> jax.Array:

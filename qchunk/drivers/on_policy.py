@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from qchunk import normalise
-from qchunk.config import ChunkConfig, RolloutConfig, config, refuse_unread
+from qchunk.config import RolloutConfig, check_unread, config
 from qchunk.drivers.common import Amount, Driver, DriverSettings, accumulate, execution, init, learner_like
 from qchunk.drivers.events import Event, Work, counting, events, figures, no_sums
 from qchunk.drivers.reward_scale import Scale, no_scale, scaled
@@ -83,8 +83,7 @@ def check_read(c: Any) -> None:
     Raises:
         UserError: names the flag.
     """
-    usual, cut = getattr(type(c), "chunk", ChunkConfig), ("backup", "padding", "starts")
-    refuse_unread(c.chunk, usual, cut, "chunk.", "no windows are cut of what is played on-policy", "leave it out")
+    check_unread(c, dict.fromkeys(("backup", "padding", "starts"), "no windows are cut of what is played on-policy"))
 
 
 def check(program: Program, x: Inputs, s: OnPolicySettings) -> None:
