@@ -282,6 +282,12 @@ class OptimConfig:
             problem = f"--{where}warmup {self.warmup} is longer than --{where}decay {self.decay}"
             raise UserError(problem, "give a longer decay")
 
+    def check_read(self, where: str) -> None:
+        """Raises UserError where a last learning rate is given, and the rate is constant."""
+        if type(self.final_lr) is float and not (self.warmup or self.decay):  # traced ones cannot be looked at
+            why, fix = "the rate is constant", f"give --{where}decay or --{where}warmup"
+            refuse_unread(self, OptimConfig, ("final_lr",), where, why, fix)
+
 
 @config
 class NoiseConfig:
@@ -342,19 +348,9 @@ def refuse_unread(c: Any, usual: Any, fields: Sequence[str], where: str, why: st
             raise UserError(f"--{where}{name.replace('_', '-')} {spelled(value)} has no effect: {why}", fix)
 
 
-def check_unread(c: Any, unread: Mapping[str, str] = types.MappingProxyType({})) -> None:
-    """Refuses how windows are to be cut where nothing reads it: in a method, whose configuration's class says so by an attribute
-    ``unread``, or anywhere here. A backup point at the horizon is that of every method.
-
-    Args:
-        unread: {field of ``chunk``: why}, besides the method's own.
-
-    Raises:
-        UserError: names the flag.
-    """
-    for name, why in {**getattr(type(c), "unread", {}), **unread}.items():
-        if name != "backup" or c.chunk.points != (c.chunk.horizon,):
-            refuse_unread(c.chunk, getattr(type(c), "chunk", ChunkConfig), (name,), "chunk.", why, "leave it out")
+# of a method's ``unread``, see ``Driver.unread_by``
+BACKS_NOTHING_UP: Mapping[str, str] = types.MappingProxyType({"backup": "imitation backs nothing up"})
+IMITATES_NOTHING: Mapping[str, str] = types.MappingProxyType({"padding": "this method imitates no windows"})
 
 
 def validate(c: Any, where: str = "") -> None:
