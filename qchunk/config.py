@@ -349,8 +349,8 @@ def refuse_unread(c: Any, usual: Any, fields: Sequence[str], where: str, why: st
 
 
 # of a method's ``unread``, see ``Driver.unread_by``
-BACKS_NOTHING_UP: Mapping[str, str] = types.MappingProxyType({"backup": "imitation backs nothing up"})
-IMITATES_NOTHING: Mapping[str, str] = types.MappingProxyType({"padding": "this method imitates no windows"})
+BACKS_NOTHING_UP = types.MappingProxyType({"backup": "imitation backs nothing up"})
+IMITATES_NOTHING = types.MappingProxyType({"padding": "this method imitates no windows"})
 
 
 def validate(c: Any, where: str = "") -> None:

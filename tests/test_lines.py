@@ -255,6 +255,8 @@ def test_host_environments_that_fail(tmp_path, monkeypatch, capsys):
     assert code == 2 and "which is not one number" in err and "the id of" not in err
     code, _, err = collect("Unsure")
     assert code == 2 and "its terminated is not a number" in err
+    code, _, err = run(capsys, "collect", "gymnasium/hosts18:Array-v0", "--out", "x.npz", "--episode-length", 10**6)
+    assert code == 2 and "--episode-length 1000000 is more than the" in err and not Path("x.npz").exists()
     assert collect("Array") == (0, "", "")
     assert (formats.load(Path("Array.npz"))[0].reward[:4] == -1).all()
 

@@ -41,7 +41,7 @@ class DAWR:
     explore_std: Annotated[float, Range(0, 1)] = 0.1
     """Standard deviation of the noise on exploring actions, in units of action."""
 
-    def check(self, where: str) -> None:
+    def check_read(self, where: str) -> None:
         """Raises UserError where a chunk's backup is not its end."""
         self.chunk.must_back_up_whole(f"{where}chunk.", "each chunk's rewards count before the next one's")
 

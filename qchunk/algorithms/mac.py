@@ -49,9 +49,12 @@ class MAC:
     """Of the imagined returns: 1 reaches to the last chunk, 0 trusts V behind the first."""
 
     def check(self, where: str) -> None:
-        """Raises UserError where a few of the critic's target networks are asked for, or a chunk's backup is not its end."""
-        self.chunk.must_back_up_whole(f"{where}chunk.", "the model looks ahead")
+        """Raises UserError where a few of the critic's target networks are asked for."""
         self.critic.must_read_all(f"{where}critic.", "this critic has none")
+
+    def check_read(self, where: str) -> None:
+        """Raises UserError where a chunk's backup is not its end."""
+        self.chunk.must_back_up_whole(f"{where}chunk.", "the model looks ahead")
 
 
 def mac(c: MAC) -> Algorithm:

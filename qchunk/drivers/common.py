@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import normalise
-from qchunk.config import ChunkConfig, OptimConfig, config, refuse_unread, validate
+from qchunk.config import ChunkConfig, config, refuse_unread, validate
 from qchunk.data import buffer
 from qchunk.data.buffer import Ring
 from qchunk.data.chunks import Dataset
@@ -100,7 +100,7 @@ class Driver(NamedTuple):
 
     def check_read(self, c: Any) -> None:
         """Refuses windows that are to be cut otherwise where nothing reads that (a backup point at the horizon is every method's own), and
-        a schedule's end without one. For new runs: older ones may have been given it.
+        what a method ``c``, or a part of it, refuses by a ``check_read`` of its own. For new runs: older ones may have been given it.
 
         Raises:
             UserError: names the flag.
@@ -108,9 +108,9 @@ class Driver(NamedTuple):
         for name, why in self.unread_by(type(c)).items():
             if name != "backup" or c.chunk.points != (c.chunk.horizon,):
                 refuse_unread(c.chunk, getattr(type(c), "chunk", ChunkConfig), (name,), "chunk.", why, "leave it out")
-        for name, value in vars(c).items():
-            if isinstance(value, OptimConfig):
-                value.check_read(f"{name.replace('_', '-')}.")
+        for name, part in {"": c, **vars(c)}.items():
+            if check := getattr(type(part), "check_read", None):
+                check(part, f"{name.replace('_', '-')}." if name else "")
 
 
 def seed_keys(s: DriverSettings, settings: int = 1) -> jax.Array:
