@@ -277,6 +277,8 @@ def test_a_comparison_goes_on_and_plays_by_no_scheme(data, tmp_path, capsys):
     for more in (("--execute", "receding:1"), ("--delay", 0)):
         code, _, err = run(capsys, "eval", folder, *more)
         assert code == 2 and "nothing to play in: held-out data judge" in err and err.count("\n") == 1, err
+    code, _, err = run(capsys, "eval", folder, "--episodes", 5)
+    assert code == 2 and "--episodes 5 has no effect: all held-out episodes judge" in err and err.count("\n") == 1, err
     by_schemes(folder, ["receding:1"], 4)
     assert "nothing to play in" in json.loads((folder / "executions.json").read_text())["receding:1"]["why"]
 
