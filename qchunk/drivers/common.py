@@ -108,7 +108,8 @@ class Driver(NamedTuple):
         for name, why in self.unread_by(type(c)).items():
             if name != "backup" or c.chunk.points != (c.chunk.horizon,):
                 refuse_unread(c.chunk, getattr(type(c), "chunk", ChunkConfig), (name,), "chunk.", why, "leave it out")
-        for name, part in {"": c, **vars(c)}.items():
+        parts = {field.name: getattr(c, field.name) for field in dataclasses.fields(c)}
+        for name, part in {"": c, **parts}.items():
             if check := getattr(type(part), "check_read", None):
                 check(part, f"{name.replace('_', '-')}." if name else "")
 
