@@ -340,7 +340,6 @@ FLAGS = [
     (["collect", ENV, "--out", "x.npz", "--execute", "receding:1"], "has no effect: scripted behaviours decide at"),
     (["collect", ENV, "--out", "x.npz", "--policy", "random", "--delay", "1"], "--delay 1 has no effect"),
     (["compare", "--env", ENV, "--data", None, "--data-steps", "9"], "has no effect: the data are those of --data"),
-    (["compare", "--env", ENV, "--online-steps", "0", "--online-updates", "9"], "has no effect: nothing is played"),
     (["train", "mac", "--env", ENV, "--chunk.backup", "1"], "is not the horizon, to which the model looks ahead"),
     (["train", "dawr", "--env", ENV, "--chunk.backup", "1"], "is not the horizon, to which each chunk's rewards"),
     (

@@ -123,11 +123,8 @@ def checked(f: CompareFlags, sizes: Sizes) -> None:
     """
     for part in (f, sizes):
         validate(part)
-    if not (f.out / f"{KIND}.json").is_file():  # what was made with one goes on
-        if f.data:
-            refuse_unread(f, CompareFlags, ("data_steps",), "", "the data are those of --data", "leave it out")
-        if not f.online_steps:
-            refuse_unread(f, CompareFlags, ("online_updates",), "", "nothing is played", "leave it out, or give --online-steps")  # fmt: skip
+    if f.data and not (f.out / f"{KIND}.json").is_file():  # what was made with both goes on
+        refuse_unread(f, CompareFlags, ("data_steps",), "", "the data are those of --data", "leave it out")
     if f.data and not loading.readable(f.data):
         raise UserError(f"there is no data set {f.data}", "make one with qchunk collect, or leave --data out")
     if not f.env:
