@@ -172,6 +172,16 @@ class ChunkConfig:
         if any(n % self.horizon for n in self.backup):
             self.must_count_steps(where)
 
+    def must_back_up_whole(self, where: str, why: str) -> None:
+        """Raises UserError where a chunk's backup is not its end.
+
+        Args:
+            why: what looks ahead to there.
+        """
+        if self.points != (h := self.horizon,):
+            problem = f"--{where}backup {spelled(self.backup)} is not the horizon, to which {why}"
+            raise UserError(problem, f"leave it out, or give {h}")
+
     def must_count_steps(self, where: str) -> None:
         """Raises UserError where gamma counts once per chunk, and so not at all within one: for backups from inside a chunk."""
         if self.discount == "decision":
@@ -270,6 +280,12 @@ class OptimConfig:
             problem = f"--{where}warmup {self.warmup} is longer than --{where}decay {self.decay}"
             raise UserError(problem, "give a longer decay")
 
+    def check_read(self, where: str) -> None:
+        """Raises UserError where a last learning rate is given, and the rate is constant."""
+        if type(self.final_lr) is float and not (self.warmup or self.decay):  # traced ones cannot be looked at
+            why, fix = "the rate is constant", f"give --{where}decay or --{where}warmup"
+            refuse_unread(self, OptimConfig, ("final_lr",), where, why, fix)
+
 
 @config
 class NoiseConfig:
@@ -328,6 +344,11 @@ def refuse_unread(c: Any, usual: Any, fields: Sequence[str], where: str, why: st
     for name in fields:
         if (value := getattr(c, name)) != getattr(usual, name):
             raise UserError(f"--{where}{name.replace('_', '-')} {spelled(value)} has no effect: {why}", fix)
+
+
+# of a method's ``unread``, see ``Driver.unread_by``
+BACKS_NOTHING_UP = types.MappingProxyType({"backup": "imitation backs nothing up"})
+IMITATES_NOTHING = types.MappingProxyType({"padding": "this method imitates no windows"})
 
 
 def validate(c: Any, where: str = "") -> None:

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
+import re
 
 import chex
 import jax
@@ -15,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from driven import random_rows
+from jax.interpreters import partial_eval
 from tiers import slow_but
 
 from qchunk import envs, names, registry, sampling, seeds
@@ -195,6 +198,40 @@ def test_acts(method, spec):
             chex.assert_tree_all_finite(plan)
             assert float(jnp.abs(plan.action).max()) <= 1.0
             chex.assert_trees_all_equal(policy.emit(vars, plan, length - 1, obs), plan.action[..., length - 1, :])
+
+
+CUT = {"backup": (4,), "padding": "repeated", "starts": "episode"}
+
+
+def program_of_update(method, env, data, spec):
+    """What an update computes of its key, without what nothing reads: (its text, the arrays that it holds)."""
+    build, c, given = method
+    validate(c)
+    registry.driver_of(type(c)).check_read(c)
+
+    def update(key):
+        init_key, draw_key, key = jax.random.split(key, 3)
+        state, chunk = experience(method, env, data, build(c).init(init_key, spec, given), draw_key)
+        return build(c).update(state, given, key, chunk)
+
+    made = jax.make_jaxpr(update)(jax.random.key(0))
+    held, free = made.jaxpr.constvars, made.jaxpr.invars
+    names = made.jaxpr.debug_info.with_unknown_names()
+    whole = made.jaxpr.replace(constvars=[], invars=[*held, *free], debug_info=names)
+    kept, read = partial_eval.dce_jaxpr(whole, [True] * len(whole.outvars))
+    arrays = [np.asarray(x).tobytes() for x, used in zip(made.consts, read, strict=False) if used]
+    return re.sub("0x[0-9a-f]+", "", str(kept)), arrays
+
+
+def test_how_windows_are_cut_is_read_or_refused(method, env, data, spec):
+    """Who asks for windows otherwise gets another update, or a line: no method ignores them, or takes its own instead."""
+    build, c, given = method
+    usual = functools.cache(lambda: program_of_update(method, env, data, spec))
+    for field, value in CUT.items():
+        other = dataclasses.replace(c, chunk=dataclasses.replace(c.chunk, **{field: value}))
+        with contextlib.suppress(UserError):
+            found = program_of_update((build, other, given), env, data, spec)
+            assert found != usual(), f"{field} {value} changes nothing"
 
 
 KINDS = ("diffusion", "gaussian", "regression", "one-step", "tanh-gaussian", "consistency", "meanflow", "distilled")

@@ -594,6 +594,24 @@ def test_units_are_kept_with_their_inverse(tmp_path, capsys):
     assert code == 2 and "is empty" in err
 
 
+def test_units_that_are_too_narrow_say_what_the_data_reach(tmp_path, capsys):
+    """Given or declared; the flag that was given, or did not help, is not advised again."""
+    episodes = made.episodes()
+    for one in episodes:
+        one["action"] = np.clip(one["action"], -1, 1) + np.float32(5.0)
+    episodes[0]["action"][:2, 0] = 3.5, 7.25
+    box = made.minari(tmp_path / "box", episodes, box=(4, 6))
+    for flags, told in (
+        (("--action-range", "4", "6"), "--action-range 4 6 is too narrow: actions reach from 3.5 to 7.25"),
+        (("--scale-actions",), "the range [4, 6] that the file declares is too narrow: actions reach from 3.5 to 7.25"),
+    ):
+        code, out, err = run(capsys, "data", "convert", box, "--out", tmp_path / "x.npz", *flags)
+        assert code == 2 and told in out + err and "--scale-actions" not in out + err, (out, err)
+        assert "--action-range LOW HIGH" in out + err and not (tmp_path / "x.npz").exists()
+    good = ("--action-range", "3.5", "7.25")
+    assert run(capsys, "data", "convert", box, "--out", tmp_path / "x.npz", *good)[0] == 0
+
+
 def test_units_of_units_are_those_that_were_recorded(tmp_path, capsys):
     """A set that was scaled is scaled again, when the widest episode has gone."""
     episodes = made.episodes()

@@ -98,7 +98,7 @@ def test_robots_side_by_side_are_robots_alone(folder, obs, execute):
     both = played(policy, np.stack([obs, -obs], axis=1))
     np.testing.assert_allclose(both[:, 0], played(policy, obs), atol=1e-6)
     assert both.shape == (12, 2, 2)
-    with pytest.raises(ValueError, match="observations of 1 robots, where there were 2: reset"):
+    with pytest.raises(ValueError, match="is of 1 robot, and this episode began with 2: call policy.reset"):
         played(policy, [obs[:2], obs[0]])
 
 
@@ -423,6 +423,13 @@ def test_parts_of_observations_may_lie_under_obs(pixels):
     assert (
         deeper == "refused: the observation has obs/obs/button, obs/obs/img, and this policy sees obs/button, obs/img"
     )
+
+
+def test_a_plain_observation_that_is_not_alone_is_told_its_name(folder, obs):
+    messages = [packed({**named, "seed": 3}) for named in ({}, {"obs": obs[0], "image": obs[0]})]
+    _, answers = serving(PolicyServer(qchunk.load(folder)), lambda port: asked(port, messages))
+    for answer, held in zip(answers, ("no observation", "image, obs"), strict=True):
+        assert answer == f'refused: the message holds {held}: this policy sees one array, so give it as "obs"'
 
 
 @pytest.mark.parametrize("seed, following", [(np.uint8(255), 256), (2**32 - 1, 0)])

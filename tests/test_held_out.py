@@ -16,7 +16,7 @@ from qchunk import registry, trees
 from qchunk.actor_configs import FlowConfig
 from qchunk.comparison.afterwards import by_schemes
 from qchunk.config import ChunkConfig, CriticConfig
-from qchunk.data import formats
+from qchunk.data import description, formats
 from qchunk.data.formats import Rows
 from qchunk.drivers.common import assemble, init
 from qchunk.envs import held_out
@@ -277,6 +277,8 @@ def test_a_comparison_goes_on_and_plays_by_no_scheme(data, tmp_path, capsys):
     for more in (("--execute", "receding:1"), ("--delay", 0)):
         code, _, err = run(capsys, "eval", folder, *more)
         assert code == 2 and "nothing to play in: held-out data judge" in err and err.count("\n") == 1, err
+    code, _, err = run(capsys, "eval", folder, "--episodes", 5)
+    assert code == 2 and "--episodes 5 has no effect: all held-out episodes judge" in err and err.count("\n") == 1, err
     by_schemes(folder, ["receding:1"], 4)
     assert "nothing to play in" in json.loads((folder / "executions.json").read_text())["receding:1"]["why"]
 
@@ -319,6 +321,23 @@ def test_a_policy_acts_in_recorded_units(tmp_path, capsys):
     np.testing.assert_allclose(torque, 5 + 5 * unit, rtol=1e-6)
     assert run(capsys, "export", out, "--out", tmp_path / "bc.zip", "--recorded")[0] == 0
     np.testing.assert_allclose(qchunk.load(tmp_path / "bc.zip")(obs), torque, rtol=1e-6)
+
+
+def test_data_of_another_robot_judge_with_a_warning(tmp_path, capsys):
+    """As far as both say what their numbers mean."""
+    mine = {"env": "my/robot", "action_names": ["a"]}
+    yours = {"env": "your/robot", "action_names": ["b"], "action_scale": {"low": [0.0], "high": [9.0]}}
+    assert description.apart(mine, {"frequency": 10, "action_names": ("a",)}) == []
+    for name, about, episodes in (("mine", mine, 30), ("again", mine, 31), ("yours", yours, 31)):
+        formats.save(tmp_path / f"{name}.npz", recorded(episodes, 8), about)
+    actor = ["--actor.kind", "regression", "--actor.hidden", "16", "--chunk.horizon", "2", "--batch", "16"]
+    words = ("train", "bc", "--env", "none", "--data", tmp_path / "mine.npz", "--out", tmp_path / "bc", *actor, *STEPS)
+    assert run(capsys, *words)[0] == 0
+    other = "data of other environments and names of actions and units of actions than"
+    for name, told in (("again", ""), ("yours", other)):
+        rank = ("rank", tmp_path / "bc", "--data", tmp_path / f"{name}.npz", "--updates", 10, "--hidden", 8)
+        code, _, err = run(capsys, *rank, "--batch", 8)
+        assert code == 0 and ("warning: " in err) == bool(told) and told in err, err
 
 
 def test_units_that_nobody_kept_are_refused(data, tmp_path, capsys):

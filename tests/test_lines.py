@@ -255,6 +255,8 @@ def test_host_environments_that_fail(tmp_path, monkeypatch, capsys):
     assert code == 2 and "which is not one number" in err and "the id of" not in err
     code, _, err = collect("Unsure")
     assert code == 2 and "its terminated is not a number" in err
+    code, _, err = run(capsys, "collect", "gymnasium/hosts18:Array-v0", "--out", "x.npz", "--episode-length", 10**6)
+    assert code == 2 and "--episode-length 1000000 is more than the" in err and not Path("x.npz").exists()
     assert collect("Array") == (0, "", "")
     assert (formats.load(Path("Array.npz"))[0].reward[:4] == -1).all()
 
@@ -324,6 +326,22 @@ FLAGS = [
         "cannot write /proc/nothing/run",
     ),
     (["train", "bc", "--env", ENV, "--data", None, "--execute", "receding:²", *TINY], "is no number"),
+    (
+        ["train", "bc", "--env", ENV, "--data", None, "--chunk.backup", "1", *TINY],
+        "--chunk.backup 1 has no effect: imitation backs nothing up. leave it out",
+    ),
+    (["train", "top-erl", "--env", ENV, "--chunk.backup", "1"], "--chunk.backup 1 has no effect: every prefix of"),
+    (["train", "opal", "--env", ENV, "--chunk.backup", "1"], "--chunk.backup 1 has no effect: a skill is valued by"),
+    (["train", "supe", "--env", ENV, "--chunk.padding", "whole"], "--chunk.padding whole has no effect"),
+    (
+        ["train", "qc", "--env", ENV, "--optim.final-lr", "1e-5"],
+        "--optim.final-lr 1e-05 has no effect: the rate is constant. give --optim.decay or --optim.warmup",
+    ),
+    (["collect", ENV, "--out", "x.npz", "--execute", "receding:1"], "has no effect: scripted behaviours decide at"),
+    (["collect", ENV, "--out", "x.npz", "--policy", "random", "--delay", "1"], "--delay 1 has no effect"),
+    (["compare", "--env", ENV, "--data", None, "--data-steps", "9"], "has no effect: the data are those of --data"),
+    (["train", "mac", "--env", ENV, "--chunk.backup", "1"], "is not the horizon, to which the model looks ahead"),
+    (["train", "dawr", "--env", ENV, "--chunk.backup", "1"], "is not the horizon, to which each chunk's rewards"),
     (
         ["train", "bc", "--env", ENV, "--data", None, *TINY, "--execute", "receding:steps=1,steps=2"],
         "one argument twice",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -9,8 +10,13 @@ import numpy as np
 import pytest
 from test_cli import ENV, last_checkpoint, run
 
-from qchunk import cli
+from qchunk import cli, registry
+from qchunk.algorithms.bc import BC
 from qchunk.commands import stages
+from qchunk.commands.train import defaults
+from qchunk.config import ChunkConfig
+from qchunk.drivers.online import OnlineSettings
+from qchunk.runs.prior import Prior
 from qchunk.runs.training import TrainFlags
 
 STEPS = ["--offline-steps", "20", "--eval-every", "10", "--log-every", "10", "--episodes", "4", "--batch", "16"]
@@ -47,6 +53,19 @@ def guided(base):
 
 def where(folder):
     return ["--env", ENV, "--data", str(folder / "d.npz")]
+
+
+@pytest.mark.parametrize(
+    ("method", "kept"), [("v-gps", "masked"), ("learned-k", "masked"), ("value-guided", "repeated")]
+)
+def test_a_stage_takes_over_no_windows_that_it_does_not_read(method, kept):
+    """They would be refused, though nobody has asked for them here."""
+    cls = registry.builder(method)[1]
+    cloned = BC(ChunkConfig(3, padding="repeated", history=2))
+    earlier = Prior({}, cloned.actor, cloned, OnlineSettings(), None, {})
+    c, _ = defaults([method, "--prior", "run"], cls, earlier)
+    assert c.chunk == dataclasses.replace(cls().chunk, horizon=3, history=2, padding=kept)
+    registry.driver_of(cls).check_read(c)
 
 
 def test_a_stage_takes_over_what_its_prior_settled(guided, capsys):

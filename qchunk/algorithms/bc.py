@@ -5,7 +5,7 @@ from __future__ import annotations
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.compose import acting, learner
-from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, config
+from qchunk.config import BACKS_NOTHING_UP, ActorConfig, ChunkConfig, OptimConfig, config
 from qchunk.data.buffer import backing_up
 from qchunk.losses.cloning import bc as clone
 from qchunk.sampling import sample
@@ -15,6 +15,8 @@ from qchunk.types import Algorithm
 @config
 class BC:
     """Behaviour cloning."""
+
+    unread = BACKS_NOTHING_UP
 
     chunk: ChunkConfig = ChunkConfig()
     actor: ActorConfig = FlowConfig()

@@ -41,6 +41,10 @@ class DAWR:
     explore_std: Annotated[float, Range(0, 1)] = 0.1
     """Standard deviation of the noise on exploring actions, in units of action."""
 
+    def check_read(self, where: str) -> None:
+        """Raises UserError where a chunk's backup is not its end."""
+        self.chunk.must_back_up_whole(f"{where}chunk.", "each chunk's rewards count before the next one's")
+
 
 def dawr(c: DAWR) -> Algorithm:
     """DAWR: V of what the experience did, and cloning of what did better."""

@@ -11,7 +11,7 @@ from typing import Annotated
 from qchunk.actor_configs import FlowConfig, OneStepConfig
 from qchunk.actors import actor
 from qchunk.compose import acting, frozen, learner
-from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, Stands, config
+from qchunk.config import BACKS_NOTHING_UP, ActorConfig, ChunkConfig, OptimConfig, Stands, config
 from qchunk.losses.cloning import bc
 from qchunk.sampling import sample
 from qchunk.system.errors import UserError
@@ -21,6 +21,8 @@ from qchunk.types import Algorithm
 @config
 class Distil:
     """Distillation of a prior."""
+
+    unread = BACKS_NOTHING_UP
 
     given: Annotated[ActorConfig, Stands.FROZEN] = FlowConfig()
     """The frozen prior; --prior RUN fills it in."""

@@ -17,9 +17,8 @@ from qchunk.losses.cloning import bc
 from qchunk.losses.terms import of_first
 from qchunk.losses.unrolled import unrolled
 from qchunk.planning import Options, planning
-from qchunk.ranges import PositiveInt, Range, spelled
+from qchunk.ranges import PositiveInt, Range
 from qchunk.sampling import sample, sample_from_start, uniform
-from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Term, Together
 from qchunk.world_model import LatentConfig, latent_model
 
@@ -48,9 +47,7 @@ class InLatents:
 
     def check(self, where: str) -> None:
         """Raises UserError where a chunk's backup is not its end."""
-        if (points := self.chunk.backup) not in ((), (h := self.chunk.horizon,)):
-            problem = f"--{where}chunk.backup {spelled(points)} is not the horizon, to which the model looks ahead"
-            raise UserError(problem, f"leave it out, or give {h}")
+        self.chunk.must_back_up_whole(f"{where}chunk.", "the model looks ahead")
 
 
 def in_latents(c: Any, planners: Callable, choosing: bool = False, **more: Any) -> Algorithm:

@@ -52,6 +52,10 @@ class MAC:
         """Raises UserError where a few of the critic's target networks are asked for."""
         self.critic.must_read_all(f"{where}critic.", "this critic has none")
 
+    def check_read(self, where: str) -> None:
+        """Raises UserError where a chunk's backup is not its end."""
+        self.chunk.must_back_up_whole(f"{where}chunk.", "the model looks ahead")
+
 
 def mac(c: MAC) -> Algorithm:
     """MAC: best of N proposals by Q, in imagination and in the environment; proposals stay near the data, so that the model does too."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from qchunk.actor_configs import DiffusionConfig
 from qchunk.compose import learner
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
+from qchunk.config import IMITATES_NOTHING, ActorConfig, ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.improve import best_of_n
 from qchunk.losses.td import td
 from qchunk.ranges import PositiveInt
@@ -22,6 +22,7 @@ class OnlineDiffusion:
 
     driver = "from_scratch"
     clones = False  # what it matches is no behaviour of the data
+    unread = IMITATES_NOTHING
 
     chunk: ChunkConfig = ChunkConfig()
     actor: ActorConfig = DiffusionConfig()

@@ -23,6 +23,8 @@ from qchunk.types import Algorithm
 class OverSkills:
     """What methods over skills share."""
 
+    unread = {"backup": "a skill is valued by the return of its whole chunk"}  # noqa: RUF012  (never written to)
+
     given: Annotated[ActorConfig, Stands.FROZEN] = SkillConfig()
     """The skills, as they were trained; --prior RUN fills it in."""
     chunk: ChunkConfig = ChunkConfig()

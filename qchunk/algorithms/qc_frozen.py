@@ -7,7 +7,7 @@ from typing import Annotated
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.compose import frozen, learner
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
+from qchunk.config import IMITATES_NOTHING, ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.improve import best_of_n
 from qchunk.losses.td import td
@@ -19,6 +19,8 @@ from qchunk.types import Algorithm
 @config
 class FrozenQC:
     """Q-chunking on a frozen prior."""
+
+    unread = IMITATES_NOTHING
 
     given: Annotated[ActorConfig, Stands.FROZEN] = FlowConfig()
     """The frozen prior, as it was trained; --prior RUN fills it in."""

@@ -10,7 +10,7 @@ from typing import Annotated
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.compose import frozen, lagging, learner
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
+from qchunk.config import IMITATES_NOTHING, ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.ensemble import minimum, opinion
 from qchunk.critics.state_v import state_v
@@ -24,6 +24,8 @@ from qchunk.types import Algorithm
 @config
 class QGF:
     """A Q-guided flow."""
+
+    unread = IMITATES_NOTHING
 
     given: Annotated[ActorConfig, Stands.FROZEN] = FlowConfig()
     """The frozen prior, as it was trained; --prior RUN fills it in."""

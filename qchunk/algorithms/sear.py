@@ -10,7 +10,7 @@ from __future__ import annotations
 from qchunk.actor_configs import TanhGaussianConfig
 from qchunk.actors import actor
 from qchunk.compose import acting, learner, shortened
-from qchunk.config import ActorConfig, ChunkConfig, OptimConfig, config
+from qchunk.config import IMITATES_NOTHING, ActorConfig, ChunkConfig, OptimConfig, config
 from qchunk.critics.prefix import PrefixConfig, check_points, points_of, prefix_q
 from qchunk.data import buffer
 from qchunk.losses.proposals import ascend_softly, proposing, temperature
@@ -27,6 +27,7 @@ class SEAR:
     """Sample-efficient action chunking."""
 
     driver = "from_scratch"
+    unread = IMITATES_NOTHING
 
     chunk: ChunkConfig = ChunkConfig()
     """Without backup points every prefix is valued."""

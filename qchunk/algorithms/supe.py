@@ -16,11 +16,7 @@ from qchunk.actors import actor
 from qchunk.algorithms.opal import OverSkills, over_skills
 from qchunk.algorithms.rlpd import RLPD, rlpd
 from qchunk.compose import acting, learner
-from qchunk.config import (
-    ChunkConfig,
-    CriticConfig,
-    config,
-)
+from qchunk.config import IMITATES_NOTHING, ChunkConfig, CriticConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.novelty import novelty
 from qchunk.data.chunks import begun
@@ -37,6 +33,7 @@ class SUPEGT(OverSkills):
     """Soft actor-critic over skills, online beside data with rewards."""
 
     driver = "from_scratch"
+    unread = OverSkills.unread | IMITATES_NOTHING
 
     chunk: ChunkConfig = ChunkConfig(4)
     """Steps of a skill; ``--chunk.discount decision`` discounts once per skill; the paper also discounts rewards within one."""

@@ -10,7 +10,7 @@ from typing import Annotated
 from qchunk.actor_configs import FullGaussianConfig
 from qchunk.actors.full_gaussian import full_gaussian_of, of_gaussian
 from qchunk.compose import learner
-from qchunk.config import ChunkConfig, OptimConfig, config
+from qchunk.config import IMITATES_NOTHING, ChunkConfig, OptimConfig, config
 from qchunk.critics.prefix import PrefixConfig, prefix_q
 from qchunk.data.segments import drawing_segments, published_lengths
 from qchunk.losses.episodic import ascend_segments, stay_in_region, td_of_segments, timed
@@ -28,6 +28,7 @@ class TOPERL:
     """Transformer-based off-policy episodic reinforcement learning."""
 
     driver = "from_scratch"
+    unread = IMITATES_NOTHING | {"backup": "every prefix of a segment is backed up, as long as --lengths says"}
 
     chunk: ChunkConfig = ChunkConfig(20, codec="prodmp", starts="decision", replan="smooth")
     actor: FullGaussianConfig = FullGaussianConfig()

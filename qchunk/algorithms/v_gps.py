@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.compose import frozen, learner
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
+from qchunk.config import IMITATES_NOTHING, ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.state_v import state_v
 from qchunk.improve import best_of_n
@@ -21,6 +21,8 @@ from qchunk.types import Algorithm
 @config
 class VGPS:
     """V-GPS."""
+
+    unread = IMITATES_NOTHING
 
     given: Annotated[ActorConfig, Stands.FROZEN] = FlowConfig()
     """The frozen prior, as it was trained; --prior RUN fills it in."""

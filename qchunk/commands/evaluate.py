@@ -8,6 +8,7 @@ from pathlib import Path
 from qchunk import seeds
 from qchunk.commands import flags
 from qchunk.commands.shared import positional, print_figures
+from qchunk.config import refuse_unread
 from qchunk.drivers.common import evaluate as measure
 from qchunk.envs.held_out import HeldOut
 from qchunk.play import evaluation
@@ -43,6 +44,7 @@ def evaluate(argv: list[str]) -> None:
     if f.execute or f.delay is not None:
         evaluation.check_playing(p.program)
     if isinstance(p.program.env, HeldOut):
+        refuse_unread(f, EvalFlags, ("episodes",), "", "all held-out episodes judge", "leave it out")
         resuming.same_data(Path(folder), kept, p, None)  # whose last episodes judge
     shown = dataclasses.replace(p.settings, episodes=f.episodes)
     evaluation.check(p.program, f.episodes, p.config.chunk)

@@ -108,7 +108,10 @@ def defaults(argv: list[str], config_class: type, earlier: prior.Prior | None = 
             kept = sources.own(run_folder.read_config(Path(folder))["config"], Path(folder))
             before = from_dict(registry.builder(kept["algorithm"])[1], kept["config"])
             was = from_dict(registry.driver(kept["driver"]).settings, kept["settings"])
-        chunk = before.chunk if stands[1] is Stands.FROZEN else prior.sizes(c.chunk, before.chunk)
+        unread = registry.driver_of(config_class).unread_by(config_class)
+        own = {name: getattr(c.chunk, name) for name in unread}  # which the prior may have read
+        frozen = dataclasses.replace(before.chunk, **own)
+        chunk = frozen if stands[1] is Stands.FROZEN else prior.sizes(c.chunk, before.chunk)
         c = dataclasses.replace(c, chunk=chunk, **{stands[0]: prior.actor_of(before, folder)})
         settings = dataclasses.replace(settings, **{n: getattr(was, n) for n in ("normalise_obs", "normalise_action")})
     return c, settings

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from qchunk.compose import learner
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig, config
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.data import formats
+from qchunk.data.description import apart
 from qchunk.drivers import offline
 from qchunk.drivers.common import assemble, init
 from qchunk.drivers.offline import OfflineSettings
@@ -95,7 +97,8 @@ def judge(folder: Path, path: Path, updates: int, batch: int, c: FittedQ | None 
             f"{folder} decides each action of a plan at its own step, and here whole chunks are valued", FIX
         )
     env = p.program.env
-    data, _ = formats.for_env(path, env, kept["env"])
+    data, about = formats.for_env(path, env, kept["env"])
+    say_apart(folder, kept["data"], path, about)
     held = env.held if isinstance(env, HeldOut) else data
     s = OfflineSettings(seed=p.settings.seed, seeds=p.settings.seeds, batch=batch, offline_steps=updates)
     units = normalise.as_dict({"obs": normalise.of_data(data, "standard", "none")["obs"]})
@@ -109,6 +112,17 @@ def judge(folder: Path, path: Path, updates: int, batch: int, c: FittedQ | None 
     before, values = fit(program, x, s, x._replace(data=spread(s.seeds, held)), kept["label"])
     back = float(jnp.mean(to_go(held, c.chunk)[held.episodes]))
     return Estimated(folder, kept["label"], values, values - before, back, played(folder))
+
+
+def say_apart(folder: Path, kept: Mapping[str, Any] | None, path: Path, about: Mapping[str, Any]) -> None:
+    """Says on stderr where a run was trained on data of another robot than those that judge it, as far as both say.
+
+    Args:
+        kept: what the run keeps of its data; ``about`` is what those that judge it say of themselves.
+    """
+    if kept and kept["fingerprint"] != about["fingerprint"] and (odd := apart(kept, about)):
+        fix = "what one robot's numbers mean tells nothing of the other's"
+        print(f"warning: {folder} was trained on data of other {' and '.join(odd)} than {path}: {fix}", file=sys.stderr)
 
 
 def chunk_of(p: Opened, folder: Path) -> ChunkConfig:

@@ -13,7 +13,7 @@ from qchunk import env_names, envs, registry
 from qchunk.comparison import arms, refusals, tables
 from qchunk.comparison.arms import PRIOR, Sizes
 from qchunk.comparison.suite import Data, Run, name_of
-from qchunk.config import validate
+from qchunk.config import refuse_unread, validate
 from qchunk.drivers.common import Driver
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
@@ -123,6 +123,8 @@ def checked(f: CompareFlags, sizes: Sizes) -> None:
     """
     for part in (f, sizes):
         validate(part)
+    if f.data and not (f.out / f"{KIND}.json").is_file():  # what was made with both goes on
+        refuse_unread(f, CompareFlags, ("data_steps",), "", "the data are those of --data", "leave it out")
     if f.data and not loading.readable(f.data):
         raise UserError(f"there is no data set {f.data}", "make one with qchunk collect, or leave --data out")
     if not f.env:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from qchunk import trees
-from qchunk.data.faults import unusable
+from qchunk.data.faults import TOLERATED, unusable
 from qchunk.system.errors import UserError, unknown
 from qchunk.types import PyTree
 
@@ -149,9 +149,10 @@ def scaled(rows: Any, reading: Reading, bounds: Any = None) -> tuple[Any, dict[s
         bounds: (low, high) that the file declares.
 
     Raises:
-        UserError: an empty range, or bounds of another number of actions.
+        UserError: an empty range, bounds of another number of actions, or actions that lie outside.
     """
     action, inside = rows.action.astype(np.float64), ~rows.end
+    known = action[inside & np.isfinite(action).all(axis=1)]
     if reading.action_range:
         if not reading.action_range[0] < reading.action_range[1]:
             raise UserError(f"--action-range {reading.action_range} is empty", "give the lowest and the highest")
@@ -163,13 +164,28 @@ def scaled(rows: Any, reading: Reading, bounds: Any = None) -> tuple[Any, dict[s
             raise UserError(problem, "say what becomes -1 and 1: --action-range LOW HIGH")
         low, high = (np.broadcast_to(x, action.shape[1]) for x in (low, high))
     else:
-        known = action[inside & np.isfinite(action).all(axis=1)]
         low, high = known.min(axis=0, initial=np.inf), known.max(axis=0, initial=-np.inf)
         low, high = (np.where(np.isfinite(x), x, 0.0) for x in (low, high))
+    refuse_outside(known, low, high, reading)
     with np.errstate(over="ignore", invalid="ignore"):
         unit = np.where(high > low, 2 * (action - low) / np.where(high > low, high - low, 1.0) - 1, 0.0)
     unit = np.where(inside[:, None], unit, 0.0).astype(np.float32)
     return rows._replace(action=unit), {"low": low.tolist(), "high": high.tolist()}
+
+
+def refuse_outside(action: np.ndarray, low: np.ndarray, high: np.ndarray, reading: Reading) -> None:
+    """Refuses finite actions [M, A] that would lie outside of [-1, 1] in the units that were given or declared.
+
+    Args:
+        low, high: [A], what becomes -1 and 1; an action whose two are equal becomes 0.
+    """
+    slack = TOLERATED / 2 * (high - low)
+    if not np.any((high > low) & ((action < low - slack) | (action > high + slack))):
+        return
+    given = f"--action-range {reading.action_range[0]:g} {reading.action_range[1]:g}" if reading.action_range else ""
+    declared = f"the range [{low.min():.4g}, {high.max():.4g}] that the file declares"
+    problem = f"{given or declared} is too narrow: actions reach from {action.min():.4g} to {action.max():.4g}"
+    raise UserError(problem, "say what becomes -1 and 1: --action-range LOW HIGH, wide enough for all of them")
 
 
 def recorded_units(

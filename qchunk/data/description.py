@@ -13,10 +13,30 @@ from qchunk.data.adapting import SCALE
 from qchunk.data.doubts import bounds_of
 from qchunk.data.faults import usable
 from qchunk.data.formats import Rows, fingerprint
+from qchunk.system.schema import as_json
 
 BARS = "▁▂▃▄▅▆▇█"
 BINS = 24
+OF_A_ROBOT = {  # what a file may say of what its numbers mean, in words
+    "env": "environments",
+    "recorded_in": "robots",
+    "frequency": "frequencies",
+    "observations": "parts of observations",
+    "action_names": "names of actions",
+    SCALE: "units of actions",
+}
 KEPT = ("reader", "env", "recorded_in", "frequency", "source")  # of what a file says of itself
+
+
+def meaning(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What a data set says of what its numbers mean, for runs to keep."""
+    return {name: about[name] for name in OF_A_ROBOT if name in about}
+
+
+def apart(kept: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
+    """In what two data sets that say so mean others by the same numbers, in words; recorded units that one alone has are others."""
+    said = [n for n in OF_A_ROBOT if n == SCALE or (n in kept and n in about)]
+    return [OF_A_ROBOT[n] for n in said if as_json(kept.get(n)) != as_json(about.get(n))]
 
 
 def described(rows: Rows, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from qchunk.system.errors import UserError
 from qchunk.types import PLAN_STEP
 
 UNUSABLE = "NaN or infinite values, or numbers beyond 32 bits"
+TOLERATED = 1e-6  # how far beyond [-1, 1] actions may lie: they are rounded
 ARRAYS = ("obs", "action", "reward", "terminal", "end")
 
 
@@ -34,7 +35,7 @@ def faults(rows: Any, where: str) -> Iterator[UserError]:
                 "remove those episodes (qchunk data convert --drop-bad) or collect again",
             )
     action = rows.action[~rows.end]
-    if (high := float(np.abs(action[np.isfinite(action)]).max(initial=0.0))) > 1.0 + 1e-6:
+    if (high := float(np.abs(action[np.isfinite(action)]).max(initial=0.0))) > 1.0 + TOLERATED:
         fix = "rescale them to [-1, 1]: qchunk data convert --scale-actions"
         yield UserError(f"{where}: actions reach {high:.3g}, outside [-1, 1]", fix)
     if not rows.end[-1]:

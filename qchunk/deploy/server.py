@@ -223,8 +223,8 @@ class PolicyServer:
 def understood(data: Any, expected: Mapping[str, tuple[int, str]]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """(the leaves of one observation, what else is asked) of a message.
 
-    A policy that sees one array takes the only one that is there, whatever it is called; one that sees a dictionary takes its
-    parts side by side, or all of them under "obs".
+    A policy that sees one array takes the only one that is there, whatever it is called, as programs for other servers name
+    it as they do; one that sees a dictionary takes its parts side by side, or all of them under "obs".
 
     Raises:
         ValueError: says what does not fit.
@@ -246,7 +246,10 @@ def understood(data: Any, expected: Mapping[str, tuple[int, str]]) -> tuple[dict
     if isinstance(period, bool) or not isinstance(period, (int, float, np.integer, np.floating)) or not period > 0:
         raise ValueError("period is no number of seconds above 0")
     obs: Any = {k: v for k, v in message.items() if k not in COMMANDS}
-    if len(obs) == 1 and ("obs" in expected or (obs.keys() == {"obs"} and named(obs).keys() != expected.keys())):
+    if "obs" in expected and len(obs) != 1:
+        told = ", ".join(sorted(obs)[:5]) or "no observation"
+        raise ValueError(f'the message holds {told}: this policy sees one array, so give it as "obs"')
+    if "obs" in expected or (obs.keys() == {"obs"} and named(obs).keys() != expected.keys()):
         obs = next(iter(obs.values()))
     found = fitted(obs, expected)
     if any(x.ndim != 1 for x in found.values()):

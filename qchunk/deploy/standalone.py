@@ -140,7 +140,9 @@ class DeployedPolicy:
             self._loop = self.programs.begin(self.weights, keys_of(self._seed, batch), rows)
             self._batch = batch
         if batch != self._batch:
-            raise ValueError(f"observations of {batch} robots, where there were {self._batch}: reset() before others")
+            began = f"this episode began with {self._batch}"
+            fix = "call policy.reset() to begin one with another number, or keep to that number"
+            raise ValueError(f"the observation is of {batch} robot{'s' * (batch != 1)}, and {began}: {fix}")
         return self._loop
 
     def _decide(self, rows: Any) -> None:

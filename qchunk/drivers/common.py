@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qchunk import normalise
-from qchunk.config import config, validate
+from qchunk.config import ChunkConfig, config, refuse_unread, validate
 from qchunk.data import buffer
 from qchunk.data.buffer import Ring
 from qchunk.data.chunks import Dataset
@@ -91,8 +91,27 @@ class Driver(NamedTuple):
     whole: Callable
     unit: Callable  # (program, inputs, settings) -> (fn, its arguments, how often a run calls it): what costs are counted of
     resolve: Callable = lambda s: s  # settings -> the same with every 0 that means "choose" replaced
-    # (config) raises UserError where it sets what nothing reads under this driver; of new runs, as older ones may have been given it
-    check_read: Callable = lambda c: None
+    # (field of a configuration's ``chunk``, why nothing reads it under this driver), ...
+    unread: tuple[tuple[str, str], ...] = ()
+
+    def unread_by(self, cls: type) -> dict[str, str]:
+        """{field: why} of a method whose configuration is of this class, which may say so by an attribute ``unread``, too."""
+        return {**getattr(cls, "unread", {}), **dict(self.unread)}
+
+    def check_read(self, c: Any) -> None:
+        """Refuses windows that are to be cut otherwise where nothing reads that (a backup point at the horizon is every method's own), and
+        what a method ``c``, or a part of it, refuses by a ``check_read`` of its own. For new runs: older ones may have been given it.
+
+        Raises:
+            UserError: names the flag.
+        """
+        for name, why in self.unread_by(type(c)).items():
+            if name != "backup" or c.chunk.points != (c.chunk.horizon,):
+                refuse_unread(c.chunk, getattr(type(c), "chunk", ChunkConfig), (name,), "chunk.", why, "leave it out")
+        parts = {field.name: getattr(c, field.name) for field in dataclasses.fields(c)}
+        for name, part in {"": c, **parts}.items():
+            if check := getattr(type(part), "check_read", None):
+                check(part, f"{name.replace('_', '-')}." if name else "")
 
 
 def seed_keys(s: DriverSettings, settings: int = 1) -> jax.Array:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from qchunk import normalise
-from qchunk.config import ChunkConfig, RolloutConfig, config, refuse_unread
+from qchunk.config import RolloutConfig, config
 from qchunk.drivers.common import Amount, Driver, DriverSettings, accumulate, execution, init, learner_like
 from qchunk.drivers.events import Event, Work, counting, events, figures, no_sums
 from qchunk.drivers.reward_scale import Scale, no_scale, scaled
@@ -75,16 +75,6 @@ def iterations(per_decision: int, c: RolloutConfig, s: OnPolicySettings) -> Iter
     eval_every = math.ceil(s.eval_every / steps) if s.eval_every else max(1, math.ceil(total / 10))
     save_every = math.ceil(s.checkpoint_every / steps) or eval_every
     return Iterations(steps, total, math.ceil(s.log_every / steps), eval_every, save_every)
-
-
-def check_read(c: Any) -> None:
-    """Refuses how windows of data are cut, where there are none.
-
-    Raises:
-        UserError: names the flag.
-    """
-    usual, cut = getattr(type(c), "chunk", ChunkConfig), ("backup", "padding", "starts")
-    refuse_unread(c.chunk, usual, cut, "chunk.", "no windows are cut of what is played on-policy", "leave it out")
 
 
 def check(program: Program, x: Inputs, s: OnPolicySettings) -> None:
@@ -312,6 +302,5 @@ def unit(program: Program, x: Inputs, s: OnPolicySettings) -> tuple[Callable, tu
     return functools.partial(iterate, program), (learner, loop, x, 1), done.env_steps // per
 
 
-ON_POLICY = Driver(
-    "on_policy", OnPolicySettings, False, check, run, state_like, amount, whole, unit, check_read=check_read
-)
+UNREAD = tuple((n, "no windows are cut of what is played on-policy") for n in ("backup", "padding", "starts"))
+ON_POLICY = Driver("on_policy", OnPolicySettings, False, check, run, state_like, amount, whole, unit, unread=UNREAD)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from qchunk import env_names, envs
-from qchunk.config import validate
+from qchunk.config import refuse_unread, validate
 from qchunk.data import formats, ogbench_files
 from qchunk.envs.host.pool import HostEnv
 from qchunk.play import collecting, on_host
@@ -63,6 +63,7 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
     env_names.check_env(name, scene_too=True)
     if "" in f.policy:
         raise UserError("--policy names nothing", "name a behaviour or a run, or leave --policy out")
+    check_play(name, f)
     out = f.out if f.out.suffix == ".npz" or not f.out.name else f.out.with_name(f.out.name + ".npz")
     check_new(out)
     make_folder(out.parent)
@@ -98,6 +99,26 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
         print(f"{count} transitions in {episodes} episodes of {about['env']} -> {out} ({mark})")
 
 
+def check_play(name: str, f: CollectFlags) -> None:
+    """Refuses what does not change how scripted behaviours play.
+
+    Raises:
+        UserError: names the flag.
+    """
+    runs = [policy for policy in f.policy if _is_run(policy)]
+    if not runs:
+        why = "scripted behaviours decide at every step"
+        refuse_unread(f, CollectFlags, ("execute", "delay"), "", why, "leave it out, or give a run as --policy RUN")
+    if (part := env_names.ogbench(name)) and f.policy in ((), (part["kind"],)):
+        refuse_unread(
+            f, CollectFlags, ("envs",), "", "OGBench's oracles play in processes of their own", "leave it out"
+        )
+
+
+def _is_run(policy: str) -> bool:
+    return (Path(policy) / run_folder.CONFIG).is_file()
+
+
 def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, Any]:
     """What was played, one policy after the other, and the environment that it was played in."""
     if (found := env_names.ogbench(name)) and not (found["single"] or found["goals"]):
@@ -107,7 +128,7 @@ def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, Any]
     play: Any = _host_rows if envs.on_host(name) else _device_rows
     policies, parts = f.policy or ("",), list[formats.Rows]()
     for i, policy in enumerate(policies):
-        run = Path(policy) if (Path(policy) / run_folder.CONFIG).is_file() else None
+        run = Path(policy) if _is_run(policy) else None
         share = dataclasses.replace(f, steps=-(-f.steps // len(policies)))
         before = i * share.steps
         parts.append(play(env, name, policy, run, share, i, lambda done: progress(min(f.steps, before + done))))
@@ -143,6 +164,9 @@ def _device_rows(
 def _host_rows(
     env: HostEnv, name: str, policy: str, run: Path | None, f: CollectFlags, number: int, progress: Any
 ) -> formats.Rows:
+    if f.episode_length > env.episode_length:
+        problem = f"--episode-length {f.episode_length} is more than the {env.episode_length} steps of {name}"
+        raise UserError(problem, f"give {env.episode_length} or less, or leave it out")
     if 0 < f.episode_length < env.episode_length:
         env = env.limited(f.episode_length)
     count = max(1, min(f.envs, on_host.SLOTS, -(-f.steps // env.episode_length)))

@@ -18,8 +18,8 @@ import numpy as np
 from qchunk import env_names, envs, nets, registry
 from qchunk.config import validate
 from qchunk.data import formats
-from qchunk.data.adapting import SCALE
 from qchunk.data.chunks import Dataset
+from qchunk.data.description import meaning
 from qchunk.drivers.common import Driver, assemble, check_acting, check_devices
 from qchunk.drivers.events import Event
 from qchunk.envs import held_out, objective
@@ -217,8 +217,7 @@ def data_of(
             )
         return None, None
     data, about = formats.for_env(f.data, env, f.env, stream=not settings.online_steps)
-    units = {SCALE: about[SCALE]} if SCALE in about else {}
-    return data, {"path": str(Path(f.data).resolve()), "fingerprint": about["fingerprint"], **units}
+    return data, {"path": str(Path(f.data).resolve()), "fingerprint": about["fingerprint"], **meaning(about)}
 
 
 def say_no_success(f: TrainFlags, p: Opened) -> None:
