@@ -41,8 +41,11 @@ def setting(reward, members=2):
 
 def test_the_loss_of_means_and_deviations_equals_a_loop():
     q, outlook, vars, chunk = setting(jnp.asarray([1.0, -3.0, 0.5, 200.0, 7.0]))
+    bias = vars.targets["critic"]["head_bias"]  # one member of the target networks says a deviation of 4
+    vars.targets["critic"]["head_bias"] = bias.at[0, ..., 1].set(4.0)
     term = td_gaussian(q, outlook, NEXT, huber=2.0)
-    noise = term.draw(jax.random.key(4), chunk)
+    key, drawn = term.draw(jax.random.key(4), chunk)
+    noise = key, drawn.at[:2].set(jnp.asarray([5.0, -4.0]))  # further than any bound
     z, slow = np.clip(noise[1], -3, 3), vars._replace(params=vars.targets)
     after, plan = chunk.next_obs[:, 0], jnp.full((B, 2, 1), 0.3)
     m, s, m2, s2 = (
@@ -125,6 +128,20 @@ def test_the_entropy_of_modes_that_are_apart():
     np.testing.assert_allclose(entropy(x, 3), exact, atol=0.15)
     assert jnp.all(entropy(x, 1) > exact + 1.5)
     assert jnp.isfinite(entropy(jnp.ones((1, 20, 2)), 3)).all()
+
+
+def test_a_mixture_that_fits_says_what_each_of_its_gaussians_has():
+    """Of modes of 0.9 and 0.1 of the samples the entropy of that choice, and their own. Where they overlap, each weighs what belongs to it."""
+    rng = np.random.default_rng(0)
+    few = (np.arange(2000) % 10 == 0)[:, None]
+    x = jnp.asarray(np.where(few, 5.0, 0.0) + 0.1 * rng.normal(size=(2000, 1)), jnp.float32)
+    exact = -(0.9 * np.log(0.9) + 0.1 * np.log(0.1)) + 0.5 * np.log(2 * np.pi * np.e) + np.log(0.1)
+    np.testing.assert_allclose(entropy(x, 2), exact, atol=0.05)
+    x = jnp.asarray(np.where(few, 1.0, 0.0) + 0.4 * rng.normal(size=(2000, 1)), jnp.float32)
+    found = jax.jit(mixtures.mixture, static_argnums=1)(x, 2)
+    share, each = found.mixture_distribution.probs, found.components_distribution.log_prob(x[:, None])
+    belongs = share * jnp.exp(each - found.log_prob(x)[:, None])
+    np.testing.assert_allclose(jnp.mean(belongs, axis=0), share, atol=0.01)
 
 
 @pytest.mark.parametrize(("std", "sign"), [(0.02, -1), (0.6, 1)])

@@ -142,6 +142,7 @@ def test_an_arm_without_a_figure_is_no_evidence_and_changes_no_other_verdict(bad
     assert np.isnan(stats.whatever_the_seeds(lost, zeros)) and np.isnan(stats.whatever_the_seeds(zeros, lost))
     found = stats.verdicts([stats.Pair(ones, zeros, True, 50)] * 6 + [stats.Pair(lost, zeros, True, 50)])
     assert [v.word for v in found] == [stats.SURE] * 6 + [""]
+    assert found[0].difference == stats.paired_difference(ones, zeros, episodes=50)
 
 
 def test_a_difference_of_returns_is_never_plain():
@@ -151,6 +152,8 @@ def test_a_difference_of_returns_is_never_plain():
     assert (shares.word, returns.word) == (stats.SURE, stats.ALIKE)
     (far,) = stats.verdicts([stats.Pair(np.asarray([70.0, 71.0, 72.0]), np.zeros(3), False, 0)])
     assert far.word == stats.ALIKE and far.difference == stats.paired_difference([70.0, 71.0, 72.0], np.zeros(3))
+    (wide,) = stats.verdicts([stats.Pair(np.asarray([0.0, 1.0, 0.0, 1.0]), zeros, True, 0)])
+    assert stats.paired_difference([0.0, 1.0, 0.0, 1.0], zeros).high > 1.0 == wide.difference.high
 
 
 def test_p_values_agree_with_their_intervals():
@@ -213,6 +216,13 @@ def test_a_mean_over_tasks_is_within_its_interval(simulated):
     assert found["tasks like these, over seeds"] < 0.8, "which is why there are two"
 
 
+def test_an_interval_for_tasks_is_at_least_that_of_the_seeds():
+    """Tasks that are alike say nothing of how far seeds are apart, nor seeds that are alike of tasks."""
+    seeds = np.tile([[0.2], [0.8]], 3)
+    for scores in (seeds, seeds.T):
+        assert stats.interval_over_tasks(scores) == stats.interval([0.2, 0.8])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("arms", "runs"), [(2, 400), (6, 100)])
 def test_the_same_method_twice_is_not_told_apart(simulated, arms, runs):
@@ -243,6 +253,14 @@ def test_stratified_bootstrap_resamples_within_tasks():
     first = stats.stratified_bootstrap(varied, resamples=200)
     assert first == stats.stratified_bootstrap(varied, resamples=200)
     assert first.low <= first.mean <= first.high
+
+
+@pytest.mark.parametrize("scores", [[[0.0], [0.0], [1.0], [1.0]], [[0.0, 1.0], [1.0, 0.0]]])
+def test_stratified_bootstrap_by_hand(scores):
+    """Of four coins, dealt within one task or two: 1 / 16 of the resamples are all 0, 5 / 16 at most one 1."""
+    for level, low, high in ((0.9, 0.0, 1.0), (0.8, 0.25, 0.75)):
+        found = stats.stratified_bootstrap(np.asarray(scores), lambda x: x.mean((-2, -1)), level)
+        assert found == (0.5, low, high)
 
 
 def test_performance_profile():

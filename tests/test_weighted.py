@@ -171,6 +171,8 @@ def test_edits_stay_out_where_they_are_worse():
     assert 0 < better.sum() < B
     expected = np.where(better[:, None, None], changed, plain)
     np.testing.assert_array_equal(both.plan(vars, noise, chunk.obs, None).action, expected)
+    alike = edited(sample(kernel), e, 0.5, lambda vars, obs, action: 0 * score(vars, obs, action))
+    np.testing.assert_array_equal(alike.plan(vars, noise, chunk.obs, None).action, plain)
 
 
 def test_smoothing_is_bounded_and_stays_in_range():
