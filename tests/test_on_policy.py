@@ -263,7 +263,7 @@ def test_each_epoch_deals_the_decisions_anew(most):
 
 
 def test_an_iteration_goes_on_where_the_last_one_stopped():
-    """Episodes of 10 steps, iterations of 4: rewards of 1 are divided by the deviation of all returns so far, and noise is new in each."""
+    """Episodes of 10 steps, iterations of 4: rewards of 1 are divided by the deviation of all returns so far, units are those of all that was seen, and noise is new in each."""
 
     def keeping(c):
         made = ppo(c)
@@ -274,12 +274,12 @@ def test_an_iteration_goes_on_where_the_last_one_stopped():
 
         def prepare(learner, given, key, chunk):
             stats = {"reward": chunk.reward[..., 0], "last": chunk.last, "action": chunk.action}
-            return made.prepare(learner._replace(stats=stats), given, key, chunk)
+            return made.prepare(learner._replace(stats={**learner.stats, **stats}), given, key, chunk)
 
         return made._replace(init=init, prepare=prepare)
 
     c = PPO(ACTORS["gaussian"], ChunkConfig(1), rollout=RolloutConfig(2, 4, 1, 2), **SMALL)
-    s, stats = OnPolicySettings(online_steps=6 * 8, eval_every=6 * 8, episodes=4), []
+    s, stats = OnPolicySettings(online_steps=6 * 8, eval_every=6 * 8, episodes=4, normalise_obs="standard"), []
     for event in train(keeping, c, env=envs.make("probe/constant"), settings=s):
         if event.kind == "train":
             stats.append(jax.tree.map(lambda x: np.asarray(x[0]), event.learner.stats))
@@ -290,6 +290,8 @@ def test_an_iteration_goes_on_where_the_last_one_stopped():
     for i in range(6):
         scale, wanted = scaled(scale, jnp.ones((4, 2)), jnp.asarray(first[i]))
         np.testing.assert_allclose(found["reward"][i], wanted, rtol=1e-5)
+        seen, units = np.arange(4 * (i + 1)) % 10 / 10, found[normalise.STATS]["obs"]
+        np.testing.assert_allclose((units.shift[i, 0], units.scale[i, 0]), (seen.mean(), seen.std()), rtol=1e-5)
     assert len(np.unique(found["action"])) == found["action"].size
 
 
