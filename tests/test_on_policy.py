@@ -36,7 +36,7 @@ from qchunk.losses.terms import mean_in_slices
 from qchunk.play.execute import receding
 from qchunk.play.on_device import begin, rollout_chunks
 from qchunk.runs import checkpoint
-from qchunk.sampling import log_prob, sample, sample_path
+from qchunk.sampling import log_prob, sample, sample_path, uniform
 from qchunk.seeds import for_each, one
 from qchunk.system.errors import UserError
 from qchunk.types import Chunk, Learner, Spec, Steps, Vars, view
@@ -274,9 +274,13 @@ def test_an_iteration_goes_on_where_the_last_one_stopped():
 
         def prepare(learner, given, key, chunk):
             stats = {"reward": chunk.reward[..., 0], "last": chunk.last, "action": chunk.action}
-            return made.prepare(learner._replace(stats={**learner.stats, **stats}), given, key, chunk)
+            return learner._replace(stats={**learner.stats, **stats}), chunk
 
-        return made._replace(init=init, prepare=prepare)
+        def update(learner, given, key, chunk):
+            return learner._replace(step=learner.step + 1), {}
+
+        stop = lambda metrics: jnp.asarray(False)  # noqa: E731
+        return made._replace(init=init, explore=uniform(made.act), prepare=prepare, update=update, stop=stop)
 
     c = PPO(ACTORS["gaussian"], ChunkConfig(1), rollout=RolloutConfig(2, 4, 1, 2), **SMALL)
     s, stats = OnPolicySettings(online_steps=6 * 8, eval_every=6 * 8, episodes=4, normalise_obs="standard"), []

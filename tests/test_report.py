@@ -390,11 +390,12 @@ def test_aggregates(tmp_path, pair):
 
 
 def test_over_environments_a_seed_is_known_by_the_episodes_of_all(tmp_path):
-    """Seeds that agree leave the luck of their episodes: of 4 seeds, 2 environments and 50 each."""
-    runs = [(m, x, f"{CUBE[:-1]}{i}") for m, x in (("bc", 0.25), ("qc", 0.5)) for i in (1, 2)]
-    found = records.load(
-        [make(tmp_path / f"{m}{env[-1]}", m, [x] * 4, env, settings={"episodes": 50}) for m, x, env in runs]
-    )
+    """Seeds that agree leave the luck of their episodes: of 4 seeds and 2 environments, 50 each, the fewest of any."""
+    runs = [(m, x, i, n) for m, x in (("bc", 0.25), ("qc", 0.5)) for i, n in ((1, 50), (2, 80))]
+    folders = [
+        make(tmp_path / f"{m}{i}", m, [x] * 4, f"{CUBE[:-1]}{i}", settings={"episodes": n}) for m, x, i, n in runs
+    ]
+    found = records.load(folders)
     wanted = stats.paired_difference([0.5] * 4, [0.25] * 4, episodes=100)
     assert against.contest(found).of("qc", "bc").difference == wanted
     assert against.contest(found).of("bc", "qc").difference == Estimate(-0.25, -wanted.high, -wanted.low)
