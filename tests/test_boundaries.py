@@ -235,6 +235,7 @@ def test_a_prefix_is_drawn_by_its_value():
     np.testing.assert_allclose([(found == n).mean() for n in POINTS], wanted, atol=0.03)
     dice = lengths("random-k", chooser())
     np.testing.assert_allclose([(dice == n).mean() for n in range(1, H + 1)], 1 / H, atol=0.03)
+    assert (dice[:256] != dice[256:512]).any(), "blocks of environments draw by themselves"
 
 
 def test_only_what_is_due_is_worked_on():

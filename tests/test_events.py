@@ -99,3 +99,12 @@ def test_a_run_that_has_diverged_meanwhile_is_not_to_be_saved(env, data, monkeyp
     kinds = [e.kind for e in rest]
     assert "progress" not in kinds[: kinds.index("diverged")]
     np.testing.assert_array_equal(rest[kinds.index("diverged")].values["diverged"], [0.0, 1.0])
+
+
+def test_figures_by_hand():
+    """Of two seeds, of 8 steps each: the second makes no update, and its environments rest in every other step."""
+    sums = {"reward_sum": [4.0, 3.0], "alive_steps": [8.0, 4.0], "updates_done": [2.0, 0.0], "td/loss": [5.0, 0.0]}
+    found = events.figures({n: jnp.asarray(x) for n, x in sums.items()}, 8, 2, seconds=0.5)
+    told = {"reward_per_step": [0.5, 0.75], "resting": [0.0, 0.5], "td/loss": [2.5, 0.0]}
+    told |= {"env_steps_per_second": [32.0], "updates_per_second": [4.0]}
+    assert {n: x.tolist() for n, x in found.items()} == told

@@ -41,8 +41,11 @@ def setting(reward, members=2):
 
 def test_the_loss_of_means_and_deviations_equals_a_loop():
     q, outlook, vars, chunk = setting(jnp.asarray([1.0, -3.0, 0.5, 200.0, 7.0]))
+    bias = vars.targets["critic"]["head_bias"]  # one member of the target networks says a deviation of 4
+    vars.targets["critic"]["head_bias"] = bias.at[0, ..., 1].set(4.0)
     term = td_gaussian(q, outlook, NEXT, huber=2.0)
-    noise = term.draw(jax.random.key(4), chunk)
+    key, drawn = term.draw(jax.random.key(4), chunk)
+    noise = key, drawn.at[:2].set(jnp.asarray([5.0, -4.0]))  # further than any bound
     z, slow = np.clip(noise[1], -3, 3), vars._replace(params=vars.targets)
     after, plan = chunk.next_obs[:, 0], jnp.full((B, 2, 1), 0.3)
     m, s, m2, s2 = (
@@ -125,6 +128,16 @@ def test_the_entropy_of_modes_that_are_apart():
     np.testing.assert_allclose(entropy(x, 3), exact, atol=0.15)
     assert jnp.all(entropy(x, 1) > exact + 1.5)
     assert jnp.isfinite(entropy(jnp.ones((1, 20, 2)), 3)).all()
+
+
+@pytest.mark.parametrize(("far", "std"), [(5.0, 0.1), (2.0, 0.4)])
+def test_the_entropy_of_unequal_modes(far, std):
+    """One has a tenth of the samples, and where they overlap each weighs what belongs to it: minus the mean of the true log-density."""
+    rng = np.random.default_rng(0)
+    x = np.where(np.arange(2000) % 10 == 0, far, 0.0) + std * rng.normal(size=2000)
+    near, there = (np.exp(-0.5 * ((x - mean) / std) ** 2) / (std * np.sqrt(2 * np.pi)) for mean in (0.0, far))
+    exact = -np.log(0.9 * near + 0.1 * there).mean()
+    np.testing.assert_allclose(entropy(jnp.asarray(x, jnp.float32)[:, None], 2), exact, atol=0.01)
 
 
 @pytest.mark.parametrize(("std", "sign"), [(0.02, -1), (0.6, 1)])

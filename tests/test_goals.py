@@ -129,7 +129,8 @@ def test_windows_equal_lists(seed, starts, n, mix):
     )
     c = ChunkConfig(n, gamma=GAMMA, starts=starts)
     data = data_of(episodes)
-    w = drawn(jax.random.key(seed), data, ring if mix else None, mix or "uniform", c, GoalConfig(0.3, 0.4, 0.3))
+    shares = GoalConfig(0.6, 0.8, 0.6)  # of their sum
+    w = drawn(jax.random.key(seed), data, ring if mix else None, mix or "uniform", c, shares)
     places = {tuple(e[t]): e[t:] for e in episodes for t in range(len(e) - 1)}
     places |= {tuple(one[i][0]): ahead(one[i:]) for one in held for i in range(len(one))}
     slow = [places[tuple(s)] for s in w.obs["state"]]

@@ -15,7 +15,7 @@ from qchunk import cli, envs, normalise
 from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.bc import BC, bc
 from qchunk.config import ChunkConfig
-from qchunk.data import formats
+from qchunk.data import chunks, formats
 from qchunk.drivers import train
 from qchunk.drivers.online import OnlineSettings
 from qchunk.play.program import Program
@@ -41,6 +41,14 @@ def test_fit_by_hand():
         np.testing.assert_allclose(normalise.invert(a, normalise.apply(a, X)), X, atol=1e-5)
 
 
+def test_units_of_data_are_of_what_was_played_and_all_that_was_seen():
+    """Beside a final observation stands no action."""
+    action = np.asarray([[-0.5], [0.1], [9.0]])
+    found = normalise.of_data(chunks.dataset(X, action, np.zeros(3), np.zeros(3), np.arange(3) == 2), *["min-max"] * 2)
+    np.testing.assert_allclose((found["action"].shift, found["action"].scale), [[-0.2], [0.3]], rtol=1e-6)
+    np.testing.assert_array_equal(found["obs"].scale, normalise.fit(X, "min-max").scale)
+
+
 def test_running_moments_are_those_of_everything_seen():
     """In unequal parts, with a number that never changes; of nothing they change nothing."""
     x = np.random.default_rng(0).normal(3.0, [1.0, 20.0, 0.0], (60, 3)).astype(np.float32)
@@ -59,15 +67,17 @@ def test_policies_and_chunks_meet_their_units():
     echo = Policy(
         lambda vars, key, obs: (),
         lambda vars, noise, obs, old: Plan(obs[:, None]),
-        lambda vars, plan, i, obs: plan.action[:, i],
+        lambda vars, plan, i, obs: (plan.action[:, i] + obs) / 2,
     )
-    inner = bc(BC(ChunkConfig(1), FlowConfig((4,), steps=1)))._replace(act=echo, prepare=lambda s, g, k, c: (s, c))
+    inner = bc(BC(ChunkConfig(1), FlowConfig((4,), steps=1)))
+    inner = inner._replace(act=echo, first=echo, prepare=lambda s, g, k, c: (s, c))
     outer = normalise.normalised(inner)
     units = {"obs": normalise.fit(X, "min-max"), "action": normalise.fit(10 * X, "min-max")}
     vars = Vars({}, {}, {normalise.STATS: units}, {})
-    plan = outer.act.plan(vars, (), jnp.asarray(X), None)
-    np.testing.assert_allclose(plan.action[:, 0], [[-1, 0, -1], [0, 0, -0.6], [1, 0, 1]], atol=1e-6)
-    np.testing.assert_allclose(outer.act.emit(vars, plan, 0, jnp.asarray(X)), 10 * X, atol=1e-4)
+    for policy in (outer.act, outer.first):
+        plan = policy.plan(vars, (), jnp.asarray(X), None)
+        np.testing.assert_allclose(plan.action[:, 0], [[-1, 0, -1], [0, 0, -0.6], [1, 0, 1]], atol=1e-6)
+        np.testing.assert_allclose(policy.emit(vars, plan, 0, jnp.asarray(X)), 10 * X, atol=1e-4)
     x = jnp.asarray(X)
     chunk = Chunk(x, 10 * x[:, None], *[jnp.ones((3, 1))] * 3, x[:, None], jnp.ones((3, 1)), jnp.zeros(3), {})
     learner = outer.init(jax.random.key(0), Spec(3, 3, 1))._replace(stats={normalise.STATS: units})

@@ -28,6 +28,7 @@ from qchunk.drivers import on_policy, train
 from qchunk.drivers.common import assemble, init
 from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
+from qchunk.drivers.reward_scale import no_scale, scaled
 from qchunk.envs.base import wrap
 from qchunk.losses.gae import gae
 from qchunk.losses.ppo_path import clip_bounds, ppo_path, surrogate
@@ -35,10 +36,10 @@ from qchunk.losses.terms import mean_in_slices
 from qchunk.play.execute import receding
 from qchunk.play.on_device import begin, rollout_chunks
 from qchunk.runs import checkpoint
-from qchunk.sampling import log_prob, sample, sample_path
+from qchunk.sampling import log_prob, sample, sample_path, uniform
 from qchunk.seeds import for_each, one
 from qchunk.system.errors import UserError
-from qchunk.types import Chunk, Spec, Steps, Vars, view
+from qchunk.types import Chunk, Learner, Spec, Steps, Vars, view
 
 ACTORS = {
     "flow": FlowConfig((32, 32), steps=4),
@@ -235,6 +236,67 @@ def test_updates_stop_when_the_policy_has_moved_far_enough():
     ]
     np.testing.assert_allclose(ratio, 1 / 64, rtol=1e-6)
     assert int(events[-1].learner.step) == 3 * 8
+
+
+@pytest.mark.parametrize("most", [9, 4])
+def test_each_epoch_deals_the_decisions_anew(most):
+    """3 x 3 minibatches of 6 of 20 decisions, each with a key of its own; or 4 updates, after which nothing is learned, though the rest is counted."""
+
+    def update(learner, given, key, some):
+        i, seen = learner.step, (some.reward[:, 0], jax.random.key_data(key))
+        params = jax.tree.map(lambda kept, x: kept.at[i].set(x), learner.params, dict(zip("rk", seen, strict=True)))
+        return learner._replace(params=params, step=i + 1), {"last": jnp.asarray(i == most - 1, jnp.float32)}
+
+    made = ppo(PPO(ACTORS["gaussian"]))._replace(update=update, stop=lambda metrics: metrics["last"] > 0)
+    none_yet = {"r": jnp.full((9, 6), -1.0), "k": jnp.zeros((9, 2), jnp.uint32)}
+    learner = Learner(none_yet, {}, {}, (), jnp.zeros((), jnp.int32))
+    chunk = Chunk(*[None] * 3, jnp.arange(20.0).reshape(5, 4, 1), *[None] * 5)
+    rollout = RolloutConfig(envs=4, decisions=5, epochs=3, minibatches=3)
+    after, sums = jax.jit(lambda: on_policy.learn(made, rollout, learner, {}, jax.random.key(0), chunk))()
+    rows, keys = np.asarray(after.params["r"]), np.asarray(after.params["k"])
+    assert (sums["updates_done"], after.step, len(np.unique(keys[:most], axis=0))) == (most, 9, most)
+    assert (rows[:most] >= 0).all() and (rows[most:] == -1).all()
+    if most == 9:
+        epochs = [tuple(x) for x in rows.reshape(3, 18)]
+        assert all(len(set(x)) == 18 for x in epochs)
+        assert len({*epochs, *(tuple(sorted(x)) for x in epochs)}) == 6, "in another order, and others sit out"
+
+
+def test_an_iteration_goes_on_where_the_last_one_stopped():
+    """Episodes of 10 steps, iterations of 4: rewards of 1 are divided by the deviation of all returns so far, units are those of all that was seen, and noise is new in each."""
+
+    def keeping(c):
+        made = ppo(c)
+        kept = {"reward": jnp.zeros((4, 2)), "last": jnp.zeros((4, 2)), "action": jnp.zeros((4, 2, 1, 1))}
+
+        def init(key, spec, given=None):
+            return made.init(key, spec, given)._replace(stats=kept)
+
+        def prepare(learner, given, key, chunk):
+            stats = {"reward": chunk.reward[..., 0], "last": chunk.last, "action": chunk.action}
+            return learner._replace(stats={**learner.stats, **stats}), chunk
+
+        def update(learner, given, key, chunk):
+            return learner._replace(step=learner.step + 1), {}
+
+        stop = lambda metrics: jnp.asarray(False)  # noqa: E731
+        return made._replace(init=init, explore=uniform(made.act), prepare=prepare, update=update, stop=stop)
+
+    c = PPO(ACTORS["gaussian"], ChunkConfig(1), rollout=RolloutConfig(2, 4, 1, 2), **SMALL)
+    s, stats = OnPolicySettings(online_steps=6 * 8, eval_every=6 * 8, episodes=4, normalise_obs="standard"), []
+    for event in train(keeping, c, env=envs.make("probe/constant"), settings=s):
+        if event.kind == "train":
+            stats.append(jax.tree.map(lambda x: np.asarray(x[0]), event.learner.stats))
+    found = jax.tree.map(lambda *x: np.stack(x), *stats)
+    last = (np.arange(24) % 10 == 9).reshape(6, 4, 1) * np.ones(2)
+    np.testing.assert_array_equal(found["last"], last)
+    first, scale = np.concatenate([np.ones((1, 2)), last.reshape(24, 2)[:-1]]).reshape(6, 4, 2), no_scale(2)
+    for i in range(6):
+        scale, wanted = scaled(scale, jnp.ones((4, 2)), jnp.asarray(first[i]))
+        np.testing.assert_allclose(found["reward"][i], wanted, rtol=1e-5)
+        seen, units = np.arange(4 * (i + 1)) % 10 / 10, found[normalise.STATS]["obs"]
+        np.testing.assert_allclose((units.shift[i, 0], units.scale[i, 0]), (seen.mean(), seen.std()), rtol=1e-5)
+    assert len(np.unique(found["action"])) == found["action"].size
 
 
 def test_the_actor_waits_for_the_critic():

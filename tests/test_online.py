@@ -14,10 +14,12 @@ from qchunk import envs
 from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.qc import QC, qc
 from qchunk.config import ChunkConfig, CriticConfig, OptimConfig
-from qchunk.data import formats
+from qchunk.data import buffer, formats
 from qchunk.drivers import online, train
 from qchunk.drivers.online import OFFLINE_TO_ONLINE, OnlineSettings
+from qchunk.sampling import emit_step
 from qchunk.system.errors import UserError
+from qchunk.types import Plan, Policy
 
 C = QC(ChunkConfig(2), FlowConfig((16,), steps=2), CriticConfig((16,)), OptimConfig(1e-3), n=4)
 S = OnlineSettings(seeds=2, offline_steps=6, batch=32, log_every=3, eval_every=3, episodes=8)
@@ -55,6 +57,24 @@ def test_schedule(events):
     np.testing.assert_array_equal(events[-1].state.ring.written.sum(axis=1), 160)  # no episode ends inside a chunk
     *_, trained = (e for e in events if e.kind == "train")
     assert trained.values["td/loss"].shape == (2,) and np.isfinite(trained.values["td/loss"]).all()
+
+
+def test_batches_are_mixed_as_told(env, data):
+    half = Policy(
+        lambda vars, key, obs: (),
+        lambda vars, noise, obs, old: Plan(jnp.full((*obs.shape[:-1], 2, 1), 0.5)),
+        emit_step,
+    )
+
+    def build(c):
+        def update(learner, given, key, chunk):
+            return learner._replace(step=learner.step + 1), {"online": jnp.mean(chunk.extras[buffer.SOURCE])}
+
+        return qc(c)._replace(act=half, explore=half, update=update)
+
+    s = dataclasses.replace(ONLINE, offline_steps=0, eval_every=0, mix="share:0.25")
+    *_, trained, _, _ = train(build, C, env=env, data=data, settings=s)
+    np.testing.assert_array_equal(trained.values["online"], 0.25)
 
 
 def test_resume_is_bitwise_equal(env, data, events):

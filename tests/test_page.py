@@ -110,6 +110,8 @@ def test_one_seed_shows_intervals_over_its_episodes_and_says_so(tmp_path):
     square = dict(against.matrix(against.contest(found)).rows)["qc"]
     assert square[-1].word == against.POLICIES and square[-1].apart and not square[1].apart
     assert against.pairs(found) == [], "a table of methods has nothing to say"
+    alone, among = ([v.word for v in against.over_episodes([(0.72, 0.5), *more], 50)] for more in ([], [(0.5, 0.5)]))
+    assert (alone, among) == ([against.POLICIES], [stats.OPEN] * 2), "0.04 of one difference is 0.08 of two"
     text = page.html_page(found, records.table(found), {})
     assert "over the 50 episodes of one seed" in text and "Over all runs" not in text and "too few seeds" not in text
     unknown = [make(tmp_path / f"u{m}", m, [x]) for m, x in (("bc", 0.1), ("qc", 0.9))]

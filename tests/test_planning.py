@@ -224,6 +224,9 @@ def test_a_search_of_one_chunk_by_hand():
     scaled = (q - q.min(-1, keepdims=True)) / np.ptp(q, axis=-1, keepdims=True)
     most = 16 // 4 // 2 + 16 // 2 // 2  # visits of the two that are left after one halving
     np.testing.assert_allclose(found.weight, jax.nn.softmax((50 + most) * 0.1 * scaled), rtol=1e-3, atol=1e-6)
+    visits = np.where(scaled >= np.sort(scaled)[:, -2:-1], most, 2)
+    root = jnp.sin(3 * model.encode(vars, OBS).sum(axis=-1))
+    np.testing.assert_allclose(found.value, (root + (visits * q).sum(axis=-1)) / 17, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("looks", "tried"), [(8, 4), (4, 2), (1, 1)])

@@ -25,11 +25,11 @@ from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.play.on_device import rollout
 from qchunk.play.program import reads
-from qchunk.primitives import ProDMP, ProMP, codec
+from qchunk.primitives import ProDMP, ProMP, codec, encoded
 from qchunk.runs.prior import sizes
 from qchunk.seeds import one
 from qchunk.system.errors import UserError
-from qchunk.types import Old, Plan
+from qchunk.types import Chunk, Old, Plan
 
 CASES = ("A_tau2_N5", "B_tau2_N8_auto_scale0.3", "C_tau0.8_N3_relgoal_delay")
 
@@ -121,6 +121,8 @@ def test_chunks_by_the_values_at_their_knots(kind):
     np.testing.assert_allclose(made.decode @ (made.encode @ moved), moved, atol=1e-7)  # as smooth as before
     line = np.linspace(-0.5, 0.5, 16)
     assert np.abs(made.decode @ (made.encode @ line) - line).max() < 0.1
+    told = Chunk(None, jnp.zeros((1, 16, 1)), jnp.arange(16)[None], *[None] * 6)  # a weight counts where its knot does
+    np.testing.assert_array_equal(encoded(told, ChunkConfig(16, codec=kind, basis=6)).mask[0], made.knots)
 
 
 C = ChunkConfig(8, codec="prodmp", basis=4)
@@ -152,11 +154,12 @@ def test_a_plan_goes_on_from_the_old_one_where_it_is_to(replan):
     env, chunk = envs.make("tabletop/cube-single-task1"), dataclasses.replace(C, replan=replan)
     program, x = assemble(qc, QC(chunk, **SMALL), env, OnlineSettings(offline_steps=1), {})
     vars, policy = reads(one(init(program, x), 0), x), program.algorithm(x.c).act
-    obs = jnp.zeros((2, env.observation_size))
-    old = Old(Plan(jnp.full((2, 8, 5), 0.25)), jnp.asarray([[1.0] * 5 + [0] * 3, [0.0] * 8]))
+    obs = jnp.zeros((3, env.observation_size))
+    left = jnp.arange(8) < jnp.asarray([[5], [0], [1]])  # of one action there is no velocity to go on with
+    old = Old(Plan(jnp.full((3, 8, 5), 0.25)), left.astype(jnp.float32))
     noise = policy.draw(vars, jax.random.key(1), obs)
     going, fresh = (policy.plan(vars, noise, obs, o).action for o in (old, None))
-    np.testing.assert_array_equal(going[1], fresh[1])
+    np.testing.assert_array_equal(going[1:], fresh[1:])
     assert not policy.pulled
     if replan == "free":
         np.testing.assert_array_equal(going[0], fresh[0])

@@ -389,6 +389,20 @@ def test_aggregates(tmp_path, pair):
     assert pooled.aggregate(records.load(mixed)) == [], "a success and a return have no mean"
 
 
+def test_over_environments_a_seed_is_known_by_the_episodes_of_all(tmp_path):
+    """Seeds that agree leave the luck of their episodes: of 4 seeds and 2 environments, 50 each, the fewest of any."""
+    runs = [(m, x, i, n) for m, x in (("bc", 0.25), ("qc", 0.5)) for i, n in ((1, 50), (2, 80))]
+    folders = [
+        make(tmp_path / f"{m}{i}", m, [x] * 4, f"{CUBE[:-1]}{i}", settings={"episodes": n}) for m, x, i, n in runs
+    ]
+    found = records.load(folders)
+    wanted = stats.paired_difference([0.5] * 4, [0.25] * 4, episodes=100)
+    assert against.contest(found).of("qc", "bc").difference == wanted
+    assert against.contest(found).of("bc", "qc").difference == Estimate(-0.25, -wanted.high, -wanted.low)
+    low, high = stats.clopper_pearson(0.5, 400)
+    assert pooled.aggregate(found)[1]["mean"] == f"50.0 % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def test_what_trained_nothing_is_a_baseline(tmp_path):
     """A prior as it is, against what was made of it in more updates; unequal updates are in no aggregate."""
     still = make(tmp_path / "s", "prior", [0.0, 0.1], steps=(1,))

@@ -151,6 +151,8 @@ def test_a_difference_of_returns_is_never_plain():
     assert (shares.word, returns.word) == (stats.SURE, stats.ALIKE)
     (far,) = stats.verdicts([stats.Pair(np.asarray([70.0, 71.0, 72.0]), np.zeros(3), False, 0)])
     assert far.word == stats.ALIKE and far.difference == stats.paired_difference([70.0, 71.0, 72.0], np.zeros(3))
+    (wide,) = stats.verdicts([stats.Pair(np.asarray([0.0, 1.0, 0.0, 1.0]), zeros, True, 0)])
+    assert stats.paired_difference([0.0, 1.0, 0.0, 1.0], zeros).high > 1.0 == wide.difference.high
 
 
 def test_p_values_agree_with_their_intervals():
@@ -243,6 +245,14 @@ def test_stratified_bootstrap_resamples_within_tasks():
     first = stats.stratified_bootstrap(varied, resamples=200)
     assert first == stats.stratified_bootstrap(varied, resamples=200)
     assert first.low <= first.mean <= first.high
+
+
+@pytest.mark.parametrize("scores", [[[0.0], [0.0], [1.0], [1.0]], [[0.0, 1.0], [1.0, 0.0]]])
+def test_stratified_bootstrap_by_hand(scores):
+    """Of four coins, dealt within one task or two: 1 / 16 of the resamples are all 0, 5 / 16 at most one 1."""
+    for level, low, high in ((0.9, 0.0, 1.0), (0.8, 0.25, 0.75)):
+        found = stats.stratified_bootstrap(np.asarray(scores), lambda x: x.mean((-2, -1)), level)
+        assert found == (0.5, low, high)
 
 
 def test_performance_profile():

@@ -65,15 +65,21 @@ def setting(kernel, *more):
     return Vars(params, {}, {}, {}), chunk
 
 
-@pytest.mark.parametrize("rule", ["value", "slope"])
-def test_guesses_of_what_was_noised_equal_a_loop(rule):
-    kernel = diffusion(DiffusionConfig((8,), residual=False, steps=5))
+@pytest.mark.parametrize(("rule", "of"), [("value", "diffusion"), ("slope", "diffusion"), ("slope", "flow")])
+def test_guesses_of_what_was_noised_equal_a_loop(rule, of):
+    """A flow's first level is pure noise, where a guess is bounded."""
+    kernels = {
+        "diffusion": diffusion(DiffusionConfig((8,), residual=False, steps=5)),
+        "flow": flow(FlowConfig((8,), steps=4)),
+    }
+    kernel = kernels[of]
     vars, chunk = setting(kernel)
     group = resampling(kernel, 4, (by_value if rule == "value" else by_slope)(score, 0.3))
     noise = group.draw(jax.random.key(0), chunk)
     made = group.shared(vars, noise, chunk)
     found, _ = group.terms[0].fn(vars, made, chunk)
     at, e = made
+    assert of == "diffusion" or float(jnp.min(at.level[:, 0])) == 0
     x, predicted, total = np.asarray(at.x), np.asarray(at.predicted), 0.0
     slopes = np.zeros((4, B, 2, 1))
     guess = np.zeros((4, B, 2, 1))
@@ -171,6 +177,8 @@ def test_edits_stay_out_where_they_are_worse():
     assert 0 < better.sum() < B
     expected = np.where(better[:, None, None], changed, plain)
     np.testing.assert_array_equal(both.plan(vars, noise, chunk.obs, None).action, expected)
+    alike = edited(sample(kernel), e, 0.5, lambda vars, obs, action: 0 * score(vars, obs, action))
+    np.testing.assert_array_equal(alike.plan(vars, noise, chunk.obs, None).action, plain)
 
 
 def test_smoothing_is_bounded_and_stays_in_range():
