@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-
 MOST = 8  # names that ``unknown`` offers
 
 
