@@ -15,7 +15,7 @@ def plain(text: str) -> str:
 def told_apart(folders: Sequence[Path]) -> list[str]:
     """A name for each of several folders: its last two names, or where these are alike in any two, the names in which all differ.
 
-    So the runs of two comparisons are told by what these are called, in every environment alike: A/runs/pole/bc and B/runs/pole/bc by A and B.
+    So the runs of two comparisons are told by what these are called, alike in every environment that both have: A/runs/pole/bc and B/runs/pole/bc by A and B.
     """
     parts = [f.resolve().parts for f in folders]
     found = [p[-2:] for p in parts]
