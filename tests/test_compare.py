@@ -774,6 +774,8 @@ def test_other_flags_are_named_before_what_they_change(compared, capsys):
     assert "another --offline-steps" in told and told.endswith("or --offline-steps 20.\n"), told
     told = command(capsys, *compared[1], "--algos", "bc@gaussian", "bad").err
     assert told.endswith("or --algos bc@gaussian dppo.\n"), told
+    assert command(capsys, *compared[1], "--share-prior", "bad").err.endswith("or --no-share-prior.\n")
+    assert command(capsys, *compared[1], "--prior-steps", "9", "bad").err.endswith("or leave --prior-steps out.\n")
 
 
 def test_what_stands_on_a_failed_run_fails_with_it(tmp_path, monkeypatch):

@@ -362,6 +362,7 @@ FLAGS = [
     (["compare", "--env", ENV, "--algos"], "--algos names no arms"),
     (["compare", "--env", ENV, "--algos", "dppo@"], "unknown kind ''"),
     (["compare", "--env", ENV, "--log-to", "x"], "unknown sink 'x'"),
+    (["compare", "--env", ENV, "--execute", "xyz"], f"rtc, committed and {len(names.SCHEMES) - 8} more"),
     (["compare", "--env", ENV, "--algos", "bc", "qc:nn=4"], "unknown setting of an arm 'nn'. Did you mean n?\n"),
     (["train", "bc", "--env", ENV, "--learning-rate", "1e-3"], "'--learning-rate'. Did you mean --optim.lr?;"),
     (["train", "qc", "--env", ENV, "--hidden-dims", "8"], "Did you mean --actor.hidden or --critic.hidden?;"),

@@ -156,6 +156,17 @@ def test_a_broken_arm_is_shown_as_broken(tmp_path, pair):
     row = next(r for r in headline.board(CUBE, records.load([*pair, lost])).rows if r.label == "lost")
     assert row.at is None and row.mean == "none" and row.note
     assert json.loads((tmp_path / "r" / "table.json").read_text())["runs"][-1]["failed"] == "ValueError: no"
+    assert "no figure" in (tmp_path / "r" / "headline.svg").read_text(), "a row without a dot says why"
+    assert r"bad & -- & no figure & -- & -- \\" in (tmp_path / "r" / "table.tex").read_text()
+
+
+def test_a_run_that_cannot_be_read_is_in_the_tables_of_numbers(tmp_path, pair, capsys):
+    (pair[0] / "metrics.jsonl").write_text("{")
+    publish.publish(pair, tmp_path / "r", as_json=True)
+    said, kept = json.loads(capsys.readouterr().out), json.loads((tmp_path / "r" / "table.json").read_text())["runs"]
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "r" / "table.csv").read_text())))
+    for found in (said, kept, rows):
+        assert [(row["method"], row["failed"][:8]) for row in found] == [("bc", ""), (pair[0].name, "damaged:")]
 
 
 def test_a_table_is_without_what_it_does_not_say():
@@ -238,6 +249,21 @@ def test_seeds_from_several_folders_are_one_run(tmp_path, pair):
     apart.append(make(tmp_path / "c" / "qc", "qc", QC, seed=9, steps=(500, 2000), **CRITIC))
     for folder in apart:
         assert len(records.load([pair[0], folder])) == 2, folder
+
+
+def test_which_seeds_of_several_folders_have_diverged_is_said(tmp_path):
+    """Those of a folder that has lost all are not all; what all folders say is said once."""
+    folders = [make(tmp_path / str(seed), "bc", [0.5, 0.5], seed=seed, **CRITIC) for seed in (0, 2)]
+
+    def note(*lost):
+        for folder in lost:
+            with open(folder / "metrics.jsonl", "a") as f:
+                line = {"kind": "diverged", "step": 7, "seconds": 1.0}
+                f.write(json.dumps({**line, "values": {"diverged": [1.0, 1.0], "diverged_at": [7.0]}}) + "\n")
+        return records.load(folders)[0].diverged
+
+    assert note(folders[0]) == "diverged at update 7 (seed 0, 1)"
+    assert note(folders[1]) == "diverged at update 7"
 
 
 def test_a_table_for_papers(tmp_path):

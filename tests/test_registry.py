@@ -40,6 +40,7 @@ def alone(c: Alone, name: str = "actor") -> Kernel:
     return None
 """
 )
+DEFINED = re.findall(r"^(?:class|def) ([A-Za-z]\w*)", ACTOR, re.M)
 OTHERS = """
 import jax.numpy as jnp
 import numpy as np
@@ -137,6 +138,7 @@ def test_help_shows_the_fields_of_a_kind(place, capsys):
     [
         ("--actor.kind", "difusion", "Did you mean diffusion"),
         ("--actor.kind", "{}/mine.py:hubr", "Did you mean huber"),
+        ("--actor.kind", "{}/mine.py:zq", f"Known: {', '.join(DEFINED[:2])}, "),
         ("--actor.kind", "{}/mine.py:plain", "def plain(c: Config, name"),
         ("--actor.kind", "{}/mine.py:alone", "write class Alone(ActorConfig)"),
         ("--actor.kind", "flow:3", "kind flow:3: too many positional arguments"),

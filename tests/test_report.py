@@ -17,7 +17,20 @@ import numpy as np
 import pytest
 
 from qchunk import names
-from qchunk.reporting import against, cost, exports, film, page, plots, pooled, prices, publish, records, stats
+from qchunk.reporting import (
+    against,
+    cost,
+    exports,
+    film,
+    headline,
+    page,
+    plots,
+    pooled,
+    prices,
+    publish,
+    records,
+    stats,
+)
 from qchunk.reporting.stats import Estimate
 from qchunk.runs import run_folder
 from qchunk.system.errors import UserError
@@ -244,6 +257,37 @@ def test_labels(tmp_path):
     a, b = make(tmp_path / "a" / "qc", "", QC), make(tmp_path / "b" / "qc", "qc", QC)
     assert list(rows_of([a, a])) == ["qc"]
     assert list(rows_of([a, b])) == ["qc (a/qc)", "qc (b/qc)"]
+
+
+def test_runs_of_two_comparisons_are_told_apart_by_these(tmp_path):
+    """Their folders end alike; in every environment by the same name, so that each has a mean over both. None is lost."""
+    envs = {"one": CUBE, "two": CUBE.replace("task1", "task2")}
+    made = [
+        make(tmp_path / c / "runs" / at / n, n, figures, env=env, config={"of": c})
+        for c, figures in (("A", QC), ("B", BC))
+        for at, env in envs.items()
+        for n in ("bc", "qc")
+    ]
+    found = records.load(made)
+    assert [r.label for r in found] == ["bc (A)", "bc (B)", "qc (A)", "qc (B)"] * 2
+    assert {label: x.mean() for label, x in pooled.scores(found).items()} == pytest.approx(
+        {"bc (A)": 0.9, "bc (B)": 0.15, "qc (A)": 0.9, "qc (B)": 0.15}
+    )
+    inside = make(tmp_path / "A" / "old" / "runs" / "one" / "bc", "bc", BC, config={"of": "C"})
+    assert [r.label for r in records.load([made[0], inside])] == ["bc (A)", "bc (A/old)"]
+
+
+def test_why_runs_cannot_be_compared_is_said_as_it_is(tmp_path):
+    def may(*finals, **more):
+        folders = [make(tmp_path / f"{len(list(tmp_path.iterdir()))}", n, x, **more) for n, x in zip(("bc", "qc"), finals, strict=True)]  # fmt: skip
+        return headline.sentences(*headline.groups(records.load(folders))[0]).may
+
+    assert "as they stand: other seeds. bc" in may(BC, QC[:2])
+    told = may(BC, [np.nan] * 4)
+    assert "as they stand: no finite figure. bc" in told and told.endswith("qc not finite.")
+    assert rows_of([make(tmp_path / "lost", "bc", BC, returns=[np.nan] * 4)])["bc"]["return"] == "not finite"
+    three = [make(tmp_path / f"of {n}", n, x) for n, x in (("bc", BC), ("qc", QC), ("lost", [np.nan] * 4))]
+    assert pooled.aggregate(records.load(three))[-1]["mean"] == f"none: not finite on {CUBE}"
 
 
 def test_csv_is_for_programs(tmp_path, pair):

@@ -257,6 +257,7 @@ def test_settings_from_a_file(tmp_path):
         ("c.json", "[1]", "no list of settings"),
         ("d.json", '[{"n": 1}, {"optim.lr": 2}]', "setting 2"),
         ("e.csv", "n\n", "no list of settings"),
+        ("f.csv", "n,optim.lr\n1,2\n1\n", "setting 2"),
     ):
         (tmp_path / name).write_text(text)
         with pytest.raises(UserError, match=told):
@@ -555,6 +556,37 @@ def test_the_answer_is_there_where_the_report_is_not(how, tmp_path, monkeypatch,
         assert "best: --optim.lr 2e-3" in told.out and "| chosen |" in told.out
         found = json.loads((tmp_path / "o/best.json").read_text())
         assert found["reported"] == [] and "qchunk train bc --env probe/pole --data" in found["command"]
+
+
+def test_what_differs_from_the_sweep_in_a_folder_is_named_by_its_flag(tmp_path, capsys, monkeypatch):
+    """With what to type instead; the order of flags says nothing, and a folder that is older than an entry goes on."""
+
+    def enough(*_):
+        raise UserError("it begins", "stop")
+
+    monkeypatch.setattr(sweep.handed, "trained_on", enough)
+    flags = dict(zip(SMALL[::2], SMALL[1::2], strict=True)) | {"--out": tmp_path / "o", "--offline-steps": "6"}
+
+    def said(lrs=("1e-2", "1e-3"), **more):
+        found = flags | {f"--{n.replace('_', '-')}": x for n, x in more.items()}
+        words = [word for flag, x in found.items() if x is not None for word in (flag, x)]
+        return command(capsys, "sweep", "bc", "--env", ENV, *words, "--optim.lr", *lrs)[2]
+
+    assert "it begins" in said()
+    (tmp_path / "o" / "runs").mkdir()
+    for more, told in (
+        ({"seeds": "3"}, "another --seeds. pass --out with a new folder, or --seeds 2."),
+        ({"offline_steps": "7"}, "another --offline-steps. pass --out with a new folder, or --offline-steps 6."),
+        ({"batch": None}, "another --batch. pass --out with a new folder, or --batch 16."),
+        ({"eval_every": "3"}, "another --eval-every. pass --out with a new folder, or leave --eval-every out."),
+        ({"lrs": ("1e-2", "1e-4")}, f"or the settings that {tmp_path / 'o' / 'sweep.json'} lists."),
+    ):
+        assert told in said(**more)
+    flags = dict(reversed(flags.items()))
+    kept = json.loads((tmp_path / "o" / "sweep.json").read_text())
+    assert "it begins" in said()
+    (tmp_path / "o" / "sweep.json").write_text(json.dumps({n: x for n, x in kept.items() if n != "seeds"}))
+    assert "it begins" in said()
 
 
 def timeless(text: str) -> list:

@@ -119,8 +119,11 @@ def sweep(argv: list[str]) -> None:
     f = s.flags
     handed.check_flags(s.how)
     asked = {n: v for n, v in dataclasses.asdict(f).items() if n not in NOT_ASKED}
-    asked = {"algorithm": s.algorithm, **asked, "fixed": s.fixed, "settings": s.settings}
-    claim(s.root, "sweep", asked, Leeway(places=PLACES, stock=dataclasses.asdict(SweepFlags(f.env))))
+    seeds = dict(zip(("seed", "seeds"), s.seeds, strict=True))
+    asked = {"algorithm": s.algorithm, **asked, **seeds, "fixed": s.fixed, "settings": s.settings}
+    stock = dataclasses.asdict(SweepFlags(f.env)) | seeds  # of an older folder ``check`` asks the runs
+    apart = {"fixed": lambda line: dict(sweeping.words(line))}
+    claim(s.root, "sweep", asked, Leeway(places=PLACES, stock=stock, apart=apart))
     runs = runs_of(s)
     check([run for _, run in runs], s.root)
     print(f"[sweep] {told(s, runs)}", file=sys.stderr, flush=True)

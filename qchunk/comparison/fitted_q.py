@@ -260,4 +260,4 @@ def row_of(r: Estimated, base: Estimated) -> dict[str, str]:
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> str:
-    return " ".join(records.show(paired_difference(a, b), "return"))
+    return records.in_words(paired_difference(a, b), "return")

@@ -136,10 +136,18 @@ class Leeway:
     """Flags whose paths may be others: whether what lies there is the same ``check`` asks, of every run."""
     stock: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """The defaults of flags: what a folder was made with that is older than a flag."""
+    apart: Mapping[str, Callable[[Any], Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
+    """Entries that hold several flags, and what tells these apart: their order says nothing, and what differs has its own name."""
 
     def differing(self, made: dict[str, Any], kept: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
         """(what the folder was ``made`` with of flags that may not differ, and do, in their order; the flags that ask for more)."""
         found = schema.as_json(self.stock) | made
+        for name, parts in self.apart.items():
+            before, now = (dict(parts(x.get(name) or [])) for x in (found, kept))
+            odd = {n: before.get(n) for n in {**now, **before} if before.get(n) != now.get(n)}
+            if odd:
+                return odd, set()
+            kept = {n: x for n, x in kept.items() if n != name}
         lists = {n: old for n in self.grows if isinstance(old := found.get(n, []), list)}
         more = {n for n, old in lists.items() if old != kept[n] == [*old, *kept[n][len(old) :]]}
         more |= {n for n in self.rises if isinstance(old := found.get(n, 0), int) and old < kept[n]}
@@ -169,16 +177,27 @@ def claim(root: Path, kind: str, asked: dict[str, Any], leeway: Leeway = NO_LEEW
         odd, more = leeway.differing(made, kept)
         if odd and (root / "runs").exists():
             name, old = next(iter(odd.items()))
-            flag = name.replace("_", "-")
-            words = typed(*(old if isinstance(old, list) else [old]))
-            fix = f"pass --out with a new folder, or --{flag} {words}"
-            raise UserError(f"{root} holds a {kind} with another --{flag}", fix)
+            fix = f"pass --out with a new folder, or {_as_before(name, old, path)}"
+            raise UserError(f"{root} holds a {kind} with another --{name.replace('_', '-')}", fix)
         if not odd and not more:
             return
     if dry:
         return
     make_folder(root)
     write_json(path, kept)
+
+
+def _as_before(name: str, old: Any, path: Path) -> str:
+    """What one does to ask for the value that a flag had, as ``path`` keeps it."""
+    flag = name.replace("_", "-")
+    if old is None:
+        return f"leave --{flag} out"
+    if isinstance(old, bool):
+        return f"--{'' if old else 'no-'}{flag}"
+    words = old if isinstance(old, list) else [old]
+    if any(isinstance(word, dict) for word in words):
+        return f"the {name} that {path} lists"
+    return f"--{flag} {typed(*words)}".rstrip()
 
 
 def file_of(data: Data, root: Path) -> Path:

@@ -159,7 +159,11 @@ def listed(path: Path) -> list[Setting]:
     fix = 'write a csv with a header of flags, or a json list such as [{"optim.lr": 0.001}, ...]'
     try:
         text = path.read_text(encoding="utf-8")
-        rows = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines(), strict=True))
+        rows = (
+            json.loads(text)
+            if path.suffix == ".json"
+            else list(csv.DictReader(text.splitlines(), restval="", strict=True))
+        )
     except (OSError, ValueError, csv.Error) as e:
         raise UserError(f"{path} cannot be read as settings: {' '.join(str(e).split())[:80]}", fix) from e
     return settings_from(rows, str(path), fix)

@@ -28,6 +28,7 @@ from qchunk.system.answers import finite
 
 Numbers = list[dict[str, Any]]
 UNKNOWN = Estimate(np.nan, np.nan, np.nan)
+NO_FIGURE = "no figure"  # in place of one, of who failed
 FIGURES = ("success", "return", "explained", "length")  # of an evaluation, where it has them
 
 
@@ -108,16 +109,18 @@ def as_json(records: Sequence[Record], failed: Sequence[tuple[str, str, str]] = 
     return json.dumps(finite(tables), indent=1, allow_nan=False) + "\n"
 
 
-def as_latex(records: Sequence[Record]) -> str:
-    """The table of figures for a paper: ``\\usepackage{booktabs}`` is all that it needs."""
+def as_latex(records: Sequence[Record], failed: Sequence[tuple[str, str, str]] = ()) -> str:
+    """The table of figures for a paper: ``\\usepackage{booktabs}`` is all that it needs. Who ``failed`` is there, without a figure."""
     found = differences(records)
-    lines = []
+    lines: list[tuple] = []
     for r, _ in with_baselines(records):
         paired = found.get(r.folder)
         mean, spread = show(estimate(r), r.figure)
         gap = difference_text(paired._replace(word=""), r.figure) if paired else "--"
         lines.append((r.env, r.label, len(r.seeds), mean, spread.removesuffix(ONE_SEED), gap))
+    lines += [(env, label, "--", NO_FIGURE, "--", "--") for env, label, _ in failed]
     envs = list(dict.fromkeys(line[0] for line in lines))
+    lines.sort(key=lambda line: envs.index(line[0]))
     return templating.latex(
         "table.tex.j2", lines=lines, envs=envs, figure="/".join(dict.fromkeys(r.figure for r in records))
     )

@@ -190,14 +190,12 @@ def _best(found: Contest) -> str:
     return max(found.values, key=lambda n: found.values[n].mean())
 
 
-NOT_COMPARABLE = (
-    "These runs cannot be compared as they stand: other seeds, other figures, or other amounts of training."
-)
-
-
 def _alone(records: Sequence[Record]) -> str:
-    told = [f"{r.label} {' '.join(tables.show(tables.estimate(r), r.figure))}" for r in records[:NAMED]]
-    why = NOT_COMPARABLE if len({r.label for r in records}) > 1 else "One method, and nothing to compare it with."
+    told = [f"{r.label} {tables.in_words(tables.estimate(r), r.figure)}" for r in records[:NAMED]]
+    lost = (tables.unpaired(r, records[0]) if np.isfinite(r.final()).all() else "no finite figure" for r in records)
+    reasons = listed([*dict.fromkeys(filter(None, lost))])
+    apart = f"These runs cannot be compared as they stand: {reasons}."
+    why = apart if len({r.label for r in records}) > 1 else "One method, and nothing to compare it with."
     return f"{why} {'; '.join(told)}{' ...' if len(records) > NAMED else ''}."
 
 

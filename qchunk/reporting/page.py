@@ -271,7 +271,7 @@ def catch_of_each(records: Sequence[Record], colour: dict[str, str]) -> Section:
 
 def catch_rows(records: Sequence[Record]) -> Rows:
     """``catches.rows`` with the figures as the table of figures has them."""
-    return catches.rows(records, lambda r: " ".join(tables.show(tables.estimate(r), r.figure)))
+    return catches.rows(records, lambda r: tables.in_words(tables.estimate(r), r.figure))
 
 
 PRICES = (("multiplications", "million multiplications per action", 1e6), ("p50", "ms per decision", 1.0))

@@ -18,6 +18,7 @@ from matplotlib.colors import rgb_to_hsv, to_rgb
 
 from qchunk.reporting.catches import CATCHES, best_first
 from qchunk.reporting.catches import draw as draw_catches
+from qchunk.reporting.exports import NO_FIGURE
 from qchunk.reporting.records import AXES, Record, by_env
 from qchunk.reporting.stats import performance_profile, scale_of
 from qchunk.system import files
@@ -192,7 +193,10 @@ def headline(board: Any, colour: dict[str, str], path: Path) -> None:
 def draw_dots(ax: Any, board: Any, labels: Sequence[str], colour: dict[str, str]) -> None:
     """The dots of a board's rows, in the order of ``labels``; where it has none of a label there is none."""
     for y, row in enumerate(map(board.named.get, labels)):
-        if row is None or row.at is None:
+        if row is None:
+            continue
+        if row.at is None:  # a row without a dot would look like one that was left out
+            ax.text(2, y, NO_FIGURE, va="center", fontsize=8, fontstyle="italic", color="0.4")
             continue
         color = colour[row.label]
         ax.plot(row.seeds, [y] * len(row.seeds), "o", color=color, markerfacecolor="none", markersize=4, alpha=0.6)

@@ -52,11 +52,9 @@ def aggregate(records: Sequence[Record]) -> list[dict[str, str]]:
         bounds = bounds_of(unit)
         mean = interval(x.mean(axis=1), bounds=bounds, episodes=tasks * episodes[label])
         iqm, like = _bootstrapped(x), interval_over_tasks(x, bounds=bounds)
-        shown = {"mean": " ".join(tables.show(mean, unit)), "interquartile mean": " ".join(tables.show(iqm, unit))}
+        shown = {"mean": tables.in_words(mean, unit), "interquartile mean": tables.in_words(iqm, unit)}
         shown |= {"95 % interval, tasks like these": tables.show(like, unit)[1]} if tasks > 1 else {}
-        shown |= (
-            {"return, interquartile mean": " ".join(tables.show(returns[label], "return"))} if label in returns else {}
-        )
+        shown |= {"return, interquartile mean": tables.in_words(returns[label], "return")} if label in returns else {}
         rows.append({"method": label, "runs": str(x.size), **shown, f"P(better than {base})": better})
     if len(rows) < 2:
         return []
@@ -67,7 +65,7 @@ def aggregate(records: Sequence[Record]) -> list[dict[str, str]]:
 def why_absent(label: str, records: Sequence[Record]) -> str:
     """Why a method has no mean over the environments."""
     mine = [r for r in records if r.label == label]
-    lost = [f"{r.diverged} on {r.env}" for r in mine if r.diverged]
+    lost = [f"{r.diverged or 'not finite'} on {r.env}" for r in mine if r.diverged or not np.isfinite(r.final()).all()]
     return f"none: {'; '.join(lost) or 'other seeds, or not every environment'}"
 
 

@@ -83,12 +83,13 @@ def written(
 ) -> list[dict[str, str]]:
     """``write_report`` of runs that are read."""
     rows = [*records.table(found), *records.failed_rows(failed), *records.damaged_rows(damaged)]
+    lost = without_figures(failed, damaged)
     files.make_folder(out)
     files.atomic_write(out / "report.html", page.html_page(found, rows, more))  # first: it marks the folder
-    files.atomic_write(out / "table.csv", exports.as_csv(exports.rows(found, failed)))
+    files.atomic_write(out / "table.csv", exports.as_csv(exports.rows(found, lost)))
     files.atomic_write(out / "seeds.csv", exports.as_csv(exports.seed_rows(found)))
-    files.atomic_write(out / "table.json", exports.as_json(found, failed))
-    files.atomic_write(out / "table.tex", exports.as_latex(found))
+    files.atomic_write(out / "table.json", exports.as_json(found, lost))
+    files.atomic_write(out / "table.tex", exports.as_latex(found, failed))
     files.atomic_write(out / "table.md", records.markdown(rows))
     plots.headline(
         headline.board(*headline.groups(found)[0]), plots.colours(r.label for r in found), out / "headline.png"
@@ -99,6 +100,11 @@ def written(
         plots.catches(members, plots.colours(r.label for r in found), out / "catches.png")
     files.atomic_write(out / "report.md", page.markdown_page(found, rows, more))
     return rows
+
+
+def without_figures(failed: Failed, damaged: Sequence[Damaged]) -> Failed:
+    """The runs that failed and those that cannot be read, for tables of numbers; of the latter no environment is known."""
+    return [*failed, *(("", records.plain(d.folder.name), f"damaged: {records.plain(d.why)}") for d in damaged)]
 
 
 def publish(
@@ -112,7 +118,8 @@ def publish(
     """``write_report``, and its table to stdout: for a reader, or as JSON, which has numbers (``exports.rows``)."""
     rows = write_report(folders, out, more, failed, baseline)
     if as_json:
-        answers.answer(exports.rows(records.load_whole(folders, baseline)[0], failed))
+        found, damaged = records.load_whole(folders, baseline)
+        answers.answer(exports.rows(found, without_figures(failed, damaged)))
     else:
         print(records.markdown(rows))
     print(f"report: {out / 'report.html'}", file=sys.stderr if as_json else sys.stdout)

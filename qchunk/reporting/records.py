@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qchunk.reporting.judging import judged_alike, without_diverged
+from qchunk.reporting.labels import plain, told_apart
 from qchunk.reporting.seeds_together import together
 from qchunk.reporting.stats import (
     Estimate,
@@ -147,7 +147,7 @@ def load(folders: Sequence[Path], until: float = np.inf, baseline: str = "") -> 
         UserError: a folder that is no run, or one without an evaluation yet.
 
     Returns:
-        By environment, the baseline first: ``bc``, or what trained nothing, or the run named first. Runs that share environment and label get their folder's last two names too.
+        By environment, the baseline first: ``bc``, or what trained nothing, or the run named first. Runs that share environment and label get names of their folders, too (``told_apart``).
     """
     return labelled([read(f, until) for f in once(folders)], baseline)
 
@@ -206,11 +206,6 @@ def read(folder: Path, until: float = np.inf) -> Record:
     return Record(plain(label), env, seeds, good, unfinished, folder, about, _diverged(lines, seeds))
 
 
-def plain(text: str) -> str:
-    """A label as every place can show it, pictures among them: what is not printable is spelled out."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
 def _has_figures(evals: list[dict], seeds: int) -> bool:
     """Whether every evaluation has the same figures, a number (or None, for what is not finite) for each seed."""
     names = [n for n in run_folder.COMPARED if n in evals[-1]["values"]]
@@ -230,11 +225,12 @@ def labelled(records: list[Record], baseline: str = "") -> list[Record]:
     if baseline and baseline not in {r.label for r in records}:
         raise unknown("--baseline", baseline, dict.fromkeys(r.label for r in records))
     records = together(judged_alike(records))
-    shared = Counter((r.env, r.label) for r in records)
+    alike: dict[tuple[str, str], list[Path]] = {}
+    for r in records:
+        alike.setdefault((r.env, r.label), []).append(r.folder)
+    more = {folder: name for group in alike.values() if len(group) > 1 for folder, name in zip(group, told_apart(group), strict=True)}  # fmt: skip
     return [
-        r._replace(label=f"{r.label} ({plain('/'.join(r.folder.resolve().parts[-2:]))})")
-        if shared[r.env, r.label] > 1
-        else r
+        r._replace(label=f"{r.label} ({more[r.folder]})") if r.folder in more else r
         for r in sorted(records, key=lambda r: (r.env, r.label != baseline, r.label != BASELINE, not r.still))
     ]
 
@@ -269,6 +265,11 @@ def show(e: Estimate, unit: str) -> tuple[str, str]:
     return mean, f"[{_number(scale * e.low, digits)}, {_number(scale * e.high, digits)}]"
 
 
+def in_words(e: Estimate, unit: str) -> str:
+    """``show`` in one text; what is not finite is said once."""
+    return " ".join(dict.fromkeys(show(e, unit)))
+
+
 def _number(x: float, digits: int) -> str:
     """Rounded; with as many digits more, up to four, as a number that is not 0 needs in order not to look like 0."""
     x = round(float(x), 4)  # float32 means that are equal look equal
@@ -296,7 +297,7 @@ def table(records: Sequence[Record]) -> list[dict[str, str]]:
                 "95 % interval": spread,
                 "whatever the seeds": show(bound, r.figure)[1] if (bound := whatever_the_seeds(r)) else "",
                 "difference to baseline": _difference(r, base, found.get(r.folder)),
-                "return": " ".join(show(found_return, "return")) if (found_return := estimate_of_return(r)) else "",
+                "return": in_words(found_return, "return") if (found_return := estimate_of_return(r)) else "",
                 "note": "; ".join(notes(r)),
             }
         )

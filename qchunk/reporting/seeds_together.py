@@ -67,7 +67,13 @@ def _one(group: list[Any]) -> Any:
         values = {name: list(itertools.chain(*(line["values"][name] for line in lines))) for name in lines[0]["values"]}
         evals.append({**lines[0], "values": values, "seconds": sum(line["seconds"] for line in lines)})
     seeds = tuple(itertools.chain(*(r.seeds for r in group)))
-    diverged = "; ".join(filter(None, (r.diverged for r in group)))
+    told = {r.diverged for r in group}
+    diverged = told.pop() if len(told) == 1 else "; ".join(_lost(r) for r in group if r.diverged)
     unfinished = any(r.unfinished for r in group)
     more = {"others": tuple(r.about for r in group[1:])}
     return group[0]._replace(seeds=seeds, evals=evals, unfinished=unfinished, diverged=diverged, **more)
+
+
+def _lost(r: Any) -> str:
+    """What diverged, with its seeds also where they are all of its folder: others stand beside them now."""
+    return r.diverged if "(seed " in r.diverged else f"{r.diverged} (seed {', '.join(map(str, r.seeds))})"

@@ -193,7 +193,7 @@ def check_memory(p: Opened) -> None:
 def discard(folder: run_folder.RunFolder) -> None:
     """Removes a new run's folder where nothing was trained, so that the same command can begin again."""
     if folder.discard():
-        stopping.note("nothing was trained yet, and nothing is kept")
+        stopping.note("this run had trained nothing yet, and nothing of it is kept")
 
 
 def fill(given: dict, kept: dict, folder: Path) -> None:

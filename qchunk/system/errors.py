@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+MOST = 8  # names that ``unknown`` offers
+
 
 class UserError(Exception):
     """A mistake that the user can fix. The command line prints it as one line and exits with code 2.
@@ -29,7 +31,8 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "", same: S
     alike = [difflib.SequenceMatcher(None, n, name).ratio() for n in near]
     near = [n for n, ratio in zip(near, alike, strict=True) if ratio > max(alike) - 0.1]  # as near as the nearest
     near = list(same) or near
-    offer = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known[:8])}"
+    more = f" and {len(known) - MOST} more" if len(known) > MOST else ""
+    offer = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known[:MOST])}{more}"
     return UserError(f"unknown {kind} {name!r}", f"{offer.rstrip('.')}{'; ' + where if where else ''}")
 
 

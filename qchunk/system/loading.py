@@ -33,7 +33,9 @@ def function(target: str) -> Callable:
     place, _, name = target.rpartition(":")
     module = _load_file(Path(place)) if place.endswith(".py") else _import(place, target)
     if not hasattr(module, name):
-        raise unknown(f"function of {place}", name, [n for n in vars(module) if not n.startswith("_")])
+        mine = lambda n: getattr(vars(module)[n], "__module__", "") == module.__name__  # noqa: E731
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise unknown(f"function of {place}", name, sorted(public, key=mine, reverse=True))  # not what it imports first
     return getattr(module, name)
 
 
