@@ -13,7 +13,16 @@ _HOMES = {
         *("ActorConfig", "ChunkConfig", "CriticConfig", "OptimConfig", "RolloutConfig", "Stands", "ValueConfig"),
     ),
     "qchunk.ranges": ("NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveInt", "Range", "Widths"),
-    "qchunk.actor_configs": ("DiffusionConfig", "FlowConfig", "GaussianConfig", "RegressionConfig"),
+    "qchunk.actor_configs": (
+        *(
+            "DiffusionConfig",
+            "FlowConfig",
+            "GaussianConfig",
+            "OneStepConfig",
+            "RegressionConfig",
+            "TanhGaussianConfig",
+        ),
+    ),
     "qchunk.types": (
         *(
             "Algorithm",
@@ -37,11 +46,12 @@ _HOMES = {
     "qchunk.critics.state_v": ("state_v",),
     "qchunk.losses.cloning": ("bc",),
     "qchunk.losses.implicit_q": ("implicit_q",),
+    "qchunk.losses.proposals": ("ascend", "distil", "proposing"),
     "qchunk.losses.td": ("td",),
-    "qchunk.losses.terms": ("together", "weighted_mean"),
+    "qchunk.losses.terms": ("together", "weighed", "weighted_mean"),
     "qchunk.compose": ("acting", "frozen", "lagging", "learner", "seeing", "shortened", "warm_started"),
     "qchunk.sampling": ("sample", "sample_path"),
-    "qchunk.improve": ("best_of_n", "diffuser", "guide"),
+    "qchunk.improve": ("best_of_n", "diffuser", "guide", "smoothed"),
     "qchunk.envs": ("make",),
     "qchunk.data.formats": ("for_env",),
     "qchunk.drivers": ("agent", "train"),

@@ -111,11 +111,14 @@ def filled(classes: Mapping[str, type], kept: Mapping[str, Any]) -> dict[str, An
 
 
 class Stands(enum.Enum):
-    """How a method stands on the actor of an earlier run; the annotation of the field that holds that actor's configuration."""
+    """How a method stands on the actor of an earlier run; the annotation of the field that holds that actor's configuration.
 
-    FROZEN = "frozen"  # it is read and never trained
-    CLONED = "cloned"  # it is cloned here; on a prior it is the prior's, read and never trained
-    WARM_STARTED = "warm-started"  # training goes on from its weights
+    The annotation lets --prior fill the field in; that the weights are used is the method's to say, for the module "actor", as written behind each.
+    """
+
+    FROZEN = "frozen"  # it is read and never trained: compose.frozen(actor(c.given))
+    CLONED = "cloned"  # it is cloned here; on a prior it is the prior's, read and never trained: learner(..., prior=pi)
+    WARM_STARTED = "warm-started"  # training goes on from its weights: warm_started(learner(...), "actor")
 
 
 def actor_fields(cls: type) -> list[str]:

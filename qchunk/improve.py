@@ -123,12 +123,51 @@ def best_start(policy: Policy, score: ValueFn, n: int, temperature: float | None
     return policy._replace(draw=drawing_many(policy, n, temperature), plan=plan)
 
 
+def best_climbed(
+    policy: Policy, score: ValueFn, n: int, top: int, steps: int, rate: float, temperature: float | None = None
+) -> Policy:
+    """Draws ``n`` plans, climbs the score from the ``top`` best of them, and keeps one of where they have been best (2412.06685, code).
+
+    Args:
+        score: (vars, obs, action) -> [*B]; broadcasts leading axes, as critics do.
+        top: plans that climb, of ``n`` at most.
+        steps: gradient steps of each, within [-1, 1]; the best chunk on its way is what it is judged by, its start among them.
+        rate: units of action per unit of the gradient.
+        temperature: beta >= 0: keeps chunk i with probability softmax(score / beta)_i; without it, the best.
+    """
+
+    def choose(vars: Vars, noise, obs, old: Old | None) -> Plan:
+        noise, gumbel = noise if temperature is not None else (noise, jnp.zeros(top))
+        wide = jax.tree.map(lambda o: o[..., None, :], obs)
+        plans = samples(policy, vars, noise, obs, old)
+        plans = taken(plans, jax.lax.top_k(score(vars, wide, plans.action), top)[1])
+
+        def climb(action: Array, _: None) -> tuple[Array, Array]:
+            slope = ascent(score, vars, wide, action, jnp.asarray(CLEAN))
+            action = jnp.clip(action + rate * slope, -1.0, 1.0)
+            return action, action
+
+        along = jnp.concatenate([plans.action[None], jax.lax.scan(climb, plans.action, length=steps)[1]])
+        along = jnp.moveaxis(along, 0, -3)  # [*B, top, steps + 1, H, A]
+        values = score(vars, jax.tree.map(lambda o: o[..., None, :], wide), along)
+        best = plans._replace(action=picked(along, jnp.argmax(values, axis=-1)))
+        return picked(best, chosen(jnp.max(values, axis=-1), gumbel[..., :top], temperature))
+
+    rows = max(n, top * (steps + 1))
+    return policy._replace(draw=drawing_many(policy, n, temperature), plan=in_slices(choose, rows))
+
+
 def picked(plans: Any, index: Array) -> Any:
     """Number ``index`` [*B] of plans, or of arrays, [*B, N, ...]."""
 
+    return jax.tree.map(lambda x: jnp.squeeze(x, axis=index.ndim), taken(plans, index[..., None]))
+
+
+def taken(plans: Any, index: Array) -> Any:
+    """Numbers ``index`` [*B, k] of plans, or of arrays, [*B, N, ...]: [*B, k, ...]."""
+
     def gather(x: Array) -> Array:
-        at = index.reshape(index.shape + (1,) * (x.ndim - index.ndim))
-        return jnp.squeeze(jnp.take_along_axis(x, at, axis=index.ndim), axis=index.ndim)
+        return jnp.take_along_axis(x, index.reshape(index.shape + (1,) * (x.ndim - index.ndim)), axis=index.ndim - 1)
 
     return jax.tree.map(gather, plans)
 

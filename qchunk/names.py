@@ -34,20 +34,16 @@ ALGORITHMS = {
         "qchunk.algorithms.qc_fql:qc_fql", "a one-step actor, distilled from a flow, climbs a chunk critic (2507.07969)"
     ),
     "ifql": Entry("qchunk.algorithms.ifql:ifql", "best of N flow chunks by an IQL critic (2304.10573)"),
-    "iql": Entry(
-        "qchunk.algorithms.iql:iql", "clones the data's better chunks, weighted by their advantage (2110.06169)"
-    ),
+    "iql": Entry("qchunk.algorithms.iql:iql", "clones the data's better chunks, by their advantage (2110.06169)"),
     "rebrac": Entry(
-        "qchunk.algorithms.rebrac:rebrac", "a deterministic actor climbs a critic and is cloned (2305.09836)"
+        "qchunk.algorithms.rebrac:rebrac", "a deterministic actor climbs a critic, and clones (2305.09836)"
     ),
     "fbrac": Entry(
-        "qchunk.algorithms.fbrac:fbrac", "a flow is cloned and climbs a critic through its steps (2601.14234)"
+        "qchunk.algorithms.fbrac:fbrac", "a flow clones, and climbs a critic through its steps (2601.14234)"
     ),
     "fawac": Entry("qchunk.algorithms.fawac:fawac", "a flow clones chunks weighted by their advantage (2601.14234)"),
     "fedit": Entry("qchunk.algorithms.fedit:fedit", "an actor edits the chunks of a cloned flow (2601.14234)"),
-    "dsrl": Entry(
-        "qchunk.algorithms.dsrl:dsrl", "soft actor-critic over the noise that a flow starts from (2506.15799)"
-    ),
+    "dsrl": Entry("qchunk.algorithms.dsrl:dsrl", "soft actor-critic over the noise a flow starts from (2506.15799)"),
     "cgql": Entry(
         "qchunk.algorithms.cgql:cgql", "a flow denoises along its own velocity and the critic's (2601.14234)"
     ),
@@ -68,6 +64,9 @@ ALGORITHMS = {
         "qchunk.algorithms.dac:dac", "a critic's gradient leans on a diffusion's noise estimates (2405.20555)"
     ),
     "qsm": Entry("qchunk.algorithms.qsm:qsm", "a diffusion whose score is a critic's gradient (2312.11752)"),
+    "dtql": Entry(
+        "qchunk.algorithms.dtql:dtql", "a one-step actor climbs a critic where a cloned diffusion denoises (2405.19690)"
+    ),
     "dipo": Entry("qchunk.algorithms.dipo:dipo", "the data's chunks climb a critic, and are then cloned (2305.13122)"),
     "idql": Entry(
         "qchunk.algorithms.idql:idql", "ifql with a diffusion, that explores by an expectile's weights (2304.10573)"
@@ -86,11 +85,9 @@ ALGORITHMS = {
         "qchunk.algorithms.meanflow_q:meanflow_q",
         "fbrac through the one step of a MeanFlow actor, best of N (2511.13035)",
     ),
-    "gfp": Entry(
-        "qchunk.algorithms.gfp:gfp", "qc-fql, whose flow clones what is better than the actor's own (2512.03973)"
-    ),
+    "gfp": Entry("qchunk.algorithms.gfp:gfp", "qc-fql, whose flow clones what is better than its own (2512.03973)"),
     "faster": Entry(
-        "qchunk.algorithms.faster:faster", "qc that judges N noises and denoises the best one alone (2604.19730)"
+        "qchunk.algorithms.faster:faster", "qc that judges N noises and denoises the best alone (2604.19730)"
     ),
     "expo": Entry("qchunk.algorithms.expo:expo", "N chunks of a cloned flow and an edit of each compete (2507.07986)"),
     "qgf": Entry(
@@ -105,6 +102,9 @@ ALGORITHMS = {
     "ogpo": Entry(
         "qchunk.algorithms.ogpo:ogpo",
         "PPO at states of replay: an actor's chunks against each other, by a critic (2605.03065)",
+    ),
+    "pa-rl": Entry(
+        "qchunk.algorithms.pa_rl:pa_rl", "any actor clones its best chunks after they climbed a critic (2412.06685)"
     ),
     "sdac": Entry(
         "qchunk.algorithms.sdac:sdac",

@@ -244,7 +244,7 @@ class Algorithm(NamedTuple):
     stop: StopFn
     freeze: Callable[[Learner], dict]  # its modules by name, as a later stage is given them
     draw: DrawChunkFn | None = None  # None: ``buffer.draw``
-    # what plays in place of ``explore`` where a run begins at random; None: uniform random actions
+    # what plays in place of ``explore`` where a run begins at random, in plans of the same extras; None: uniform random actions
     first: Policy | None = None
     # whether it turns weights into chunks itself; others are wrapped (primitives.in_primitives)
     primitives: bool = False

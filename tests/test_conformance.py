@@ -36,6 +36,7 @@ from qchunk.play import on_device
 from qchunk.play.execute import parse
 from qchunk.play.on_device import begin, rollout_chunks
 from qchunk.runs import checkpoint
+from qchunk.runs.prior import check_used
 from qchunk.seeds import for_each
 from qchunk.system import compiled
 from qchunk.system.errors import UserError
@@ -47,7 +48,7 @@ TINY = {"hidden": (16,), "steps": 2, "members": 2, "n": 2, "horizon": 2}
 TINY |= {"tuned_steps": 1, "act_horizon": 1, "envs": 4, "decisions": 4, "epochs": 1, "minibatches": 2}
 TINY |= {"depth": 2, "more": 1, "skill": 2, "climbs": 2, "levels": 2, "bins": 3, "atoms": 4}
 TINY |= {"size": 8, "unroll": 3, "simulations": 4, "pairs": 2}
-TINY |= {"guesses": 2, "candidates": 2, "target_n": 2, "divergence": 0.1, "group": 2}
+TINY |= {"guesses": 2, "candidates": 2, "target_n": 2, "divergence": 0.1, "group": 2, "top": 2}
 TINY |= {"samples": 4, "gaussians": 2}
 TINY |= {"codec": "none"}  # what is tested with primitives is in test_primitives.py
 ONLINE_ALONE = {"SUPE": {"novelty", "reward_model", "end_model"}}  # what online windows alone teach; here are none
@@ -415,6 +416,15 @@ def test_other_counts_compile_nothing(method, env, data, trained):
     steps = [e.step for e in run(method, env, data, steps=7) if e.kind == "train"]
     assert steps == [3, 6, 7]
     assert programs(method[1]) == size
+
+
+def test_a_method_that_starts_with_a_priors_weights_reads_them(method, env, spec):
+    build, c, _ = method
+    stands = stands_on(c)
+    if not stands or stands[1] is Stands.FROZEN:
+        pytest.skip("starts with no prior's weights")
+    given = {"actor": actor(getattr(c, stands[0])).modules[0].init(jax.random.key(9), spec)}
+    check_used(*assemble(build, c, env, OnlineSettings(seeds=2), for_each(2, given)))
 
 
 def test_the_second_init_compiles_nothing(method, env, caplog):

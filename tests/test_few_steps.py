@@ -297,7 +297,7 @@ def test_a_students_moving_average_acts_for_it(name):
     c, spec = config_class(), Spec(3, 2, 4)
     fields = {f.name: getattr(c, f.name) for f in dataclasses.fields(c)}
     fields = {n: dataclasses.replace(x, hidden=(8,)) for n, x in fields.items() if hasattr(x, "hidden")}
-    made = {**fields, "chunk": ChunkConfig(4), "student": OneStepConfig((8,), ema=True)}
+    made = {**fields, "chunk": ChunkConfig(4), "student": dataclasses.replace(c.student, hidden=(8,), ema=True)}
     made |= {"n": 8, "depth": 2} if hasattr(c, "depth") else {}
     algorithm = build(dataclasses.replace(c, **made))
     state, obs = algorithm.init(jax.random.key(0), spec, {}), jax.random.normal(jax.random.key(2), (64, 3))

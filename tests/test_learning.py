@@ -33,6 +33,7 @@ from qchunk.algorithms.dipo import DIPO, dipo
 from qchunk.algorithms.dql import DQL, dql
 from qchunk.algorithms.drwr import DRWR, drwr
 from qchunk.algorithms.dsrl import DSRL, dsrl
+from qchunk.algorithms.dtql import DTQL, dtql
 from qchunk.algorithms.edp import EDP, edp
 from qchunk.algorithms.expo import EXPO, expo
 from qchunk.algorithms.faster import FASTER, faster
@@ -47,6 +48,7 @@ from qchunk.algorithms.mac import MAC, mac
 from qchunk.algorithms.meanflow_q import MeanFlowQ, meanflow_q
 from qchunk.algorithms.muzero import MuZero, muzero
 from qchunk.algorithms.ogpo import OGPO, ogpo
+from qchunk.algorithms.pa_rl import PARL, pa_rl
 from qchunk.algorithms.qam import QAM, qam
 from qchunk.algorithms.qam_e import QAME, qam_e
 from qchunk.algorithms.qam_f import QAMF, qam_f
@@ -148,6 +150,11 @@ RULES = {
     "gfp": (gfp, GFP(ChunkConfig(2), ACTOR, OneStepConfig(W), CRITIC, OPTIM, alpha=0.3, eta=0.3)),
     "faster": (faster, FASTER(ChunkConfig(2), ACTOR, CRITIC, OPTIM, n=8)),
     "expo": (expo, EXPO(ChunkConfig(2), ACTOR, TANH, CRITIC, OPTIM, scale=0.3, n=4)),
+    "dtql": (
+        dtql,
+        DTQL(ChunkConfig(2), ACTOR, TANH, CRITIC, ValueConfig((32, 32)), OPTIM, 0.9, alpha=0.3, clone=0.0, n=1),
+    ),
+    "pa-rl": (pa_rl, PARL(ChunkConfig(2), ACTOR, CRITIC, OPTIM, 8, 4, 4, 0.05, temperature=0.0)),
     "rebrac": (rebrac, ReBRAC(ChunkConfig(2), RegressionConfig((32, 32)), CRITIC, OPTIM, alpha=0.01)),
 }
 

@@ -94,6 +94,10 @@ def asks(c: Level):
     return of(c, boom if c.level > 1 else None)
 def rounds(c: Level):
     return of(c, boom if float(c.level) > 1 else None)
+def firsts(c: C):
+    a = of(c, None)
+    plan = lambda vars, noise, obs, old: a.act.plan(vars, noise, obs, old)._replace(extras={"start": noise})
+    return a._replace(first=a.act, explore=a.act._replace(plan=plan))
 """
 NO_VALUE = (
     "Python or NumPy asks for the value of a traced number, as if, float() and range() do; arrays and the floats of a configuration have none "
@@ -119,6 +123,10 @@ METHODS = {
     "rounds": (
         f"your rounds failed at mine.py:41: ConcretizationTypeError: {NO_VALUE}. Fix it there.",
         1,
+    ),
+    "firsts": (
+        "plans of the method's first policy hold nothing in extras, those of explore start float32[1, 2, 1]. let both hold the same, as one buffer keeps them.",
+        0,
     ),
     "names": ("--batch is a flag of every run, and a field of your configuration. call the field otherwise.", 0),
     "wide": (

@@ -212,3 +212,48 @@ def test_what_the_first_stage_turns_off_is_off_in_the_later_ones():
         ["--no-random-start"],
         ["--random-start"],
     ]
+
+
+SILENT = """
+from typing import Annotated
+from qchunk import ActorConfig, ChunkConfig, FlowConfig, OptimConfig, Stands, actor, bc, learner, sample, warm_started
+from qchunk.config import config
+@config
+class Cloned:
+    chunk: ChunkConfig = ChunkConfig()
+    actor: Annotated[ActorConfig, Stands.CLONED] = FlowConfig()
+    optim: OptimConfig = OptimConfig()
+@config
+class Warm:
+    chunk: ChunkConfig = ChunkConfig()
+    tuned: Annotated[ActorConfig, Stands.WARM_STARTED] = FlowConfig()
+    optim: OptimConfig = OptimConfig()
+def cloned(c: Cloned):
+    pi = actor(c.actor)
+    return learner([pi], sample(pi), [bc(pi)], c.optim)
+def warm(c: Warm):
+    pi = actor(c.tuned)
+    return learner([pi], sample(pi), [bc(pi)], c.optim)
+def renamed(c: Warm):
+    pi = actor(c.tuned, "mine")
+    return warm_started(learner([pi], sample(pi), [bc(pi)], c.optim), "mine")
+def right(c: Warm):
+    return warm_started(warm(c), "actor")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("cloned", "--actor, which the prior fills in, is marked Stands.CLONED, and the method starts without"),
+        ("warm", "return warm_started(learner(...)"),
+        ("renamed", "call its module actor"),
+        ("right", ""),
+    ],
+)
+def test_a_method_of_ones_own_that_leaves_the_priors_weights_unread_is_refused(base, tmp_path, capsys, name, told):
+    """It is marked to stand on a prior, and would be trained from scratch."""
+    (tmp_path / "mine.py").write_text(SILENT)
+    argv = ["train", f"{tmp_path}/mine.py:{name}", *where(base), "--prior", base / "bc", "--out", tmp_path / "x"]
+    code, _, err = run(capsys, *argv, *STEPS, "--quiet")
+    assert (code, (tmp_path / "x").exists()) == ((2, False) if told else (0, True)) and told in err

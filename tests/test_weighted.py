@@ -29,10 +29,10 @@ from qchunk.critics.ensemble import as_one, minimum
 from qchunk.drivers import train
 from qchunk.drivers.from_scratch import FromScratchSettings
 from qchunk.drivers.online import OnlineSettings
-from qchunk.improve import best_start, edited, guide_estimate, smoothed
+from qchunk.improve import best_climbed, best_start, edited, guide_estimate, smoothed
 from qchunk.losses.cloning import bc as clone
-from qchunk.losses.cloning import bc_against
-from qchunk.losses.proposals import temperature
+from qchunk.losses.cloning import bc_against, bc_of
+from qchunk.losses.proposals import ascend_within, temperature
 from qchunk.losses.start_value import start_value, td_and_start_value
 from qchunk.losses.weighted import (
     Candidates,
@@ -308,6 +308,62 @@ def test_a_weighted_teacher_is_trained_whatever_there_was_before():
     after, metrics = jax.jit(algorithm.update)(state, vars.params, jax.random.key(1), chunk)
     moved = jax.tree.map(lambda x, y: not jnp.array_equal(x, y), after.params["actor"], state.params["actor"])
     assert "bc/weight" in metrics and any(jax.tree.leaves(moved))
+
+
+def test_plans_of_a_policy_are_imitated_whole():
+    """Not the data's chunk, and also behind its episode's end; the policy learns nothing."""
+    kernel, model = flow(FlowConfig((8,), steps=2)), one_step_actor(OneStepConfig((8,)), "model")
+    vars, chunk = setting(kernel, model)
+    term = bc_of(kernel, sample(model))
+    own, key = noise = term.draw(jax.random.key(5), chunk)
+    ended = chunk._replace(mask=chunk.mask.at[:3, 1].set(0.0))
+    found, slope = jax.value_and_grad(lambda p: term.fn(vars._replace(params=p), noise, ended)[0])(vars.params)
+    plan = act(sample(model), vars, jax.random.clone(key), chunk.obs).action
+    expected = clone(kernel).fn(vars, own, chunk._replace(action=plan))[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert not any(jnp.any(x != 0) for x in jax.tree.leaves(slope["model"])) and term.wrt == ("actor",)
+
+
+def test_a_trust_region_is_another_actors_loss():
+    """Flow matching's loss at the student's own chunk, by hand, through which the gradient reaches it, too."""
+    region, student = flow(FlowConfig((8,), steps=2)), one_step_actor(OneStepConfig((8,)), "student")
+    vars, chunk = setting(region, student)
+    term = ascend_within(student, region, score, 0.7)
+    (z, _), (eps, t) = noise = term.draw(jax.random.key(5), chunk)
+    ended = chunk._replace(mask=jnp.zeros_like(chunk.mask), action=jnp.full_like(chunk.action, jnp.nan))
+
+    def by_hand(params):
+        now = vars._replace(params=params)
+        a = student.denoise(now, chunk.obs, z, 0)
+        v = region.velocity(now, chunk.obs, (1 - t[..., None]) * eps + t[..., None] * a, t)
+        return 0.7 * jnp.mean((v - (a - eps)) ** 2) - jnp.mean(score(now, None, jnp.clip(a, -1, 1)))
+
+    found = jax.value_and_grad(lambda p: term.fn(vars._replace(params=p), noise, ended)[0])(vars.params)
+    expected = jax.value_and_grad(by_hand)(vars.params)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+    for mine, theirs in zip(*(jax.tree.leaves(x[1]["student"]) for x in (found, expected)), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-6)
+    assert term.wrt == ("student",)
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.9])  # 0.9 jumps over the best chunk, and further away at every step
+@pytest.mark.parametrize("beta", [None, 0.5])
+def test_the_best_of_n_climb_and_the_best_on_their_way_counts(rate, beta):
+    noise = jax.random.uniform(jax.random.key(0), (B, 4, 2, 1), minval=-1.0)
+    gumbel = jax.random.gumbel(jax.random.key(1), (B, 4))
+    plain = Policy(lambda vars, key, obs: noise, lambda vars, z, obs, old=None: Plan(z), None)
+    policy = best_climbed(plain, score, 4, 2, 3, rate, beta)
+    found = policy.plan(None, noise if beta is None else (noise, gumbel), jnp.ones((B, 1)), None).action
+    value = lambda a: -((a - 0.5) ** 2).sum()  # noqa: E731
+    for b in range(B):
+        ends = []
+        for a in sorted(np.asarray(noise[b]), key=value, reverse=True)[:2]:
+            along = [a]
+            for _ in range(3):
+                along.append(np.clip(along[-1] - rate * 2 * (along[-1] - 0.5), -1, 1))
+            ends.append(max(along, key=value))
+        chance = [value(a) + (0 if beta is None else beta * float(gumbel[b, i])) for i, a in enumerate(ends)]
+        np.testing.assert_allclose(found[b], ends[int(np.argmax(chance))], rtol=1e-5)
 
 
 DIFFUSION = DiffusionConfig((32, 32, 32), steps=5, schedule="vp")

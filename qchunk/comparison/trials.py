@@ -40,6 +40,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "cgql": {"share": "log:0.001..1"},
     "qsm": {"weight": "log:0.3..30"},
     "fbrac": {"alpha": "log:0.03..100"},
+    "dtql": {"alpha": "log:0.1..100", "expectile": "0.7..0.95"},
     "gfp": {"alpha": "log:0.3..30"},
     "meanflow-q": {"alpha": "log:100..10000"},
     **dict.fromkeys(("fedit", "expo"), SCALE),

@@ -29,6 +29,7 @@ from qchunk.play import evaluation
 from qchunk.play.execute import Execution, parse
 from qchunk.play.on_host import seen
 from qchunk.play.program import Build, Inputs, Program, reads
+from qchunk.play.rollout import extras_of
 from qchunk.ranges import NonNegativeInt, PositiveInt
 from qchunk.seeds import Share, divided, for_each, mesh, one, over_seeds, stream
 from qchunk.seeds import check as check_seeds
@@ -225,18 +226,27 @@ def check_acting(program: Program, x: Inputs) -> None:
     learner, given = jax.eval_shape(lambda tree: one(tree, 0), (learner_like(program, x), x.given))
     obs = jax.tree.map(lambda o: jax.ShapeDtypeStruct((1, *o.shape), o.dtype), obs_like(program.env))
 
-    def action(role: str, learner: Learner, given: dict, obs: Any, key: jax.Array) -> jax.Array:
+    def played(role: str, learner: Learner, given: dict, obs: Any, key: jax.Array) -> tuple[jax.Array, dict]:
         mine = x._replace(given=given)
         state, vars, scheme = seen(obs), reads(learner, mine), program.scheme(mine, role)
         _, plan = scheme.decide(vars, key, state, scheme.init(vars, key, state))
-        return scheme.act(vars, 0, state, plan)
+        return scheme.act(vars, 0, state, plan), extras_of(plan)
 
-    for role in ("act", "explore"):
-        found = jax.eval_shape(functools.partial(action, role), learner, given, obs, jax.random.key(0))
+    held = {}
+    for role in ("act", "explore", *(("random",) if program.algorithm(x.c).first else ())):
+        found, extras = jax.eval_shape(functools.partial(played, role), learner, given, obs, jax.random.key(0))
+        held[role] = {name: _shape_of(value) for name, value in extras.items()}
         told, wanted = _shape_of(found), f"float32[1, {program.env.action_size}]"
         if told != wanted:
             problem = f"the actions that are played are {told}, not {wanted}"
             raise UserError(problem, "let the policy's plan, its emit and the execution's act return whole actions")
+    if (first := held.get("random", held["explore"])) != held["explore"]:
+        problem = f"plans of the method's first policy hold {_spelled(first)} in extras, those of explore {_spelled(held['explore'])}"
+        raise UserError(problem, "let both hold the same, as one buffer keeps them")
+
+
+def _spelled(extras: dict[str, str]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in sorted(extras.items())) or "nothing"
 
 
 def _shape_of(x: Any) -> str:

@@ -13,7 +13,7 @@ from qchunk import improve
 from qchunk.losses.terms import mean_size, module_names
 from qchunk.sampling import act
 from qchunk.system.errors import shaped
-from qchunk.types import CLEAN, Array, Chunk, Critic, Kernel, Key, Metrics, Policy, Term, ValueFn, Vars
+from qchunk.types import CLEAN, Array, Chunk, Critic, DrawFn, Kernel, Key, Metrics, Policy, Term, ValueFn, Vars
 
 EACH = "return one number for each chunk"
 MOST = 100.0  # of a weight, as in 2110.06169's code
@@ -52,6 +52,30 @@ def bc(
     return Term(name, module_names(kernel), kernel.draw, fn)
 
 
+def with_key(kernel: Kernel) -> DrawFn:
+    """(key, chunk) -> (noise of the Kernel's loss, a key for a policy)."""
+
+    def draw(key: Key, chunk: Chunk):
+        own_key, policy_key = jax.random.split(key)
+        return kernel.draw(own_key, chunk), policy_key
+
+    return draw
+
+
+def bc_of(kernel: Kernel, policy: Policy, name: str = "bc") -> Term:
+    """Imitation of one plan of a policy for each window, in place of the data's chunk; the policy is not trained.
+
+    All of a plan's actions count, also where the window leaves its episode.
+    """
+
+    def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
+        own, key = noise
+        plan = act(policy, jax.lax.stop_gradient(vars), key, chunk.obs)
+        return bc(kernel).fn(vars, own, chunk._replace(action=plan.action, mask=jnp.ones_like(chunk.mask)))
+
+    return Term(name, module_names(kernel), with_key(kernel), fn)
+
+
 def bc_against(kernel: Kernel, rival: Policy, score: ValueFn, eta: float, name: str = "bc") -> Term:
     """Imitation of what is better than a rival's chunk (2512.03973): a chunk of the data counts softmax((Q(a), Q(b)) / (eta mean |Q|)) of a.
 
@@ -60,10 +84,6 @@ def bc_against(kernel: Kernel, rival: Policy, score: ValueFn, eta: float, name: 
         score: Q, such as that of the target networks.
         eta: large: all count a half.
     """
-
-    def draw(key: Key, chunk: Chunk):
-        own_key, rival_key = jax.random.split(key)
-        return kernel.draw(own_key, chunk), rival_key
 
     def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
         own, key = noise
@@ -74,7 +94,7 @@ def bc_against(kernel: Kernel, rival: Policy, score: ValueFn, eta: float, name: 
 
         return bc(kernel, weight=weight).fn(vars, own, chunk)
 
-    return Term(name, module_names(kernel), draw, fn)
+    return Term(name, module_names(kernel), with_key(kernel), fn)
 
 
 def advantage_weight(score: ValueFn, state: Critic, alpha: float) -> Callable[[Vars, Chunk], Array]:

@@ -105,6 +105,31 @@ def ascend_one(kernel: Kernel, critic: Critic, name: str = "ascend") -> Term:
     return Term(name, module_names(kernel), no_noise, fn)
 
 
+def ascend_within(kernel: Kernel, region: Kernel, score: ValueFn, alpha: float, name: str = "ascend") -> Term:
+    """Ascent of the critic where another actor denoises well: -score(a) + alpha loss(a), a a proposal and the loss the other one's own, of imitation (2405.19690).
+
+    The gradient reaches the proposal through both; ``region`` is not trained. By the paper it seeks modes, where ``distil`` covers what a teacher makes.
+
+    Args:
+        region: such as a diffusion that is cloned.
+        score: as in ``ascend``.
+        alpha: weight of the loss, a mean over a chunk's numbers, in units of return.
+    """
+
+    def draw(key: Key, chunk: Chunk):
+        own_key, region_key = jax.random.split(key)
+        return noise_of(kernel)(own_key, chunk), region.draw(region_key, chunk)
+
+    def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
+        action = decode(kernel, vars, chunk.obs, *noise[0])
+        made = chunk._replace(action=action, mask=jnp.ones_like(chunk.mask))
+        apart = jnp.mean(region.loss(vars, noise[1], made))
+        q = jnp.mean(score(vars, chunk.obs, jnp.clip(action, -1.0, 1.0)))
+        return alpha * apart - q, {"q": q, "apart": apart}
+
+    return Term(name, module_names(kernel), draw, fn)
+
+
 def distil(
     kernel: Kernel, teacher: Policy, name: str = "distil", weight: Callable[[Chunk], Array] | None = None
 ) -> Term:

@@ -15,6 +15,7 @@ from qchunk.actors.paths import count_steps
 from qchunk.config import Stands, stands_on
 from qchunk.envs import objective
 from qchunk.envs.base import spec_of
+from qchunk.play.program import Inputs, Program, depends
 from qchunk.primitives import weights_of
 from qchunk.runs import run_folder, sources
 from qchunk.runs.opened import Opened, learner_of, rebuild
@@ -148,6 +149,36 @@ def check(prior: Prior | None, algorithm: str, c: Any, settings: Any, env: Any) 
             raise UserError(f"the prior's --{flag} is {getattr(prior.settings, name)}", f"leave --{flag} out")
     if "actor" in prior.given:
         _fits(prior.given["actor"], getattr(c, field), weights_of(c.chunk), env)
+
+
+def check_used(program: Program, x: Inputs) -> None:
+    """Refuses a method whose configuration says that it starts with a prior's actor, and which starts without: it would be trained from scratch, and nothing would tell.
+
+    Raises:
+        UserError: names the field and what would use the prior.
+    """
+    stands = stands_on(x.c)
+    if stands is None or stands[1] is Stands.FROZEN or "actor" not in x.given:
+        return
+    algorithm, spec = program.algorithm(x.c), program.spec(x.c)
+
+    def start(actor: Any, rest: dict, key: Any) -> Any:
+        return algorithm.init(key, spec, {**rest, "actor": actor}).params
+
+    rest = jax.tree.map(lambda value: value[0], dict(x.given))
+    actor = rest.pop("actor")
+    traced = jax.make_jaxpr(start)(actor, rest, jax.random.key(0))
+    if not depends(traced.jaxpr, 0, len(jax.tree.leaves(actor))):
+        field, mark = stands
+        use = (
+            "learner(..., prior=pi)"
+            if mark is Stands.CLONED
+            else 'warm_started(learner(...), "actor"), the name of the actor\'s module'
+        )
+        problem = (
+            f"--{field}, which the prior fills in, is marked {mark}, and the method starts without the prior's weights"
+        )
+        raise UserError(problem, f"call its module actor, and return {use}")
 
 
 def _fits(params: Any, c: Any, horizon: int, env: Any) -> None:
