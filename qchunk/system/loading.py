@@ -10,6 +10,7 @@ import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from qchunk.system.errors import UserError, unknown
 
@@ -22,6 +23,13 @@ PLACED = re.compile(
 )
 
 _LOADED: list[str] = []
+
+
+class Entry(NamedTuple):
+    """Where a thing is built, and one line about it."""
+
+    target: str  # "module:function", or a suite's file
+    text: str
 
 
 def function(target: str) -> Callable:
