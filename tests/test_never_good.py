@@ -316,7 +316,7 @@ def test_what_a_seed_that_has_diverged_still_reaches_is_no_figure(tmp_path):
     np.testing.assert_array_equal(lost.values(), [[0.9, 0.9], [0.9, np.nan]])
     row = records.table(found)[1]
     assert {row[c] for c in ("mean", "95 % interval", "difference to baseline")} == {"not finite"}
-    assert row["return"] == "not finite not finite" and row["note"] == "diverged at update 20 (seed 1)"
+    assert row["return"] == "not finite" and row["note"] == "diverged at update 20 (seed 1)"
     assert [r["success"] for r in exports.seed_rows(found)] == [0.1, 0.2, 0.9, None, 0.7, 0.8]
     assert [r["mean"] for r in exports.rows(found)] == [pytest.approx(0.15), None, pytest.approx(0.75)]
     assert [r["method"] for r in pooled.aggregate(found) if r["runs"]] == ["bc", "qc"]

@@ -38,7 +38,7 @@ class DTQL:
     critic: CriticConfig = CriticConfig(aggregate="min")
     value: ValueConfig = ValueConfig()
     optim: OptimConfig = OptimConfig()
-    expectile: Annotated[float, Range(0.5, 1)] = 0.7
+    expectile: Annotated[float, Range(0.5, below=1)] = 0.7
     """Of the data's chunks, by value, which V is."""
     alpha: NonNegativeFloat = 1.0
     """Weight of the diffusion's loss at the student's chunks, against the critic in units of return."""
