@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 from test_learning import ACTOR, CRITIC, OPTIM, data_of
 from tiers import slow_but
 
@@ -78,7 +79,10 @@ def test_guesses_of_what_was_noised_equal_a_loop(rule, of):
     noise = group.draw(jax.random.key(0), chunk)
     made = group.shared(vars, noise, chunk)
     found, _ = group.terms[0].fn(vars, made, chunk)
-    at, e = made
+    at, key = made
+    level = np.asarray(at.level)[..., None, None]
+    alpha, sigma = np.maximum(level[:, 0], 1e-2), level[:, 1]
+    e = jax.random.truncated_normal(key, (-alpha - at.x) / sigma, (alpha - at.x) / sigma, (4, *at.x.shape))
     assert of == "diffusion" or float(jnp.min(at.level[:, 0])) == 0
     x, predicted, total = np.asarray(at.x), np.asarray(at.predicted), 0.0
     slopes = np.zeros((4, B, 2, 1))
@@ -102,6 +106,28 @@ def test_guesses_of_what_was_noised_equal_a_loop(rule, of):
     np.testing.assert_allclose(found, total, rtol=1e-4)
     with pytest.raises(UserError, match="makes chunks in one step"):
         resampling(one_step_actor(OneStepConfig((8,))), 4, by_value(score, 1.0))
+
+
+@pytest.mark.parametrize("of", ["diffusion", "flow"])
+def test_guesses_cover_the_box_at_every_level(of):
+    """None is a corner that more noise led to: they are as a normal of the level's width is inside of the box."""
+    kernel = {"diffusion": diffusion(DiffusionConfig((8,), steps=5)), "flow": flow(FlowConfig((8,), steps=4))}[of]
+    vars, chunk = setting(kernel)
+    seen = []
+
+    def rule(vars, obs, at, guesses, e):
+        seen.append((guesses, e))
+        return -jnp.mean(e, axis=0)
+
+    group = resampling(kernel, 4000, rule)
+    made = group.shared(vars, group.draw(jax.random.key(0), chunk), chunk)
+    group.terms[0].fn(vars, made, chunk)
+    (guesses, e), at = seen[0], made[0]
+    alpha, sigma = np.maximum(at.level[:, 0], 1e-2)[:, None, None], np.asarray(at.level[:, 1])[:, None, None]
+    inside = stats.truncnorm((-alpha - at.x) / sigma, (alpha - at.x) / sigma)
+    np.testing.assert_allclose(np.mean(e, axis=0), inside.mean(), atol=0.07)
+    np.testing.assert_allclose(np.std(guesses, axis=0), sigma / alpha * inside.std(), atol=0.05)
+    assert (np.abs(guesses) == 1).mean() < 1e-2 and np.std(guesses, axis=0).max() > 0.5
 
 
 def test_a_choice_among_ones_own_chunks():

@@ -17,7 +17,7 @@ from qchunk.losses.noised import OneStepEstimate, check_levels, estimating
 from qchunk.losses.terms import mean_size, module_names, no_noise, together
 from qchunk.types import CLEAN, Array, Chunk, Kernel, Key, Metrics, Module, Policy, Term, Together, ValueFn, Vars
 
-LEAST_ALPHA = 1e-2  # of a level whose chunks are guessed: nearer to pure noise all guesses are corners of the box
+LEAST_ALPHA = 1e-2  # of a level whose chunks are guessed: in pure noise there is nothing of a chunk
 
 
 class Candidates(NamedTuple):
@@ -77,10 +77,12 @@ def choice_temperature(heat: Module, divergence: float, name: str = "temperature
 
 
 def resampling(kernel: Kernel, n: int, rule: Callable, name: str = "match") -> Together:
-    """Noise estimates at noised chunks x of the data, towards what n guesses a_j = (x + sigma e_j) / alpha say of the noise, e_j ~ N(0, I).
+    """Noise estimates at noised chunks x of the data, towards what n guesses a_j = (x + sigma e_j) / alpha say of the noise.
+
+    e_j ~ N(0, I), given that a_j lies in the box of actions: then guesses cover it at every level, where clipped ones are its corners nearly always.
 
     Args:
-        rule: (vars, obs, OneStepEstimate, guesses [n, *B, H, A] within [-1, 1], e [n, *B, H, A]) -> noise [*B, H, A], such as ``by_value``.
+        rule: (vars, obs, OneStepEstimate, guesses [n, *B, H, A] in [-1, 1], e [n, *B, H, A]) -> noise [*B, H, A], such as ``by_value``.
 
     Raises:
         UserError: an actor of one step.
@@ -90,14 +92,16 @@ def resampling(kernel: Kernel, n: int, rule: Callable, name: str = "match") -> T
 
     def draw(key: Key, chunk: Chunk):
         own_key, key = jax.random.split(key)
-        return group.draw(own_key, chunk), jax.random.normal(key, (n, *chunk.action.shape))
+        return group.draw(own_key, chunk), key
 
-    def estimate(vars: Vars, noise, chunk: Chunk) -> tuple[OneStepEstimate, Array]:
+    def estimate(vars: Vars, noise, chunk: Chunk) -> tuple[OneStepEstimate, Key]:
         return group.shared(vars, noise[0], chunk), noise[1]  # type: ignore[misc]
 
-    def fn(vars: Vars, made: tuple[OneStepEstimate, Array], chunk: Chunk) -> tuple[Array, Metrics]:
-        at, e = made
+    def fn(vars: Vars, made: tuple[OneStepEstimate, Key], chunk: Chunk) -> tuple[Array, Metrics]:
+        at, key = made
         alpha, sigma = _level(at)
+        low, high = (-alpha - at.x) / sigma, (alpha - at.x) / sigma
+        e = jax.random.truncated_normal(key, low, high, (n, *at.x.shape))
         guesses = jnp.clip((at.x + sigma * e) / alpha, -1.0, 1.0)
         aim = jax.lax.stop_gradient(rule(jax.lax.stop_gradient(vars), chunk.obs, at, guesses, e))
         return jnp.mean(jnp.square(at.predicted - aim)), {"aim": jnp.mean(jnp.abs(aim))}
