@@ -94,14 +94,15 @@ def resampling(kernel: Kernel, n: int, rule: Callable, name: str = "match") -> T
         own_key, key = jax.random.split(key)
         return group.draw(own_key, chunk), key
 
-    def estimate(vars: Vars, noise, chunk: Chunk) -> tuple[OneStepEstimate, Key]:
-        return group.shared(vars, noise[0], chunk), noise[1]  # type: ignore[misc]
-
-    def fn(vars: Vars, made: tuple[OneStepEstimate, Key], chunk: Chunk) -> tuple[Array, Metrics]:
-        at, key = made
+    def estimate(vars: Vars, noise, chunk: Chunk) -> tuple[OneStepEstimate, Array]:
+        at = group.shared(vars, noise[0], chunk)  # type: ignore[misc]
         alpha, sigma = _level(at)
         low, high = (-alpha - at.x) / sigma, (alpha - at.x) / sigma
-        e = jax.random.truncated_normal(key, low, high, (n, *at.x.shape))
+        return at, jax.random.truncated_normal(noise[1], low, high, (n, *at.x.shape))
+
+    def fn(vars: Vars, made: tuple[OneStepEstimate, Array], chunk: Chunk) -> tuple[Array, Metrics]:
+        at, e = made
+        alpha, sigma = _level(at)
         guesses = jnp.clip((at.x + sigma * e) / alpha, -1.0, 1.0)
         aim = jax.lax.stop_gradient(rule(jax.lax.stop_gradient(vars), chunk.obs, at, guesses, e))
         return jnp.mean(jnp.square(at.predicted - aim)), {"aim": jnp.mean(jnp.abs(aim))}
