@@ -33,7 +33,12 @@ from qchunk.drivers.common import init
 from qchunk.seeds import one
 
 COUNTS = {"3x128": 15, "4x512": 5}  # updates a dispatch
-ASKED = {"qc 4x512": 1.15, **{f"{name} {size}": 2.0 for name in ("vpn", "muzero") for size in SIZES}}  # else 1.3
+FIRST = ("bc", "bc (diffusion)", "qc-frozen", "qc-fql", "value-guided", "v-gps", "ifql", "iql", "rebrac", "rlpd", "dqc")
+ASKED = {  # else 1.3
+    **{f"{name} 4x512": 1.2 for name in FIRST},
+    "qc 4x512": 1.15,
+    **{f"{name} {size}": 2.0 for name in ("vpn", "muzero") for size in SIZES},
+}
 
 
 def repeat(fn, args, count: int):

@@ -103,7 +103,7 @@ def resampling(kernel: Kernel, n: int, rule: Callable, name: str = "match") -> T
     def fn(vars: Vars, made: tuple[OneStepEstimate, Array], chunk: Chunk) -> tuple[Array, Metrics]:
         at, e = made
         alpha, sigma = _level(at)
-        guesses = jnp.clip((at.x + sigma * e) / alpha, -1.0, 1.0)
+        guesses = jnp.clip((at.x + sigma * e) / alpha, -1.0, 1.0)  # they lie there but for rounding
         aim = jax.lax.stop_gradient(rule(jax.lax.stop_gradient(vars), chunk.obs, at, guesses, e))
         return jnp.mean(jnp.square(at.predicted - aim)), {"aim": jnp.mean(jnp.abs(aim))}
 
