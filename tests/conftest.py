@@ -35,14 +35,19 @@ jax.config.update("jax_debug_key_reuse", True)
 # "progress" comes by the clock, and a slow machine is to show the same events; test_events.py asks for it
 events.SECONDS = math.inf
 
-MAPS = 12_000  # mapped regions of a process; Linux allows 65,530, and jit forgets its oldest programs before that
+MAPS = 12_000  # mapped regions of a process; Linux allows 65,530, and the drivers let jax forget all programs at half of that
+
+
+@pytest.fixture(scope="session")
+def drop_old_programs():
+    """Each compiled program takes some mapped regions for as long as jax keeps it, and a process compiles thousands."""
+    return lambda: compiled.make_room(MAPS)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def programs_of_finished_modules_are_dropped():
-    """Each compiled program takes some mapped regions for as long as jax keeps it, and a process compiles thousands."""
+def programs_of_finished_modules_are_dropped(drop_old_programs):
     yield
-    compiled.make_room(MAPS)
+    drop_old_programs()
 
 
 LATE = "not begun: the time that --begin-until gives is over"

@@ -38,7 +38,6 @@ from qchunk.play.on_device import begin, rollout_chunks
 from qchunk.runs import checkpoint
 from qchunk.runs.prior import check_used
 from qchunk.seeds import for_each
-from qchunk.system import compiled
 from qchunk.system.errors import UserError
 from qchunk.types import Spec, view
 
@@ -103,8 +102,9 @@ def pytest_generate_tests(metafunc):
 
 
 @pytest.fixture(scope="module")
-def method(request):
+def method(request, drop_old_programs):
     """A builder, its tiny configuration, and whose modules it is given."""
+    drop_old_programs()  # here, so that no driver does so between two counts of one method's programs
     build, config_class = registry.builder(request.param)
     c = tiny(config_class())
     if request.param == "dppo":  # a prior that walks the first step; from scratch it would train both
@@ -364,10 +364,7 @@ def test_float_fields_are_vmapped(one_update):
     assert max(jax.tree.leaves(apart)) > 1e-4
 
 
-def test_the_second_call_compiles_nothing(method, env, data, trained, monkeypatch):
-    monkeypatch.setattr(
-        compiled, "make_room", lambda: None
-    )  # after many methods it would let go of what is counted here
+def test_the_second_call_compiles_nothing(method, env, data, trained):
     build, c, given = method
     size = programs(c)
     other = dataclasses.replace(c, optim=dataclasses.replace(c.optim, lr=1e-2))  # another float
