@@ -672,8 +672,10 @@ def test_a_method_for_goals_is_refused_where_there_are_none(tmp_path, capsys):
         refusals.without(("dqc",), (TASK1,), sizes)
     with pytest.raises(UserError, match="dqc cannot be tuned in"):
         trials.planned(dataclasses.replace(f, tune=2), sizes)
-    argv = ["compare", "--env", TASK1, "--algos", "bc", "dqc", "--online-steps", "0", "--offline-steps", "2", "--dry"]
-    told = command(capsys, *argv, "--hidden", "16", "--out", str(tmp_path / "c")).err
+    argv = ["compare", "--env", TASK1, "--algos", "bc", "dqc", "ppo", "--online-steps", "0", "--dry"]
+    argv += ["--offline-steps", "2", "--hidden", "16", "--out", str(tmp_path / "c")]
+    told = command(capsys, *argv).err
+    assert f"left out: ppo on {TASK1}: nothing to learn from without environment steps (--online-steps)" in told
     assert f"refused: dqc: DQC learns for goals, and {TASK1} has none" in told and "1 of 1 runs are to do" in told
     assert "their products take less than 20 seconds" in told
 

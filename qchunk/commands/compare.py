@@ -47,6 +47,8 @@ def compare(argv: list[str]) -> None:
     planned = trials.planned(f, sizes, how.so_far)
     claims(dry=how.dry or how.so_far)
     refusals.told(refused)
+    if absent := tables.absent(left_out, suite):
+        print(f"[compare] left out: {absent}", file=sys.stderr, flush=True)
     if how.dry:
         tried = trials.listed(f, planned, how.log_to)
         lines = estimate.listed(tried.runs, tried.root, "trials") if f.tune else []

@@ -38,7 +38,7 @@ def equal(suite: Sequence[Run], sizes: Sizes, left_out: LeftOut) -> Rows:
         "evaluation": f"{s.episodes} episodes per seed, open loop, the same start states for every arm and every evaluation",
         "seeds": _seeds(suite),
         "tuning": f"three runs of every default arm on {arms.TUNING_ENV}, one seed, {TUNING}; see the table{_compared(suite)}",
-        "left out": _absent(left_out, any(r.amount.env_steps for r in suite)),
+        "left out": absent(left_out, suite),
     }
     return [{"what": k, "how": v} for k, v in found.items() if v]
 
@@ -173,7 +173,9 @@ def _seeds(suite: Sequence[Run]) -> str:
     return next(iter(told)) if len(told) == 1 else "; ".join(f"{t}: {', '.join(labels)}" for t, labels in told.items())
 
 
-def _absent(left_out: LeftOut, online: bool) -> str:
+def absent(left_out: LeftOut, suite: Sequence[Run]) -> str:
+    """Who is left out where, and why; "" where nobody is."""
+    online = any(r.amount.env_steps for r in suite)
     told = "; ".join(f"{', '.join(labels)} on {env}" for env, labels in left_out.items())
     why = (
         "they play on the device only" if online else "nothing to learn from without environment steps (--online-steps)"
