@@ -48,7 +48,7 @@ ROWS = {  # by our labels: horizon, then what is played
     "ns 5": Row("NS n=5", 5, 1, (0.5, 0.7, 0.5, 0.5, 0.5)),
     "os": Row("OS", 1, 1, (0.5, 0.7, 0.7, 0.7, 0.7)),
 }
-SMALL_ROWS = ("dqc 25 5", "naive 25 5", "qc 25", "qc 5", "qc-ns 25 5", "ns 25", "os")
+SMALL_ROWS = ("dqc 25 5", "dqc 25 1", "naive 25 5", "qc 25", "qc 5", "qc-ns 25 5", "ns 25", "os")
 SMALL_UPDATES, SMALL_BATCH, SMALL_DATA = 40_000, 512, 1_000_000
 
 
