@@ -154,6 +154,11 @@ def test_a_part_is_checked_against_its_part_and_all_against_all(stubs, capsys):
     write_stub(folder, 1.0, "three")
     code, out, _ = run(capsys, "three", "--check", "first/bench.json")
     assert code == 1 and "three: nothing of it is in" in out, "a check against nothing is no check"
+    write_stub(folder, 1.0, "two")
+    code, _, err = run(capsys, "--check", "first/bench.json")
+    assert code == 0 and err.count("three: ") == 2 and "not in the baseline" in err, (
+        "a new benchmark fails no check of all"
+    )
 
 
 def test_a_benchmark_that_crashes_is_told_and_the_others_run(stubs, capsys):
