@@ -135,7 +135,7 @@ def test_a_choice_among_ones_own_chunks():
     group = choosing(kernel, sample(kernel), score, 5, [match_choice(kernel, None)])
     noise = group.draw(jax.random.key(1), chunk)
     made = group.shared(vars, noise, chunk)
-    (action, q), own, gumbel = made
+    (action, q), own, gumbel, _ = made
     assert action.shape == (B, 5, 2, 1) and q.shape == (B, 5)
     np.testing.assert_allclose(q, score(None, None, action), rtol=1e-6)
     best = jnp.stack([action[b, int(np.argmax(q[b]))] for b in range(B)])
@@ -159,21 +159,41 @@ def test_a_choice_among_ones_own_chunks():
 
 def test_chunks_that_are_no_data_count_whole():
     """An actor's own chunks, and random ones from all of [-1, 1], have no step behind an episode's end, whatever the window has."""
-    kernel = flow(FlowConfig((8,), steps=2))
+    kernel, seen = flow(FlowConfig((8,), steps=2)), []
     vars, chunk = setting(kernel)
-    group, term = choosing(kernel, sample(kernel), score, 5, [match_choice(kernel, None)]), match_uniform(kernel)
-    noise, (own, random) = group.draw(jax.random.key(1), chunk), term.draw(jax.random.key(2), chunk)
-    assert random.shape == chunk.action.shape and random.min() < -0.5 and random.max() > 0.5
 
-    @jax.jit
+    def loss(vars, noise, chunk):
+        seen.append((noise, chunk.action))
+        return kernel.loss(vars, noise, chunk)
+
+    looked = kernel._replace(loss=loss)
+    group = choosing(kernel, sample(kernel), score, 5, [match_choice(kernel, None), match_uniform(looked)])
+    noise = group.draw(jax.random.key(1), chunk)
+
     def losses(mask):
-        seen = chunk._replace(mask=mask)
-        made, drawn = group.shared(vars, noise, seen), kernel.loss(vars, own, chunk._replace(action=random))
-        return group.terms[0].fn(vars, made, seen)[0], term.fn(vars, (own, random), seen)[0], jnp.mean(drawn)
+        cut = chunk._replace(mask=mask)
+        made = group.shared(vars, noise, cut)
+        return [float(term.fn(vars, made, cut)[0]) for term in group.terms], made[0].q
 
-    whole, cut = losses(chunk.mask), losses(chunk.mask.at[:, 1].set(0.0))
-    np.testing.assert_allclose(whole[1], whole[2], rtol=1e-6)
-    assert whole == cut and whole[0] > 0
+    (whole, q), (cut, _) = losses(chunk.mask), losses(chunk.mask.at[:, 1].set(0.0))
+    assert whole == cut and min(whole) > 0
+    own, random = seen[0]
+    assert random.shape == chunk.action.shape and random.min() < -0.5 and random.max() > 0.5
+    expected = np.mean((np.max(q, axis=1) - np.mean(q, axis=1)) * kernel.loss(vars, own, chunk._replace(action=random)))
+    np.testing.assert_allclose(whole[1], expected, rtol=1e-5)
+
+
+def test_random_chunks_count_as_much_at_any_scale_of_returns():
+    """QVPO's share of uniform chunks beside the best one is the same where values are a hundred times as large."""
+    c = QVPO(ChunkConfig(2), FlowConfig((8,), steps=2), CriticConfig((8,)), candidates=5)
+    algorithm, (_, chunk) = qvpo(c), setting(flow(c.actor))
+    state, update = algorithm.init(jax.random.key(0), SPEC), jax.jit(algorithm.update)
+    critic = {**state.params["critic"], "head_kernel": 100 * state.params["critic"]["head_kernel"]}
+    large = state._replace(params={**state.params, "critic": critic})
+    one, hundred = (update(s, {}, jax.random.key(1), chunk)[1] for s in (state, large))
+    for name in ("match/loss", "uniform/loss"):
+        assert one[name] > 0
+        np.testing.assert_allclose(hundred[name], 100 * one[name], rtol=1e-4)
 
 
 def test_a_temperature_settles_at_its_divergence():

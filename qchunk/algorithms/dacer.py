@@ -1,8 +1,7 @@
 """DACER (2405.15177): an online diffusion climbs a critic of Gaussian returns through its whole chain; the entropy of its actions sets its noise.
 
 Numbers are those of FlowRL's code (2603.27450), which also has ``--optim.lr 1e-4`` and rewards times 0.2, in whose units its ``huber`` is. No loss of imitation
-holds the actor. Runs of fewer updates than ``regulate_every`` keep their first noise but for one step of it, in the first update. FlowRL's evaluation takes the
-best of 10 by the critic (``--n 10``).
+holds the actor. Runs of fewer updates than ``regulate_every`` keep their first noise but for one step of it, in the first update.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """QVPO (2405.16173): an online diffusion matches the best of its own chunks, weighed by what it has over their mean, and a little of what is uniform.
 
-Its target takes the best of two chunks (four on HalfCheetah, one on Hopper); evaluation the best of 32.
+Its target takes the best of two chunks (four on HalfCheetah, one on Hopper); evaluation the best of 32. Published targets take them from slow copies of actor and
+critics; ours from those that act, and the critics' slow copies value what they choose.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class QVPO(OnlineDiffusion):
     candidates: PositiveInt = 64
     """Chunks of the actor's own for each window."""
     entropy: NonNegativeFloat = 0.1
-    """Weight of matching uniform chunks (ten of 0.01 each in its code)."""
+    """Weight of matching uniform chunks, beside matching the best (ten of 0.01 each in FlowRL's code; of 0.02, which falls, in copies of the authors')."""
     target_n: PositiveInt = 2
     """Chunks that the target takes the best of, and exploring too."""
     n: PositiveInt = 32
@@ -37,5 +38,5 @@ def qvpo(c: QVPO) -> Algorithm:
     pi, q = actor(c.actor), chunk_q(c.critic)
     one = sample(acting(pi))
     explore = best_of_n(one, q.score, c.target_n)
-    match = choosing(pi, one, q.score, c.candidates, [match_choice(pi, None)])
-    return matching_online(c, (pi, q), one, [match, weighed(match_uniform(pi), c.entropy)], explore)
+    terms = [match_choice(pi, None), weighed(match_uniform(pi), c.entropy)]
+    return matching_online(c, (pi, q), one, [choosing(pi, one, q.score, c.candidates, terms)], explore)

@@ -1,6 +1,6 @@
 """SDAC (2502.00361) and IDEM: an online diffusion whose noise estimates follow what a critic says of the chunks that may have been noised.
 
-FlowRL's code (2603.27450) has 500 guesses a row; each is a pass of the critic.
+FlowRL's code (2603.27450) has 500 guesses a row; each is a pass of the critic. Its IDEM explores with noise of 0.1 on actions besides.
 """
 
 from __future__ import annotations

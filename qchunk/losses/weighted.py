@@ -28,17 +28,17 @@ class Candidates(NamedTuple):
 
 
 def choosing(kernel: Kernel, policy: Policy, score: ValueFn, n: int, terms: Sequence[Term]) -> Together:
-    """Terms on the same ``Candidates`` of each window, n plans of the policy, and a draw for each: they get (Candidates, kernel's noise, Gumbel [*B, N])."""
+    """Terms on the same ``Candidates`` of each window, n plans of the policy, and a draw for each: they get (Candidates, kernel's noise, Gumbel [*B, N], a key)."""
 
     def draw(key: Key, chunk: Chunk):
-        plan_key, own_key, gumbel_key = jax.random.split(key, 3)
-        return plan_key, kernel.draw(own_key, chunk), jax.random.gumbel(gumbel_key, (*chunk.mask.shape[:-1], n))
+        plan_key, own_key, gumbel_key, key = jax.random.split(key, 4)
+        return plan_key, kernel.draw(own_key, chunk), jax.random.gumbel(gumbel_key, (*chunk.mask.shape[:-1], n)), key
 
     def propose(vars: Vars, noise, chunk: Chunk):
-        key, own, gumbel = noise
+        key, *others = noise
         fixed = jax.lax.stop_gradient(vars)
         plans = candidates(policy, fixed, jax.random.clone(key), chunk.obs, n).action
-        return Candidates(plans, score(fixed, repeated(chunk.obs, n), plans)), own, gumbel
+        return Candidates(plans, score(fixed, repeated(chunk.obs, n), plans)), *others
 
     return together(draw, terms, propose)
 
@@ -52,9 +52,9 @@ def match_choice(kernel: Kernel, heat: Module | None, name: str = "match") -> Te
     """
 
     def fn(vars: Vars, made, chunk: Chunk) -> tuple[Array, Metrics]:
-        (action, q), own, gumbel = made
+        (action, q), own, gumbel, _ = made
         if heat is None:
-            weight, best = jnp.max(q, axis=-1) - jnp.mean(q, axis=-1), jnp.argmax(q, axis=-1)
+            weight, best = advantage_of_best(q), jnp.argmax(q, axis=-1)
         else:
             beta = jax.lax.stop_gradient(heat.apply(vars.params[heat.name]))
             weight, best = jnp.ones(q.shape[:-1]), chosen(q, gumbel, beta)
@@ -137,15 +137,22 @@ def by_slope(score: ValueFn, beta: float) -> Callable:
     return rule
 
 
+def advantage_of_best(q: Array) -> Array:
+    """What the best of candidates has over their mean: [*B, N] -> [*B]."""
+    return jnp.max(q, axis=-1) - jnp.mean(q, axis=-1)
+
+
 def match_uniform(kernel: Kernel, name: str = "uniform") -> Term:
-    """The actor's loss at uniform random chunks, which keeps it random (QVPO, 2405.16173; its code draws from [0, 1), not [-1, 1])."""
+    """The actor's loss at uniform random chunks, which keeps it random: a term for ``choosing``.
 
-    def draw(key: Key, chunk: Chunk):
-        own_key, key = jax.random.split(key)
-        return kernel.draw(own_key, chunk), jax.random.uniform(key, chunk.action.shape, minval=-1.0, maxval=1.0)
+    Each counts as the window's best candidate does, what that has over the mean, so that its share is the same at any scale
+    of returns (QVPO, 2405.16173, code; FlowRL's draws from [0, 1), not [-1, 1]).
+    """
 
-    def fn(vars: Vars, noise, chunk: Chunk) -> tuple[Array, Metrics]:
-        aim = chunk._replace(action=noise[1], mask=jnp.ones_like(chunk.mask))
-        return jnp.mean(kernel.loss(vars, noise[0], aim)), {}
+    def fn(vars: Vars, made, chunk: Chunk) -> tuple[Array, Metrics]:
+        own_key, key = jax.random.split(jax.random.clone(made[3]))
+        action = jax.random.uniform(key, chunk.action.shape, minval=-1.0, maxval=1.0)
+        aim = chunk._replace(action=action, mask=jnp.ones_like(chunk.mask))
+        return jnp.mean(advantage_of_best(made[0].q) * kernel.loss(vars, kernel.draw(own_key, chunk), aim)), {}
 
-    return Term(name, module_names(kernel), draw, fn)
+    return Term(name, module_names(kernel), no_noise, fn)
