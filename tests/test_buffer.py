@@ -273,3 +273,20 @@ def test_demonstrations_are_data_and_episodes_that_ended_well():
     assert (
         draw_with_demonstrations(jax.random.key(0), buffer.Source(data), ChunkConfig(1), 8).extras[DEMONSTRATION] == 1
     ).all()
+
+
+def test_demonstrations_among_the_data_may_be_those_that_lead_to_a_success():
+    """Episodes of 5 steps: a success, after which data go on to another; a failure with a penalty before a success; a success at last; none."""
+    terminal, reward = np.zeros((4, 6)), np.full((4, 6), -1.0)  # the last row is the final observation
+    for episode, step, last in [(0, 1, 0.0), (0, 3, 0.0), (1, 2, -100.0), (1, 4, 0.0), (2, 4, 1.0)]:
+        terminal[episode, step], reward[episode, step] = 1.0, last
+    wanted = {0: [1, 1, 1, 1, 0], 1: [0, 0, 0, 1, 1], 2: [1] * 5, 3: [0] * 5}
+    end = np.tile(np.arange(6) == 5, 4)
+    obs = np.arange(24.0)[:, None]
+    data = chunks.dataset(obs, np.zeros((24, 1)), reward.ravel(), terminal.ravel(), end)
+    chunk = draw_with_demonstrations(jax.random.key(0), buffer.Source(data), ChunkConfig(2), 256, "successes")
+    episode, step = np.divmod(np.asarray(chunk.obs)[:, 0].astype(int), 6)
+    assert len(set(zip(episode, step, strict=True))) == 20
+    np.testing.assert_array_equal(
+        chunk.extras[DEMONSTRATION], [wanted[e][k] for e, k in zip(episode, step, strict=True)]
+    )

@@ -6,7 +6,8 @@ Its humanoids have ``--critic.atoms 1 --critic.no-dueling --no-imitate --chunk.b
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+from typing import Annotated, Literal
 
 from qchunk.compose import learner
 from qchunk.config import ChunkConfig, OptimConfig, config
@@ -33,6 +34,8 @@ class CQNAS:
     """By how much no other bin of a demonstration comes near, in units of return."""
     imitate: bool = True
     """Learn from demonstrations that their bins are the best: the data set's, and those of online episodes that succeed."""
+    shown: Literal["all", "successes"] = "all"
+    """Which windows of the data set are demonstrations: all, or those that lead to a success in their episode (the published code, where demonstrations may fail)."""
     noise: Annotated[float, Range(0, 1)] = 0.01
     """Standard deviation of Gaussian noise on collected actions."""
 
@@ -40,7 +43,8 @@ class CQNAS:
 def cqn_as(c: CQNAS) -> Algorithm:
     """CQN-AS: the same greedy zoom acts and chooses the next chunk of the critic's target."""
     q = zoom_q(c.critic)
-    shown = [margin(q, c.margin), *([dominance(q)] if c.critic.atoms > 1 else [])] if c.imitate else []
+    taught = [margin(q, c.margin), *([dominance(q)] if c.critic.atoms > 1 else [])] if c.imitate else []
     act = zoomed(q)
-    terms = [zooming(q, [weighed(td_of_zooms(q), c.td), *shown])]
-    return learner([q], act, terms, c.optim, explore=smoothed(act, c.noise), draw=draw_with_demonstrations)
+    terms = [zooming(q, [weighed(td_of_zooms(q), c.td), *taught])]
+    draw = functools.partial(draw_with_demonstrations, shown=c.shown)
+    return learner([q], act, terms, c.optim, explore=smoothed(act, c.noise), draw=draw)
