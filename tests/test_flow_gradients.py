@@ -83,6 +83,10 @@ def test_objectives_of_ratios_by_hand():
     far, ratio = jnp.full((1, 1), 10.0), np.exp(3)  # a difference of losses counts 3 at most
     worse = -ratio - (ratio - 1) ** 2 / 0.2
     np.testing.assert_allclose(by_pair(0.1)(far, 0 * far, -jnp.ones(1))[0], -worse, rtol=1e-5)
+    # a chunk that has become far less likely than the trust region allows is still drawn back
+    risen, ratio = jnp.full((1, 1), -5.0), np.exp(-5)
+    slope = jax.grad(lambda new: by_pair(0.1)(new, 0 * risen, -jnp.ones(1))[0])(risen)
+    np.testing.assert_allclose(slope, ratio * (1 + (ratio - 1) / 0.1) * jnp.ones((1, 1)), rtol=1e-4)
 
 
 def test_a_path_is_judged_by_the_steps_that_were_played():

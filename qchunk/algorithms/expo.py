@@ -1,6 +1,7 @@
 """EXPO (2507.07986; on chunks 2605.25477): N chunks of a cloned flow and an edit of each compete; the editor climbs the critic, the flow does not.
 
-Published: ``--critic.members 10 --critic.subset 2``; there the candidates compete by two members at random, too, here by all. The editor climbs their mean. N is 8, and edits are 5 to 20 % of the range (a scale of 0.1 to 0.4).
+Published: ``--critic.members 10 --critic.subset 2``; there the candidates compete by two members of the target networks at random, too, here by all of the critic itself. The editor climbs their mean, there
+from the replay's chunks, here from the flow's. N is 8, and edits are 5 to 20 % of the range (a scale of 0.1 to 0.4).
 """
 
 from __future__ import annotations

@@ -1,6 +1,9 @@
 """FPO (2507.21053) and FPO++ (2602.02481): PPO on a flow, whose ratio is that of its own losses on what it played; any sampler may have played it.
 
-Published: 2,048 environments, 10 steps, 8 pairs, clip 0.05, rate 3e-4, gamma 0.995, rewards times 10, actions squashed by tanh (here clipped); for FPO++ 4,096 environments, 24 decisions, 64 steps.
+Published: 2,048 environments, 10 steps, 8 pairs, clip 0.05, rate 3e-4, gamma 0.995, rewards times 10, actions squashed by tanh (here clipped), 512 updates an iteration; for FPO++ 4,096 environments, 24 decisions, 64 steps.
+FPO++'s code draws times from [0.005, 0.995] and divides summed errors by the root of their count (locomotion), or sums over a chunk the means of its actions, with bounds of 0.01 to 0.03, PPO's
+objective for all chunks, Huber's loss and a rate of 1e-5 (manipulation). Here times are the sampler's and errors means over all numbers, so the same ``--clip`` is wider: by the root of their count than
+in the first case, by the chunk's length than in the second. Noise on actions (0.02), a bound on gradients and a moving average for evaluation are left out.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """OGPO (2605.03065): an actor's chunks at states of replay, judged by a critic against each other, move it by PPO's ratio of their paths.
 
 Its code clones successes only (weight 0.1), bounds ten critics' disagreement in its variant "+", and samples with noise of 0.005 (``--noise``, here 0.05) in all steps but the last;
-here every window is cloned, the critics' opinion is ``--critic.aggregate``'s, the last step has the noise, too, and target networks follow at 0.005 (0.05).
+here every window is cloned, the critics' opinion is ``--critic.aggregate``'s, the last step has the noise, too, and target networks follow at 0.005 (0.05). There the slow copy makes
+the chunk of the critic's target, here the actor does.
 """
 
 from __future__ import annotations

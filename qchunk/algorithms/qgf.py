@@ -1,6 +1,7 @@
 """QGF (2606.11087): a frozen flow, denoised along the gradient of an IQL critic at its own clean estimates.
 
-``--weight`` is to be tuned by domain (published: 0.004 to 0.12 against rewards of -1 a step); too large leaves the data. ``--n 4`` adds best of N.
+``--weight`` is to be tuned by domain (published: 0.004 to 0.12 against rewards of -1 a step); too large leaves the data. ``--n 4`` adds best of N
+(there by the target networks).
 """
 
 from __future__ import annotations

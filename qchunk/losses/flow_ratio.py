@@ -13,7 +13,7 @@ from qchunk.sampling import mean_inside
 from qchunk.types import Array, Chunk, Kernel, Key, Learner, Metrics, PrepareFn, Vars
 
 PAIRS, END = "pairs", "end"  # of ``extras``: the noises and times of the loss; the chunk before it was clipped
-BOUND = 3.0  # of the difference of two losses, as in the code's ratios per pair
+BOUND = 3.0  # of how far a loss may fall: of the logarithm of a pair's ratio
 
 
 def with_pairs(kernel: Kernel, n: int, then: PrepareFn) -> PrepareFn:
@@ -66,10 +66,10 @@ def averaged(clip: float) -> Callable:
 
 def by_pair(clip: float) -> Callable:
     """FPO++'s objective (2602.02481): a ratio for each pair; PPO's for chunks that were better than expected, and for worse ones
-    rho A - |A| (rho - 1)^2 / (2 clip), whose gradient brings a ratio back that has gone too far."""
+    rho A - |A| (rho - 1)^2 / (2 clip), whose gradient brings a ratio back that has gone too far, however far a loss has risen."""
 
     def objective(new: Array, old: Array, advantage: Array) -> tuple[Array, Metrics]:
-        a, apart = advantage[..., None], jnp.clip(new - old, -BOUND, BOUND)
+        a, apart = advantage[..., None], jnp.minimum(new - old, BOUND)
         _, metrics = surrogate(old + apart, old, a, clip)
         ratio = jnp.exp(apart)
         better = jnp.minimum(ratio * a, jnp.clip(ratio, 1 - clip, 1 + clip) * a)
