@@ -158,24 +158,32 @@ def standard(x):
 
 
 def test_returns_to_go_equal_a_slow_loop():
+    """What the rollout's end cuts off counts nothing, also not in the mean and the deviation of the others."""
     rng = np.random.default_rng(0)
     reward, last = rng.normal(size=(5, 3)), rng.integers(0, 2, (5, 3))
+    last[3:, 0] = 0
     discount = np.where(rng.integers(0, 2, (5, 3)) & last, 0.0, 0.9)  # some ends are time-outs
-    slow = np.zeros((5, 3))
+    slow, whole = np.zeros((5, 3)), np.ones((5, 3))
     for e in range(3):
         for t in range(5):
             gain, i = 1.0, t
             while True:
                 slow[t, e] += gain * reward[i, e]
-                if last[i, e] or i == 4:
+                if last[i, e]:
+                    break
+                if i == 4:
+                    whole[t, e] = 0.0
                     break
                 gain, i = gain * discount[i, e], i + 1
     rollout = chunk_of(
         jnp.zeros((5, 3, 1, 1)), reward=jnp.asarray(reward)[..., None], last=jnp.asarray(last, jnp.float32)
     )
-    rollout = rollout._replace(discount=jnp.asarray(discount)[..., None])
+    rollout = rollout._replace(discount=jnp.asarray(discount)[..., None], weight=jnp.ones((5, 3, 1)))
     _, found = returns_to_go()(None, {}, jax.random.key(0), rollout)
-    np.testing.assert_allclose(found.extras["advantage"], standard(slow), atol=1e-5)
+    assert 0 < whole.sum() < whole.size
+    np.testing.assert_array_equal(found.weight[..., 0], whole)
+    kept = whole > 0
+    np.testing.assert_allclose(found.extras["advantage"][kept], standard(slow[kept]), atol=1e-5)
 
 
 def test_lambda_returns_equal_a_slow_loop():

@@ -1,6 +1,7 @@
 """DRWR (2409.00588's baseline): an actor clones the chunks that it played itself, weighted by what they earned until the episode's end.
 
-Reward-weighted regression without a critic, on-policy: no data. While exploring actions have noise (the published code has it in the last
+Reward-weighted regression without a critic, on-policy: no data. Of an episode whose end an iteration does not see nothing is cloned, so give it
+as many decisions (``--rollout.decisions``) as an episode has, or more. While exploring actions have noise (the published code has it in the last
 denoising steps), and are cloned with it.
 """
 

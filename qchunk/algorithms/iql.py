@@ -1,4 +1,4 @@
-"""IQL (2110.06169): the data's better chunks are cloned, weighted by their advantage."""
+"""IQL (2110.06169): the data's better chunks are cloned, weighted by their advantage. Published: the lower of two critics (``--critic.aggregate min``)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """MeanFlow Q-learning (2511.13035): the critic's gradient goes through the one step of a MeanFlow actor, which clones the data beside it.
 
 Its code has ``--alpha`` 2000 to 6000, by task, and scales it as it trains; ours stays. That code lets the network say the
-chunk itself in place of the mean velocity, and adds a penalty beyond [-1, 1]; ours has neither.
+chunk itself in place of the mean velocity, of jumps to the data alone (ours learn jumps to any time in a quarter of the rows), adds a penalty
+beyond [-1, 1], and its target takes the best of half as many chunks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""ReBRAC (2305.09836): a deterministic actor climbs a critic and is cloned; TD3's smoothing and delay."""
+"""ReBRAC (2305.09836): a deterministic actor climbs a critic and is cloned; TD3's smoothing and delay.
+
+As in 2601.14234's code the target pays nothing for the distance of its next action to the data's, for which the original has a weight of its own. Published:
+the lower of two critics (``--critic.aggregate min``), weights by task.
+"""
 
 from __future__ import annotations
 

@@ -11,16 +11,18 @@ from qchunk.types import Chunk, Critic, Learner, PrepareFn, view
 
 
 def returns_to_go() -> PrepareFn:
-    """A ``prepare`` for rollouts [T, E, ...]: discounted rewards from each decision to its episode's end, standardised over all of them.
+    """A ``prepare`` for rollouts [T, E, ...]: discounted rewards from each decision to its episode's end, a time-out too, standardised.
 
-    Nothing is bootstrapped: a time-out, or the rollout's end, ends the sum (2409.00588, code of DRWR). Adds "advantage" [T, E] to ``extras``.
+    A decision whose episode is still under way when the rollout ends has no return: it counts nothing (2409.00588, code of DRWR, where
+    one that began before the rollout counts nothing either). Adds "advantage" [T, E] to ``extras``.
     """
 
     def prepare(learner: Learner, given: dict, key, chunk: Chunk) -> tuple[Learner, Chunk]:
         del given, key
-        none = jnp.zeros_like(chunk.last)
+        none, whole = jnp.zeros_like(chunk.last), jax.lax.cummax(chunk.last, axis=0, reverse=True)
         total, _ = gae(chunk.reward[..., 0], chunk.discount[..., 0], none, none, chunk.last, 1.0)
-        return learner, chunk._replace(extras={**chunk.extras, "advantage": standardised(total)})
+        told = {"advantage": standardised(total, whole)}
+        return learner, chunk._replace(weight=chunk.weight * whole[..., None], extras={**chunk.extras, **told})
 
     return prepare
 
