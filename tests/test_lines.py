@@ -339,6 +339,10 @@ FLAGS = [
         "--chunk.backup 1 has no effect: imitation backs nothing up. leave it out",
     ),
     (["train", "top-erl", "--env", ENV, "--chunk.backup", "1"], "--chunk.backup 1 has no effect: every prefix of"),
+    (
+        ["train", "cqn-as", "--env", ENV, "--no-imitate", "--shown", "successes"],
+        "--shown successes has no effect: nothing",
+    ),
     (["train", "opal", "--env", ENV, "--chunk.backup", "1"], "--chunk.backup 1 has no effect: a skill is valued by"),
     (["train", "supe", "--env", ENV, "--chunk.padding", "whole"], "--chunk.padding whole has no effect"),
     (

@@ -10,7 +10,7 @@ import functools
 from typing import Annotated, Literal
 
 from qchunk.compose import learner
-from qchunk.config import ChunkConfig, OptimConfig, config
+from qchunk.config import ChunkConfig, OptimConfig, config, refuse_unread
 from qchunk.critics.zooms import ZoomConfig, zoom_q
 from qchunk.data.demonstrations import draw_with_demonstrations
 from qchunk.improve import smoothed, zoomed
@@ -38,6 +38,11 @@ class CQNAS:
     """Which windows of the data set are demonstrations: all, or those that lead to a success in their episode (the published code, where demonstrations may fail)."""
     noise: Annotated[float, Range(0, 1)] = 0.01
     """Standard deviation of Gaussian noise on collected actions."""
+
+    def check_read(self, where: str) -> None:
+        """Raises UserError where demonstrations are chosen, and none is imitated."""
+        if not self.imitate:
+            refuse_unread(self, CQNAS, ("shown",), where, "nothing is imitated", f"leave out --{where}no-imitate")
 
 
 def cqn_as(c: CQNAS) -> Algorithm:
