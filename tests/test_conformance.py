@@ -29,7 +29,6 @@ from qchunk.data import buffer, formats
 from qchunk.data.goals import needs_goals
 from qchunk.drivers import offline, on_policy, train
 from qchunk.drivers.common import assemble, init
-from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.drivers.online import OnlineSettings
 from qchunk.envs import base as envs_base
 from qchunk.play import on_device
@@ -125,14 +124,20 @@ def plays(c):
 def drive(method, env, data, seed=0, seeds=2, steps=6, learner=None, state=None):
     """``steps`` updates offline, or iterations on-policy, with figures and a checkpoint every 3."""
     build, c, given = method
-    given, more = for_each(seeds, given), {"seed": seed, "seeds": seeds, "episodes": 4}
+    s, given = settings_of(method, seed, seeds, steps), for_each(seeds, given)
     if plays(c):
-        n = per_iteration(method)
-        s = OnPolicySettings(online_steps=steps * n, log_every=3 * n, eval_every=3 * n, **more)
         return train(build, c, given=given, env=env, settings=s, learner=learner, state=state)
-    offline = {"offline_steps": steps, "online_steps": 0, "batch": 16, "log_every": 3, "eval_every": 3}
-    s = registry.driver_of(type(c)).settings(**offline, **more)
     return train(build, c, given=given, env=env, data=data, settings=s, learner=learner)
+
+
+def settings_of(method, seed, seeds, steps):
+    """Those of ``drive``, by the method's driver."""
+    n, more = 1, {"offline_steps": steps, "online_steps": 0, "batch": 16}
+    if plays(method[1]):
+        n = per_iteration(method)
+        more = {"online_steps": steps * n}
+    every = {"log_every": 3 * n, "eval_every": 3 * n, "episodes": 4}
+    return registry.driver_of(type(method[1])).settings(seed=seed, seeds=seeds, **every, **more)
 
 
 def per_iteration(method):
@@ -415,13 +420,15 @@ def test_other_counts_compile_nothing(method, env, data, trained):
     assert programs(method[1]) == size
 
 
-def test_a_method_that_starts_with_a_priors_weights_reads_them(method, env, spec):
+def test_a_method_that_stands_on_a_prior_reads_its_weights(method, env, data, spec):
     build, c, _ = method
     stands = stands_on(c)
-    if not stands or stands[1] is Stands.FROZEN:
-        pytest.skip("starts with no prior's weights")
+    if not stands:
+        pytest.skip("stands on no prior")
     given = {"actor": actor(getattr(c, stands[0])).modules[0].init(jax.random.key(9), spec)}
-    check_used(*assemble(build, c, env, OnlineSettings(seeds=2), for_each(2, given)))
+    s = settings_of(method, seed=0, seeds=2, steps=1)
+    program, x = assemble(build, c, env, s, for_each(2, given), None if plays(c) else data)
+    check_used(program, x, registry.driver_of(type(c)).unit(program, x, s)[:2])
 
 
 def test_the_second_init_compiles_nothing(method, env, caplog):

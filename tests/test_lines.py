@@ -343,6 +343,10 @@ FLAGS = [
         ["train", "cqn-as", "--env", ENV, "--no-imitate", "--shown", "successes"],
         "--shown successes has no effect: nothing",
     ),
+    (
+        ["train", "cqn-as", "--env", ENV, "--no-imitate", "--margin", "0.2"],
+        "--margin 0.2 has no effect: nothing",
+    ),
     (["train", "opal", "--env", ENV, "--chunk.backup", "1"], "--chunk.backup 1 has no effect: a skill is valued by"),
     (["train", "supe", "--env", ENV, "--chunk.padding", "whole"], "--chunk.padding whole has no effect"),
     (

@@ -216,7 +216,7 @@ def test_what_the_first_stage_turns_off_is_off_in_the_later_ones():
 
 SILENT = """
 from typing import Annotated
-from qchunk import ActorConfig, ChunkConfig, FlowConfig, OptimConfig, Stands, actor, bc, learner, sample, warm_started
+from qchunk import ActorConfig, ChunkConfig, FlowConfig, OneStepConfig, OptimConfig, Stands, actor, bc, frozen, learner, sample, warm_started
 from qchunk.config import config
 @config
 class Cloned:
@@ -227,6 +227,11 @@ class Cloned:
 class Warm:
     chunk: ChunkConfig = ChunkConfig()
     tuned: Annotated[ActorConfig, Stands.WARM_STARTED] = FlowConfig()
+    optim: OptimConfig = OptimConfig()
+@config
+class Frozen:
+    chunk: ChunkConfig = ChunkConfig()
+    given: Annotated[ActorConfig, Stands.FROZEN] = FlowConfig()
     optim: OptimConfig = OptimConfig()
 def cloned(c: Cloned):
     pi = actor(c.actor)
@@ -239,6 +244,15 @@ def renamed(c: Warm):
     return warm_started(learner([pi], sample(pi), [bc(pi)], c.optim), "mine")
 def right(c: Warm):
     return warm_started(warm(c), "actor")
+def thawed(c: Frozen):
+    pi = actor(c.given)
+    return learner([pi], sample(pi), [bc(pi)], c.optim)
+def played(c: Frozen):
+    pi = actor(c.given, "mine")
+    return learner([pi], sample(frozen(actor(c.given))), [bc(pi)], c.optim)
+def followed(c: Frozen):
+    pi = actor(OneStepConfig(hidden=c.given.hidden))
+    return learner([pi], sample(pi), [bc(pi._replace(loss=pi.follow(frozen(actor(c.given)))))], c.optim)
 """
 
 
@@ -249,6 +263,9 @@ def right(c: Warm):
         ("warm", "return warm_started(learner(...)"),
         ("renamed", "call its module actor"),
         ("right", ""),
+        ("thawed", "is marked Stands.FROZEN, and the method plays and trains without the prior's weights"),
+        ("played", ""),
+        ("followed", ""),
     ],
 )
 def test_a_method_of_ones_own_that_leaves_the_priors_weights_unread_is_refused(base, tmp_path, capsys, name, told):

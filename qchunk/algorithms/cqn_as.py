@@ -40,9 +40,9 @@ class CQNAS:
     """Standard deviation of Gaussian noise on collected actions."""
 
     def check_read(self, where: str) -> None:
-        """Raises UserError where demonstrations are chosen, and none is imitated."""
+        """Raises UserError for what only imitation reads, where nothing is imitated."""
         if not self.imitate:
-            refuse_unread(self, CQNAS, ("shown",), where, "nothing is imitated", f"leave out --{where}no-imitate")
+            refuse_unread(self, CQNAS, ("shown", "margin"), where, "nothing is imitated", f"leave out --{where}no-imitate")
 
 
 def cqn_as(c: CQNAS) -> Algorithm:

@@ -217,24 +217,34 @@ def check_build(build: Any, c: Any) -> None:
             raise UserError(problem, fix)
 
 
+def acting(program: Program, x: Inputs, role: str) -> tuple[Callable, tuple]:
+    """(what one seed plays first after a decision: (learner, given, obs, key) -> (actions [1, A], the plan's extras); its arguments by shape).
+
+    Args:
+        role: of the policy: act, explore or random.
+    """
+    learner, given = jax.eval_shape(lambda tree: one(tree, 0), (learner_like(program, x), x.given))
+    obs = jax.tree.map(lambda o: jax.ShapeDtypeStruct((1, *o.shape), o.dtype), obs_like(program.env))
+
+    def played(learner: Learner, given: dict, obs: Any, key: jax.Array) -> tuple[jax.Array, dict]:
+        mine = x._replace(given=given)
+        state, vars, scheme = seen(obs), reads(learner, mine), program.scheme(mine, role)
+        _, plan = scheme.decide(vars, key, state, scheme.init(vars, key, state))
+        return scheme.act(vars, 0, state, plan), extras_of(plan)
+
+    return played, (learner, given, obs, jax.random.key(0))
+
+
 def check_acting(program: Program, x: Inputs) -> None:
     """Refuses policies and execution that cannot act: by shapes alone, before a run trains what it could not evaluate.
 
     Raises:
         UserError: the actions that are played have another shape than the environment's.
     """
-    learner, given = jax.eval_shape(lambda tree: one(tree, 0), (learner_like(program, x), x.given))
-    obs = jax.tree.map(lambda o: jax.ShapeDtypeStruct((1, *o.shape), o.dtype), obs_like(program.env))
-
-    def played(role: str, learner: Learner, given: dict, obs: Any, key: jax.Array) -> tuple[jax.Array, dict]:
-        mine = x._replace(given=given)
-        state, vars, scheme = seen(obs), reads(learner, mine), program.scheme(mine, role)
-        _, plan = scheme.decide(vars, key, state, scheme.init(vars, key, state))
-        return scheme.act(vars, 0, state, plan), extras_of(plan)
-
     held = {}
     for role in ("act", "explore", *(("random",) if program.algorithm(x.c).first else ())):
-        found, extras = jax.eval_shape(functools.partial(played, role), learner, given, obs, jax.random.key(0))
+        played, args = acting(program, x, role)
+        found, extras = jax.eval_shape(played, *args)
         held[role] = {name: _shape_of(value) for name, value in extras.items()}
         told, wanted = _shape_of(found), f"float32[1, {program.env.action_size}]"
         if told != wanted:

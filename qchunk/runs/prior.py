@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from qchunk import normalise
 from qchunk.actors import actor
 from qchunk.actors.paths import count_steps
 from qchunk.config import Stands, stands_on
+from qchunk.drivers.common import acting
 from qchunk.envs import objective
 from qchunk.envs.base import spec_of
 from qchunk.play.program import Inputs, Program, depends
@@ -25,6 +27,12 @@ PRIMITIVES = ("codec", "basis")  # fields of ChunkConfig that a stage shares wit
 STEPS = ("flow", "consistency", "shortcut", "meanflow", "reflow")
 # fields of a prior's configuration that say how it is sampled, by kind
 MAY_CHANGE = {"diffusion": {"ddim", "clip"}, **{kind: {"steps"} for kind in STEPS}}
+
+USES = {  # what makes a method read the actor of its prior
+    Stands.FROZEN: "read it as frozen(actor(c.{field}))",
+    Stands.CLONED: "call its module actor, and return learner(..., prior=pi)",
+    Stands.WARM_STARTED: 'call its module actor, and return warm_started(learner(...), "actor"), the name of the actor\'s module',
+}
 
 
 class Prior(NamedTuple):
@@ -151,34 +159,45 @@ def check(prior: Prior | None, algorithm: str, c: Any, settings: Any, env: Any) 
         _fits(prior.given["actor"], getattr(c, field), weights_of(c.chunk), env)
 
 
-def check_used(program: Program, x: Inputs) -> None:
-    """Refuses a method whose configuration says that it starts with a prior's actor, and which starts without: it would be trained from scratch, and nothing would tell.
+def check_used(program: Program, x: Inputs, unit: tuple[Callable, tuple]) -> None:
+    """Refuses a method whose configuration says that it stands on a prior, and which leaves the prior's weights unread: nothing else would tell.
+
+    Args:
+        unit: what the driver does again and again, and its arguments.
 
     Raises:
         UserError: names the field and what would use the prior.
     """
     stands = stands_on(x.c)
-    if stands is None or stands[1] is Stands.FROZEN or "actor" not in x.given:
+    if stands is None or "actor" not in x.given:
         return
-    algorithm, spec = program.algorithm(x.c), program.spec(x.c)
+    algorithm, spec, (field, mark) = program.algorithm(x.c), program.spec(x.c), stands
+    played, seen = acting(program, x, "act")
 
-    def start(actor: Any, rest: dict, key: Any) -> Any:
-        return algorithm.init(key, spec, {**rest, "actor": actor}).params
+    def start(given: dict, _: tuple) -> Any:
+        return algorithm.init(jax.random.key(0), spec, jax.tree.map(lambda value: value[0], given)).params
 
-    rest = jax.tree.map(lambda value: value[0], dict(x.given))
-    actor = rest.pop("actor")
-    traced = jax.make_jaxpr(start)(actor, rest, jax.random.key(0))
-    if not depends(traced.jaxpr, 0, len(jax.tree.leaves(actor))):
-        field, mark = stands
-        use = (
-            "learner(..., prior=pi)"
-            if mark is Stands.CLONED
-            else 'warm_started(learner(...), "actor"), the name of the actor\'s module'
-        )
+    def play(given: dict, args: tuple) -> Any:
+        return played(args[0], jax.tree.map(lambda value: value[0], given), *args[2:])
+
+    def train(given: dict, args: tuple) -> Any:
+        return unit[0](*(a._replace(given=given) if isinstance(a, Inputs) else a for a in args))
+
+    reads = ((play, seen), (train, unit[1])) if mark is Stands.FROZEN else ((start, ()),)
+    if not any(_reads_actor(fn, x.given, args) for fn, args in reads):
+        does = "plays and trains" if mark is Stands.FROZEN else "starts"
         problem = (
-            f"--{field}, which the prior fills in, is marked {mark}, and the method starts without the prior's weights"
+            f"--{field}, which the prior fills in, is marked {mark}, and the method {does} without the prior's weights"
         )
-        raise UserError(problem, f"call its module actor, and return {use}")
+        raise UserError(problem, USES[mark].format(field=field))
+
+
+def _reads_actor(fn: Callable, given: dict, args: tuple) -> bool:
+    """Whether anything that ``fn(given, args)`` returns depends on ``given["actor"]``."""
+    rest = dict(given)
+    actor = rest.pop("actor")
+    traced = jax.make_jaxpr(lambda actor, rest, args: fn({**rest, "actor": actor}, args))(actor, rest, args)
+    return depends(traced.jaxpr, 0, len(jax.tree.leaves(actor)))
 
 
 def _fits(params: Any, c: Any, horizon: int, env: Any) -> None:

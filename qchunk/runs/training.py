@@ -172,10 +172,10 @@ def ready(wanted: Wanted, earlier: prior.Prior | None) -> tuple[Opened, dict, di
     driver.check(program, x, settings)
     if earlier is None or earlier.about:  # what it stands on is there
         check_memory(Opened(driver, settings, program, x))
-        prior.check_used(program, x)
         check_acting(program, x)
         once, args, _ = driver.unit(program, x, settings)
         jax.eval_shape(once, *args)  # what an update cannot do is found before a folder is made; jit keeps the trace
+        prior.check_used(program, x, (once, args))
     return Opened(driver, settings, program, x, swept), weights, about
 
 
