@@ -24,6 +24,7 @@ from qchunk.comparison.suite import Data, Run, Suite
 from qchunk.config import ChunkConfig
 from qchunk.critics.zooms import ZoomConfig
 from qchunk.drivers.online import OnlineSettings
+from qchunk.world_model import LatentConfig
 
 TASKS = ("tabletop/cube-single-task1", "tabletop/cube-single-task4", "tabletop/cube-double-task1", "probe/switch-4")
 CHUNKS = ChunkConfig(5)
@@ -38,6 +39,7 @@ METHODS = {  # by label: the method, and its configuration before sizes are made
     "cqn-as": ("cqn-as", CQNAS(ChunkConfig(5, (1,)), ZoomConfig(atoms=21), OPTIM)),
     "mac": ("mac", MAC(CHUNKS)),
     "vpn": ("vpn", VPN(CHUNKS, depth=2, unroll=3)),
+    "vpn, distributions": ("vpn", VPN(CHUNKS, model=LatentConfig(), depth=2, unroll=3)),
     "muzero": ("muzero", MuZero(CHUNKS, depth=2, unroll=3)),
 }
 
@@ -66,7 +68,7 @@ def differences(scale: str) -> Sequence[str]:
     """Of these runs from the papers'."""
     return [
         "networks of 3 x 128, learning rate 1e-3, target rate 0.01, chunks of 5 for every method; cqn-as has no prior, opal's decoder is cloned before",
-        "vpn and muzero plan 2 chunks deep among 8, along 3 chunks of the data; supe-gt makes its updates online alone",
+        "vpn and muzero plan 2 chunks deep among 8, along 3 chunks of the data, vpn also with muzero's distributions; supe-gt makes its updates online alone",
         "opal learns by IQL over skills of 8 numbers, whose decoder is not trained further; as many updates as offline went into it before",
         "cqn-as has 21 atoms (51) and plays whole chunks (its paper looks at every step and averages), mac too (its paper plays 1 of 10)",
         "settings of opal, supe-gt, cqn-as, mac, vpn and muzero were not tuned; those of qc and qc-fql by five runs each on tabletop/cube-single-task2",
