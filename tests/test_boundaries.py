@@ -312,6 +312,15 @@ def test_who_has_no_opinion_of_prefixes_says_so():
         parse("longest-safe:-1", H)
 
 
+def test_who_draws_one_candidate_has_none_to_compare():
+    """Its advantage over the mean of itself is 0 at every length, so that the shortest was always played."""
+    alone = chooser()._replace(choice=chooser().choice._replace(n=1))
+    with pytest.raises(UserError, match="--execute advantage-k compares candidates, and this policy draws one"):
+        parse("advantage-k", H).scheme(alone)
+    for name in ("argmax-k", "longest-safe:0.1", "sampled-k"):
+        parse(name, H).scheme(alone)
+
+
 def test_mistakes_of_a_critic_of_prefixes():
     for c, line in [
         (PrefixQC(ChunkConfig(5, (1, 3))), "--chunk.backup ends at 3. let it end at the horizon, 5"),

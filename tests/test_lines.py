@@ -350,6 +350,14 @@ FLAGS = [
     (["train", "opal", "--env", ENV, "--chunk.backup", "1"], "--chunk.backup 1 has no effect: a skill is valued by"),
     (["train", "supe", "--env", ENV, "--chunk.padding", "whole"], "--chunk.padding whole has no effect"),
     (
+        ["train", "supe", "--env", ENV, "--earned", "predicted", "--least", "-2"],
+        "--least -2.0 has no effect: what windows of data earn is predicted",
+    ),
+    (
+        ["train", "value-guided", "--env", ENV, "--data", None, "--expectile", "0.9"],
+        "--expectile 0.9 has no effect: targets are of the guided policy. leave it out, or give --backup iql",
+    ),
+    (
         ["train", "qc", "--env", ENV, "--optim.final-lr", "1e-5"],
         "--optim.final-lr 1e-05 has no effect: the rate is constant. give --optim.decay or --optim.warmup",
     ),

@@ -220,7 +220,8 @@ def windows_of_both(rng, B=6):
     x = lambda *shape: jnp.asarray(rng.uniform(-0.9, 0.9, shape), jnp.float32)  # noqa: E731
     discount, source = jnp.asarray([[0.5], [0], [0.5]] * 2), jnp.asarray([0.0, 1, 1, 0, 0, 1])
     weight = jnp.asarray([[1.0], [1], [0], [1], [1], [1]])
-    chunk = Chunk(x(B, O), x(B, 1, W), jnp.ones((B, 1)), x(B, 1), discount, x(B, 1, O), weight, jnp.zeros(B), {})
+    mask = jnp.asarray([[0.0], [0], [0], [1], [1], [1]])
+    chunk = Chunk(x(B, O), x(B, 1, W), mask, x(B, 1), discount, x(B, 1, O), weight, jnp.zeros(B), {})
     return chunk._replace(extras={"source": source})
 
 
@@ -243,6 +244,7 @@ def test_optimism_by_hand():
     np.testing.assert_allclose(
         seen["chunk"].discount[:, 0], np.where(online, chunk.discount[:, 0], 0.25 * p), rtol=1e-5
     )
+    np.testing.assert_array_equal(seen["chunk"].weight[:, 0], [0, 1, 0, 1, 1, 1])  # the first is of data, and cut
     optimistic(noted, new, going, reward.score, 0.25, 2.0).fn(vars, (), chunk)
     taken = reward.score(vars, chunk.obs, chunk.action)
     np.testing.assert_allclose(
@@ -265,7 +267,10 @@ def test_optimism_by_hand():
 
 @pytest.mark.parametrize("earned", slow_but(["least"], ["least", "predicted"]))
 def test_rewards_of_data_are_not_seen(vars, earned):
-    """Updates on data alone are those of any rewards and ends in it, and teach neither novelty nor what is predicted."""
+    """Updates on data alone are those of any rewards and ends in it, and teach neither novelty nor what is predicted.
+
+    Half of the windows reach beyond their episode of four steps: none of them counts, whether it ends in a success or in a time-out.
+    """
     c = SUPE(C, ChunkConfig(H), TanhGaussianConfig((8,)), CriticConfig((8,), members=2), earned=earned)
     algorithm, given, rng = supe(c), {"actor": vars.params["actor"]}, np.random.default_rng(0)
     rows = rng.uniform(-0.9, 0.9, (40, O)), rng.uniform(-0.9, 0.9, (40, A))
@@ -273,9 +278,10 @@ def test_rewards_of_data_are_not_seen(vars, earned):
 
     @jax.jit
     def updated(reward, terminal):
-        data = chunks.dataset(*rows, np.ones(40), np.zeros(40), np.arange(40) == 39)
-        source = buffer.Source(data._replace(reward=reward, terminal=terminal))
-        drawn = algorithm.draw(jax.random.key(1), source, dataclasses.replace(c.chunk, starts="whole"), 8)
+        data = chunks.dataset(*rows, np.ones(40), np.zeros(40), np.arange(40) % 5 == 4)
+        drawn = algorithm.draw(
+            jax.random.key(1), buffer.Source(data._replace(reward=reward, terminal=terminal)), c.chunk, 8
+        )
         state, chunk = algorithm.prepare(start, given, jax.random.key(2), drawn)
         return algorithm.update(state, given, jax.random.key(3), chunk)[0].params
 

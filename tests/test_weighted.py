@@ -21,7 +21,7 @@ from qchunk.algorithms.dacer import DACER, dacer
 from qchunk.algorithms.dpmd import DPMD, dpmd
 from qchunk.algorithms.faster import FASTER, faster
 from qchunk.algorithms.gfp import GFP, gfp
-from qchunk.algorithms.qc_fql import QCFQL
+from qchunk.algorithms.qc_fql import QCFQL, qc_fql
 from qchunk.algorithms.qgf import QGF, qgf
 from qchunk.algorithms.qvpo import QVPO, qvpo
 from qchunk.algorithms.sdac import SDAC, idem, sdac
@@ -341,6 +341,32 @@ def test_imitation_of_what_beats_a_rival():
     weight = np.exp(q / (0.5 * size)) / (np.exp(q / (0.5 * size)) + np.exp(r / (0.5 * size)))
     expected = clone(kernel, weight=lambda vars, chunk: weight).fn(vars, own, chunk)[0]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("better", "low", "high"), [(1.0, 0.99, 1.0), (-1.0, 0.0, 0.01)])
+def test_gfp_tells_a_little_better_from_a_little_worse(better, low, high):
+    """Of a critic of about -50, by one. Published etas are 1e-6 to 0.1."""
+    kernel, rival = flow(FlowConfig((8,), steps=2)), one_step_actor(OneStepConfig((8,)), "rival")
+    vars, chunk = setting(kernel, rival)
+
+    def value(vars, obs, action, level=None):
+        return better * jnp.all(action == chunk.action, axis=(-2, -1)) - 50.0
+
+    term = bc_against(kernel, sample(rival), value, GFP().eta)
+    assert low <= float(term.fn(vars, term.draw(jax.random.key(5), chunk), chunk)[1]["weight"]) <= high
+
+
+def test_gfps_student_climbs_the_critics_aggregate():
+    """As published, which takes the lower of two on antmazes; FQL's climbs the mean of its members whatever the aggregate."""
+    parts = ChunkConfig(2), FlowConfig((8,), steps=2), OneStepConfig((8,))
+    chunk, climbed = setting(flow(parts[1]))[1], {}
+    for build, kind, aggregate in ((gfp, GFP, "mean"), (gfp, GFP, "min"), (qc_fql, QCFQL, "min")):
+        algorithm = build(kind(*parts, CriticConfig((8,), aggregate=aggregate)))
+        state = algorithm.init(jax.random.key(0), SPEC, {})
+        metrics = jax.jit(algorithm.update)(state, {}, jax.random.key(1), chunk)[1]
+        climbed[kind, aggregate] = float(metrics["ascend/q"])
+    assert climbed[GFP, "min"] < climbed[GFP, "mean"] - 1e-3
+    assert climbed[QCFQL, "min"] == pytest.approx(climbed[GFP, "mean"], abs=1e-5)  # of the same networks and noise
 
 
 def test_a_weighted_teacher_is_trained_whatever_there_was_before():

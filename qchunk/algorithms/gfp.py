@@ -1,7 +1,9 @@
 """GFP (2512.03973): QC-FQL whose flow clones a chunk of the data the more, the better it is than the actor's own.
 
 It stands on no prior: a flow that is read and never trained would leave ``qc_fql`` alone. Published code also compares with the flow's own
-chunk, or with the minimum, mean or maximum of both values.
+chunk, or with the minimum, mean or maximum of both values, and may back these up (on cubes the mean); it has alpha from 0.01 to 10 and eta from 1e-6
+to 0.1 by task (alpha 10 and eta 0.1 on OGBench's cube-single, 1 and 0.01 on cube-double), and the lower of the critics on antmazes
+(``--critic.aggregate min``).
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ class GFP(QCFQL):
     """The teacher, by weighted cloning."""
     alpha: NonNegativeFloat = 3.0
     """Weight of the mean squared distance to the teacher, against the critic over its mean size: 1 is what 100 is in ``qc-fql`` where values are about 100."""
-    eta: PositiveFloat = 1.0
-    """How little a better chunk counts more, in mean sizes of the critic."""
+    eta: PositiveFloat = 1e-3
+    """How little a better chunk counts more, in mean sizes of the critic: 1 weighs all about alike."""
 
 
 def gfp(c: GFP) -> Algorithm:

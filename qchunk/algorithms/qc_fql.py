@@ -47,11 +47,11 @@ def qc_fql(
 
     Args:
         teach: the teacher's term, from it, the student's policy and the critic; by default imitation, which a prior may stand for.
-        relative: the student climbs the critic over its mean size, not in units of return.
+        relative: the student climbs the critic's aggregate over its mean size, not the mean of its members in units of return.
     """
     pi, mu, q = actor(c.actor), one_step_actor(c.student, "student"), chunk_q(c.critic)
     act = sample(acting(mu))
-    climb = ascend(mu, opinion(q, mean), relative=relative)
+    climb = ascend(mu, q.score if relative else opinion(q, mean), relative=relative)
     improve = [weighed(distil(mu, sample_from_start(acting(pi))), c.alpha), climb]
     clone = teach(pi, act, q) if teach else bc(pi)
     terms: list[Term | Together] = [clone, proposing(mu, improve), td(q, act)]

@@ -16,7 +16,7 @@ from qchunk.actors import actor
 from qchunk.algorithms.opal import OverSkills, over_skills
 from qchunk.algorithms.rlpd import RLPD, rlpd
 from qchunk.compose import acting, learner
-from qchunk.config import IMITATES_NOTHING, ChunkConfig, CriticConfig, config
+from qchunk.config import IMITATES_NOTHING, ChunkConfig, CriticConfig, config, refuse_unread
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.novelty import novelty
 from qchunk.data.chunks import begun
@@ -52,6 +52,12 @@ class SUPE(SUPEGT):
     """The lowest reward of a step."""
     earned: Literal["least", "predicted"] = "least"
     """What windows of data are taken to earn: the lowest reward in each step, or what is learned from online windows (the paper: its kitchen)."""
+
+    def check_read(self, where: str) -> None:
+        """Raises UserError where a lowest reward is given, and what data earn is predicted."""
+        if self.earned == "predicted":
+            why, fix = "what windows of data earn is predicted", f"leave it out, or give --{where}earned least"
+            refuse_unread(self, SUPE, ("least",), where, why, fix)
 
 
 def supe_gt(c: SUPEGT) -> Algorithm:

@@ -8,7 +8,7 @@ from qchunk.actor_configs import FlowConfig
 from qchunk.actors import actor
 from qchunk.actors.paths import count_steps, stochastic
 from qchunk.compose import frozen, learner
-from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config, refuse_unread
 from qchunk.critics.chunk_q import chunk_q
 from qchunk.critics.noisy_value import noisy_value
 from qchunk.critics.state_v import state_v
@@ -42,6 +42,12 @@ class ValueGuided:
     """Whose next chunk the critic's target values: the guided policy's, the prior's, or (IQL) the better ones of the data."""
     expectile: Annotated[float, Range(0.5, below=1)] = 0.7
     """IQL's, in [0.5, 1)."""
+
+    def check_read(self, where: str) -> None:
+        """Raises UserError where an expectile is given, and no value is one."""
+        if self.backup != "iql":
+            why, fix = f"targets are of the {self.backup} policy", f"leave it out, or give --{where}backup iql"
+            refuse_unread(self, ValueGuided, ("expectile",), where, why, fix)
 
 
 def value_guided(c: ValueGuided) -> Algorithm:

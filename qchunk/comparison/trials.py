@@ -41,7 +41,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "qsm": {"weight": "log:0.3..30"},
     "fbrac": {"alpha": "log:0.03..100"},
     "dtql": {"alpha": "log:0.1..100", "expectile": "0.7..0.95"},
-    "gfp": {"alpha": "log:0.3..30"},
+    "gfp": {"alpha": "log:0.3..30", "eta": "log:1e-5..0.1"},
     "meanflow-q": {"alpha": "log:100..10000"},
     **dict.fromkeys(("fedit", "expo"), SCALE),
     **dict.fromkeys(("ifql", "idql"), EXPECTILE),

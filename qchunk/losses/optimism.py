@@ -47,7 +47,8 @@ def predicted(reward: Critic, going: Critic, name: str = "prediction") -> Term:
 def optimistic(term: Term, new: Critic, going: Critic, earned: Any, discount: Any, bonus: Any) -> Term:
     """The term on relabelled windows: those of the data set have ``earned`` this, and their episodes go on with the predicted chance; all earn a bonus for novelty.
 
-    The optimism is in the ends: the low rewards behind a probable end do not count (2410.18076, section 4.2).
+    The optimism is in the ends: the low rewards behind a probable end do not count (2410.18076, section 4.2). How an episode of the data
+    ended is not looked at: a window that reaches beyond it has weight 0.
 
     Args:
         earned: what windows of data are taken to earn: a number, the lowest return of a window; or (vars, obs, action) -> [*B], what online
@@ -63,7 +64,9 @@ def optimistic(term: Term, new: Critic, going: Critic, earned: Any, discount: An
         taken = earned(fixed, chunk.obs, chunk.action) if callable(earned) else earned
         reward = jnp.where(seen > 0, chunk.reward[..., 0], taken) + news
         kept = jnp.where(seen > 0, chunk.discount[..., 0], discount * goes_on)
-        loss, metrics = term.fn(vars, noise, chunk._replace(reward=reward[..., None], discount=kept[..., None]))
+        counts = chunk.weight[..., 0] * jnp.where(seen > 0, 1.0, chunk.mask[..., -1])
+        relabelled = {"reward": reward[..., None], "discount": kept[..., None], "weight": counts[..., None]}
+        loss, metrics = term.fn(vars, noise, chunk._replace(**relabelled))
         return loss, {**metrics, "bonus": jnp.mean(news)}
 
     return term._replace(fn=fn)

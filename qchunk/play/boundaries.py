@@ -117,7 +117,7 @@ def longest_safe(
     tolerance or a cost the shortest would do: to look again is free.
 
     Args:
-        tolerance: kappa, in units of the candidates' spread; large is open loop.
+        tolerance: kappa, in units of the candidates' spread; large is open loop. One candidate (``sear``) has no spread: give a cost.
         cost: of a look, in units of return.
     """
 
@@ -166,12 +166,18 @@ def advantage_k(policy: Policy, horizon: int) -> Scheme:
     """The candidate and the prefix of the highest (Q_k - V_k) / gamma^k (AQC, 2605.05544).
 
     V_k is the mean of Q_k over the candidates, which are samples of the cloned policy, in place of a learned expectile.
+
+    Raises:
+        UserError: the policy draws one candidate, whose advantage is 0 at every length.
     """
 
     def pick(key, values: Array, choice: Choice) -> tuple[Array, Array]:
         q = choice.aggregate(values)
         return _best((q - jnp.mean(q, axis=1, keepdims=True)) / choice.gamma ** jnp.asarray(choice.points))
 
+    if policy.choice is not None and policy.choice.n == 1:
+        problem = "--execute advantage-k compares candidates, and this policy draws one"
+        raise UserError(problem, "take argmax-k or longest-safe, or qc-prefix with --n 2 or more")
     return _by_critic(policy, "advantage-k", pick)
 
 
