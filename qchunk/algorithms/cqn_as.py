@@ -42,7 +42,9 @@ class CQNAS:
     def check_read(self, where: str) -> None:
         """Raises UserError for what only imitation reads, where nothing is imitated."""
         if not self.imitate:
-            refuse_unread(self, CQNAS, ("shown", "margin"), where, "nothing is imitated", f"leave out --{where}no-imitate")
+            refuse_unread(
+                self, CQNAS, ("shown", "margin"), where, "nothing is imitated", f"leave out --{where}no-imitate"
+            )
 
 
 def cqn_as(c: CQNAS) -> Algorithm:
