@@ -171,32 +171,33 @@ def check_used(program: Program, x: Inputs, unit: tuple[Callable, tuple]) -> Non
     stands = stands_on(x.c)
     if stands is None or "actor" not in x.given:
         return
-    algorithm, spec, (field, mark) = program.algorithm(x.c), program.spec(x.c), stands
-    played, seen = acting(program, x, "act")
+    (field, mark), ours = stands, jax.tree.map(lambda value: value[0], dict(x.given))  # those of one seed
+    if mark is Stands.FROZEN:
+        played, (learner, _, *seen) = acting(program, x, "act")
+        fn, args = unit
 
-    def start(given: dict, _: tuple) -> Any:
-        return algorithm.init(jax.random.key(0), spec, jax.tree.map(lambda value: value[0], given)).params
+        def play(given: dict, learner: Any, *seen: Any) -> Any:
+            return played(learner, given, *seen)
 
-    def play(given: dict, args: tuple) -> Any:
-        return played(args[0], jax.tree.map(lambda value: value[0], given), *args[2:])
+        def train(given: dict, *args: Any) -> Any:
+            return fn(*(a._replace(given=given) if isinstance(a, Inputs) else a for a in args))
 
-    def train(given: dict, args: tuple) -> Any:
-        return unit[0](*(a._replace(given=given) if isinstance(a, Inputs) else a for a in args))
-
-    reads = ((play, seen), (train, unit[1])) if mark is Stands.FROZEN else ((start, ()),)
-    if not any(_reads_actor(fn, x.given, args) for fn, args in reads):
-        does = "plays and trains" if mark is Stands.FROZEN else "starts"
+        does, read = "plays and trains", _reads_actor(play, ours, learner, *seen) or _reads_actor(train, x.given, *args)
+    else:
+        algorithm, spec = program.algorithm(x.c), program.spec(x.c)
+        does, read = "starts", _reads_actor(lambda given: algorithm.init(jax.random.key(0), spec, given).params, ours)
+    if not read:
         problem = (
             f"--{field}, which the prior fills in, is marked {mark}, and the method {does} without the prior's weights"
         )
         raise UserError(problem, USES[mark].format(field=field))
 
 
-def _reads_actor(fn: Callable, given: dict, args: tuple) -> bool:
-    """Whether anything that ``fn(given, args)`` returns depends on ``given["actor"]``."""
+def _reads_actor(fn: Callable, given: dict, *args: Any) -> bool:
+    """Whether anything that ``fn(given, *args)`` returns depends on ``given["actor"]``; arguments may be shapes."""
     rest = dict(given)
     actor = rest.pop("actor")
-    traced = jax.make_jaxpr(lambda actor, rest, args: fn({**rest, "actor": actor}, args))(actor, rest, args)
+    traced = jax.make_jaxpr(lambda actor, rest, *args: fn({**rest, "actor": actor}, *args))(actor, rest, *args)
     return depends(traced.jaxpr, 0, len(jax.tree.leaves(actor)))
 
 
