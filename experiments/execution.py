@@ -32,6 +32,7 @@ H, SEEDS, EPISODES = 16, 5, 256
 FIXED = ("receding:1", "receding:2", "receding:4", "receding:8", "open-loop")
 SAMPLED = ("coherent:16", "coherent:16,4", "coherent:16,8", "supported:16,0.5,1", "supported:16,0.5,2", "supported:16,0.5,4", "supported:16,0.7,1", "supported:16,0.7,2", "supported:16,0.7,4", "dispersion:0.3", "dispersion:0.7", "rtc:0,1", "random-k")  # fmt: skip
 BY_CRITIC = ("longest-safe:0.1", "longest-safe:0.3", "longest-safe:1.0", "argmax-k", "sampled-k", "advantage-k")
+MARKERS = "x+*sdv^<>pPXD"  # one for each of either
 DELAYS = tuple(f"{name}:{d},4" for name in ("rtc", "hard-mask", "async") for d in range(5))
 PREFIX = PrefixConfig(SMALL, network="masked", aggregate="mean", tau=0.01)
 
@@ -124,9 +125,16 @@ def at_equal_looks(root: Path, runs: list[Run]) -> None:
     shown, rows = [r for r in runs if not r.label.startswith("delays")], []
     if not shown:
         return
-    columns = -(-len(shown) // 2)
-    figure, axes = plt.subplots(2, columns, figsize=(3.4 * columns, 6.4), squeeze=False, layout="constrained", dpi=110)
-    for ax, run in zip(axes.flat, shown, strict=False):
+    methods = [[r for r in shown if r.label == label] for label in dict.fromkeys(r.label for r in shown)]
+    shape = len(methods), max(map(len, methods))
+    figure, axes = plt.subplots(
+        *shape, figsize=(3.4 * shape[1] + 1.6, 3.2 * shape[0]), squeeze=False, layout="constrained", dpi=110
+    )
+    for ax in axes.flat:
+        ax.axis("off")
+    places = [(ax, run) for row, runs in zip(axes, methods, strict=True) for ax, run in zip(row, runs, strict=False)]
+    for ax, run in places:
+        ax.axis("on")
         played = {name: x["figures"] for name, x in executions.read(folder_of(run, root)).items() if not x["why"]}
         of = lambda name, figure, played=played: np.asarray(played[name][figure], float)  # noqa: E731
         fixed = sorted((n for n in FIXED if n in played), key=lambda n: of(n, "looks").mean())
@@ -136,7 +144,7 @@ def at_equal_looks(root: Path, runs: list[Run]) -> None:
             looks, value = of(name, "looks"), of(name, "return")
             seeds = zip(np.log(looks), np.log(log_looks).T, returns.T, strict=True)
             rival = np.array([np.interp(at, x, y) for at, x, y in seeds])
-            ax.plot(looks.mean(), value.mean(), "x+*sdv^<>p"[i % 10], color=f"C{i % 10}", label=name)
+            ax.plot(looks.mean(), value.mean(), MARKERS[i], color=f"C{i % 10}", label=name)
             rows.append(
                 {
                     "environment": run.env,
@@ -154,10 +162,8 @@ def at_equal_looks(root: Path, runs: list[Run]) -> None:
         )
         ax.set_xticks([1, 3, 10, 30, 100], ["1", "3", "10", "30", "100"])
         ax.minorticks_off()
-        if run is shown[-1] or ax is axes[0, -1]:
+        if run in [runs[-1] for runs in methods]:  # a method's runs are played by the same schemes
             ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    for ax in list(axes.flat)[len(shown) :]:
-        ax.axis("off")
     publish(root, "equal_looks", rows, figure)
 
 
