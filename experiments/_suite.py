@@ -94,9 +94,14 @@ def with_interval(values: Any, figure: str = "success", episodes: int = 0) -> st
 
 
 def publish(root: Path, name: str, rows: list[dict[str, str]], figure: Figure) -> None:
-    """``report/NAME.md`` and ``.png``; the table is printed, too."""
+    """``report/NAME.png``, and the table of this name."""
     figure.savefig(root / "report" / f"{name}.png", dpi=110)
     plt.close(figure)
+    tell(root, name, rows)
+
+
+def tell(root: Path, name: str, rows: list[dict[str, str]]) -> None:
+    """``report/NAME.md``; the table is printed, too."""
     text = records.markdown(rows, list(rows[0]))
     (root / "report" / f"{name}.md").write_text(text)
     print(text)

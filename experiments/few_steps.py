@@ -1,7 +1,7 @@
 """Does one denoising step keep what ten have? Q-chunking with a flow of 1 to 20 steps, and with the actors that are made for one or two.
 
 Tabletop cube-single, tasks 1 and 4, 4 seeds, the same networks, data and updates for all; products alone take three hours of one core. ``report/few_steps.md``
-and ``.png`` set success against what a decision costs: milliseconds for one candidate and for 32 (median and 99th percentile). Run the last
+and ``.png`` set success and return against what a decision costs: milliseconds for one candidate and for 32 (median and 99th percentile). Run the last
 part on a quiet machine: the same command measures again.
 
 ``qchunk reproduce few-steps [--only cube-single-task1 ...]``.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from _suite import OPTIM, SMALL, TAU, decision, opened, publish, with_interval
 
 from qchunk.actor_configs import (
@@ -71,6 +72,17 @@ def of(folder: Path, n: int) -> dict[str, float]:
     return decision(p._replace(inputs=p.inputs._replace(c=dataclasses.replace(p.config, n=n))), learner)
 
 
+def beside(figure: str, label: str, of_all: dict[str, np.ndarray], episodes: int = 0) -> dict[str, str]:
+    """A figure's mean, and its paired difference to the baseline."""
+    shown = BASELINE in of_all and label != BASELINE
+    apart = paired_difference(of_all[label], of_all[BASELINE], episodes=episodes) if shown else None
+    difference = " ".join(records.show(apart, "points" if episodes else figure)) if apart else ""
+    return {
+        figure: with_interval(of_all[label], figure, episodes=episodes),
+        f"{figure}, less {BASELINE}": difference,
+    }
+
+
 def look(root: Path, todo: list[Run]) -> None:
     """The table, and success against time."""
     rows, envs = [], list(dict.fromkeys(r.env for r in todo))
@@ -79,14 +91,13 @@ def look(root: Path, todo: list[Run]) -> None:
     )
     for axis, env in zip(axes.flat, envs, strict=True):
         mine = {r.label: folder_of(r, root) for r in todo if r.env == env}
-        success = {label: records.load([folder])[0].final() for label, folder in mine.items()}
+        loaded = {label: records.load([folder])[0] for label, folder in mine.items()}
+        success = {label: r.final() for label, r in loaded.items()}
+        returns = {label: r.by_return().final() for label, r in loaded.items()}
         for label, folder in mine.items():
             one, many = of(folder, 1), of(folder, 32)
             row = {"environment": env, "actor, steps": label}
-            row["success"] = with_interval(success[label], episodes=EPISODES)
-            shown = BASELINE in success and label != BASELINE
-            apart = paired_difference(success[label], success[BASELINE], episodes=EPISODES) if shown else None
-            row[f"difference to {BASELINE}"] = " ".join(records.show(apart, "points")) if apart else ""
+            row |= beside("success", label, success, EPISODES) | beside("return", label, returns)
             for n, found in ((1, one), (32, many)):
                 row[f"ms, {n} (p50)"], row[f"ms, {n} (p99)"] = f"{found['p50']:.2f}", f"{found['p99']:.2f}"
             rows.append(row)

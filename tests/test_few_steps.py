@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiers import slow_but
 
-from qchunk import names, registry
+from qchunk import envs, names, registry
 from qchunk.actor_configs import (
     ConsistencyConfig,
     DiffusionConfig,
@@ -28,8 +28,12 @@ from qchunk.actors.flow import flow
 from qchunk.actors.paths import decode, end_of
 from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.distil import Distil, distil
-from qchunk.config import ChunkConfig, OptimConfig, validate
+from qchunk.algorithms.qc_fql import QCFQL, qc_fql
+from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, RolloutConfig, of_kind, validate
+from qchunk.drivers import train
+from qchunk.drivers.on_policy import OnPolicySettings
 from qchunk.sampling import act, sample
+from qchunk.seeds import for_each
 from qchunk.system.errors import UserError
 from qchunk.types import Chunk, Module, Spec, Vars, view
 
@@ -88,6 +92,66 @@ def test_cloned_in_few_steps_keeps_both_modes(kind):
     """A mean of the data, 0, is near neither."""
     algorithm = bc(BC(ChunkConfig(2), KINDS[kind], OPTIM))
     near, up = shares(played(algorithm, trained(algorithm, 2000)))
+    assert near > 0.7 and 0.3 < up < 0.7, (near, up)
+
+
+ONE_WORD = ("consistency", "shortcut", "meanflow", "distilled", "reflow", "one-step")
+
+
+def built(name, kind):
+    """A method's builder and its configuration at width 8, whose actor is of another kind: one word on the command line."""
+    build, config_class = registry.builder(name)
+    c = config_class()
+    values = {f.name: getattr(c, f.name) for f in dataclasses.fields(c)}
+    role = "tuned" if "tuned" in values else "actor"
+    values |= {role: of_kind(ActorConfig, kind), "chunk": ChunkConfig(2), "n": 2, "tuned_steps": 1}
+    small = {n: dataclasses.replace(v, hidden=(8,)) if hasattr(v, "hidden") else v for n, v in values.items()}
+    return build, dataclasses.replace(c, **{f.name: small[f.name] for f in dataclasses.fields(c)})
+
+
+@pytest.mark.parametrize("kind", ONE_WORD)
+@pytest.mark.parametrize("name", ["bc", "qc", "qc-fql"])
+def test_any_of_them_by_one_word(name, kind):
+    """It is traced that an update moves the actor, and nothing is refused."""
+    build, c = built(name, kind)
+    algorithm = build(c)
+
+    def moved():
+        before = algorithm.init(jax.random.key(0), SPEC, {})
+        after, metrics = algorithm.update(before, {}, jax.random.key(1), batch(jax.random.key(2), 4))
+        return (
+            before.params,
+            after.params,
+            metrics,
+            act(algorithm.act, view(after, {}), jax.random.key(3), jnp.zeros(1)),
+        )
+
+    before, after, metrics, plan = jax.eval_shape(moved)
+    assert jax.tree.structure(before) == jax.tree.structure(after) and "actor" in after
+    assert metrics["loss"].shape == () and plan.action.shape == (2, 1)
+
+
+@pytest.mark.parametrize("kind", slow_but(["consistency"], ONE_WORD))
+def test_dppo_tunes_any_of_them(kind):
+    """On a prior of that kind, whose other steps, where it has several, stay the prior's."""
+    build, c = built("dppo", kind)
+    c = dataclasses.replace(c, rollout=RolloutConfig(4, 2, 1, 2))
+    prior = bc(BC(ChunkConfig(2), c.tuned)).init(jax.random.key(0), Spec(2, 1, 2), {}).params
+    given = for_each(1, {"actor": prior["actor"]})
+    s = OnPolicySettings(online_steps=32, eval_every=32, log_every=16, episodes=2)
+    *_, evaluated, saved = train(build, c, given=given, env=envs.make("probe/two-step"), settings=s)
+    assert np.isfinite(evaluated.values["return"]).all()
+    tuned = saved.learner.params["actor"]
+    assert any(jnp.any(x != y) for x, y in zip(*map(jax.tree.leaves, (tuned, given["actor"])), strict=True))
+
+
+@pytest.mark.parametrize("kind", slow_but(["consistency"], ["consistency", "diffusion"]))
+def test_a_student_is_taught_by_what_draws_noise(kind):
+    """By the chunk that the noise leads to where the teacher's steps add none, so both modes are kept."""
+    teacher = {"consistency": KINDS["consistency"], "diffusion": DiffusionConfig((32, 32, 32), steps=10)}[kind]
+    assert actor(teacher).noisy
+    c = QCFQL(ChunkConfig(2), teacher, OneStepConfig(W), CriticConfig((8,)), OPTIM, alpha=1e4)
+    near, up = shares(played(qc_fql(c), trained(qc_fql(c), 2000)))
     assert near > 0.7 and 0.3 < up < 0.7, (near, up)
 
 

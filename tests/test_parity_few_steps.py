@@ -194,6 +194,15 @@ def test_shortcut():
     same_slope(slope, named(g, "grad"))
 
 
+def clipped(kernel):
+    """The Kernel whose chunk is clipped after every step."""
+
+    def step(vars, obs, x, k):
+        return jnp.clip(kernel.step(vars, obs, x, k)[0], -1.0, 1.0), 0.0
+
+    return kernel._replace(step=step)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_shortcut_samples(steps):
     """The reference clips the chunk after every jump."""
@@ -201,29 +210,37 @@ def test_shortcut_samples(steps):
     network, params = jumps(g)
     kernel = shortcut_kernel(Module("actor", None, network), steps, 128)
 
-    def step(vars, obs, x, k):
-        return jnp.clip(kernel.step(vars, obs, x, k)[0], -1.0, 1.0), 0.0
-
     vars, obs = Vars({"actor": params}, {}, {}, {}), jnp.asarray(g["state"][:, 0])
-    found = decode(kernel._replace(step=step), vars, obs, jnp.asarray(g["sample/z"]))
+    found = decode(clipped(kernel), vars, obs, jnp.asarray(g["sample/z"]))
     np.testing.assert_allclose(found, g[f"sample/euler{steps}"], atol=2e-5)
 
 
+def velocity(params, obs, x, t):
+    t = jnp.broadcast_to(t, (*x.shape[:-2], 1))
+    return apply(Denoiser((24, 24, 24), (4, 3), features=8), params, flatten_chunk(x), t, obs)
+
+
 def test_a_flow_on_given_pairs():
-    """Reflow's loss is a flow's on the pairs that it is given; its sampler's last time is 1, where ours has no step to make."""
+    """Reflow's loss is a flow's on the pairs that it is given."""
     g = load("reinflow_reflow")
-
-    def network(params, obs, x, t):
-        t = jnp.broadcast_to(t, (*x.shape[:-2], 1))
-        return apply(Denoiser((24, 24, 24), (4, 3), features=8), params, flatten_chunk(x), t, obs)
-
-    kernel = flow_kernel(Module("actor", None, network), 4)
+    kernel = flow_kernel(Module("actor", None, velocity), 4)
     noise = jnp.asarray(g["x0"]), jnp.asarray(g["t"])[:, None]
     chunk = chunk_of(g["state"][:, 0], g["x1"])
     loss = lambda p: jnp.mean(kernel.loss(Vars({"actor": p}, {}, {}, {}), noise, chunk))  # noqa: E731
     found, slope = jax.jit(jax.value_and_grad(loss))(residual(g, "policy"))
     np.testing.assert_allclose(found, g["loss"], rtol=2e-5)
     same_slope(slope, residual(g, "grad"))
+
+
+@pytest.mark.parametrize("steps", [1, 4, 10])
+def test_reflow_samples(steps):
+    """The last time of the reference's sampler is 1, where ours has no step to make: its times are ours, stretched."""
+    g = load("reinflow_reflow")
+    stretch = steps / max(steps - 1, 1)
+    kernel = flow_kernel(Module("actor", None, lambda p, obs, x, t: velocity(p, obs, x, stretch * t)), steps)
+    vars, obs = Vars({"actor": residual(g, "policy")}, {}, {}, {}), jnp.asarray(g["state"][:, 0])
+    found = jnp.clip(decode(kernel, vars, obs, jnp.asarray(g["sample/z"])), -1, 1)
+    np.testing.assert_allclose(found, g[f"sample/euler{steps}_linspace01_noclipmid"], atol=2e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 5, 10])

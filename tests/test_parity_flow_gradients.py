@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from test_parity import load
 from test_parity_diffusion import dense, residual
+from test_parity_few_steps import clipped, velocity
 
 from qchunk.actors.exploring import with_noise
 from qchunk.actors.flow import flow_kernel
+from qchunk.actors.paths import decode
 from qchunk.losses.flow_ratio import END, PAIRS, averaged, of_flow
 from qchunk.losses.joint_path import of_path, path_entropy
 from qchunk.losses.ppo_path import ppo, surrogate
 from qchunk.losses.terms import module_names
-from qchunk.nets import Denoiser, apply, flatten_chunk, mish, sinusoid
+from qchunk.nets import flatten_chunk, mish, sinusoid
 from qchunk.sampling import sample_path
 from qchunk.types import Chunk, Module, Vars
 
@@ -38,11 +40,6 @@ def chunk_of(obs, action, extras):
     )
 
 
-def velocity(params, obs, x, t):
-    t = jnp.broadcast_to(t, (*x.shape[:-2], 1))
-    return apply(Denoiser((24, 24, 24), (4, 3), features=8), params, flatten_chunk(x), t, obs)
-
-
 def noise(params, obs, t):
     """The reference's: it sees the actor's embedding of the time, without a gradient."""
     times = jax.lax.stop_gradient(params["times"])
@@ -61,10 +58,13 @@ def read(g, prefix):
     return {"actor": actor, "noise": {"layers": layers, "times": {k: v for k, v in actor.items() if k != "net"}}}
 
 
+def flow_of(grid):
+    return flow_kernel(Module("actor", None, lambda p, obs, x, t: velocity(p, obs, x, t * grid)), 4)
+
+
 def walk(grid=1.0):
-    flow = flow_kernel(Module("actor", None, lambda p, obs, x, t: velocity(p, obs, x, t * grid)), 4)
     module = Module("noise", None, lambda p, obs, t: noise(p, obs, t * grid))
-    return with_noise(flow._replace(shape=lambda vars: (4, 3)), module, 0.1, lambda vars: 0.24), module
+    return with_noise(flow_of(grid)._replace(shape=lambda vars: (4, 3)), module, 0.1, lambda vars: 0.24), module
 
 
 def vars_of(params):
@@ -72,7 +72,10 @@ def vars_of(params):
 
 
 def test_reinflow_paths():
-    """The reference samples on the times 0, 1/3, 2/3, 1, and judges on 0, 1/4, 1/2, 3/4; ours have one grid, the latter."""
+    """The reference samples on the times 0, 1/3, 2/3, 1, and judges on 0, 1/4, 1/2, 3/4; ours have one grid, the latter.
+
+    On the former, too, a path is judged as the reference's sampler judges it.
+    """
     g = load("reinflow")
     kernel, _ = walk(4 / 3)
     noise = jnp.asarray(g["sampler/x0_noise"]), jnp.moveaxis(jnp.asarray(g["sampler/noise"]), 0, 1)
@@ -80,6 +83,28 @@ def test_reinflow_paths():
     path = plan.extras["path"].at[:, -1].set(plan.action)  # the reference keeps the end clipped
     np.testing.assert_allclose(path, g["sampler/chain"], atol=2e-5)
     np.testing.assert_allclose(plan.action, g["sampler/action"], atol=2e-5)
+    chunk = chunk_of(g["state"][:, 0], g["sampler/action"], {"path": jnp.asarray(g["sampler/chain"])})
+    found = of_path(kernel)(vars_of(read(g, "actor_ft_old")), chunk)
+    np.testing.assert_allclose(found[:, 0], g["sampler/logprob_normalised"], atol=2e-5)
+
+
+def test_reinflow_without_noise():
+    """The reference clips the chunk after every step, ours at the end."""
+    g = load("reinflow")
+    vars, obs = vars_of(read(g, "actor_ft_old")), jnp.asarray(g["state"][:, 0])
+    found = decode(clipped(flow_of(4 / 3)), vars, obs, jnp.asarray(g["sampler/x0_noise"]))
+    np.testing.assert_allclose(found, g["eval/action"], atol=2e-5)
+
+
+@pytest.mark.parametrize("band", [(0.1, 0.24), (0.05, 0.12)])
+def test_reinflow_deviations(band):
+    g = load("reinflow")
+    least, most = band
+    still = Module("actor", None, lambda p, obs, x, t: 0 * x)
+    said = Module("noise", None, lambda p, obs, t: jnp.asarray(g["noise_net/u"])[:, None, None])
+    kernel = with_noise(flow_kernel(still, 4), said, least, lambda vars: most)
+    found = kernel.step(vars_of({"actor": {}, "noise": {}}), jnp.zeros((17, 1)), jnp.zeros((17, 1, 1)), 0)[1]
+    np.testing.assert_allclose(found[:, 0, 0], g[f"noise_net/std_{least}_{most}"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("which", ["old", "new"])
@@ -152,7 +177,7 @@ def test_fpo_losses():
         np.testing.assert_allclose(found, g[f"cfm/{name}"], rtol=2e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("variant", "clip"), [("main", 0.05), ("u_mode", 0.05)])
+@pytest.mark.parametrize(("variant", "clip"), [("main", 0.05), ("u_mode", 0.05), ("noadvnorm_clip0.2", 0.2)])
 def test_fpo_objective(variant, clip):
     g = load("fpo")
     kernel = fpo_kernel(g)
@@ -162,10 +187,10 @@ def test_fpo_objective(variant, clip):
     extras = {PAIRS: (flat(g["loss/loss_eps"])[..., None, :], 1 - flat(g["loss/loss_t"])), END: action}
     extras |= {"log_prob": -flat(initial), "advantage": flat(g["gae/advantage"])}
     chunk = chunk_of(flat(g["loss/obs"]), action, extras)
-    # the reference's deviation is the population's, ours a sample's
+    # the reference's deviation is the population's, ours a sample's; one variant takes advantages as they are
     a = np.asarray(extras["advantage"])
-    scale = a.std(ddof=1) / a.std()
-    objective = lambda new, old, advantage: averaged(clip)(new, old, advantage * scale)  # noqa: E731
+    scale, shift = (a.std(ddof=1), a.mean()) if variant.startswith("noadvnorm") else (a.std(ddof=1) / a.std(), 0.0)
+    objective = lambda new, old, advantage: averaged(clip)(new, old, advantage * scale + shift)  # noqa: E731
     term = ppo(("actor",), of_flow(kernel, variant != "u_mode"), objective)
     loss = lambda p: term.fn(vars_of({"actor": p}), (), chunk)[0]  # noqa: E731
     found, slope = jax.jit(jax.value_and_grad(loss))(layers(g, "policy_new"))

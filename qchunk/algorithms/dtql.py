@@ -1,7 +1,7 @@
 """DTQL (2405.19690): a one-step actor climbs the critic inside the region that a cloned diffusion denoises well.
 
 Its code first trains diffusion and critics alone (here ``--prior RUN`` stands for that of the diffusion), has an EDM's noise levels and weights where ours are the actor's own, lets V
-follow the lower of the online critics (here of the target networks), and takes one of 1,024 samples (``--n 1024``). Its third loss, imitation by the
+follow the lower of the online critics (here of the target networks), and takes one of 1,024 samples (``--n 1024``). There every draw of the student is by one key that never changes; here each is by its own. Its third loss, imitation by the
 student's own density, is in the code and in no equation of our source.
 """
 

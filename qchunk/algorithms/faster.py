@@ -1,6 +1,6 @@
 """FASTER (2604.19730): Q-chunking whose N candidates are noises, judged before they are denoised: one is.
 
-There it wraps ``expo``, a target network of its critic of noises chooses, and that critic learns from the target's sample (``--learns kept``), at next states alone, which starts of episodes are not among; by default
+There it wraps ``expo``, chunks are clipped after every denoising step (here at the end, as any flow's), a target network of its critic of noises chooses, and that critic learns from the target's sample (``--learns kept``), at next states alone, which starts of episodes are not among; by default
 it is DSRL's: each member learns what its critic says of a random noise's chunk at the window's own state, for one more sample in an update.
 """
 

@@ -12,6 +12,7 @@ from typing import Annotated
 from qchunk.actor_configs import FlowConfig, OneStepConfig
 from qchunk.actors import actor
 from qchunk.actors.one_step import one_step_actor
+from qchunk.actors.paths import deterministic
 from qchunk.compose import acting, learner
 from qchunk.config import ActorConfig, ChunkConfig, CriticConfig, OptimConfig, Stands, config
 from qchunk.critics.chunk_q import chunk_q
@@ -21,7 +22,7 @@ from qchunk.losses.proposals import ascend, distil, proposing
 from qchunk.losses.td import td
 from qchunk.losses.terms import weighed
 from qchunk.ranges import NonNegativeFloat
-from qchunk.sampling import sample, sample_from_start
+from qchunk.sampling import sample
 from qchunk.types import Algorithm, Critic, Kernel, Policy, Term, Together
 
 
@@ -31,7 +32,7 @@ class QCFQL:
 
     chunk: ChunkConfig = ChunkConfig()
     actor: Annotated[ActorConfig, Stands.CLONED] = FlowConfig()
-    """The teacher, by behaviour cloning, or the prior's."""
+    """The teacher, by behaviour cloning, or the prior's; where its steps draw noise, it teaches without."""
     student: OneStepConfig = OneStepConfig()
     """The one-step actor that acts."""
     critic: CriticConfig = CriticConfig()
@@ -52,7 +53,7 @@ def qc_fql(
     pi, mu, q = actor(c.actor), one_step_actor(c.student, "student"), chunk_q(c.critic)
     act = sample(acting(mu))
     climb = ascend(mu, q.score if relative else opinion(q, mean), relative=relative)
-    improve = [weighed(distil(mu, sample_from_start(acting(pi))), c.alpha), climb]
+    improve = [weighed(distil(mu, sample(deterministic(acting(pi)))), c.alpha), climb]
     clone = teach(pi, act, q) if teach else bc(pi)
     terms: list[Term | Together] = [clone, proposing(mu, improve), td(q, act)]
     return learner([pi, mu, q], act, terms, c.optim, prior=None if teach else pi)

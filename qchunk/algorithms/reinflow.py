@@ -1,6 +1,6 @@
 """ReinFlow (2505.22094): PPO through a flow's few steps, whose noise is learned and then left out.
 
-Its regression towards the former policy (W2) is left out. Published: ``--tuned.steps 4``, a rate of 4.5e-5 for the actor, noise of 0.1 to 0.24 (hopper, walker), 0.08 to 0.16 (ant,
+Its regression towards the former policy (W2) is left out, and evaluation clips chunks at the end, where its code does after every step, as exploring does. Published: ``--tuned.steps 4``, a rate of 4.5e-5 for the actor, noise of 0.1 to 0.24 (hopper, walker), 0.08 to 0.16 (ant,
 humanoid) or 0.05 to 0.12 (kitchen), entropy 0.03 there and 0 to 0.01 in manipulation.
 """
 

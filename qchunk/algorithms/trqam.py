@@ -1,7 +1,8 @@
 """TRQAM (2605.27079): QAM whose weight of the critic is what keeps the fast flow's paths within a bound of the slow one's.
 
 Its code has ``--critic.members 10 --critic.aggregate pessimistic:0.5`` and a bound of 1.0 (cube-triple 0.5); one norm bounds the gradients of all. There
-the slow flow is cloned for 300,000 updates before the rest begins.
+the slow flow is cloned for 300,000 updates before the rest begins. The one norm is here, too: a large adjoint can slow the critic (``--clip 1e9`` lifts it). As there, lambda is in the regression and
+not in the paths, so the aim is ``qam``'s, exp(Q / (3 lambda)) times the data's distribution.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def matching_within(
 
     The objective counts 3 lambda. The paths' divergence is sum_i (2 / (K sigma_i^2)) |f - v|^2 per action of the chunk, in nats; at most 2 ``bound`` of it
     moves lambda, within [0.01, 100]. Its code averages the divergence (0.9) and adds the error to lambda itself, at a rate of 0.01; here each
-    moves its logarithm, by the optimiser.
+    moves its logarithm, by the optimiser, so that lambda rises as soon as it falls.
 
     Args:
         heat: lambda, such as ``proposals.temperature``.

@@ -1,7 +1,7 @@
 """Weighted matching (FlowRL's list, 2603.27450): an actor matches chunks that a critic weighs, of its own or around noised ones.
 
 Two ways to say which chunks: an actor's own candidates, of which one is matched (``match_choice``: QVPO, DPMD), or what may have been noised into
-the chunk at hand (``resampling``: SDAC, IDEM). All are the actor's own denoising loss, so they hold for diffusions and flows.
+the chunk at hand (``resampling``: SDAC, IDEM). The former is the actor's own denoising loss, the latter the error of its noise estimate; both hold for diffusions and flows.
 """
 
 from __future__ import annotations
