@@ -293,6 +293,18 @@ def test_rewards_of_data_are_not_seen(vars, earned):
         chex.assert_trees_all_equal(one["critic"], start.params["critic"])
 
 
+def test_no_optimiser_moves_the_random_network(vars):
+    """Weight decay shrinks what has no gradient, too: novelty would be measured against something else in every update."""
+    decaying = OptimConfig(1e-2, kind="adamw:weight_decay=0.1")
+    c = SUPE(C, ChunkConfig(H), TanhGaussianConfig((8,)), CriticConfig((8,), members=2), decaying)
+    algorithm, given = supe(c), {"actor": vars.params["actor"]}
+    start = algorithm.init(jax.random.key(0), SPEC, given)
+    state, chunk = algorithm.prepare(start, given, jax.random.key(1), chunk_of(np.random.default_rng(0)))
+    moved = jax.jit(algorithm.update)(state, given, jax.random.key(2), chunk)[0].params["novelty"]
+    chex.assert_trees_all_equal(moved["random"], start.params["novelty"]["random"])
+    assert (moved["guess"]["head_kernel"] != start.params["novelty"]["guess"]["head_kernel"]).any()
+
+
 @pytest.mark.slow
 def test_skills_are_used_and_the_better_ones_are_found():
     """Two actions of one sign, either: a skill says which. IQL over skills improves on what the prior plays by chance."""

@@ -37,7 +37,7 @@ class CQNAS:
     shown: Literal["all", "successes"] = "all"
     """Which windows of the data set are demonstrations: all, or those that lead to a success in their episode (the published code, where demonstrations may fail)."""
     noise: Annotated[float, Range(0, 1)] = 0.01
-    """Standard deviation of Gaussian noise on collected actions."""
+    """Standard deviation of Gaussian noise on the actions of collected plans; what ``--execute ensemble`` averages of them is less noisy (the published code adds it after that)."""
 
     def check_read(self, where: str) -> None:
         """Raises UserError for what only imitation reads, where nothing is imitated."""

@@ -18,7 +18,7 @@ from qchunk.algorithms.rlpd import RLPD, rlpd
 from qchunk.compose import acting, learner
 from qchunk.config import IMITATES_NOTHING, ChunkConfig, CriticConfig, config, refuse_unread
 from qchunk.critics.chunk_q import chunk_q
-from qchunk.critics.novelty import novelty
+from qchunk.critics.novelty import novelty, with_random_kept
 from qchunk.data.chunks import begun
 from qchunk.losses.optimism import familiar, optimistic, predicted
 from qchunk.losses.proposals import ascend_softly, proposing, temperature
@@ -78,4 +78,5 @@ def supe(c: SUPE) -> Algorithm:
     earned = reward.score if c.earned == "predicted" else least
     learned = optimistic(td(q, act), new, going, earned, discount, c.bonus)
     parts = [pi, q, heat, new, reward, going]
-    return over_skills(c, learner(parts, act, [climb, learned, familiar(new), predicted(reward, going)], c.optim))
+    high = learner(parts, act, [climb, learned, familiar(new), predicted(reward, going)], c.optim)
+    return over_skills(c, with_random_kept(high))

@@ -32,6 +32,7 @@ class TOPERL:
 
     chunk: ChunkConfig = ChunkConfig(20, codec="prodmp", starts="decision", replan="smooth")
     actor: FullGaussianConfig = FullGaussianConfig()
+    """Its target network is the region's old policy, in the place of a moving average, so that ``ema`` has no effect."""
     critic: PrefixConfig = PrefixConfig(members=1, aggregate="mean", heads=8)
     region: TrustRegionConfig = TrustRegionConfig()
     optim: OptimConfig = OptimConfig(3e-4)
