@@ -84,7 +84,9 @@ def telling(kernel: Kernel, name: str) -> Policy:
 
 
 def from_zero(policy: Policy) -> Policy:
-    """The same policy, whose noise is all 0."""
+    """The same policy, whose noise is all 0; one that is ``at_random`` stays so."""
+    if getattr(policy.draw, "func", None) is _drawn:
+        return policy
     return policy._replace(draw=functools.partial(_zeros, policy))
 
 
@@ -95,6 +97,19 @@ def is_from_zero(policy: Policy) -> bool:
 
 def _zeros(policy: Policy, vars: Vars, key: Key, obs: PyTree) -> PyTree:
     return jax.tree.map(jnp.zeros_like, policy.draw(vars, key, obs))
+
+
+def at_random(policy: Policy, place: Policy) -> Policy:
+    """A policy of random plans as any scheme plays it that plays the policy ``place``, which it stands in for.
+
+    It holds on to no old plan, whatever is asked of it, and draws its noise also where a scheme takes noise 0.
+    """
+    draw = functools.partial(_drawn, policy)
+    return policy._replace(draw=draw, pulled=place.pulled, committed=place.committed)
+
+
+def _drawn(policy: Policy, vars: Vars, key: Key, obs: PyTree) -> PyTree:
+    return policy.draw(vars, key, obs)
 
 
 def sample_from_start(kernel: Kernel) -> Policy:

@@ -374,6 +374,28 @@ def test_how_episodes_are_played_against_a_loop():
             assert m.change == pytest.approx(sum(changes[False]), rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "delay"), [("receding:2", 1), ("receding:1", 3), ("supported:2,0.05,1", 2), ("supported:2,0.05,2", 3)]
+)
+def test_plans_that_are_late_begin_where_they_take_over(name, delay):
+    """Every plan says one number all along, so that the action changes where another one takes over, and there alone."""
+    env = wrap(envs.make("probe/constant"))  # an observation tells the time, in tenths; episodes of 10 steps
+
+    def plan(vars, z, obs, old):
+        t = jnp.round(10 * obs[..., 0])
+        return Plan(jnp.broadcast_to((0.2 * jnp.floor(t / 4) + 0.003 * t)[..., None, None], (*t.shape, 8, 1)))
+
+    scheme = parse(name, 8, delay).scheme(Policy(lambda vars, key, obs: jnp.zeros(obs.shape[:-1]), plan, emit_step))
+    steps = on_device.rollout(env, scheme, NO_VARS, jax.random.key(0), 10 // scheme.steps, None, 2)[1]
+    changes = np.abs(np.diff(steps.action[..., 0], axis=0))
+    m = on_device.episodes(env, scheme, NO_VARS, jax.random.key(0), 2).manner
+    assert (changes > 0).any() and (m.changes > 0).any()
+    np.testing.assert_allclose(m.change, 0.0, atol=1e-6)
+    np.testing.assert_array_equal(m.jumps, (changes > 0).sum(axis=0))
+    np.testing.assert_array_equal(m.plans, m.jumps + 1)
+    np.testing.assert_allclose(m.jump, changes.sum(axis=0), rtol=1e-5)
+
+
 def test_advantages_of_plans_of_any_length_against_a_loop():
     """Sums over each plan's steps, its product of discounts, and the next plan's advantage; nothing passes an episode's end."""
     rng, t_max, lam = np.random.default_rng(0), 40, 0.8

@@ -11,6 +11,7 @@ from driven import keep, kept, random_rows, same
 
 from qchunk import envs
 from qchunk.actor_configs import FlowConfig, TanhGaussianConfig
+from qchunk.algorithms.bc import BC, bc
 from qchunk.algorithms.qc import QC, qc
 from qchunk.algorithms.rlpd import RLPD, rlpd
 from qchunk.algorithms.sear import SEAR, sear
@@ -97,6 +98,16 @@ def test_random_actions_are_the_environments_in_units_too(env, data, events):
     narrow = data._replace(action=0.3 * data.action)
     found = actions(run(env, narrow, s=s)[-1])
     np.testing.assert_array_equal(found, actions(events[-1])[:, :, : found.shape[2]])
+
+
+@pytest.mark.parametrize("name", ["zero-noise", "rtc:1,1", "committed:1,1"])
+def test_random_actions_are_random_under_every_scheme(env, name):
+    """Also where the policy's plans are of noise 0, or hold on to the old one, which random plans cannot."""
+    s = dataclasses.replace(S, execute=name, online_steps=40)
+    c = BC(ChunkConfig(2), FlowConfig((8,), steps=2, committed=1), OPTIM)
+    flat = actions(run(env, build=bc, c=c, s=s)[-1])[:, :, :10].ravel()
+    assert len(np.unique(flat)) == flat.size and np.abs(flat).max() <= 1
+    assert abs(flat.mean()) < 0.25 and abs(flat.std() - 1 / np.sqrt(3)) < 0.12  # 80 numbers
 
 
 @pytest.mark.parametrize("step", [40, 80])

@@ -37,7 +37,7 @@ class LearnedK:
     """Decisions are environment steps here: a plan may end at any."""
     optim: OptimConfig = OptimConfig()
     cost: NonNegativeFloat = 0.0
-    """Price of a look, in units of reward."""
+    """Price of a look, in units of reward; with --rollout.scale-rewards of what rewards are scaled to."""
     clip: PositiveFloat = 0.2
     """Bound of a ratio's distance from 1."""
     entropy: NonNegativeFloat = 0.01

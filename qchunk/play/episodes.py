@@ -34,6 +34,13 @@ class Episodes(NamedTuple):
     terms: dict = {}  # noqa: RUF012  (never written to)  sums of what an objective is made of
 
 
+class Before(NamedTuple):
+    """What was played before a decision, in E environments."""
+
+    action: Array  # [E, A] the last action, NaN where an episode begins
+    made: Array  # [delay, E] 1 where a plan was made at each of the last steps, which takes over when it is ready
+
+
 class Tally(NamedTuple):
     """Which decisions belong to which episodes."""
 
@@ -62,11 +69,12 @@ def episodes(
         played, i, total, before = loop
         ended = sim.show(played[0]).done > 0
         played, _, steps = decision(sim, player, tally.label(i), played)
-        before = where(ended, before * jnp.nan, before)
-        found = of_steps(steps, manner_of(steps, before, player))
-        return played, i + 1, tally.add(played[0], total, found), steps.action[-1]
+        before = before._replace(action=where(ended, before.action * jnp.nan, before.action))
+        manner, before = manner_of(steps, before, player)
+        return played, i + 1, tally.add(played[0], total, of_steps(steps, manner)), before
 
-    return sim.repeat(lambda loop: tally.going(loop[0][0]), body, (start, 0, none_yet, before))[2]
+    nothing = Before(before, before.__array_namespace__().zeros((player.delay, len(before)), before.dtype))
+    return sim.repeat(lambda loop: tally.going(loop[0][0]), body, (start, 0, none_yet, nothing))[2]
 
 
 def no_manner(zeros: Array) -> Manner:
@@ -74,24 +82,24 @@ def no_manner(zeros: Array) -> Manner:
     return Manner(*[zeros + 0 for _ in Manner._fields])
 
 
-def manner_of(s: Steps, before: Array, player: Player) -> Manner:
-    """How the steps [n, E] of one decision were played: leaves [E].
-
-    Args:
-        before: [E, A] the action before them, NaN where there was none.
-    """
+def manner_of(s: Steps, before: Before, player: Player) -> tuple[Manner, Before]:
+    """How the steps [n, E] of one decision were played: (leaves [E], what the next one has before it)."""
     xp = s.action.__array_namespace__()  # numpy where environments are processes
-    step = s.extras.get(PLAN_STEP, xp.zeros_like(s.alive))
-    if len(s.alive) > 1:  # a plan takes over when it is ready, not when it is made
-        step = xp.roll(step, player.delay % player.steps, axis=0)
-    change = xp.mean(abs(s.action - xp.concatenate([before[None], s.action[:-1]])), axis=-1)
+    made = (s.extras.get(PLAN_STEP, xp.zeros_like(s.alive)) == 0).astype(before.made.dtype)
+    fresh = xp.isnan(before.action).all(axis=-1)
+    first = fresh * (xp.arange(len(made)) == 0)[:, None]
+    # a plan takes over when it is ready, not when it is made; but an episode's first is waited for, and plays at once
+    ready = xp.concatenate([xp.where(fresh, 0, before.made), xp.where(first, 0, made)])
+    begins = xp.maximum(ready[: len(made)], first) * s.alive
+    change = xp.mean(abs(s.action - xp.concatenate([before.action[None], s.action[:-1]])), axis=-1)
     change = xp.asarray(change, float)  # of numpy twice as exact, so that sums are the same in whatever order
-    begins, known = (step == 0) * s.alive, xp.isfinite(change) * s.alive
+    known = xp.isfinite(change) * s.alive
     of = lambda where: xp.sum(where * xp.nan_to_num(change), axis=0)  # noqa: E731
     joint, inside = begins * known, (1 - begins) * known
     plans = xp.sum(begins, axis=0)
     sums = of(joint), xp.sum(joint, axis=0), of(inside), xp.sum(inside, axis=0)
-    return Manner(s.alive[0] + 0.0 if player.looks else plans, plans, *sums)
+    manner = Manner(s.alive[0] + 0.0 if player.looks else plans, plans, *sums)
+    return manner, Before(s.action[-1], ready[len(made) :])
 
 
 def of_steps(s: Steps, manner: Manner) -> Episodes:

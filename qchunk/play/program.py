@@ -15,7 +15,7 @@ from qchunk.envs.host.pool import HostEnv
 from qchunk.envs.objective import settled
 from qchunk.play.execute import Execution, Scheme
 from qchunk.primitives import in_primitives
-from qchunk.sampling import uniform
+from qchunk.sampling import at_random, uniform
 from qchunk.seeds import Share, over_seeds
 from qchunk.system.errors import UserError
 from qchunk.types import Algorithm, Array, Learner, Spec, Vars, view
@@ -58,7 +58,8 @@ class Program:
         """Execution of one of the algorithm's policies, "act" (evaluation), "explore" (collecting) or "random" in its place."""
         algorithm = self.algorithm(x.c)
         if role == "random":
-            return x.execution.scheme(algorithm.first or uniform(algorithm.explore))
+            explore = algorithm.explore
+            return x.execution.scheme(at_random(algorithm.first or uniform(explore), explore))
         return x.execution.scheme(getattr(algorithm, role))
 
     def playable(self, given: dict) -> AutoReset:
