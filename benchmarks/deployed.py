@@ -2,15 +2,20 @@
 
 Flows of ten steps and of one, and the best of 8 and of 32, each with a new plan at every call. Ratios are against the call in process.
 Then what an exported flow saves whose plans end by chance (``random-k``, three steps on average), over one that plans at every call.
+Last robots that ask a server at 50 Hz for a minute: openpi's own clients where QCHUNK_OPENPI names an interpreter with openpi-client, else ours.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -48,6 +53,7 @@ ABOUT: dict[str, Any] = {
     "delay": 0,
 }
 REPEATS = {"3x128": 500, "4x512": 100}
+ROBOTS = Path(__file__).with_name("_robots.py")
 
 
 def policies(
@@ -68,6 +74,7 @@ def policies(
 def served(policy: DeployedPolicy) -> Iterator[int]:
     """The port at which a server of the policy listens, in a thread of this process."""
     server, loop, ready = PolicyServer(policy, by_step=True), asyncio.new_event_loop(), threading.Event()
+    server.warm()
     ports: list[int] = []
 
     async def serve(stop: asyncio.Event) -> None:
@@ -119,9 +126,24 @@ def seldom(title: str, size: str, robots: int) -> None:
     tell(told, mean_ms=ms, always_ms=always, ratio=ms / always, better="lower")
 
 
+def robots(title: str, size: str, count: int = 8, hz: int = 50, seconds: int = 60) -> None:
+    """Each answer is a new plan. Robots are in another process of the same cores; an answer that comes after the next was due is a deadline missed."""
+    with served(policies(*POLICIES[title], size)[0]) as port:
+        argv = map(str, (ROBOTS, port, count, hz, seconds, SPEC.obs))
+        python = os.environ.get("QCHUNK_OPENPI", sys.executable)
+        done = subprocess.run([python, *argv], capture_output=True, text=True, check=True)
+    client, late = json.loads(done.stdout)
+    period = 1e3 / hz
+    told = {"answers": len(late), "missed": sum(ms > period for ms in late)}
+    p50, p99, worst = (float(np.percentile(late, q)) for q in (50, 99, 100))
+    name = f"{count} robots at {hz} Hz for {seconds} s, {title} {size}, clients of {client}"
+    tell(name, **told, p50_ms=p50, p99_ms=p99, worst_ms=worst, ratio=worst / period, better="lower", asked=1.0)
+
+
 if __name__ == "__main__":
     for size in SIZES:
         for title in POLICIES:
             measure(title, size)
-        for robots in (1, 4):
-            seldom("flow, 10 steps", size, robots)
+        for count in (1, 4):
+            seldom("flow, 10 steps", size, count)
+    robots("best of 8", "3x128")

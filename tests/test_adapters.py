@@ -167,7 +167,8 @@ def test_kinetix_is_played_as_kinetix_plays_it():
 
 @pytest.mark.slow
 def test_playground_is_played_as_playground_plays_it(monkeypatch):
-    """Every name is one of its own; its own state, step by step; the limit of 2 is a time-out."""
+    """Every name is one of its own, all of the control suite are made without a robot's model; its own state, step by step; the limit of 2
+    is a time-out."""
     playground = pytest.importorskip("mujoco_playground")
     assert set(env_names.PLAYGROUND) == set(playground.dm_control_suite.ALL_ENVS)
     robots = {*playground.locomotion.ALL_ENVS, *playground.manipulation.ALL_ENVS}
@@ -175,7 +176,9 @@ def test_playground_is_played_as_playground_plays_it(monkeypatch):
     monkeypatch.setattr("mujoco_playground._src.mjx_env.MENAGERIE_PATH", Path("nowhere"))
     with pytest.raises(UserError, match="needs models of robots that are not in nowhere.*ensure_menagerie_exists"):
         envs.make("playground/Go1Getup")
-    env = envs.make("playground/CartpoleBalance")
+    made = {name: envs.make(f"playground/{name}") for name in env_names.PLAYGROUND}
+    assert len(made) == 25 and all(env.action_size > 0 and env.episode_length == 1000 for env in made.values())
+    env = made["CartpoleBalance"]
     assert (env.observation_size, env.action_size, env.episode_length) == (5, 1, 1000)
     with jax.debug_key_reuse(False):  # see above
         theirs = playground.registry.load("CartpoleBalance", config_overrides={"impl": "jax"})

@@ -14,7 +14,9 @@ from qchunk import envs
 from qchunk.data import adapting, formats
 from qchunk.data.adapting import Reading
 from qchunk.deploy.standalone import in_units
+from qchunk.play import collecting
 from qchunk.system.errors import UserError
+from qchunk.types import Steps
 
 pytest.importorskip("h5py")
 pytest.importorskip("pyarrow")
@@ -495,6 +497,29 @@ def test_what_qchunk_collects_is_good(tmp_path, capsys):
     assert code == 0, (told, err)
     code, told, _ = run(capsys, "data", "info", out)
     assert code == 0 and formats.load(out)[1]["fingerprint"] in told
+
+
+def test_successes_of_what_is_collected_are_kept(tmp_path, capsys):
+    """By episodes, however often one reaches them, the last that is cut, too; steps that do not count (after an end) reach nothing."""
+    columns = np.zeros((6, 2))
+    success, terminal, alive = columns.copy(), columns.copy(), columns + 1
+    success[[0, 1, 5], 0], terminal[1, 0] = 1, 1  # two of two: the second is cut
+    success[3, 1], terminal[[2, 4], 1], alive[3, 1] = 1, 1, 0  # none of three
+    numbers = columns[..., None]
+    s = Steps(numbers, numbers, columns, terminal, columns, numbers, success, alive)
+    assert collecting.successes(s) == 2 and formats.of_steps(s).end.sum() == 5
+    assert (
+        collecting.successes(s._replace(success=columns - 1)) is None is collecting.successes(s._replace(success=None))
+    )
+    out = tmp_path / "pole.npz"
+    assert run(capsys, "collect", "probe/pole", "--out", out, "--steps", 400, "--envs", 4, "--quiet")[0] == 0
+    found = json.loads(run(capsys, "data", "info", out, "--json")[1])
+    rows, about = formats.load(out)
+    assert found["success"] == about["successes"] / rows.end.sum() > 0.5
+    out = tmp_path / "scene.npz"  # every task of a scene judges its data anew
+    words = ("collect", "tabletop/cube-single-task1", "--policy", "random", "--steps", 40, "--envs", 4, "--quiet")
+    assert run(capsys, *words, "--out", out)[0] == 0
+    assert json.loads(run(capsys, "data", "info", out, "--json")[1])["success"] is None
 
 
 def test_an_environment_that_judges_rows_judges_them_here_too(tmp_path, capsys):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import pickle
 import re
 import shutil
 import socket
 import struct
 import subprocess
-import sys
 import time
 import zipfile
 
@@ -21,6 +21,7 @@ import msgpack
 import numpy as np
 import pytest
 from test_cli import run
+from test_env_python import venv
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -268,11 +269,14 @@ def exported(folder):
 
 
 def test_an_exported_policy_acts_the_same_without_qchunk(folder, exported, tmp_path):
-    """In an interpreter that loads numpy and jax alone, for one robot and for two."""
+    """In an interpreter with numpy, jax and what jax asks for alone, for one robot and for two."""
     obs = np.random.default_rng(1).normal(size=(1000, 2)).astype(np.float32)
     np.save(tmp_path / "obs.npy", obs)
     words = [exported, tmp_path / "obs.npy", tmp_path / "out.npz"]
-    subprocess.run([sys.executable, "-c", ALONE, *map(str, words)], cwd=tmp_path, check=True)
+    asked_for = ("ml_dtypes", "opt_einsum", "scipy", "scipy.libs")
+    python = venv(tmp_path / "robot", "numpy", "numpy.libs", "jax", "jaxlib", *asked_for)
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run([python, "-c", ALONE, *map(str, words)], cwd=tmp_path, env=bare, check=True)
     own = played(qchunk.load(folder), obs)
     with np.load(tmp_path / "out.npz") as found:
         np.testing.assert_allclose(found["alone"], own, atol=1e-6)
@@ -388,7 +392,7 @@ def serving(server, test):
 
 
 def test_a_served_policy_acts_the_same(folder, obs):
-    """Whole plans, and step by step; each robot as if it were alone."""
+    """Whole plans, and step by step; each robot as if it were alone. One on 1,000 observations: with others, last bits may differ."""
     policy = qchunk.load(folder)
     about, found = serving(
         PolicyServer(policy), lambda port: asked(port, [packed({"seed": 3, "observation/state": obs[0]})])
@@ -406,8 +410,13 @@ def test_a_served_policy_acts_the_same(folder, obs):
     async def together(port):
         return await asyncio.gather(*(asked(port, messages) for messages in requests))
 
-    answers = serving(PolicyServer(by_step, by_step=True), together)
-    for (seed, o), (_, each) in zip(robots, answers, strict=True):
+    server = PolicyServer(by_step, by_step=True)
+    answers = serving(server, together)
+    assert server.counts["batches"] < server.counts["requests"] == 3 * len(obs), "one call answers several"
+    many = np.random.default_rng(1).normal(size=(1000, 2)).astype(np.float32)
+    messages = [packed({"obs": x}) for x in many]
+    answers.append(serving(PolicyServer(by_step, by_step=True), lambda port: asked(port, messages)))
+    for (seed, o), (_, each) in zip([*robots, (0, many)], answers, strict=True):
         actions = np.array([unpacked(x)["actions"][0] for x in each])
         np.testing.assert_allclose(actions, played(by_step, o, seed), atol=1e-6)
 
@@ -492,9 +501,10 @@ def test_late_answers_are_counted_for_those_who_say_how_long_they_can_wait(folde
     assert server.counts["missed_deadlines"] == 2 and "qchunk_missed_deadlines 2\n" in server.metrics()
 
 
-def test_hostile_requests_disturb_nobody(folder, obs):
+def test_hostile_requests_disturb_nobody(folder, obs, capfd):
+    """Each is refused, counted and logged; so is one that is too large, which ends its connection."""
     policy = qchunk.load(folder)
-    server = PolicyServer(policy, by_step=True, limits=Limits(frame=10_000))
+    server = PolicyServer(policy, by_step=True, limits=Limits(frame=10_000, lines=1000))
     good = [packed({"obs": x} | ({"seed": 3} if i == 0 else {})) for i, x in enumerate(obs)]
 
     async def oversized(port):
@@ -510,7 +520,19 @@ def test_hostile_requests_disturb_nobody(folder, obs):
     for name, answer in zip(HOSTILE, refusals, strict=True):
         assert isinstance(answer, str) and answer.startswith("refused: ") and "\n" not in answer, (name, answer)
         assert len(answer) < 500, name
-    assert server.counts["refused"] == len(HOSTILE) and "qchunk_latency_seconds" in server.metrics()
+    assert server.counts["refused"] == len(HOSTILE) + 1 and "qchunk_latency_seconds" in server.metrics()
+    logged = [re.fullmatch(r"127\.0\.0\.1:\d+ (refused: .+)", line)[1] for line in capfd.readouterr().err.splitlines()]
+    assert sorted(refusals) == sorted(x for x in logged if "exceeds limit of 10000 bytes" not in x)
+    assert len(logged) == len(HOSTILE) + 1
+
+
+def test_nobody_fills_a_log(folder, capfd):
+    """Lines in a second are few, short and of what can be printed; all refusals are counted."""
+    server = PolicyServer(qchunk.load(folder), limits=Limits(lines=3))
+    serving(server, lambda port: asked(port, [packed({"\x1b[2J\n" * 500: 0.0, "b": 0.0})] * 50))
+    lines = capfd.readouterr().err.splitlines()
+    assert server.counts["refused"] == 50 and 3 <= len(lines) < 50
+    assert all(len(line) < 400 and line.isprintable() for line in lines)
 
 
 @pytest.mark.slow

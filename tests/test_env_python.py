@@ -59,8 +59,8 @@ def run(argv: str, *more: str, code: int = 0) -> None:
     assert (e.value.code or 0) == code
 
 
-def played(env, steps=5):
-    pool = Pool(env, 3, workers=2)
+def played(env, steps=5, **how):
+    pool = Pool(env, 3, workers=2, **how)
     state = pool.begin(pool.nothing(), np.ones(3, bool), 10 + np.arange(3))
     seen = [state]
     for i in range(steps):
@@ -98,7 +98,8 @@ def test_open_episodes_are_replayed_there_to_the_same_bits(python):
     again.close()
 
 
-def test_a_worker_that_dies_there_is_replaced_there(python, monkeypatch, tmp_path, capfd):
+@pytest.mark.parametrize("what, said", [("die", "died"), ("hang", "did not answer")])
+def test_a_worker_that_is_lost_there_is_replaced_there(what, said, python, monkeypatch, tmp_path, capfd):
     import host_envs
 
     trouble = tmp_path / "trouble"
@@ -106,10 +107,10 @@ def test_a_worker_that_dies_there_is_replaced_there(python, monkeypatch, tmp_pat
     pool, seen = played(envs.make(WALK, python=python))
     pool.close()
     env = envs.make(WALK, python=python).limited(6)
-    trouble.write_text("die")
-    pool, again = played(env)
+    trouble.write_text(what)
+    pool, again = played(env, seconds=3.0)
     same([s.obs for s in seen], [s.obs for s in again])
-    assert "died" in capfd.readouterr().err
+    assert said in capfd.readouterr().err
     assert all(os.readlink(f"/proc/{w.process.pid}/exe") == os.path.realpath(python) for w in pool.workers)
     assert all(python in Path(f"/proc/{w.process.pid}/cmdline").read_text() for w in pool.workers)
     pool.close()

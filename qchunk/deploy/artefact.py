@@ -18,7 +18,7 @@ from jax import export as jax_export
 from qchunk.deploy import standalone
 from qchunk.deploy.control import arguments, narrowed, programs_of
 from qchunk.deploy.policy import acting
-from qchunk.deploy.standalone import ABOUT, FORMAT, PROGRAMS, VERSION, WEIGHTS, Programs
+from qchunk.deploy.standalone import ABOUT, BROUGHT, FORMAT, PROGRAMS, VERSION, WEIGHTS, Programs
 from qchunk.envs.base import obs_like
 from qchunk.system.errors import UserError
 from qchunk.system.files import atomic_write, check_new
@@ -58,6 +58,7 @@ def export(
     files[WEIGHTS] = arrays.getvalue()
     files[LOADER] = Path(standalone.__file__).read_bytes()
     files[START] = f"from {Path(LOADER).stem} import main\n\nmain()\n".encode()
+    files |= flatbuffers_files()
     about = {
         "format": FORMAT,
         "version": VERSION,
@@ -113,6 +114,15 @@ def serialised(made: Programs, weights: list, like: Any, platforms: Sequence[str
         ) from e
     except ImportError as e:  # jax writes with flatbuffers, and does not ask for it
         raise UserError(str(e), "pip install 'qchunk[deploy]'") from e
+
+
+def flatbuffers_files() -> dict[str, bytes]:
+    """The package that jax reads programs with, for robots that have jax and numpy alone: its modules, which are small and plain Python."""
+    import flatbuffers  # there, where programs have just been written
+
+    folder = Path(flatbuffers.__file__).parent
+    modules = sorted(folder.rglob("*.py"))
+    return {f"{BROUGHT}/{path.relative_to(folder.parent).as_posix()}": path.read_bytes() for path in modules}
 
 
 def zipped(files: dict[str, bytes]) -> bytes:

@@ -25,10 +25,14 @@ from websockets.http11 import Request, Response
 
 from qchunk.deploy.standalone import SEEDS, DeployedPolicy, fitted, in_units, keys_of
 from qchunk.deploy.wire import packed, unpacked
+from qchunk.system import stopping
 from qchunk.trees import named, unnamed
 
 COMMANDS = ("reset", "seed", "period")  # what a request may hold besides the observation
 KEPT = 10_000  # latencies that quantiles are of
+SHOWN = 300  # letters of a line of the log
+# how websockets end a connection over a frame: no websocket's, no text, too large
+BROKEN = (1002, 1007, 1009)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +44,14 @@ class Limits:
     frame: int = 2**20  # bytes of a request
     idle: float = 60.0  # seconds without a request, or with an answer that is not read, after which a connection ends
     key: str = ""  # what clients must send as "Authorization: Api-Key KEY"
+    lines: int = 10  # of the log in a second
 
 
 @dataclasses.dataclass
 class Robot:
     """Where a connection stands in its episode."""
 
+    name: str = ""  # its address
     seed: int = 0
     i: int = 0  # the step of its plan
     loop: list | None = None  # a row of ``Programs``' loop
@@ -84,6 +90,7 @@ class PolicyServer:
         self.waiting: asyncio.Queue[Job] = asyncio.Queue()
         self.latencies: deque[float] = deque(maxlen=KEPT)
         self.counts = {"requests": 0, "refused": 0, "missed_deadlines": 0, "clients": 0, "batches": 0}
+        self.logged: deque[float] = deque(maxlen=limits.lines)  # when the last lines were
         self._thread = ThreadPoolExecutor(1)
 
     def warm(self) -> None:
@@ -154,16 +161,29 @@ class PolicyServer:
             if isinstance(answer, Exception):
                 raise answer
         except Exception as e:
-            self.counts["refused"] += 1
-            return f"refused: {' '.join(str(e).split())}"
+            return self.refuse(robot, str(e))
         seconds = time.perf_counter() - began
         self.latencies.append(seconds)
         self.counts["missed_deadlines"] += seconds > robot.period
         return packed({"actions": answer, "server_timing": {"infer_ms": 1e3 * seconds}})
 
+    def refuse(self, robot: Robot, why: str) -> str:
+        """Counts and logs a request that is not answered, and returns the line that says why.
+
+        The log is a line on stderr, of what can be printed and not for ever: it may hold what the client has sent. No more than
+        ``Limits.lines`` are written in a second, so that nobody can fill a disk; ``counts`` has all.
+        """
+        self.counts["refused"] += 1
+        line, now = f"refused: {' '.join(why.split())}", time.monotonic()
+        if len(self.logged) < self.limits.lines or now - self.logged[0] > 1.0:
+            self.logged.append(now)
+            shown = "".join(x if x.isprintable() else "?" for x in line[:SHOWN])
+            stopping.say(f"{robot.name} {shown}")
+        return line
+
     async def talk(self, connection: ServerConnection) -> None:
         """One connection, to its end."""
-        robot = Robot()
+        robot = Robot(":".join(map(str, (connection.remote_address or ())[:2])))
         self.counts["clients"] += 1
         try:
             await self.hand(connection, packed(self.policy.about))
@@ -173,8 +193,9 @@ class PolicyServer:
                 await self.hand(connection, await self.ask(robot, data))
         except TimeoutError:
             await connection.close(1001, "no request for too long")
-        except ConnectionClosed:
-            pass
+        except ConnectionClosed as e:
+            if e.sent and e.sent.code in BROKEN and not e.rcvd_then_sent:
+                self.refuse(robot, e.sent.reason or f"a frame that ends the connection (code {e.sent.code})")
         finally:
             self.counts["clients"] -= 1
 

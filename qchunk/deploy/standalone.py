@@ -15,9 +15,11 @@ From Python, without qchunk::
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import json
 import operator
+import os
 import sys
 import time
 import zipfile
@@ -32,6 +34,7 @@ FORMAT, VERSION = "qchunk-policy", 1
 IMPL = "threefry2x32"  # how noise is drawn
 SEEDS = 2**32  # how many there are
 ABOUT, WEIGHTS, PROGRAMS = "about.json", "weights.npz", ("begin", "decide", "act")
+BROUGHT = "lib"  # the folder, beside this file in an exported one, of the package that jax reads programs with
 
 
 class Programs(NamedTuple):
@@ -238,6 +241,8 @@ def load(path: Any, background: bool = False) -> DeployedPolicy:
         ValueError: it is none, is damaged, or was made for other devices than this machine has.
     """
     about, files = opened(path)
+    if importlib.util.find_spec("flatbuffers") is None:  # jax does not bring it along
+        sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), BROUGHT))
     platform = jax.default_backend()
     name = {"gpu": "cuda"}.get(platform, platform)
     if name not in about["platforms"]:

@@ -54,8 +54,12 @@ def scheme_of(env: Env, policy: str | None) -> Scheme:
     return scripted(known[name](env))
 
 
-def gather(env: Any, play: Callable, loop: Any, steps: int, progress: Callable[[int], Any]) -> Rows:
+def gather(
+    env: Any, play: Callable, loop: Any, steps: int, progress: Callable[[int], Any], reached: Callable[[int], Any]
+) -> Rows:
     """Rows of at least ``steps`` transitions, or those until a signal asks to stop; ``play`` (i, loop) -> (loop, Steps) gives some more each time.
+
+    ``reached`` is called with ``successes``, where they are known.
 
     Raises:
         UserError: something that training could not use.
@@ -64,14 +68,27 @@ def gather(env: Any, play: Callable, loop: Any, steps: int, progress: Callable[[
     while done < steps:
         loop, out = play(len(parts), loop)
         # reading what does not fit memory would end the process; waiting for it raises
-        out = jax.block_until_ready(out._replace(success=None))
+        out = jax.block_until_ready(out)
         parts.append(jax.tree.map(np.asarray, out))
         check(called(env), parts[-1], done)
         done += int(parts[-1].alive.sum())
         progress(min(done, steps))
         if stopping.asked():  # within ``stopping.saving`` alone; elsewhere the process has ended
             break
-    return of_steps(jax.tree.map(lambda *x: np.concatenate(x), *parts))
+    whole = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    if (count := successes(whole)) is not None:
+        reached(count)
+    return of_steps(whole)
+
+
+def successes(s: Steps) -> int | None:
+    """How many of the episodes of steps [n, E] reached a success; None where no step speaks of it."""
+    if s.success is None or (s.success < 0).all():
+        return None
+    ended = ((s.terminal > 0) | (s.truncation > 0)) & (s.alive > 0)
+    episode = np.cumsum(ended, axis=0) - ended
+    there = (s.success > 0) & (s.alive > 0)
+    return sum(len(np.unique(episode[there[:, e], e])) for e in range(there.shape[1]))
 
 
 def check(name: str, s: Steps, done: int) -> None:
@@ -100,6 +117,7 @@ def collect(
     envs: int = 64,
     episode_length: int | None = None,
     progress: Callable[[int], Any] = lambda done: None,
+    reached: Callable[[int], Any] = lambda count: None,
     dispatch: int = 250,
 ) -> Rows:
     """Plays E environments on the device in parallel, in whole decisions, until at least ``steps`` transitions are there.
@@ -107,12 +125,13 @@ def collect(
     Args:
         episode_length: environment steps after which an episode is cut (no bootstrap is lost: it is a time-out).
         progress: called with the transitions so far.
+        reached: called with how many episodes reached a success, where that is known.
         dispatch: environment steps per call to the device, at most.
     """
     wrapped = wrap(env, episode_length)
     decisions = max(1, min(dispatch, -(-steps // envs)) // scheme.steps)
     run = jax.jit(lambda vars, key, loop: on_device.rollout(wrapped, scheme, vars, key, decisions, loop, envs))
-    return gather(env, lambda i, loop: run(vars, jax.random.fold_in(key, i), loop), None, steps, progress)
+    return gather(env, lambda i, loop: run(vars, jax.random.fold_in(key, i), loop), None, steps, progress, reached)
 
 
 def collect_host(
@@ -125,6 +144,7 @@ def collect_host(
     number: int = 0,
     envs: int = 1,
     progress: Callable[[int], Any] = lambda done: None,
+    reached: Callable[[int], Any] = lambda count: None,
 ) -> Rows:
     """``collect`` in E host environments.
 
@@ -140,7 +160,7 @@ def collect_host(
         loop, _, out = decision(sim, player, i, loop)
         return loop, out
 
-    return gather(env, play, (on_host.Slots(pool.nothing(), np.zeros(envs, np.int64)), carry), steps, progress)
+    return gather(env, play, (on_host.Slots(pool.nothing(), np.zeros(envs, np.int64)), carry), steps, progress, reached)
 
 
 def random_player(env: HostEnv, seed: int, number: int = 0) -> Player:

@@ -84,8 +84,8 @@ def collect_to(name: str, f: CollectFlags, keep: bool = False) -> None:
                 found = ogbench_files.collect(part["scene"], part["kind"], out, **more)
         else:
             with stopping.saving() if keep else contextlib.nullcontext():
-                rows, env = _rows(name, f, bar.move)
-                about["env"] = env.data_name
+                rows, env, successes = _rows(name, f, bar.move)
+                about |= {"env": env.data_name, **({} if successes is None else {"successes": successes})}
                 about["versions"] |= getattr(env, "versions", {})
                 found = {"transitions": int((~rows.end).sum()), "episodes": int(rows.end.sum())}
                 if stopping.asked():
@@ -119,26 +119,31 @@ def _is_run(policy: str) -> bool:
     return (Path(policy) / run_folder.CONFIG).is_file()
 
 
-def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, Any]:
-    """What was played, one policy after the other, and the environment that it was played in."""
+def _rows(name: str, f: CollectFlags, progress: Any) -> tuple[formats.Rows, Any, int | None]:
+    """What was played, one policy after the other, the environment that it was played in, and how many episodes reached a success.
+
+    That is None where no step speaks of it, and where the data are of several tasks, of which each judges them itself.
+    """
     if (found := env_names.ogbench(name)) and not (found["single"] or found["goals"]):
         fix = f"--policy {' '.join(f.policy)} needs a task: {name[:-3]}-singletask-v0"
         raise UserError(f"{name} names OGBench's own data", fix)
     env: Any = envs.make(name, python=f.env_python)
     play: Any = _host_rows if envs.on_host(name) else _device_rows
-    policies, parts = f.policy or ("",), list[formats.Rows]()
+    policies, parts, reached = f.policy or ("",), list[formats.Rows](), list[int]()
     for i, policy in enumerate(policies):
         run = Path(policy) if _is_run(policy) else None
         share = dataclasses.replace(f, steps=-(-f.steps // len(policies)))
         before = i * share.steps
-        parts.append(play(env, name, policy, run, share, i, lambda done: progress(min(f.steps, before + done))))
+        told = {"progress": lambda done: progress(min(f.steps, before + done)), "reached": reached.append}
+        parts.append(play(env, name, policy, run, share, i, told))
         if stopping.asked():
             break
-    return formats.joined(parts), env
+    known = len(reached) == len(parts) and not hasattr(env, "relabel")
+    return formats.joined(parts), env, sum(reached) if known else None
 
 
 def _device_rows(
-    env: Any, name: str, policy: str, run: Path | None, f: CollectFlags, number: int, progress: Any
+    env: Any, name: str, policy: str, run: Path | None, f: CollectFlags, number: int, told: dict[str, Any]
 ) -> formats.Rows:
     history = 1
     if run:
@@ -154,7 +159,7 @@ def _device_rows(
     start = jax.tree.leaves(jax.eval_shape(env.reset, jax.random.key(0)))  # type: ignore[union-attr]
     least = count * memory.of_arrays(start)
     memory.check("a step of all environments", least, "give fewer --envs")
-    more = {"steps": f.steps, "envs": count, "episode_length": length, "progress": progress}
+    more = {"steps": f.steps, "envs": count, "episode_length": length, **told}
     rows = collecting.collect(env, scheme, vars, key_of(f.seed, "collect", number), **more)
     if history > 1:
         rows = rows._replace(obs=env.newest(rows.obs))  # type: ignore[union-attr]
@@ -162,7 +167,7 @@ def _device_rows(
 
 
 def _host_rows(
-    env: HostEnv, name: str, policy: str, run: Path | None, f: CollectFlags, number: int, progress: Any
+    env: HostEnv, name: str, policy: str, run: Path | None, f: CollectFlags, number: int, told: dict[str, Any]
 ) -> formats.Rows:
     if f.episode_length > env.episode_length:
         problem = f"--episode-length {f.episode_length} is more than the {env.episode_length} steps of {name}"
@@ -179,7 +184,7 @@ def _host_rows(
         player = collecting.learned_player(p.program, learner, x)
         carry = on_host.nothing_carried(p.program, "explore", learner, x, count)
     with contextlib.closing(env):
-        more = {"steps": f.steps, "seed": f.seed, "number": number, "envs": count, "progress": progress}
+        more = {"steps": f.steps, "seed": f.seed, "number": number, "envs": count, **told}
         return collecting.collect_host(env, player, carry, **more)
 
 
