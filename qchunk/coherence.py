@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from qchunk.improve import best_plan, drawing_many, in_slices, lead, picked, samples
+from qchunk.improve import best_plan, chosen, drawing_many, in_slices, lead, picked, samples
 from qchunk.types import Array, Old, Plan, Policy, Vars
 
 WINDOW = 3  # actions by which plans are compared
@@ -57,16 +57,15 @@ def contrasted(policy: Policy, weaker: Policy, n: int, decay: float) -> Policy:
             return jax.vmap(lambda a: from_old(a, old, decay), in_axes=axis, out_axes=axis)(action)
 
         def ahead(action: Array) -> Array:
-            rank = jnp.argsort(jnp.argsort(behind(action), axis=-1), axis=-1)
+            distance = behind(action)
+            rank = jnp.argsort(jnp.argsort(distance, axis=-1), axis=-1)
             none_left = True if old is None else jnp.sum(old.left, axis=-1, keepdims=True) == 0
-            counts = jnp.where((rank < max(1, n // 3)) | none_left, 1.0, 0.0)  # [*B, N]
+            counts = ((rank < max(1, n // 3)) | none_left) & ~jnp.isnan(distance)  # [*B, N]
             apart = jnp.linalg.norm(plans.action[..., :, None, :, :] - action[..., None, :, :, :], axis=-1)
-            return jnp.sum(counts[..., None, :] * jnp.mean(apart, axis=-1), axis=-1) / jnp.sum(
-                counts, axis=-1, keepdims=True
-            )
+            return jnp.mean(jnp.mean(apart, axis=-1), axis=-1, where=counts[..., None, :])
 
         contrast = ahead(plans.action) - ahead(others.action)
-        return picked(plans, jnp.argmin(behind(plans.action) + contrast, axis=-1))
+        return picked(plans, chosen(-(behind(plans.action) + contrast), 0.0, None))
 
     return policy._replace(draw=draw, plan=in_slices(choose, 2 * n))
 
@@ -78,7 +77,7 @@ def supporter(policy: Policy, n: int, tolerance) -> Policy:
         if old is None:
             return jnp.zeros(plan.action.shape[:-2])
         distance = apart(plan, old)
-        return jnp.where(distance <= tolerance, -distance, -jnp.inf)
+        return jnp.where(distance > tolerance, jnp.finfo(distance.dtype).min, -distance)
 
     return best_plan(policy, support, n)
 

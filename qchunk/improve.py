@@ -97,7 +97,12 @@ def drawing_many(policy: Policy, n: int, temperature: float | None) -> PolicyDra
 def chosen(values: Array, gumbel: Array | float, temperature: float | None) -> Array:
     """The number [*B] of the best of values [*B, N]; with a temperature beta that of a draw from softmax(values / beta)."""
     # argmax(values / beta + gumbel) is a draw from the softmax; times beta it holds at beta = 0 too
-    return jnp.argmax(values if temperature is None else values + temperature * gumbel, axis=-1)
+    return jnp.argmax(nan_lowest(values if temperature is None else values + temperature * gumbel), axis=-1)
+
+
+def nan_lowest(values: Array) -> Array:
+    """The values, NaN below all others: an argmax would take it for the highest."""
+    return jnp.where(jnp.isnan(values), -jnp.inf, values)
 
 
 def best_start(policy: Policy, score: ValueFn, n: int, temperature: float | None = None, tell: bool = False) -> Policy:
@@ -140,7 +145,7 @@ def best_climbed(
         noise, gumbel = noise if temperature is not None else (noise, jnp.zeros(top))
         wide = jax.tree.map(lambda o: o[..., None, :], obs)
         plans = samples(policy, vars, noise, obs, old)
-        plans = taken(plans, jax.lax.top_k(score(vars, wide, plans.action), top)[1])
+        plans = taken(plans, jax.lax.top_k(nan_lowest(score(vars, wide, plans.action)), top)[1])
 
         def climb(action: Array, _: None) -> tuple[Array, Array]:
             slope = ascent(score, vars, wide, action, jnp.asarray(CLEAN))
@@ -149,7 +154,7 @@ def best_climbed(
 
         along = jnp.concatenate([plans.action[None], jax.lax.scan(climb, plans.action, length=steps)[1]])
         along = jnp.moveaxis(along, 0, -3)  # [*B, top, steps + 1, H, A]
-        values = score(vars, jax.tree.map(lambda o: o[..., None, :], wide), along)
+        values = nan_lowest(score(vars, jax.tree.map(lambda o: o[..., None, :], wide), along))
         best = plans._replace(action=picked(along, jnp.argmax(values, axis=-1)))
         return picked(best, chosen(jnp.max(values, axis=-1), gumbel[..., :top], temperature))
 

@@ -168,14 +168,14 @@ VALUES = RNG.normal(size=(20, MEMBERS, N, len(POINTS))).astype(np.float32)
 GAMMA = 0.8
 
 
-def chooser(aggregate=mean):
+def chooser(aggregate=mean, table=VALUES):
     """Plans and values of a table of times, the observation being the time."""
 
     def draw(vars, key, obs):
         return jnp.broadcast_to(jnp.arange(obs.shape[-2]) % N, obs.shape[:-1])
 
     def values(vars, obs, action=None, level=None):
-        return jnp.moveaxis(jnp.asarray(VALUES)[obs[:, 0, 0].astype(int)], 1, 0)
+        return jnp.moveaxis(jnp.asarray(table)[obs[:, 0, 0].astype(int)], 1, 0)
 
     one = Policy(draw, lambda vars, z, obs, old: Plan(jnp.asarray(PLANS)[obs[..., 0].astype(int), z]), emit_step)
     return one._replace(choice=Choice(one, N, values, aggregate, POINTS, GAMMA))
@@ -216,6 +216,16 @@ def test_boundaries_by_a_critic_against_a_loop(name, rule):
         wanted += list(PLANS[t, n, : end - t, 0])
         t = end
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["argmax-k", "advantage-k", "longest-safe:0.3,0.1,0.7", "sampled-k"])
+def test_a_candidate_without_a_value_is_not_there(name):
+    """One prefix of candidate 1 is worth NaN: it is never played, and the others are as if the first one were drawn twice."""
+    lost, twice = VALUES.copy(), VALUES.copy()
+    lost[:, 1, 1, 2] = np.nan
+    twice[:, :, 1] = VALUES[:, :, 0]
+    found, wanted = (along(parse(name, H).scheme(chooser(table=t)), clock(20)) for t in (lost, twice))
+    np.testing.assert_array_equal(found, wanted)
 
 
 def lengths(name, policy, envs=4000):

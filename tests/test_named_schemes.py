@@ -124,6 +124,32 @@ def test_the_coherent_choice_against_a_loop():
         assert plan.extras["first"][e] == noise[e, np.argmin(costs), 0, 0]
 
 
+NONE_LEFT, SOME_LEFT = np.zeros((3, H), np.float32), np.asarray([[1, 1, 1, 1, 0, 0]] * 3, np.float32)
+
+
+@pytest.mark.parametrize("left", [NONE_LEFT, SOME_LEFT], ids=["start", "later"])
+@pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.parametrize("name", ["coherent", "contrast", "supporter", "unsupported"])
+def test_a_plan_that_is_no_number_is_not_among_the_candidates(name, place, left):
+    """What is chosen is chosen among the others, and a contrast is to the others of both policies."""
+    rng = np.random.default_rng(2)
+    strong, weak, old = (rng.uniform(-1, 1, (3, n, H, A)).astype(np.float32) for n in (6, 6, 1))
+    policy = Policy(lambda vars, key, obs: None, lambda vars, z, obs, old: Plan(z), emit_step)
+    rule = {
+        "coherent": lambda n: coherence.coherent(policy, n, 0.5),
+        "contrast": lambda n: coherence.contrasted(policy, policy, n, 0.5),
+        "supporter": lambda n: coherence.supporter(policy, n, 1.5),
+        "unsupported": lambda n: coherence.supporter(policy, n, 1e-3),
+    }[name]
+    lost = [np.insert(x, place, np.nan, axis=1) for x in (strong, weak)]
+
+    def plan(n, noise):
+        noise = jax.tree.map(jnp.asarray, tuple(noise) if name == "contrast" else noise[0])
+        return rule(n).plan(NO_VARS, noise, jnp.zeros((3, 1)), Old(Plan(jnp.asarray(old[:, 0])), jnp.asarray(left)))
+
+    np.testing.assert_array_equal(plan(7, lost).action, plan(6, (strong, weak)).action)
+
+
 def test_the_contrast_against_a_loop():
     """Of 7 samples the least sum of the distance from the old plan and from one's own two nearest to it, less that from the weaker's two."""
     rng, n = np.random.default_rng(2), 7
@@ -489,6 +515,16 @@ def test_a_run_with_a_delay_trains_and_is_evaluated():
 def test_wrong_numbers_of_named_schemes(name, delay, line):
     with pytest.raises(UserError, match=line):
         parse(name, H, delay)
+
+
+def test_without_a_delay_nobody_has_to_go_on_from_anything():
+    policy, obs = sampling.sample(actor(ACTORS["flow"])), seen(jnp.ones((2, 3)))
+    vars = Vars({m.name: m.init(jax.random.key(1), SPEC) for m in actor(ACTORS["flow"]).modules}, {}, {}, {})
+    found = [
+        along(parse(name, H).scheme(policy), jnp.broadcast_to(obs.obs, (6, 2, 3)), vars=vars)
+        for name in ("committed:0,2", "receding:2")
+    ]
+    np.testing.assert_array_equal(*found)
 
 
 def test_who_has_not_learned_to_go_on_says_so():

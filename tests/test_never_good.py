@@ -16,7 +16,7 @@ from driven import random_rows
 from test_cli import run
 from tiers import slow_but
 
-from qchunk import cli, drivers, envs
+from qchunk import cli, drivers, envs, improve
 from qchunk.actor_configs import FlowConfig
 from qchunk.algorithms.bc import BC, bc
 from qchunk.config import ChunkConfig, OptimConfig
@@ -29,7 +29,9 @@ from qchunk.envs.host.pool import Pool
 from qchunk.play import collecting
 from qchunk.reporting import executions, exports, headline, page, pooled, records
 from qchunk.runs import checkpoint, opened, run_folder, training
+from qchunk.sampling import emit_step
 from qchunk.system.errors import UserError
+from qchunk.types import Plan, Policy
 
 B = BC(ChunkConfig(2), FlowConfig((16,), steps=2), OptimConfig(1e-3))
 TASK = "tabletop/cube-single-task1"
@@ -108,6 +110,24 @@ def test_a_policy_of_nan_succeeds_nowhere(where, host):
     assert np.isfinite(sound["return"]).all() and (where == "device" or sound["success"] == 1)
     lost = evaluate(program, x, s, learner._replace(params=jax.tree.map(lambda p: p * jnp.nan, learner.params)))
     assert lost["success"] == 0 and np.isnan(lost["return"]).all()
+
+
+@pytest.mark.parametrize("temperature", [None, 0.5])
+def test_a_chunk_whose_value_is_no_number_is_not_the_best(temperature):
+    """The second of three is worth NaN; of those of a start alone likewise, and a climb ends before its value does."""
+    values = jnp.asarray([1.0, jnp.nan, 2.0])
+    policy = Policy(lambda vars, key, obs: None, lambda vars, z, obs, old: Plan(z), emit_step)
+    noise, obs = jnp.asarray([[1.0, 7.0, 2.0]])[..., None, None], jnp.zeros((1, 1))
+    worth = lambda vars, obs, a, *level: jnp.where(a[..., 0, 0] > 5, jnp.nan, a[..., 0, 0])  # noqa: E731
+    gumbel = jnp.zeros((1, 3))
+    draws = noise if temperature is None else (noise, gumbel)
+    assert improve.chosen(values, 0.0, None) == 2
+    for rule in (improve.best_of_n, improve.best_start):
+        assert rule(policy, worth, 3, temperature=temperature).plan(None, draws, obs, None).action == 2
+    climbed = lambda vars, obs, a, *level: jnp.where(a[..., 0, 0] > 0.5, jnp.nan, a[..., 0, 0])  # noqa: E731
+    draws = 0.2 * noise if temperature is None else (0.2 * noise, gumbel)
+    up = improve.best_climbed(policy, climbed, 3, 2, 2, 0.2, temperature)
+    np.testing.assert_allclose(up.plan(None, draws, obs, None).action, 0.4, atol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------- success on the host

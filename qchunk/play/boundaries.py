@@ -203,11 +203,19 @@ def _by_critic(policy: Policy, name: str, pick: Callable) -> Scheme:
         plan_key, pick_key = jax.random.split(key)
         plans = improve.candidates(choice.policy, vars, plan_key, obs, choice.n, old)  # [B, N, ...]
         values = choice.values(vars, jax.tree.map(lambda o: o[:, None], obs), plans.action)
-        n, j = pick(pick_key, values, choice)
+        place = _sound(values)
+        n, j = pick(pick_key, jnp.take_along_axis(values, place[None, ..., None], axis=2), choice)
         row = jnp.arange(len(n))
+        n = place[row, n]
         return jax.tree.map(lambda x: x[row, n], plans), jnp.asarray(choice.points)[j]
 
     return _by_length(policy, choose)
+
+
+def _sound(values: Array) -> Array:
+    """Of values [members, B, N, J] the place [B, N] of each candidate; that of the first sound one where its own are no numbers."""
+    sound = jnp.all(jnp.isfinite(values), axis=(0, -1))
+    return jnp.where(sound, jnp.arange(sound.shape[-1]), jnp.argmax(sound, axis=-1, keepdims=True))
 
 
 def _by_length(policy: Policy, choose: Callable) -> Scheme:

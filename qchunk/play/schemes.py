@@ -134,6 +134,8 @@ def committed(policy: Policy, horizon: int, delay: NonNegativeInt, steps: Positi
         most = policy.committed
         problem = f"--execute committed:{delay},{steps} gives the actor {delay} actions to go on from, and it has learned {most or 'none'}"
         raise UserError(problem, f"train a flow with --actor.committed {delay}, or take --execute rtc:{delay},{steps}")
+    if delay == 0:  # nothing is given: any actor can do that
+        return naive(policy, horizon, 0, steps)
     weight = (np.arange(horizon) < delay).astype(np.float32)
     return _held(policy, horizon, delay, steps, None, weight, f"committed:{delay},{{}}")
 
