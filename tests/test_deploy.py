@@ -96,6 +96,7 @@ def test_it_acts_as_the_run_does(folder, obs):
 @pytest.mark.parametrize("execute", ["", "receding:1", "ensemble:0.1"])
 def test_robots_side_by_side_are_robots_alone(folder, obs, execute):
     policy = qchunk.load(folder, execute=execute)
+    assert policy.about["scheme"] == (execute or "open-loop"), "with its numbers"
     both = played(policy, np.stack([obs, -obs], axis=1))
     np.testing.assert_allclose(both[:, 0], played(policy, obs), atol=1e-6)
     assert both.shape == (12, 2, 2)

@@ -118,6 +118,5 @@ def described(p: Opened, scheme: Scheme, bounds: dict | None) -> dict[str, Any]:
         "steps": scheme.steps,
         "length": (scheme.length or scheme.steps),
         "delay": scheme.delay,
-        "scheme": p.inputs.execution.name,
         "horizon": int(p.config.chunk.horizon),
     }

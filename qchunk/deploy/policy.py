@@ -12,7 +12,7 @@ from qchunk.deploy import standalone
 from qchunk.deploy.control import described, narrowed, programs_of
 from qchunk.deploy.standalone import DeployedPolicy, Programs
 from qchunk.envs.base import obs_like
-from qchunk.play.execute import Scheme
+from qchunk.play.execute import Scheme, with_delay
 from qchunk.runs import run_folder
 from qchunk.runs.opened import Opened, beside_weaker, learner_of, rebuild, vars_of
 from qchunk.system.errors import UserError
@@ -97,5 +97,6 @@ def acting(
             "convert them with --scale-actions, and train on that",
         )
     scheme = p.program.scheme(p.inputs, "act")
-    told = {"algorithm": kept["algorithm"], "environment": kept["env"], "seed": seed, "step": step}
+    played = with_delay(execute)[0] or p.settings.execute
+    told = {"scheme": played, "algorithm": kept["algorithm"], "environment": kept["env"], "seed": seed, "step": step}
     return p, scheme, vars_of(p, learner, seed), {**described(p, scheme, bounds), **told}

@@ -213,7 +213,7 @@ def _by_critic(policy: Policy, name: str, pick: Callable) -> Scheme:
 
 
 def _sound(values: Array) -> Array:
-    """Of values [members, B, N, J] the place [B, N] of each candidate; that of the first sound one where its own are no numbers."""
+    """Of values [members, B, N, J] the place [B, N] of each candidate; that of the first finite one where its own are not."""
     sound = jnp.all(jnp.isfinite(values), axis=(0, -1))
     return jnp.where(sound, jnp.arange(sound.shape[-1]), jnp.argmax(sound, axis=-1, keepdims=True))
 
