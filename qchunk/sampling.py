@@ -102,10 +102,14 @@ def _zeros(policy: Policy, vars: Vars, key: Key, obs: PyTree) -> PyTree:
 def at_random(policy: Policy, place: Policy) -> Policy:
     """A policy of random plans as any scheme plays it that plays the policy ``place``, which it stands in for.
 
-    It holds on to no old plan, whatever is asked of it, and draws its noise also where a scheme takes noise 0.
+    It holds on to no old plan, whatever is asked of it, and draws its noise also where a scheme takes noise 0. Its candidates are
+    worth the same, at every length.
     """
-    draw = functools.partial(_drawn, policy)
-    return policy._replace(draw=draw, pulled=place.pulled, committed=place.committed)
+    draw, choice = functools.partial(_drawn, policy), policy.choice
+    if choice is not None:
+        valued = choice.values
+        choice = choice._replace(values=lambda *args: jnp.zeros_like(valued(*args)))
+    return policy._replace(draw=draw, choice=choice, pulled=place.pulled, committed=place.committed)
 
 
 def _drawn(policy: Policy, vars: Vars, key: Key, obs: PyTree) -> PyTree:

@@ -34,7 +34,7 @@ from qchunk.losses.td import td_of_prefixes
 from qchunk.play import on_device
 from qchunk.play.boundaries import where_due
 from qchunk.play.execute import parse
-from qchunk.sampling import emit_step, uniform
+from qchunk.sampling import at_random, emit_step, uniform
 from qchunk.seeds import for_each
 from qchunk.system.errors import UserError
 from qchunk.target_networks import target_view
@@ -311,6 +311,18 @@ def test_random_plans_are_from_the_whole_range():
     np.testing.assert_allclose(plan.action.mean(), 0.0, atol=0.08)
     np.testing.assert_array_equal(plan.extras[LENGTH], 0)
     assert policy.emit is emit_step and not (policy.ends or policy.pulled or policy.committed)
+
+
+@pytest.mark.parametrize("name", ["argmax-k", "advantage-k", "longest-safe:0.1", "sampled-k"])
+def test_a_critic_has_no_say_in_random_plans(name):
+    """It likes what is large; of three uniform candidates the best by it would be 0.2 in the mean."""
+    one = chooser()
+    worth = lambda vars, obs, action: jnp.cumsum(action[..., 0], axis=-1)[None, ..., np.asarray(POINTS) - 1]  # noqa: E731
+    one = one._replace(choice=one.choice._replace(values=worth))
+    scheme, obs = parse(name, H).scheme(at_random(uniform(one), one)), seen(jnp.zeros((2000, 1)))
+    carry = scheme.init(NO_VARS, jax.random.key(0), obs)
+    plan = jax.jit(scheme.decide)(NO_VARS, jax.random.key(1), obs, carry)[1]
+    np.testing.assert_allclose(plan.action.mean(), 0.0, atol=0.04)
 
 
 def test_who_has_no_opinion_of_prefixes_says_so():
