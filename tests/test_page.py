@@ -128,6 +128,9 @@ def test_over_several_environments_their_mean_is_first(tmp_path, pair):
     assert "qc is first: success 52.5 %" in told.may and [r.label for r in board.rows] == ["qc", "bc"]
     text = page.html_page(found, records.table(found), {})
     assert "Each environment" in text and text.index("Each environment") > text.index('class="may"')
+    half = make(tmp_path / "h", "half", QC, finished=False)
+    row = first_screen([*pair, *second, half])[1].named["half"]
+    assert row.at is None and row.note == "none: other seeds, or not every environment"
     mixed = records.load([*pair, make(tmp_path / "r", "qc", [-1.0, -2.0], REACHER, "return")])
     assert [title for title, _ in headline.groups(mixed)] == [REACHER, CUBE], "a success and a return have no mean"
 
