@@ -172,6 +172,18 @@ def test_a_run_that_cannot_be_read_is_in_the_tables_of_numbers(tmp_path, pair, c
         assert [(row["method"], row["failed"][:8]) for row in found] == [("bc", ""), (pair[0].name, "damaged:")]
 
 
+def test_a_run_that_has_only_begun_is_not_called_damaged(tmp_path, pair):
+    """Beside others that are further, such as while a comparison trains; one that says it has ended is."""
+    young = make(tmp_path / "y", "young", QC, steps=(), finished=False)
+    ended = make(tmp_path / "e", "ended", QC, steps=())
+    found, begun = records.load_whole([*pair, young, ended])
+    notes = {row["method"]: row["note"] for row in records.damaged_rows(begun)}
+    assert len(found) == 2 and notes == {
+        "y": f"unfinished: {young} has no evaluation yet",
+        "e": f"damaged: {ended} has no evaluation yet",
+    }
+
+
 def test_a_table_is_without_what_it_does_not_say():
     rows = [{"method": m, "seeds": "4", "mean": m * 2, "note": ""} for m in "ab"]
     assert page.grid(rows) == page.Grid(["method", "mean"], [["a", "aa"], ["b", "bb"]], [("seeds", "4")])

@@ -241,6 +241,19 @@ def test_runs_of_one_environment_on_other_data_are_told(tmp_path):
     assert "not all made alike (data;" in told_of([there, make(tmp_path / "b", "bc", BC, **places["bbb"])])
 
 
+def test_runs_of_one_environment_that_were_rewarded_or_played_otherwise_are_told(tmp_path):
+    """Their figures are of different things; another environment has its own."""
+    plain, late = ({"settings": {"execute": "open-loop", "delay": delay}} for delay in (0, 3))
+    there = make(tmp_path / "a", "bc", BC, objective={}, **plain)
+    same, other = (make(tmp_path / "b" / env, "qc", QC, env, objective={}, **plain) for env in (CUBE, REACHER))
+    assert "not all made alike" not in told_of([there, same, other])
+    paid = make(tmp_path / "p", "qc", QC, objective={"task": 1.0, "energy": 0.5}, **plain)
+    text = told_of([there, paid])
+    assert "not all made alike (objective;" in text and "the environment&#39;s (bc); task=1, energy=0.5 (qc)" in text
+    text = told_of([there, make(tmp_path / "l", "qc", QC, objective={}, **late)])
+    assert "not all made alike (execution;" in text and "open-loop, 3 steps late (qc)" in text
+
+
 def test_seeds_of_other_code_are_told_apart(tmp_path):
     """They are one method all the same; the page says which seeds were made by which code."""
     first, later = make(tmp_path / "a", "qc", QC), make(tmp_path / "b", "qc", QC, seed=len(QC))
