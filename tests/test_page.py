@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_report import BC, CUBE, QC, REACHER, make
 
-from qchunk.reporting import against, exports, headline, page, plots, prices, publish, records, stats
+from qchunk.reporting import against, catches, exports, headline, page, plots, prices, publish, records, stats
 from qchunk.runs import run_folder
 
 CUBE2 = "tabletop/cube-single-task2"
@@ -92,6 +92,18 @@ def test_what_is_not_told_apart_has_its_seeds(tmp_path, pair):
     assert "which is best may not be concluded" in told.may and "that are equal: qc and same" in told.open
     other = make(tmp_path / "o", "other", QC, seed=7, **CRITIC)
     assert "Not compared with these" in first_screen([*pair, other])[0].open
+
+
+def test_where_the_baseline_alone_has_more_seeds_the_others_are_compared(tmp_path, pair):
+    """As while seeds are added; where another has the baseline's, it is with the baseline that one is compared."""
+    bc = {"settings": {"episodes": 50}}
+    more = [make(tmp_path / m, m, x, seed=len(QC), **c) for m, x, c in (("bc", BC, bc), ("qc", QC, CRITIC))]
+    near = [make(tmp_path / m, m, x, **CRITIC) for m, x in (("near", [0.4] * 4), ("far", [0.3] * 4))]
+    told, _ = first_screen([*pair, more[0], *near])
+    assert told.may.startswith("qc is first: success 90.0 %") and "better than near and far" in told.may
+    assert "or no figure): bc." in told.open
+    told, _ = first_screen([*pair, *more, *near])
+    assert "better than bc, by 75.0 points" in told.may and "or no figure): near and far." in told.open
 
 
 def test_one_seed_shows_intervals_over_its_episodes_and_says_so(tmp_path):
@@ -321,6 +333,14 @@ def test_the_catch_of_each(tmp_path, pair):
     for folder in pair:
         (folder / prices.COST).unlink()
     assert "The catch of each" not in page.html_page(records.load(pair), [], {})
+
+
+def test_numbers_of_a_logarithmic_axis():
+    """Few and round over any range, and no two of them so near that they overlap."""
+    for low, high in ((0.076, 0.135), (0.2, 0.7), (0.9, 1.1), (0.5, 40.0), (0.7, 7000.0), (1e-3, 1e9)):
+        found = catches.log_ticks(low, high)
+        gaps = np.diff(np.log(found)) / np.log(high / low)
+        assert 2 <= len(found) <= 5 and low <= found[0] and found[-1] <= high and gaps.min() > 0.1, (low, high, found)
 
 
 def test_templates_are_in_the_wheel():
