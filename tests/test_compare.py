@@ -619,7 +619,9 @@ def test_settings_of_one_arm_stand_in_its_name():
         (8, 8), residual=False, ddim=1, ema=True
     )
     few, none, many = (arms.config_of(f"bc@diffusion:steps={k}", Sizes()).actor for k in (5, 10, 15))
-    assert (few.steps, few.ddim) == (5, 5) and (none.steps, none.ddim) == (10, 10) and (many.steps, many.ddim) == (15, 10)
+    assert (
+        (few.steps, few.ddim) == (5, 5) and (none.steps, none.ddim) == (10, 10) and (many.steps, many.ddim) == (15, 10)
+    )
     assert refusals.without(("bc@diffusion:steps=5",), (TASK1,), Sizes())[1] == {}
     assert arms.named_settings("a=b/own.py:mine:n=4") == ("a=b/own.py:mine", {"n": "4"})
     suite, _ = plan(dataclasses.replace(ALL, env=(TASK1,), algos=("qc", "qc:n=4")), sizes)

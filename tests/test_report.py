@@ -573,9 +573,10 @@ def test_the_page_in_a_browser(tmp_path, pair, dark):
     )
     found = json.loads(re.search(r'<pre id="out">(.*?)</pre>', ran.stdout)[1])
     assert "CONSOLE" not in ran.stderr, ran.stderr
-    assert found["wide"] <= 390 and found["images"] == found["over"] == found["unnamed"] == found["links"] == found["reached"] == 0, (
-        found
-    )
+    assert (
+        found["wide"] <= 390
+        and found["images"] == found["over"] == found["unnamed"] == found["links"] == found["reached"] == 0
+    ), found
     assert found["count"] == 1 and found["svgs"] >= 4 and found["loads"] == 0, found
     assert found["ink"] == found["page"] == ("rgb(255, 255, 255)" if dark else "rgb(0, 0, 0)"), found
 

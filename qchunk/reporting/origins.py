@@ -30,7 +30,11 @@ def facts(about: dict[str, Any]) -> dict[str, str]:
 def _played(c: dict[str, Any]) -> dict[str, str]:
     """What a run's figures are of besides its policy: what was rewarded, and how plans were played."""
     weights, s = c.get("objective"), c.get("settings") or {}
-    rewarded = {} if weights is None else {"objective": ", ".join(f"{k}={v:g}" for k, v in weights.items()) or "the environment's"}
+    rewarded = (
+        {}
+        if weights is None
+        else {"objective": ", ".join(f"{k}={v:g}" for k, v in weights.items()) or "the environment's"}
+    )
     delay = f", {s['delay']} steps late" if s.get("delay") else ""
     return rewarded | ({"execution": f"{s['execute']}{delay}"} if s.get("execute") else {})
 
