@@ -618,6 +618,11 @@ def test_settings_of_one_arm_stand_in_its_name():
     assert arms.config_of("bc@diffusion:ddim=1:actor.hidden=8x8:residual=false", sizes).actor == DiffusionConfig(
         (8, 8), residual=False, ddim=1, ema=True
     )
+    few, none, many = (arms.config_of(f"bc@diffusion:steps={k}", Sizes()).actor for k in (5, 10, 15))
+    assert (
+        (few.steps, few.ddim) == (5, 5) and (none.steps, none.ddim) == (10, 10) and (many.steps, many.ddim) == (15, 10)
+    )
+    assert refusals.without(("bc@diffusion:steps=5",), (TASK1,), Sizes())[1] == {}
     assert arms.named_settings("a=b/own.py:mine:n=4") == ("a=b/own.py:mine", {"n": "4"})
     suite, _ = plan(dataclasses.replace(ALL, env=(TASK1,), algos=("qc", "qc:n=4")), sizes)
     assert [(r.label, r.algorithm, r.config.n) for r in suite] == [("qc", "qc", 3), ("qc:n=4", "qc", 4)]
@@ -640,6 +645,12 @@ def test_a_refused_arm_says_why_and_the_others_go_on():
     for slip, says in (("qc:nn=4", "unknown setting of an arm 'nn'"), ("qc:n=x", "no value")):
         with pytest.raises(UserError, match=says):
             refusals.without(("qc", slip), (TASK1,), Sizes())
+    for impossible, says in (
+        ("bc@diffusion:steps=5:ddim=8", "--actor.ddim 8 is more than --actor.steps 5"),
+        ("qc:gamma=2", "--chunk.gamma 2.0 is out of range"),
+    ):
+        kept, refused = refusals.without(("qc", impossible), (TASK1,), Sizes())
+        assert kept == ("qc",) and says in refused[TASK1, impossible]
     named = "fpo@regression:optim.lr=1e-3"
     assert list(refusals.without(("qc", named), (TASK1,), Sizes())[1]) == [(TASK1, named)]
 

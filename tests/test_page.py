@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_report import BC, CUBE, QC, REACHER, make
 
-from qchunk.reporting import against, exports, headline, page, plots, prices, publish, records, stats
+from qchunk.reporting import against, catches, exports, headline, page, plots, prices, publish, records, stats
 from qchunk.runs import run_folder
 
 CUBE2 = "tabletop/cube-single-task2"
@@ -94,6 +94,18 @@ def test_what_is_not_told_apart_has_its_seeds(tmp_path, pair):
     assert "Not compared with these" in first_screen([*pair, other])[0].open
 
 
+def test_where_the_baseline_alone_has_more_seeds_the_others_are_compared(tmp_path, pair):
+    """As while seeds are added; where another has the baseline's, it is with the baseline that one is compared."""
+    bc = {"settings": {"episodes": 50}}
+    more = [make(tmp_path / m, m, x, seed=len(QC), **c) for m, x, c in (("bc", BC, bc), ("qc", QC, CRITIC))]
+    near = [make(tmp_path / m, m, x, **CRITIC) for m, x in (("near", [0.4] * 4), ("far", [0.3] * 4))]
+    told, _ = first_screen([*pair, more[0], *near])
+    assert told.may.startswith("qc is first: success 90.0 %") and "better than near and far" in told.may
+    assert "or no figure): bc." in told.open
+    told, _ = first_screen([*pair, *more, *near])
+    assert "better than bc, by 75.0 points" in told.may and "or no figure): near and far." in told.open
+
+
 def test_one_seed_shows_intervals_over_its_episodes_and_says_so(tmp_path):
     folders = [
         make(tmp_path / m, m, [x], settings={"episodes": 50}) for m, x in (("bc", 0.1), ("qc", 0.9), ("near", 0.8))
@@ -128,6 +140,9 @@ def test_over_several_environments_their_mean_is_first(tmp_path, pair):
     assert "qc is first: success 52.5 %" in told.may and [r.label for r in board.rows] == ["qc", "bc"]
     text = page.html_page(found, records.table(found), {})
     assert "Each environment" in text and text.index("Each environment") > text.index('class="may"')
+    half = make(tmp_path / "h", "half", QC, finished=False)
+    row = first_screen([*pair, *second, half])[1].named["half"]
+    assert row.at is None and row.note == "none: other seeds, or not every environment"
     mixed = records.load([*pair, make(tmp_path / "r", "qc", [-1.0, -2.0], REACHER, "return")])
     assert [title for title, _ in headline.groups(mixed)] == [REACHER, CUBE], "a success and a return have no mean"
 
@@ -167,6 +182,18 @@ def test_a_run_that_cannot_be_read_is_in_the_tables_of_numbers(tmp_path, pair, c
     rows = list(csv.DictReader(io.StringIO((tmp_path / "r" / "table.csv").read_text())))
     for found in (said, kept, rows):
         assert [(row["method"], row["failed"][:8]) for row in found] == [("bc", ""), (pair[0].name, "damaged:")]
+
+
+def test_a_run_that_has_only_begun_is_not_called_damaged(tmp_path, pair):
+    """Beside others that are further, such as while a comparison trains; one that says it has ended is."""
+    young = make(tmp_path / "y", "young", QC, steps=(), finished=False)
+    ended = make(tmp_path / "e", "ended", QC, steps=())
+    found, begun = records.load_whole([*pair, young, ended])
+    notes = {row["method"]: row["note"] for row in records.damaged_rows(begun)}
+    assert len(found) == 2 and notes == {
+        "y": f"unfinished: {young} has no evaluation yet",
+        "e": f"damaged: {ended} has no evaluation yet",
+    }
 
 
 def test_a_table_is_without_what_it_does_not_say():
@@ -306,6 +333,14 @@ def test_the_catch_of_each(tmp_path, pair):
     for folder in pair:
         (folder / prices.COST).unlink()
     assert "The catch of each" not in page.html_page(records.load(pair), [], {})
+
+
+def test_numbers_of_a_logarithmic_axis():
+    """Few and round over any range, and no two of them so near that they overlap."""
+    for low, high in ((0.076, 0.135), (0.2, 0.7), (0.9, 1.1), (0.5, 40.0), (0.7, 7000.0), (1e-3, 1e9)):
+        found = catches.log_ticks(low, high)
+        gaps = np.diff(np.log(found)) / np.log(high / low)
+        assert 2 <= len(found) <= 5 and low <= found[0] and found[-1] <= high and gaps.min() > 0.1, (low, high, found)
 
 
 def test_templates_are_in_the_wheel():

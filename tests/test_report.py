@@ -37,7 +37,7 @@ from qchunk.system.errors import UserError
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 CUBE, REACHER = "tabletop/cube-single-task1", "brax/reacher@spring"
-BC, QC = [0.1, 0.2, 0.1, 0.2], [0.8, 0.9, 1.0, 0.9]
+BC, QC, BEST = [0.1, 0.2, 0.1, 0.2], [0.8, 0.9, 1.0, 0.9], [1.0] * 4
 
 
 def make(
@@ -239,6 +239,19 @@ def test_runs_of_one_environment_on_other_data_are_told(tmp_path):
     there = make(tmp_path / "a", "qc", QC, **places["aaa"])
     assert "not all made alike" not in told_of([there, make(tmp_path / "r", "qc", QC, REACHER, **places["bbb"])])
     assert "not all made alike (data;" in told_of([there, make(tmp_path / "b", "bc", BC, **places["bbb"])])
+
+
+def test_runs_of_one_environment_that_were_rewarded_or_played_otherwise_are_told(tmp_path):
+    """Their figures are of different things; another environment has its own."""
+    plain, late = ({"settings": {"execute": "open-loop", "delay": delay}} for delay in (0, 3))
+    there = make(tmp_path / "a", "bc", BC, objective={}, **plain)
+    same, other = (make(tmp_path / "b" / env, "qc", QC, env, objective={}, **plain) for env in (CUBE, REACHER))
+    assert "not all made alike" not in told_of([there, same, other])
+    paid = make(tmp_path / "p", "qc", QC, objective={"task": 1.0, "energy": 0.5}, **plain)
+    text = told_of([there, paid])
+    assert "not all made alike (objective;" in text and "the environment&#39;s (bc); task=1, energy=0.5 (qc)" in text
+    text = told_of([there, make(tmp_path / "l", "qc", QC, objective={}, **late)])
+    assert "not all made alike (execution;" in text and "open-loop, 3 steps late (qc)" in text
 
 
 def test_seeds_of_other_code_are_told_apart(tmp_path):
@@ -515,6 +528,7 @@ CHECK = """<!doctype html><meta charset="utf-8"><body><iframe width="390" height
 onload = () => {{
   const w = document.querySelector("iframe").contentWindow, d = w.document, found = {{}};
   found.wide = d.documentElement.scrollWidth;
+  found.over = [...d.querySelectorAll(".told p, .board tbody th, .matrix th")].filter(x => x.scrollWidth > x.clientWidth + 1).length;
   found.images = [...d.images].filter(i => !i.complete || !i.naturalWidth || !i.alt).length;
   found.count = d.images.length;
   found.unnamed = [...d.querySelectorAll("svg")].filter(s => !s.getAttribute("aria-label")).length;
@@ -537,9 +551,9 @@ def test_the_page_in_a_browser(tmp_path, pair, dark):
     costs = {"multiplications": 2e6, "p50": 1.0, "p99": 2.0, "memory": 1e4, "parameters": 7, "offline_rewards": "used"}
     (run / prices.COST).write_text(json.dumps(costs))
     film.write_gif([np.full((20, 30, 3), x, np.uint8) for x in (0, 200)], run / page.EPISODE, run / page.STILL)
-    out = tmp_path / "r"
+    out, settings = tmp_path / "r", f"own/file.py:mine:{'optim.lr=0.0003:' * 6}n=4"
     publish.write_report(
-        [*pair, make(tmp_path / "l", "a method with quite a long name", QC)],
+        [*pair, make(tmp_path / "l", "a method with quite a long name", QC), make(tmp_path / "s", settings, BEST)],
         out,
         {"Held equal": [{"what": "data", "how": "all the same"}]},
     )
@@ -559,9 +573,10 @@ def test_the_page_in_a_browser(tmp_path, pair, dark):
     )
     found = json.loads(re.search(r'<pre id="out">(.*?)</pre>', ran.stdout)[1])
     assert "CONSOLE" not in ran.stderr, ran.stderr
-    assert found["wide"] <= 390 and found["images"] == found["unnamed"] == found["links"] == found["reached"] == 0, (
-        found
-    )
+    assert (
+        found["wide"] <= 390
+        and found["images"] == found["over"] == found["unnamed"] == found["links"] == found["reached"] == 0
+    ), found
     assert found["count"] == 1 and found["svgs"] >= 4 and found["loads"] == 0, found
     assert found["ink"] == found["page"] == ("rgb(255, 255, 255)" if dark else "rgb(0, 0, 0)"), found
 

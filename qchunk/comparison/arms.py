@@ -236,8 +236,13 @@ def config_of(arm: str, sizes: Sizes) -> Any:
 
 
 def with_settings(c: Any, given: Mapping[str, str]) -> Any:
-    """``with_setting`` of each."""
-    return functools.reduce(lambda made, setting: with_setting(made, *setting), given.items(), c)
+    """``with_setting`` of each; a diffusion of fewer levels walks no more than it has, where ``ddim`` is not said."""
+    c = functools.reduce(lambda made, setting: with_setting(made, *setting), given.items(), c)
+    if any(name.rpartition(".")[2] == "ddim" for name in given):
+        return c
+    own = {field: getattr(c, field) for field in actor_fields(type(c))}
+    fewer = {f: a for f, a in own.items() if isinstance(a, DiffusionConfig) and a.ddim > a.steps}
+    return dataclasses.replace(c, **{f: dataclasses.replace(a, ddim=a.steps) for f, a in fewer.items()})
 
 
 def _shared_config(arm: str, sizes: Sizes) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from qchunk import envs, registry
 from qchunk.comparison import arms
 from qchunk.comparison.arms import Sizes
+from qchunk.config import validate
 from qchunk.data import goals
 from qchunk.system import tracebacks
 from qchunk.system.errors import UserError
@@ -52,6 +53,7 @@ def made(arm: str, sizes: Sizes) -> tuple[Any, Exception | None]:
         return None, e
     c = arms.with_settings(c, given)
     try:
+        validate(c)
         build(c)
         registry.driver_of(type(c)).check_read(c)
     except Exception as e:  # a function of the user's own raises what it likes

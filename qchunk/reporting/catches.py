@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from qchunk.reporting import prices
 from qchunk.reporting.records import Record, Rows, by_env
@@ -104,6 +105,25 @@ def rows(records: Sequence[Record], figure: Callable[[Record], str]) -> Rows:
     ]
 
 
+def log_ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers for a logarithmic axis, two or more where its range has any: matplotlib's own run into each other over less than a decade."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found: list[float] = []
+    for steps in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        found = [float(f"{step}e{d}") for d in decades for step in steps if low <= float(f"{step}e{d}") <= high]
+        if len(found) <= most:
+            break
+    if len(found) < 2:
+        return [x for x in MaxNLocator(most - 1).tick_values(low, high) if low <= x <= high]
+    return found[:: math.ceil(len(found) / most)]
+
+
+def spell_ticks(ax: Any) -> None:
+    """``log_ticks`` for what a logarithmic x axis shows by now, written out."""
+    ax.set_xticks(found := log_ticks(*ax.get_xlim()), [f"{x:g}" for x in found])
+    ax.minorticks_off()
+
+
 def draw(axes: Any, members: Sequence[Record], colour: dict[str, str], told: Callable[[str], str]) -> None:
     """Panels [rows, columns] for the figure and for each catch, a row of dots for each method; small: each seed.
 
@@ -127,9 +147,11 @@ def draw(axes: Any, members: Sequence[Record], colour: dict[str, str], told: Cal
         if name.startswith("success"):
             ax.set_xlim(-3, 103)
         ax.set_yticks(range(len(members)), [told(r.label) if first else "" for r in members])
-        ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=5) if log else MaxNLocator(4))
-        ax.xaxis.set_major_formatter("{x:g}")
-        ax.minorticks_off()
+        if log:
+            spell_ticks(ax)
+        else:
+            ax.xaxis.set_major_locator(MaxNLocator(4))
+            ax.xaxis.set_major_formatter("{x:g}")
         ax.set_title(name, fontsize=9)
         ax.tick_params(axis="both", labelsize=8)
         ax.grid(alpha=0.25)

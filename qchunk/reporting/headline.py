@@ -161,7 +161,8 @@ def _row(
     price = (minutes, f"{np.mean(costs):.2f}" if costs else "")
     note = "; ".join(dict.fromkeys(n for x in mine for n in tables.notes(x)))
     if r.label not in values:
-        note = note or "it has no finite figure for every seed" if len(mine) == 1 else pooled.why_absent(r.label, mine)
+        whole = len({x.env for x in records}) == 1
+        note = note or "it has no finite figure for every seed" if whole else pooled.why_absent(r.label, mine)
         return Row(r.label, None, None, None, [], "none", "", *price, note)
     e, x = estimates[r.label], values[r.label]
     mean, spread = tables.show(e, r.figure)

@@ -7,8 +7,8 @@ from typing import Any
 
 from qchunk.reporting.records import Record, Rows
 
-# may differ between runs that are compared; data between environments
-NEUTRAL = ("commit", "python", "platform", "made", "data")
+NEUTRAL = ("commit", "python", "platform", "made")  # may differ between runs that are compared
+OF_ENV = ("objective", "execution", "data")  # may differ between environments
 
 
 def facts(about: dict[str, Any]) -> dict[str, str]:
@@ -22,8 +22,21 @@ def facts(about: dict[str, Any]) -> dict[str, str]:
         "precision": c.get("precision"),
         "sampling precision": "as products" if c.get("sampling_precision") == "" else c.get("sampling_precision"),
         "made": about.get("created", "")[:10],
+        **_played(c),
     }
     return {k: str(v or "") for k, v in {**found, "data": (c.get("data") or {}).get("fingerprint")}.items()}
+
+
+def _played(c: dict[str, Any]) -> dict[str, str]:
+    """What a run's figures are of besides its policy: what was rewarded, and how plans were played."""
+    weights, s = c.get("objective"), c.get("settings") or {}
+    rewarded = (
+        {}
+        if weights is None
+        else {"objective": ", ".join(f"{k}={v:g}" for k, v in weights.items()) or "the environment's"}
+    )
+    delay = f", {s['delay']} steps late" if s.get("delay") else ""
+    return rewarded | ({"execution": f"{s['execute']}{delay}"} if s.get("execute") else {})
 
 
 def _named(records: Sequence[Record]) -> list[tuple[str, dict[str, str]]]:
@@ -53,22 +66,22 @@ def rows(records: Sequence[Record]) -> Rows:
 
 def unlike(abouts: Sequence[dict[str, Any]]) -> list[str]:
     """The facts that may move a run's figures and are not the same of all: the code, a package, the device, a precision; and within
-    one environment the data.
+    one environment what was rewarded, how plans were played, and the data.
 
     What a run does not know differs from nothing. The code is compared by its digest, and by commits where a run is older than that.
     """
     found = [facts(about) for about in abouts]
     code = "code" if all(known["code"] for known in found) else "commit"
-    names = [k for k in dict.fromkeys(k for known in found for k in known) if k not in (*NEUTRAL, "code")]
+    names = [k for k in dict.fromkeys(k for known in found for k in known) if k not in (*NEUTRAL, *OF_ENV, "code")]
     differ = [k for k in (code, *names) if len({known.get(k, "") for known in found} - {""}) > 1]
-    return ["code" if k == "commit" else k for k in differ] + ["data"] * _on_other_data(abouts)
+    return ["code" if k == "commit" else k for k in differ] + [k for k in OF_ENV if _differs_within(abouts, k)]
 
 
-def _on_other_data(abouts: Sequence[dict[str, Any]]) -> bool:
-    """Whether two runs of one environment learned from different data."""
+def _differs_within(abouts: Sequence[dict[str, Any]], fact: str) -> bool:
+    """Whether two runs of one environment are not alike in a fact."""
     found: dict[str, set[str]] = {}
     for about in abouts:
-        found.setdefault(about["config"].get("env", ""), set()).add(facts(about)["data"])
+        found.setdefault(about["config"].get("env", ""), set()).add(facts(about).get(fact, ""))
     return any(len(marks - {""}) > 1 for marks in found.values())
 
 

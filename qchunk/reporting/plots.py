@@ -16,7 +16,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.colors import rgb_to_hsv, to_rgb
 
-from qchunk.reporting.catches import CATCHES, best_first
+from qchunk.reporting.catches import CATCHES, best_first, spell_ticks
 from qchunk.reporting.catches import draw as draw_catches
 from qchunk.reporting.exports import NO_FIGURE
 from qchunk.reporting.records import AXES, Record, by_env
@@ -267,7 +267,10 @@ def _point(ax: Any, x: float, values: Any, figure: str, mark: str, color: str, l
 
 def _against(ax: Any, unit: str, figure: str) -> None:
     ax.set(xscale="log", xlabel=unit)
+    spell_ticks(ax)
     ax.set_ylabel(FIGURES[figure])
+    if figure == "success":
+        ax.set_ylim(-3, 103)
     ax.grid(alpha=0.25)
 
 

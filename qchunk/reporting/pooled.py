@@ -27,12 +27,21 @@ def scores(records: Sequence[Record]) -> dict[str, np.ndarray]:
     envs = list(dict.fromkeys(r.env for r in records))
     if len({r.figure for r in records}) > 1 or (records[0].figure != "success" and len(envs) > 1):
         return {}  # returns of several environments have no common scale
-    found, base = {}, {r.env: r for r in reversed(records)}  # of each environment the first
+    found, base = {}, {env: _reference([r for r in records if r.env == env]) for env in envs}
     for label in dict.fromkeys(r.label for r in records):
         mine = {r.env: r for r in records if r.label == label and not tables.unpaired(r, base[r.env])}
         if set(mine) == set(envs) and len({r.seeds for r in mine.values()}) == 1:
             found[label] = np.stack([mine[env].final() for env in envs], axis=1)
     return {k: v for k, v in found.items() if np.isfinite(v).all()}
+
+
+def _reference(records: Sequence[Record]) -> Record:
+    """Of one environment, the run whose seeds and training the others must have: the first, or where none does, the one that most go with.
+
+    So a baseline that has been given more seeds before the others leaves these comparable.
+    """
+    partners = lambda r: sum(not tables.unpaired(other, r) for other in records)  # noqa: E731  (itself is one)
+    return records[0] if partners(records[0]) > 1 else max(records, key=partners)
 
 
 def aggregate(records: Sequence[Record]) -> list[dict[str, str]]:

@@ -104,7 +104,7 @@ def written(
 
 def without_figures(failed: Failed, damaged: Sequence[Damaged]) -> Failed:
     """The runs that failed and those that cannot be read, for tables of numbers; of the latter no environment is known."""
-    return [*failed, *(("", records.plain(d.folder.name), f"damaged: {records.plain(d.why)}") for d in damaged)]
+    return [*failed, *(("", records.plain(d.folder.name), records.plain(d.why)) for d in damaged)]
 
 
 def publish(

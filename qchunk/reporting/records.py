@@ -35,6 +35,7 @@ AXES = {
 }
 Rows = Sequence[dict[str, str]]  # of a table
 MOST_SEEDS = 100_000
+YET = "has no evaluation yet"  # of a run that has only begun
 ONE_SEED = " of its episodes alone"  # behind an interval that knows of no other seed
 BASELINE = "bc"  # differences are to it; see load for where it is absent
 
@@ -133,7 +134,7 @@ class Damaged(NamedTuple):
     """A run that cannot be read."""
 
     folder: Path
-    why: str
+    why: str  # "unfinished: ..." where it has only begun, otherwise "damaged: ..."
 
 
 def load(folders: Sequence[Path], until: float = np.inf, baseline: str = "") -> list[Record]:
@@ -172,14 +173,15 @@ def load_whole(
         except UserError as e:
             if not (folder / run_folder.CONFIG).exists():
                 raise
-            damaged.append(Damaged(folder, e.problem))
+            begun = e.problem.endswith(YET) and not (folder / run_folder.SUMMARY).exists()
+            damaged.append(Damaged(folder, f"{'unfinished' if begun else 'damaged'}: {e.problem}"))
             first = first or e
     if not found and first:
         raise first
     lost = [d for d in damaged if baseline and plain(run_folder.label_of(d.folder)) == baseline]
     if lost and baseline not in {r.label for r in found}:
         fix = "put it back as it was, or give another --baseline"
-        raise UserError(f"--baseline {baseline} is damaged: {lost[0].why}", fix)
+        raise UserError(f"--baseline {baseline} is {lost[0].why}", fix)
     return labelled(found, baseline), damaged
 
 
@@ -191,11 +193,11 @@ def read(folder: Path, until: float = np.inf) -> Record:
         raise UserError(f"{folder} is no whole run: its {run_folder.CONFIG} lacks what was trained", "leave it out")
     if c.get("swept"):
         raise UserError(f"{folder} holds several settings of a sweep", "see the table that qchunk sweep has written")
-    lines = run_folder.judged(run_folder.read_metrics(folder)) if _has_metrics(folder) else []
+    lines = run_folder.judged(run_folder.read_metrics(folder)) if (folder / run_folder.METRICS).is_file() else []
     lines = [line for line in lines if line["step"] <= until]
     evals = [line for line in lines if line["kind"] == "eval"]
     if not evals:
-        raise UserError(f"{folder} has no evaluation yet", f"go on with qchunk train --resume {typed(folder)}")
+        raise UserError(f"{folder} {YET}", f"go on with qchunk train --resume {typed(folder)}")
     if not 1 <= c["seeds"] <= MOST_SEEDS:
         raise UserError(f"{folder} is no whole run: its {run_folder.CONFIG} names {c['seeds']} seeds", "leave it out")
     seeds = tuple(range(c["seed"], c["seed"] + c["seeds"]))
@@ -247,11 +249,7 @@ def _diverged(lines: list[dict], seeds: Sequence[int]) -> str:
 def damaged_rows(damaged: Sequence[Damaged]) -> list[dict[str, str]]:
     """The table's rows of runs that cannot be read."""
     blank = dict.fromkeys(COLUMNS, "")
-    return [{**blank, "method": plain(d.folder.name), "note": f"damaged: {plain(d.why)}"} for d in damaged]
-
-
-def _has_metrics(folder: Path) -> bool:
-    return (folder / run_folder.METRICS).is_file()
+    return [{**blank, "method": plain(d.folder.name), "note": plain(d.why)} for d in damaged]
 
 
 def show(e: Estimate, unit: str) -> tuple[str, str]:
